@@ -1,0 +1,58 @@
+"""Double-double arithmetic: a number as an unevaluated sum hi + lo of two float64.
+
+About 106 bits, where |lo| <= ulp(hi)/2. Element-wise over arrays. The error-free
+transformations are Knuth's two-sum and Dekker's product (T. J. Dekker, 1971, "A
+floating-point technique for extending the available precision"); arguments must stay
+below 2**990, beyond which the splitting overflows.
+"""
+
+from __future__ import annotations
+
+from streambn.kernels.interface import Floats
+
+__all__ = ["add", "divide", "scale", "two_product", "two_sum"]
+
+Pair = tuple[Floats, Floats]
+
+_SPLITTER = 134217729.0  # 2**27 + 1: cuts 53 bits into 26 + 26
+
+
+def two_sum(a: Floats, b: Floats) -> Pair:
+    """Return s + e == a + b exactly, s being the rounded sum."""
+    s = a + b
+    t = s - a
+    return s, (a - (s - t)) + (b - t)
+
+
+def _split(a: Floats) -> Pair:
+    t = _SPLITTER * a
+    high = t - (t - a)
+    return high, a - high
+
+
+def two_product(a: Floats, b: Floats) -> Pair:
+    """Return p + e == a * b exactly, p being the rounded product."""
+    p = a * b
+    ah, al = _split(a)
+    bh, bl = _split(b)
+    return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
+
+
+def add(a: Pair, b: Pair) -> Pair:
+    """Return a + b, with a relative error below 2**-104 where the signs agree."""
+    s, e = two_sum(a[0], b[0])
+    return two_sum(s, e + (a[1] + b[1]))
+
+
+def scale(a: Pair, b: Floats) -> Pair:
+    """Return a * b for a plain b."""
+    p, e = two_product(a[0], b)
+    return two_sum(p, e + a[1] * b)
+
+
+def divide(a: Pair, b: Pair) -> Pair:
+    """Return a / b: one quotient, then one correction from the exact remainder."""
+    q = a[0] / b[0]
+    p, e = two_product(q, b[0])
+    remainder = ((a[0] - p) - e) + (a[1] - q * b[1])
+    return two_sum(q, remainder / b[0])

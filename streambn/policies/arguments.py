@@ -1,0 +1,40 @@
+"""Checks of the policies' arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from streambn.errors import InvalidValueError
+
+__all__ = ["Domain", "check_flag", "is_number", "number"]
+
+
+class Domain(NamedTuple):
+    """The values an argument may take, in words and as a test."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+def is_number(value: object) -> bool:
+    """Say whether `value` is a real number; a bool is not."""
+    return isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
+
+
+def number(
+    owner: str, name: str, value: object, words: str, holds: Callable[[float], bool]
+) -> float:
+    """Return `value` as a Python number if it lies in its domain, else raise."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(plain, int | float) or isinstance(plain, bool) or not holds(plain):
+        raise InvalidValueError(f"{owner}: {name} must be a number {words}, got {value!r}.")
+    return plain
+
+
+def check_flag(owner: str, name: str, value: object) -> None:
+    """Raise unless `value` is a bool."""
+    if not isinstance(value, bool):
+        raise InvalidValueError(f"{owner}: {name} must be True or False, got {value!r}.")

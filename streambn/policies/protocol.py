@@ -1,0 +1,45 @@
+"""What a normalizer asks of a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from streambn.kernels import Column
+from streambn.moments import Moments, Reading
+
+__all__ = ["Policy"]
+
+
+class Policy(Protocol):
+    """What a normalizer asks of a policy. Every method is a pure function.
+
+    Attributes
+    ----------
+    commutative : bool
+        Whether the order of `merge`'s arguments is without effect.
+    """
+
+    @property
+    def commutative(self) -> bool: ...
+
+    def init(self, lanes: int) -> Any:
+        """Return the state of a stream of which nothing was seen."""
+
+    def update(self, state: Any, columns: Sequence[Column]) -> Any:
+        """Return the state after one more batch; all columns have the same rows."""
+
+    def merge(self, older: Any, newer: Any) -> Any:
+        """Return the state of the stream `older` followed by the stream `newer`."""
+
+    def read(self, state: Any, ddof: int) -> Reading:
+        """Return the statistics, the variance with `ddof` taken off where that applies."""
+
+    def tally(self, state: Any) -> Moments:
+        """Return moments of whose fields count, nulls, nans, infs, min, max are used."""
+
+    def take(self, state: Any, lanes: Sequence[int]) -> Any:
+        """Return the state of some of the lanes, in the order given."""
+
+    def describe(self) -> str:
+        """Say in words what the policy does."""

@@ -1,0 +1,61 @@
+"""Everything seen counts equally."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from streambn.kernels import Column
+from streambn.moments import Moments, Reading, spread
+
+__all__ = ["Welford"]
+
+
+@dataclass(frozen=True, slots=True)
+class Welford:
+    """Everything seen counts equally.
+
+    Mean and variance over the whole stream by Welford's update in its merging form
+    (Chan, Golub and LeVeque, 1983). Its state is a `Moments`.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> import streambn as sbn
+    >>> norm = sbn.Normalizer(sbn.Welford()).update(pa.table({"x": [1.0, 2.0, 6.0]}))
+    >>> norm.stats()["mean"].to_pylist()
+    [3.0]
+    """
+
+    commutative: ClassVar[bool] = True
+
+    def init(self, lanes: int) -> Moments:
+        """See `Policy.init`."""
+        return Moments.empty(lanes)
+
+    def update(self, state: Moments, columns: Sequence[Column]) -> Moments:
+        """See `Policy.update`."""
+        return state.merge(Moments.of(columns))
+
+    def merge(self, older: Moments, newer: Moments) -> Moments:
+        """See `Policy.merge`. Commutative, up to rounding."""
+        return older.merge(newer)
+
+    def read(self, state: Moments, ddof: int) -> Reading:
+        """See `Policy.read`: S/(n − ddof)."""
+        squares = (state.m2_hi, state.m2_lo)
+        var, std = spread(squares, state.weight - ddof, state.exponent)
+        return Reading(*state.mean_pair, var, std, state.count > 0)
+
+    def tally(self, state: Moments) -> Moments:
+        """See `Policy.tally`."""
+        return state
+
+    def take(self, state: Moments, lanes: Sequence[int]) -> Moments:
+        """See `Policy.take`."""
+        return state.take(lanes)
+
+    def describe(self) -> str:
+        """See `Policy.describe`."""
+        return "Welford: every value counts equally"
