@@ -135,7 +135,7 @@ class Moments(LaneArrays):
         with np.errstate(over="ignore", under="ignore"):
             return np.ldexp(self.m2_hi + self.m2_lo, 2 * self.exponent)
 
-    def __add__(self, newer: object) -> Self:  # type: ignore[override]
+    def __add__(self, newer: object) -> Self:
         """Do as `merge` does; a tuple's own + would concatenate."""
         return self.merge(newer) if isinstance(newer, LaneArrays) else NotImplemented
 

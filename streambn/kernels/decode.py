@@ -169,7 +169,7 @@ def _fits(block: NDArray[Any]) -> bool:
     """Say whether every integer is small enough to subtract in int64."""
     if block.size == 0:
         return True
-    return bool(-_SAFE <= block.min() and block.max() <= _SAFE)
+    return bool(block.min() >= -_SAFE and block.max() <= _SAFE)
 
 
 def _difference(words: list[NDArray[np.uint64]], bases: list[int]) -> Floats:
@@ -201,9 +201,9 @@ def _difference(words: list[NDArray[np.uint64]], bases: list[int]) -> Floats:
     carry = negative.astype(np.uint64)  # -x is ~x + 1
     unit = 1.0
     for word in difference:
-        word = np.where(negative, ~word, word) + carry
-        carry = carry & (word == 0)
-        magnitude += word.astype(np.float64) * unit
+        absolute = np.where(negative, ~word, word) + carry
+        carry = carry & (absolute == 0)
+        magnitude += absolute.astype(np.float64) * unit
         unit *= 2.0**64
     return np.where(negative, -magnitude, magnitude)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["Column", "Floats", "Ints", "LaneArrays", "LaneTransform"]
+__all__ = ["Column", "Floats", "Ints", "LaneArrays", "LaneTransform", "Mapped"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -119,3 +119,19 @@ class LaneTransform(NamedTuple):
     beta: Floats | None
     clip: float | None
     known: NDArray[np.bool_]
+
+
+class Mapped(NamedTuple):
+    """What a transform of one batch gives.
+
+    Attributes
+    ----------
+    arrays : list of pyarrow.Array
+        One a column, flat, of length ``rows * width``.
+    nans, infs : int64, shape (L,)
+        NaN and infinities among the input's values that are not null.
+    """
+
+    arrays: list[pa.Array]
+    nans: Ints
+    infs: Ints

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.decode import Source, unpack_validity
-from streambn.kernels.interface import Column, Floats, LaneArrays, LaneTransform
+from streambn.kernels.interface import Column, Floats, LaneArrays, LaneTransform, Mapped
 
 __all__ = ["block_moments", "denormalize", "empty_moments", "merge_moments", "normalize"]
 
@@ -436,7 +436,7 @@ def _in_data_units(source: Source, moments: LaneArrays) -> LaneArrays:
 
 def normalize(
     columns: Sequence[Column], lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
-) -> list[pa.Array]:
+) -> Mapped:
     """Return y = clip((x − location)/spread)·γ + β for all columns of one batch.
 
     Computed in float64 and rounded once to the output type. Nulls stay null, with 0
@@ -453,15 +453,15 @@ def normalize(
 
     Returns
     -------
-    list of pyarrow.Array
-        One a column, flat, of length ``rows * width``.
+    Mapped
+        Arrays, one a column, and what was met on the way.
     """
     return _map_columns(columns, lanes, dtypes, _normalize_chunk)
 
 
 def denormalize(
     columns: Sequence[Column], lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
-) -> list[pa.Array]:
+) -> Mapped:
     """Return x = ((y − β)/γ)·spread + location: the inverse of `normalize` without clip."""
     return _map_columns(columns, lanes, dtypes, _denormalize_chunk)
 
@@ -474,8 +474,9 @@ def _map_columns(
     lanes: LaneTransform,
     dtypes: Sequence[np.dtype[np.floating]],
     chunk_map: _ChunkMap,
-) -> list[pa.Array]:
+) -> Mapped:
     outputs, first = [], 0
+    nans, infs = np.zeros((2, len(lanes.known)), np.int64)
     for column, dtype in zip(columns, dtypes, strict=True):
         source = Source(column)
         last = first + column.width
@@ -487,8 +488,13 @@ def _map_columns(
         with np.errstate(all="ignore"):
             for start in range(0, source.rows, step):
                 stop = min(start + step, source.rows)
-                y = chunk_map(source, source.read(start, stop), part)
-                null = source.missing(start, stop)
+                x, null = source.read(start, stop), source.missing(start, stop)
+                y = chunk_map(source, x, part)
+                # A sum is finite only if all of its terms are.
+                if not np.isfinite(x.sum()):
+                    seen = True if null is None else ~null
+                    nans[first:last] += (np.isnan(x) & seen).sum(axis=1)
+                    infs[first:last] += (np.isinf(x) & seen).sum(axis=1)
                 if null is not None:
                     y[null] = 0.0
                 if not part.known.all():
@@ -496,7 +502,7 @@ def _map_columns(
                 out[start:stop] = y.T
         outputs.append(_to_arrow(column, out, part.known))
         first = last
-    return outputs
+    return Mapped(outputs, nans, infs)
 
 
 def _normalize_chunk(source: Source, x: Floats, lanes: LaneTransform) -> Floats:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from streambn.errors import InvalidValueError
 
-__all__ = ["Domain", "check_flag", "is_number", "number"]
+__all__ = ["Domain", "check_flag", "is_number", "number", "shown_arguments"]
 
 
 class Domain(NamedTuple):
@@ -38,3 +39,12 @@ def check_flag(owner: str, name: str, value: object) -> None:
     """Raise unless `value` is a bool."""
     if not isinstance(value, bool):
         raise InvalidValueError(f"{owner}: {name} must be True or False, got {value!r}.")
+
+
+def shown_arguments(instance: Any) -> list[str]:
+    """Give ``name=value`` for each field of a dataclass that is not at its default."""
+    return [
+        f"{f.name}={value!r}"
+        for f in fields(instance)
+        if (value := getattr(instance, f.name)) != f.default
+    ]

@@ -14,7 +14,7 @@ from streambn.errors import InvalidValueError, MergeError
 from streambn.kernels import Column
 from streambn.kernels import doubledouble as dd
 from streambn.moments import Moments, Reading, spread
-from streambn.policies.arguments import Domain, is_number, number
+from streambn.policies.arguments import Domain, is_number, number, shown_arguments
 
 __all__ = ["BatchEMA", "BatchState"]
 
@@ -115,7 +115,7 @@ class BatchEMA:
     [2.0]
     """
 
-    momentum: float | None | _Unset = _UNSET
+    momentum: float | _Unset | None = _UNSET
     decay: float | _Unset = _UNSET
     ddof: int = 1
     initial: tuple[float, float] | None = (0.0, 1.0)
@@ -143,6 +143,12 @@ class BatchEMA:
             raise InvalidValueError(
                 f"BatchEMA: batch_rows must be a whole number of rows >= 1 or None, got {rows!r}."
             )
+
+    @property
+    def rate(self) -> dict[str, float | None]:
+        """Whichever of momentum and decay was given, by its name."""
+        rates = {"momentum": self.momentum, "decay": self.decay}
+        return {k: v for k, v in rates.items() if not isinstance(v, _Unset)}
 
     @property
     def _old_weight(self) -> float:
@@ -175,9 +181,7 @@ class BatchEMA:
             return state._replace(open=block, open_rows=rows)
         mean, variance = self._one_row(block)
         means, variances = state.means.merge(mean), state.variances.merge(variance)
-        return BatchState(
-            means, variances, Moments.empty(len(block.count)), 0, state.blocks + 1
-        )
+        return BatchState(means, variances, Moments.empty(len(block.count)), 0, state.blocks + 1)
 
     def _one_row(self, block: Moments) -> tuple[Moments, Moments]:
         """Turn a block into one row of means and one of variances."""
@@ -236,9 +240,7 @@ class BatchEMA:
             by = variances.exponent - 2 * exponent
             prior = np.ldexp(variances.decay * prior_var, -2 * exponent)
             square = (np.ldexp(square[0], by), np.ldexp(square[1], by))
-            square = dd.add(
-                dd.scale(square, 1 - variances.decay), (prior, np.zeros_like(prior))
-            )
+            square = dd.add(dd.scale(square, 1 - variances.decay), (prior, np.zeros_like(prior)))
         known = np.where(variances.weight > 0, 1.0, 0.0)
         if biased:
             known = np.where(means.weight > 0, 1.0, 0.0)
@@ -273,23 +275,15 @@ class BatchEMA:
         return f"BatchEMA: each {block} weighs {new:g} of the running value, {start}"
 
     def __repr__(self) -> str:
-        shown = {
-            name: getattr(self, name)
-            for name in ("momentum", "decay", "ddof", "initial", "batch_rows")
-            if getattr(self, name) is not _UNSET
-        }
-        return f"BatchEMA({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+        return f"{type(self).__name__}({', '.join(shown_arguments(self))})"
 
 
 def _checked_initial(initial: object) -> tuple[float, float]:
-    try:
-        mean, var = initial  # type: ignore[misc]
-        good = is_number(mean) and is_number(var) and math.isfinite(mean) and 0 <= var < math.inf
-    except (TypeError, ValueError):
-        good = False
-    if not good:
-        raise InvalidValueError(
-            "BatchEMA: initial must be (mean, variance), finite numbers with variance >= 0, or "
-            f"None; got {initial!r}."
-        )
-    return float(mean), float(var)
+    if isinstance(initial, tuple | list) and len(initial) == 2 and all(map(is_number, initial)):
+        mean, var = map(float, initial)
+        if math.isfinite(mean) and 0 <= var < math.inf:
+            return mean, var
+    raise InvalidValueError(
+        "BatchEMA: initial must be (mean, variance), finite numbers with variance >= 0, or "
+        f"None; got {initial!r}."
+    )

@@ -14,7 +14,7 @@ from streambn.errors import InvalidValueError
 from streambn.kernels import Column
 from streambn.kernels.interface import Floats
 from streambn.moments import Moments, Reading, spread
-from streambn.policies.arguments import Domain, check_flag, number
+from streambn.policies.arguments import Domain, check_flag, number, shown_arguments
 
 __all__ = ["EMA", "EMAState"]
 
@@ -111,6 +111,9 @@ class EMA:
     def _rates(self) -> dict[str, float | None]:
         return {name: getattr(self, name) for name in ("alpha", "halflife", "span", "com")}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(shown_arguments(self))})"
+
     @property
     def decay(self) -> float:
         """λ, the factor by which a row discounts those before it."""
@@ -120,7 +123,7 @@ class EMA:
             return math.exp(-math.log(2.0) / self.halflife)
         if self.span is not None:
             return (self.span - 1.0) / (self.span + 1.0)
-        assert self.com is not None  # noqa: S101 - __post_init__ has seen to it
+        assert self.com is not None
         return self.com / (1.0 + self.com)
 
     @property

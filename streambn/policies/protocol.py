@@ -12,16 +12,11 @@ __all__ = ["Policy"]
 
 
 class Policy(Protocol):
-    """What a normalizer asks of a policy. Every method is a pure function.
-
-    Attributes
-    ----------
-    commutative : bool
-        Whether the order of `merge`'s arguments is without effect.
-    """
+    """What a normalizer asks of a policy. Every method is a pure function."""
 
     @property
-    def commutative(self) -> bool: ...
+    def commutative(self) -> bool:
+        """Say whether the order of `merge`'s arguments is without effect."""
 
     def init(self, lanes: int) -> Any:
         """Return the state of a stream of which nothing was seen."""

@@ -1,0 +1,321 @@
+"""Statistics bound to columns: the immutable value behind both normalizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from streambn import kernels
+from streambn.columns import Binding, bind
+from streambn.errors import InvalidValueError, MergeError, NotFittedError, SchemaError
+from streambn.kernels import Column, LaneTransform
+from streambn.kernels.interface import Floats, Ints
+from streambn.moments import Moments, Reading
+from streambn.options import Options
+from streambn.policies import Policy, Welford
+
+__all__ = ["Fitted"]
+
+_EPSILON = float(np.finfo(np.float64).eps)
+
+
+class _Map(NamedTuple):
+    """Where a batch's leaves go: their arrays taken out, and the lanes' map."""
+
+    columns: list[Column]
+    lanes: LaneTransform
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A policy, its state, and the columns that it belongs to.
+
+    Attributes
+    ----------
+    policy : Policy
+    options : Options
+    columns : tuple of str, or None
+        What the user asked for; None: whatever is numeric.
+    binding : Binding or None
+        The columns found in the first batch; None: there was none yet.
+    state : object or None
+        The policy's.
+    """
+
+    policy: Policy
+    options: Options
+    columns: tuple[str, ...] | None
+    binding: Binding | None = None
+    state: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without the cached properties: equal statistics make equal pickles.
+        return Fitted, (self.policy, self.options, self.columns, self.binding, self.state)
+
+    # ------------------------------------------------------------------- learning
+
+    def bound(self, schema: pa.Schema) -> Fitted:
+        """Return self, bound to the columns of a first batch if it was not."""
+        if self.binding is not None:
+            return self
+        binding = bind(schema, self.columns)
+        _check_affine(self.options, binding)
+        return replace(self, binding=binding, state=self.policy.init(len(binding.lanes)))
+
+    def learned(self, batch: pa.RecordBatch) -> Fitted:
+        """Return the statistics with one more batch in them.
+
+        Raises
+        ------
+        SchemaError
+            The batch has not got the columns.
+        InvalidValueError
+            It holds a NaN or an infinity that ``nan=`` or ``inf=`` refuses.
+        """
+        if batch.num_rows == 0:
+            return self
+        bound = self.bound(batch.schema)
+        binding = bound._bound_to()
+        state = self.policy.update(bound.state, binding.extract(batch))
+        before, after = self.policy.tally(bound.state), self.policy.tally(state)
+        self._refuse(after.nans - before.nans, _infs(after) - _infs(before), binding)
+        return replace(bound, state=state)
+
+    def merged(self, newer: Fitted) -> Fitted:
+        """Return the statistics of this stream followed by `newer`'s.
+
+        Raises
+        ------
+        MergeError
+            The policies, options or columns differ.
+        """
+        for name in ("policy", "options"):
+            mine, other = getattr(self, name), getattr(newer, name)
+            if mine != other:
+                raise MergeError(
+                    f"the {name} of the two differ: {mine!r} and {other!r}. "
+                    "Only statistics kept in the same way can be merged."
+                )
+        if newer.binding is None:
+            return self
+        if self.binding is None:
+            return replace(newer, columns=self.columns)
+        mine, theirs = self.binding, newer.binding
+        different = sorted(set(mine.lanes) ^ set(theirs.lanes))
+        if different:
+            side = "older" if different[0] in mine.lanes else "newer"
+            raise MergeError(
+                f"column {different[0]!r} is only in the {side} statistics"
+                f"{f' (and {len(different) - 1} more differ)' if len(different) > 1 else ''}. "
+                "Fit both with the same columns=."
+            )
+        state = newer.state
+        if mine.lanes != theirs.lanes:
+            where = {lane: i for i, lane in enumerate(theirs.lanes)}
+            state = self.policy.take(state, [where[lane] for lane in mine.lanes])
+        return replace(self, state=self.policy.merge(self.state, state))
+
+    # -------------------------------------------------------------------- reading
+
+    def _bound_to(self) -> Binding:
+        if self.binding is None:
+            raise NotFittedError(
+                "nothing was seen yet, so there are no statistics. Call update(data) first."
+            )
+        return self.binding
+
+    @cached_property
+    def tally(self) -> Moments:
+        """Counts, minimum and maximum of the lanes."""
+        self._bound_to()
+        return self.policy.tally(self.state)
+
+    @cached_property
+    def reading(self) -> Reading:
+        """Mean and variance of the lanes, by the rules for NaN and infinity."""
+        self._bound_to()
+        return self._propagated(self.policy.read(self.state, self.options.ddof), self.tally)
+
+    def _propagated(self, reading: Reading, tally: Moments) -> Reading:
+        """Let NaN and infinities that were seen into the statistics, if they are to be."""
+        poison = np.zeros(len(reading.mean_hi))
+        if self.options.nan == "propagate":
+            poison[tally.nans > 0] = np.nan
+        if self.options.inf == "propagate":
+            poison[tally.pos_infs > 0] += np.inf
+            poison[tally.neg_infs > 0] -= np.inf
+        hit = poison != 0
+        if not hit.any():
+            return reading
+        return reading._replace(
+            mean_hi=np.where(hit, poison, reading.mean_hi),
+            mean_lo=np.where(hit, 0.0, reading.mean_lo),
+            var=np.where(hit, np.nan, reading.var),
+            std=np.where(hit, np.nan, reading.std),
+            defined=reading.defined | hit,
+        )
+
+    def stats(self) -> pa.Table:
+        """Return the statistics as a table; see `streambn.Normalizer.stats`."""
+        binding, tally, reading = self._bound_to(), self.tally, self.reading
+        low, high = tally.min, tally.max
+        if self.options.inf == "propagate":
+            low = np.where(tally.neg_infs > 0, -np.inf, low)
+            high = np.where(tally.pos_infs > 0, np.inf, high)
+        seen = (tally.count > 0) | (low <= high)
+        spread = reading.defined & ~(np.isnan(reading.var) & ~np.isnan(reading.mean_hi))
+        spread |= reading.defined & ~np.isfinite(reading.mean_hi)
+
+        def column(values: Floats, there: NDArray[np.bool_]) -> pa.Array:
+            return pa.array(values, mask=~there)
+
+        return pa.table(
+            {
+                "column": pa.array(binding.lanes, pa.string()),
+                "count": tally.count,
+                "nulls": tally.nulls,
+                "nans": tally.nans,
+                "infs": _infs(tally),
+                "mean": column(reading.mean_hi + reading.mean_lo, reading.defined),
+                "var": column(reading.var, spread),
+                "std": column(reading.std, spread),
+                "min": column(low, seen),
+                "max": column(high, seen),
+            }
+        )
+
+    # ---------------------------------------------------------------- normalizing
+
+    @cached_property
+    def _lanes(self) -> LaneTransform:
+        return self._lane_transform(self.reading, self._bound_to())
+
+    def _lane_transform(self, reading: Reading, binding: Binding) -> LaneTransform:
+        options = self.options
+        lanes = len(binding.lanes)
+        zero = np.zeros(lanes)
+        gamma, beta = _affine_lanes(options, binding)
+        return LaneTransform(
+            location_hi=reading.mean_hi if options.center else zero,
+            location_lo=reading.mean_lo if options.center else zero,
+            spread=_spread(reading, options.eps, binding.exact) if options.scale else zero + 1,
+            gamma=gamma,
+            beta=beta,
+            clip=options.clip,
+            known=reading.defined,
+        )
+
+    def output_schema(self, schema: pa.Schema, dtype: pa.DataType | None) -> pa.Schema:
+        """Give the schema of normalized batches."""
+        binding = self._bound_to()
+        nullable = not bool(self.reading.defined.all())
+        return binding.output_schema(schema, dtype, nullable)
+
+    def normalized(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        """Return a batch normalized by the statistics, as `schema` wants it."""
+        binding = self._bound_to()
+        return self._mapped(batch, schema, _Map(binding.extract(batch), self._lanes))
+
+    def normalized_by_itself(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        """Return a batch normalized by its own mean and its own biased variance."""
+        binding = self._bound_to()
+        columns = binding.extract(batch)
+        own = Moments.of(columns)
+        reading = self._propagated(Welford().read(own, ddof=0), own)
+        return self._mapped(batch, schema, _Map(columns, self._lane_transform(reading, binding)))
+
+    def denormalized(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        """Return a normalized batch in the units of the data."""
+        binding = self._bound_to()
+        lanes = self._lanes
+        if lanes.gamma is not None and not lanes.gamma.all():
+            lane = binding.lanes[int(np.flatnonzero(lanes.gamma == 0)[0])]
+            raise InvalidValueError(f"affine gives {lane!r} the gamma 0, which cannot be undone.")
+        return self._mapped(batch, schema, _Map(binding.extract(batch), lanes), inverse=True)
+
+    def _mapped(
+        self, batch: pa.RecordBatch, schema: pa.Schema, todo: _Map, inverse: bool = False
+    ) -> pa.RecordBatch:
+        binding = self._bound_to()
+        kernel = kernels.denormalize if inverse else kernels.normalize
+        dtypes = [
+            np.dtype(kind.to_pandas_dtype()) for kind in binding.float_types(schema, dtype=None)
+        ]
+        mapped = kernel(todo.columns, todo.lanes, dtypes)
+        if not inverse:
+            self._refuse(mapped.nans, mapped.infs, binding)
+        return binding.rebuild(batch, mapped.arrays, schema)
+
+    def _refuse(self, nans: Ints, infs: Ints, binding: Binding) -> None:
+        """Raise if there is something that ``nan="raise"`` or ``inf="raise"`` refuses."""
+        for name, counts, word in (("nan", nans, "NaN"), ("inf", infs, "infinity")):
+            if getattr(self.options, name) == "raise" and counts.any():
+                lane = int(np.flatnonzero(counts)[0])
+                raise InvalidValueError(
+                    f"column {binding.lanes[lane]!r} holds {word} ({counts[lane]} in this batch). "
+                    f"The batch was refused whole. Clean it, or choose {name}='ignore' (skip and "
+                    f"count) or {name}='propagate'."
+                )
+
+
+def _infs(tally: Moments) -> Ints:
+    return tally.pos_infs + tally.neg_infs
+
+
+def _spread(reading: Reading, eps: float, exact: NDArray[np.bool_]) -> Floats:
+    """Give what to divide by: √(var + eps), or 1 where the variance is as good as zero.
+
+    As good as zero: below (ε·mean)², the rounding of the values themselves. It is
+    scikit-learn's bound n·ε·var + (n·ε·mean)² without the n, which stands for the
+    error that plain summation gathers and double-double moments do not: with it, a
+    column of mean 1e12 and σ = 1 would count as constant after 5,000 rows. Integers
+    and decimals are not rounded, so only their zero is zero.
+    """
+    with np.errstate(all="ignore"):
+        rounding = np.where(exact, 0.0, _EPSILON * np.abs(reading.mean_hi))
+        constant = ~(reading.std > rounding) & ~np.isnan(reading.mean_hi)
+        constant &= np.isfinite(reading.mean_hi)
+        std = np.where(constant, 0.0, reading.std)
+        if eps == 0:
+            return np.where(constant, 1.0, std)
+        var = reading.var + eps
+        # Where the variance leaves the range of float64 its root does not.
+        ordinary = (reading.var > 1e-290) & np.isfinite(var)
+        return np.where(constant | ~ordinary, np.hypot(std, np.sqrt(eps)), np.sqrt(var))
+
+
+def _affine_keys(binding: Binding) -> dict[str, list[int]]:
+    """Lanes by the names under which affine= may speak of them."""
+    keys: dict[str, list[int]] = {}
+    lane = 0
+    for leaf in binding.leaves:
+        keys[leaf.name] = list(range(lane, lane + leaf.width))
+        for name in leaf.lanes:
+            keys[name] = [*keys.get(name, []), lane] if name != leaf.name else keys[name]
+            lane += 1
+    return keys
+
+
+def _check_affine(options: Options, binding: Binding) -> None:
+    keys = _affine_keys(binding)
+    for name in options.affine or {}:
+        if name not in keys:
+            raise SchemaError(f"affine: {SchemaError.missing(name, keys)}")
+
+
+def _affine_lanes(options: Options, binding: Binding) -> tuple[Floats | None, Floats | None]:
+    if options.affine is None:
+        return None, None
+    keys = _affine_keys(binding)
+    gamma, beta = np.ones(len(binding.lanes)), np.zeros(len(binding.lanes))
+    # Whole columns first, so that a single element may differ from its list.
+    for name, pair in sorted(options.affine.items(), key=lambda item: -len(keys[item[0]])):
+        lanes: Sequence[int] = keys[name]
+        gamma[lanes], beta[lanes] = pair
+    return gamma, beta

@@ -1,0 +1,515 @@
+"""The live normalizer, which learns, and the frozen one, which cannot."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from streambn import snapshot
+from streambn.display import as_html, as_text
+from streambn.errors import InvalidValueError, NotFittedError
+from streambn.fitted import Fitted
+from streambn.options import Missing, Options
+from streambn.policies import Policy, Welford
+from streambn.streams import map_batches, open_stream
+
+__all__ = ["FrozenNormalizer", "Normalizer", "load"]
+
+Using = Literal["running", "before", "batch"]
+
+FINGERPRINT_KEY = b"streambn.fingerprint"
+
+
+class _Applying:
+    """What both normalizers do with the statistics that they hold."""
+
+    __slots__ = ()
+
+    @property
+    def _current(self) -> Fitted:
+        raise NotImplementedError
+
+    @property
+    def policy(self) -> Policy:
+        """The policy: how the past is weighted."""
+        return self._current.policy
+
+    @property
+    def options(self) -> Options:
+        """The hyperparameters other than policy and columns."""
+        return self._current.options
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """Names of the lanes: columns, ``struct.field``, ``list[0]``; () before a first batch."""
+        binding = self._current.binding
+        return () if binding is None else binding.lanes
+
+    def stats(self) -> pa.Table:
+        """Return the statistics as they stand, one row a lane.
+
+        Returns
+        -------
+        pyarrow.Table
+            column (str); count, nulls, nans, infs (int64): finite values seen, and what
+            was not counted among them; mean, var, std, min, max (float64; null where
+            undefined). var and std are by this normalizer's `ddof`; the running
+            variance of a `BatchEMA` is by its own.
+
+        Raises
+        ------
+        NotFittedError
+            No data was seen.
+        """
+        return self._current.stats()
+
+    def transform(self, data: Any, dtype: Any = None) -> Any:
+        """Normalize by the statistics as they stand. Never learns.
+
+        y = (x − mean) / √(var + eps), clipped, times gamma plus beta. Nulls stay null,
+        NaN stays NaN, a lane that was never seen becomes null. Other columns and the
+        schema's metadata pass through.
+
+        Parameters
+        ----------
+        data : Arrow data
+            See `Normalizer.update`.
+        dtype : data type, optional
+            Of the normalized columns: float16, float32 or float64, as pyarrow or NumPy
+            have it. Default: floats keep their type, all else becomes float64.
+
+        Returns
+        -------
+        same kind as `data`
+            For a stream a pyarrow.RecordBatchReader, which holds one batch at a time
+            and normalizes by the statistics as they were at this call.
+
+        Raises
+        ------
+        NotFittedError
+            No data was seen.
+        SchemaError
+            A column is missing or not numeric.
+        InvalidValueError
+            There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses.
+        """
+        fitted, kind = self._current, _float_type(dtype)
+        return map_batches(
+            data,
+            lambda schema: self._labelled(fitted.output_schema(schema, kind)),
+            fitted.normalized,
+        )
+
+    def inverse_transform(self, data: Any, dtype: Any = None) -> Any:
+        """Undo `transform`: x = (y − beta)/gamma · √(var + eps) + mean.
+
+        What was clipped stays clipped. Integers and decimals come back as float64.
+
+        Parameters
+        ----------
+        data : Arrow data
+            With the normalized columns under their own names.
+        dtype : data type, optional
+            As for `transform`.
+
+        Returns
+        -------
+        same kind as `data`
+
+        Raises
+        ------
+        NotFittedError, SchemaError
+            As for `transform`.
+        InvalidValueError
+            A gamma is 0.
+        """
+        fitted, kind = self._current, _float_type(dtype)
+        return map_batches(
+            data, lambda schema: fitted.output_schema(schema, kind), fitted.denormalized
+        )
+
+    def _labelled(self, schema: pa.Schema) -> pa.Schema:
+        return schema
+
+    def __repr__(self) -> str:
+        return as_text(type(self).__name__, self._current)
+
+    def _repr_html_(self) -> str:
+        return as_html(type(self).__name__, self._current)
+
+
+class Normalizer(_Applying):
+    """Running mean and variance of every numeric column, and the map they define.
+
+    Parameters
+    ----------
+    policy : Policy
+        How the past is weighted: `Welford`, `EMA` or `BatchEMA`.
+    columns : sequence of str, optional
+        Names of columns, or dotted names of struct fields; a struct stands for all that
+        is numeric in it. Default: every float, integer and decimal column, and
+        fixed-size lists, tensors and structs of them.
+    eps : float
+        Added to the variance before the square root.
+    ddof : int
+        Taken off the count in the variance: 0 (population) or 1 (sample).
+    center, scale : bool
+        Whether to subtract the mean, and to divide by the standard deviation.
+    affine : dict, optional
+        ``{"column": (gamma, beta)}``: the normalized value becomes z·gamma + beta. One
+        element of a list is spoken of as ``"emb[3]"``.
+    clip : float, optional
+        Clamp z to [−clip, clip], before gamma and beta.
+    nan : {"ignore", "raise", "propagate"}
+        What a NaN does: it is skipped and counted, or refused, or makes its column's
+        statistics NaN from there on.
+    inf : {"raise", "ignore", "propagate"}
+        What an infinity does, likewise; "raise" holds for `transform` too.
+
+    Raises
+    ------
+    InvalidValueError
+        An argument is outside its domain.
+
+    Notes
+    -----
+    The first batch binds the columns; later ones are matched to them by name. One
+    thread may learn while others transform: each sees one state, whole.
+
+    A column whose variance is zero, within the rounding of its values, is divided by 1
+    (by √eps if there is an eps), so that its constant becomes 0.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> import streambn as sbn
+    >>> norm = sbn.Normalizer()
+    >>> for day in ([1.0, 2.0], [3.0, None], [6.0, 8.0]):
+    ...     _ = norm.update(pa.table({"price": day}))
+    >>> norm
+    Normalizer(Welford()) of 1 lane
+      price  n=5  nulls=1  mean=4  std=2.607681
+    >>> frozen = norm.freeze()
+    >>> frozen.transform(pa.table({"price": [4.0, None]}))["price"].to_pylist()
+    [0.0, None]
+    """
+
+    __slots__ = ("_fitted", "_lock")
+
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        columns: Sequence[str] | None = None,
+        *,
+        eps: float = 0.0,
+        ddof: int = 0,
+        center: bool = True,
+        scale: bool = True,
+        affine: Mapping[str, tuple[float, float]] | None = None,
+        clip: float | None = None,
+        nan: Missing = "ignore",
+        inf: Missing = "raise",
+    ) -> None:
+        options = Options(
+            eps=eps,
+            ddof=ddof,
+            center=center,
+            scale=scale,
+            affine=affine,
+            clip=clip,
+            nan=nan,
+            inf=inf,
+        )
+        policy = Welford() if policy is None else _checked_policy(policy)
+        self._fitted = Fitted(policy, options, _checked_columns(columns))
+        self._lock = threading.RLock()
+
+    @classmethod
+    def _of(cls, fitted: Fitted) -> Self:
+        self = cls.__new__(cls)
+        self._fitted = fitted
+        self._lock = threading.RLock()
+        return self
+
+    @property
+    def _current(self) -> Fitted:
+        return self._fitted
+
+    def update(self, data: Any) -> Self:
+        """Learn.
+
+        Parameters
+        ----------
+        data : Arrow data
+            A pyarrow RecordBatch, Table, RecordBatchReader, Dataset or Scanner;
+            anything with ``__arrow_c_stream__`` or ``__arrow_c_array__`` (Polars,
+            DuckDB, pandas, arro3, nanoarrow); or an iterable of those. A stream is read
+            once, one batch in memory at a time.
+
+        Returns
+        -------
+        Normalizer
+            Itself.
+
+        Raises
+        ------
+        SchemaError
+            A column is missing or not numeric.
+        InvalidValueError
+            There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses, or `data`
+            is no Arrow data.
+
+        Notes
+        -----
+        A table is learned whole or not at all. A stream cannot be read again, so of it
+        every batch is learned that came before the refused one, which leaves no trace.
+        """
+        with self._lock:
+            stream = open_stream(data, self._wanted())
+            fitted = self._fitted
+            for batch in stream.batches:
+                fitted = fitted.learned(batch)
+                if stream.collect is None:
+                    self._fitted = fitted
+            self._fitted = fitted
+        return self
+
+    def update_transform(self, data: Any, using: Using = "running", dtype: Any = None) -> Any:
+        """Learn and normalize in one pass, batch by batch.
+
+        Parameters
+        ----------
+        data : Arrow data
+            As for `update`.
+        using : {"running", "before", "batch"}
+            By which statistics a batch is normalized: "running", those with the batch
+            learned; "before", those before it, so that no value is judged by itself
+            (the first batch comes out null); "batch", its own mean and its own biased
+            variance, which is batch normalization's training pass.
+        dtype : data type, optional
+            As for `transform`.
+
+        Returns
+        -------
+        same kind as `data`
+            For a stream a lazy pyarrow.RecordBatchReader: a batch is learned when it is
+            pulled.
+
+        Raises
+        ------
+        SchemaError, InvalidValueError
+            As for `update`. A table is learned whole or not at all.
+        """
+        if using not in get_args(Using):
+            raise InvalidValueError(f"using must be 'running', 'before' or 'batch', got {using!r}.")
+        kind = _float_type(dtype)
+
+        def schema_of(schema: pa.Schema) -> pa.Schema:
+            return self._fitted.bound(schema).output_schema(schema, kind)
+
+        def step(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+            with self._lock:
+                before = self._fitted.bound(batch.schema)
+                after = before.learned(batch)
+                if using == "batch":
+                    out = before.normalized_by_itself(batch, schema)
+                else:
+                    out = (after if using == "running" else before).normalized(batch, schema)
+                self._fitted = after
+            return out
+
+        with self._lock:
+            start = self._fitted
+            try:
+                return map_batches(data, schema_of, step)
+            except BaseException:
+                self._fitted = start
+                raise
+
+    def merge(self, newer: Normalizer) -> Normalizer:
+        """Return the statistics of this stream followed by `newer`'s stream.
+
+        Parameters
+        ----------
+        newer : Normalizer
+            With the same policy, options and columns (in any order). For `EMA` and
+            `BatchEMA` its data must have come *after* this one's.
+
+        Returns
+        -------
+        Normalizer
+            A new one; both arguments stay as they are.
+
+        Raises
+        ------
+        MergeError
+            The two were not kept in the same way; see also `BatchEMA.merge`.
+        """
+        if not isinstance(newer, Normalizer):
+            remedy = " Call thaw() on it first." if isinstance(newer, FrozenNormalizer) else ""
+            raise InvalidValueError(
+                f"merge takes a Normalizer, got {type(newer).__name__}.{remedy}"
+            )
+        return Normalizer._of(self._fitted.merged(newer._fitted))
+
+    def freeze(self) -> FrozenNormalizer:
+        """Return the statistics as they stand, for good.
+
+        Raises
+        ------
+        NotFittedError
+            No data was seen.
+        """
+        return FrozenNormalizer._of(self._fitted)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to a JSON file, whole or not at all; `streambn.load` reads it.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written; whatever stood there stays.
+        SnapshotError
+            The policy is none of streambn's own.
+        """
+        snapshot.write(path, snapshot.Saved(self._fitted, frozen=False))
+
+    def _wanted(self) -> list[str] | None:
+        """Name the columns that a dataset has to read; None: not known yet."""
+        fitted = self._fitted
+        if fitted.binding is not None:
+            return fitted.binding.columns
+        return None if fitted.columns is None else list(fitted.columns)
+
+    def __getstate__(self) -> Fitted:
+        return self._fitted
+
+    def __setstate__(self, fitted: Fitted) -> None:
+        self._fitted = fitted
+        self._lock = threading.RLock()
+
+
+class FrozenNormalizer(_Applying):
+    """Statistics that never change again: what is applied at inference.
+
+    Made by `Normalizer.freeze` or `streambn.load`. It has no way to learn; two with the
+    same statistics and hyperparameters are equal and have the same `fingerprint`, which
+    its outputs carry in their schema's metadata as ``streambn.fingerprint``.
+    """
+
+    _fitted: Fitted
+
+    def __init__(self) -> None:
+        raise InvalidValueError(
+            "a FrozenNormalizer is made by Normalizer.freeze() or streambn.load(path)."
+        )
+
+    @classmethod
+    def _of(cls, fitted: Fitted) -> Self:
+        if fitted.binding is None:
+            raise NotFittedError("nothing was seen yet, so there is nothing to freeze.")
+        self = cls.__new__(cls)
+        self.__dict__["_fitted"] = fitted
+        return self
+
+    @property
+    def _current(self) -> Fitted:
+        return self._fitted
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of the statistics and hyperparameters."""
+        return snapshot.fingerprint(self._fitted)
+
+    def thaw(self) -> Normalizer:
+        """Return a live Normalizer that goes on from here; this one stays as it is."""
+        return Normalizer._of(self._fitted)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a frozen statistics file, which carries the fingerprint.
+
+        Raises
+        ------
+        OSError, SnapshotError
+            As for `Normalizer.save`.
+        """
+        snapshot.write(path, snapshot.Saved(self._fitted, frozen=True))
+
+    def _labelled(self, schema: pa.Schema) -> pa.Schema:
+        label = {FINGERPRINT_KEY: self.fingerprint.encode()}
+        return schema.with_metadata({**(schema.metadata or {}), **label})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenNormalizer._of, (self._fitted,)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(
+            f"a FrozenNormalizer cannot change: {name!r} was to be set. thaw() it."
+        )
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a FrozenNormalizer cannot change: {name!r} was deleted.")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FrozenNormalizer):
+            return NotImplemented
+        return self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+
+def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
+    """Read a statistics file: a Normalizer or a FrozenNormalizer, as it was saved.
+
+    Raises
+    ------
+    SnapshotError
+        The file is damaged, foreign or from a newer version; the message says which.
+    OSError
+        It cannot be read.
+    """
+    saved = snapshot.read(path)
+    return (FrozenNormalizer if saved.frozen else Normalizer)._of(saved.fitted)
+
+
+def _float_type(dtype: Any) -> pa.DataType | None:
+    """Make of what the user calls a float type one of pyarrow's."""
+    if dtype is None:
+        return None
+    try:
+        kind = dtype if isinstance(dtype, pa.DataType) else pa.from_numpy_dtype(np.dtype(dtype))
+        if pa.types.is_floating(kind):
+            return kind
+    except (TypeError, pa.ArrowException):
+        pass
+    raise InvalidValueError(f"dtype must be float16, float32 or float64, got {dtype!r}.")
+
+
+def _checked_policy(policy: object) -> Policy:
+    wanted = ("init", "update", "merge", "read", "tally", "take", "describe")
+    if isinstance(policy, type) or not all(callable(getattr(policy, m, None)) for m in wanted):
+        raise InvalidValueError(
+            "policy must be a policy such as Welford(), EMA(halflife=1000) or "
+            f"BatchEMA(momentum=0.1), got {policy!r}."
+        )
+    return policy  # type: ignore[return-value]
+
+
+def _checked_columns(columns: object) -> tuple[str, ...] | None:
+    if columns is None:
+        return None
+    if isinstance(columns, str) or not isinstance(columns, Sequence):
+        raise InvalidValueError(f"columns must be a list of names or None, got {columns!r}.")
+    names = tuple(columns)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InvalidValueError(
+            f"columns must be one or more names, got {columns!r}. None takes all that is numeric."
+        )
+    return names

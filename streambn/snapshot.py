@@ -1,0 +1,373 @@
+"""Statistics files: versioned, checksummed, typed JSON. Never pickle, never code.
+
+A file holds the state and the hyperparameters and nothing that follows from them. The
+floats are written with the fewest digits that read back to the same bits. The checksum
+is the SHA-256 of the file in canonical form with an empty checksum; the fingerprint of a
+frozen file is that of its body alone, and so tells statistics apart wherever they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import msgspec
+import numpy as np
+
+from streambn.atomic import atomic_write
+from streambn.columns import Binding, Leaf
+from streambn.errors import SnapshotError, StreamBNError
+from streambn.fitted import Fitted
+from streambn.kernels import LaneArrays
+from streambn.moments import Moments
+from streambn.options import Options
+from streambn.policies import EMA, BatchEMA, BatchState, EMAState, Policy, Welford
+
+__all__ = ["Saved", "decode", "encode", "fingerprint", "read", "write"]
+
+FORMAT = "streambn statistics"
+VERSION = 1
+_INTEGERS = ("count", "nulls", "nans", "pos_infs", "neg_infs", "exponent")
+
+
+class _Typed(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class _Lanes(_Typed):
+    """The fields of LaneArrays; the extremes of a lane without values are null."""
+
+    count: list[int]
+    nulls: list[int]
+    nans: list[int]
+    pos_infs: list[int]
+    neg_infs: list[int]
+    min: list[float | None]
+    max: list[float | None]
+    weight: list[float]
+    pairs: list[float]
+    mean_hi: list[float]
+    mean_lo: list[float]
+    m2_hi: list[float]
+    m2_lo: list[float]
+    decay: list[float]
+    exponent: list[int]
+
+    @classmethod
+    def of(cls, moments: Moments) -> Self:
+        lists: dict[str, Any] = {name: getattr(moments, name).tolist() for name in moments._fields}
+        for name in ("min", "max"):
+            lists[name] = [v if abs(v) != np.inf else None for v in lists[name]]
+        return cls(**lists)
+
+    def moments(self, lanes: int) -> Moments:
+        arrays = []
+        for name in LaneArrays._fields:
+            values = getattr(self, name)
+            if len(values) != lanes:
+                raise SnapshotError(f"{name} has {len(values)} entries for {lanes} lanes")
+            absent = {"min": np.inf, "max": -np.inf}.get(name)
+            filled = [absent if v is None else v for v in values]
+            kind = np.int64 if name in _INTEGERS else np.float64
+            array = np.array(filled, kind)
+            if absent is None and not np.isfinite(array).all():
+                raise SnapshotError(f"{name} is beyond the range of float64")
+            arrays.append(array)
+        return Moments.sealed(LaneArrays(*arrays))
+
+
+class _Welford(_Typed, tag="welford", tag_field="kind"):
+    state: _Lanes | None
+
+    @classmethod
+    def of(cls, policy: Welford, state: Moments | None) -> Self:
+        del policy
+        return cls(state=None if state is None else _Lanes.of(state))
+
+    def policy(self) -> Welford:
+        return Welford()
+
+    def restored(self, lanes: int) -> Moments | None:
+        return None if self.state is None else self.state.moments(lanes)
+
+
+class _EMAParts(_Typed):
+    moments: _Lanes
+    first: _Lanes | None
+
+
+class _EMA(_Typed, tag="ema", tag_field="kind"):
+    alpha: float | None
+    halflife: float | None
+    span: float | None
+    com: float | None
+    adjust: bool
+    ignore_na: bool
+    state: _EMAParts | None
+
+    @classmethod
+    def of(cls, policy: EMA, state: EMAState | None) -> Self:
+        rates = {
+            name: None if (rate := getattr(policy, name)) is None else float(rate)
+            for name in ("alpha", "halflife", "span", "com")
+        }
+        parts = None
+        if state is not None:
+            first = None if state.first is None else _Lanes.of(state.first)
+            parts = _EMAParts(moments=_Lanes.of(state.moments), first=first)
+        return cls(**rates, adjust=policy.adjust, ignore_na=policy.ignore_na, state=parts)
+
+    def policy(self) -> EMA:
+        return EMA(
+            alpha=self.alpha,
+            halflife=self.halflife,
+            span=self.span,
+            com=self.com,
+            adjust=self.adjust,
+            ignore_na=self.ignore_na,
+        )
+
+    def restored(self, lanes: int) -> EMAState | None:
+        if self.state is None:
+            return None
+        first = self.state.first
+        if (first is None) != self.adjust:
+            raise SnapshotError("the first value is kept with adjust=False, and only then")
+        moments = self.state.moments.moments(lanes)
+        return EMAState(moments, None if first is None else first.moments(lanes))
+
+
+class _BatchParts(_Typed):
+    means: _Lanes
+    variances: _Lanes
+    open: _Lanes
+    open_rows: int
+    blocks: int
+
+
+class _BatchEMA(_Typed, tag="batch-ema", tag_field="kind", kw_only=True):
+    momentum: float | msgspec.UnsetType | None = msgspec.UNSET
+    decay: float | msgspec.UnsetType = msgspec.UNSET
+    ddof: int
+    initial: tuple[float, float] | None
+    batch_rows: int | None
+    state: _BatchParts | None
+
+    @classmethod
+    def of(cls, policy: BatchEMA, state: BatchState | None) -> Self:
+        rate: dict[str, Any] = {
+            name: None if value is None else float(value) for name, value in policy.rate.items()
+        }
+        parts = None
+        if state is not None:
+            parts = _BatchParts(
+                means=_Lanes.of(state.means),
+                variances=_Lanes.of(state.variances),
+                open=_Lanes.of(state.open),
+                open_rows=state.open_rows,
+                blocks=state.blocks,
+            )
+        return cls(
+            **rate,
+            ddof=policy.ddof,
+            initial=policy.initial,
+            batch_rows=policy.batch_rows,
+            state=parts,
+        )
+
+    def policy(self) -> BatchEMA:
+        rates = {"momentum": self.momentum, "decay": self.decay}
+        given: dict[str, Any] = {k: v for k, v in rates.items() if v is not msgspec.UNSET}
+        return BatchEMA(**given, ddof=self.ddof, initial=self.initial, batch_rows=self.batch_rows)
+
+    def restored(self, lanes: int) -> BatchState | None:
+        if (parts := self.state) is None:
+            return None
+        return BatchState(
+            parts.means.moments(lanes),
+            parts.variances.moments(lanes),
+            parts.open.moments(lanes),
+            parts.open_rows,
+            parts.blocks,
+        )
+
+
+class _Options(_Typed):
+    eps: float
+    ddof: int
+    center: bool
+    scale: bool
+    affine: dict[str, tuple[float, float]] | None
+    clip: float | None
+    nan: Literal["ignore", "raise", "propagate"]
+    inf: Literal["ignore", "raise", "propagate"]
+
+
+class _Leaf(_Typed):
+    path: tuple[str, ...]
+    size: int | None
+    exact: bool
+
+
+class _Body(_Typed):
+    options: _Options
+    columns: list[str] | None
+    leaves: list[_Leaf] | None
+    policy: _Welford | _EMA | _BatchEMA
+
+
+class _File(_Typed):
+    format: str
+    version: int
+    kind: Literal["normalizer", "frozen"]
+    fingerprint: str | None
+    checksum: str
+    body: _Body
+
+
+class _Header(msgspec.Struct):
+    """What every version of the format has, and what a foreign file has not."""
+
+    format: str
+    version: int
+
+
+class Saved(NamedTuple):
+    """What a file holds."""
+
+    fitted: Fitted
+    frozen: bool
+
+
+_POLICIES: dict[type, type[_Welford] | type[_EMA] | type[_BatchEMA]] = {
+    Welford: _Welford,
+    EMA: _EMA,
+    BatchEMA: _BatchEMA,
+}
+
+
+def encode(saved: Saved) -> bytes:
+    """Return the bytes of a statistics file.
+
+    Raises
+    ------
+    SnapshotError
+        The policy is none of streambn's own.
+    """
+    body = _body(saved.fitted)
+    file = _File(
+        format=FORMAT,
+        version=VERSION,
+        kind="frozen" if saved.frozen else "normalizer",
+        fingerprint=_sha256(body) if saved.frozen else None,
+        checksum="",
+        body=body,
+    )
+    file = msgspec.structs.replace(file, checksum=_sha256(file))
+    return msgspec.json.encode(file, order="deterministic") + b"\n"
+
+
+def fingerprint(fitted: Fitted) -> str:
+    """Return the SHA-256, in hexadecimal, of statistics and hyperparameters."""
+    return _sha256(_body(fitted))
+
+
+def write(path: str | os.PathLike[str], saved: Saved) -> None:
+    """Write a statistics file: whole, or not at all."""
+    content = encode(saved)
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def read(path: str | os.PathLike[str]) -> Saved:
+    """Read a statistics file.
+
+    Raises
+    ------
+    SnapshotError
+        The file is damaged, foreign or too new; the message says which.
+    OSError
+        It cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        start = file.read(1)
+        # A foreign file may be of any size: one that cannot be JSON is not read.
+        content = start + (file.read() if start in (b"{", b"") else b"")
+    return decode(content, str(path))
+
+
+def decode(content: bytes, name: str = "the statistics") -> Saved:
+    """Return what the bytes of a statistics file hold; see `read`."""
+    if not content:
+        raise SnapshotError(f"{name} is empty; a statistics file is not.")
+    header = _header(content, name)
+    if header.version > VERSION:
+        raise SnapshotError(
+            f"{name} is of format version {header.version}, from a newer streambn; this one reads "
+            f"up to version {VERSION}. Upgrade streambn."
+        )
+    try:
+        file = msgspec.json.decode(content, type=_File)
+        unsigned = msgspec.structs.replace(file, checksum="")
+        whole = _sha256(unsigned) == file.checksum
+        if whole:
+            return Saved(_fitted(file.body), file.kind == "frozen")
+        problem = "its content does not match its checksum"
+    except (msgspec.MsgspecError, StreamBNError, OverflowError) as error:
+        problem = str(error)
+    raise SnapshotError(f"{name} is damaged: {problem}. Restore it from a copy, or fit again.")
+
+
+def _header(content: bytes, name: str) -> _Header:
+    foreign = f"{name} is not a statistics file of streambn"
+    if not content.startswith(b"{"):
+        raise SnapshotError(f"{foreign}: it is not JSON.")
+    try:
+        header = msgspec.json.decode(content, type=_Header)
+    except msgspec.ValidationError as error:
+        raise SnapshotError(f"{foreign}: {error}.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SnapshotError(
+            f"{name} is damaged: it begins like JSON and does not go on so ({error}). "
+            "Restore it from a copy, or fit again."
+        ) from error
+    if header.format != FORMAT:
+        raise SnapshotError(f"{foreign}: its format is {header.format!r}.")
+    return header
+
+
+def _sha256(content: msgspec.Struct) -> str:
+    return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
+
+
+def _body(fitted: Fitted) -> _Body:
+    known = _POLICIES.get(type(fitted.policy))
+    if known is None:
+        names = ", ".join(policy.__name__ for policy in _POLICIES)
+        raise SnapshotError(
+            f"the policy {fitted.policy!r} cannot be saved: a file holds no code, so only "
+            f"{names} can."
+        )
+    options, binding = fitted.options, fitted.binding
+    return _Body(
+        options=_Options(**{name: getattr(options, name) for name in _Options.__struct_fields__}),
+        columns=None if fitted.columns is None else list(fitted.columns),
+        leaves=None
+        if binding is None
+        else [_Leaf(path=x.path, size=x.size, exact=x.exact) for x in binding.leaves],
+        policy=known.of(fitted.policy, fitted.state),  # type: ignore[arg-type]
+    )
+
+
+def _fitted(body: _Body) -> Fitted:
+    options = Options(**msgspec.structs.asdict(body.options))
+    columns = None if body.columns is None else tuple(body.columns)
+    policy: Policy = body.policy.policy()
+    if (body.leaves is None) != (body.policy.state is None):
+        raise SnapshotError("columns and state belong together")
+    if body.leaves is None:
+        return Fitted(policy, options, columns)
+    binding = Binding(tuple(Leaf(x.path, x.size, x.exact) for x in body.leaves))
+    return Fitted(policy, options, columns, binding, body.policy.restored(len(binding.lanes)))

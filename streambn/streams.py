@@ -1,0 +1,226 @@
+"""Whatever speaks Arrow in; the same kind, or a lazy reader, out.
+
+Nothing is imported to find out what an object is: Arrow's own protocols
+(``__arrow_c_stream__``, ``__arrow_c_array__``) are enough, and the few kinds that are
+given back as they came are known by the name of their class.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from streambn.errors import InvalidValueError, SchemaError
+
+__all__ = ["Stream", "map_batches", "open_stream"]
+
+Collect = Callable[[pa.Schema, list[pa.RecordBatch]], Any]
+
+
+class Stream(NamedTuple):
+    """Data as record batches.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema or None
+        None: an empty iterable, which has none.
+    batches : iterator of pyarrow.RecordBatch
+        To be consumed once.
+    collect : callable or None
+        Makes of a schema and batches the kind of object that came in. None: what came
+        in was a stream, and a reader goes out.
+    """
+
+    schema: pa.Schema | None
+    batches: Iterator[pa.RecordBatch]
+    collect: Collect | None
+
+
+def open_stream(data: Any, columns: Sequence[str] | None = None) -> Stream:
+    """Open any Arrow data.
+
+    Parameters
+    ----------
+    data : object
+        A RecordBatch, Table, RecordBatchReader, Dataset or Scanner of pyarrow; anything
+        with ``__arrow_c_stream__`` or ``__arrow_c_array__``; or an iterable of those.
+    columns : sequence of str, optional
+        The columns that will be looked at: a Dataset reads no others.
+
+    Raises
+    ------
+    InvalidValueError
+        The object holds no Arrow data.
+    """
+    if isinstance(data, pa.RecordBatch):
+        return Stream(data.schema, iter([data]), _to_batch)
+    if isinstance(data, pa.Table):
+        return Stream(data.schema, iter(data.to_batches()), _to_table)
+    if isinstance(data, pa.RecordBatchReader):
+        return Stream(data.schema, iter(data), None)
+    dataset = sys.modules.get("pyarrow.dataset")
+    if dataset is not None and isinstance(data, dataset.Dataset):
+        known = columns is not None and set(columns) <= set(data.schema.names)
+        data = data.scanner(columns=list(columns) if known and columns else None)
+    if dataset is not None and isinstance(data, dataset.Scanner):
+        reader = data.to_reader()
+        return Stream(reader.schema, iter(reader), None)
+    if hasattr(data, "__arrow_c_stream__"):
+        reader = _imported(data, pa.RecordBatchReader.from_stream)
+        return Stream(reader.schema, iter(reader), _collector(data))
+    if hasattr(data, "__arrow_c_array__"):
+        batch = _imported(data, pa.record_batch)
+        return Stream(batch.schema, iter([batch]), _collector(data) or _to_batch)
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):
+        return _open_iterable(data, columns)
+    raise _no_arrow(data)
+
+
+def map_batches(
+    data: Any,
+    output_schema: Callable[[pa.Schema], pa.Schema],
+    function: Callable[[pa.RecordBatch, pa.Schema], pa.RecordBatch],
+) -> Any:
+    """Apply a function to every batch: now if the data is eager, else when it is pulled.
+
+    Parameters
+    ----------
+    data : object
+        As for `open_stream`.
+    output_schema : callable
+        Gives the schema that comes out for the schema that goes in.
+    function : callable
+        Makes of a batch and the output schema an output batch.
+
+    Returns
+    -------
+    object
+        Of the kind that came in; for a stream a pyarrow.RecordBatchReader.
+    """
+    stream = open_stream(data)
+    if stream.schema is None:
+        return pa.RecordBatchReader.from_batches(pa.schema([]), iter([]))
+    incoming = stream.schema
+    schema = output_schema(incoming)
+    mapped = (function(_aligned(batch, incoming), schema) for batch in stream.batches)
+    if stream.collect is None:
+        return pa.RecordBatchReader.from_batches(schema, mapped)
+    return stream.collect(schema, list(mapped))
+
+
+def _open_iterable(data: Iterable[Any], columns: Sequence[str] | None) -> Stream:
+    """Chain the batches of the items; the first item is looked at for its schema."""
+    items = iter(data)
+    first = next(items, None)
+    if first is None:
+        return Stream(None, iter([]), None)
+    if not _speaks_arrow(first):
+        raise _no_arrow(first, f"an item of {_kind(data)}")
+    opened = open_stream(first, columns)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield from opened.batches
+        for item in items:
+            if not _speaks_arrow(item):
+                raise _no_arrow(item, f"an item of {_kind(data)}")
+            yield from open_stream(item, columns).batches
+
+    return Stream(opened.schema, batches(), None)
+
+
+def _speaks_arrow(item: object) -> bool:
+    dataset = sys.modules.get("pyarrow.dataset")
+    return (
+        hasattr(item, "__arrow_c_stream__")
+        or hasattr(item, "__arrow_c_array__")
+        or (dataset is not None and isinstance(item, dataset.Dataset | dataset.Scanner))
+    )
+
+
+def _imported(data: Any, how: Callable[[Any], Any]) -> Any:
+    try:
+        return how(data)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise InvalidValueError(
+            f"data ({_kind(data)}) gives no record batches: {error}. "
+            "A normalizer needs columns: wrap an array as pyarrow.table({'name': array})."
+        ) from error
+
+
+def _aligned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Put a batch's columns in the order of the stream's first schema."""
+    if batch.schema.equals(schema):
+        return batch
+    names = batch.schema.names
+    for name in schema.names:
+        if name not in names:
+            raise SchemaError.missing(name, names)
+    for name in names:
+        if name not in schema.names:
+            raise SchemaError(
+                f"column {name!r} appears in the middle of the stream; the first batch has not "
+                "got it, so it has no place in the output. Select the same columns throughout."
+            )
+    return batch.select(schema.names)
+
+
+# --------------------------------------------------------------- back to what came in
+
+
+def _to_batch(schema: pa.Schema, batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    del schema
+    [batch] = batches
+    return batch
+
+
+def _to_table(schema: pa.Schema, batches: list[pa.RecordBatch]) -> pa.Table:
+    return pa.Table.from_batches(batches, schema=schema)
+
+
+def _collector(data: Any) -> Collect | None:
+    """Return how to make an eager kind of a table; None: it is a stream, or unknown."""
+    kind = next(
+        (known for c in type(data).__mro__ if (known := (_package(c), c.__name__)) in _FROM_TABLE),
+        None,
+    )
+    if kind is None:
+        return None
+    make = _FROM_TABLE[kind]
+    return lambda schema, batches: make(type(data), _to_table(schema, batches))
+
+
+def _package(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+
+
+_FROM_TABLE: dict[tuple[str, str], Callable[[Any, pa.Table], Any]] = {
+    ("pandas", "DataFrame"): lambda _, table: table.to_pandas(),
+    ("polars", "DataFrame"): lambda cls, table: cls(table),
+    ("arro3", "Table"): lambda cls, table: cls.from_arrow(table),
+    ("arro3", "RecordBatch"): lambda cls, table: cls.from_arrow(_one_batch(table)),
+}
+
+
+def _kind(data: object) -> str:
+    return f"{type(data).__module__}.{type(data).__qualname__}"
+
+
+def _no_arrow(data: object, what: str = "data") -> InvalidValueError:
+    remedy = "Pass a pyarrow Table, RecordBatch or reader, or anything with __arrow_c_stream__."
+    if isinstance(data, str | bytes):
+        remedy = "To read files, open them first: pyarrow.dataset.dataset(path)."
+    elif isinstance(data, dict):
+        remedy = "Make a table of it: pyarrow.table(data)."
+    elif _kind(data).startswith("polars"):
+        remedy = "Collect it first: data.collect(), or data.collect_batches() for a stream."
+    elif _kind(data).startswith("numpy"):
+        remedy = "Name its columns: pyarrow.table({'x': data})."
+    return InvalidValueError(f"{what} is {_kind(data)}, which holds no Arrow data. {remedy}")
