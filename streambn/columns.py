@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +60,17 @@ class Leaf:
         return [f"{self.name}[{i}]" for i in range(self.size)]
 
 
+class _Place(NamedTuple):
+    """Where a leaf is in a schema, and the floating type in which it comes out."""
+
+    leaf: Leaf
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody misses
+    floating: pa.DataType
+
+
+_REMEMBERED = 4  # schemas
+
+
 @dataclass(frozen=True)
 class Binding:
     """The leaves that a normalizer works on, in the order of their lanes."""
@@ -84,10 +95,33 @@ class Binding:
         """Names of the top-level columns that are needed, each once."""
         return list(dict.fromkeys(leaf.path[0] for leaf in self.leaves))
 
-    def check(self, schema: pa.Schema) -> None:
-        """Raise a SchemaError unless `schema` has every leaf, numeric and of its size."""
+    @cached_property
+    def _seen(self) -> dict[pa.Schema, list[_Place]]:
+        return {}
+
+    def places(self, schema: pa.Schema) -> list[_Place]:
+        """Find every leaf in a schema.
+
+        Raises
+        ------
+        SchemaError
+            A leaf is missing, not numeric or of another size.
+        """
+        # A stream has one schema, or an input's and an output's: finding 50 columns anew
+        # would take longer than reducing 1000 rows of them.
+        for known, places in tuple(self._seen.items()):
+            if schema is known or schema.equals(known):
+                return places
+        places = []
         for leaf in self.leaves:
-            _check_leaf(leaf, _resolve(schema, leaf.path))
+            field = _resolve(schema, leaf.path)
+            _check_leaf(leaf, field)
+            index = schema.get_field_index(leaf.path[0])
+            places.append(_Place(leaf, index, float_type(field.type)))
+        if len(self._seen) > _REMEMBERED:
+            self._seen.clear()
+        self._seen[schema] = places
+        return places
 
     def extract(self, batch: pa.RecordBatch) -> list[Column]:
         """Take the leaves out of a batch.
@@ -97,20 +131,15 @@ class Binding:
         SchemaError
             A leaf is missing, not numeric or of another size.
         """
-        self.check(batch.schema)
         columns = []
-        for leaf in self.leaves:
-            array = batch.column(batch.schema.get_field_index(leaf.path[0]))
+        for leaf, index, _ in self.places(batch.schema):
+            array = batch.column(index)
             outer = None
             for name in leaf.path[1:]:
                 outer = _both(outer, unpack_validity(array, 0, len(array)))
                 array = array.field(array.type.get_field_index(name))
             columns.append(_open(array, leaf.width, outer))
         return columns
-
-    def float_types(self, schema: pa.Schema, dtype: pa.DataType | None) -> list[pa.DataType]:
-        """Give the floating type in which each leaf comes out, or `dtype` for all."""
-        return [dtype or float_type(_resolve(schema, leaf.path).type) for leaf in self.leaves]
 
     def output_schema(
         self, schema: pa.Schema, dtype: pa.DataType | None, nullable: bool
@@ -125,21 +154,19 @@ class Binding:
         nullable : bool
             Whether normalization may make nulls in a column that has none.
         """
-        self.check(schema)
-        types = self.float_types(schema, dtype)
-        for leaf, kind in zip(self.leaves, types, strict=True):
-            index = schema.get_field_index(leaf.path[0])
-            field = _replaced_field(schema.field(index), leaf, leaf.path[1:], kind, nullable)
-            schema = schema.set(index, field)
-        return schema
+        fields = list(schema)
+        for leaf, index, floating in self.places(schema):
+            fields[index] = _replaced_field(
+                fields[index], leaf, leaf.path[1:], dtype or floating, nullable
+            )
+        return pa.schema(fields, schema.metadata)
 
     def rebuild(
         self, batch: pa.RecordBatch, values: Sequence[pa.Array], schema: pa.Schema
     ) -> pa.RecordBatch:
         """Put normalized values in the place of the leaves; all else passes through."""
         arrays = batch.columns
-        for leaf, flat in zip(self.leaves, values, strict=True):
-            index = batch.schema.get_field_index(leaf.path[0])
+        for (leaf, index, _), flat in zip(self.places(batch.schema), values, strict=True):
             kind = schema.field(index).type
             arrays[index] = _replaced_array(arrays[index], leaf.path[1:], flat, kind)
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -181,7 +208,7 @@ def bind(schema: pa.Schema, columns: Sequence[str] | None) -> Binding:
             f"column {twice[0]!r} is meant twice. Name each column once in columns=; a struct's "
             "name stands for all its fields."
         )
-    binding.check(schema)
+    binding.places(schema)
     return binding
 
 

@@ -244,9 +244,7 @@ class Fitted:
     ) -> pa.RecordBatch:
         binding = self._bound_to()
         kernel = kernels.denormalize if inverse else kernels.normalize
-        dtypes = [
-            np.dtype(kind.to_pandas_dtype()) for kind in binding.float_types(schema, dtype=None)
-        ]
+        dtypes = [np.dtype(place.floating.to_pandas_dtype()) for place in binding.places(schema)]
         mapped = kernel(todo.columns, todo.lanes, dtypes)
         if not inverse:
             self._refuse(mapped.nans, mapped.infs, binding)

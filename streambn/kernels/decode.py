@@ -7,6 +7,8 @@ and decimals, subtracted in integers *before* the one rounding to float64.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Column, Floats
 
-__all__ = ["Source", "unpack_validity"]
+__all__ = ["Source", "group", "unpack_validity"]
 
 _WORDS = {8: 1, 16: 2, 32: 4}  # bytes of an integer -> 64-bit words
 _SAFE = 2**61  # |x|, |base| below this: x - base fits into int64
@@ -29,20 +31,22 @@ def unpack_validity(array: pa.Array, start: int, stop: int) -> NDArray[np.bool_]
     if bitmap is None or array.null_count == 0:
         return None
     first, last = array.offset + start, array.offset + stop
+    last = min(last, array.offset + len(array))
     octets = np.frombuffer(bitmap, np.uint8)[first // 8 : -(-last // 8)]
     bits = np.unpackbits(octets, bitorder="little")
-    return bits[first % 8 : first % 8 + stop - start].view(np.bool_)
+    return bits[first % 8 : first % 8 + last - first].view(np.bool_)
 
 
 class _Layout(NamedTuple):
     """How a primitive Arrow type lies in memory."""
 
-    dtype: np.dtype[np.generic]
+    dtype: np.dtype[Any]
     words: int  # 0: a float64 holds every value; else 64-bit words of an integer
     signed: bool
     power: int  # decimal scale: value = integer / 10**power
 
 
+@functools.lru_cache(maxsize=64)
 def _layout(kind: pa.DataType) -> _Layout:
     if pa.types.is_decimal(kind):
         if kind.bit_width <= 64:
@@ -54,37 +58,100 @@ def _layout(kind: pa.DataType) -> _Layout:
     return _Layout(np.dtype(kind.to_pandas_dtype()), 0, True, 0)
 
 
+class _Part(NamedTuple):
+    """One column of a source."""
+
+    index: int  # type: ignore[assignment]  # among all columns; hides tuple.index
+    column: Column
+    layout: _Layout
+    data: NDArray[Any]  # (rows, width), or (rows, width, words) for more than one
+    lanes: slice  # of the source
+
+
+def _part(index: int, column: Column, first: int) -> _Part:
+    layout = _layout(column.values.type)
+    buffer = column.values.buffers()[1]
+    per_value = max(layout.words, 1)
+    flat = np.frombuffer(buffer if buffer is not None else b"", layout.dtype)
+    begin = column.values.offset * per_value
+    flat = flat[begin : begin + len(column.values) * per_value]
+    shape = (column.rows, column.width, per_value)[: 2 + (per_value > 1)]
+    return _Part(index, column, layout, flat.reshape(shape), slice(first, first + column.width))
+
+
+def group(columns: Sequence[Column], values: int) -> list[tuple[Source, NDArray[np.intp]]]:
+    """Gather columns that can be read together, each lane once.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+    values : int
+        The most values that a source of several columns may have. Columns too long for
+        that stand alone, where they can be read without a copy.
+
+    Returns
+    -------
+    list of (Source, ndarray of int)
+        The sources, and which of all lanes theirs are.
+    """
+    groups: dict[Any, list[tuple[int, int]]] = {}
+    first = 0
+    for i, column in enumerate(columns):
+        layout = _layout(column.values.type)
+        kind = (_has_nulls(column), layout if layout.words else None)
+        room = values // max(column.rows, 1)
+        # Groups of the same kind are numbered by the lanes that came before.
+        key = (*kind, first // room) if column.width == 1 and room > 1 else i
+        groups.setdefault(key, []).append((i, first))
+        first += column.width
+    return [
+        (
+            Source({i: columns[i] for i, _ in members}),
+            np.concatenate([np.arange(at, at + columns[i].width) for i, at in members]),
+        )
+        for members in groups.values()
+    ]
+
+
+def _has_nulls(column: Column) -> bool:
+    return column.outer is not None or column.values.null_count > 0
+
+
 class Source:
-    """One column, ready to be read in chunks around a base.
+    """Columns of one layout, ready to be read in chunks around a base.
+
+    Parameters
+    ----------
+    columns : dict
+        Columns by their place among all of the batch; all such as float64 holds, or all
+        of one type.
 
     Attributes
     ----------
-    base : ndarray of float64, shape (width,)
-        Integers, in units of ``10**-power``: one of the column's own values, rounded.
-        The true value of a chunk's element is ``(base + element) / 10**power``.
-    centre : ndarray of float64, shape (width,)
+    base : ndarray of float64, shape (L,)
+        Integers, in units of ``10**-power``: one of the lane's own values, rounded. The
+        true value of a chunk's element is ``(base + element) / 10**power``.
+    centre : ndarray of float64, shape (L,)
         An offset from the base amid the data, where a reduction may start.
     power : int
         The scale of a decimal; else 0.
     has_nulls : bool
         Whether `missing` may find any.
+    parts : list
+        The columns: (index, column, layout, data, lanes).
     """
 
-    def __init__(self, column: Column) -> None:
-        self.width = column.width
+    def __init__(self, columns: Mapping[int, Column]) -> None:
+        self.parts: list[_Part] = []
+        self.width = 0
+        for index, column in columns.items():
+            self.parts.append(_part(index, column, self.width))
+            self.width += column.width
         self.rows = column.rows
-        self._column = column
-        self._layout = layout = _layout(column.values.type)
+        self.has_nulls = any(map(_has_nulls, columns.values()))
+        layout = self.parts[0].layout
         self.power = layout.power
-        self.has_nulls = column.outer is not None or column.values.null_count > 0
         self._integral = layout.words > 0
-        data = column.values.buffers()[1]
-        per_value = max(layout.words, 1)
-        flat = np.frombuffer(data if data is not None else b"", layout.dtype)
-        begin = column.values.offset * per_value
-        flat = flat[begin : begin + len(column.values) * per_value]
-        # (rows, width) for one word a value, (rows, width, words) for more.
-        self._data = flat.reshape((self.rows, self.width, per_value)[: 2 + (per_value > 1)])
         self.base = np.zeros(self.width)
         self.centre = self._typical()
         if self._integral:
@@ -105,20 +172,22 @@ class Source:
             usable = np.isfinite(sample) if null is None else np.isfinite(sample) & ~null
             found = usable.sum(axis=1)
             ordered = np.sort(np.where(usable, sample, np.inf), axis=1)
-            middle = np.maximum(found - 1, 0)[:, np.newaxis] // 2
-            median = np.take_along_axis(ordered, middle, axis=1)[:, 0]
+            median = ordered[np.arange(self.width), np.maximum(found - 1, 0) // 2]
             centre = np.where(np.isnan(centre) & (found > 0), median, centre)
             start, stop = stop, min(stop + _SAMPLE * 64, self.rows)
         return np.where(np.isnan(centre), 0.0, centre)
 
     def missing(self, start: int, stop: int) -> NDArray[np.bool_] | None:
         """Nulls among rows `start` to `stop`, shape (L, n); None: there are none."""
-        valid = unpack_validity(self._column.values, start * self.width, stop * self.width)
-        null = None if valid is None else ~valid.reshape(-1, self.width).T
-        outer = self._column.outer
-        if outer is not None:
-            hidden = ~outer[np.newaxis, start:stop]
-            null = np.repeat(hidden, self.width, axis=0) if null is None else null | hidden
+        if not self.has_nulls:
+            return None
+        null = np.zeros((self.width, min(stop, self.rows) - start), np.bool_)
+        for _, column, _, _, lanes in self.parts:
+            valid = unpack_validity(column.values, start * column.width, stop * column.width)
+            if valid is not None:
+                np.logical_not(valid.reshape(-1, column.width).T, out=null[lanes])
+            if column.outer is not None:
+                null[lanes] |= ~column.outer[start:stop]
         return null
 
     def read(self, start: int, stop: int) -> Floats:
@@ -126,20 +195,16 @@ class Source:
 
         Contiguous along the rows; a view of the Arrow buffer where that is possible.
         """
-        block = self._data[start:stop]
-        if not self._integral:
-            return np.ascontiguousarray(block.T, dtype=np.float64)
-        if block.ndim == 2:
-            if _fits(block) and _fits(self.base):
-                integers = block.astype(np.int64) - self.base.astype(np.int64)
-                return np.ascontiguousarray(integers.T, dtype=np.float64)
-            block = block.astype(np.int64 if self._layout.signed else np.uint64)
-            words = [np.ascontiguousarray(block.T).view(np.uint64)]
-        else:
-            words = [np.ascontiguousarray(block[..., i].T) for i in range(block.shape[2])]
-        extension = words[-1] >> np.uint64(63) if self._layout.signed else np.uint64(0)
-        words.append(np.where(extension == 1, ~np.uint64(0), np.uint64(0)) + 0 * words[0])
-        return _difference(words, [int(b) for b in self.base])
+        if len(self.parts) == 1 and not self._integral:
+            return np.ascontiguousarray(self.parts[0].data[start:stop].T, dtype=np.float64)
+        values = np.empty((self.width, min(stop, self.rows) - start))
+        for part in self.parts:
+            block = part.data[start:stop]
+            if self._integral:
+                values[part.lanes] = _offsets(block, part.layout, self.base[part.lanes])
+            else:
+                values[part.lanes] = block.T
+        return values
 
     def locate(self, hi: Floats, lo: Floats) -> tuple[Floats, Floats]:
         """Express a location hi + lo of the data's units as an offset from the base."""
@@ -165,11 +230,26 @@ class Source:
         return value * 10.0**self.power if self.power else value
 
 
-def _fits(block: NDArray[Any]) -> bool:
+def _offsets(block: NDArray[Any], layout: _Layout, base: Floats) -> Floats:
+    """Subtract the base from integers of shape (n, L[, words]) and round once: (L, n)."""
+    if block.ndim == 2:
+        if _fits(block) and _fits(base):
+            return (block.astype(np.int64) - base.astype(np.int64)).T.astype(np.float64)
+        wide = block.astype(np.int64 if layout.signed else np.uint64)
+        words = [np.ascontiguousarray(wide.T).view(np.uint64)]
+    else:
+        words = [np.ascontiguousarray(block[..., i].T) for i in range(block.shape[2])]
+    extension = np.zeros_like(words[0])
+    if layout.signed:
+        extension[words[-1] >> np.uint64(63) == 1] = ~np.uint64(0)
+    return _difference([*words, extension], [int(b) for b in base])
+
+
+def _fits(values: NDArray[Any]) -> bool:
     """Say whether every integer is small enough to subtract in int64."""
-    if block.size == 0:
+    if values.size == 0:
         return True
-    return bool(block.min() >= -_SAFE and block.max() <= _SAFE)
+    return bool(values.min() >= -_SAFE and values.max() <= _SAFE)
 
 
 def _difference(words: list[NDArray[np.uint64]], bases: list[int]) -> Floats:

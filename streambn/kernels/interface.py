@@ -78,7 +78,7 @@ class LaneArrays(NamedTuple):
         The binary exponent of the units.
     """
 
-    count: Ints
+    count: Ints  # type: ignore[assignment]  # hides tuple.count, which nobody misses
     nulls: Ints
     nans: Ints
     pos_infs: Ints

@@ -15,15 +15,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn.kernels import doubledouble as dd
-from streambn.kernels.decode import Source, unpack_validity
-from streambn.kernels.interface import Column, Floats, LaneArrays, LaneTransform, Mapped
+from streambn.kernels.decode import Source, group, unpack_validity
+from streambn.kernels.interface import Column, Floats, Ints, LaneArrays, LaneTransform, Mapped
 
 __all__ = ["block_moments", "denormalize", "empty_moments", "merge_moments", "normalize"]
 
-# Values in a block. 64k float64 and their differences are 1 MB. Measured against np.max
-# over the same 16M values in one run: 16k values 0.23, 32k 0.31, 64k 0.34; below, the
-# cost of NumPy's calls shows, above, the cache ends.
-_BLOCK = 49152
+# Values in a block. Measured against np.max over the same 16M float64 in one run, with a
+# second-level cache of 1 MB: 16k values 0.23, 32k 0.29, 48k 0.31, 64k 0.32. Below, the
+# cost of NumPy's calls shows; above, a block and its differences leave the cache.
+_BLOCK = 65536
 # Terms summed in one dot product: short, to bound its rounding error, and below the
 # length from which BLAS would start threads (and give other bits on other machines).
 _DOT = 4096
@@ -38,6 +38,10 @@ _EXCESS = 0.75
 # While nothing but missing values arrive, an EMA's weight stops falling here: it is
 # negligible beside any new value, and mean and variance stay readable.
 _LEAST_WEIGHT = 2.0**-400
+_ARROW = {
+    np.dtype(f"f{size}"): kind
+    for size, kind in ((2, pa.float16()), (4, pa.float32()), (8, pa.float64()))
+}
 # From here on a subtraction of the location can overflow.
 _FAR = 2.0**969
 
@@ -47,18 +51,27 @@ _FAR = 2.0**969
 
 def empty_moments(shape: int | tuple[int, ...]) -> LaneArrays:
     """Return the moments of nothing: the identity of `merge_moments`."""
-    counts = np.zeros((5, *np.atleast_1d(shape)), np.int64)
-    floats = np.zeros((6, *np.atleast_1d(shape)))
+
+    def zero() -> Floats:
+        return np.zeros(shape)
+
+    def none() -> Ints:
+        return np.zeros(shape, np.int64)
+
     return LaneArrays(
-        *counts,
+        count=none(),
+        nulls=none(),
+        nans=none(),
+        pos_infs=none(),
+        neg_infs=none(),
         min=np.full(shape, np.inf),
         max=np.full(shape, -np.inf),
-        weight=floats[0],
-        pairs=floats[1],
-        mean_hi=floats[2],
-        mean_lo=floats[3],
-        m2_hi=floats[4],
-        m2_lo=floats[5],
+        weight=zero(),
+        pairs=zero(),
+        mean_hi=zero(),
+        mean_lo=zero(),
+        m2_hi=zero(),
+        m2_lo=zero(),
         decay=np.ones(shape),
         exponent=np.full(shape, _ZERO_EXPONENT, np.int64),
     )
@@ -120,15 +133,13 @@ def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
     )
 
 
-def _in_exponent(
-    m: LaneArrays, exponent: NDArray[np.int64], gone: NDArray[np.bool_]
-) -> tuple[dd.Pair, dd.Pair]:
+def _in_exponent(m: LaneArrays, exponent: Ints, gone: NDArray[np.bool_]) -> tuple[dd.Pair, dd.Pair]:
     """Mean and m2 of `m` in the units of another exponent; 0 where `m` is gone."""
     shift = m.exponent - exponent
     if not shift.any() and not gone.any():
         return (m.mean_hi, m.mean_lo), (m.m2_hi, m.m2_lo)
 
-    def rescaled(values: Floats, by: NDArray[np.int64]) -> Floats:
+    def rescaled(values: Floats, by: Ints) -> Floats:
         return np.where(gone, 0.0, np.ldexp(values, by))
 
     return (
@@ -158,15 +169,18 @@ def block_moments(
     LaneArrays
         Shape (L,), lanes in the order of the columns.
     """
+    moments = empty_moments(sum(column.width for column in columns))
     with np.errstate(all="ignore"):
-        parts = [_column_moments(Source(column), decay, ignore_na) for column in columns]
-    if not parts:
-        return empty_moments(0)
-    return LaneArrays(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+        for source, lanes in group(columns, _BLOCK):
+            for field, value in zip(
+                moments, _source_moments(source, decay, ignore_na), strict=True
+            ):
+                field[lanes] = value
+    return moments
 
 
-def _column_moments(source: Source, decay: float, ignore_na: bool) -> LaneArrays:
-    """Moments of one column: block by block, then a tree of merges over the blocks.
+def _source_moments(source: Source, decay: float, ignore_na: bool) -> LaneArrays:
+    """Moments of a source: block by block, then a tree of merges over the blocks.
 
     The loop holds the five passes over the data and one look at the centre; whatever
     is arithmetic on their few results is done afterwards, for all blocks at once.
@@ -179,28 +193,34 @@ def _column_moments(source: Source, decay: float, ignore_na: bool) -> LaneArrays
     low, high, first, second, centres = np.full((5, *shape), np.nan)
     sums = _Sums(source.width, min(step, source.rows))
     centre = source.centre
-    for i, start in enumerate(starts):
-        if source.has_nulls:
-            continue
-        x = source.read(start, min(start + step, source.rows))
+    rows = np.array([min(step, source.rows - start) for start in starts])
+    weights, weight = None, float(step)
+    for i, start in enumerate(starts if not source.has_nulls else ()):
+        x = source.read(start, start + step)
+        n = x.shape[1]
+        if i == 0 or n < step:
+            weight = _totals(decay, n)[0]
+            weights = None if decay == 1 else sums.pad(_weights(decay, n))
+        # First, as it can subtract while the block is on its way from memory.
+        centre, first[i], second[i] = sums.about(x, centre, weights, weight)
+        centres[i] = centre
         np.minimum.reduce(x, axis=1, out=low[i])
         np.maximum.reduce(x, axis=1, out=high[i])
-        weights = None if decay == 1 else sums.padded(decay, x.shape[1])
-        centre, first[i], second[i] = sums.about(x, centre, weights, _totals(decay, x.shape[1])[0])
-        centres[i] = centre
-    rows = np.array([min(step, source.rows - start) for start in starts])
     blocks = _plain_blocks(rows, decay, low, high, centres, first, second)
 
     largest = np.maximum(-low, high)  # |x|; NaN and infinity come through
     ordinary = ((largest >= _SMALL) & (largest <= _BIG)) | (largest == 0)
     centre = source.centre
-    for i in np.flatnonzero(~ordinary.all(axis=1)):
-        start, stop = starts[i], starts[i] + rows[i]
-        x, null = source.read(start, stop), source.missing(start, stop)
-        block = _careful_block(x, null, centre, decay, ignore_na)
-        centre = np.where(block.count > 0, np.ldexp(block.mean_hi, block.exponent), centre)
+    for i in np.flatnonzero(~ordinary.all(axis=1)).tolist():
+        start, odd = starts[i], np.flatnonzero(~ordinary[i])
+        x, null = source.read(start, start + step), source.missing(start, start + step)
+        block = _careful_block(
+            x[odd], None if null is None else null[odd], centre[odd], decay, ignore_na
+        )
+        seen = np.ldexp(block.mean_hi, block.exponent)
+        centre[odd] = np.where(block.count > 0, seen, centre[odd])
         for field, value in zip(blocks, block, strict=True):
-            field[i] = value
+            field[i, odd] = value
     return _in_data_units(source, _tree(blocks))
 
 
@@ -209,17 +229,17 @@ def _tree(stacked: LaneArrays) -> LaneArrays:
     while (n := len(stacked.count)) > 1:
         even = n // 2 * 2
         merged = merge_moments(
-            LaneArrays(*(field[0:even:2] for field in stacked)),
-            LaneArrays(*(field[1:even:2] for field in stacked)),
+            LaneArrays._make(field[0:even:2] for field in stacked),
+            LaneArrays._make(field[1:even:2] for field in stacked),
         )
         stacked = LaneArrays(
             *(np.concatenate((new, old[even:])) for new, old in zip(merged, stacked, strict=True))
         )
-    return LaneArrays(*(field[0] for field in stacked))
+    return LaneArrays._make(field[0] for field in stacked)
 
 
 def _plain_blocks(
-    rows: NDArray[np.int64],
+    rows: Ints,
     decay: float,
     low: Floats,
     high: Floats,
@@ -258,56 +278,103 @@ def _careful_block(
     """Moments of any block: with nulls, NaN, infinities, and at the ends of the range."""
     lanes, n = x.shape
     usable = np.isfinite(x)
-    if null is None:
-        null = np.zeros_like(usable)
-    usable &= ~null
-    count = usable.sum(axis=1)
-    low = np.min(x, axis=1, where=usable, initial=np.inf)
-    high = np.max(x, axis=1, where=usable, initial=-np.inf)
+    if null is not None:
+        usable &= ~null
+    count = _count(usable)
     seen = count > 0
+    # Missing values become the lane's first usable one: extremes then need no mask.
+    first = x[np.arange(lanes), usable.argmax(axis=1)]
+    filled = np.where(usable, x, np.where(seen, first, 0.0)[:, np.newaxis])
+    low = np.where(seen, filled.min(axis=1), np.inf)
+    high = np.where(seen, filled.max(axis=1), -np.inf)
     largest = np.where(seen, np.maximum(-low, high), 0.0)
     ordinary = (largest >= _SMALL) & (largest <= _BIG)
     exponent = np.where(ordinary, 0, np.frexp(largest)[1])
     exponent = np.where(largest == 0, _ZERO_EXPONENT, exponent)
 
     centre = np.where(seen, np.minimum(np.maximum(centre, low), high), 0.0)
-    filled = np.where(usable, x, centre[:, np.newaxis])
     scale = np.where(largest == 0, 0, -exponent)
     if scale.any():
         # 2**1074 is no float64, so ldexp and not a product.
         filled, centre = np.ldexp(filled, scale[:, np.newaxis]), np.ldexp(centre, scale)
 
-    weights: Floats
+    weights, faded, total = _careful_weights(usable, count, decay, ignore_na)
+    weight, pairs = weights.sum(axis=1), _pairs(weights)
     if decay == 1:
-        weights = usable.astype(np.float64)
-        weight, pairs, total = count.astype(np.float64), count * (count - 1.0) / 2, np.ones(lanes)
-    else:
-        if ignore_na:
-            age = count[:, np.newaxis] - np.cumsum(usable, axis=1)
-            weights = np.where(usable, decay ** age.astype(np.float64), 0.0)
-            total = decay ** count.astype(np.float64)
-        else:
-            weights = np.where(usable, _weights(decay, n), 0.0)
-            total = np.full(lanes, decay**n)
-        weight, pairs = weights.sum(axis=1), _pairs(weights)
+        pairs = count * (count - 1.0) / 2
     sums = _Sums(lanes, n)
     mean, m2 = _from_sums(*sums.about(filled, centre, sums.pad(weights), weight), weight)
+    nulls = np.zeros(lanes, np.int64) if null is None else _count(null)
+    nans, pos_infs, neg_infs = _special(x, null, n - count - nulls)
     return LaneArrays(
         count=count,
-        nulls=null.sum(axis=1),
-        nans=(np.isnan(x) & ~null).sum(axis=1),
-        pos_infs=((x == np.inf) & ~null).sum(axis=1),
-        neg_infs=((x == -np.inf) & ~null).sum(axis=1),
+        nulls=nulls,
+        nans=nans,
+        pos_infs=pos_infs,
+        neg_infs=neg_infs,
         min=low,
         max=high,
-        weight=weight,
-        pairs=pairs,
+        weight=weight * faded,
+        pairs=pairs * faded * faded,
         mean_hi=np.where(seen, mean[0], 0.0),
         mean_lo=np.where(seen, mean[1], 0.0),
-        m2_hi=np.where(seen, m2, 0.0),
+        m2_hi=np.where(seen, m2 * faded, 0.0),
         m2_lo=np.zeros(lanes),
         decay=total,
         exponent=exponent,
+    )
+
+
+def _careful_weights(
+    usable: NDArray[np.bool_], count: Ints, decay: float, ignore_na: bool
+) -> tuple[Floats, Floats, Floats]:
+    """Weights of (L, n) values of which some are missing.
+
+    Returns
+    -------
+    weights : ndarray, shape (L, n)
+        As of the lane's last usable value; 0 where missing.
+    faded : ndarray, shape (L,)
+        What the missing values behind that one leave of all weights. It does not fall
+        below `_LEAST_WEIGHT`, for the reason given there.
+    total : ndarray, shape (L,)
+        The decay P of the block.
+    """
+    lanes, n = usable.shape
+    none = np.ones(lanes)
+    if decay == 1:
+        return usable.astype(np.float64), none, none
+    if ignore_na:
+        age = count[:, np.newaxis] - np.cumsum(usable, axis=1)
+        return np.where(usable, np.power(decay, age), 0.0), none, np.power(decay, count)
+    behind = np.where(count > 0, usable[:, ::-1].argmax(axis=1), 0)
+    if behind.any():
+        age = np.arange(n - 1, -1, -1) - behind[:, np.newaxis]
+        weights = np.power(decay, np.maximum(age, 0))
+    else:
+        weights = _weights(decay, n)
+    faded = np.maximum(np.power(decay, behind), _LEAST_WEIGHT)
+    return np.where(usable, weights, 0.0), faded, np.full(lanes, decay**n)
+
+
+def _count(mask: NDArray[np.bool_]) -> Ints:
+    """Count the true values of each lane of (L, n)."""
+    if len(mask) > 8:
+        along: Ints = mask.sum(axis=1, dtype=np.int64)
+        return along
+    # One lane at a time NumPy counts ten times faster than along an axis.
+    return np.array([np.count_nonzero(lane) for lane in mask], np.int64)
+
+
+def _special(x: Floats, null: NDArray[np.bool_] | None, expected: Ints) -> tuple[Ints, Ints, Ints]:
+    """Count NaN, +inf and -inf among what is not null, if there are to be any."""
+    if not expected.any():
+        return expected, expected, expected
+    there = True if null is None else ~null
+    return (
+        _count(np.isnan(x) & there),
+        _count((x == np.inf) & there),
+        _count((x == -np.inf) & there),
     )
 
 
@@ -322,6 +389,7 @@ class _Sums:
         self._piece = min(n, _DOT)
         self._pieces = np.zeros((lanes, -(-n // self._piece), self._piece))
         self._flat = self._pieces.reshape(lanes, -1)
+        self._weighted = np.zeros((0,))
         self._ones = np.ones(self._piece)
 
     def pad(self, values: Floats) -> Floats:
@@ -329,11 +397,6 @@ class _Sums:
         padded = np.zeros((*values.shape[:-1], self._flat.shape[1]))
         padded[..., : values.shape[-1]] = values
         return padded.reshape(*values.shape[:-1], *self._pieces.shape[1:])
-
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - lives as long as one call
-    def padded(self, decay: float, n: int) -> Floats:
-        """Return the weights of n rows, cut into pieces."""
-        return self.pad(_weights(decay, n))
 
     def about(
         self, x: Floats, centre: Floats, weights: Floats | None, weight: Floats | float
@@ -354,17 +417,21 @@ class _Sums:
         -------
         centre, first, second : ndarrays, shape (L,)
         """
-        n = x.shape[1]
-        if n < self._flat.shape[1]:
-            self._flat[:, n:] = 0.0
-        d = self._pieces
+        d, flat = self._pieces, self._flat
+        if x.shape[1] < flat.shape[1]:
+            flat[:, x.shape[1] :] = 0.0
+            flat = flat[:, : x.shape[1]]
         for _ in range(4):
-            np.subtract(x, centre[:, np.newaxis], out=self._flat[:, :n])
-            weighted = d if weights is None else d * weights
-            first = np.vecdot(weighted, self._ones).sum(axis=-1)
-            second = np.vecdot(weighted, d).sum(axis=-1)
+            np.subtract(x, centre[:, np.newaxis], out=flat)
+            weighted = d
+            if weights is not None:
+                weighted = self._weighted = np.multiply(
+                    d, weights, out=self._weighted if self._weighted.size else None
+                )
+            first: Floats = np.add.reduce(np.vecdot(weighted, self._ones), axis=-1)
+            second: Floats = np.add.reduce(np.vecdot(weighted, d), axis=-1)
             poor = first * first > second * (weight * _EXCESS)
-            if not poor.any():
+            if not np.count_nonzero(poor):
                 break
             centre = np.where(poor, centre + first / np.where(poor, weight, 1.0), centre)
         return centre, first, second
@@ -406,7 +473,8 @@ def _totals(decay: float, n: int) -> tuple[float, float]:
 
 def _pairs(weights: Floats) -> Floats:
     """Sum w_i·w_j over i < j, by prefix sums: (W² − Σw²)/2 would cancel."""
-    return (weights * (np.cumsum(weights, axis=-1) - weights)).sum(axis=-1)
+    pairs: Floats = (weights * (np.cumsum(weights, axis=-1) - weights)).sum(axis=-1)
+    return pairs
 
 
 def _in_data_units(source: Source, moments: LaneArrays) -> LaneArrays:
@@ -475,34 +543,31 @@ def _map_columns(
     dtypes: Sequence[np.dtype[np.floating]],
     chunk_map: _ChunkMap,
 ) -> Mapped:
-    outputs, first = [], 0
     nans, infs = np.zeros((2, len(lanes.known)), np.int64)
-    for column, dtype in zip(columns, dtypes, strict=True):
-        source = Source(column)
-        last = first + column.width
-        part = LaneTransform(
-            *(f[first:last] if isinstance(f, np.ndarray) else f for f in lanes)  # type: ignore[arg-type]
-        )
-        out = np.empty((source.rows, source.width), dtype)
+    arrays: list[pa.Array] = [None] * len(columns)
+    for source, where in group(columns, _BLOCK):
+        part = LaneTransform._make(f[where] if isinstance(f, np.ndarray) else f for f in lanes)
+        outs = [np.empty((source.rows, p.column.width), dtypes[p.index]) for p in source.parts]
         step = max(1, _BLOCK // source.width)
         with np.errstate(all="ignore"):
             for start in range(0, source.rows, step):
-                stop = min(start + step, source.rows)
+                stop = start + step
                 x, null = source.read(start, stop), source.missing(start, stop)
                 y = chunk_map(source, x, part)
                 # A sum is finite only if all of its terms are.
                 if not np.isfinite(x.sum()):
                     seen = True if null is None else ~null
-                    nans[first:last] += (np.isnan(x) & seen).sum(axis=1)
-                    infs[first:last] += (np.isinf(x) & seen).sum(axis=1)
+                    nans[where] += (np.isnan(x) & seen).sum(axis=1)
+                    infs[where] += (np.isinf(x) & seen).sum(axis=1)
                 if null is not None:
                     y[null] = 0.0
                 if not part.known.all():
                     y[~part.known] = 0.0
-                out[start:stop] = y.T
-        outputs.append(_to_arrow(column, out, part.known))
-        first = last
-    return Mapped(outputs, nans, infs)
+                for p, out in zip(source.parts, outs, strict=True):
+                    out[start:stop] = y[p.lanes].T
+        for p, out in zip(source.parts, outs, strict=True):
+            arrays[p.index] = _to_arrow(p.column, out, part.known[p.lanes])
+    return Mapped(arrays, nans, infs)
 
 
 def _normalize_chunk(source: Source, x: Floats, lanes: LaneTransform) -> Floats:
@@ -539,5 +604,4 @@ def _to_arrow(column: Column, out: NDArray[np.floating], known: NDArray[np.bool_
         lanes = np.broadcast_to(known, out.shape).reshape(-1)
         valid = lanes if valid is None else valid & lanes
     bitmap = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
-    kind = pa.from_numpy_dtype(out.dtype)
-    return pa.Array.from_buffers(kind, n, [bitmap, pa.py_buffer(out)])
+    return pa.Array.from_buffers(_ARROW[out.dtype], n, [bitmap, pa.py_buffer(out)])

@@ -1,0 +1,329 @@
+"""Laws that every policy keeps, and strategies that build data for them.
+
+For our own tests and for policies of your own::
+
+    from streambn.testing import PolicyLaws
+
+    class TestMyPolicy(PolicyLaws):
+        policy = MyPolicy(rate=0.1)
+
+pytest collects the laws as tests. They are checked on states that were built by
+operations: random batches with nulls, NaN and slices among them, cut at random and
+merged in random trees. Needs hypothesis: ``pip install 'streambn[test]'``.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import types
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from streambn.columns import bind
+from streambn.kernels import Column
+from streambn.moments import Moments, Reading
+from streambn.policies import Policy
+
+try:
+    from hypothesis import given, settings
+    from hypothesis import strategies as st
+except ImportError as error:  # pragma: no cover - the message is for people without it
+    raise ImportError("streambn.testing needs hypothesis: pip install 'streambn[test]'") from error
+
+__all__ = ["PolicyLaws", "batches", "cuts", "exact_moments", "merged_in_a_tree"]
+
+_NAMES = ("a", "b")
+
+
+def exact_moments(
+    values: Sequence[Any], weights: Sequence[Fraction] | None = None
+) -> tuple[Fraction, Fraction]:
+    """Return the exact weighted mean and Σw(x − mean)² of finite values, as rationals."""
+    exact = [Fraction(value) for value in values]
+    w = [Fraction(1)] * len(exact) if weights is None else list(weights)
+    total = sum(w, Fraction(0))
+    mean = sum((wi * x for wi, x in zip(w, exact, strict=True)), Fraction(0)) / total
+    square = sum((wi * (x - mean) ** 2 for wi, x in zip(w, exact, strict=True)), Fraction(0))
+    return mean, square
+
+
+@st.composite
+def _column(draw: st.DrawFn, rows: int) -> pa.Array:
+    """Draw a column around some offset, with missing values of every kind or without."""
+    offset = draw(st.sampled_from([0.0, 1.0, -1e3, 1e9, 1e15]))
+    scale = draw(st.sampled_from([1.0, 1e-3, 1e6]))
+    kinds = draw(st.sampled_from(["values", "nulls", "nulls and NaN", "few values"]))
+    # The values are noise: their seed is drawn, which is much faster than they are.
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    if kinds == "few values":
+        return pa.array(offset + scale * rng.integers(0, 2, rows))
+    values = offset + scale * rng.normal(size=rows)
+    if kinds == "nulls and NaN":
+        values[rng.random(rows) < 0.2] = np.nan
+    mask = None if kinds == "values" else rng.random(rows) < 0.3
+    return pa.array(values, pa.float64(), mask=mask, from_pandas=False)
+
+
+@st.composite
+def batches(draw: st.DrawFn, max_batches: int = 5, max_rows: int = 12) -> list[pa.RecordBatch]:
+    """Draw a stream of record batches with two float64 columns, ``a`` and ``b``.
+
+    Empty, one-row, all-null and sliced batches are among them.
+    """
+    stream = []
+    for _ in range(draw(st.integers(1, max_batches))):
+        rows = draw(st.integers(0, max_rows))
+        before, after = draw(st.integers(0, 9)), draw(st.integers(0, 3))
+        all_null = draw(st.booleans()) and draw(st.booleans())
+        arrays = [
+            pa.nulls(rows, pa.float64()) if all_null else draw(_column(before + rows + after))
+            for _ in _NAMES
+        ]
+        # A slice with an offset that is no multiple of 8 moves the validity bits.
+        arrays = [a if all_null else a.slice(before, rows) for a in arrays]
+        stream.append(pa.record_batch(arrays, names=list(_NAMES)))
+    return stream
+
+
+@st.composite
+def cuts(draw: st.DrawFn, stream: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Draw another way to cut the rows of a stream into batches."""
+    table = pa.Table.from_batches(stream).combine_chunks()
+    edges = sorted(draw(st.lists(st.integers(0, table.num_rows), max_size=6)))
+    bounds = [0, *edges, table.num_rows]
+    pieces = [table.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
+    return [
+        pa.record_batch([column.combine_chunks() for column in piece.columns], names=list(_NAMES))
+        for piece in pieces
+    ]
+
+
+def merged_in_a_tree(
+    draw: Callable[[Any], Any], merge: Callable[[Any, Any], Any], states: Sequence[Any]
+) -> Any:
+    """Merge states in their order, two neighbours at a time, in a drawn order of merges."""
+    states = list(states)
+    while len(states) > 1:
+        i = draw(st.integers(0, len(states) - 2))
+        states[i : i + 2] = [merge(states[i], states[i + 1])]
+    return states[0]
+
+
+def _columns(batch: pa.RecordBatch) -> list[Column]:
+    return bind(batch.schema, _NAMES).extract(batch)
+
+
+def _law(*strategies: Any) -> Callable[[Any], Any]:
+    """Mark a method as a law, to be checked on what the strategies draw."""
+
+    def mark(method: Any) -> Any:
+        method.strategies = strategies
+        return method
+
+    return mark
+
+
+def _copied(method: Any) -> Any:
+    return types.FunctionType(
+        method.__code__, method.__globals__, method.__name__, method.__defaults__
+    )
+
+
+class PolicyLaws:
+    """The laws. Subclass it in a test module and set `policy`.
+
+    Attributes
+    ----------
+    policy : Policy
+        What is tested.
+    depends_on_cuts : bool
+        Whether a batch is more to the policy than its rows, as a block is to `BatchEMA`.
+    block_rows : int
+        Rows in a block, where the policy cuts the stream into blocks of its own: null
+        rows are part of them, and merges happen at their edges.
+    rtol : float
+        Allowed relative difference between two ways to the same statistics: of standard
+        deviations, and of means in units of them and of a thousandth of the range.
+    max_examples : int
+        How many streams each law is tried on.
+    """
+
+    policy: ClassVar[Policy]
+    depends_on_cuts: ClassVar[bool] = False
+    block_rows: ClassVar[int] = 1
+    rtol: ClassVar[float] = 1e-12
+    max_examples: ClassVar[int] = 25
+
+    def __init_subclass__(cls) -> None:
+        # Each class gets tests of its own: Hypothesis keeps what it learned of a test,
+        # and what it learned of one policy says nothing of another.
+        few = settings(max_examples=cls.max_examples, deadline=None)
+        for name, law in vars(PolicyLaws).items():
+            if name.startswith("law_"):
+                test = functools.update_wrapper(_copied(law), law)
+                test.__name__ = name.replace("law_", "test_", 1)
+                setattr(cls, test.__name__, few(given(*law.strategies)(test)))
+
+    # ------------------------------------------------------------------ the laws
+
+    @_law(st.data())
+    def law_the_empty_state_is_the_identity(self, data: st.DataObject) -> None:
+        """Change no bit by merging with nothing, on either side."""
+        state = self._learned(self._stream(data))
+        empty = self.policy.init(len(_NAMES))
+        self._assert_same(self.policy.merge(empty, state), state)
+        self._assert_same(self.policy.merge(state, empty), state)
+
+    @_law(st.data())
+    def law_merge_is_associative(self, data: st.DataObject) -> None:
+        """Give (a·b)·c and a·(b·c) alike."""
+        a, b, c = (self._learned(self._stream(data, 2)) for _ in range(3))
+        left = self.policy.merge(self.policy.merge(a, b), c)
+        right = self.policy.merge(a, self.policy.merge(b, c))
+        self._assert_close(left, right)
+
+    @_law(st.data())
+    def law_merging_is_going_on(self, data: st.DataObject) -> None:
+        """Merge what two streams gave: it is learning one after the other."""
+        one, two = self._stream(data), self._stream(data)
+        merged = self.policy.merge(self._learned(one), self._learned(two))
+        self._assert_close(merged, self._learned([*one, *two]))
+
+    @_law(st.data())
+    def law_cuts_and_trees_of_merges_are_without_effect(self, data: st.DataObject) -> None:
+        """Cut a stream anyhow and merge the parts in order: it is one stream."""
+        stream = self._stream(data)
+        recut = stream if self.depends_on_cuts else data.draw(cuts(stream))
+        if self.block_rows > 1:
+            merged = self._learned(recut)
+        else:
+            pieces = [self._learned([batch]) for batch in recut]
+            merged = merged_in_a_tree(data.draw, self.policy.merge, pieces)
+        self._assert_close(merged, self._learned(stream))
+
+    @_law(st.data())
+    def law_order_is_without_effect_where_it_is_said_to_be(self, data: st.DataObject) -> None:
+        """Swap the two sides: the policy says if it matters; to the books it does not."""
+        a, b = (self._learned(self._stream(data)) for _ in range(2))
+        if self.policy.commutative:
+            self._assert_close(self.policy.merge(a, b), self.policy.merge(b, a))
+        else:
+            tallies = [self.policy.tally(self.policy.merge(*pair)) for pair in ((a, b), (b, a))]
+            np.testing.assert_array_equal(tallies[0].count, tallies[1].count)
+
+    @_law(st.data())
+    def law_what_holds_nothing_changes_nothing(self, data: st.DataObject) -> None:
+        """Change no bit by an empty batch, and by nulls only their count."""
+        stream = self._stream(data)
+        state = self._learned(stream)
+        empty = stream[0].slice(0, 0)
+        self._assert_same(self.policy.update(state, _columns(empty)), state)
+        if self.block_rows > 1:
+            return
+        nulls = pa.record_batch([pa.nulls(3, pa.float64())] * 2, names=list(_NAMES))
+        after = self.policy.update(state, _columns(nulls))
+        self._assert_close(after, state, books=False)
+        assert (self.policy.tally(after).nulls == self.policy.tally(state).nulls + 3).all()
+
+    @_law(st.data())
+    def law_states_never_change(self, data: st.DataObject) -> None:
+        """Leave a state as it is in update, merge and read."""
+        stream = self._stream(data)
+        state = self._learned(stream)
+        before = self._fields(state)
+        self.policy.update(state, _columns(stream[0]))
+        self.policy.merge(state, self._learned(stream))
+        self.policy.read(state, 1)
+        for now, then in zip(self._fields(state), before, strict=True):
+            np.testing.assert_array_equal(now, then)
+
+    @_law(st.data())
+    def law_variance_is_never_negative_and_std_is_its_root(self, data: st.DataObject) -> None:
+        """Keep the variance from being negative, and the deviation its root."""
+        state = self._learned(self._stream(data))
+        for ddof in (0, 1):
+            reading = self.policy.read(state, ddof)
+            known = ~np.isnan(reading.var)
+            assert (reading.var[known] >= 0).all()
+            np.testing.assert_allclose(reading.std[known], np.sqrt(reading.var[known]), rtol=1e-15)
+
+    @_law(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.floats(-1e300, 1e300))
+    def law_a_constant_stays_itself(self, rows: list[int], constant: float) -> None:
+        """Give a constant back as its mean, with variance 0, after any merges."""
+        states = []
+        for n in rows:
+            columns = [Column(pa.array([constant] * n * self.block_rows), 1, None)]
+            states.append(self.policy.update(self.policy.init(1), columns))
+        state = states[0]
+        for newer in states[1:]:
+            state = self.policy.merge(state, newer)
+        # A prior (BatchEMA's initial) may hold the statistics elsewhere; no other may.
+        reading = self.policy.read(state, 0)
+        if not getattr(self.policy, "initial", None):
+            mean = reading.mean_hi[reading.defined]
+            np.testing.assert_array_equal(mean, constant)
+            known = reading.defined & ~np.isnan(reading.var)
+            np.testing.assert_array_equal(reading.var[known], 0.0)
+
+    @_law(st.data())
+    def law_lanes_do_not_see_each_other(self, data: st.DataObject) -> None:
+        """Give a lane the same bits wherever it stands."""
+        stream = self._stream(data)
+        both = self.policy.take(self._learned(stream), [1, 0])
+        swapped = self.policy.init(2)
+        for batch in stream:
+            swapped = self.policy.update(swapped, _columns(batch)[::-1])
+        self._assert_same(both, swapped)
+
+    # ------------------------------------------------------------------- helpers
+
+    def _learned(self, stream: Sequence[pa.RecordBatch]) -> Any:
+        state = self.policy.init(len(_NAMES))
+        for batch in stream:
+            state = self.policy.update(state, _columns(batch))
+        return state
+
+    def _stream(self, data: st.DataObject, max_batches: int = 5) -> list[pa.RecordBatch]:
+        """Draw a stream that ends at the edge of a block."""
+        stream = data.draw(batches(max_batches))
+        surplus = sum(batch.num_rows for batch in stream) % self.block_rows
+        for i in range(len(stream) - 1, -1, -1):
+            keep = max(stream[i].num_rows - surplus, 0)
+            surplus -= stream[i].num_rows - keep
+            stream[i] = stream[i].slice(0, keep)
+        return stream
+
+    def _fields(self, state: Any) -> list[Any]:
+        tally = self.policy.tally(state)
+        books = [getattr(tally, n).copy() for n in ("count", "nulls", "nans", "min", "max")]
+        return [*books, *(np.array(f) for ddof in (0, 1) for f in self.policy.read(state, ddof))]
+
+    def _assert_same(self, one: Any, other: Any) -> None:
+        for a, b in zip(self._fields(one), self._fields(other), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def _assert_close(self, one: Any, other: Any, books: bool = True) -> None:
+        if books:
+            for a, b in zip(self._fields(one)[:5], self._fields(other)[:5], strict=True):
+                np.testing.assert_array_equal(a, b)
+        for ddof in (0, 1):
+            a, b = self.policy.read(one, ddof), self.policy.read(other, ddof)
+            np.testing.assert_array_equal(a.defined, b.defined)
+            np.testing.assert_array_equal(np.isnan(a.var), np.isnan(b.var))
+            np.testing.assert_array_less(self._distance(a, b, self.policy.tally(one)), self.rtol)
+            np.testing.assert_allclose(a.std, b.std, rtol=self.rtol, atol=0)
+
+    def _distance(self, a: Reading, b: Reading, tally: Moments) -> Any:
+        """Give the difference of means in units of σ, and of a thousandth of the range.
+
+        Of the range because a forgetting policy may have come a long way to a small σ.
+        """
+        difference = np.abs((a.mean_hi - b.mean_hi) + (a.mean_lo - b.mean_lo))
+        extent = np.where(tally.count > 0, tally.max - tally.min, 0.0)
+        unit = np.nan_to_num(b.std) + 1e-3 * extent
+        return difference / np.where(unit > 0, unit, 1.0)

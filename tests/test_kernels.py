@@ -1,0 +1,353 @@
+"""Kernels: exactness by type, missing values, the ends of the range, and the transforms."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streambn import kernels
+from streambn.kernels import Column, LaneTransform
+from streambn.kernels import doubledouble as dd
+from streambn.kernels.decode import unpack_validity
+from streambn.testing import exact_moments
+
+
+def column(values, kind=None, width=1, outer=None):
+    return Column(pa.array(values, kind, from_pandas=False), width, outer)
+
+
+def exact_mean_and_m2(m, lane=0):
+    scale = Fraction(2) ** int(m.exponent[lane])
+    mean = (Fraction(m.mean_hi[lane]) + Fraction(m.mean_lo[lane])) * scale
+    return mean, (Fraction(m.m2_hi[lane]) + Fraction(m.m2_lo[lane])) * scale**2
+
+
+def assert_exact(m, values, rtol=1e-14):
+    mean, m2 = exact_moments(values)
+    got_mean, got_m2 = exact_mean_and_m2(m)
+    assert m.count[0] == len(values)
+    assert abs(got_m2 - m2) <= Fraction(rtol) * m2
+    assert abs(got_mean - mean) ** 2 * len(values) <= Fraction(rtol) ** 2 * max(
+        m2, mean**2 / 10**17
+    )
+
+
+# ------------------------------------------------------------------------ double-double
+
+sane = st.floats(-1e100, 1e100).filter(lambda v: v == 0 or abs(v) > 1e-100)
+
+
+@given(sane, sane)
+def test_two_sum_and_two_product_are_exact(a, b):
+    s, e = dd.two_sum(np.array([a]), np.array([b]))
+    assert Fraction(s[0]) + Fraction(e[0]) == Fraction(a) + Fraction(b)
+    p, e = dd.two_product(np.array([a]), np.array([b]))
+    assert Fraction(p[0]) + Fraction(e[0]) == Fraction(a) * Fraction(b)
+
+
+@given(sane, sane.filter(bool))
+def test_division_is_right_to_a_hundred_bits(a, b):
+    zero = np.zeros(1)
+    hi, lo = dd.divide((np.array([a]), zero), (np.array([b]), zero))
+    exact = Fraction(a) / Fraction(b)
+    assert abs(Fraction(hi[0]) + Fraction(lo[0]) - exact) <= abs(exact) / 2**100
+
+
+# ------------------------------------------------------------------------ what is exact
+
+INTEGERS = [pa.int8, pa.int16, pa.int32, pa.int64, pa.uint8, pa.uint16, pa.uint32, pa.uint64]
+
+
+@pytest.mark.parametrize("kind", INTEGERS, ids=lambda k: k.__name__)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_integers_keep_their_low_digits(kind, data):
+    bits = kind().bit_width
+    signed = pa.types.is_signed_integer(kind())
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    near = data.draw(st.sampled_from([low, 0, high // 2, high]))
+    value = st.integers(max(low, near - 9), min(high, near + 9)) | st.integers(low, high)
+    narrow = data.draw(st.booleans())
+    if narrow:
+        value = st.integers(max(low, near - 9), min(high, near + 9))
+    values = data.draw(st.lists(value, min_size=1, max_size=20))
+    assert_exact(kernels.block_moments([column(values, kind())]), values)
+
+
+def test_int64_beyond_53_bits_has_the_variance_that_numpy_misses():
+    values = [2**53 + 1, 2**53 + 3, 2**53 + 5]
+    m = kernels.block_moments([column(values, pa.int64())])
+    assert m.m2_hi[0] / 3 == 8 / 3
+    assert np.var(np.array(values)) != 8 / 3
+
+
+DECIMALS = [(pa.decimal32, 9), (pa.decimal64, 18), (pa.decimal128, 38), (pa.decimal256, 76)]
+
+
+@pytest.mark.parametrize(("kind", "digits"), DECIMALS, ids=lambda k: getattr(k, "__name__", k))
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_decimals_keep_their_low_digits(kind, digits, data):
+    scale = data.draw(st.integers(0, digits))
+    # The mean is kept in about 106 bits: 30 digits.
+    top = 10 ** min(digits, 30) - 10
+    near = data.draw(st.integers(-top, top))
+    integers = [near + d for d in data.draw(st.lists(st.integers(-9, 9), min_size=1, max_size=9))]
+    # 0.1 is no binary fraction; the exact value of the decimal is what counts.
+    values = [Decimal(i).scaleb(-scale) for i in integers]
+    m = kernels.block_moments([column(values, kind(digits, scale))])
+    exact = [Fraction(i, 10**scale) for i in integers]
+    mean, m2 = exact_moments(exact)
+    got_mean, got_m2 = exact_mean_and_m2(m)
+    assert abs(got_m2 - m2) <= Fraction(1e-14) * m2
+    near = Fraction(1e-15) ** 2 * m2 / len(values) + (mean / 10**30) ** 2
+    assert (got_mean - mean) ** 2 <= near
+    assert m.min[0] == float(min(exact))
+    assert m.max[0] == float(max(exact))
+
+
+@pytest.mark.parametrize("start", [1, 1_000_000, 10_000_000])
+def test_numacc_as_decimals_has_a_standard_deviation_of_exactly_a_tenth(start):
+    middle = Decimal(start) + Decimal("0.2")
+    values = [middle] + [middle - Decimal("0.1"), middle + Decimal("0.1")] * 500
+    m = kernels.block_moments([column(values, pa.decimal128(20, 1))])
+    assert np.sqrt(m.m2_hi[0] / 1000) == 0.1
+    assert m.mean_hi[0] == float(middle)
+
+
+def test_decimals_at_both_ends_of_their_range():
+    top = 10**38 - 1
+    values = [-top, top, 1]
+    m = kernels.block_moments([column([Decimal(v) for v in values], pa.decimal128(38, 0))])
+    assert_exact(m, values)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4095, 4096, 4097, 65535, 65536, 65537, 200_001])
+def test_every_length_around_the_edges_of_pieces_and_blocks(rows):
+    x = 1e6 + np.random.default_rng(rows).normal(size=rows)
+    assert_exact(kernels.block_moments([column(x)]), x)
+
+
+def test_sorted_data_whose_centre_moves_with_every_block():
+    x = np.linspace(-1e9, 1e9, 150_000)
+    assert_exact(kernels.block_moments([column(x)]), x)
+
+
+def test_an_outlier_in_front_does_not_spoil_the_integers_behind():
+    values = [0] + [2**60 + d for d in (1, 2, 4)] * 30
+    m = kernels.block_moments([column(values[1:], pa.int64())])
+    with_outlier = kernels.block_moments([column(values, pa.int64())], decay=0.25)
+    assert_exact(m, values[1:])
+    end = [Fraction(1, 4) ** i for i in range(len(values) - 1, -1, -1)]
+    mean, m2 = exact_moments(values, end)
+    got_mean, got_m2 = exact_mean_and_m2(with_outlier)
+    assert abs(got_mean - mean) < Fraction(1, 10**12)
+    assert abs(got_m2 - m2) <= Fraction(1e-12) * m2
+
+
+# ---------------------------------------------------------------------- the ends of range
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.7e308, 1.7e308],
+        [1.7e308, 1.7e308, -1.7e308],
+        [1.5e200, -2.5e200, 3e200],
+        [1.5e-200, -2.5e-200, 3e-200],
+        [5e-324, 1e-323, 0.0, 4e-320],
+        [1e-308, 3e-308],
+        [0.0, 0.0, 1e-200],
+        [1e300, -1e300, 1.0],
+        [2.0**400, 2.0**401],
+        [2.0**-401, 2.0**-399],
+        [0.0, -0.0],
+    ],
+    ids=str,
+)
+def test_the_ends_of_the_range_neither_overflow_nor_vanish(values):
+    whole = kernels.block_moments([column(values)])
+    assert_exact(whole, values)
+    merged = kernels.empty_moments(1)
+    for value in values:
+        merged = kernels.merge_moments(merged, kernels.block_moments([column([value])]))
+    assert_exact(merged, values)
+    assert merged.min[0] == min(values)
+    assert merged.max[0] == max(values)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=12))
+def test_any_finite_floats(values):
+    merged = kernels.empty_moments(1)
+    for value in values:
+        merged = kernels.merge_moments(merged, kernels.block_moments([column([value])]))
+    for m in (kernels.block_moments([column(values)]), merged):
+        mean, m2 = exact_moments(values)
+        got_mean, got_m2 = exact_mean_and_m2(m)
+        assert abs(got_m2 - m2) <= Fraction(1e-14) * m2
+        largest = max(map(abs, map(Fraction, values)))
+        assert abs(got_mean - mean) <= largest / 10**15
+
+
+# ------------------------------------------------------------------------ missing values
+
+
+def poisoned(values, valid, kind):
+    """Make an array whose nulls have the given values under them."""
+    bitmap = pa.py_buffer(np.packbits(valid, bitorder="little"))
+    data = pa.py_buffer(np.asarray(values, kind))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(np.dtype(kind)), len(values), [bitmap, data])
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 1e308, 7.0])
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_the_value_under_a_null_is_never_used(poison, decay, data):
+    rows = data.draw(st.integers(1, 40))
+    valid = np.array(data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows)))
+    x = np.random.default_rng(rows).normal(size=rows)
+    offset = data.draw(st.integers(0, rows - 1))
+    dirty = poisoned(np.where(valid, x, poison), valid, np.float64).slice(offset)
+    clean = poisoned(np.where(valid, x, 0.0), valid, np.float64).slice(offset)
+    a, b = (kernels.block_moments([Column(array, 1, None)], decay) for array in (dirty, clean))
+    for got, expected in zip(a, b, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert a.nulls[0] == (~valid[offset:]).sum()
+    assert a.nans[0] == a.pos_infs[0] == a.neg_infs[0] == 0
+
+
+def test_each_kind_of_missing_value_is_counted_as_its_own():
+    values = [1.0, None, np.nan, np.inf, -np.inf, -np.inf, 3.0, None]
+    m = kernels.block_moments([column(values)])
+    assert (m.count[0], m.nulls[0], m.nans[0], m.pos_infs[0], m.neg_infs[0]) == (2, 2, 1, 1, 2)
+    assert (m.mean_hi[0], m.m2_hi[0], m.min[0], m.max[0]) == (2, 2, 1, 3)
+
+
+def test_a_lane_with_missing_values_leaves_its_neighbours_as_they_are():
+    rng = np.random.default_rng(0)
+    clean, dirty = rng.normal(size=(2, 500))
+    dirty[7] = np.nan
+    together = kernels.block_moments([column(clean), column(dirty)])
+    alone = kernels.block_moments([column(clean)])
+    for a, b in zip(together, alone, strict=True):
+        assert a[0].tobytes() == b[0].tobytes()
+
+
+@pytest.mark.parametrize("kinds", [(pa.float64(), pa.int64(), pa.float32()), (pa.int8(),) * 3])
+def test_columns_of_mixed_types_come_out_in_their_order(kinds):
+    columns = [column([i, i + 2], kind) for i, kind in enumerate(kinds * 4)]
+    m = kernels.block_moments(columns)
+    np.testing.assert_array_equal(m.mean_hi, np.arange(12) + 1.0)
+
+
+def test_nothing_at_all():
+    assert kernels.block_moments([]).count.shape == (0,)
+    empty = kernels.block_moments([column([], pa.float64()), column([], pa.int64())])
+    for got, expected in zip(empty, kernels.empty_moments(2), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@given(st.integers(0, 40), st.integers(0, 20), st.integers(0, 20))
+def test_validity_bits_are_found_at_every_offset(rows, start, stop):
+    rng = np.random.default_rng(rows)
+    valid = rng.random(rows) < 0.5
+    array = pa.array(np.zeros(rows), mask=~valid).slice(min(start, rows))
+    start, stop = sorted((min(start, len(array)), min(stop, len(array))))
+    got = unpack_validity(array, start, stop)
+    expected = [x.is_valid for x in array][start:stop]
+    assert (got is None and all(expected)) or got.tolist() == expected
+
+
+# ------------------------------------------------------------------------- the transforms
+
+
+def lanes(mean_hi, spread, mean_lo=0.0, gamma=None, beta=None, clip=None):
+    def one(v):
+        return None if v is None else np.array([v])
+
+    known = np.array([True])
+    return LaneTransform(
+        one(mean_hi), one(mean_lo), one(spread), one(gamma), one(beta), clip, known
+    )
+
+
+F8 = np.dtype(np.float64)
+
+
+def normalized(values, lane, kind=None, dtype=F8):
+    return kernels.normalize([column(values, kind)], lane, [dtype]).arrays[0]
+
+
+def test_normalize_uses_both_halves_of_the_mean():
+    got = normalized([1e16 + 2, 1e16 + 4], lanes(1e16 + 2, 0.5, mean_lo=0.75))
+    assert got.to_pylist() == [-1.5, 2.5]
+
+
+def test_normalize_subtracts_integers_before_they_are_rounded():
+    got = normalized([2**60 + 1, 2**60 + 3], lanes(2.0**60, 1.0, mean_lo=2.0), pa.int64())
+    assert got.to_pylist() == [-1.0, 1.0]
+    big = [Decimal(10**30 + d) for d in (1, 3)]
+    hi = float(10**30)
+    got = normalized(big, lanes(hi, 1.0, mean_lo=float(10**30 - int(hi)) + 2), pa.decimal128(38, 0))
+    assert got.to_pylist() == pytest.approx([-1.0, 1.0], abs=1e-9)
+
+
+def test_normalize_at_the_end_of_the_range():
+    got = normalized([1.7e308, -1.7e308, 0.0], lanes(-1.7e308, 1.7e308))
+    assert got.to_pylist() == [2.0, 0.0, 1.0]
+    tiny = normalized([3e-310, 1e-310], lanes(2e-310, 1e-310))
+    assert tiny.to_pylist() == pytest.approx([1.0, -1.0], rel=1e-12)
+
+
+def test_clip_comes_before_gamma_and_beta():
+    got = normalized([0.0, 10.0, -10.0, None], lanes(0.0, 1.0, gamma=2.0, beta=1.0, clip=3.0))
+    assert got.to_pylist() == [1.0, 7.0, -5.0, None]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_output_is_rounded_once_from_float64(dtype):
+    x = np.random.default_rng(0).normal(size=100_000)
+    got = normalized(x, lanes(0.1, 1.7), dtype=np.dtype(dtype)).to_numpy()
+    np.testing.assert_array_equal(got, ((x - 0.1) / 1.7).astype(dtype))
+
+
+def test_denormalize_undoes_normalize():
+    x = 1e15 + np.random.default_rng(0).normal(size=1000)
+    lane = lanes(1e15, 0.7, mean_lo=0.3, gamma=2.0, beta=-1.0)
+    z = normalized(x, lane)
+    back = kernels.denormalize([Column(z, 1, None)], lane, [F8]).arrays[0].to_numpy()
+    np.testing.assert_array_equal(back, x)
+
+
+def test_transforms_count_what_is_not_finite():
+    got = kernels.normalize([column([1.0, np.nan, np.inf, None, -np.inf])], lanes(0.0, 1.0), [F8])
+    assert (got.nans[0], got.infs[0]) == (1, 2)
+
+
+# ----------------------------------------------------------------------------- which one
+
+
+def test_the_active_implementation_can_be_forced_and_an_absent_one_is_an_error():
+    code = "import streambn.kernels as k; print(k.active)"
+    environment = {**os.environ, "STREAMBN_KERNELS": "reference"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == "reference"
+    environment["STREAMBN_KERNELS"] = "quantum"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode != 0
+    assert "STREAMBN_KERNELS='quantum'" in ran.stderr
