@@ -117,7 +117,9 @@ class Moments(LaneArrays):
 
     def take(self, lanes: Sequence[int] | NDArray[np.int64]) -> Self:
         """Return some of the lanes, in the order given."""
-        return type(self).sealed(LaneArrays(*(field[np.asarray(lanes, int)] for field in self)))
+        return type(self).sealed(
+            LaneArrays._make(field[np.asarray(lanes, int)] for field in self)
+        )
 
     @property
     def mean(self) -> Floats:

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Self, get_args
 
-import numpy as np
 import pyarrow as pa
 
 from streambn import snapshot
-from streambn.display import as_html, as_text
+from streambn.applying import Applying, float_type_of
 from streambn.errors import InvalidValueError, NotFittedError
 from streambn.fitted import Fitted
 from streambn.options import Missing, Options
@@ -26,125 +25,7 @@ Using = Literal["running", "before", "batch"]
 FINGERPRINT_KEY = b"streambn.fingerprint"
 
 
-class _Applying:
-    """What both normalizers do with the statistics that they hold."""
-
-    __slots__ = ()
-
-    @property
-    def _current(self) -> Fitted:
-        raise NotImplementedError
-
-    @property
-    def policy(self) -> Policy:
-        """The policy: how the past is weighted."""
-        return self._current.policy
-
-    @property
-    def options(self) -> Options:
-        """The hyperparameters other than policy and columns."""
-        return self._current.options
-
-    @property
-    def lanes(self) -> tuple[str, ...]:
-        """Names of the lanes: columns, ``struct.field``, ``list[0]``; () before a first batch."""
-        binding = self._current.binding
-        return () if binding is None else binding.lanes
-
-    def stats(self) -> pa.Table:
-        """Return the statistics as they stand, one row a lane.
-
-        Returns
-        -------
-        pyarrow.Table
-            column (str); count, nulls, nans, infs (int64): finite values seen, and what
-            was not counted among them; mean, var, std, min, max (float64; null where
-            undefined). var and std are by this normalizer's `ddof`; the running
-            variance of a `BatchEMA` is by its own.
-
-        Raises
-        ------
-        NotFittedError
-            No data was seen.
-        """
-        return self._current.stats()
-
-    def transform(self, data: Any, dtype: Any = None) -> Any:
-        """Normalize by the statistics as they stand. Never learns.
-
-        y = (x − mean) / √(var + eps), clipped, times gamma plus beta. Nulls stay null,
-        NaN stays NaN, a lane that was never seen becomes null. Other columns and the
-        schema's metadata pass through.
-
-        Parameters
-        ----------
-        data : Arrow data
-            See `Normalizer.update`.
-        dtype : data type, optional
-            Of the normalized columns: float16, float32 or float64, as pyarrow or NumPy
-            have it. Default: floats keep their type, all else becomes float64.
-
-        Returns
-        -------
-        same kind as `data`
-            For a stream a pyarrow.RecordBatchReader, which holds one batch at a time
-            and normalizes by the statistics as they were at this call.
-
-        Raises
-        ------
-        NotFittedError
-            No data was seen.
-        SchemaError
-            A column is missing or not numeric.
-        InvalidValueError
-            There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses.
-        """
-        fitted, kind = self._current, _float_type(dtype)
-        return map_batches(
-            data,
-            lambda schema: self._labelled(fitted.output_schema(schema, kind)),
-            fitted.normalized,
-        )
-
-    def inverse_transform(self, data: Any, dtype: Any = None) -> Any:
-        """Undo `transform`: x = (y − beta)/gamma · √(var + eps) + mean.
-
-        What was clipped stays clipped. Integers and decimals come back as float64.
-
-        Parameters
-        ----------
-        data : Arrow data
-            With the normalized columns under their own names.
-        dtype : data type, optional
-            As for `transform`.
-
-        Returns
-        -------
-        same kind as `data`
-
-        Raises
-        ------
-        NotFittedError, SchemaError
-            As for `transform`.
-        InvalidValueError
-            A gamma is 0.
-        """
-        fitted, kind = self._current, _float_type(dtype)
-        return map_batches(
-            data, lambda schema: fitted.output_schema(schema, kind), fitted.denormalized
-        )
-
-    def _labelled(self, schema: pa.Schema) -> pa.Schema:
-        return schema
-
-    def __repr__(self) -> str:
-        return as_text(type(self).__name__, self._current)
-
-    def _repr_html_(self) -> str:
-        return as_html(type(self).__name__, self._current)
-
-
-class Normalizer(_Applying):
+class Normalizer(Applying):
     """Running mean and variance of every numeric column, and the map they define.
 
     Parameters
@@ -308,7 +189,7 @@ class Normalizer(_Applying):
         """
         if using not in get_args(Using):
             raise InvalidValueError(f"using must be 'running', 'before' or 'batch', got {using!r}.")
-        kind = _float_type(dtype)
+        kind = float_type_of(dtype)
 
         def schema_of(schema: pa.Schema) -> pa.Schema:
             return self._fitted.bound(schema).output_schema(schema, kind)
@@ -395,7 +276,7 @@ class Normalizer(_Applying):
         self._lock = threading.RLock()
 
 
-class FrozenNormalizer(_Applying):
+class FrozenNormalizer(Applying):
     """Statistics that never change again: what is applied at inference.
 
     Made by `Normalizer.freeze` or `streambn.load`. It has no way to learn; two with the
@@ -477,19 +358,6 @@ def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
     """
     saved = snapshot.read(path)
     return (FrozenNormalizer if saved.frozen else Normalizer)._of(saved.fitted)
-
-
-def _float_type(dtype: Any) -> pa.DataType | None:
-    """Make of what the user calls a float type one of pyarrow's."""
-    if dtype is None:
-        return None
-    try:
-        kind = dtype if isinstance(dtype, pa.DataType) else pa.from_numpy_dtype(np.dtype(dtype))
-        if pa.types.is_floating(kind):
-            return kind
-    except (TypeError, pa.ArrowException):
-        pass
-    raise InvalidValueError(f"dtype must be float16, float32 or float64, got {dtype!r}.")
 
 
 def _checked_policy(policy: object) -> Policy:

@@ -75,7 +75,7 @@ class _Lanes(_Typed):
             if absent is None and not np.isfinite(array).all():
                 raise SnapshotError(f"{name} is beyond the range of float64")
             arrays.append(array)
-        return Moments.sealed(LaneArrays(*arrays))
+        return Moments.sealed(LaneArrays._make(arrays))
 
 
 class _Welford(_Typed, tag="welford", tag_field="kind"):

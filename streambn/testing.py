@@ -167,7 +167,8 @@ class PolicyLaws:
             if name.startswith("law_"):
                 test = functools.update_wrapper(_copied(law), law)
                 test.__name__ = name.replace("law_", "test_", 1)
-                setattr(cls, test.__name__, few(given(*law.strategies)(test)))
+                checked: Any = given(*law.strategies)(test)
+                setattr(cls, test.__name__, few(checked))
 
     # ------------------------------------------------------------------ the laws
 

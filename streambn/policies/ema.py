@@ -216,7 +216,7 @@ def _only(moments: Moments, lanes: NDArray[np.bool_]) -> Moments:
     """Keep the lanes of which there is to be something; empty the others."""
     empty = Moments.empty(len(lanes))
     return Moments.sealed(
-        Moments(*(np.where(lanes, a, b) for a, b in zip(moments, empty, strict=True)))
+        Moments._make((np.where(lanes, a, b) for a, b in zip(moments, empty, strict=True)))
     )
 
 
@@ -225,5 +225,5 @@ def _earlier(older: Moments, newer: Moments, decay: Floats) -> Moments:
     aged = older._replace(weight=older.weight * decay, decay=older.decay * decay)
     there = older.count > 0
     return Moments.sealed(
-        Moments(*(np.where(there, a, b) for a, b in zip(aged, newer, strict=True)))
+        Moments._make((np.where(there, a, b) for a, b in zip(aged, newer, strict=True)))
     )

@@ -1,151 +1,38 @@
-"""The kernels in NumPy: the readable specification, the fallback, and the oracle.
-
-Every reduction runs around a centre amid the data, never as Σx² − (Σx)²/n: with mean/σ
-of 1e8 the latter has no digit left. Data is taken in blocks that stay in the cache
-while they are passed over several times.
-"""
+"""Moments of one batch."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn.kernels import doubledouble as dd
-from streambn.kernels.decode import Source, group, unpack_validity
-from streambn.kernels.interface import Column, Floats, Ints, LaneArrays, LaneTransform, Mapped
+from streambn.kernels.decode import Source, group
+from streambn.kernels.interface import Column, Floats, Ints, LaneArrays
+from streambn.kernels.reference.merge import (
+    LEAST_WEIGHT,
+    ZERO_EXPONENT,
+    empty_moments,
+    merge_moments,
+)
 
-__all__ = ["block_moments", "denormalize", "empty_moments", "merge_moments", "normalize"]
+__all__ = ["BLOCK", "block_moments"]
 
 # Values in a block. Measured against np.max over the same 16M float64 in one run, with a
 # second-level cache of 1 MB: 16k values 0.23, 32k 0.29, 48k 0.31, 64k 0.32. Below, the
 # cost of NumPy's calls shows; above, a block and its differences leave the cache.
-_BLOCK = 65536
+BLOCK = 65536
 # Terms summed in one dot product: short, to bound its rounding error, and below the
 # length from which BLAS would start threads (and give other bits on other machines).
 _DOT = 4096
 # Inside 2**±400 squares, and the low halves of their sums, are normal numbers.
 _BIG = 2.0**400
 _SMALL = 2.0**-400
-# The exponent of a lane that has seen nothing but zeros: any other outranks it.
-_ZERO_EXPONENT = -1100
 # A sum of squares about a centre c exceeds the one about the mean by n(c - mean)². Up
 # to 3/4 of it may go in the subtraction (2 bits); beyond, the block is centred again.
 _EXCESS = 0.75
-# While nothing but missing values arrive, an EMA's weight stops falling here: it is
-# negligible beside any new value, and mean and variance stay readable.
-_LEAST_WEIGHT = 2.0**-400
-_ARROW = {
-    np.dtype(f"f{size}"): kind
-    for size, kind in ((2, pa.float16()), (4, pa.float32()), (8, pa.float64()))
-}
-# From here on a subtraction of the location can overflow.
-_FAR = 2.0**969
-
-
-# --------------------------------------------------------------------------- moments
-
-
-def empty_moments(shape: int | tuple[int, ...]) -> LaneArrays:
-    """Return the moments of nothing: the identity of `merge_moments`."""
-
-    def zero() -> Floats:
-        return np.zeros(shape)
-
-    def none() -> Ints:
-        return np.zeros(shape, np.int64)
-
-    return LaneArrays(
-        count=none(),
-        nulls=none(),
-        nans=none(),
-        pos_infs=none(),
-        neg_infs=none(),
-        min=np.full(shape, np.inf),
-        max=np.full(shape, -np.inf),
-        weight=zero(),
-        pairs=zero(),
-        mean_hi=zero(),
-        mean_lo=zero(),
-        m2_hi=zero(),
-        m2_lo=zero(),
-        decay=np.ones(shape),
-        exponent=np.full(shape, _ZERO_EXPONENT, np.int64),
-    )
-
-
-def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
-    """Moments of two segments of which `newer` follows `older`, lane by lane.
-
-    With w = P_B·W_A, W = w + W_B and δ = μ_B − μ_A::
-
-        μ = μ_A + δ·W_B/W        S = P_B·S_A + S_B + δ²·w·W_B/W
-        P = P_A·P_B              C = P_B²·C_A + C_B + w·W_B
-
-    (Chan, Golub and LeVeque, 1983, extended by the decay P.) The segment of no weight
-    is the identity, bit for bit; equal means stay as they are, bit for bit.
-    """
-    a, b = older, newer
-    with np.errstate(all="ignore"):
-        fade = b.decay
-        if not b.weight.all():
-            floor = np.where(a.weight > 0, _LEAST_WEIGHT / a.weight, 0.0)
-            fade = np.where(b.weight == 0, np.maximum(fade, np.minimum(floor, 1.0)), fade)
-        w = fade * a.weight
-        weight = w + b.weight
-        exponent = np.maximum(a.exponent, b.exponent)
-        exponent = np.where(w == 0, b.exponent, np.where(b.weight == 0, a.exponent, exponent))
-        a_mean, a_m2 = _in_exponent(a, exponent, w == 0)
-        b_mean, b_m2 = _in_exponent(b, exponent, b.weight == 0)
-
-        delta = dd.add(b_mean, (-a_mean[0], -a_mean[1]))
-        # From the heavier side: the rounding of the quotient then moves the mean least.
-        from_b = b.weight > w
-        share = np.where(from_b, w, b.weight) / np.where(weight > 0, weight, 1.0)
-        step = np.where(from_b, -share, share)
-        base = (np.where(from_b, b_mean[0], a_mean[0]), np.where(from_b, b_mean[1], a_mean[1]))
-        mean = dd.add(base, dd.two_sum(delta[0] * step, delta[1] * step))
-
-        between = delta[0] * delta[0] * (np.where(from_b, b.weight, w) * share)
-        faded_m2 = a_m2 if (fade == 1).all() else dd.scale(a_m2, fade)
-        m2 = dd.add(dd.add(faded_m2, b_m2), (between, np.zeros_like(between)))
-        pairs = fade * fade * a.pairs + b.pairs + w * b.weight
-
-    return LaneArrays(
-        count=a.count + b.count,
-        nulls=a.nulls + b.nulls,
-        nans=a.nans + b.nans,
-        pos_infs=a.pos_infs + b.pos_infs,
-        neg_infs=a.neg_infs + b.neg_infs,
-        min=np.minimum(a.min, b.min),
-        max=np.maximum(a.max, b.max),
-        weight=weight,
-        pairs=pairs,
-        mean_hi=mean[0],
-        mean_lo=mean[1],
-        m2_hi=m2[0],
-        m2_lo=m2[1],
-        decay=a.decay * b.decay,
-        exponent=exponent,
-    )
-
-
-def _in_exponent(m: LaneArrays, exponent: Ints, gone: NDArray[np.bool_]) -> tuple[dd.Pair, dd.Pair]:
-    """Mean and m2 of `m` in the units of another exponent; 0 where `m` is gone."""
-    shift = m.exponent - exponent
-    if not shift.any() and not gone.any():
-        return (m.mean_hi, m.mean_lo), (m.m2_hi, m.m2_lo)
-
-    def rescaled(values: Floats, by: Ints) -> Floats:
-        return np.where(gone, 0.0, np.ldexp(values, by))
-
-    return (
-        (rescaled(m.mean_hi, shift), rescaled(m.mean_lo, shift)),
-        (rescaled(m.m2_hi, 2 * shift), rescaled(m.m2_lo, 2 * shift)),
-    )
 
 
 def block_moments(
@@ -171,7 +58,7 @@ def block_moments(
     """
     moments = empty_moments(sum(column.width for column in columns))
     with np.errstate(all="ignore"):
-        for source, lanes in group(columns, _BLOCK):
+        for source, lanes in group(columns, BLOCK):
             for field, value in zip(
                 moments, _source_moments(source, decay, ignore_na), strict=True
             ):
@@ -185,7 +72,7 @@ def _source_moments(source: Source, decay: float, ignore_na: bool) -> LaneArrays
     The loop holds the five passes over the data and one look at the centre; whatever
     is arithmetic on their few results is done afterwards, for all blocks at once.
     """
-    step = max(1, _BLOCK // source.width)
+    step = max(1, BLOCK // source.width)
     starts = range(0, source.rows, step)
     if not starts:
         return empty_moments(source.width)
@@ -268,7 +155,7 @@ def _plain_blocks(
         mean_lo=mean_lo,
         m2_hi=m2,
         decay=np.broadcast_to(decay ** rows[:, np.newaxis], shape).copy(),
-        exponent=np.where(constant & (low == 0), _ZERO_EXPONENT, 0),
+        exponent=np.where(constant & (low == 0), ZERO_EXPONENT, 0),
     )
 
 
@@ -290,7 +177,7 @@ def _careful_block(
     largest = np.where(seen, np.maximum(-low, high), 0.0)
     ordinary = (largest >= _SMALL) & (largest <= _BIG)
     exponent = np.where(ordinary, 0, np.frexp(largest)[1])
-    exponent = np.where(largest == 0, _ZERO_EXPONENT, exponent)
+    exponent = np.where(largest == 0, ZERO_EXPONENT, exponent)
 
     centre = np.where(seen, np.minimum(np.maximum(centre, low), high), 0.0)
     scale = np.where(largest == 0, 0, -exponent)
@@ -336,7 +223,7 @@ def _careful_weights(
         As of the lane's last usable value; 0 where missing.
     faded : ndarray, shape (L,)
         What the missing values behind that one leave of all weights. It does not fall
-        below `_LEAST_WEIGHT`, for the reason given there.
+        below `LEAST_WEIGHT`, for the reason given there.
     total : ndarray, shape (L,)
         The decay P of the block.
     """
@@ -353,7 +240,7 @@ def _careful_weights(
         weights = np.power(decay, np.maximum(age, 0))
     else:
         weights = _weights(decay, n)
-    faded = np.maximum(np.power(decay, behind), _LEAST_WEIGHT)
+    faded = np.maximum(np.power(decay, behind), LEAST_WEIGHT)
     return np.where(usable, weights, 0.0), faded, np.full(lanes, decay**n)
 
 
@@ -453,13 +340,13 @@ def _from_sums(
 @functools.lru_cache(maxsize=8)
 def _powers(decay: float) -> Floats:
     """Return …, λ², λ, 1 for a whole block, with subnormal weights as 0."""
-    powers = np.power(decay, np.arange(_BLOCK - 1, -1, -1.0))
+    powers = np.power(decay, np.arange(BLOCK - 1, -1, -1.0))
     powers[powers < np.finfo(np.float64).tiny] = 0.0
     return powers
 
 
 def _weights(decay: float, n: int) -> Floats:
-    return _powers(decay)[_BLOCK - n :]
+    return _powers(decay)[BLOCK - n :]
 
 
 @functools.lru_cache(maxsize=64)
@@ -486,7 +373,7 @@ def _in_data_units(source: Source, moments: LaneArrays) -> LaneArrays:
     low = source.restore((np.where(seen, moments.min, 0.0), zero))[0]
     high = source.restore((np.where(seen, moments.max, 0.0), zero))[0]
     # A base other than 0 makes an ordinary number of offsets that were all 0.
-    zeros = (moments.exponent == _ZERO_EXPONENT) & (mean[0] == 0)
+    zeros = (moments.exponent == ZERO_EXPONENT) & (mean[0] == 0)
     integral = (source.base != 0) & seen
     return moments._replace(
         min=np.where(seen, low, moments.min),
@@ -497,111 +384,3 @@ def _in_data_units(source: Source, moments: LaneArrays) -> LaneArrays:
         m2_lo=m2[1],
         exponent=np.where(integral & ~zeros, 0, moments.exponent),
     )
-
-
-# ------------------------------------------------------------------------- transforms
-
-
-def normalize(
-    columns: Sequence[Column], lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
-) -> Mapped:
-    """Return y = clip((x − location)/spread)·γ + β for all columns of one batch.
-
-    Computed in float64 and rounded once to the output type. Nulls stay null, with 0
-    under them; NaN stays NaN; lanes that are not `known` come out null.
-
-    Parameters
-    ----------
-    columns : sequence of Column
-        All of the same number of rows.
-    lanes : LaneTransform
-        Shape (L,).
-    dtypes : sequence of numpy dtype
-        One a column: the floating type of the output.
-
-    Returns
-    -------
-    Mapped
-        Arrays, one a column, and what was met on the way.
-    """
-    return _map_columns(columns, lanes, dtypes, _normalize_chunk)
-
-
-def denormalize(
-    columns: Sequence[Column], lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
-) -> Mapped:
-    """Return x = ((y − β)/γ)·spread + location: the inverse of `normalize` without clip."""
-    return _map_columns(columns, lanes, dtypes, _denormalize_chunk)
-
-
-_ChunkMap = Callable[[Source, Floats, LaneTransform], Floats]
-
-
-def _map_columns(
-    columns: Sequence[Column],
-    lanes: LaneTransform,
-    dtypes: Sequence[np.dtype[np.floating]],
-    chunk_map: _ChunkMap,
-) -> Mapped:
-    nans, infs = np.zeros((2, len(lanes.known)), np.int64)
-    arrays: list[pa.Array] = [None] * len(columns)
-    for source, where in group(columns, _BLOCK):
-        part = LaneTransform._make(f[where] if isinstance(f, np.ndarray) else f for f in lanes)
-        outs = [np.empty((source.rows, p.column.width), dtypes[p.index]) for p in source.parts]
-        step = max(1, _BLOCK // source.width)
-        with np.errstate(all="ignore"):
-            for start in range(0, source.rows, step):
-                stop = start + step
-                x, null = source.read(start, stop), source.missing(start, stop)
-                y = chunk_map(source, x, part)
-                # A sum is finite only if all of its terms are.
-                if not np.isfinite(x.sum()):
-                    seen = True if null is None else ~null
-                    nans[where] += (np.isnan(x) & seen).sum(axis=1)
-                    infs[where] += (np.isinf(x) & seen).sum(axis=1)
-                if null is not None:
-                    y[null] = 0.0
-                if not part.known.all():
-                    y[~part.known] = 0.0
-                for p, out in zip(source.parts, outs, strict=True):
-                    out[start:stop] = y[p.lanes].T
-        for p, out in zip(source.parts, outs, strict=True):
-            arrays[p.index] = _to_arrow(p.column, out, part.known[p.lanes])
-    return Mapped(arrays, nans, infs)
-
-
-def _normalize_chunk(source: Source, x: Floats, lanes: LaneTransform) -> Floats:
-    hi, lo = source.locate(lanes.location_hi, lanes.location_lo)
-    spread = source.out_of_units(lanes.spread)
-    if (np.maximum(np.abs(hi), spread) > _FAR).any():
-        x, hi, lo, spread = x / 4, hi / 4, lo / 4, spread / 4
-    y = x - hi[:, np.newaxis]
-    if lo.any():
-        y -= lo[:, np.newaxis]
-    y /= spread[:, np.newaxis]
-    if lanes.clip is not None:
-        np.clip(y, -lanes.clip, lanes.clip, out=y)
-    if lanes.gamma is not None and lanes.beta is not None:
-        y *= lanes.gamma[:, np.newaxis]
-        y += lanes.beta[:, np.newaxis]
-    return y
-
-
-def _denormalize_chunk(source: Source, y: Floats, lanes: LaneTransform) -> Floats:
-    if lanes.gamma is not None and lanes.beta is not None:
-        y = (y - lanes.beta[:, np.newaxis]) / lanes.gamma[:, np.newaxis]
-    x = y * lanes.spread[:, np.newaxis]
-    x += lanes.location_lo[:, np.newaxis]
-    x += lanes.location_hi[:, np.newaxis]
-    return x
-
-
-def _to_arrow(column: Column, out: NDArray[np.floating], known: NDArray[np.bool_]) -> pa.Array:
-    """Wrap the output without a copy, under the input's validity and that of the lanes."""
-    n = out.size
-    valid = unpack_validity(column.values, 0, n)
-    if not known.all():
-        lanes = np.broadcast_to(known, out.shape).reshape(-1)
-        valid = lanes if valid is None else valid & lanes
-    bitmap = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
-    return pa.Array.from_buffers(_ARROW[out.dtype], n, [bitmap, pa.py_buffer(out)])

@@ -1,0 +1,12 @@
+"""The kernels in NumPy: the readable specification, the fallback, and the oracle.
+
+Every reduction runs around a centre amid the data, never as Σx² − (Σx)²/n: with mean/σ
+of 1e8 the latter has no digit left. Data is taken in blocks that stay in the cache
+while they are passed over several times.
+"""
+
+from streambn.kernels.reference.blocks import block_moments
+from streambn.kernels.reference.merge import empty_moments, merge_moments
+from streambn.kernels.reference.transforms import denormalize, normalize
+
+__all__ = ["block_moments", "denormalize", "empty_moments", "merge_moments", "normalize"]

@@ -1,0 +1,128 @@
+"""Normalization of one batch, and its inverse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from streambn.kernels.decode import Source, group, unpack_validity
+from streambn.kernels.interface import Column, Floats, LaneTransform, Mapped
+from streambn.kernels.reference.blocks import BLOCK
+
+__all__ = ["denormalize", "normalize"]
+
+# From here on a subtraction of the location can overflow.
+_FAR = 2.0**969
+_ARROW = {
+    np.dtype(np.float16): pa.float16(),
+    np.dtype(np.float32): pa.float32(),
+    np.dtype(np.float64): pa.float64(),
+}
+
+
+def normalize(
+    columns: Sequence[Column], lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
+) -> Mapped:
+    """Return y = clip((x − location)/spread)·γ + β for all columns of one batch.
+
+    Computed in float64 and rounded once to the output type. Nulls stay null, with 0
+    under them; NaN stays NaN; lanes that are not `known` come out null.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+        All of the same number of rows.
+    lanes : LaneTransform
+        Shape (L,).
+    dtypes : sequence of numpy dtype
+        One a column: the floating type of the output.
+
+    Returns
+    -------
+    Mapped
+        Arrays, one a column, and what was met on the way.
+    """
+    return _map_columns(columns, lanes, dtypes, _normalize_chunk)
+
+
+def denormalize(
+    columns: Sequence[Column], lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
+) -> Mapped:
+    """Return x = ((y − β)/γ)·spread + location: the inverse of `normalize` without clip."""
+    return _map_columns(columns, lanes, dtypes, _denormalize_chunk)
+
+
+_ChunkMap = Callable[[Source, Floats, LaneTransform], Floats]
+
+
+def _map_columns(
+    columns: Sequence[Column],
+    lanes: LaneTransform,
+    dtypes: Sequence[np.dtype[np.floating]],
+    chunk_map: _ChunkMap,
+) -> Mapped:
+    nans, infs = np.zeros((2, len(lanes.known)), np.int64)
+    arrays: list[pa.Array] = [None] * len(columns)
+    for source, where in group(columns, BLOCK):
+        part = LaneTransform._make(f[where] if isinstance(f, np.ndarray) else f for f in lanes)
+        outs = [np.empty((source.rows, p.column.width), dtypes[p.index]) for p in source.parts]
+        step = max(1, BLOCK // source.width)
+        with np.errstate(all="ignore"):
+            for start in range(0, source.rows, step):
+                stop = start + step
+                x, null = source.read(start, stop), source.missing(start, stop)
+                y = chunk_map(source, x, part)
+                # A sum is finite only if all of its terms are.
+                if not np.isfinite(x.sum()):
+                    seen = True if null is None else ~null
+                    nans[where] += (np.isnan(x) & seen).sum(axis=1)
+                    infs[where] += (np.isinf(x) & seen).sum(axis=1)
+                if null is not None:
+                    y[null] = 0.0
+                if not part.known.all():
+                    y[~part.known] = 0.0
+                for p, out in zip(source.parts, outs, strict=True):
+                    out[start:stop] = y[p.lanes].T
+        for p, out in zip(source.parts, outs, strict=True):
+            arrays[p.index] = _to_arrow(p.column, out, part.known[p.lanes])
+    return Mapped(arrays, nans, infs)
+
+
+def _normalize_chunk(source: Source, x: Floats, lanes: LaneTransform) -> Floats:
+    hi, lo = source.locate(lanes.location_hi, lanes.location_lo)
+    spread = source.out_of_units(lanes.spread)
+    if (np.maximum(np.abs(hi), spread) > _FAR).any():
+        x, hi, lo, spread = x / 4, hi / 4, lo / 4, spread / 4
+    y = x - hi[:, np.newaxis]
+    if lo.any():
+        y -= lo[:, np.newaxis]
+    y /= spread[:, np.newaxis]
+    if lanes.clip is not None:
+        np.clip(y, -lanes.clip, lanes.clip, out=y)
+    if lanes.gamma is not None and lanes.beta is not None:
+        y *= lanes.gamma[:, np.newaxis]
+        y += lanes.beta[:, np.newaxis]
+    return y
+
+
+def _denormalize_chunk(source: Source, y: Floats, lanes: LaneTransform) -> Floats:
+    if lanes.gamma is not None and lanes.beta is not None:
+        y = (y - lanes.beta[:, np.newaxis]) / lanes.gamma[:, np.newaxis]
+    x = y * lanes.spread[:, np.newaxis]
+    x += lanes.location_lo[:, np.newaxis]
+    x += lanes.location_hi[:, np.newaxis]
+    return x
+
+
+def _to_arrow(column: Column, out: NDArray[np.floating], known: NDArray[np.bool_]) -> pa.Array:
+    """Wrap the output without a copy, under the input's validity and that of the lanes."""
+    n = out.size
+    valid = unpack_validity(column.values, 0, n)
+    if not known.all():
+        lanes = np.broadcast_to(known, out.shape).reshape(-1)
+        valid = lanes if valid is None else valid & lanes
+    bitmap = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    return pa.Array.from_buffers(_ARROW[out.dtype], n, [bitmap, pa.py_buffer(out)])

@@ -1,0 +1,207 @@
+"""The package as a whole: rooms, exports, what is imported, what the wheel holds."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import pkgutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import streambn
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(streambn.__file__).parent
+
+# The lowest floor first: a room imports none that comes after it. snapshot and streams
+# stand below normalizer, which saves and reads data; they know nothing of it.
+ROOMS = [
+    "errors",
+    "atomic",
+    "kernels",
+    "moments",
+    "policies",
+    "options",
+    "columns",
+    "fitted",
+    "snapshot",
+    "streams",
+    "display",
+    "applying",
+    "normalizer",
+    "testing",
+    "formats",
+    "files",
+    "outputs",
+    "render",
+    "demo",
+    "commands",
+    "cli_options",
+    "cli",
+]
+# Inside kernels/ too.
+KERNELS = ["interface", "doubledouble", "decode", "reference"]
+
+
+def imports(path):
+    """Give (module, names) for every import statement, wherever it stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} has a relative import"
+            yield node.module, [alias.name for alias in node.names]
+
+
+def rooms_of(path):
+    for module, names in imports(path):
+        parts = module.split(".")
+        if parts[0] != "streambn":
+            continue
+        yield from [parts[1]] if len(parts) > 1 else names
+
+
+def sources(folder):
+    return [p for p in sorted(folder.rglob("*.py")) if "adapters" not in p.relative_to(folder).parts]
+
+
+def test_every_room_is_known():
+    found = {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in sources(PACKAGE)}
+    assert found - {"__init__"} == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", sources(PACKAGE), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_room_imports_one_above_it(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    for imported in rooms_of(path):
+        if imported == "__version__":
+            continue
+        assert ROOMS.index(imported) <= ROOMS.index(room), f"{room} imports {imported}"
+
+
+def test_no_kernel_imports_one_above_it():
+    for path in sources(PACKAGE / "kernels"):
+        room = path.relative_to(PACKAGE / "kernels").parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for module, _ in imports(path):
+            if module.startswith("streambn.kernels."):
+                imported = module.split(".")[2]
+                assert KERNELS.index(imported) <= KERNELS.index(room), f"{room}: {imported}"
+
+
+def test_adapters_import_public_names_only():
+    adapters = sorted((ROOT / "adapters").glob("*.py"))
+    assert adapters
+    for path in adapters:
+        for module, names in imports(path):
+            if module.split(".")[0] == "streambn":
+                assert module in {"streambn", "streambn.errors", "streambn.testing"}
+                assert set(names) <= set(importlib.import_module(module).__all__)
+
+
+def modules():
+    names = [m.name for m in pkgutil.walk_packages(streambn.__path__, "streambn.")]
+    return sorted({"streambn", *names} - {"streambn.cli.__main__"})
+
+
+@pytest.mark.parametrize("name", modules())
+def test_all_is_exact(name):
+    if name == "streambn.adapters":
+        return
+    module = importlib.import_module(name)
+    assert len(set(module.__all__)) == len(module.__all__)
+    for exported in module.__all__:
+        assert hasattr(module, exported)
+    tree = ast.parse(Path(module.__file__).read_text())
+    kinds = ast.FunctionDef | ast.ClassDef
+    public = {n.name for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")}
+    assert public <= set(module.__all__), "public by name, but not in __all__"
+
+
+def test_the_public_names_are_these():
+    assert set(streambn.__all__) == {
+        "EMA",
+        "BatchEMA",
+        "FrozenNormalizer",
+        "InvalidValueError",
+        "MergeError",
+        "NotFittedError",
+        "Normalizer",
+        "SchemaError",
+        "SnapshotError",
+        "StreamBNError",
+        "Welford",
+        "__version__",
+        "errors",
+        "load",
+    }
+
+
+def test_importing_streambn_imports_nothing_heavy():
+    code = "import sys, streambn; print('\\n'.join(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ran.stdout.split())
+    roots = {name.partition(".")[0] for name in loaded}
+    assert not roots & {"typer", "click", "rich", "pandas", "polars", "hypothesis", "duckdb"}
+    heavy = {"pyarrow.dataset", "pyarrow.fs", "pyarrow.parquet", "pyarrow.csv", "pyarrow.compute"}
+    assert not loaded & heavy
+    third = roots - set(sys.stdlib_module_names) - {"streambn", "numpy", "pyarrow", "msgspec"}
+    assert {r for r in third if not r.startswith("_")} <= {"sitecustomize"}
+
+
+def test_every_error_is_a_value_error_of_the_one_tree():
+    from streambn import errors
+
+    for name in errors.__all__:
+        assert issubclass(getattr(errors, name), errors.StreamBNError)
+        assert issubclass(getattr(errors, name), ValueError)
+
+
+def test_a_missing_column_is_answered_with_the_nearest():
+    from streambn.errors import SchemaError
+
+    message = str(SchemaError.missing("pirce", ["price", "volume"]))
+    assert "column 'pirce' is not in the data. Did you mean 'price'?" in message
+    assert "Did you mean" not in str(SchemaError.missing("zzz", ["price"]))
+
+
+def test_versions_and_extras_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == streambn.__version__
+    extras = "bench cli dev onnx river sklearn spark sql test torch".split()
+    assert sorted(project["optional-dependencies"]) == extras
+    names = {d.split(">")[0] for d in project["dependencies"]}
+    assert names == {"numpy", "pyarrow", "msgspec"}
+    assert f"## {streambn.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_installed_package_has_its_parts():
+    """The wheel, when that is what is installed: typing marker, data, adapters, licence."""
+    assert (PACKAGE / "py.typed").exists()
+    assert (PACKAGE / "data" / "co2.csv").exists()
+    if PACKAGE.parent == ROOT:
+        return  # a source tree on the path, as in development
+    import streambn.adapters
+
+    assert streambn.adapters.__doc__
+    installed = {str(f) for f in importlib.metadata.files("streambn")}
+    assert any(f.endswith("LICENSE") for f in installed)
+    assert not any(f.startswith(("tests/", "benchmarks/")) for f in installed)
+    scripts = importlib.metadata.distribution("streambn").entry_points
+    assert [s.value for s in scripts if s.name == "streambn"] == ["streambn.cli:main"]
+
+
+def test_no_machine_shows_in_the_project():
+    """Paths of one machine, left in a file, mean nothing on another."""
+    for path in [*sources(ROOT / "streambn"), *(ROOT / "benchmarks").glob("*.py")]:
+        text = path.read_text()
+        assert "/home/" not in text
+        assert "/root/" not in text
