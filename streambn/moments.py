@@ -21,6 +21,9 @@ __all__ = ["Moments", "Reading", "spread"]
 
 _ORDINARY = 400  # binary exponents within ± this are kept in plain units
 _ZERO_EXPONENT = -2200  # of a zero: below any other
+# A double-double's own error is near 2**-104; where the mean of 1, 2, 3 is 2 + 1e-32, it is
+# 2, and 2 is to normalize to 0.
+_NOISE = 2.0**-96
 
 
 class Reading(NamedTuple):
@@ -117,9 +120,7 @@ class Moments(LaneArrays):
 
     def take(self, lanes: Sequence[int] | NDArray[np.int64]) -> Self:
         """Return some of the lanes, in the order given."""
-        return type(self).sealed(
-            LaneArrays._make(field[np.asarray(lanes, int)] for field in self)
-        )
+        return type(self).sealed(LaneArrays._make(field[np.asarray(lanes, int)] for field in self))
 
     @property
     def mean(self) -> Floats:
@@ -128,8 +129,9 @@ class Moments(LaneArrays):
 
     @property
     def mean_pair(self) -> dd.Pair:
-        """The mean in the data's units as hi + lo."""
-        return np.ldexp(self.mean_hi, self.exponent), np.ldexp(self.mean_lo, self.exponent)
+        """The mean in the data's units as hi + lo, less the digits of lo that are noise."""
+        lo = np.where(np.abs(self.mean_lo) < _NOISE * np.abs(self.mean_hi), 0.0, self.mean_lo)
+        return np.ldexp(self.mean_hi, self.exponent), np.ldexp(lo, self.exponent)
 
     @property
     def m2(self) -> Floats:
@@ -166,6 +168,6 @@ def spread(square: dd.Pair, divisor: Floats, exponent: Ints) -> tuple[Floats, Fl
     with np.errstate(all="ignore"):
         good = divisor > 0
         by = np.where(good, divisor, 1.0)
-        scaled = dd.divide(square, (by, np.zeros_like(by)))[0]
+        scaled = dd.divide(square, dd.wide(by))[0]
         scaled = np.where(good, np.maximum(scaled, 0.0), np.nan)
         return np.ldexp(scaled, 2 * exponent), np.ldexp(np.sqrt(scaled), exponent)

@@ -167,8 +167,8 @@ class PolicyLaws:
             if name.startswith("law_"):
                 test = functools.update_wrapper(_copied(law), law)
                 test.__name__ = name.replace("law_", "test_", 1)
-                checked: Any = given(*law.strategies)(test)
-                setattr(cls, test.__name__, few(checked))
+                given_some: Any = given(*law.strategies)
+                setattr(cls, test.__name__, few(given_some(test)))
 
     # ------------------------------------------------------------------ the laws
 

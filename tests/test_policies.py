@@ -78,7 +78,7 @@ def test_variance_is_exact_to_1e_14_at_any_offset_under_any_cut(data, offset):
     assert abs(Fraction(reading.var[0]) - var) <= Fraction(1e-14) * var
     got = Fraction(reading.mean_hi[0]) + Fraction(reading.mean_lo[0])
     assert abs(got - mean) <= Fraction(1e-14) * Fraction(float(var) ** 0.5)
-    assert reading.std[0] == pytest.approx(float(var) ** 0.5, rel=1e-14)
+    assert reading.std[0] == pytest.approx(float(var) ** 0.5, rel=1e-14, abs=0)
 
 
 @pytest.mark.parametrize("offset", [1e8, 1e12, 1e15])
@@ -128,7 +128,7 @@ def test_ema_is_its_definition_in_exact_arithmetic(data, adjust, ignore_na):
     weights = weights_of(policy, flat)
     mean, square = exact_moments(present, weights)
     total, squared = sum(weights), sum(w * w for w in weights)
-    assert population.mean_hi[0] == pytest.approx(float(mean), rel=1e-15)
+    assert population.mean_hi[0] == pytest.approx(float(mean), rel=1e-15, abs=0)
     assert population.var[0] == pytest.approx(float(square / total), rel=1e-11, abs=1e-13)
     if len(present) > 1:
         unbiased = square * total / (total**2 - squared)
@@ -154,9 +154,13 @@ def test_ema_agrees_with_pandas(rate, adjust, ignore_na, missing):
     policy = EMA(**rate, adjust=adjust, ignore_na=ignore_na)
     state = learned(policy, np.split(x, np.sort(rng.integers(0, 400, size=15))))
     peer = pd.Series(x).ewm(**rate, adjust=adjust, ignore_na=ignore_na)
-    assert policy.read(state, 0).mean_hi[0] == pytest.approx(peer.mean().iloc[-1], rel=1e-12)
-    assert policy.read(state, 0).var[0] == pytest.approx(peer.var(bias=True).iloc[-1], rel=1e-12)
-    assert policy.read(state, 1).var[0] == pytest.approx(peer.var(bias=False).iloc[-1], rel=1e-12)
+    assert policy.read(state, 0).mean_hi[0] == pytest.approx(peer.mean().iloc[-1], rel=1e-12, abs=0)
+    assert policy.read(state, 0).var[0] == pytest.approx(
+        peer.var(bias=True).iloc[-1], rel=1e-12, abs=0
+    )
+    assert policy.read(state, 1).var[0] == pytest.approx(
+        peer.var(bias=False).iloc[-1], rel=1e-12, abs=0
+    )
 
 
 def test_ema_survives_a_silence_of_many_half_lives():
@@ -167,7 +171,7 @@ def test_ema_survives_a_silence_of_many_half_lives():
         state = policy.update(state, [Column(pa.nulls(5000, pa.float64()), 1, None)])
     after = policy.read(state, 0)
     assert after.mean_hi[0] == before.mean_hi[0]
-    assert after.var[0] == pytest.approx(before.var[0], rel=1e-12)
+    assert after.var[0] == pytest.approx(before.var[0], rel=1e-12, abs=0)
     state = policy.update(state, columns([7.0, 7.0]))
     assert policy.read(state, 0).mean_hi[0] == 7.0
 
@@ -177,8 +181,8 @@ def test_ema_longer_than_its_memory_keeps_only_the_end():
     x = np.concatenate([np.full(200_000, 1e15), [1.0, 2.0, 3.0] * 1000])
     reading = policy.read(learned(policy, [x]), 0)
     end = pd.Series(x[-2000:]).ewm(halflife=2)
-    assert reading.mean_hi[0] == pytest.approx(end.mean().iloc[-1], rel=1e-13)
-    assert reading.var[0] == pytest.approx(end.var(bias=True).iloc[-1], rel=1e-12)
+    assert reading.mean_hi[0] == pytest.approx(end.mean().iloc[-1], rel=1e-13, abs=0)
+    assert reading.var[0] == pytest.approx(end.var(bias=True).iloc[-1], rel=1e-12, abs=0)
 
 
 # ------------------------------------------------------------------------- batch norm
@@ -209,8 +213,8 @@ def test_batch_ema_is_the_recursion_over_several_epochs(policy, new, ddof):
     reading = policy.read(learned(policy, blocks), 0)
     initial = policy.initial or (0.0, 1.0)
     mean, var = batch_norm_by_hand(blocks, new, ddof, *initial)
-    assert reading.mean_hi[0] == pytest.approx(mean, rel=1e-13)
-    assert reading.var[0] == pytest.approx(var, rel=1e-13)
+    assert reading.mean_hi[0] == pytest.approx(mean, rel=1e-13, abs=0)
+    assert reading.var[0] == pytest.approx(var, rel=1e-13, abs=0)
 
 
 def test_batch_ema_without_initial_is_debiased():
@@ -218,8 +222,10 @@ def test_batch_ema_without_initial_is_debiased():
     blocks = [[1.0, 3.0], [5.0, 9.0], [2.0, 2.0]]
     weights = np.array([0.81, 0.9, 1.0])
     reading = policy.read(learned(policy, blocks), 0)
-    assert reading.mean_hi[0] == pytest.approx(np.average([2, 7, 2], weights=weights), rel=1e-15)
-    assert reading.var[0] == pytest.approx(np.average([2, 8, 0], weights=weights), rel=1e-15)
+    assert reading.mean_hi[0] == pytest.approx(
+        np.average([2, 7, 2], weights=weights), rel=1e-15, abs=0
+    )
+    assert reading.var[0] == pytest.approx(np.average([2, 8, 0], weights=weights), rel=1e-15, abs=0)
 
 
 def test_batch_rows_makes_the_result_independent_of_the_cut():
@@ -229,11 +235,11 @@ def test_batch_rows_makes_the_result_independent_of_the_cut():
     many = learned(policy, np.array_split(x, 37))
     assert (one.blocks, one.open_rows) == (many.blocks, many.open_rows) == (15, 1000 - 15 * 64)
     a, b = policy.read(one, 0), policy.read(many, 0)
-    assert a.mean_hi[0] == pytest.approx(b.mean_hi[0], rel=1e-14)
-    assert a.var[0] == pytest.approx(b.var[0], rel=1e-14)
+    assert a.mean_hi[0] == pytest.approx(b.mean_hi[0], rel=1e-14, abs=0)
+    assert a.var[0] == pytest.approx(b.var[0], rel=1e-14, abs=0)
     mean, var = batch_norm_by_hand(x[: 15 * 64].reshape(15, 64), 0.1, 1)
-    assert a.mean_hi[0] == pytest.approx(mean, rel=1e-12)
-    assert a.var[0] == pytest.approx(var, rel=1e-12)
+    assert a.mean_hi[0] == pytest.approx(mean, rel=1e-12, abs=0)
+    assert a.var[0] == pytest.approx(var, rel=1e-12, abs=0)
 
 
 def test_batch_rows_merges_at_the_edges_of_blocks_and_nowhere_else():

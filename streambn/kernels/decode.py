@@ -131,8 +131,6 @@ class Source:
     base : ndarray of float64, shape (L,)
         Integers, in units of ``10**-power``: one of the lane's own values, rounded. The
         true value of a chunk's element is ``(base + element) / 10**power``.
-    centre : ndarray of float64, shape (L,)
-        An offset from the base amid the data, where a reduction may start.
     power : int
         The scale of a decimal; else 0.
     has_nulls : bool
@@ -153,10 +151,14 @@ class Source:
         self.power = layout.power
         self._integral = layout.words > 0
         self.base = np.zeros(self.width)
-        self.centre = self._typical()
         if self._integral:
             # float64 holds the rounded value, so base + offset loses nothing.
-            self.base, self.centre = np.rint(self.centre), self.base
+            self.base = np.rint(self._typical())
+
+    @property
+    def centre(self) -> Floats:
+        """An offset from the base amid the data, where a reduction may start: shape (L,)."""
+        return np.zeros(self.width) if self._integral else self._typical()
 
     def _typical(self) -> Floats:
         """Take the lower median of the first finite values, a lane at a time; 0 if none.
@@ -172,7 +174,11 @@ class Source:
             usable = np.isfinite(sample) if null is None else np.isfinite(sample) & ~null
             found = usable.sum(axis=1)
             ordered = np.sort(np.where(usable, sample, np.inf), axis=1)
-            median = ordered[np.arange(self.width), np.maximum(found - 1, 0) // 2]
+            lane, last = np.arange(self.width), np.maximum(found - 1, 0)
+            median = ordered[lane, last // 2]
+            # 0 is as good a centre of data that surrounds it, and needs no subtraction.
+            around_zero = np.abs(median) * 8 <= ordered[lane, last] - ordered[:, 0]
+            median = np.where(around_zero, 0.0, median)
             centre = np.where(np.isnan(centre) & (found > 0), median, centre)
             start, stop = stop, min(stop + _SAMPLE * 64, self.rows)
         return np.where(np.isnan(centre), 0.0, centre)
@@ -213,13 +219,13 @@ class Source:
         scaled = (hi, lo)
         if self.power:
             scaled = _times_power_of_ten(scaled, self.power)
-        return dd.add(scaled, (-self.base, np.zeros_like(self.base)))
+        return dd.add(scaled, dd.wide(-self.base))
 
     def restore(self, offset: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
         """Turn an offset from the base back into the data's units, as hi + lo."""
         if not self._integral:
             return offset
-        return self.in_units(dd.add((self.base, np.zeros_like(self.base)), offset))
+        return self.in_units(dd.add(dd.wide(self.base), offset))
 
     def in_units(self, value: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
         """Divide by ``10**power``."""
@@ -291,8 +297,5 @@ def _difference(words: list[NDArray[np.uint64]], bases: list[int]) -> Floats:
 def _times_power_of_ten(value: tuple[Floats, Floats], power: int) -> tuple[Floats, Floats]:
     ten = 10 ** abs(power)
     high = float(ten)
-    factor = (np.float64(high) + 0 * value[0], np.float64(ten - int(high)) + 0 * value[0])
-    if power < 0:
-        return dd.divide(value, factor)
-    product = dd.scale(value, factor[0])
-    return dd.add(product, (value[0] * factor[1], np.zeros_like(value[0])))
+    factor = (high + 0 * value[0], float(ten - int(high)) + 0 * value[0])
+    return dd.divide(value, factor) if power < 0 else dd.multiply(value, factor)

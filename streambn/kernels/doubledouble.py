@@ -8,9 +8,11 @@ below 2**990, beyond which the splitting overflows.
 
 from __future__ import annotations
 
+import numpy as np
+
 from streambn.kernels.interface import Floats
 
-__all__ = ["add", "divide", "scale", "two_product", "two_sum"]
+__all__ = ["Pair", "add", "divide", "multiply", "scale", "two_product", "two_sum", "wide"]
 
 Pair = tuple[Floats, Floats]
 
@@ -48,6 +50,17 @@ def scale(a: Pair, b: Floats) -> Pair:
     """Return a * b for a plain b."""
     p, e = two_product(a[0], b)
     return two_sum(p, e + a[1] * b)
+
+
+def multiply(a: Pair, b: Pair) -> Pair:
+    """Return a * b, with a relative error below 2**-102."""
+    p, e = two_product(a[0], b[0])
+    return two_sum(p, e + (a[0] * b[1] + a[1] * b[0]))
+
+
+def wide(a: Floats) -> Pair:
+    """Return a plain number as a pair."""
+    return a, np.zeros_like(a)
 
 
 def divide(a: Pair, b: Pair) -> Pair:

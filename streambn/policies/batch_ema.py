@@ -194,7 +194,7 @@ class BatchEMA:
         divisor = block.weight - self.ddof
         present = divisor > 0
         divisor = np.where(present, divisor, 1.0)
-        variance = dd.divide((block.m2_hi, block.m2_lo), (divisor, np.zeros_like(divisor)))
+        variance = dd.divide((block.m2_hi, block.m2_lo), dd.wide(divisor))
         return mean, Moments.single(variance, 2 * block.exponent, decay, present)
 
     def merge(self, older: BatchState, newer: BatchState) -> BatchState:
@@ -232,7 +232,7 @@ class BatchEMA:
         biased = self.initial is not None and self._old_weight != 1
         if biased:
             prior = means.decay * prior_mean
-            mean = dd.add(dd.scale(mean, 1 - means.decay), (prior, np.zeros_like(prior)))
+            mean = dd.add(dd.scale(mean, 1 - means.decay), dd.wide(prior))
         exponent = variances.exponent // 2
         square = (variances.mean_hi, variances.mean_lo)
         if biased:
@@ -240,7 +240,7 @@ class BatchEMA:
             by = variances.exponent - 2 * exponent
             prior = np.ldexp(variances.decay * prior_var, -2 * exponent)
             square = (np.ldexp(square[0], by), np.ldexp(square[1], by))
-            square = dd.add(dd.scale(square, 1 - variances.decay), (prior, np.zeros_like(prior)))
+            square = dd.add(dd.scale(square, 1 - variances.decay), dd.wide(prior))
         known = np.where(variances.weight > 0, 1.0, 0.0)
         if biased:
             known = np.where(means.weight > 0, 1.0, 0.0)

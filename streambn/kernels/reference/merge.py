@@ -70,16 +70,17 @@ def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
         b_mean, b_m2 = _in_exponent(b, exponent, b.weight == 0)
 
         delta = dd.add(b_mean, (-a_mean[0], -a_mean[1]))
-        # From the heavier side: the rounding of the quotient then moves the mean least.
+        # From the heavier side: the rounding of the share then moves the mean least.
         from_b = b.weight > w
-        share = np.where(from_b, w, b.weight) / np.where(weight > 0, weight, 1.0)
-        step = np.where(from_b, -share, share)
+        light, heavy = np.where(from_b, w, b.weight), np.where(from_b, b.weight, w)
+        share = dd.divide(dd.wide(light), dd.wide(np.where(weight > 0, weight, 1.0)))
+        move = dd.multiply(delta, share)
+        sign = np.where(from_b, -1.0, 1.0)
         base = (np.where(from_b, b_mean[0], a_mean[0]), np.where(from_b, b_mean[1], a_mean[1]))
-        mean = dd.add(base, dd.two_sum(delta[0] * step, delta[1] * step))
-
-        between = delta[0] * delta[0] * (np.where(from_b, b.weight, w) * share)
+        mean = dd.add(base, (sign * move[0], sign * move[1]))
+        between = dd.scale(dd.multiply(delta, move), heavy)
         faded_m2 = a_m2 if (fade == 1).all() else dd.scale(a_m2, fade)
-        m2 = dd.add(dd.add(faded_m2, b_m2), (between, np.zeros_like(between)))
+        m2 = dd.add(dd.add(faded_m2, b_m2), between)
         pairs = fade * fade * a.pairs + b.pairs + w * b.weight
 
     return LaneArrays(

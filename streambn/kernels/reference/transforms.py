@@ -23,6 +23,7 @@ _ARROW = {
 }
 
 
+@np.errstate(all="ignore")
 def normalize(
     columns: Sequence[Column], lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
 ) -> Mapped:
@@ -48,6 +49,7 @@ def normalize(
     return _map_columns(columns, lanes, dtypes, _normalize_chunk)
 
 
+@np.errstate(all="ignore")
 def denormalize(
     columns: Sequence[Column], lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
 ) -> Mapped:
@@ -70,22 +72,21 @@ def _map_columns(
         part = LaneTransform._make(f[where] if isinstance(f, np.ndarray) else f for f in lanes)
         outs = [np.empty((source.rows, p.column.width), dtypes[p.index]) for p in source.parts]
         step = max(1, BLOCK // source.width)
-        with np.errstate(all="ignore"):
-            for start in range(0, source.rows, step):
-                stop = start + step
-                x, null = source.read(start, stop), source.missing(start, stop)
-                y = chunk_map(source, x, part)
-                # A sum is finite only if all of its terms are.
-                if not np.isfinite(x.sum()):
-                    seen = True if null is None else ~null
-                    nans[where] += (np.isnan(x) & seen).sum(axis=1)
-                    infs[where] += (np.isinf(x) & seen).sum(axis=1)
-                if null is not None:
-                    y[null] = 0.0
-                if not part.known.all():
-                    y[~part.known] = 0.0
-                for p, out in zip(source.parts, outs, strict=True):
-                    out[start:stop] = y[p.lanes].T
+        for start in range(0, source.rows, step):
+            stop = start + step
+            x, null = source.read(start, stop), source.missing(start, stop)
+            y = chunk_map(source, x, part)
+            # A sum is finite only if all of its terms are.
+            if not np.isfinite(x.sum()):
+                seen = True if null is None else ~null
+                nans[where] += (np.isnan(x) & seen).sum(axis=1)
+                infs[where] += (np.isinf(x) & seen).sum(axis=1)
+            if null is not None:
+                y[null] = 0.0
+            if not part.known.all():
+                y[~part.known] = 0.0
+            for p, out in zip(source.parts, outs, strict=True):
+                out[start:stop] = y[p.lanes].T
         for p, out in zip(source.parts, outs, strict=True):
             arrays[p.index] = _to_arrow(p.column, out, part.known[p.lanes])
     return Mapped(arrays, nans, infs)
