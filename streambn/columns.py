@@ -8,6 +8,7 @@ of leaves made on the first batch; later batches are matched to it by name.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,9 +113,9 @@ class Binding:
         for known, places in tuple(self._seen.items()):
             if schema is known or schema.equals(known):
                 return places
-        places = []
+        places, top = [], _top(schema)
         for leaf in self.leaves:
-            field = _resolve(schema, leaf.path)
+            field = _resolve(top, leaf.path)
             _check_leaf(leaf, field)
             index = schema.get_field_index(leaf.path[0])
             places.append(_Place(leaf, index, float_type(field.type)))
@@ -136,6 +137,8 @@ class Binding:
             array = batch.column(index)
             outer = None
             for name in leaf.path[1:]:
+                if pa.types.is_null(array.type):
+                    break  # nothing but nulls, and so is all below it
                 outer = _both(outer, unpack_validity(array, 0, len(array)))
                 array = array.field(array.type.get_field_index(name))
             columns.append(_open(array, leaf.width, outer))
@@ -166,9 +169,11 @@ class Binding:
     ) -> pa.RecordBatch:
         """Put normalized values in the place of the leaves; all else passes through."""
         arrays = batch.columns
+        flats: dict[int, dict[tuple[str, ...], pa.Array]] = {}
         for (leaf, index, _), flat in zip(self.places(batch.schema), values, strict=True):
-            kind = schema.field(index).type
-            arrays[index] = _replaced_array(arrays[index], leaf.path[1:], flat, kind)
+            flats.setdefault(index, {})[leaf.path[1:]] = flat
+        for index, below in flats.items():
+            arrays[index] = _replaced_array(arrays[index], below, schema.field(index).type)
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -200,12 +205,13 @@ def bind(schema: pa.Schema, columns: Sequence[str] | None) -> Binding:
             types = ", ".join(f"{f.name}: {f.type}" for f in schema) or "no columns"
             raise SchemaError(f"there is no numeric column to normalize; the data has {types}.")
     else:
-        leaves = [leaf for name in columns for leaf in _named(schema, name)]
+        top = _top(schema)
+        leaves = [leaf for name in columns for leaf in _named(top, name)]
     binding = Binding(tuple(leaves))
-    twice = [lane for i, lane in enumerate(binding.lanes) if lane in binding.lanes[:i]]
-    if twice:
+    if len(set(binding.lanes)) < len(binding.lanes):
+        [(twice, _)] = Counter(binding.lanes).most_common(1)
         raise SchemaError(
-            f"column {twice[0]!r} is meant twice. Name each column once in columns=; a struct's "
+            f"column {twice!r} is meant twice. Name each column once in columns=; a struct's "
             "name stands for all its fields."
         )
     binding.places(schema)
@@ -245,9 +251,9 @@ def _leaves(path: tuple[str, ...], kind: pa.DataType) -> Iterator[Leaf]:
         yield Leaf(path, numeric[1], not pa.types.is_floating(numeric[0]))
 
 
-def _named(schema: pa.Schema, name: str) -> list[Leaf]:
-    path = (name,) if name in schema.names else tuple(name.split("."))
-    field = _resolve(schema, path, name)
+def _named(top: dict[str, list[pa.Field]], name: str) -> list[Leaf]:
+    path = (name,) if name in top else tuple(name.split("."))
+    field = _resolve(top, path, name)
     leaves = list(_leaves(path, field.type))
     if not leaves:
         raise SchemaError(
@@ -257,22 +263,31 @@ def _named(schema: pa.Schema, name: str) -> list[Leaf]:
     return leaves
 
 
-def _resolve(schema: pa.Schema, path: tuple[str, ...], asked: str | None = None) -> pa.Field:
-    """Find the field at a path."""
-    name = asked or ".".join(path)
-    fields: Any = schema
-    names = schema.names
+def _top(schema: pa.Schema) -> dict[str, list[pa.Field]]:
+    """Find the top-level fields by name, all of a name."""
+    fields: dict[str, list[pa.Field]] = {}
+    for field in schema:
+        fields.setdefault(field.name, []).append(field)
+    return fields
+
+
+def _resolve(
+    top: dict[str, list[pa.Field]], path: tuple[str, ...], asked: str | None = None
+) -> pa.Field:
+    """Find the field at a path; one of the null type stands for all that is below it."""
+    fields = top
     for depth, part in enumerate(path):
-        if names.count(part) > 1:
+        if part not in fields:
+            prefix = "".join(f"{name}." for name in path[:depth])
+            raise SchemaError.missing(asked or ".".join(path), [f"{prefix}{n}" for n in fields])
+        if len(fields[part]) > 1:
             raise SchemaError(
-                f"column {part!r} is there {names.count(part)} times. Rename all but one."
+                f"column {part!r} is there {len(fields[part])} times. Rename all but one."
             )
-        if part not in names:
-            prefix = ".".join(path[:depth])
-            raise SchemaError.missing(name, [f"{prefix}.{n}" if prefix else n for n in names])
-        field = fields.field(part)
-        fields = field.type
-        names = [f.name for f in fields] if pa.types.is_struct(fields) else []
+        [field] = fields[part]
+        if pa.types.is_null(field.type):
+            return field
+        fields = _top(field.type) if pa.types.is_struct(field.type) else {}
     return field
 
 
@@ -350,6 +365,8 @@ def _replaced_field(
     if not path:
         field = field.with_type(_replaced_type(field.type, leaf, floating))
         return field.with_nullable(field.nullable or nullable)
+    if pa.types.is_null(field.type):
+        return field
     fields = [
         _replaced_field(child, leaf, path[1:], floating, nullable)
         if child.name == path[0]
@@ -360,25 +377,28 @@ def _replaced_field(
 
 
 def _replaced_array(
-    array: pa.Array, path: tuple[str, ...], flat: pa.Array, kind: pa.DataType
+    array: pa.Array, flats: dict[tuple[str, ...], pa.Array], kind: pa.DataType
 ) -> pa.Array:
-    """Put the flat values into an array of type `kind`, below `path`."""
-    if path:
-        children = [
-            _replaced_array(array.field(i), path[1:], flat, field.type)
-            if field.name == path[0]
-            else array.field(i)
-            for i, field in enumerate(kind)
-        ]
+    """Put flat values, by their paths below the array, into an array of type `kind`."""
+    if () not in flats:
+        if pa.types.is_null(array.type):
+            return array
+        children = []
+        for i, field in enumerate(kind):
+            below = {path[1:]: flat for path, flat in flats.items() if path[0] == field.name}
+            child = array.field(i)
+            children.append(_replaced_array(child, below, field.type) if below else child)
         return pa.StructArray.from_arrays(children, fields=list(kind), mask=_null_mask(array))
     if isinstance(kind, pa.FixedShapeTensorType):
-        storage = _replaced_array(array.storage, (), flat, kind.storage_type)
+        storage = _replaced_array(array.storage, flats, kind.storage_type)
         return pa.ExtensionArray.from_storage(kind, storage)
     if pa.types.is_fixed_size_list(kind):
-        return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=_null_mask(array))
-    return flat
+        return pa.FixedSizeListArray.from_arrays(flats[()], type=kind, mask=_null_mask(array))
+    return flats[()]
 
 
 def _null_mask(array: pa.Array) -> pa.Array | None:
+    if pa.types.is_null(array.type):
+        return pa.array(np.ones(len(array), np.bool_))
     valid = unpack_validity(array, 0, len(array))
     return None if valid is None else pa.array(~valid)

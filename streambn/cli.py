@@ -1,0 +1,134 @@
+"""The `streambn` command: runs what `streambn.commands` defines, and ends it well.
+
+Whatever happens, there is one line on stderr at most, no traceback, and an exit code:
+
+====  ==========================================================
+0     done
+1     failed
+2     the command line makes no sense
+3     the data's columns do not match the statistics
+4     a gate said no (reserved)
+5     a statistics file is corrupt
+130   interrupted (Ctrl-C)
+141   whoever read the output went away (`| head`)
+143   terminated
+====  ==========================================================
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from streambn.errors import SchemaError, SnapshotError, StreamBNError
+
+__all__ = ["main"]
+
+_FAILED, _USAGE, _SCHEMA, _CORRUPT = 1, 2, 3, 5
+# As a shell reports death by SIGINT, SIGPIPE and SIGTERM.
+_INTERRUPTED, _BROKEN_PIPE, _TERMINATED = 130, 141, 143
+
+
+def main() -> NoReturn:
+    """Run the command line, and exit."""
+    if any(importlib.util.find_spec(name) is None for name in ("typer", "rich")):
+        _say("the streambn command needs its extra: pip install 'streambn[cli]'")
+        sys.exit(1)
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    _catch_signals()
+    try:
+        _invoke(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # What is still buffered has nowhere to go, and must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except Exception as error:
+        return _explain(error)
+    return 0
+
+
+def _catch_signals() -> None:
+    """Make SIGTERM an exception, as SIGINT is, and see to it that neither is lost.
+
+    As exceptions they remove temporary files on their way out. But one that strikes in a
+    callback from C, or in a finalizer, is swallowed there: Python hands it to the hook,
+    which raises it again a moment later, elsewhere.
+    """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+
+    def raise_again(swallowed: Any) -> None:
+        stop = swallowed.exc_value
+        if not isinstance(stop, KeyboardInterrupt | SystemExit):
+            sys.__unraisablehook__(swallowed)
+            return
+
+        def strike(*_: object) -> None:
+            raise stop
+
+        signal.signal(signal.SIGALRM, strike)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+    if hasattr(signal, "SIGALRM"):
+        sys.unraisablehook = raise_again
+
+
+def _invoke(arguments: Sequence[str]) -> None:
+    """Parse and run, leaving every exception to the caller."""
+    import pyarrow as pa  # noqa: PLC0415
+    import typer  # noqa: PLC0415
+
+    from streambn.commands import app  # noqa: PLC0415
+
+    # Arrow would answer Ctrl-C by itself, with an error of its own.
+    pa.enable_signal_handlers(False)
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("streambn", list(arguments) or ["--help"]) as context:
+            command.invoke(context)
+    except typer.Exit as done:  # --help and --version
+        if done.exit_code:
+            raise
+
+
+def _explain(error: Exception) -> int:
+    """Say in one line what went wrong, and return the exit code for it."""
+    import typer  # noqa: PLC0415
+
+    from streambn.commands import UsageError  # noqa: PLC0415
+
+    # What the parser of the command line raises; it publishes no better name for it.
+    parser_error: Any = typer.BadParameter.__mro__[1]
+    if isinstance(error, parser_error):
+        _say(f"{error.format_message()} (streambn --help lists commands and options)")
+        return _USAGE
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        _say(f"{where}{error.strerror}")
+    elif isinstance(error, StreamBNError | OSError):
+        _say(str(error))
+    else:
+        _say(f"{type(error).__name__}: {error}")
+    if isinstance(error, UsageError):
+        return _USAGE
+    if isinstance(error, SchemaError):
+        return _SCHEMA
+    return _CORRUPT if isinstance(error, SnapshotError) else _FAILED
+
+
+def _say(message: str) -> None:
+    print("streambn:", " ".join(message.split()), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,376 @@
+"""The options of the shell, and what those of `fit` mean: from words to a `Normalizer`."""
+
+import functools
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Annotated, Any
+
+import pyarrow as pa
+import typer
+
+import streambn as sbn
+from streambn.errors import InvalidValueError
+
+__all__ = [
+    "CsvTypes",
+    "Dtype",
+    "FitOptions",
+    "Float",
+    "Frozen",
+    "Inputs",
+    "Out",
+    "Quiet",
+    "Stats",
+    "StatsOut",
+    "flag",
+    "fresh_normalizer",
+    "parse_csv_types",
+    "split_columns",
+    "taking",
+]
+
+
+class PolicyName(StrEnum):
+    """The policies that the shell offers."""
+
+    welford = "welford"
+    ema = "ema"
+    batch_ema = "batch-ema"
+
+
+class Reaction(StrEnum):
+    """What to do about a NaN or an infinity."""
+
+    ignore = "ignore"
+    raise_ = "raise"
+    propagate = "propagate"
+
+
+class Float(StrEnum):
+    """The types that normalized values can have."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT",
+        help="Files, quoted globs (** crosses folders), folders (Hive partitions too), or - for "
+        "an Arrow IPC stream on stdin. Parquet, Arrow IPC and CSV are told apart by content.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    str,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="A file (.parquet, .arrow, .arrows, .csv), a folder, or - for an Arrow IPC stream on "
+        "stdout.",
+        show_default=False,
+    ),
+]
+StatsOut = Annotated[
+    str,
+    typer.Option(
+        "-o", "--output", metavar="STATS", help="The statistics file to write.", show_default=False
+    ),
+]
+Stats = Annotated[
+    str, typer.Argument(metavar="STATS", help="A statistics file.", show_default=False)
+]
+CsvTypes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--csv-type",
+        metavar="NAME=TYPE",
+        help="Type of a CSV column, instead of what its first rows suggest. Repeatable.",
+        show_default=False,
+    ),
+]
+Dtype = Annotated[
+    Float | None,
+    typer.Option(
+        help="Type of the results. Unless given, float32 stays and all else becomes float64.",
+        show_default=False,
+    ),
+]
+Frozen = Annotated[
+    bool, typer.Option("--frozen", help="Write a frozen file, which can be applied but not learn.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing to stderr but an error.")]
+
+# The options that mean something to one policy only, and how its constructor calls them.
+_BELONGS = {
+    PolicyName.welford: {},
+    PolicyName.ema: {
+        name: name for name in ("alpha", "halflife", "span", "com", "adjust", "ignore_na")
+    },
+    PolicyName.batch_ema: {
+        "momentum": "momentum",
+        "decay": "decay",
+        "batch_rows": "batch_rows",
+        "batch_ddof": "ddof",
+        "initial": "initial",
+    },
+}
+
+_STATISTICS = "Statistics"
+_EMA = "Statistics: --policy ema (exactly one of the first four)"
+_BATCH = "Statistics: --policy batch-ema (exactly one of the first two)"
+_NORMALIZATION = "Normalization"
+
+
+def _option(text: str, *names: str, panel: str, metavar: str | None = None) -> Any:
+    return typer.Option(
+        *names, help=text, rich_help_panel=panel, metavar=metavar, show_default=False
+    )
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What shapes a new normalizer. None means: not given, so the library's default."""
+
+    policy: Annotated[
+        PolicyName | None,
+        _option("How rows count; welford unless given: all alike.", panel=_STATISTICS),
+    ] = None
+    columns: Annotated[
+        list[str] | None,
+        _option(
+            "Columns to keep statistics of; every numeric one unless given. Repeatable; "
+            "a struct's field is S.F.",
+            panel=_STATISTICS,
+            metavar="A,B,S.F",
+        ),
+    ] = None
+    nan: Annotated[
+        Reaction | None, _option("What to do about NaN; ignore unless given.", panel=_STATISTICS)
+    ] = None
+    inf: Annotated[
+        Reaction | None,
+        _option("What to do about infinity; raise unless given.", panel=_STATISTICS),
+    ] = None
+    alpha: Annotated[float | None, _option("Weight of the newest row.", panel=_EMA)] = None
+    halflife: Annotated[
+        float | None, _option("Rows after which a row's weight is half.", panel=_EMA)
+    ] = None
+    span: Annotated[float | None, _option("As alpha = 2 / (span + 1).", panel=_EMA)] = None
+    com: Annotated[
+        float | None, _option("Centre of mass, as alpha = 1 / (1 + com).", panel=_EMA)
+    ] = None
+    adjust: Annotated[
+        bool | None,
+        _option("Weights as in pandas; adjusted unless given.", "--adjust/--no-adjust", panel=_EMA),
+    ] = None
+    ignore_na: Annotated[
+        bool | None,
+        _option("A missing value does not age the others.", "--ignore-na", panel=_EMA),
+    ] = None
+    momentum: Annotated[
+        str | None,
+        _option(
+            "Weight of the new batch, as in PyTorch; none: the plain average of all batches.",
+            panel=_BATCH,
+            metavar="NUMBER|none",
+        ),
+    ] = None
+    decay: Annotated[
+        float | None, _option("Weight of the old value, as in Keras.", panel=_BATCH)
+    ] = None
+    batch_rows: Annotated[
+        int | None,
+        _option(
+            "Rows to a batch. Unless given, a batch is what the file has as one: a record batch "
+            "of Arrow, 65,536 rows of Parquet, about two megabytes of CSV.",
+            panel=_BATCH,
+        ),
+    ] = None
+    batch_ddof: Annotated[
+        int | None, _option("Divisor n - ddof of a batch's variance; 1 unless given.", panel=_BATCH)
+    ] = None
+    initial: Annotated[
+        str | None,
+        _option(
+            "Where the running values start; 0,1 unless given. none: from the first batches, "
+            "debiased.",
+            panel=_BATCH,
+            metavar="MEAN,VAR|none",
+        ),
+    ] = None
+    eps: Annotated[
+        float | None, _option("Added to the variance before the square root.", panel=_NORMALIZATION)
+    ] = None
+    ddof: Annotated[
+        int | None,
+        _option("Divisor n - ddof of the variance; 0 unless given.", panel=_NORMALIZATION),
+    ] = None
+    center: Annotated[
+        bool | None,
+        _option("Subtract the mean, or not.", "--center/--no-center", panel=_NORMALIZATION),
+    ] = None
+    scale: Annotated[
+        bool | None,
+        _option("Divide by the deviation, or not.", "--scale/--no-scale", panel=_NORMALIZATION),
+    ] = None
+    clip: Annotated[
+        float | None, _option("Clamp results to [-CLIP, CLIP].", panel=_NORMALIZATION)
+    ] = None
+    affine: Annotated[
+        list[str] | None,
+        _option(
+            "Afterwards z * gamma + beta: COLUMN=GAMMA,BETA (repeatable), or a JSON object in a "
+            "file, from names to pairs.",
+            panel=_NORMALIZATION,
+            metavar="COL=G,B|FILE",
+        ),
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """Only what the user gave."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+Command = Callable[..., None]
+
+
+def taking(options: type[Any]) -> Callable[[Command], Command]:
+    """Give a command the fields of a dataclass as parameters.
+
+    The command itself receives them as one value, called ``options``, so that two
+    commands can share them.
+    """
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    shared = [
+        inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type)
+        for f in fields(options)
+    ]
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapper(**given: Any) -> None:
+            chosen = {parameter.name: given.pop(parameter.name) for parameter in shared}
+            command(options=options(**chosen), **given)
+
+        signature = inspect.signature(command)
+        own = [p for p in signature.parameters.values() if p.name != "options"]
+        parameters = [p.replace(kind=keyword) for p in own] + shared
+        vars(wrapper)["__signature__"] = signature.replace(parameters=parameters)
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        del wrapper.__wrapped__  # or its parameters would be looked at instead
+        return wrapper
+
+    return decorate
+
+
+def fresh_normalizer(options: FitOptions) -> sbn.Normalizer:
+    """Build the normalizer that the options describe.
+
+    Raises
+    ------
+    InvalidValueError
+        An option makes no sense, or none for the policy that was chosen.
+    """
+    given = options.given()
+    name = given.pop("policy", PolicyName.welford)
+    arguments = {}
+    for policy, belonging in _BELONGS.items():
+        for option in belonging:
+            if option not in given:
+                continue
+            if policy is not name:
+                raise InvalidValueError(
+                    f"{flag(option)} belongs to --policy {policy.value}, "
+                    f"but the policy is {name.value}"
+                )
+            arguments[belonging[option]] = _parsed(option, given.pop(option))
+    if "columns" in given:
+        given["columns"] = split_columns(given["columns"])
+    if "affine" in given:
+        given["affine"] = _parse_affine(given["affine"])
+    for reaction in {"nan", "inf"} & given.keys():
+        given[reaction] = given[reaction].value
+    policies = {
+        PolicyName.welford: sbn.Welford,
+        PolicyName.ema: sbn.EMA,
+        PolicyName.batch_ema: sbn.BatchEMA,
+    }
+    return sbn.Normalizer(policies[name](**arguments), **given)
+
+
+def flag(option: str) -> str:
+    """Spell a parameter as the user does."""
+    return "--" + option.replace("_", "-")
+
+
+def split_columns(texts: Iterable[str]) -> list[str]:
+    """Read repeated, comma-separated lists of names."""
+    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
+
+
+def _parsed(option: str, value: Any) -> Any:
+    if option == "initial":
+        return None if value == "none" else _numbers(value, 2, "--initial MEAN,VAR")
+    if option == "momentum":
+        return None if value == "none" else _numbers(value, 1, "--momentum NUMBER")[0]
+    return value
+
+
+def _numbers(text: str, count: int, what: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count:
+        wanted = "a number" if count == 1 else f"{count} numbers with a comma between them"
+        raise InvalidValueError(f"{what}: {text!r} is not {wanted}")
+    return numbers
+
+
+def _parse_affine(texts: Iterable[str]) -> dict[str, Any]:
+    affine: dict[str, Any] = {}
+    for text in texts:
+        if os.path.isfile(text):
+            affine.update(_read_affine(text))
+            continue
+        column, equals, pair = text.rpartition("=")
+        if not equals:
+            raise InvalidValueError(f"--affine {text}: neither COLUMN=GAMMA,BETA nor a JSON file")
+        affine[column] = _numbers(pair, 2, f"--affine {column}=GAMMA,BETA")
+    return affine
+
+
+def _read_affine(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            pairs = json.load(file)
+    except (ValueError, OSError) as error:
+        raise InvalidValueError(f"--affine {path}: {error}") from error
+    if not isinstance(pairs, dict):
+        raise InvalidValueError(f'--affine {path}: must hold {{"column": [gamma, beta], ...}}')
+    return pairs
+
+
+def parse_csv_types(texts: Iterable[str] | None) -> dict[str, Any]:
+    """Read ``NAME=TYPE`` pairs, the type in Arrow's words."""
+    type_for_alias: Any = pa.type_for_alias
+    types = {}
+    for text in texts or ():
+        column, equals, alias = text.rpartition("=")
+        try:
+            types[column] = type_for_alias(alias)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise InvalidValueError(
+                f"--csv-type {text}: must be NAME=TYPE with a type of Arrow, such as double, "
+                "int64, string, date32, timestamp[us] or bool"
+            )
+    return types

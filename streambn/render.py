@@ -1,0 +1,240 @@
+"""What the command prints for people: the table of statistics, progress, summaries."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import streambn as sbn
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Progress", "fitted", "number", "progress", "show", "table"]
+
+
+# What stats() has, also where nothing was seen and there are none.
+_COLUMNS = ["column", "count", "nulls", "nans", "infs", "mean", "var", "std", "min", "max"]
+
+
+# --- statistics -----------------------------------------------------------------------
+
+
+def show(loaded: sbn.Normalizer | sbn.FrozenNormalizer, form: str) -> None:
+    """Print statistics to standard output.
+
+    Parameters
+    ----------
+    loaded : Normalizer or FrozenNormalizer
+        What to show.
+    form : {"table", "json", "csv"}
+        For people, or for programs: then numbers are printed in full.
+    """
+    lanes = loaded.stats().to_pylist() if loaded.lanes else []
+    if form == "json":
+        json.dump(_document(loaded, lanes), sys.stdout, indent=2, allow_nan=False)
+        print()
+    elif form == "csv":
+        writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lanes)
+    else:
+        _show_table(loaded, lanes)
+
+
+def _document(loaded: Any, lanes: list[dict[str, Any]]) -> dict[str, Any]:
+    frozen = isinstance(loaded, sbn.FrozenNormalizer)
+    return {
+        "state": "frozen" if frozen else "live",
+        "policy": loaded.policy.describe(),
+        "fingerprint": loaded.fingerprint if frozen else None,
+        "rows": rows_seen(lanes),
+        "columns": [{key: _jsonable(value) for key, value in lane.items()} for lane in lanes],
+    }
+
+
+def _jsonable(value: Any) -> Any:
+    """Spell what JSON has no number for in the words that most parsers of floats read."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def rows_seen(lanes: list[dict[str, Any]]) -> int:
+    """Count rows: each is in every lane a value, a null, a NaN or an infinity."""
+    kinds = ("count", "nulls", "nans", "infs")
+    return max((sum(lane[kind] or 0 for kind in kinds) for lane in lanes), default=0)
+
+
+def _show_table(loaded: Any, lanes: list[dict[str, Any]]) -> None:
+    from rich.console import Console  # noqa: PLC0415  (slow to import, and only for people)
+
+    # Column names are data: "emb[0]" is not markup.
+    console = Console(highlight=False, markup=False, emoji=False)
+    plain = not console.encoding.lower().startswith("utf")
+    shown = table(lanes, plain=plain)
+    if console.is_terminal and _width(console, shown) > console.width:
+        shown = table(lanes, plain=plain, narrow=True)
+    # Never cut: a pipe has no width, and a terminal that is too narrow wraps.
+    console.width = max(console.width, _width(console, shown))
+    with console.capture() as captured:
+        for line in _heading(loaded, lanes):
+            console.print(line)
+        console.print()
+        console.print(shown)
+        if any(map(_remark, lanes)):
+            legend = "constant: its scale is 1; no values: normalizes to null"
+            console.print(f"{_mark(plain)} {legend}", style="yellow")
+    # Not by rich itself, which meets a broken pipe in its own way.
+    sys.stdout.write(captured.get())
+
+
+def _width(console: Any, shown: Any) -> int:
+    unbounded = console.options.update(max_width=1 << 20)
+    return int(console.measure(shown, options=unbounded).maximum)
+
+
+def _heading(loaded: Any, lanes: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"policy       {loaded.policy.describe()}"
+    frozen = isinstance(loaded, sbn.FrozenNormalizer)
+    yield f"state        {'frozen' if frozen else 'live, can go on learning'}"
+    if frozen:
+        yield f"fingerprint  {loaded.fingerprint}"
+    yield f"rows         {rows_seen(lanes):,}"
+
+
+def table(lanes: list[dict[str, Any]], *, plain: bool = False, narrow: bool = False) -> Table:
+    """Lay statistics out for people.
+
+    Parameters
+    ----------
+    lanes : list of dict
+        The rows of ``stats()``.
+    plain : bool
+        Only ASCII.
+    narrow : bool
+        Leave the variance out, which the deviation tells too.
+
+    Returns
+    -------
+    rich.table.Table
+    """
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    # Kinds of missing values that never occurred are not worth a column.
+    rare = [kind for kind in ("nans", "infs") if any(lane[kind] for lane in lanes)]
+    counts = ["count", "nulls", *rare]
+    values = ["mean", *([] if narrow else ["var"]), "std", "min", "max"]
+    laid_out = Table(box=box.ASCII2 if plain else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    laid_out.add_column("column", no_wrap=True)
+    for name in counts + values:
+        laid_out.add_column(name, justify="right", no_wrap=True)
+    marked = any(map(_remark, lanes))
+    if marked:
+        laid_out.add_column("", style="yellow", no_wrap=True)
+    for lane in lanes:
+        cells = [lane["column"], *(f"{lane[name] or 0:,}" for name in counts)]
+        cells += [number(lane[name]) for name in values]
+        remark = _remark(lane)
+        cells += [f"{_mark(plain)} {remark}" if remark else ""] if marked else []
+        laid_out.add_row(*cells)
+    return laid_out
+
+
+def _mark(plain: bool) -> str:
+    return "!" if plain else "\N{WARNING SIGN}"
+
+
+def _remark(lane: dict[str, Any]) -> str:
+    """Say what a user should know of a lane before trusting it."""
+    if not lane["count"]:
+        return "no values"
+    mean, std = lane["mean"], lane["std"]
+    if mean is None or std is None or not math.isfinite(mean):
+        return ""
+    # The rule for zero variance: no more than the rounding of the values themselves.
+    return "constant" if std <= sys.float_info.epsilon * abs(mean) else ""
+
+
+def number(value: float | None) -> str:
+    """Write six significant digits, thousands separated."""
+    return "-" if value is None else f"{value:,.6g}"
+
+
+def fitted(normalizer: sbn.Normalizer, rows: int, path: str) -> None:
+    """Say on stderr what a fit did."""
+    lanes = len(normalizer.lanes)
+    print(
+        f"streambn: {rows:,} rows, statistics of {lanes:,} column{'s' * (lanes != 1)} in {path}",
+        file=sys.stderr,
+    )
+
+
+# --- progress -------------------------------------------------------------------------
+
+
+class Progress:
+    """Counts rows and files, and tells whoever listens.
+
+    Attributes
+    ----------
+    rows, files, in_file : int
+        Rows so far, files begun, rows so far of the file under way.
+    """
+
+    def __init__(self, listener: Callable[[Progress], None] | None = None) -> None:
+        self.rows = self.files = self.in_file = 0
+        self._listener = listener
+
+    def start_file(self) -> None:
+        """Count a file."""
+        self.files += 1
+        self.in_file = 0
+        self.add(0)
+
+    def add(self, rows: int) -> None:
+        """Count rows."""
+        self.rows += rows
+        self.in_file += rows
+        if self._listener:
+            self._listener(self)
+
+
+@contextlib.contextmanager
+def progress(verb: str, files: int, *, quiet: bool) -> Iterator[Progress]:
+    """Count, with a bar on stderr if that is a terminal and `quiet` is not set."""
+    if quiet or not sys.stderr.isatty():
+        yield Progress()
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, TextColumn  # noqa: PLC0415
+    from rich.progress import Progress as Bar  # noqa: PLC0415
+
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TextColumn("{task.fields[rate]:,.0f} rows/s"),
+        TextColumn("file {task.fields[file]:,} of {task.fields[files]:,}"),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,  # which may be a pipe that carries the result
+        redirect_stderr=False,
+    )
+    with bar:
+        # The bar is of files done; of a single file nobody knows the length, so it pulses.
+        total = files if files > 1 else None
+        task = bar.add_task(verb, total=total, rows=0, rate=0.0, file=0, files=files)
+
+        def listener(counted: Progress) -> None:
+            rate = counted.rows / max(bar.tasks[0].elapsed or 0.0, 1e-3)
+            done = counted.files - 1
+            bar.update(task, completed=done, rows=counted.rows, rate=rate, file=counted.files)
+
+        yield Progress(listener)
