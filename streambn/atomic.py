@@ -41,7 +41,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(21, "is a directory, not a file", str(path))
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    if target.exists() and not target.is_file():
+        # A pipe or a device is written to; a rename would put a file in its place.
+        with target.open("wb") as file:
+            yield file
+        return
+    prefix = f".{target.name[:40]}."  # the whole may be as long as a name can be
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from streambn.errors import SchemaError
 from streambn.kernels import Column
-from streambn.kernels.decode import unpack_validity
+from streambn.kernels.decode import arrow_array, unpack_validity
 
 __all__ = ["Binding", "Leaf", "bind", "float_type"]
 
@@ -70,6 +70,11 @@ class _Place(NamedTuple):
 
 
 _REMEMBERED = 4  # schemas
+# Types that hold the same values in another layout.
+_FAMILIES = (
+    (pa.string(), pa.large_string(), pa.string_view()),
+    (pa.binary(), pa.large_binary(), pa.binary_view()),
+)
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,8 @@ class Binding:
         return list(dict.fromkeys(leaf.path[0] for leaf in self.leaves))
 
     @cached_property
-    def _seen(self) -> dict[pa.Schema, list[_Place]]:
-        return {}
+    def _seen(self) -> list[tuple[pa.Schema, list[_Place]]]:
+        return []
 
     def places(self, schema: pa.Schema) -> list[_Place]:
         """Find every leaf in a schema.
@@ -110,7 +115,7 @@ class Binding:
         """
         # A stream has one schema, or an input's and an output's: finding 50 columns anew
         # would take longer than reducing 1000 rows of them.
-        for known, places in tuple(self._seen.items()):
+        for known, places in tuple(self._seen):
             if schema is known or schema.equals(known):
                 return places
         places, top = [], _top(schema)
@@ -121,7 +126,7 @@ class Binding:
             places.append(_Place(leaf, index, float_type(field.type)))
         if len(self._seen) > _REMEMBERED:
             self._seen.clear()
-        self._seen[schema] = places
+        self._seen.append((schema, places))
         return places
 
     def extract(self, batch: pa.RecordBatch) -> list[Column]:
@@ -162,7 +167,8 @@ class Binding:
             fields[index] = _replaced_field(
                 fields[index], leaf, leaf.path[1:], dtype or floating, nullable
             )
-        return pa.schema(fields, schema.metadata)
+        changed = {f.name for f, old in zip(fields, schema, strict=True) if f.type != old.type}
+        return pa.schema(fields, _pandas_told(schema.metadata, changed))
 
     def rebuild(
         self, batch: pa.RecordBatch, values: Sequence[pa.Array], schema: pa.Schema
@@ -172,6 +178,9 @@ class Binding:
         flats: dict[int, dict[tuple[str, ...], pa.Array]] = {}
         for (leaf, index, _), flat in zip(self.places(batch.schema), values, strict=True):
             flats.setdefault(index, {})[leaf.path[1:]] = flat
+        for index, field in enumerate(schema):
+            if index not in flats and field.type != arrays[index].type:
+                arrays[index] = _passed(arrays[index], field)
         for index, below in flats.items():
             arrays[index] = _replaced_array(arrays[index], below, schema.field(index).type)
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -319,6 +328,23 @@ def _pandas_index(schema: pa.Schema) -> set[str]:
         return set()
 
 
+def _pandas_told(
+    metadata: dict[bytes, bytes] | None, changed: set[str]
+) -> dict[bytes, bytes] | None:
+    """Let what pandas keeps in the metadata forget the types of columns that are floats now.
+
+    It restores a frame by them: a column that was Int64 would be cast back, and fail.
+    """
+    try:
+        stored = json.loads((metadata or {})[b"pandas"])
+        for column in stored["columns"]:
+            if column["field_name"] in changed:
+                column.update(pandas_type="float64", numpy_type="float64", metadata=None)
+    except (KeyError, ValueError, TypeError):
+        return metadata
+    return {**(metadata or {}), b"pandas": json.dumps(stored).encode()}
+
+
 # ------------------------------------------------------------ taking apart, putting back
 
 
@@ -397,8 +423,19 @@ def _replaced_array(
     return flats[()]
 
 
+def _passed(array: pa.Array, field: pa.Field) -> pa.Array:
+    """Give a column that passes through the type that it had in the first batch."""
+    for family in _FAMILIES:
+        if array.type in family and field.type in family:
+            return array.cast(field.type)
+    raise SchemaError(
+        f"column {field.name!r}, which passes through, was {field.type} in the first batch and is "
+        f"{array.type} now. Cast it to one type."
+    )
+
+
 def _null_mask(array: pa.Array) -> pa.Array | None:
     if pa.types.is_null(array.type):
-        return pa.array(np.ones(len(array), np.bool_))
+        return arrow_array(np.ones(len(array), np.bool_))
     valid = unpack_validity(array, 0, len(array))
-    return None if valid is None else pa.array(~valid)
+    return None if valid is None else arrow_array(~valid)

@@ -37,7 +37,18 @@ from streambn.errors import InvalidValueError, StreamBNError
 from streambn.files import Source
 from streambn.outputs import Output
 
-__all__ = ["UsageError", "app"]
+__all__ = [
+    "ShowFormat",
+    "UsageError",
+    "app",
+    "apply",
+    "demo",
+    "fit",
+    "merge",
+    "normalize",
+    "show",
+    "streambn",
+]
 
 # A longer batch is normalized in slices: its results would otherwise need as much
 # memory again as the batch itself.

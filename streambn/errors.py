@@ -40,7 +40,8 @@ class SchemaError(StreamBNError):
     def missing(cls, name: str, available: Iterable[str]) -> SchemaError:
         """Column `name` is not there; the message names the nearest that is."""
         names = list(available)
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        near = [n for n in names if n.casefold() == name.casefold()]
+        near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listed = ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
         return cls(f"column {name!r} is not in the data.{hint} Its columns: {listed or 'none'}.")

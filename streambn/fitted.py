@@ -15,12 +15,13 @@ from streambn import kernels
 from streambn.columns import Binding, bind
 from streambn.errors import InvalidValueError, MergeError, NotFittedError, SchemaError
 from streambn.kernels import Column, LaneTransform
+from streambn.kernels.decode import arrow_array
 from streambn.kernels.interface import Floats, Ints
 from streambn.moments import Moments, Reading
 from streambn.options import Options
 from streambn.policies import Policy, Welford
 
-__all__ = ["Fitted"]
+__all__ = ["Fitted", "check_affine"]
 
 _EPSILON = float(np.finfo(np.float64).eps)
 
@@ -65,7 +66,7 @@ class Fitted:
         if self.binding is not None:
             return self
         binding = bind(schema, self.columns)
-        _check_affine(self.options, binding)
+        check_affine(self.options, binding)
         return replace(self, binding=binding, state=self.policy.init(len(binding.lanes)))
 
     def learned(self, batch: pa.RecordBatch) -> Fitted:
@@ -102,10 +103,13 @@ class Fitted:
                     f"the {name} of the two differ: {mine!r} and {other!r}. "
                     "Only statistics kept in the same way can be merged."
                 )
-        if newer.binding is None:
-            return self
-        if self.binding is None:
-            return replace(newer, columns=self.columns)
+        if self.binding is None or newer.binding is None:
+            if self.columns != newer.columns:
+                raise MergeError(
+                    f"the columns asked for differ: {self.columns} and {newer.columns}, and one "
+                    "side has seen no data yet. Make both with the same columns=."
+                )
+            return self if newer.binding is None else newer
         mine, theirs = self.binding, newer.binding
         different = sorted(set(mine.lanes) ^ set(theirs.lanes))
         if different:
@@ -148,8 +152,10 @@ class Fitted:
         if self.options.nan == "propagate":
             poison[tally.nans > 0] = np.nan
         if self.options.inf == "propagate":
+            both = (tally.pos_infs > 0) & (tally.neg_infs > 0)
             poison[tally.pos_infs > 0] += np.inf
-            poison[tally.neg_infs > 0] -= np.inf
+            poison[(tally.neg_infs > 0) & ~both] -= np.inf
+            poison[both] = np.nan
         hit = poison != 0
         if not hit.any():
             return reading
@@ -173,15 +179,15 @@ class Fitted:
         spread |= reading.defined & ~np.isfinite(reading.mean_hi)
 
         def column(values: Floats, there: NDArray[np.bool_]) -> pa.Array:
-            return pa.array(values, mask=~there)
+            return arrow_array(values, there)
 
         return pa.table(
             {
                 "column": pa.array(binding.lanes, pa.string()),
-                "count": tally.count,
-                "nulls": tally.nulls,
-                "nans": tally.nans,
-                "infs": _infs(tally),
+                "count": arrow_array(tally.count),
+                "nulls": arrow_array(tally.nulls),
+                "nans": arrow_array(tally.nans),
+                "infs": arrow_array(_infs(tally)),
                 "mean": column(reading.mean_hi + reading.mean_lo, reading.defined),
                 "var": column(reading.var, spread),
                 "std": column(reading.std, spread),
@@ -211,10 +217,12 @@ class Fitted:
             known=reading.defined,
         )
 
-    def output_schema(self, schema: pa.Schema, dtype: pa.DataType | None) -> pa.Schema:
-        """Give the schema of normalized batches."""
+    def output_schema(
+        self, schema: pa.Schema, dtype: pa.DataType | None, nullable: bool = False
+    ) -> pa.Schema:
+        """Give the schema of normalized batches, `nullable` if lanes may come to be null."""
         binding = self._bound_to()
-        nullable = not bool(self.reading.defined.all())
+        nullable = nullable or not bool(self.reading.defined.all())
         return binding.output_schema(schema, dtype, nullable)
 
     def normalized(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
@@ -300,7 +308,8 @@ def _affine_keys(binding: Binding) -> dict[str, list[int]]:
     return keys
 
 
-def _check_affine(options: Options, binding: Binding) -> None:
+def check_affine(options: Options, binding: Binding) -> None:
+    """Raise a SchemaError if affine= speaks of what is not bound."""
     keys = _affine_keys(binding)
     for name in options.affine or {}:
         if name not in keys:
@@ -313,7 +322,8 @@ def _affine_lanes(options: Options, binding: Binding) -> tuple[Floats | None, Fl
     keys = _affine_keys(binding)
     gamma, beta = np.ones(len(binding.lanes)), np.zeros(len(binding.lanes))
     # Whole columns first, so that a single element may differ from its list.
-    for name, pair in sorted(options.affine.items(), key=lambda item: -len(keys[item[0]])):
+    columns = {leaf.name for leaf in binding.leaves}
+    for name, pair in sorted(options.affine.items(), key=lambda item: item[0] not in columns):
         lanes: Sequence[int] = keys[name]
         gamma[lanes], beta[lanes] = pair
     return gamma, beta

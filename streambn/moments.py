@@ -7,7 +7,7 @@ its operation, and a policy is no more than the choice of each row's decay.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,9 @@ class Moments(LaneArrays):
         for array in arrays:
             array.flags.writeable = False
         return cls(*arrays)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _sealed, (tuple(self),)
 
     @classmethod
     def empty(cls, lanes: int) -> Self:
@@ -154,6 +157,10 @@ class Moments(LaneArrays):
         return not self == other
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _sealed(arrays: tuple[Any, ...]) -> Moments:
+    return Moments.sealed(LaneArrays._make(arrays))
 
 
 def spread(square: dd.Pair, divisor: Floats, exponent: Ints) -> tuple[Floats, Floats]:

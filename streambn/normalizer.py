@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import pyarrow as pa
 
@@ -16,13 +16,20 @@ from streambn.errors import InvalidValueError, NotFittedError
 from streambn.fitted import Fitted
 from streambn.options import Missing, Options
 from streambn.policies import Policy, Welford
-from streambn.streams import map_batches, open_stream
+from streambn.streams import map_stream, open_stream
 
 __all__ = ["FrozenNormalizer", "Normalizer", "load"]
 
 Using = Literal["running", "before", "batch"]
 
 FINGERPRINT_KEY = b"streambn.fingerprint"
+
+
+class _Step(NamedTuple):
+    """Of one batch, learned and normalized: the statistics after it, and the output."""
+
+    after: Fitted
+    out: pa.RecordBatch
 
 
 class Normalizer(Applying):
@@ -152,7 +159,7 @@ class Normalizer(Applying):
         every batch is learned that came before the refused one, which leaves no trace.
         """
         with self._lock:
-            stream = open_stream(data, self._wanted())
+            stream = open_stream(data, self._wanted)
             fitted = self._fitted
             for batch in stream.batches:
                 fitted = fitted.learned(batch)
@@ -192,26 +199,35 @@ class Normalizer(Applying):
         kind = float_type_of(dtype)
 
         def schema_of(schema: pa.Schema) -> pa.Schema:
-            return self._fitted.bound(schema).output_schema(schema, kind)
+            bound = self._fitted.bound(schema)
+            return bound.output_schema(schema, kind, nullable=using == "batch")
 
-        def step(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        def step(fitted: Fitted, batch: pa.RecordBatch, schema: pa.Schema) -> _Step:
+            after = fitted.learned(batch)
+            by = (after if using == "running" else fitted).bound(batch.schema)
+            if using == "batch":
+                return _Step(after, by.normalized_by_itself(batch, schema))
+            return _Step(after, by.normalized(batch, schema))
+
+        def now(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             with self._lock:
-                before = self._fitted.bound(batch.schema)
-                after = before.learned(batch)
-                if using == "batch":
-                    out = before.normalized_by_itself(batch, schema)
-                else:
-                    out = (after if using == "running" else before).normalized(batch, schema)
-                self._fitted = after
+                self._fitted, out = step(self._fitted, batch, schema)
             return out
 
+        stream = open_stream(data)
+        if stream.collect is None:
+            return map_stream(stream, schema_of, now)
         with self._lock:
-            start = self._fitted
-            try:
-                return map_batches(data, schema_of, step)
-            except BaseException:
-                self._fitted = start
-                raise
+            learned = self._fitted
+
+            def aside(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+                nonlocal learned
+                learned, out = step(learned, batch, schema)
+                return out
+
+            result = map_stream(stream, schema_of, aside)
+            self._fitted = learned
+        return result
 
     def merge(self, newer: Normalizer) -> Normalizer:
         """Return the statistics of this stream followed by `newer`'s stream.
@@ -261,12 +277,10 @@ class Normalizer(Applying):
         """
         snapshot.write(path, snapshot.Saved(self._fitted, frozen=False))
 
-    def _wanted(self) -> list[str] | None:
-        """Name the columns that a dataset has to read; None: not known yet."""
-        fitted = self._fitted
-        if fitted.binding is not None:
-            return fitted.binding.columns
-        return None if fitted.columns is None else list(fitted.columns)
+    def _wanted(self, schema: pa.Schema) -> list[str]:
+        """Name the columns that a dataset has to read."""
+        binding = self._fitted.bound(schema).binding
+        return [] if binding is None else binding.columns
 
     def __getstate__(self) -> Fitted:
         return self._fitted
@@ -323,6 +337,8 @@ class FrozenNormalizer(Applying):
         snapshot.write(path, snapshot.Saved(self._fitted, frozen=True))
 
     def _labelled(self, schema: pa.Schema) -> pa.Schema:
+        if not snapshot.can_hold(self.policy):
+            return schema  # a policy of the user's own: what it is cannot be told from outside
         label = {FINGERPRINT_KEY: self.fingerprint.encode()}
         return schema.with_metadata({**(schema.metadata or {}), **label})
 
@@ -340,10 +356,12 @@ class FrozenNormalizer(Applying):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FrozenNormalizer):
             return NotImplemented
+        if not snapshot.can_hold(self.policy):
+            return self._fitted is other._fitted
         return self.fingerprint == other.fingerprint
 
     def __hash__(self) -> int:
-        return hash(self.fingerprint)
+        return hash(self.fingerprint) if snapshot.can_hold(self.policy) else id(self._fitted)
 
 
 def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:

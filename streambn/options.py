@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Any, Literal
 
 from streambn.errors import InvalidValueError
 
@@ -51,8 +52,19 @@ class Options:
                 raise refuse(name, "'ignore', 'raise' or 'propagate'")
         # Plain Python numbers: they compare, print and save alike wherever they came from.
         object.__setattr__(self, "eps", float(self.eps))
+        object.__setattr__(self, "ddof", int(self.ddof))
         object.__setattr__(self, "clip", None if self.clip is None else float(self.clip))
         object.__setattr__(self, "affine", _checked_affine(self.affine))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A read-only view of a dict does not go into a pickle; the dict does.
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["affine"] = None if self.affine is None else dict(self.affine)
+        return _options, (values,)
+
+
+def _options(values: dict[str, Any]) -> Options:
+    return Options(**values)
 
 
 def _is_finite(value: object) -> bool:
@@ -85,4 +97,4 @@ def _checked_affine(affine: object) -> Mapping[str, tuple[float, float]] | None:
                 f"got {pair!r}."
             )
         checked[name] = (float(gamma), float(beta))
-    return checked or None
+    return MappingProxyType(checked) if checked else None

@@ -15,7 +15,7 @@ import streambn as sbn
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Progress", "fitted", "number", "progress", "show", "table"]
+__all__ = ["Progress", "fitted", "number", "progress", "rows_seen", "show", "table"]
 
 
 # What stats() has, also where nothing was seen and there are none.

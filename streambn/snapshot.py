@@ -19,16 +19,20 @@ import numpy as np
 from streambn.atomic import atomic_write
 from streambn.columns import Binding, Leaf
 from streambn.errors import SnapshotError, StreamBNError
-from streambn.fitted import Fitted
+from streambn.fitted import Fitted, check_affine
 from streambn.kernels import LaneArrays
 from streambn.moments import Moments
 from streambn.options import Options
 from streambn.policies import EMA, BatchEMA, BatchState, EMAState, Policy, Welford
 
-__all__ = ["Saved", "decode", "encode", "fingerprint", "read", "write"]
+__all__ = ["Saved", "can_hold", "decode", "encode", "fingerprint", "read", "write"]
 
 FORMAT = "streambn statistics"
 VERSION = 1
+_NOT_NEGATIVE = (
+    *("count", "nulls", "nans", "pos_infs", "neg_infs"),
+    *("weight", "pairs", "m2_hi", "decay"),
+)
 _INTEGERS = ("count", "nulls", "nans", "pos_infs", "neg_infs", "exponent")
 
 
@@ -74,6 +78,8 @@ class _Lanes(_Typed):
             array = np.array(filled, kind)
             if absent is None and not np.isfinite(array).all():
                 raise SnapshotError(f"{name} is beyond the range of float64")
+            if name in _NOT_NEGATIVE and (array < 0).any():
+                raise SnapshotError(f"{name} is negative")
             arrays.append(array)
         return Moments.sealed(LaneArrays._make(arrays))
 
@@ -248,6 +254,11 @@ _POLICIES: dict[type, type[_Welford] | type[_EMA] | type[_BatchEMA]] = {
 }
 
 
+def can_hold(policy: Policy) -> bool:
+    """Say whether a file can hold a policy: one of streambn's own."""
+    return type(policy) in _POLICIES
+
+
 def encode(saved: Saved) -> bytes:
     """Return the bytes of a statistics file.
 
@@ -303,6 +314,8 @@ def decode(content: bytes, name: str = "the statistics") -> Saved:
     if not content:
         raise SnapshotError(f"{name} is empty; a statistics file is not.")
     header = _header(content, name)
+    if header.version < 1:
+        raise SnapshotError(f"{name} is damaged: there is no format version {header.version}.")
     if header.version > VERSION:
         raise SnapshotError(
             f"{name} is of format version {header.version}, from a newer streambn; this one reads "
@@ -311,11 +324,13 @@ def decode(content: bytes, name: str = "the statistics") -> Saved:
     try:
         file = msgspec.json.decode(content, type=_File)
         unsigned = msgspec.structs.replace(file, checksum="")
-        whole = _sha256(unsigned) == file.checksum
-        if whole:
+        if _sha256(unsigned) != file.checksum:
+            problem = "its content does not match its checksum"
+        elif file.fingerprint != (_sha256(file.body) if file.kind == "frozen" else None):
+            problem = "its fingerprint is not that of its statistics"
+        else:
             return Saved(_fitted(file.body), file.kind == "frozen")
-        problem = "its content does not match its checksum"
-    except (msgspec.MsgspecError, StreamBNError, OverflowError) as error:
+    except (msgspec.MsgspecError, StreamBNError, OverflowError, UnicodeDecodeError) as error:
         problem = str(error)
     raise SnapshotError(f"{name} is damaged: {problem}. Restore it from a copy, or fit again.")
 
@@ -323,7 +338,7 @@ def decode(content: bytes, name: str = "the statistics") -> Saved:
 def _header(content: bytes, name: str) -> _Header:
     foreign = f"{name} is not a statistics file of streambn"
     if not content.startswith(b"{"):
-        raise SnapshotError(f"{foreign}: it is not JSON.")
+        raise SnapshotError(f"{foreign}: it is no JSON object.")
     try:
         header = msgspec.json.decode(content, type=_Header)
     except msgspec.ValidationError as error:
@@ -352,7 +367,14 @@ def _body(fitted: Fitted) -> _Body:
         )
     options, binding = fitted.options, fitted.binding
     return _Body(
-        options=_Options(**{name: getattr(options, name) for name in _Options.__struct_fields__}),
+        options=_Options(
+            **{
+                name: getattr(options, name)
+                for name in _Options.__struct_fields__
+                if name != "affine"
+            },
+            affine=None if options.affine is None else dict(options.affine),
+        ),
         columns=None if fitted.columns is None else list(fitted.columns),
         leaves=None
         if binding is None
@@ -369,5 +391,11 @@ def _fitted(body: _Body) -> Fitted:
         raise SnapshotError("columns and state belong together")
     if body.leaves is None:
         return Fitted(policy, options, columns)
+    for leaf in body.leaves:
+        if not leaf.path or (leaf.size is not None and leaf.size < 1):
+            raise SnapshotError(f"there is no column {leaf.path} of size {leaf.size}")
     binding = Binding(tuple(Leaf(x.path, x.size, x.exact) for x in body.leaves))
+    if len(set(binding.lanes)) < len(binding.lanes):
+        raise SnapshotError("a column is there twice")
+    check_affine(options, binding)
     return Fitted(policy, options, columns, binding, body.policy.restored(len(binding.lanes)))

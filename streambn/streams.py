@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from streambn.errors import InvalidValueError, SchemaError
 
-__all__ = ["Stream", "map_batches", "open_stream"]
+__all__ = ["Stream", "map_batches", "map_stream", "open_stream"]
 
+Wanted = Callable[[pa.Schema], Sequence[str]]
 Collect = Callable[[pa.Schema, list[pa.RecordBatch]], Any]
 
 
@@ -39,7 +40,7 @@ class Stream(NamedTuple):
     collect: Collect | None
 
 
-def open_stream(data: Any, columns: Sequence[str] | None = None) -> Stream:
+def open_stream(data: Any, columns: Wanted | None = None) -> Stream:
     """Open any Arrow data.
 
     Parameters
@@ -47,8 +48,9 @@ def open_stream(data: Any, columns: Sequence[str] | None = None) -> Stream:
     data : object
         A RecordBatch, Table, RecordBatchReader, Dataset or Scanner of pyarrow; anything
         with ``__arrow_c_stream__`` or ``__arrow_c_array__``; or an iterable of those.
-    columns : sequence of str, optional
-        The columns that will be looked at: a Dataset reads no others.
+    columns : callable, optional
+        Gives, for the schema of a Dataset, the columns that will be looked at: no others
+        are read.
 
     Raises
     ------
@@ -63,8 +65,10 @@ def open_stream(data: Any, columns: Sequence[str] | None = None) -> Stream:
         return Stream(data.schema, iter(data), None)
     dataset = sys.modules.get("pyarrow.dataset")
     if dataset is not None and isinstance(data, dataset.Dataset):
-        known = columns is not None and set(columns) <= set(data.schema.names)
-        data = data.scanner(columns=list(columns) if known and columns else None)
+        wanted = [] if columns is None else list(columns(data.schema))
+        # A column that is not there is the caller's to miss: it says so better.
+        there = wanted and set(wanted) <= set(data.schema.names)
+        data = data.scanner(columns=wanted if there else None)
     if dataset is not None and isinstance(data, dataset.Scanner):
         reader = data.to_reader()
         return Stream(reader.schema, iter(reader), None)
@@ -74,7 +78,7 @@ def open_stream(data: Any, columns: Sequence[str] | None = None) -> Stream:
     if hasattr(data, "__arrow_c_array__"):
         batch = _imported(data, pa.record_batch)
         return Stream(batch.schema, iter([batch]), _collector(data) or _to_batch)
-    if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):
+    if isinstance(data, Iterable) and not _is_no_stream(data):
         return _open_iterable(data, columns)
     raise _no_arrow(data)
 
@@ -100,7 +104,15 @@ def map_batches(
     object
         Of the kind that came in; for a stream a pyarrow.RecordBatchReader.
     """
-    stream = open_stream(data)
+    return map_stream(open_stream(data), output_schema, function)
+
+
+def map_stream(
+    stream: Stream,
+    output_schema: Callable[[pa.Schema], pa.Schema],
+    function: Callable[[pa.RecordBatch, pa.Schema], pa.RecordBatch],
+) -> Any:
+    """Do as `map_batches` does, to data that is open already."""
     if stream.schema is None:
         return pa.RecordBatchReader.from_batches(pa.schema([]), iter([]))
     incoming = stream.schema
@@ -111,11 +123,12 @@ def map_batches(
     return stream.collect(schema, list(mapped))
 
 
-def _open_iterable(data: Iterable[Any], columns: Sequence[str] | None) -> Stream:
+def _open_iterable(data: Iterable[Any], columns: Wanted | None) -> Stream:
     """Chain the batches of the items; the first item is looked at for its schema."""
     items = iter(data)
-    first = next(items, None)
-    if first is None:
+    nothing = object()
+    first = next(items, nothing)
+    if first is nothing:
         return Stream(None, iter([]), None)
     if not _speaks_arrow(first):
         raise _no_arrow(first, f"an item of {_kind(data)}")
@@ -129,6 +142,11 @@ def _open_iterable(data: Iterable[Any], columns: Sequence[str] | None) -> Stream
             yield from open_stream(item, columns).batches
 
     return Stream(opened.schema, batches(), None)
+
+
+def _is_no_stream(data: object) -> bool:
+    """Say whether iterating over an object would be a misunderstanding."""
+    return isinstance(data, str | bytes | dict) or _kind(data).startswith("numpy.")
 
 
 def _speaks_arrow(item: object) -> bool:

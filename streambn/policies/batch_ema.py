@@ -13,6 +13,7 @@ import numpy as np
 from streambn.errors import InvalidValueError, MergeError
 from streambn.kernels import Column
 from streambn.kernels import doubledouble as dd
+from streambn.kernels.interface import Ints
 from streambn.moments import Moments, Reading, spread
 from streambn.policies.arguments import Domain, is_number, number, shown_arguments
 
@@ -136,6 +137,7 @@ class BatchEMA:
             object.__setattr__(self, name, number("BatchEMA", name, value, *_DOMAINS[name]))
         if isinstance(self.ddof, bool) or self.ddof not in (0, 1):
             raise InvalidValueError(f"BatchEMA: ddof must be 0 or 1, got {self.ddof!r}.")
+        object.__setattr__(self, "ddof", int(self.ddof))
         if self.initial is not None:
             object.__setattr__(self, "initial", _checked_initial(self.initial))
         rows = self.batch_rows
@@ -227,25 +229,32 @@ class BatchEMA:
         """See `Policy.read`. The blocks' own `ddof` holds; the argument is without effect."""
         del ddof
         means, variances = state.means, state.variances
-        mean = means.mean_pair
-        prior_mean, prior_var = self.initial or (0.0, 0.0)
-        biased = self.initial is not None and self._old_weight != 1
-        if biased:
-            prior = means.decay * prior_mean
-            mean = dd.add(dd.scale(mean, 1 - means.decay), dd.wide(prior))
-        exponent = variances.exponent // 2
-        square = (variances.mean_hi, variances.mean_lo)
-        if biased:
-            exponent = np.maximum(exponent, 0) if prior_var else exponent
-            by = variances.exponent - 2 * exponent
-            prior = np.ldexp(variances.decay * prior_var, -2 * exponent)
-            square = (np.ldexp(square[0], by), np.ldexp(square[1], by))
-            square = dd.add(dd.scale(square, 1 - variances.decay), dd.wide(prior))
-        known = np.where(variances.weight > 0, 1.0, 0.0)
-        if biased:
-            known = np.where(means.weight > 0, 1.0, 0.0)
-        var, std = spread(square, known, exponent)
-        return Reading(*mean, var, std, means.weight > 0)
+        prior_mean, prior_var = self.initial or (None, None)
+        mean, exponent = self._average(means, prior_mean)
+        square, twice = self._average(variances, prior_var)
+        weighed = variances if prior_var is None or self._old_weight == 1 else means
+        var, std = spread(square, np.where(weighed.weight > 0, 1.0, 0.0), twice // 2)
+        hi, lo = np.ldexp(mean[0], exponent), np.ldexp(mean[1], exponent)
+        return Reading(hi, lo, var, std, means.weight > 0)
+
+    def _average(self, rows: Moments, prior: float | None) -> tuple[dd.Pair, Ints]:
+        """Average blocks' values, with a prior P·r₀ + (1 − P)·average if there is one.
+
+        Returns
+        -------
+        average : pair of ndarrays
+        exponent : ndarray
+            Even; the average is in units of 2**exponent.
+        """
+        average, exponent = (rows.mean_hi, rows.mean_lo), rows.exponent
+        if prior is None or self._old_weight == 1:
+            return average, exponent
+        if prior:
+            exponent = np.maximum(exponent, 0)
+        by = rows.exponent - exponent
+        scaled = (np.ldexp(average[0], by), np.ldexp(average[1], by))
+        pull = np.ldexp(rows.decay * prior, -exponent)
+        return dd.add(dd.scale(scaled, 1 - rows.decay), dd.wide(pull)), exponent
 
     def tally(self, state: BatchState) -> Moments:
         """See `Policy.tally`; the rows of an open block are in it."""

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn.kernels.decode import Source, group, unpack_validity
+from streambn.kernels.decode import Source, arrow_array, group, unpack_validity
 from streambn.kernels.interface import Column, Floats, LaneTransform, Mapped
 from streambn.kernels.reference.blocks import BLOCK
 
@@ -16,11 +16,6 @@ __all__ = ["denormalize", "normalize"]
 
 # From here on a subtraction of the location can overflow.
 _FAR = 2.0**969
-_ARROW = {
-    np.dtype(np.float16): pa.float16(),
-    np.dtype(np.float32): pa.float32(),
-    np.dtype(np.float64): pa.float64(),
-}
 
 
 @np.errstate(all="ignore")
@@ -112,10 +107,14 @@ def _normalize_chunk(source: Source, x: Floats, lanes: LaneTransform) -> Floats:
 def _denormalize_chunk(source: Source, y: Floats, lanes: LaneTransform) -> Floats:
     if lanes.gamma is not None and lanes.beta is not None:
         y = (y - lanes.beta[:, np.newaxis]) / lanes.gamma[:, np.newaxis]
-    x = y * lanes.spread[:, np.newaxis]
-    x += lanes.location_lo[:, np.newaxis]
-    x += lanes.location_hi[:, np.newaxis]
-    return x
+    hi, lo, spread = lanes.location_hi, lanes.location_lo, lanes.spread
+    far = (np.maximum(np.abs(hi), spread) > _FAR).any()
+    if far:
+        hi, lo, spread = hi / 4, lo / 4, spread / 4
+    x = y * spread[:, np.newaxis]
+    x += lo[:, np.newaxis]
+    x += hi[:, np.newaxis]
+    return x * 4 if far else x
 
 
 def _to_arrow(column: Column, out: NDArray[np.floating], known: NDArray[np.bool_]) -> pa.Array:
@@ -125,5 +124,4 @@ def _to_arrow(column: Column, out: NDArray[np.floating], known: NDArray[np.bool_
     if not known.all():
         lanes = np.broadcast_to(known, out.shape).reshape(-1)
         valid = lanes if valid is None else valid & lanes
-    bitmap = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
-    return pa.Array.from_buffers(_ARROW[out.dtype], n, [bitmap, pa.py_buffer(out)])
+    return arrow_array(out, valid)
