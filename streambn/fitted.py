@@ -174,9 +174,10 @@ class Fitted:
         if self.options.inf == "propagate":
             low = np.where(tally.neg_infs > 0, -np.inf, low)
             high = np.where(tally.pos_infs > 0, np.inf, high)
-        seen = (tally.count > 0) | (low <= high)
-        spread = reading.defined & ~(np.isnan(reading.var) & ~np.isnan(reading.mean_hi))
-        spread |= reading.defined & ~np.isfinite(reading.mean_hi)
+        # NaN says that the statistics are poisoned; without a mean, or with too few values
+        # for a variance, they are undefined, which is null.
+        spread = reading.defined & ~(np.isnan(reading.var) & np.isfinite(reading.mean_hi))
+        seen = low <= high
 
         def column(values: Floats, there: NDArray[np.bool_]) -> pa.Array:
             return arrow_array(values, there)
