@@ -29,12 +29,13 @@ def seconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     x = np.random.default_rng(0).normal(size=VALUES)
-    table = pa.table({"x": x})
+    table, far = pa.table({"x": x}), pa.table({"x": x + 1e6})
     frozen = sbn.Normalizer().update(table).freeze()
     work: dict[str, Callable[[], object]] = {
         "np.max": x.max,
         "np.mean + np.var": lambda: (x.mean(), x.var()),
         "fit, Welford": lambda: sbn.Normalizer().update(table),
+        "fit, at 1e6": lambda: sbn.Normalizer().update(far),
         "fit, EMA": lambda: sbn.Normalizer(sbn.EMA(halflife=10_000)).update(table),
         "transform": lambda: frozen.transform(table),
     }

@@ -159,6 +159,12 @@ class BatchEMA:
             return float(self.decay)
         return 1.0 if self.momentum is None else 1.0 - float(self.momentum)  # type: ignore[arg-type]
 
+    @property
+    def _new_weight(self) -> float:
+        """1 − λ, as it was given if it was."""
+        given = self.rate.get("momentum")
+        return 1.0 - self._old_weight if given is None else given
+
     def init(self, lanes: int) -> BatchState:
         """See `Policy.init`."""
         empty = Moments.empty(lanes)
@@ -254,7 +260,8 @@ class BatchEMA:
         by = rows.exponent - exponent
         scaled = (np.ldexp(average[0], by), np.ldexp(average[1], by))
         pull = np.ldexp(rows.decay * prior, -exponent)
-        return dd.add(dd.scale(scaled, 1 - rows.decay), dd.wide(pull)), exponent
+        # 1 − P is (1 − λ)·W, and that does not cancel: of one block it is the momentum.
+        return dd.add(dd.scale(scaled, self._new_weight * rows.weight), dd.wide(pull)), exponent
 
     def tally(self, state: BatchState) -> Moments:
         """See `Policy.tally`; the rows of an open block are in it."""
@@ -275,13 +282,12 @@ class BatchEMA:
         block = "record batch" if self.batch_rows is None else f"block of {self.batch_rows:,} rows"
         if self.momentum is None:
             return f"BatchEMA: the average over blocks, each {block} counting equally"
-        new = 1 - self._old_weight if isinstance(self.momentum, _Unset) else self.momentum
         start = (
             "no initial values"
             if self.initial is None
             else f"from mean {self.initial[0]:g} and variance {self.initial[1]:g}"
         )
-        return f"BatchEMA: each {block} weighs {new:g} of the running value, {start}"
+        return f"BatchEMA: each {block} weighs {self._new_weight:g} of the running value, {start}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(shown_arguments(self))})"
