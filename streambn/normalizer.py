@@ -179,7 +179,8 @@ class Normalizer(Applying):
             By which statistics a batch is normalized: "running", those with the batch
             learned; "before", those before it, so that no value is judged by itself
             (the first batch comes out null); "batch", its own mean and its own biased
-            variance, which is batch normalization's training pass.
+            variance, which is batch normalization's training pass. A batch is here a
+            record batch as it comes, whatever `batch_rows` makes of it for learning.
         dtype : data type, optional
             As for `transform`.
 
