@@ -14,7 +14,9 @@ from streambn.options import Options
 from streambn.policies import Policy
 from streambn.streams import map_batches
 
-__all__ = ["Applying", "float_type_of"]
+__all__ = ["FINGERPRINT_KEY", "Applying", "float_type_of"]
+
+FINGERPRINT_KEY = b"streambn.fingerprint"
 
 
 class Applying:
@@ -122,17 +124,27 @@ class Applying:
         """
         fitted, kind = self._current, float_type_of(dtype)
         return map_batches(
-            data, lambda schema: fitted.output_schema(schema, kind), fitted.denormalized
+            data,
+            lambda schema: _unlabelled(fitted.output_schema(schema, kind)),
+            fitted.denormalized,
         )
 
     def _labelled(self, schema: pa.Schema) -> pa.Schema:
-        return schema
+        return _unlabelled(schema)
 
     def __repr__(self) -> str:
         return as_text(type(self).__name__, self._current)
 
     def _repr_html_(self) -> str:
         return as_html(type(self).__name__, self._current)
+
+
+def _unlabelled(schema: pa.Schema) -> pa.Schema:
+    """Take off the fingerprint that an input carried: the output is not by those statistics."""
+    metadata = dict(schema.metadata or {})
+    if metadata.pop(FINGERPRINT_KEY, None) is None:
+        return schema
+    return schema.with_metadata(metadata or None)
 
 
 def float_type_of(dtype: Any) -> pa.DataType | None:

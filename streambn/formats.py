@@ -34,6 +34,8 @@ __all__ = [
 # A CSV column's type is inferred from the first block, so the block is larger than
 # Arrow's megabyte: it then sees more of the file before it decides.
 _CSV_BLOCK = 2 << 20
+# Arrow's own, less those that spell NaN, which is a number that is none, and not a null.
+_CSV_NULLS = ["", "#N/A", "#N/A N/A", "#NA", "N/A", "NA", "NULL", "n/a", "null"]
 _PARQUET_ROWS = 65_536
 # Without a buffer, Parquet column chunks are read whole: a file of one row group
 # would then be held in memory whole.
@@ -209,9 +211,18 @@ def _open_csv(path: str, types: Mapping[str, Any]) -> _Opened:
     reader = csv.open_csv(
         file,
         read_options=csv.ReadOptions(block_size=_CSV_BLOCK),
-        convert_options=csv.ConvertOptions(column_types=dict(types)),
+        # Line breaks in quotes are data; in a table of one column, so is an empty line.
+        parse_options=csv.ParseOptions(
+            newlines_in_values=True, ignore_empty_lines=_has_several_columns(path)
+        ),
+        convert_options=csv.ConvertOptions(column_types=dict(types), null_values=_CSV_NULLS),
     )
     return reader.schema, reader
+
+
+def _has_several_columns(path: str) -> bool:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        return "," in file.readline()
 
 
 def _told(batches: Iterable[Any], name: str, kind: Format, columns: list[str]) -> Iterator[Any]:

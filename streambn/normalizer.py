@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import pyarrow as pa
 
 from streambn import snapshot
-from streambn.applying import Applying, float_type_of
+from streambn.applying import FINGERPRINT_KEY, Applying, float_type_of
 from streambn.errors import InvalidValueError, NotFittedError
 from streambn.fitted import Fitted
 from streambn.options import Missing, Options
@@ -21,8 +21,6 @@ from streambn.streams import map_stream, open_stream
 __all__ = ["FrozenNormalizer", "Normalizer", "load"]
 
 Using = Literal["running", "before", "batch"]
-
-FINGERPRINT_KEY = b"streambn.fingerprint"
 
 
 class _Step(NamedTuple):
@@ -339,7 +337,8 @@ class FrozenNormalizer(Applying):
 
     def _labelled(self, schema: pa.Schema) -> pa.Schema:
         if not snapshot.can_hold(self.policy):
-            return schema  # a policy of the user's own: what it is cannot be told from outside
+            # A policy of the user's own: what it is cannot be told from outside.
+            return super()._labelled(schema)
         label = {FINGERPRINT_KEY: self.fingerprint.encode()}
         return schema.with_metadata({**(schema.metadata or {}), **label})
 

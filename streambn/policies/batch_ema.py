@@ -141,6 +141,9 @@ class BatchEMA:
         if self.initial is not None:
             object.__setattr__(self, "initial", _checked_initial(self.initial))
         rows = self.batch_rows
+        if isinstance(rows, np.integer):
+            rows = int(rows)
+            object.__setattr__(self, "batch_rows", rows)
         if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
             raise InvalidValueError(
                 f"BatchEMA: batch_rows must be a whole number of rows >= 1 or None, got {rows!r}."

@@ -153,7 +153,8 @@ class EMA:
         moments = older.moments.merge(newer.moments)
         if older.first is None or newer.first is None:
             return EMAState(moments, None)
-        return EMAState(moments, _earlier(older.first, newer.first, newer.moments.decay))
+        fade = _fade(older.moments, newer.moments, moments)
+        return EMAState(moments, _earlier(older.first, newer.first, fade))
 
     def _first(self, columns: Sequence[Column], wanted: NDArray[np.bool_]) -> Moments:
         """Find the first value of each wanted lane, by halving the batch."""
@@ -170,7 +171,8 @@ class EMA:
         behind = [c.slice(half, rows - half) for c in columns]
         left = self._first(ahead, wanted)
         right = self._first(behind, wanted & (left.count == 0))
-        return _earlier(left, right, Moments.of(behind, self.decay, self.ignore_na).decay)
+        older, newer = (Moments.of(c, self.decay, self.ignore_na) for c in (ahead, behind))
+        return _earlier(left, right, _fade(older, newer, older.merge(newer)))
 
     def read(self, state: EMAState, ddof: int) -> Reading:
         """See `Policy.read`: S/W, or with ``ddof=1`` S·W/(2C)."""
@@ -220,9 +222,17 @@ def _only(moments: Moments, lanes: NDArray[np.bool_]) -> Moments:
     )
 
 
-def _earlier(older: Moments, newer: Moments, decay: Floats) -> Moments:
-    """Return the first values of two segments joined, `decay` being the newer one's."""
-    aged = older._replace(weight=older.weight * decay, decay=older.decay * decay)
+def _fade(older: Moments, newer: Moments, merged: Moments) -> Floats:
+    """Return the factor by which a merge aged the older side."""
+    kept = np.divide(
+        merged.weight, older.weight, out=np.ones_like(older.weight), where=older.weight > 0
+    )
+    return np.where(newer.weight == 0, kept, newer.decay)
+
+
+def _earlier(older: Moments, newer: Moments, fade: Floats) -> Moments:
+    """Return the first values of two segments joined, the older one aged by `fade`."""
+    aged = older._replace(weight=older.weight * fade, decay=older.decay * fade)
     there = older.count > 0
     return Moments.sealed(
         Moments._make((np.where(there, a, b) for a, b in zip(aged, newer, strict=True)))

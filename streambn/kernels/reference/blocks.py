@@ -186,8 +186,14 @@ def _careful_block(
         # 2**1074 is no float64, so ldexp and not a product.
         filled, centre = np.ldexp(filled, scale[:, np.newaxis]), np.ldexp(centre, scale)
 
-    weights, faded, total = _careful_weights(usable, count, decay, ignore_na)
+    weights, behind, total = _careful_weights(usable, count, decay, ignore_na)
     weight = weights.sum(axis=1)
+    faded = np.power(decay, behind)
+    if decay != 1:
+        # As in merge_moments: neither the weight nor, with it, the decay falls further.
+        least = np.minimum(LEAST_WEIGHT / np.where(seen, weight, 1.0), 1.0)
+        faded = np.where(seen, np.maximum(faded, least), faded)
+        total = total * faded
     pairs = count * (count - 1.0) / 2 if decay == 1 else _pairs(weights)
     sums = _Sums(lanes, n)
     mean, m2 = _from_sums(*sums.about(filled, centre, sums.pad(weights), weight), weight)
@@ -221,27 +227,25 @@ def _careful_weights(
     -------
     weights : ndarray, shape (L, n)
         As of the lane's last usable value; 0 where missing.
-    faded : ndarray, shape (L,)
-        What the missing values behind that one leave of all weights. It does not fall
-        below `LEAST_WEIGHT`, for the reason given there.
+    behind : ndarray, shape (L,)
+        How many rows that age the others come after that one; all, where there is none.
     total : ndarray, shape (L,)
-        The decay P of the block.
+        The decay P of the rows up to it.
     """
     lanes, n = usable.shape
-    none = np.ones(lanes)
+    none = np.zeros(lanes)
     if decay == 1:
-        return usable.astype(np.float64), none, none
+        return usable.astype(np.float64), none, none + 1
     if ignore_na:
         age = count[:, np.newaxis] - np.cumsum(usable, axis=1)
         return np.where(usable, np.power(decay, age), 0.0), none, np.power(decay, count)
-    behind = np.where(count > 0, usable[:, ::-1].argmax(axis=1), 0)
+    behind = np.where(count > 0, usable[:, ::-1].argmax(axis=1), n)
     if behind.any():
         age = np.arange(n - 1, -1, -1) - behind[:, np.newaxis]
         weights = np.power(decay, np.maximum(age, 0))
     else:
         weights = _weights(decay, n)
-    faded = np.maximum(np.power(decay, behind), LEAST_WEIGHT)
-    return np.where(usable, weights, 0.0), faded, np.full(lanes, decay**n)
+    return np.where(usable, weights, 0.0), behind, np.power(decay, n - behind)
 
 
 def _count(mask: NDArray[np.bool_]) -> Ints:

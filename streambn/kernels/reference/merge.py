@@ -97,7 +97,7 @@ def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
         mean_lo=mean[1],
         m2_hi=m2[0],
         m2_lo=m2[1],
-        decay=a.decay * b.decay,
+        decay=a.decay * fade,
         exponent=exponent,
     )
 
