@@ -16,6 +16,7 @@ import typer
 
 import streambn as sbn
 from streambn import files, outputs, render
+from streambn.atomic import staged
 from streambn.cli_options import (
     CsvTypes,
     Dtype,
@@ -154,6 +155,8 @@ def apply(
     with _usage():
         types = parse_csv_types(csv_type)
         jobs = outputs.plan(sources, output)
+        if any(os.path.realpath(stats) == os.path.realpath(job.target) for job in jobs):
+            raise InvalidValueError(f"{stats}, the statistics, would be replaced by the output")
     _emit(_Emission(frozen, types, dtype, inverse), jobs, quiet=quiet)
 
 
@@ -208,6 +211,7 @@ def merge(
     ],
     output: StatsOut,
     frozen: Frozen = False,
+    quiet: Quiet = False,
 ) -> None:
     """Merge statistics of pieces into those of the whole.
 
@@ -215,6 +219,7 @@ def merge(
 
     Example: [bold]streambn merge monday.json tuesday.json -o week.json[/bold]
     """
+    del quiet  # there is nothing to be quiet about; scripts may say it everywhere
     with _usage():
         outputs.check_target(output)
     merged = _live(sbn.load(stats[0]))
@@ -379,7 +384,8 @@ class _Emission:
 def _emit(emission: _Emission, jobs: list[Output], *, quiet: bool) -> None:
     """Normalize every source into its output."""
     count = sum(len(job.sources) for job in jobs)
-    with render.progress("applying", count, quiet=quiet) as progress:
+    # On one stage: of a job that fails, nothing is left that looks like its result.
+    with render.progress("applying", count, quiet=quiet) as progress, staged() as stage:
         for job in jobs:
             streams = ((s.name, emission.stream(s, job, progress)) for s in job.sources)
-            outputs.write(outputs.concat(streams), job)
+            outputs.write(outputs.concat(streams), job, stage)

@@ -6,7 +6,6 @@ same one, and `write` drains a stream into a file, a folder's file, or standard 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from streambn import formats
-from streambn.atomic import atomic_write
+from streambn.atomic import Stage
 from streambn.errors import InvalidValueError, SchemaError, StreamBNError
 from streambn.files import PIPE, Source
 from streambn.formats import Format
@@ -90,13 +89,7 @@ def plan(sources: Sequence[Source], out: str) -> list[Output]:
 def _plan_folder(sources: Sequence[Source], out: str) -> list[Output]:
     if os.path.isfile(out):
         raise InvalidValueError(f"{out} is a file, but these inputs need a folder to go into")
-    real = os.path.realpath(out)
-    for root in sorted({source.root for source in sources if source.root is not None}):
-        if os.path.commonpath([real, os.path.realpath(root)]) == os.path.realpath(root):
-            raise InvalidValueError(
-                f"the output folder {out} lies in the input folder {root}, so that the next run "
-                "would read its own output: choose one outside"
-            )
+    _check_outside(out, sources)
     outputs = []
     for source in sources:
         target = os.path.join(out, source.relative)
@@ -107,6 +100,17 @@ def _plan_folder(sources: Sequence[Source], out: str) -> list[Output]:
                 kind = formats.sniff(file.read(formats.HEAD), source.name)
         outputs.append(Output(target, kind, (source,), mirrored=True))
     return outputs
+
+
+def _check_outside(target: str, sources: Sequence[Source]) -> None:
+    """Refuse a target in a folder that is listed: the next run would take it for an input."""
+    real = os.path.realpath(target)
+    for root in sorted({source.root for source in sources if source.root is not None}):
+        if os.path.commonpath([real, os.path.realpath(root)]) == os.path.realpath(root):
+            raise InvalidValueError(
+                f"{target} lies in the input folder {root}, so that the next run would read it as "
+                "an input: write outside of it"
+            )
 
 
 def check_target(target: str, sources: Sequence[Source] = (), *, in_folder: bool = True) -> None:
@@ -129,6 +133,9 @@ def check_target(target: str, sources: Sequence[Source] = (), *, in_folder: bool
     real = os.path.realpath(target)
     if any(source.path != PIPE and os.path.realpath(source.path) == real for source in sources):
         raise InvalidValueError(f"{target} is one of the inputs: write somewhere else")
+    if target == PIPE:
+        raise InvalidValueError("statistics go to a file, not to standard output: name one")
+    _check_outside(target, sources)
     if os.path.exists(real) and not os.path.isfile(real):
         raise InvalidValueError(f"{target} exists and is not a regular file")
     if in_folder and not os.path.isdir(os.path.dirname(real)):
@@ -196,21 +203,22 @@ def _conform(batch: Any, schema: Any, name: str, first: str) -> Any:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def write(reader: Any, output: Output) -> None:
-    """Drain a stream into an output, which appears whole or not at all.
+def write(reader: Any, output: Output, stage: Stage) -> None:
+    """Drain a stream into an output, which appears when the stage commits.
 
     Parameters
     ----------
     reader : pyarrow.RecordBatchReader
         What to write; the schema's metadata is kept where the format can hold it.
     output : Output
-        Where to. Standard output is flushed at each batch.
+        Where to. Standard output is not staged: it is flushed at each batch.
+    stage : Stage
+        On which files wait for the rest of their job.
 
     Raises
     ------
     StreamBNError
-        The format cannot hold a column, or the reader failed. No part of the file is
-        left behind, nor a folder that was made for it.
+        The format cannot hold a column, or the reader failed.
     """
     if output.target == PIPE:
         _write_stdout(reader)
@@ -218,7 +226,8 @@ def write(reader: Any, output: Output) -> None:
     first = output.sources[0]
     keeps_codec = output.format is Format.PARQUET and first.rereadable
     codec = formats.codec_of(first.path) if keeps_codec else formats.CODEC
-    with _made_folders(Path(output.target).parent), atomic_write(output.target) as file:
+    stage.make_folder(Path(output.target).parent)
+    with stage.write(output.target) as file:
         try:
             formats.write_batches(file, reader, output.format, codec)
         except pa.ArrowException as error:
@@ -240,17 +249,3 @@ def _write_stdout(reader: Any) -> None:
     # Closed only here: the mark of the stream's end must not follow a failure.
     writer.close()
     out.flush()
-
-
-@contextlib.contextmanager
-def _made_folders(folder: Path) -> Iterator[None]:
-    """Make the folders that are missing; if the block fails, leave none of them empty."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        for path in missing:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-        raise

@@ -544,16 +544,14 @@ def test_a_failure_midway_leaves_nothing(fitted: str) -> None:
         assert "inf.parquet" in bad(1, "apply", fitted, "t.parquet", "inf.parquet", "-o", out)
 
 
-def test_a_failure_in_a_folder_keeps_what_is_complete(fitted: str) -> None:
+def test_a_failure_in_a_folder_leaves_nothing_of_the_job(fitted: str) -> None:
     Path("d/a").mkdir(parents=True)
     Path("d/b").mkdir()
     pq.write_table(pa.table({"price": [1.0], "s": ["a"]}), "d/a/t.parquet")
     pq.write_table(pa.table({"price": [math.inf], "s": ["a"]}), "d/b/t.parquet")
     done = run("apply", fitted, "d", "-o", "out")
     assert done.returncode == 1
-    assert [path for path in tree() if path.startswith("out")] == [
-        "out", "out/a", "out/a/t.parquet",
-    ]  # fmt: skip
+    assert [path for path in tree() if path.startswith("out")] == []
 
 
 def test_an_old_output_survives_a_failure(fitted: str) -> None:
@@ -839,3 +837,64 @@ def test_nothing_binary_goes_to_a_terminal(fitted: str) -> None:
     shown = in_a_terminal("apply", fitted, "t.parquet", "-o", "-", code=2)
     said = "streambn: standard output is a terminal: pipe it on, or name a file"
     assert " ".join(shown.split()) == said
+
+
+# --- what a job must not do to its own files ------------------------------------------
+
+
+def test_statistics_are_not_replaced_by_the_output(fitted: str) -> None:
+    Path("stats.csv").write_bytes(Path(fitted).read_bytes())
+    before = Path("stats.csv").read_bytes()
+    assert "stats.csv" in bad(2, "apply", "stats.csv", "t.parquet", "-o", "stats.csv")
+    assert Path("stats.csv").read_bytes() == before
+
+
+def test_statistics_do_not_go_where_the_next_run_would_read_them(fitted: str) -> None:
+    Path("d").mkdir()
+    Path("d/t.parquet").write_bytes(Path("t.parquet").read_bytes())
+    assert "lies in the input folder" in bad(2, "fit", "d", "-o", "d/stats.json")
+    assert "to a file" in bad(2, "fit", "t.parquet", "-o", "-")
+    assert "to a file" in bad(2, "merge", fitted, "-o", "-")
+    good("merge", fitted, "-o", "merged.json", "--quiet")
+
+
+def test_a_shard_without_rows_merges_and_cannot_be_applied(fitted: str) -> None:
+    pq.write_table(pa.table({"price": pa.array([], pa.float64())}), "none.parquet")
+    good("fit", "none.parquet", "-o", "none.json")
+    good("merge", fitted, "none.json", "-o", "merged.json")
+    shown = [good("show", f, "--format", "csv").stdout for f in (fitted, "merged.json")]
+    assert shown[0] == shown[1]
+    assert "nothing was seen" in bad(1, "apply", "none.json", "t.parquet", "-o", "out.csv")
+    assert "nothing was seen" in bad(1, "normalize", "none.parquet", "-o", "out.csv")
+
+
+# --- CSV ------------------------------------------------------------------------------
+
+
+def test_csv_keeps_nan_apart_from_null() -> None:
+    Path("t.csv").write_text("x,y\n1,1\nnan,2\n,3\n3,4\n")
+    good("fit", "t.csv", "-o", "s.json")
+    shown = json.loads(good("show", "s.json", "--format", "json").stdout)
+    assert [shown["columns"][0][name] for name in ("count", "nulls", "nans")] == [2, 1, 1]
+    assert "NaN" in bad(1, "fit", "t.csv", "-o", "r.json", "--nan", "raise")
+    good("apply", "s.json", "t.csv", "-o", "out.csv")
+    assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()[1:]] == [
+        "-1", "nan", "", "1",
+    ]  # fmt: skip
+
+
+def test_an_empty_line_is_a_row_of_a_csv_of_one_column() -> None:
+    Path("one.csv").write_text("x\n1\n\n3\n")
+    good("normalize", "one.csv", "-o", "out.csv", "--save", "s.json")
+    assert Path("out.csv").read_text().splitlines()[1:] == ["-1", "", "1"]
+    good("normalize", "out.csv", "-o", "again.csv")
+    assert Path("again.csv").read_text() == Path("out.csv").read_text()
+
+
+def test_line_breaks_in_a_csv_are_data() -> None:
+    rows = 100_000
+    text = pa.array([f"line\n{i}\nmore text" for i in range(rows)])
+    pq.write_table(pa.table({"x": pa.array(range(rows), pa.float64()), "s": text}), "nl.parquet")
+    good("normalize", "nl.parquet", "-o", "nl.csv")
+    said = good("fit", "nl.csv", "-o", "s.json").stderr
+    assert "100,000 rows" in said

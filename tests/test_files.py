@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from streambn import files, formats, outputs
+from streambn.atomic import staged
 from streambn.errors import InvalidValueError, SchemaError, StreamBNError
 from streambn.files import Source
 from streambn.formats import Format
@@ -59,7 +60,8 @@ def names(folder: Path) -> list[str]:
 def write_one(table: pa.Table, out: Path, *sources: Source) -> None:
     reader = pa.RecordBatchReader.from_batches(table.schema, iter(table.to_batches()))
     (job,) = outputs.plan(list(sources) or [Source("-")], str(out))
-    outputs.write(reader, job)
+    with staged() as stage:
+        outputs.write(reader, job, stage)
 
 
 # --- finding --------------------------------------------------------------------------
@@ -408,7 +410,8 @@ def test_small_batches_are_gathered_into_row_groups(tmp_path: Path) -> None:
         table.schema, iter(table.to_batches(max_chunksize=100))
     )
     (job,) = outputs.plan([Source("-")], str(tmp_path / "t.parquet"))
-    outputs.write(reader, job)
+    with staged() as stage:
+        outputs.write(reader, job, stage)
     assert pq.read_metadata(tmp_path / "t.parquet").num_row_groups == 1
 
 
@@ -427,8 +430,8 @@ def test_a_failure_midway_leaves_things_as_they_were(
         reader = pa.RecordBatchReader.from_batches(TABLE.schema, batches())
         target = str(tmp_path / out)
         job = outputs.Output(target, formats.SUFFIXES[suffix], (Source("-"),))
-        with pytest.raises(type(failure)):
-            outputs.write(reader, job)
+        with pytest.raises(type(failure)), staged() as stage:
+            outputs.write(reader, job, stage)
     assert names(tmp_path) == [f"old{suffix}"]
     assert (tmp_path / f"old{suffix}").read_text() == "old"
 
@@ -450,7 +453,8 @@ def test_a_folder_mirrors_paths_and_formats(tree: Path) -> None:
         ("out/year=__HIVE_DEFAULT_PARTITION__/city=12/a.parquet", Format.PARQUET),
     ]
     for job in jobs:
-        outputs.write(files.open_reader(job.sources[0]), job)
+        with staged() as stage:
+            outputs.write(files.open_reader(job.sources[0]), job, stage)
     assert names(tree / "out/more") == ["t.csv"]
     assert read("out/more/t.csv").equals(TABLE)
 

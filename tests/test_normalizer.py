@@ -1294,3 +1294,15 @@ def test_every_policy_shows_itself(policy: Any) -> None:
     norm = fit(xs(1.0, 2.0, 5.0), xs(None), policy=policy)
     assert repr(policy) in repr(norm)
     assert html.escape(policy.describe()) in norm._repr_html_()
+
+
+def test_a_fingerprint_is_only_on_what_its_statistics_made() -> None:
+    key = b"streambn.fingerprint"
+    frozen = fit(xs(1.0, 3.0)).freeze()
+    labelled = frozen.transform(xs(2.0))
+    assert labelled.schema.metadata == {key: frozen.fingerprint.encode()}
+    assert not frozen.inverse_transform(labelled).schema.metadata
+    live = fit(xs(5.0, 9.0))
+    assert not live.transform(labelled).schema.metadata
+    other = labelled.replace_schema_metadata({b"k": b"v", key: b"stale"})
+    assert live.transform(other).schema.metadata == {b"k": b"v"}

@@ -319,3 +319,22 @@ def test_policies_describe_themselves():
     assert EMA(halflife=10_000).describe() == "EMA by row: half-life 10,000 rows"
     assert "each record batch weighs 0.1" in BatchEMA(momentum=0.1).describe()
     assert "each block of 4,096 rows" in BatchEMA(decay=0.9, batch_rows=4096).describe()
+
+
+@pytest.mark.parametrize("adjust", [True, False])
+@pytest.mark.parametrize("gap", [30, 450, 5000])
+def test_a_long_silence_keeps_the_history_however_it_is_cut(adjust, gap):
+    policy = EMA(halflife=1, adjust=adjust)
+    silence = [None] * gap
+    before = policy.read(learned(policy, [[1.0, 2.0, 3.0, 20.0]]), 0)
+    a, b = learned(policy, [[1.0, 2.0, 3.0]]), learned(policy, [[20.0]])
+    c = policy.update(policy.init(1), columns(silence, kind=pa.float64()))
+    for state in (
+        learned(policy, [[1.0, 2.0, 3.0, 20.0, *silence]]),
+        learned(policy, [[1.0, 2.0, 3.0], [20.0, *silence]]),
+        policy.merge(policy.merge(a, b), c),
+        policy.merge(a, policy.merge(b, c)),
+    ):
+        after = policy.read(state, 0)
+        assert after.mean_hi[0] == pytest.approx(before.mean_hi[0], rel=1e-14, abs=0)
+        assert after.var[0] == pytest.approx(before.var[0], rel=1e-13, abs=0)

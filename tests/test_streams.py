@@ -744,3 +744,18 @@ def test_map_batches_applies_a_function_now_or_when_pulled() -> None:
     assert calls == [2, 3]
     assert out.read_all().equals(TABLE)
     assert calls == [2, 3, 2, 3]
+
+
+def test_a_dataset_is_scanned_without_reading_far_ahead(tmp_path: Path) -> None:
+    """By default a scan holds a whole file of this size: all of its row groups at once."""
+    rows, groups = 20_000, 150
+    table = pa.table({f"x{i}": np.random.default_rng(i).normal(size=rows) for i in range(4)})
+    with pq.ParquetWriter(tmp_path / "t.parquet", table.schema) as writer:
+        for _ in range(groups):
+            writer.write_table(table)
+    norm = sbn.Normalizer()
+    pool = pa.default_memory_pool()
+    start, highest = pool.bytes_allocated(), 0
+    for _ in norm.update(table).transform(ds.dataset(tmp_path)):
+        highest = max(highest, pool.bytes_allocated() - start)
+    assert highest < 50 * table.nbytes
