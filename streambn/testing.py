@@ -325,6 +325,10 @@ class PolicyLaws:
         Of the range because a forgetting policy may have come a long way to a small σ.
         """
         difference = np.abs((a.mean_hi - b.mean_hi) + (a.mean_lo - b.mean_lo))
-        extent = np.where(tally.count > 0, tally.max - tally.min, 0.0)
+        # A prior mean, as `initial` of BatchEMA, is one end of the way too.
+        prior = (getattr(self.policy, "initial", None) or (None,))[0]
+        low = tally.min if prior is None else np.minimum(tally.min, prior)
+        high = tally.max if prior is None else np.maximum(tally.max, prior)
+        extent = np.where(tally.count > 0, high - low, 0.0)
         unit = np.nan_to_num(b.std) + 1e-3 * extent
         return difference / np.where(unit > 0, unit, 1.0)

@@ -35,19 +35,10 @@ def test_nist_univariate(name, pieces):
     m = Moments.empty(1)
     for part in parts:
         m = m.merge(moments(part))
-    # NumAcc2's mean is 1e-19 from halfway between two floats.
+    if np.finfo(np.longdouble).nmant > 60:
+        assert (m.mean[0], deviation(m, 1)) == (mean, sd)
     assert m.mean[0] == pytest.approx(mean, rel=2.3e-16, abs=0)
     assert deviation(m, 1) == pytest.approx(sd, rel=1e-15, abs=0)
-
-
-@pytest.mark.parametrize("name", NIST)
-def test_nist_univariate_is_correctly_rounded_row_by_row(name):
-    """Where every block is one row, all the arithmetic is in double-doubles."""
-    values, mean, sd = NIST[name]
-    m = Moments.empty(1)
-    for value in values:
-        m = m.merge(moments([float(value)]))
-    assert (m.mean[0], deviation(m, 1)) == (mean, sd)
 
 
 def test_means_and_deviations_that_numpy_overflows():

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from streambn.kernels import doubledouble as dd
 from streambn.kernels.decode import Source, group
 from streambn.kernels.interface import Column, Floats, Ints, LaneArrays
 from streambn.kernels.reference.merge import (
@@ -17,6 +16,7 @@ from streambn.kernels.reference.merge import (
     empty_moments,
     merge_moments,
 )
+from streambn.kernels.reference.sums import Sums, from_sums
 
 __all__ = ["BLOCK", "block_moments"]
 
@@ -24,16 +24,9 @@ __all__ = ["BLOCK", "block_moments"]
 # of second-level and 32 MB of third-level cache: 32k values 0.25, 64k 0.34, 128k 0.36, 256k
 # 0.38. Below, the cost of NumPy's calls shows; above, smaller caches than these end.
 BLOCK = 131072
-# Terms summed in one dot product. Equal terms round alike, so the errors of long sums add
-# up: of a column with two values, m2 was wrong by 8e-15 in pieces of 4096, by 4e-16 in
-# pieces of 512, at the same speed. Far below the length at which BLAS starts threads.
-_DOT = 512
 # Inside 2**±400 squares, and the low halves of their sums, are normal numbers.
 _BIG = 2.0**400
 _SMALL = 2.0**-400
-# A sum of squares about a centre c exceeds the one about the mean by n(c - mean)². Up
-# to 3/4 of it may go in the subtraction (2 bits); beyond, the block is centred again.
-_EXCESS = 0.75
 
 
 @np.errstate(all="ignore")
@@ -77,9 +70,10 @@ def _source_moments(source: Source, decay: float, ignore_na: bool) -> LaneArrays
     if not starts:
         return empty_moments(source.width)
     shape = (len(starts), source.width)
-    low, high, first, second, centres = np.full((5, *shape), np.nan)
+    low, high, centres = np.full((3, *shape), np.nan)
+    totals = np.full((4, *shape), np.nan)
     centres[:] = source.centre
-    sums = _Sums(source.width, min(step, source.rows))
+    sums = Sums(source.width, min(step, source.rows))
     centre = centres[0]
     rows = np.array([min(step, source.rows - start) for start in starts])
     weights, weight = None, float(step)
@@ -90,11 +84,11 @@ def _source_moments(source: Source, decay: float, ignore_na: bool) -> LaneArrays
             weight = _totals(decay, n)[0]
             weights = None if decay == 1 else sums.pad(_weights(decay, n))
         # First, as it can subtract while the block is on its way from memory.
-        centre, first[i], second[i] = sums.about(x, centre, weights, weight)
+        centre, totals[:, i] = sums.about(x, centre, weights, weight)
         centres[i] = centre
         np.minimum.reduce(x, axis=1, out=low[i])
         np.maximum.reduce(x, axis=1, out=high[i])
-    blocks = _plain_blocks(rows, decay, low, high, centres, first, second)
+    blocks = _plain_blocks(rows, decay, low, high, centres, totals)
 
     largest = np.maximum(-low, high)  # |x|; NaN and infinity come through
     ordinary = ((largest >= _SMALL) & (largest <= _BIG)) | (largest == 0)
@@ -132,20 +126,16 @@ def _plain_blocks(
     low: Floats,
     high: Floats,
     centre: Floats,
-    first: Floats,
-    second: Floats,
+    totals: Floats,
 ) -> LaneArrays:
     """Moments, shape (blocks, L), of blocks in which all is finite and of ordinary size."""
     shape = low.shape
-    totals = np.array([_totals(decay, int(n)) for n in rows])
-    weight, pairs = (np.broadcast_to(t[:, np.newaxis], shape) for t in totals.T)
+    of_rows = np.array([_totals(decay, int(n)) for n in rows])
+    weight, pairs = (np.broadcast_to(t[:, np.newaxis], shape) for t in of_rows.T)
     # A constant lane: whatever the centre was, the differences it left are rounding.
     constant = low == high
-    centre, first, second = (
-        np.where(constant, value, other)
-        for value, other in ((low, centre), (0.0, first), (0.0, second))
-    )
-    (mean_hi, mean_lo), m2 = _from_sums(centre, first, second, weight)
+    centre, totals = np.where(constant, low, centre), np.where(constant, 0.0, totals)
+    (mean_hi, mean_lo), (m2_hi, m2_lo) = from_sums(centre, totals, weight)
     return empty_moments(shape)._replace(
         count=np.broadcast_to(rows[:, np.newaxis], shape).copy(),
         min=low,
@@ -154,7 +144,8 @@ def _plain_blocks(
         pairs=pairs.copy(),
         mean_hi=mean_hi,
         mean_lo=mean_lo,
-        m2_hi=m2,
+        m2_hi=m2_hi,
+        m2_lo=m2_lo,
         decay=np.broadcast_to(decay ** rows[:, np.newaxis], shape).copy(),
         exponent=np.where(constant & (low == 0), ZERO_EXPONENT, 0),
     )
@@ -195,8 +186,8 @@ def _careful_block(
         faded = np.where(seen, np.maximum(faded, least), faded)
         total = total * faded
     pairs = count * (count - 1.0) / 2 if decay == 1 else _pairs(weights)
-    sums = _Sums(lanes, n)
-    mean, m2 = _from_sums(*sums.about(filled, centre, sums.pad(weights), weight), weight)
+    sums = Sums(lanes, n)
+    mean, m2 = from_sums(*sums.about(filled, centre, sums.pad(weights), weight), weight)
     nulls = np.zeros(lanes, np.int64) if null is None else _count(null)
     nans, pos_infs, neg_infs = _special(x, null, n - count - nulls)
     return LaneArrays(
@@ -211,8 +202,8 @@ def _careful_block(
         pairs=pairs * faded * faded,
         mean_hi=np.where(seen, mean[0], 0.0),
         mean_lo=np.where(seen, mean[1], 0.0),
-        m2_hi=np.where(seen, m2 * faded, 0.0),
-        m2_lo=np.zeros(lanes),
+        m2_hi=np.where(seen, m2[0] * faded, 0.0),
+        m2_lo=np.where(seen, m2[1] * faded, 0.0),
         decay=total,
         exponent=exponent,
     )
@@ -267,87 +258,6 @@ def _special(x: Floats, null: NDArray[np.bool_] | None, expected: Ints) -> tuple
         _count((x == np.inf) & there),
         _count((x == -np.inf) & there),
     )
-
-
-class _Sums:
-    """Sums of (L, n) values about a centre, in a scratch space that is used again.
-
-    The differences lie in pieces of at most `_DOT` values, the last one filled up with
-    zeros, and are summed by one dot product a piece.
-    """
-
-    def __init__(self, lanes: int, n: int) -> None:
-        self._piece = min(n, _DOT)
-        self._pieces = np.zeros((lanes, -(-n // self._piece), self._piece))
-        self._flat = self._pieces.reshape(lanes, -1)
-        self._weighted = np.zeros((0,))
-        self._ones = np.ones(self._piece)
-
-    def pad(self, values: Floats) -> Floats:
-        """Cut (..., n) values into pieces as the differences are cut."""
-        padded = np.zeros((*values.shape[:-1], self._flat.shape[1]))
-        padded[..., : values.shape[-1]] = values
-        return padded.reshape(*values.shape[:-1], *self._pieces.shape[1:])
-
-    def about(
-        self, x: Floats, centre: Floats, weights: Floats | None, weight: Floats | float
-    ) -> tuple[Floats, Floats, Floats]:
-        """Find a centre amid the data, and Σw(x − c) and Σw(x − c)² around it.
-
-        Parameters
-        ----------
-        x : ndarray, shape (L, n)
-        centre : ndarray, shape (L,)
-            Where to begin.
-        weights : ndarray, shape ([L,] pieces, piece), or None
-            None: all 1.
-        weight : ndarray, shape (L,), or float
-            Their sum.
-
-        Returns
-        -------
-        centre, first, second : ndarrays, shape (L,)
-        """
-        limit = weight * _EXCESS
-        for _ in range(4):
-            d = self._differences(x, centre)
-            weighted = d
-            if weights is not None:
-                weighted = self._weighted = np.multiply(
-                    d, weights, out=self._weighted if self._weighted.size else None
-                )
-            first: Floats = np.add.reduce(np.vecdot(weighted, self._ones), axis=-1)
-            second: Floats = np.add.reduce(np.vecdot(weighted, d), axis=-1)
-            poor = first * first > second * limit
-            if not np.count_nonzero(poor):
-                break
-            centre = np.where(poor, centre + first / np.where(poor, weight, 1.0), centre)
-        return centre, first, second
-
-    def _differences(self, x: Floats, centre: Floats) -> Floats:
-        """Return x − c in pieces; x itself where c is 0 and x fills the pieces."""
-        if x.shape == self._flat.shape:
-            if not np.count_nonzero(centre):
-                return x.reshape(self._pieces.shape)
-            np.subtract(x, centre[:, np.newaxis], out=self._flat)
-        else:
-            np.subtract(x, centre[:, np.newaxis], out=self._flat[:, : x.shape[1]])
-            self._flat[:, x.shape[1] :] = 0.0
-        return self._pieces
-
-
-def _from_sums(
-    centre: Floats, first: Floats, second: Floats, weight: Floats
-) -> tuple[dd.Pair, Floats]:
-    """Weighted mean, as hi + lo, and sum of squared deviations from sums about a centre.
-
-    The differences d = x − c are exact where it matters (x within a factor of two of c,
-    by Sterbenz's lemma), so the only errors are those of sums of small numbers:
-    mean = c + Σwd/W, m2 = Σwd² − (Σwd)²/W.
-    """
-    offset = dd.divide(dd.wide(first), dd.wide(np.where(weight > 0, weight, 1.0)))
-    mean = dd.add(dd.wide(centre), offset)
-    return mean, np.maximum(second - first * offset[0], 0.0)
 
 
 @functools.lru_cache(maxsize=8)
