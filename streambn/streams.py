@@ -152,8 +152,8 @@ def _open_iterable(data: Iterable[Any], columns: Wanted | None) -> Stream:
 def _frugal(dataset: Any, data: Any) -> dict[str, Any]:
     """Give the scan options under which a dataset is never held whole.
 
-    By default Arrow reads ahead of its consumer, whole row groups at a time: 730 MB of a
-    file of 630 MB, where these options take 40 MB.
+    By default Arrow reads ahead of its consumer, whole row groups at a time: a scan of a
+    Parquet file of 418 MB grew a process by 379 MB, and by 91 MB with these options.
     """
     options: dict[str, Any] = {"batch_readahead": 1, "fragment_readahead": 1}
     parquet = getattr(dataset, "ParquetFileFormat", None)
