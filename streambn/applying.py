@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,15 @@ __all__ = ["FINGERPRINT_KEY", "Applying", "float_type_of"]
 FINGERPRINT_KEY = b"streambn.fingerprint"
 
 
-class Applying:
+class Applying(abc.ABC):
     """What both normalizers do with the statistics that they hold."""
 
     __slots__ = ()
 
     @property
+    @abc.abstractmethod
     def _current(self) -> Fitted:
-        raise NotImplementedError
+        """The statistics as they stand."""
 
     @property
     def policy(self) -> Policy:

@@ -21,9 +21,9 @@ from streambn.kernels.reference.sums import Sums, from_sums
 __all__ = ["BLOCK", "block_moments"]
 
 # Values in a block. Measured against np.max over the same 16M float64 in one run, with 1 MB
-# of second-level and 32 MB of third-level cache: 32k values 0.25, 64k 0.34, 128k 0.36, 256k
-# 0.38. Below, the cost of NumPy's calls shows; above, smaller caches than these end.
-BLOCK = 131072
+# of second-level and 32 MB of third-level cache: 32k values 0.25, 64k 0.30, 128k 0.32, 256k
+# 0.35. Below, the cost of NumPy's calls shows; above, smaller caches than these end.
+BLOCK = 262144
 # Inside 2**±400 squares, and the low halves of their sums, are normal numbers.
 _BIG = 2.0**400
 _SMALL = 2.0**-400
@@ -73,7 +73,7 @@ def _source_moments(source: Source, decay: float, ignore_na: bool) -> LaneArrays
     low, high, centres = np.full((3, *shape), np.nan)
     totals = np.full((4, *shape), np.nan)
     centres[:] = source.centre
-    sums = Sums(source.width, min(step, source.rows))
+    sums = Sums(source.width, min(step, source.rows), source.rows)
     centre = centres[0]
     rows = np.array([min(step, source.rows - start) for start in starts])
     weights, weight = None, float(step)
@@ -96,9 +96,8 @@ def _source_moments(source: Source, decay: float, ignore_na: bool) -> LaneArrays
     for i in np.flatnonzero(~ordinary.all(axis=1)).tolist():
         start, odd = starts[i], np.flatnonzero(~ordinary[i])
         x, null = source.read(start, start + step), source.missing(start, start + step)
-        block = _careful_block(
-            x[odd], None if null is None else null[odd], centre[odd], decay, ignore_na
-        )
+        absent = None if null is None else null[odd]
+        block = _careful_block(x[odd], absent, centre[odd], source.rows, decay, ignore_na)
         seen = np.ldexp(block.mean_hi, block.exponent)
         centre[odd] = np.where(block.count > 0, seen, centre[odd])
         for field, value in zip(blocks, block, strict=True):
@@ -152,7 +151,12 @@ def _plain_blocks(
 
 
 def _careful_block(
-    x: Floats, null: NDArray[np.bool_] | None, centre: Floats, decay: float, ignore_na: bool
+    x: Floats,
+    null: NDArray[np.bool_] | None,
+    centre: Floats,
+    rows: int,
+    decay: float,
+    ignore_na: bool,
 ) -> LaneArrays:
     """Moments of any block: with nulls, NaN, infinities, and at the ends of the range."""
     lanes, n = x.shape
@@ -186,7 +190,7 @@ def _careful_block(
         faded = np.where(seen, np.maximum(faded, least), faded)
         total = total * faded
     pairs = count * (count - 1.0) / 2 if decay == 1 else _pairs(weights)
-    sums = Sums(lanes, n)
+    sums = Sums(lanes, n, rows)
     mean, m2 = from_sums(*sums.about(filled, centre, sums.pad(weights), weight), weight)
     nulls = np.zeros(lanes, np.int64) if null is None else _count(null)
     nans, pos_infs, neg_infs = _special(x, null, n - count - nulls)

@@ -16,10 +16,10 @@ _DOT = 512
 # A sum of squares about a centre c exceeds the one about the mean by n(c - mean)². Up
 # to 3/4 of it may go in the subtraction (2 bits); beyond, the block is centred again.
 _EXCESS = 0.75
-# Blocks of so few rows are summed in NumPy's longdouble, where their sums come out right to
+# Batches of so few rows are summed in NumPy's longdouble, where their sums come out right to
 # the last bit of a float64 where that has more digits (80 bits on x86; elsewhere nothing is
 # lost). Of a batch of 1000 rows and 50 columns it takes 0.4 of the time.
-_SHORT = 2048
+_SHORT = 1024
 
 
 class Sums:
@@ -27,9 +27,17 @@ class Sums:
 
     The differences lie in pieces of at most `_DOT` values, the last one filled up with
     zeros, and are summed by one dot product a piece.
+
+    Parameters
+    ----------
+    lanes, n : int
+        The largest block.
+    rows : int
+        Of the whole batch, of which the block is a part.
     """
 
-    def __init__(self, lanes: int, n: int) -> None:
+    def __init__(self, lanes: int, n: int, rows: int) -> None:
+        self._short = rows <= _SHORT
         self._piece = min(n, _DOT)
         self._pieces = np.zeros((lanes, -(-n // self._piece), self._piece))
         self._flat = self._pieces.reshape(lanes, -1)
@@ -61,7 +69,7 @@ class Sums:
         -------
         centre : ndarray, shape (L,)
         totals : ndarray, shape (4, L)
-            hi and lo of the first sum, then of the second; lo is 0 in long blocks.
+            hi and lo of the first sum, then of the second; lo is 0 in long batches.
         """
         limit = weight * _EXCESS
         for _ in range(4):
@@ -77,7 +85,7 @@ class Sums:
             if not np.count_nonzero(poor):
                 break
             centre = np.where(poor, centre + first / np.where(poor, weight, 1.0), centre)
-        if x.shape[1] > _SHORT:
+        if not self._short:
             zero = np.zeros_like(first)
             return centre, np.array((first, zero, second, zero))
         return centre, _extended_sums(d, weights)
