@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +24,6 @@ from streambn.policies import Policy, Welford
 __all__ = ["Fitted", "check_affine"]
 
 _EPSILON = float(np.finfo(np.float64).eps)
-
-
-class _Map(NamedTuple):
-    """Where a batch's leaves go: their arrays taken out, and the lanes' map."""
-
-    columns: list[Column]
-    lanes: LaneTransform
 
 
 @dataclass(frozen=True)
@@ -84,9 +77,11 @@ class Fitted:
         bound = self.bound(batch.schema)
         binding = bound._bound_to()
         state = self.policy.update(bound.state, binding.extract(batch))
-        before, after = self.policy.tally(bound.state), self.policy.tally(state)
+        learned = replace(bound, state=state)
+        # Kept with the state: what is the tally after this batch is that before the next.
+        before, after = bound.tally, learned.tally
         self._refuse(after.nans - before.nans, _infs(after) - _infs(before), binding)
-        return replace(bound, state=state)
+        return learned
 
     def merged(self, newer: Fitted) -> Fitted:
         """Return the statistics of this stream followed by `newer`'s.
@@ -179,9 +174,6 @@ class Fitted:
         spread = reading.defined & ~(np.isnan(reading.var) & np.isfinite(reading.mean_hi))
         seen = low <= high
 
-        def column(values: Floats, there: NDArray[np.bool_]) -> pa.Array:
-            return arrow_array(values, there)
-
         return pa.table(
             {
                 "column": pa.array(binding.lanes, pa.string()),
@@ -189,11 +181,11 @@ class Fitted:
                 "nulls": arrow_array(tally.nulls),
                 "nans": arrow_array(tally.nans),
                 "infs": arrow_array(_infs(tally)),
-                "mean": column(reading.mean_hi + reading.mean_lo, reading.defined),
-                "var": column(reading.var, spread),
-                "std": column(reading.std, spread),
-                "min": column(low, seen),
-                "max": column(high, seen),
+                "mean": arrow_array(reading.mean_hi + reading.mean_lo, reading.defined),
+                "var": arrow_array(reading.var, spread),
+                "std": arrow_array(reading.std, spread),
+                "min": arrow_array(low, seen),
+                "max": arrow_array(high, seen),
             }
         )
 
@@ -229,7 +221,7 @@ class Fitted:
     def normalized(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """Return a batch normalized by the statistics, as `schema` wants it."""
         binding = self._bound_to()
-        return self._mapped(batch, schema, _Map(binding.extract(batch), self._lanes))
+        return self._normalized_by(self._lanes, binding.extract(batch), batch, schema)
 
     def normalized_by_itself(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """Return a batch normalized by its own mean and its own biased variance."""
@@ -237,7 +229,20 @@ class Fitted:
         columns = binding.extract(batch)
         own = Moments.of(columns)
         reading = self._propagated(Welford().read(own, ddof=0), own)
-        return self._mapped(batch, schema, _Map(columns, self._lane_transform(reading, binding)))
+        lanes = self._lane_transform(reading, binding)
+        return self._normalized_by(lanes, columns, batch, schema)
+
+    def _normalized_by(
+        self,
+        lanes: LaneTransform,
+        columns: list[Column],
+        batch: pa.RecordBatch,
+        schema: pa.Schema,
+    ) -> pa.RecordBatch:
+        binding = self._bound_to()
+        mapped = kernels.normalize(columns, lanes, _dtypes(binding, schema))
+        self._refuse(mapped.nans, mapped.infs, binding)
+        return binding.rebuild(batch, mapped.arrays, schema)
 
     def denormalized(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """Return a normalized batch in the units of the data."""
@@ -246,17 +251,7 @@ class Fitted:
         if lanes.gamma is not None and not lanes.gamma.all():
             lane = binding.lanes[int(np.flatnonzero(lanes.gamma == 0)[0])]
             raise InvalidValueError(f"affine gives {lane!r} the gamma 0, which cannot be undone.")
-        return self._mapped(batch, schema, _Map(binding.extract(batch), lanes), inverse=True)
-
-    def _mapped(
-        self, batch: pa.RecordBatch, schema: pa.Schema, todo: _Map, inverse: bool = False
-    ) -> pa.RecordBatch:
-        binding = self._bound_to()
-        kernel = kernels.denormalize if inverse else kernels.normalize
-        dtypes = [np.dtype(place.floating.to_pandas_dtype()) for place in binding.places(schema)]
-        mapped = kernel(todo.columns, todo.lanes, dtypes)
-        if not inverse:
-            self._refuse(mapped.nans, mapped.infs, binding)
+        mapped = kernels.denormalize(binding.extract(batch), lanes, _dtypes(binding, schema))
         return binding.rebuild(batch, mapped.arrays, schema)
 
     def _refuse(self, nans: Ints, infs: Ints, binding: Binding) -> None:
@@ -269,6 +264,11 @@ class Fitted:
                     f"The batch was refused whole. Clean it, or choose {name}='ignore' (skip and "
                     f"count) or {name}='propagate'."
                 )
+
+
+def _dtypes(binding: Binding, schema: pa.Schema) -> list[np.dtype[Any]]:
+    """Give the floating types that an output schema has for the leaves."""
+    return [np.dtype(place.floating.to_pandas_dtype()) for place in binding.places(schema)]
 
 
 def _infs(tally: Moments) -> Ints:
@@ -286,8 +286,7 @@ def _spread(reading: Reading, eps: float, exact: NDArray[np.bool_]) -> Floats:
     """
     with np.errstate(all="ignore"):
         rounding = np.where(exact, 0.0, _EPSILON * np.abs(reading.mean_hi))
-        constant = ~(reading.std > rounding) & ~np.isnan(reading.mean_hi)
-        constant &= np.isfinite(reading.mean_hi)
+        constant = ~(reading.std > rounding) & np.isfinite(reading.mean_hi)
         std = np.where(constant, 0.0, reading.std)
         if eps == 0:
             return np.where(constant, 1.0, std)

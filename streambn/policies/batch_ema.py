@@ -187,7 +187,8 @@ class BatchEMA:
 
     def _extend(self, state: BatchState, piece: Moments, rows: int) -> BatchState:
         """Add rows to the open block and close it if it is full."""
-        block, rows = state.open.merge(piece), state.open_rows + rows
+        block = state.open.merge(piece) if state.open_rows else piece
+        rows += state.open_rows
         if self.batch_rows is not None and rows < self.batch_rows:
             return state._replace(open=block, open_rows=rows)
         mean, variance = self._one_row(block)
@@ -268,7 +269,7 @@ class BatchEMA:
 
     def tally(self, state: BatchState) -> Moments:
         """See `Policy.tally`; the rows of an open block are in it."""
-        return state.means.merge(state.open)
+        return state.means.merge(state.open) if state.open_rows else state.means
 
     def take(self, state: BatchState, lanes: Sequence[int]) -> BatchState:
         """See `Policy.take`."""
