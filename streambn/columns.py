@@ -19,8 +19,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn.errors import SchemaError
-from streambn.kernels import Column
-from streambn.kernels.decode import arrow_array, unpack_validity
+from streambn.kernels import Columns, Layout, Place
+from streambn.kernels.bitmaps import arrow_array, unpack_validity
 
 __all__ = ["Binding", "Leaf", "bind", "float_type"]
 
@@ -61,12 +61,12 @@ class Leaf:
         return [f"{self.name}[{i}]" for i in range(self.size)]
 
 
-class _Place(NamedTuple):
-    """Where a leaf is in a schema, and the floating type in which it comes out."""
+class _Found(NamedTuple):
+    """Where the leaves are in a schema, and the floating types in which they come out."""
 
-    leaf: Leaf
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody misses
-    floating: pa.DataType
+    schema: pa.Schema
+    layout: Layout
+    floating: tuple[pa.DataType, ...]
 
 
 _REMEMBERED = 4  # schemas
@@ -102,10 +102,10 @@ class Binding:
         return list(dict.fromkeys(leaf.path[0] for leaf in self.leaves))
 
     @cached_property
-    def _seen(self) -> list[tuple[pa.Schema, list[_Place]]]:
+    def _seen(self) -> list[_Found]:
         return []
 
-    def places(self, schema: pa.Schema) -> list[_Place]:
+    def _find(self, schema: pa.Schema) -> _Found:
         """Find every leaf in a schema.
 
         Raises
@@ -115,39 +115,35 @@ class Binding:
         """
         # A stream has one schema, or an input's and an output's: finding 50 columns anew
         # would take longer than reducing 1000 rows of them.
-        for known, places in tuple(self._seen):
-            if schema is known or schema.equals(known):
-                return places
-        places, top = [], _top(schema)
+        for found in tuple(self._seen):
+            if schema is found.schema or schema.equals(found.schema):
+                return found
+        places, floating, top, encoded = [], [], _top(schema), False
         for leaf in self.leaves:
             field = _resolve(top, leaf.path)
             _check_leaf(leaf, field)
-            index = schema.get_field_index(leaf.path[0])
-            places.append(_Place(leaf, index, float_type(field.type)))
+            places.append(Place(_indices(schema, leaf.path), leaf.size))
+            floating.append(float_type(field.type))
+            encoded = encoded or _is_encoded(field.type)
+        found = _Found(schema, Layout(places, encoded), tuple(floating))
         if len(self._seen) > _REMEMBERED:
             self._seen.clear()
-        self._seen.append((schema, places))
-        return places
+        self._seen.append(found)
+        return found
 
-    def extract(self, batch: pa.RecordBatch) -> list[Column]:
-        """Take the leaves out of a batch.
+    def extract(self, batch: pa.RecordBatch) -> Columns:
+        """Find the leaves in a batch.
 
         Raises
         ------
         SchemaError
             A leaf is missing, not numeric or of another size.
         """
-        columns = []
-        for leaf, index, _ in self.places(batch.schema):
-            array = batch.column(index)
-            outer = None
-            for name in leaf.path[1:]:
-                if pa.types.is_null(array.type):
-                    break  # nothing but nulls, and so is all below it
-                outer = _both(outer, unpack_validity(array, 0, len(array)))
-                array = array.field(array.type.get_field_index(name))
-            columns.append(_open(array, leaf.width, outer))
-        return columns
+        return Columns(batch, self._find(batch.schema).layout)
+
+    def floating(self, schema: pa.Schema) -> tuple[pa.DataType, ...]:
+        """Give the floating types in which the leaves come out."""
+        return self._find(schema).floating
 
     def output_schema(
         self, schema: pa.Schema, dtype: pa.DataType | None, nullable: bool
@@ -163,7 +159,11 @@ class Binding:
             Whether normalization may make nulls in a column that has none.
         """
         fields = list(schema)
-        for leaf, index, floating in self.places(schema):
+        found = self._find(schema)
+        for leaf, place, floating in zip(
+            self.leaves, found.layout.places, found.floating, strict=True
+        ):
+            index = place.path[0]
             fields[index] = _replaced_field(
                 fields[index], leaf, leaf.path[1:], dtype or floating, nullable
             )
@@ -176,8 +176,9 @@ class Binding:
         """Put normalized values in the place of the leaves; all else passes through."""
         arrays = batch.columns
         flats: dict[int, dict[tuple[str, ...], pa.Array]] = {}
-        for (leaf, index, _), flat in zip(self.places(batch.schema), values, strict=True):
-            flats.setdefault(index, {})[leaf.path[1:]] = flat
+        places = self._find(batch.schema).layout.places
+        for leaf, place, flat in zip(self.leaves, places, values, strict=True):
+            flats.setdefault(place.path[0], {})[leaf.path[1:]] = flat
         for index, field in enumerate(schema):
             if index not in flats and field.type != arrays[index].type:
                 arrays[index] = _passed(arrays[index], field)
@@ -223,7 +224,7 @@ def bind(schema: pa.Schema, columns: Sequence[str] | None) -> Binding:
             f"column {twice!r} is meant twice. Name each column once in columns=; a struct's "
             "name stands for all its fields."
         )
-    binding.places(schema)
+    binding.floating(schema)
     return binding
 
 
@@ -300,6 +301,26 @@ def _resolve(
     return field
 
 
+def _indices(schema: pa.Schema, path: tuple[str, ...]) -> tuple[int, ...]:
+    """Indices of a path; it ends at a null type, which stands for all that is below it."""
+    indices = [schema.get_field_index(path[0])]
+    kind = schema.field(indices[0]).type
+    for name in path[1:]:
+        if pa.types.is_null(kind):
+            break
+        indices.append(kind.get_field_index(name))
+        kind = kind.field(indices[-1]).type
+    return tuple(indices)
+
+
+def _is_encoded(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.FixedShapeTensorType):
+        kind = kind.storage_type
+    if pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind))
+
+
 def _check_leaf(leaf: Leaf, field: pa.Field) -> None:
     if pa.types.is_null(field.type):
         return  # what a reader infers for a batch without a single value
@@ -345,31 +366,7 @@ def _pandas_told(
     return {**(metadata or {}), b"pandas": json.dumps(stored).encode()}
 
 
-# ------------------------------------------------------------ taking apart, putting back
-
-
-def _open(array: pa.Array, width: int, outer: NDArray[np.bool_] | None) -> Column:
-    """Make a primitive array and its outer validity of a numeric array."""
-    if isinstance(array, pa.ExtensionArray):
-        array = array.storage
-    if pa.types.is_null(array.type):
-        array = pa.nulls(len(array) * width, pa.float64())
-    elif pa.types.is_fixed_size_list(array.type):
-        outer = _both(outer, unpack_validity(array, 0, len(array)))
-        array = array.values.slice(array.offset * width, len(array) * width)
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    elif pa.types.is_run_end_encoded(array.type):
-        import pyarrow.compute as pc  # noqa: PLC0415 - rarely needed, 40 ms to import
-
-        array = pc.run_end_decode(array)
-    return Column(array, width, outer)
-
-
-def _both(a: NDArray[np.bool_] | None, b: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a & b
+# --------------------------------------------------------------------- putting back
 
 
 def _replaced_type(kind: pa.DataType, leaf: Leaf, floating: pa.DataType) -> pa.DataType:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from streambn import kernels
 from streambn.columns import Binding, bind
 from streambn.errors import InvalidValueError, MergeError, NotFittedError, SchemaError
-from streambn.kernels import Column, LaneTransform
-from streambn.kernels.decode import arrow_array
+from streambn.kernels import Columns, LaneTransform
+from streambn.kernels.bitmaps import arrow_array
 from streambn.kernels.interface import Floats, Ints
 from streambn.moments import Moments, Reading
 from streambn.options import Options
@@ -235,7 +235,7 @@ class Fitted:
     def _normalized_by(
         self,
         lanes: LaneTransform,
-        columns: list[Column],
+        columns: Columns,
         batch: pa.RecordBatch,
         schema: pa.Schema,
     ) -> pa.RecordBatch:
@@ -268,7 +268,7 @@ class Fitted:
 
 def _dtypes(binding: Binding, schema: pa.Schema) -> list[np.dtype[Any]]:
     """Give the floating types that an output schema has for the leaves."""
-    return [np.dtype(place.floating.to_pandas_dtype()) for place in binding.places(schema)]
+    return [np.dtype(kind.to_pandas_dtype()) for kind in binding.floating(schema)]
 
 
 def _infs(tally: Moments) -> Ints:

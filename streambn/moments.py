@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streambn import kernels
-from streambn.kernels import Column, LaneArrays
+from streambn.kernels import Columns, LaneArrays
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Floats, Ints
 
@@ -58,12 +58,9 @@ class Moments(LaneArrays):
 
     Examples
     --------
-    >>> import numpy as np
     >>> import pyarrow as pa
-    >>> from streambn.kernels import Column
-    >>> one, two = (
-    ...     Moments.of([Column(pa.array(values), 1, None)]) for values in ([1.0, 2.0], [6.0])
-    ... )
+    >>> from streambn.kernels import Columns
+    >>> one, two = (Moments.of(Columns.of(pa.array(values))) for values in ([1.0, 2.0], [6.0]))
     >>> both = one.merge(two)
     >>> both.count, both.mean, both.m2
     (array([3]), array([3.]), array([14.]))
@@ -76,12 +73,12 @@ class Moments(LaneArrays):
     @classmethod
     def sealed(cls, arrays: LaneArrays) -> Self:
         """Take over arrays that nobody else holds, and make them read-only."""
-        for array in arrays:
-            array.flags.writeable = False
-        return cls(*arrays)
+        memory = np.ascontiguousarray(arrays.memory)
+        memory.flags.writeable = False
+        return cls(memory)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _sealed, (tuple(self),)
+        return _sealed, (self.memory,)
 
     @classmethod
     def empty(cls, lanes: int) -> Self:
@@ -89,7 +86,7 @@ class Moments(LaneArrays):
         return cls.sealed(kernels.empty_moments(lanes))
 
     @classmethod
-    def of(cls, columns: Sequence[Column], decay: float = 1.0, ignore_na: bool = False) -> Self:
+    def of(cls, columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> Self:
         """Return the moments of one batch; see `streambn.kernels.block_moments`."""
         return cls.sealed(kernels.block_moments(columns, decay, ignore_na))
 
@@ -104,7 +101,7 @@ class Moments(LaneArrays):
         target = np.where(np.abs(binary) <= _ORDINARY, 0, binary // 2 * 2)
         target = np.where(hi == 0, _ZERO_EXPONENT, target)
         by = np.where(hi == 0, 0, exponent - target)
-        row = kernels.empty_moments(len(hi))._replace(
+        row = kernels.empty_moments(len(hi)).replace(
             weight=present.astype(np.float64),
             mean_hi=np.ldexp(hi, by),
             mean_lo=np.ldexp(lo, by),
@@ -123,7 +120,7 @@ class Moments(LaneArrays):
 
     def take(self, lanes: Sequence[int] | NDArray[np.int64]) -> Self:
         """Return some of the lanes, in the order given."""
-        return type(self).sealed(LaneArrays._make(field[np.asarray(lanes, int)] for field in self))
+        return type(self).sealed(LaneArrays(self.memory[:, np.asarray(lanes, int)]))
 
     @property
     def mean(self) -> Floats:
@@ -143,15 +140,12 @@ class Moments(LaneArrays):
             return np.ldexp(self.m2_hi + self.m2_lo, 2 * self.exponent)
 
     def __add__(self, newer: object) -> Self:
-        """Do as `merge` does; a tuple's own + would concatenate."""
+        """Do as `merge` does."""
         return self.merge(newer) if isinstance(newer, LaneArrays) else NotImplemented
 
     def __eq__(self, other: object) -> bool:
         """Compare bit for bit."""
-        return isinstance(other, Moments) and all(
-            a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-            for a, b in zip(self, other, strict=True)
-        )
+        return isinstance(other, Moments) and np.array_equal(self.memory, other.memory)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -159,8 +153,8 @@ class Moments(LaneArrays):
     __hash__ = None  # type: ignore[assignment]
 
 
-def _sealed(arrays: tuple[Any, ...]) -> Moments:
-    return Moments.sealed(LaneArrays._make(arrays))
+def _sealed(memory: Ints) -> Moments:
+    return Moments.sealed(LaneArrays(memory))
 
 
 def spread(square: dd.Pair, divisor: Floats, exponent: Ints) -> tuple[Floats, Floats]:

@@ -61,14 +61,14 @@ class _Lanes(_Typed):
 
     @classmethod
     def of(cls, moments: Moments) -> Self:
-        lists: dict[str, Any] = {name: getattr(moments, name).tolist() for name in moments._fields}
+        lists: dict[str, Any] = {name: getattr(moments, name).tolist() for name in moments.FIELDS}
         for name in ("min", "max"):
             lists[name] = [v if abs(v) != np.inf else None for v in lists[name]]
         return cls(**lists)
 
     def moments(self, lanes: int) -> Moments:
-        arrays = []
-        for name in LaneArrays._fields:
+        arrays = {}
+        for name in LaneArrays.FIELDS:
             values = getattr(self, name)
             if len(values) != lanes:
                 raise SnapshotError(f"{name} has {len(values)} entries for {lanes} lanes")
@@ -80,8 +80,8 @@ class _Lanes(_Typed):
                 raise SnapshotError(f"{name} is beyond the range of float64")
             if name in _NOT_NEGATIVE and (array < 0).any():
                 raise SnapshotError(f"{name} is negative")
-            arrays.append(array)
-        return Moments.sealed(LaneArrays._make(arrays))
+            arrays[name] = array
+        return Moments.sealed(LaneArrays.of(**arrays))
 
 
 class _Welford(_Typed, tag="welford", tag_field="kind"):

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from streambn.columns import bind
-from streambn.kernels import Column
+from streambn.kernels import Columns
 from streambn.moments import Moments, Reading
 from streambn.policies import Policy
 
@@ -114,8 +114,8 @@ def merged_in_a_tree(
     return states[0]
 
 
-def _columns(batch: pa.RecordBatch) -> list[Column]:
-    return bind(batch.schema, _NAMES).extract(batch)
+def _columns(batch: pa.RecordBatch, names: Sequence[str] = _NAMES) -> Columns:
+    return bind(batch.schema, names).extract(batch)
 
 
 def _law(*strategies: Any) -> Callable[[Any], Any]:
@@ -258,7 +258,7 @@ class PolicyLaws:
         """Give a constant back as its mean, with variance 0, after any merges."""
         states = []
         for n in rows:
-            columns = [Column(pa.array([constant] * n * self.block_rows), 1, None)]
+            columns = Columns.of(pa.array([constant] * n * self.block_rows))
             states.append(self.policy.update(self.policy.init(1), columns))
         state = states[0]
         for newer in states[1:]:
@@ -278,7 +278,7 @@ class PolicyLaws:
         both = self.policy.take(self._learned(stream), [1, 0])
         swapped = self.policy.init(2)
         for batch in stream:
-            swapped = self.policy.update(swapped, _columns(batch)[::-1])
+            swapped = self.policy.update(swapped, _columns(batch, _NAMES[::-1]))
         self._assert_same(both, swapped)
 
     # ------------------------------------------------------------------- helpers

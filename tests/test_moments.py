@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from streambn.kernels import Column
+from streambn.kernels import Columns
 from streambn.moments import Moments, spread
 
 
 def moments(values, kind=None, **how):
-    return Moments.of([Column(pa.array(values, kind, from_pandas=True), 1, None)], **how)
+    return Moments.of(Columns.of(pa.array(values, kind, from_pandas=True)), **how)
 
 
 def deviation(m, ddof):
@@ -82,7 +82,7 @@ def test_equal_means_merge_without_spurious_variance():
 def test_counts_are_whole_and_are_not_multiplied_in_64_bits():
     m = Moments.empty(1)
     half = moments([1.0, 2.0])
-    big = Moments(*half._replace(count=half.count * 2**40, weight=half.weight * 2.0**40))
+    big = half.replace(count=half.count * 2**40, weight=half.weight * 2.0**40)
     m = big.merge(big)
     assert m.count[0] == 2**42
     assert m.count.dtype == np.int64

@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 import streambn as sbn
 from streambn import snapshot
+from streambn.kernels import LaneArrays
 
 INF, NAN = math.inf, math.nan
 
@@ -1053,8 +1054,8 @@ def test_the_arrays_of_a_state_are_read_only(policy: Any) -> None:
 
 
 def _arrays(state: Any) -> Iterator[np.ndarray]:
-    if isinstance(state, np.ndarray):
-        yield state
+    if isinstance(state, LaneArrays):
+        yield from (state.memory, *state)
     elif isinstance(state, tuple):
         for part in state:
             yield from _arrays(part)

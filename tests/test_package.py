@@ -45,7 +45,7 @@ ROOMS = [
     "cli",
 ]
 # Inside kernels/ too.
-KERNELS = ["interface", "doubledouble", "decode", "reference"]
+KERNELS = ["interface", "bitmaps", "nesting", "doubledouble", "decode", "reference", "native"]
 
 
 def imports(path):

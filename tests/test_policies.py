@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streambn.errors import InvalidValueError, MergeError
-from streambn.kernels import Column
+from streambn.kernels import Columns
 from streambn.policies import EMA, BatchEMA, Welford
 from streambn.testing import PolicyLaws, exact_moments, merged_in_a_tree
 
@@ -46,7 +46,7 @@ for _name, _policy in POLICIES.items():
 
 
 def columns(*values, kind=None):
-    return [Column(pa.array(v, kind, from_pandas=True), 1, None) for v in values]
+    return Columns.of(*(pa.array(v, kind, from_pandas=True) for v in values))
 
 
 def learned(policy, batches):
@@ -168,7 +168,7 @@ def test_ema_survives_a_silence_of_many_half_lives():
     state = learned(policy, [[1.0, 2.0, 4.0]])
     before = policy.read(state, 0)
     for _ in range(3):
-        state = policy.update(state, [Column(pa.nulls(5000, pa.float64()), 1, None)])
+        state = policy.update(state, Columns.of(pa.nulls(5000, pa.float64())))
     after = policy.read(state, 0)
     assert after.mean_hi[0] == before.mean_hi[0]
     assert after.var[0] == pytest.approx(before.var[0], rel=1e-12, abs=0)

@@ -16,40 +16,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn.kernels import doubledouble as dd
-from streambn.kernels.interface import Column, Floats
+from streambn.kernels.bitmaps import unpack_validity
+from streambn.kernels.interface import Floats
+from streambn.kernels.nesting import Column
 
-__all__ = ["Source", "arrow_array", "group", "unpack_validity"]
+__all__ = ["Source", "group"]
 
 _WORDS = {8: 1, 16: 2, 32: 4}  # bytes of an integer -> 64-bit words
 _SAFE = 2**61  # |x|, |base| below this: x - base fits into int64
 _SAMPLE = 64  # rows looked at for a first centre
-
-
-def unpack_validity(array: pa.Array, start: int, stop: int) -> NDArray[np.bool_] | None:
-    """Elements `start` to `stop` of the validity bitmap as booleans; None: all valid."""
-    bitmap = array.buffers()[0]
-    if bitmap is None or array.null_count == 0:
-        return None
-    first, last = array.offset + start, array.offset + stop
-    last = min(last, array.offset + len(array))
-    octets = np.frombuffer(bitmap, np.uint8)[first // 8 : -(-last // 8)]
-    bits = np.unpackbits(octets, bitorder="little")
-    return bits[first % 8 : first % 8 + last - first].view(np.bool_)
-
-
-def arrow_array(values: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> pa.Array:
-    """Wrap numbers or booleans, without a copy of the numbers, under their validity.
-
-    `pyarrow.array` would do the same and import pandas first, to see if it is given one
-    of its objects: 0.3 s at the first call.
-    """
-    if values.dtype == np.bool_:
-        data = np.packbits(values, bitorder="little")
-    else:
-        data = np.ascontiguousarray(values)
-    bitmap = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
-    kind = pa.from_numpy_dtype(values.dtype)
-    return pa.Array.from_buffers(kind, values.size, [bitmap, pa.py_buffer(data)])
 
 
 class _Layout(NamedTuple):
@@ -245,6 +220,12 @@ class Source:
     def in_units(self, value: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
         """Divide by ``10**power``."""
         return _times_power_of_ten(value, -self.power) if self.power else value
+
+    def plain(self, offsets: Floats) -> Floats:
+        """Turn offsets from the base, shape (L, n), into the values in the data's units."""
+        if not self._integral:
+            return offsets
+        return (self.base[:, np.newaxis] + offsets) / 10.0**self.power
 
     def out_of_units(self, value: Floats) -> Floats:
         """Multiply by ``10**power``."""

@@ -7,56 +7,132 @@ function says so. Lanes stand in column order, the elements of a list in theirs.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["Column", "Floats", "Ints", "LaneArrays", "LaneTransform", "Mapped"]
+__all__ = ["Columns", "Floats", "Ints", "LaneArrays", "LaneTransform", "Layout", "Mapped", "Place"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-class Column(NamedTuple):
-    """One bound column of one record batch, taken out of its nesting.
+class Place(NamedTuple):
+    """Where a bound column is in a batch.
 
     Attributes
     ----------
-    values : pyarrow.Array
-        Primitive integers, floats or decimals; length ``rows * width``, row by row.
-        May be a slice. Its own validity bitmap says which elements are null.
-    width : int
-        Lanes in the column: 1, or the size of the fixed-size list.
-    outer : ndarray of bool, shape (rows,), or None
-        False where an enclosing list or struct is null; None: nowhere.
+    path : tuple of int
+        The index of the top-level column, then those of the struct fields below it.
+    size : int or None
+        Elements of the fixed-size list that it holds; None: plain numbers.
     """
 
-    values: pa.Array
-    width: int
-    outer: NDArray[np.bool_] | None
+    path: tuple[int, ...]
+    size: int | None
+
+    @property
+    def width(self) -> int:
+        """Number of lanes."""
+        return 1 if self.size is None else self.size
+
+
+class Layout:
+    """Where the bound columns are in the batches of one schema.
+
+    Parameters
+    ----------
+    places : sequence of Place
+        One a bound column.
+    encoded : bool
+        Whether a column may be dictionary- or run-end-encoded.
+
+    Attributes
+    ----------
+    lanes : int
+    packed : bytes
+        The places as int32: size (0: plain), length of the path, path; one by one.
+    """
+
+    __slots__ = ("encoded", "lanes", "packed", "places")
+
+    def __init__(self, places: Sequence[Place], encoded: bool = False) -> None:
+        self.places = tuple(places)
+        self.encoded = encoded
+        self.lanes = sum(place.width for place in places)
+        numbers = [n for path, size in places for n in (size or 0, len(path), *path)]
+        self.packed = np.array(numbers, np.int32).tobytes()
+
+
+class Columns:
+    """The bound columns of one record batch.
+
+    Parameters
+    ----------
+    batch : pyarrow.RecordBatch
+    layout : Layout
+        Of the batch's schema.
+    """
+
+    __slots__ = ("batch", "layout")
+
+    def __init__(self, batch: pa.RecordBatch, layout: Layout) -> None:
+        self.batch = batch
+        self.layout = layout
+
+    @classmethod
+    def of(cls, *arrays: pa.Array) -> Self:
+        """Bind arrays of numbers, or fixed-size lists of them, each as a column of its own."""
+        batch = pa.RecordBatch.from_arrays(list(arrays), names=list(map(str, range(len(arrays)))))
+        sizes = [getattr(array.type, "list_size", None) for array in arrays]
+        return cls(batch, Layout([Place((i,), size) for i, size in enumerate(sizes)], True))
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return len(self.values) // self.width
+        rows: int = self.batch.num_rows
+        return rows
 
     def slice(self, start: int, length: int) -> Self:
         """Rows ``start`` to ``start + length``, without a copy."""
-        return self._replace(
-            values=self.values.slice(start * self.width, length * self.width),
-            outer=None if self.outer is None else self.outer[start : start + length],
-        )
+        return type(self)(self.batch.slice(start, length), self.layout)
 
 
-class LaneArrays(NamedTuple):
-    """Moments of one segment of a stream, one entry a lane.
+class _FloatRow:
+    """A field of LaneArrays that holds float64."""
+
+    def __init__(self, row: int) -> None:
+        self._row = row
+
+    def __get__(self, arrays: LaneArrays, owner: type | None = None) -> Floats:
+        return arrays.memory[self._row].view(np.float64)
+
+
+class _IntRow:
+    """A field of LaneArrays that holds int64."""
+
+    def __init__(self, row: int) -> None:
+        self._row = row
+
+    def __get__(self, arrays: LaneArrays, owner: type | None = None) -> Ints:
+        return arrays.memory[self._row]
+
+
+class LaneArrays:
+    """Moments of one segment of a stream: arrays over lanes, in one block of memory.
 
     Values are in units of ``2**exponent``: the true mean is
     ``(mean_hi + mean_lo) * 2**exponent`` and the true sum of squares
     ``(m2_hi + m2_lo) * 2**(2 * exponent)``. The exponent is 0 unless the lane's
     values are beyond ``2**±400``, where a square would leave the range of float64.
+
+    Parameters
+    ----------
+    memory : ndarray of int64, shape (15, ..., L)
+        The fields in their order; those of float64 bit for bit.
 
     Attributes
     ----------
@@ -78,21 +154,63 @@ class LaneArrays(NamedTuple):
         The binary exponent of the units.
     """
 
-    count: Ints  # type: ignore[assignment]  # hides tuple.count, which nobody misses
-    nulls: Ints
-    nans: Ints
-    pos_infs: Ints
-    neg_infs: Ints
-    min: Floats
-    max: Floats
-    weight: Floats
-    pairs: Floats
-    mean_hi: Floats
-    mean_lo: Floats
-    m2_hi: Floats
-    m2_lo: Floats
-    decay: Floats
-    exponent: Ints
+    __slots__ = ("memory",)
+
+    FIELDS: ClassVar[tuple[str, ...]] = (
+        "count",
+        "nulls",
+        "nans",
+        "pos_infs",
+        "neg_infs",
+        "min",
+        "max",
+        "weight",
+        "pairs",
+        "mean_hi",
+        "mean_lo",
+        "m2_hi",
+        "m2_lo",
+        "decay",
+        "exponent",
+    )
+
+    count = _IntRow(0)
+    nulls = _IntRow(1)
+    nans = _IntRow(2)
+    pos_infs = _IntRow(3)
+    neg_infs = _IntRow(4)
+    min = _FloatRow(5)
+    max = _FloatRow(6)
+    weight = _FloatRow(7)
+    pairs = _FloatRow(8)
+    mean_hi = _FloatRow(9)
+    mean_lo = _FloatRow(10)
+    m2_hi = _FloatRow(11)
+    m2_lo = _FloatRow(12)
+    decay = _FloatRow(13)
+    exponent = _IntRow(14)
+
+    def __init__(self, memory: Ints) -> None:
+        self.memory = memory
+
+    @classmethod
+    def of(cls, **fields: NDArray[Any]) -> Self:
+        """Gather all fields, of one shape, into one block."""
+        memory = np.empty((len(cls.FIELDS), *np.shape(fields["count"])), np.int64)
+        arrays = cls(memory)
+        for name in cls.FIELDS:
+            getattr(arrays, name)[...] = fields[name]
+        return arrays
+
+    def replace(self, **fields: NDArray[Any]) -> Self:
+        """Return a copy with other values in some fields."""
+        arrays = type(self)(self.memory.copy())
+        for name, values in fields.items():
+            getattr(arrays, name)[...] = values
+        return arrays
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return (getattr(self, name) for name in self.FIELDS)
 
 
 class LaneTransform(NamedTuple):

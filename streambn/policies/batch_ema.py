@@ -11,7 +11,7 @@ from typing import ClassVar, Final, NamedTuple
 import numpy as np
 
 from streambn.errors import InvalidValueError, MergeError
-from streambn.kernels import Column
+from streambn.kernels import Columns
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Ints
 from streambn.moments import Moments, Reading, spread
@@ -173,15 +173,14 @@ class BatchEMA:
         empty = Moments.empty(lanes)
         return BatchState(empty, empty, empty, 0, 0)
 
-    def update(self, state: BatchState, columns: Sequence[Column]) -> BatchState:
+    def update(self, state: BatchState, columns: Columns) -> BatchState:
         """See `Policy.update`."""
-        rows = columns[0].rows if columns else 0
+        rows = columns.rows
         start = 0
         while start < rows:
             wanted = rows if self.batch_rows is None else self.batch_rows - state.open_rows
             length = min(wanted, rows - start)
-            piece = [column.slice(start, length) for column in columns]
-            state = self._extend(state, Moments.of(piece), length)
+            state = self._extend(state, Moments.of(columns.slice(start, length)), length)
             start += length
         return state
 
@@ -202,7 +201,7 @@ class BatchEMA:
             (block.mean_hi, block.mean_lo), block.exponent, decay, block.count > 0
         )
         books = {name: getattr(block, name) for name in _BOOKS}
-        mean = mean._replace(**books)
+        mean = Moments.sealed(mean.replace(**books))
         divisor = block.weight - self.ddof
         present = divisor > 0
         divisor = np.where(present, divisor, 1.0)

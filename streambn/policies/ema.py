@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streambn.errors import InvalidValueError
-from streambn.kernels import Column
+from streambn.kernels import Columns
 from streambn.kernels.interface import Floats
 from streambn.moments import Moments, Reading, spread
 from streambn.policies.arguments import Domain, check_flag, number, shown_arguments
@@ -139,7 +139,7 @@ class EMA:
         """See `Policy.init`."""
         return EMAState(Moments.empty(lanes), None if self.adjust else Moments.empty(lanes))
 
-    def update(self, state: EMAState, columns: Sequence[Column]) -> EMAState:
+    def update(self, state: EMAState, columns: Columns) -> EMAState:
         """See `Policy.update`."""
         block = Moments.of(columns, self.decay, self.ignore_na)
         first = None
@@ -156,9 +156,9 @@ class EMA:
         fade = _fade(older.moments, newer.moments, moments)
         return EMAState(moments, _earlier(older.first, newer.first, fade))
 
-    def _first(self, columns: Sequence[Column], wanted: NDArray[np.bool_]) -> Moments:
+    def _first(self, columns: Columns, wanted: NDArray[np.bool_]) -> Moments:
         """Find the first value of each wanted lane, by halving the batch."""
-        rows = columns[0].rows if columns else 0
+        rows = columns.rows
         lanes = len(wanted)
         if rows == 0 or not wanted.any():
             return Moments.empty(lanes)
@@ -167,8 +167,7 @@ class EMA:
         if rows == 1 or not wanted.any():
             return _only(whole, wanted)
         half = rows // 2
-        ahead = [c.slice(0, half) for c in columns]
-        behind = [c.slice(half, rows - half) for c in columns]
+        ahead, behind = columns.slice(0, half), columns.slice(half, rows - half)
         left = self._first(ahead, wanted)
         right = self._first(behind, wanted & (left.count == 0))
         older, newer = (Moments.of(c, self.decay, self.ignore_na) for c in (ahead, behind))
@@ -182,8 +181,8 @@ class EMA:
             extra = self.decay / self._new_weight * state.first.weight
             pairs = m.pairs + extra * (m.weight - state.first.weight)
             # `extra` is aged already: the rows that follow must not discount it again.
-            prior = state.first._replace(weight=extra)
-            m = prior.merge(m._replace(decay=np.ones_like(extra)))._replace(pairs=pairs)
+            prior = state.first.replace(weight=extra)
+            m = prior.merge(m.replace(decay=np.ones_like(extra))).replace(pairs=pairs)
         squares = (m.m2_hi, m.m2_lo)
         with np.errstate(all="ignore"):
             divisor = m.weight if ddof == 0 else np.where(m.pairs > 0, 2 * m.pairs / m.weight, 0.0)
@@ -217,9 +216,7 @@ class EMA:
 def _only(moments: Moments, lanes: NDArray[np.bool_]) -> Moments:
     """Keep the lanes of which there is to be something; empty the others."""
     empty = Moments.empty(len(lanes))
-    return Moments.sealed(
-        Moments._make((np.where(lanes, a, b) for a, b in zip(moments, empty, strict=True)))
-    )
+    return Moments.sealed(Moments(np.where(lanes, moments.memory, empty.memory)))
 
 
 def _fade(older: Moments, newer: Moments, merged: Moments) -> Floats:
@@ -232,8 +229,6 @@ def _fade(older: Moments, newer: Moments, merged: Moments) -> Floats:
 
 def _earlier(older: Moments, newer: Moments, fade: Floats) -> Moments:
     """Return the first values of two segments joined, the older one aged by `fade`."""
-    aged = older._replace(weight=older.weight * fade, decay=older.decay * fade)
+    aged = older.replace(weight=older.weight * fade, decay=older.decay * fade)
     there = older.count > 0
-    return Moments.sealed(
-        Moments._make((np.where(there, a, b) for a, b in zip(aged, newer, strict=True)))
-    )
+    return Moments.sealed(Moments(np.where(there, aged.memory, newer.memory)))

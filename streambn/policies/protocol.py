@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from streambn.kernels import Column
+from streambn.kernels import Columns
 from streambn.moments import Moments, Reading
 
 __all__ = ["Policy"]
@@ -21,8 +21,8 @@ class Policy(Protocol):
     def init(self, lanes: int) -> Any:
         """Return the state of a stream of which nothing was seen."""
 
-    def update(self, state: Any, columns: Sequence[Column]) -> Any:
-        """Return the state after one more batch; all columns have the same rows."""
+    def update(self, state: Any, columns: Columns) -> Any:
+        """Return the state after one more batch."""
 
     def merge(self, older: Any, newer: Any) -> Any:
         """Return the state of the stream `older` followed by the stream `newer`."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from streambn.kernels import Column
+from streambn.kernels import Columns
 from streambn.moments import Moments, Reading, spread
 
 __all__ = ["Welford"]
@@ -34,7 +34,7 @@ class Welford:
         """See `Policy.init`."""
         return Moments.empty(lanes)
 
-    def update(self, state: Moments, columns: Sequence[Column]) -> Moments:
+    def update(self, state: Moments, columns: Columns) -> Moments:
         """See `Policy.update`."""
         return state.merge(Moments.of(columns))
 

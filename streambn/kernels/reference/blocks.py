@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from streambn.kernels.decode import Source, group
-from streambn.kernels.interface import Column, Floats, Ints, LaneArrays
+from streambn.kernels.interface import Columns, Floats, Ints, LaneArrays
+from streambn.kernels.nesting import opened
 from streambn.kernels.reference.merge import (
     LEAST_WEIGHT,
     ZERO_EXPONENT,
@@ -30,15 +29,12 @@ _SMALL = 2.0**-400
 
 
 @np.errstate(all="ignore")
-def block_moments(
-    columns: Sequence[Column], decay: float = 1.0, ignore_na: bool = False
-) -> LaneArrays:
+def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> LaneArrays:
     """Moments of all lanes of one batch.
 
     Parameters
     ----------
-    columns : sequence of Column
-        All of the same number of rows.
+    columns : Columns
     decay : float
         λ, the factor from one row to the next: row i of n has the weight λ**(n-1-i).
         1 weighs all rows alike.
@@ -51,11 +47,9 @@ def block_moments(
     LaneArrays
         Shape (L,), lanes in the order of the columns.
     """
-    moments = empty_moments(sum(column.width for column in columns))
-    for source, lanes in group(columns, BLOCK):
-        of_source = _source_moments(source, decay, ignore_na)
-        for field, value in zip(moments, of_source, strict=True):
-            field[lanes] = value
+    moments = empty_moments(columns.layout.lanes)
+    for source, lanes in group(opened(columns), BLOCK):
+        moments.memory[:, lanes] = _source_moments(source, decay, ignore_na).memory
     return moments
 
 
@@ -100,23 +94,18 @@ def _source_moments(source: Source, decay: float, ignore_na: bool) -> LaneArrays
         block = _careful_block(x[odd], absent, centre[odd], source.rows, decay, ignore_na)
         seen = np.ldexp(block.mean_hi, block.exponent)
         centre[odd] = np.where(block.count > 0, seen, centre[odd])
-        for field, value in zip(blocks, block, strict=True):
-            field[i, odd] = value
+        blocks.memory[:, i, odd] = block.memory
     return _in_data_units(source, _tree(blocks))
 
 
 def _tree(stacked: LaneArrays) -> LaneArrays:
     """Merge segments of shape (blocks, L) in order, pairwise, to shape (L,)."""
-    while (n := len(stacked.count)) > 1:
+    memory = stacked.memory
+    while (n := memory.shape[1]) > 1:
         even = n // 2 * 2
-        merged = merge_moments(
-            LaneArrays._make(field[0:even:2] for field in stacked),
-            LaneArrays._make(field[1:even:2] for field in stacked),
-        )
-        stacked = LaneArrays(
-            *(np.concatenate((new, old[even:])) for new, old in zip(merged, stacked, strict=True))
-        )
-    return LaneArrays._make(field[0] for field in stacked)
+        merged = merge_moments(LaneArrays(memory[:, 0:even:2]), LaneArrays(memory[:, 1:even:2]))
+        memory = np.concatenate((merged.memory, memory[:, even:]), axis=1)
+    return LaneArrays(memory[:, 0])
 
 
 def _plain_blocks(
@@ -135,17 +124,17 @@ def _plain_blocks(
     constant = low == high
     centre, totals = np.where(constant, low, centre), np.where(constant, 0.0, totals)
     (mean_hi, mean_lo), (m2_hi, m2_lo) = from_sums(centre, totals, weight)
-    return empty_moments(shape)._replace(
-        count=np.broadcast_to(rows[:, np.newaxis], shape).copy(),
+    return empty_moments(shape).replace(
+        count=rows[:, np.newaxis],
         min=low,
         max=high,
-        weight=weight.copy(),
-        pairs=pairs.copy(),
+        weight=weight,
+        pairs=pairs,
         mean_hi=mean_hi,
         mean_lo=mean_lo,
         m2_hi=m2_hi,
         m2_lo=m2_lo,
-        decay=np.broadcast_to(decay ** rows[:, np.newaxis], shape).copy(),
+        decay=decay ** rows[:, np.newaxis],
         exponent=np.where(constant & (low == 0), ZERO_EXPONENT, 0),
     )
 
@@ -194,7 +183,7 @@ def _careful_block(
     mean, m2 = from_sums(*sums.about(filled, centre, sums.pad(weights), weight), weight)
     nulls = np.zeros(lanes, np.int64) if null is None else _count(null)
     nans, pos_infs, neg_infs = _special(x, null, n - count - nulls)
-    return LaneArrays(
+    return LaneArrays.of(
         count=count,
         nulls=nulls,
         nans=nans,
@@ -303,7 +292,7 @@ def _in_data_units(source: Source, moments: LaneArrays) -> LaneArrays:
     # A base other than 0 makes an ordinary number of offsets that were all 0.
     zeros = (moments.exponent == ZERO_EXPONENT) & (mean[0] == 0)
     integral = (source.base != 0) & seen
-    return moments._replace(
+    return moments.replace(
         min=np.where(seen, low, moments.min),
         max=np.where(seen, high, moments.max),
         mean_hi=np.where(seen, mean[0], 0.0),

@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn.kernels.decode import Source, arrow_array, group, unpack_validity
-from streambn.kernels.interface import Column, Floats, LaneTransform, Mapped
+from streambn.kernels.bitmaps import arrow_array, unpack_validity
+from streambn.kernels.decode import Source, group
+from streambn.kernels.interface import Columns, Floats, LaneTransform, Mapped
+from streambn.kernels.nesting import Column, opened
 from streambn.kernels.reference.blocks import BLOCK
 
 __all__ = ["denormalize", "normalize"]
@@ -20,7 +22,7 @@ _FAR = 2.0**969
 
 @np.errstate(all="ignore")
 def normalize(
-    columns: Sequence[Column], lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
+    columns: Columns, lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
 ) -> Mapped:
     """Return y = clip((x − location)/spread)·γ + β for all columns of one batch.
 
@@ -29,8 +31,7 @@ def normalize(
 
     Parameters
     ----------
-    columns : sequence of Column
-        All of the same number of rows.
+    columns : Columns
     lanes : LaneTransform
         Shape (L,).
     dtypes : sequence of numpy dtype
@@ -46,7 +47,7 @@ def normalize(
 
 @np.errstate(all="ignore")
 def denormalize(
-    columns: Sequence[Column], lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
+    columns: Columns, lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
 ) -> Mapped:
     """Return x = ((y − β)/γ)·spread + location: the inverse of `normalize` without clip."""
     return _map_columns(columns, lanes, dtypes, _denormalize_chunk)
@@ -56,14 +57,15 @@ _ChunkMap = Callable[[Source, Floats, LaneTransform], Floats]
 
 
 def _map_columns(
-    columns: Sequence[Column],
+    columns: Columns,
     lanes: LaneTransform,
     dtypes: Sequence[np.dtype[np.floating]],
     chunk_map: _ChunkMap,
 ) -> Mapped:
     nans, infs = np.zeros((2, len(lanes.known)), np.int64)
-    arrays: list[pa.Array] = [None] * len(columns)
-    for source, where in group(columns, BLOCK):
+    plain = opened(columns)
+    arrays: list[pa.Array] = [None] * len(plain)
+    for source, where in group(plain, BLOCK):
         part = LaneTransform._make(f[where] if isinstance(f, np.ndarray) else f for f in lanes)
         outs = [np.empty((source.rows, p.column.width), dtypes[p.index]) for p in source.parts]
         step = max(1, BLOCK // source.width)
@@ -105,6 +107,7 @@ def _normalize_chunk(source: Source, x: Floats, lanes: LaneTransform) -> Floats:
 
 
 def _denormalize_chunk(source: Source, y: Floats, lanes: LaneTransform) -> Floats:
+    y = source.plain(y)
     if lanes.gamma is not None and lanes.beta is not None:
         y = (y - lanes.beta[:, np.newaxis]) / lanes.gamma[:, np.newaxis]
     hi, lo, spread = lanes.location_hi, lanes.location_lo, lanes.spread

@@ -1,0 +1,27 @@
+"""The compiled part; see src/module.cpp."""
+
+from typing import Any
+
+simd: str
+
+def block_moments(
+    batch: Any, layout: bytes, decay: float, ignore_missing: bool, threads: int, out: Any, /
+) -> None: ...
+def merge_moments(older: Any, newer: Any, out: Any, /) -> None: ...
+def transform(
+    batch: Any,
+    layout: bytes,
+    location_hi: Any,
+    location_lo: Any,
+    spread: Any,
+    gamma: Any,
+    beta: Any,
+    clip: float,
+    known: Any,
+    inverse: bool,
+    formats: bytes,
+    nans: Any,
+    infs: Any,
+    threads: int,
+    /,
+) -> object: ...

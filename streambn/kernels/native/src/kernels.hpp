@@ -1,0 +1,95 @@
+// The inner loops, by name: what kernels_*.cpp provide for one instruction set each.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace streambn {
+
+// Values that an inner loop takes at a time: 4 KB of float64, which stay in the first-level
+// cache for a second look. Plain sums are at most 16 terms deep before they enter a
+// double-double: of a column with two values, whose roundings are all alike, m2 is then
+// right to 4e-16 (8e-15 at 4096 values).
+constexpr int PIECE = 512;
+
+// Primitive types with an inner loop of their own; the unsigned 64-bit integers are read as
+// signed ones, around 2**63.
+enum class Type : uint8_t {
+    float64, float32, float16, int8, int16, int32, int64, uint8, uint16, uint32, uint64,
+    decimal32, decimal64, decimal128, decimal256, null,
+};
+constexpr int LOOPED_TYPES = 11;
+constexpr bool is_float(Type type) { return type <= Type::float16; }
+constexpr bool is_wide(Type type) { return type == Type::int64 || type == Type::uint64; }
+
+// Where a reduction stands: the centre c of d = x - c. Of 64-bit integers it is an integer
+// (of unsigned ones less 2**63), and the difference is taken in integers.
+union Origin {
+    double number;
+    int64_t integer;
+};
+
+// Sums over some pieces, eight interleaved ones of each, as hi + lo.
+struct alignas(64) Sums {
+    double first_hi[8], first_lo[8];    // of w*d
+    double second_hi[8], second_lo[8];  // of w*d*d
+    union {                             // integers for the 64-bit integer types
+        double low[8];
+        int64_t low_integer[8];
+    };
+    union {
+        double high[8];
+        int64_t high_integer[8];
+    };
+};
+
+enum class Verdict : uint8_t {
+    taken,
+    not_finite,  // a NaN or an infinity among the values; nothing was added
+    out_of_range // the squares would leave the range of float64; nothing was added
+};
+
+struct NotFinite {
+    int64_t nans, pos_infs, neg_infs;
+};
+
+// One lane's map, repeated so that a whole number of packs holds a whole number of rows.
+struct Maps {
+    const double *location_hi, *location_lo, *spread, *inverse_spread, *gamma, *beta;
+    double clip;
+    bool affine;
+    int64_t period;  // a multiple of 8
+};
+
+// Add a piece of n <= PIECE values. `bits`: validity, one bit a value from the lowest bit of
+// the first byte, or null for all. `weights`: one a value, readable to the next multiple of
+// 8, or null for ones; the sums are multiplied by `factor`.
+using SumPiece = Verdict (*)(const void *values, int n, const uint8_t *bits, Origin origin,
+                             const double *weights, double factor, Sums *sums);
+// Clear the bits of NaN and infinities, and count them.
+using FindFinite = void (*)(const void *values, int n, uint8_t *bits, NotFinite *counts);
+// Values less the origin, as float64.
+using Widen = void (*)(const void *values, int n, Origin origin, double *offsets);
+// Map n values, n <= a multiple of the period or the rest; returns whether a value that is
+// not null was NaN or infinite.
+using MapPiece = bool (*)(const void *values, int n, int64_t phase, const uint8_t *bits,
+                          const Maps &maps, void *out, bool stream);
+
+struct Kernels {
+    const char *name;
+    SumPiece sum[LOOPED_TYPES];        // fast: 16 terms deep
+    SumPiece sum_exactly[LOOPED_TYPES]; // to 90 bits; without weights
+    FindFinite find_finite[3];         // of the float types
+    Widen widen[LOOPED_TYPES];
+    MapPiece normalize[2][2];  // [float64, float32 in][float64, float32 out]
+    MapPiece denormalize[2][2];
+};
+
+extern const Kernels baseline_kernels;
+extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
+
+// The best that this machine runs; STREAMBN_SIMD=baseline|avx2|avx512 lowers it.
+const Kernels &kernels();
+
+}  // namespace streambn

@@ -1,0 +1,425 @@
+// The inner loops themselves; see kernels.hpp for what each is to do.
+#pragma once
+
+#include "kernels.hpp"
+#include "simd.hpp"
+
+namespace streambn::STREAMBN_SIMD {
+
+constexpr double INFINITE = __builtin_huge_val();
+// Distances from a centre whose squares, and the low halves of their sums, are normal numbers.
+// A lane's values lie in 2**±400; their distance may be twice that, or the last bit of one.
+constexpr double BIG = 0x1p402, SMALL = 0x1p-460;
+// Bytes that are asked for before they are used. The sums that end a piece keep the machine
+// from looking ahead by itself: 7.3 GB/s without, 9.9 with 1, 2 or 4 KB (np.max: 11.8).
+constexpr int AHEAD = 2048;
+
+// ------------------------------------------------------------------ reading the types
+
+// How values of a type are read, centred and compared; `Raw` is what is compared.
+template <class T, bool IS_FLOAT>
+struct NumberReader {
+    using Raw = double;
+    static constexpr bool FLOAT = IS_FLOAT;
+    static constexpr Raw TOP = INFINITE, BOTTOM = -INFINITE;
+    static STREAMBN_INLINE Pack raw(const T *x) { return load_as_double(x); }
+    static STREAMBN_INLINE Raw centre(Origin origin) { return origin.number; }
+    static STREAMBN_INLINE Pack offset(const Pack &x, const Pack &c) { return x - c; }
+    static STREAMBN_INLINE double distance(Raw x, Raw c) { return x - c; }
+    static STREAMBN_INLINE double *low(Sums *s) { return s->low; }
+    static STREAMBN_INLINE double *high(Sums *s) { return s->high; }
+};
+
+// 64-bit integers, which float64 does not hold: centred and compared as what they are. An
+// unsigned one is read less 2**63, which keeps the order.
+template <class T, uint64_t FLIP>
+struct WideReader {
+    using Raw = int64_t;
+    static constexpr bool FLOAT = false;
+    static constexpr Raw TOP = INT64_MAX, BOTTOM = INT64_MIN;
+    static STREAMBN_INLINE Ints raw(const T *x) {
+        const Ints value = load<int64_t>(x);
+        return FLIP ? value ^ broadcast((int64_t)FLIP) : value;
+    }
+    static STREAMBN_INLINE Raw centre(Origin origin) { return origin.integer; }
+    // Modulo 2**64, as unsigned numbers subtract; whoever calls sees to it that it fits.
+    static STREAMBN_INLINE Pack offset(const Ints &x, const Ints &c) {
+        return convert<double>(each<int64_t>(STREAMBN_PART((Register<int64_t>)(
+            (Register<uint64_t>)x.part[i] - (Register<uint64_t>)c.part[i]))));
+    }
+    static STREAMBN_INLINE double distance(Raw x, Raw c) {
+        int64_t d;
+        if (__builtin_sub_overflow(x, c, &d)) return x < c ? -INFINITE : INFINITE;
+        return (double)d;
+    }
+    static STREAMBN_INLINE int64_t *low(Sums *s) { return s->low_integer; }
+    static STREAMBN_INLINE int64_t *high(Sums *s) { return s->high_integer; }
+};
+
+template <class T>
+struct Reader : NumberReader<T, false> {};
+template <>
+struct Reader<double> : NumberReader<double, true> {};
+template <>
+struct Reader<float> : NumberReader<float, true> {};
+template <>
+struct Reader<Half> : NumberReader<Half, true> {};
+template <>
+struct Reader<int64_t> : WideReader<int64_t, 0> {};
+template <>
+struct Reader<uint64_t> : WideReader<uint64_t, (uint64_t)1 << 63> {};
+
+// A pack at the end of the values, of which only some are there.
+template <class T>
+struct Tail {
+    T values[WIDTH] = {};
+    uint8_t present;
+    STREAMBN_INLINE Tail(const T *x, int n, const uint8_t *bits) {
+        __builtin_memcpy(values, x, n * sizeof(T));
+        present = (uint8_t)((1u << n) - 1) & (bits ? *bits : 0xff);
+    }
+};
+
+// s + x as a new sum in `hi` and its rounding error added to `lo` (Knuth's two-sum).
+STREAMBN_INLINE void add_exactly(double *hi, double *lo, const Pack &x) {
+    const Pack a = load<double>(hi), s = a + x, t = s - a;
+    store(hi, s);
+    store(lo, load<double>(lo) + ((a - (s - t)) + (x - t)));
+}
+
+template <class T>
+STREAMBN_INLINE void lower_and_raise(Sums *sums, const Lanes<T> &low, const Lanes<T> &high, T *lows,
+                                     T *highs) {
+    (void)sums;
+    store(lows, minimum(low, load<T>(lows)));
+    store(highs, maximum(high, load<T>(highs)));
+}
+
+// --------------------------------------------------------------------------- fast sums
+
+// What one pass gathers, in four interleaved sets, so that no addition waits for another.
+template <class R>
+struct Gathered {
+    Pack first[4], second[4];
+    Lanes<typename R::Raw> low[2], high[2];
+};
+
+template <class R, bool MASKED, bool WEIGHTED, class T>
+STREAMBN_INLINE void gather(Gathered<R> &g, int set, const T *x, uint8_t present,
+                            const Lanes<typename R::Raw> &c, const double *weights) {
+    auto value = R::raw(x);
+    // A missing value becomes the centre, which lies amid the data: nothing is added to the
+    // sums, and the extremes stay.
+    if (MASKED) value = select(mask_of(present), value, c);
+    const Pack d = R::offset(value, c);
+    const Pack wd = WEIGHTED ? load<double>(weights) * d : d;
+    g.first[set] = g.first[set] + wd;
+    g.second[set] = g.second[set] + wd * d;
+    g.low[set & 1] = minimum(value, g.low[set & 1]);
+    g.high[set & 1] = maximum(value, g.high[set & 1]);
+}
+
+template <class T, bool MASKED, bool WEIGHTED>
+STREAMBN_INLINE Verdict sum_piece(const T *x, int n, const uint8_t *bits, Origin origin,
+                                  const double *weights, double factor, Sums *sums) {
+    using R = Reader<T>;
+    const auto c = broadcast(R::centre(origin));
+    Gathered<R> g;
+    for (int i = 0; i < 4; ++i) g.first[i] = g.second[i] = broadcast(0.0);
+    for (int i = 0; i < 2; ++i) g.low[i] = broadcast(R::TOP), g.high[i] = broadcast(R::BOTTOM);
+    const int packs = n / WIDTH, whole = packs / 4 * 4;
+    for (int k = 0; k < whole; k += 4) {
+        for (unsigned j = 0; j < 4 * WIDTH * sizeof(T); j += 64)
+            __builtin_prefetch(reinterpret_cast<const char *>(x + k * WIDTH) + j + AHEAD);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i)
+            gather<R, MASKED, WEIGHTED>(g, i, x + (k + i) * WIDTH, MASKED ? bits[k + i] : 0, c,
+                                        weights + (k + i) * WIDTH);
+    }
+    for (int k = whole; k < packs; ++k)
+        gather<R, MASKED, WEIGHTED>(g, 0, x + k * WIDTH, MASKED ? bits[k] : 0, c,
+                                    weights + k * WIDTH);
+    if (n % WIDTH) {
+        const Tail<T> tail(x + packs * WIDTH, n % WIDTH, MASKED ? bits + packs : nullptr);
+        gather<R, true, WEIGHTED>(g, 1, tail.values, tail.present, c, weights + packs * WIDTH);
+    }
+    Pack first = (g.first[0] + g.first[1]) + (g.first[2] + g.first[3]);
+    Pack second = (g.second[0] + g.second[1]) + (g.second[2] + g.second[3]);
+    if (any(not_finite(second) | not_finite(first))) {
+        if (!R::FLOAT) return Verdict::out_of_range;
+        return Verdict::not_finite;
+    }
+    if (WEIGHTED) first = first * broadcast(factor), second = second * broadcast(factor);
+    add_exactly(sums->first_hi, sums->first_lo, first);
+    add_exactly(sums->second_hi, sums->second_lo, second);
+    lower_and_raise(sums, minimum(g.low[0], g.low[1]), maximum(g.high[0], g.high[1]), R::low(sums),
+                    R::high(sums));
+    return Verdict::taken;
+}
+
+template <class T>
+Verdict sum(const void *values, int n, const uint8_t *bits, Origin origin, const double *weights,
+            double factor, Sums *sums) {
+    const T *x = static_cast<const T *>(values);
+    if (weights)
+        return bits ? sum_piece<T, true, true>(x, n, bits, origin, weights, factor, sums)
+                    : sum_piece<T, false, true>(x, n, bits, origin, weights, factor, sums);
+    return bits ? sum_piece<T, true, false>(x, n, bits, origin, weights, factor, sums)
+                : sum_piece<T, false, false>(x, n, bits, origin, weights, factor, sums);
+}
+
+// -------------------------------------------------------------------------- exact sums
+
+// Sums of d and of d*d, each cut at a grid so coarse that the upper parts add up without
+// rounding: s + d is rounded to the grid of s, which is larger than any sum. What is cut
+// off is summed beside it, 2**-45 of the largest at most. (S. M. Rump, T. Ogita and
+// S. Oishi, 2008, "Accurate floating-point summation", part I.)
+struct Grid {
+    Pack first, first_rest, second, second_rest;
+};
+
+template <class R, bool MASKED, class T>
+STREAMBN_INLINE void extremes(Lanes<typename R::Raw> &low, Lanes<typename R::Raw> &high, Pack &bad,
+                              const T *x, uint8_t present, const Lanes<typename R::Raw> &filler) {
+    auto value = R::raw(x);
+    if (MASKED) value = select(mask_of(present), value, filler);
+    if constexpr (R::FLOAT) bad = bad + (value - value);
+    low = minimum(value, low);
+    high = maximum(value, high);
+}
+
+template <class R, bool MASKED, class T>
+STREAMBN_INLINE void gather_exactly(Grid &g, const T *x, uint8_t present,
+                                    const Lanes<typename R::Raw> &c) {
+    auto value = R::raw(x);
+    if (MASKED) value = select(mask_of(present), value, c);
+    const Pack d = R::offset(value, c);
+    const Pack s = g.first + d, upper = s - g.first;
+    g.first_rest = g.first_rest + (d - upper);
+    g.first = s;
+    const Pack square = d * d, t = g.second + square, upper_square = t - g.second;
+    g.second_rest =
+        g.second_rest + ((square - upper_square) + square_residual(d, square));
+    g.second = t;
+}
+
+template <class T, bool MASKED>
+STREAMBN_INLINE Verdict sum_piece_exactly(const T *x, int n, const uint8_t *bits, Origin origin,
+                                          Sums *sums) {
+    using R = Reader<T>;
+    using Raw = typename R::Raw;
+    const int packs = n / WIDTH, rest = n % WIDTH;
+    const Tail<T> tail(x + packs * WIDTH, rest, MASKED ? bits + packs : nullptr);
+    // One of the values there are, to stand in for those that are missing.
+    Lanes<Raw> filler = broadcast((Raw)0);
+    if (MASKED || rest) {
+        int k = 0;
+        while (k < packs && MASKED && !bits[k]) ++k;
+        const uint8_t there = k == packs ? tail.present : MASKED ? bits[k] : 0xff;
+        if (!there) return Verdict::taken;
+        alignas(64) Raw some[WIDTH];
+        store(some, R::raw(k == packs ? tail.values : x + k * WIDTH));
+        filler = broadcast(some[__builtin_ctz(there)]);
+    }
+    Lanes<Raw> low[2], high[2];
+    Pack bad[2];
+    for (int i = 0; i < 2; ++i) {
+        low[i] = broadcast(R::TOP), high[i] = broadcast(R::BOTTOM), bad[i] = broadcast(0.0);
+    }
+    for (int k = 0; k + 1 < packs; k += 2) {
+        extremes<R, MASKED>(low[0], high[0], bad[0], x + k * WIDTH, MASKED ? bits[k] : 0, filler);
+        extremes<R, MASKED>(low[1], high[1], bad[1], x + (k + 1) * WIDTH, MASKED ? bits[k + 1] : 0,
+                            filler);
+    }
+    if (packs % 2)
+        extremes<R, MASKED>(low[0], high[0], bad[0], x + (packs - 1) * WIDTH,
+                            MASKED ? bits[packs - 1] : 0, filler);
+    if (rest) extremes<R, true>(low[1], high[1], bad[1], tail.values, tail.present, filler);
+    if (R::FLOAT && any(not_finite(bad[0] + bad[1]))) return Verdict::not_finite;
+
+    low[0] = minimum(low[0], low[1]);
+    high[0] = maximum(high[0], high[1]);
+    alignas(64) Raw lows[WIDTH], highs[WIDTH];
+    store(lows, low[0]);
+    store(highs, high[0]);
+    Raw lowest = lows[0], highest = highs[0];
+    for (int k = 1; k < WIDTH; ++k) {
+        if (lows[k] < lowest) lowest = lows[k];
+        if (highs[k] > highest) highest = highs[k];
+    }
+    const Raw centre = R::centre(origin);
+    const double below = -R::distance(lowest, centre), above = R::distance(highest, centre);
+    const double largest = below > above ? below : above;
+    if (!(largest <= BIG) || (largest != 0 && largest < SMALL)) return Verdict::out_of_range;
+
+    // A power of two above all |d|; a lane of a pack sums at most 64 of them.
+    int exponent = 0;
+    (void)__builtin_frexp(largest, &exponent);
+    const Pack bias = broadcast(__builtin_ldexp(1.5, exponent + 8));
+    const Pack bias_square = broadcast(__builtin_ldexp(1.5, 2 * exponent + 8));
+    const auto c = broadcast(centre);
+    const Pack zero = broadcast(0.0);
+    Grid g[2] = {{bias, zero, bias_square, zero}, {bias, zero, bias_square, zero}};
+    for (int k = 0; k + 1 < packs; k += 2) {
+        gather_exactly<R, MASKED>(g[0], x + k * WIDTH, MASKED ? bits[k] : 0, c);
+        gather_exactly<R, MASKED>(g[1], x + (k + 1) * WIDTH, MASKED ? bits[k + 1] : 0, c);
+    }
+    if (packs % 2)
+        gather_exactly<R, MASKED>(g[0], x + (packs - 1) * WIDTH, MASKED ? bits[packs - 1] : 0, c);
+    if (rest) gather_exactly<R, true>(g[1], tail.values, tail.present, c);
+    for (const Grid &half : g) {
+        add_exactly(sums->first_hi, sums->first_lo, half.first - bias);
+        add_exactly(sums->first_hi, sums->first_lo, half.first_rest);
+        add_exactly(sums->second_hi, sums->second_lo, half.second - bias_square);
+        add_exactly(sums->second_hi, sums->second_lo, half.second_rest);
+    }
+    lower_and_raise(sums, low[0], high[0], R::low(sums), R::high(sums));
+    return Verdict::taken;
+}
+
+template <class T>
+Verdict sum_exactly(const void *values, int n, const uint8_t *bits, Origin origin, const double *,
+                    double, Sums *sums) {
+    const T *x = static_cast<const T *>(values);
+    return bits ? sum_piece_exactly<T, true>(x, n, bits, origin, sums)
+                : sum_piece_exactly<T, false>(x, n, bits, origin, sums);
+}
+
+// ------------------------------------------------------------------ what is not finite
+
+template <class T>
+void find_finite(const void *values, int n, uint8_t *bits, NotFinite *counts) {
+    const T *x = static_cast<const T *>(values);
+    for (int start = 0; start < n; start += WIDTH) {
+        const int m = n - start < WIDTH ? n - start : WIDTH;
+        const Tail<T> pack(x + start, m, bits + start / WIDTH);
+        alignas(64) double number[WIDTH];
+        store(number, load_as_double(pack.values));
+        uint8_t nan = 0, above = 0, below = 0;
+        for (int k = 0; k < WIDTH; ++k) {
+            nan |= (uint8_t)((number[k] != number[k]) << k);
+            above |= (uint8_t)((number[k] == INFINITE) << k);
+            below |= (uint8_t)((number[k] == -INFINITE) << k);
+        }
+        counts->nans += __builtin_popcount(nan & pack.present);
+        counts->pos_infs += __builtin_popcount(above & pack.present);
+        counts->neg_infs += __builtin_popcount(below & pack.present);
+        bits[start / WIDTH] = pack.present & (uint8_t)~(nan | above | below);
+    }
+}
+
+template <class T>
+void widen(const void *values, int n, Origin origin, double *offsets) {
+    using R = Reader<T>;
+    const T *x = static_cast<const T *>(values);
+    const auto c = broadcast(R::centre(origin));
+    int i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) store(offsets + i, R::offset(R::raw(x + i), c));
+    if (i < n) {
+        const Tail<T> tail(x + i, n - i, nullptr);
+        alignas(64) double last[WIDTH];
+        store(last, R::offset(R::raw(tail.values), c));
+        __builtin_memcpy(offsets + i, last, (n - i) * sizeof(double));
+    }
+}
+
+// ------------------------------------------------------------------------- the transform
+
+// Per value 8 bytes of each parameter come from the first-level cache.
+template <class Out, bool AFFINE, bool INVERSE>
+STREAMBN_INLINE Pack mapped(const Pack &x, const Maps &maps, int64_t at) {
+    const Pack hi = load<double>(maps.location_hi + at), lo = load<double>(maps.location_lo + at);
+    if (INVERSE) {
+        Pack y = x;
+        if (AFFINE)
+            y = (y - load<double>(maps.beta + at)) / load<double>(maps.gamma + at);
+        return (y * load<double>(maps.spread + at) + lo) + hi;
+    }
+    Pack y = (x - hi) - lo;
+    // A narrower result is rounded from float64 anyway, so a product with the reciprocal,
+    // which is off by one and a half units of float64, gives the same but at a tie.
+    if (sizeof(Out) < sizeof(double))
+        y = y * load<double>(maps.inverse_spread + at);
+    else
+        y = y / load<double>(maps.spread + at);
+    // In this order a NaN stays: neither is it less than a bound nor is a bound less than it.
+    const Pack clip = broadcast(maps.clip);
+    y = minimum(clip, maximum(broadcast(0.0) - clip, y));
+    if (AFFINE) y = y * load<double>(maps.gamma + at) + load<double>(maps.beta + at);
+    return y;
+}
+
+template <class Out>
+STREAMBN_INLINE void write(Out *to, const Pack &y, bool) {
+    store(to, convert<Out>(y));
+}
+template <>
+STREAMBN_INLINE void write(double *to, const Pack &y, bool stream) {
+#if defined(__AVX512F__)
+    if (stream) return _mm512_stream_pd(to, y.part[0]);
+#elif defined(__AVX2__)
+    if (stream) {
+        _mm256_stream_pd(to, y.part[0]);
+        return _mm256_stream_pd(to + EACH, y.part[1]);
+    }
+#endif
+    (void)stream;
+    store(to, y);
+}
+
+template <class In, class Out, bool AFFINE, bool INVERSE, bool MASKED, bool STREAM>
+STREAMBN_INLINE bool map_values(const In *x, int n, int64_t phase, const uint8_t *bits,
+                                const Maps &maps, Out *out) {
+    Mask bad = broadcast((int64_t)0);
+    int64_t at = phase;
+    int i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) {
+        const Pack value = load_as_double(x + i);
+        Pack y = mapped<Out, AFFINE, INVERSE>(value, maps, at);
+        Mask wrong = not_finite(value);
+        if (MASKED) {
+            const Mask there = mask_of(bits[i / WIDTH]);
+            wrong = wrong & there;
+            y = select(there, y, broadcast(0.0));
+        }
+        bad = bad | wrong;
+        write(out + i, y, STREAM);
+        at = at + WIDTH == maps.period ? 0 : at + WIDTH;
+    }
+#if defined(__AVX2__)
+    if (STREAM) _mm_sfence();  // other threads see what was written past the cache
+#endif
+    if (i < n) {
+        const Tail<In> tail(x + i, n - i, MASKED ? bits + i / WIDTH : nullptr);
+        const Pack value = load_as_double(tail.values);
+        const Mask there = mask_of(tail.present);
+        bad = bad | (not_finite(value) & there);
+        const Pack y = select(there, mapped<Out, AFFINE, INVERSE>(value, maps, at), broadcast(0.0));
+        Out last[WIDTH];
+        store(last, convert<Out>(y));
+        __builtin_memcpy(out + i, last, (n - i) * sizeof(Out));
+    }
+    return any(bad);
+}
+
+template <class In, class Out, bool INVERSE>
+bool map(const void *values, int n, int64_t phase, const uint8_t *bits, const Maps &maps,
+         void *out, bool stream) {
+    const In *x = static_cast<const In *>(values);
+    Out *y = static_cast<Out *>(out);
+#define STREAMBN_CASE(affine, masked, streaming) \
+    return map_values<In, Out, affine, INVERSE, masked, streaming>(x, n, phase, bits, maps, y)
+    if (sizeof(Out) == sizeof(double) && stream && !bits) {
+        if (maps.affine) STREAMBN_CASE(true, false, true);
+        STREAMBN_CASE(false, false, true);
+    }
+    if (maps.affine) {
+        if (bits) STREAMBN_CASE(true, true, false);
+        STREAMBN_CASE(true, false, false);
+    }
+    if (bits) STREAMBN_CASE(false, true, false);
+    STREAMBN_CASE(false, false, false);
+#undef STREAMBN_CASE
+}
+
+}  // namespace streambn::STREAMBN_SIMD

@@ -1,0 +1,26 @@
+// The inner loops of kernels_inner.hpp as a table.
+#pragma once
+
+#define STREAMBN_OF_EACH_TYPE(f)                                                             \
+    {                                                                                        \
+        f<double>, f<float>, f<Half>, f<int8_t>, f<int16_t>, f<int32_t>, f<int64_t>,         \
+            f<uint8_t>, f<uint16_t>, f<uint32_t>, f<uint64_t>                                \
+    }
+#define STREAMBN_MAPS(inverse)                                                               \
+    {                                                                                        \
+        {map<double, double, inverse>, map<double, float, inverse>}, {                       \
+            map<float, double, inverse>, map<float, float, inverse>                          \
+        }                                                                                    \
+    }
+
+namespace streambn::STREAMBN_SIMD {
+constexpr Kernels table(const char *name) {
+    return {name,
+            STREAMBN_OF_EACH_TYPE(sum),
+            STREAMBN_OF_EACH_TYPE(sum_exactly),
+            {find_finite<double>, find_finite<float>, find_finite<Half>},
+            STREAMBN_OF_EACH_TYPE(widen),
+            STREAMBN_MAPS(false),
+            STREAMBN_MAPS(true)};
+}
+}  // namespace streambn::STREAMBN_SIMD

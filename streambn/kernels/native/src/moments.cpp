@@ -1,0 +1,102 @@
+#include "moments.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace streambn {
+
+namespace {
+
+double number(int64_t bits) {
+    double value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+int64_t bits(double value) {
+    int64_t result;
+    std::memcpy(&result, &value, sizeof result);
+    return result;
+}
+
+Pair rescaled(Pair value, int64_t by, bool gone) {
+    if (gone) return {0, 0};
+    return {times_two_to(value.hi, by), times_two_to(value.lo, by)};
+}
+
+}  // namespace
+
+Moments load_lane(const int64_t *memory, int64_t lanes, int64_t lane) {
+    const auto at = [&](int field) { return memory[field * lanes + lane]; };
+    Moments m;
+    m.count = at(0), m.nulls = at(1), m.nans = at(2), m.pos_infs = at(3), m.neg_infs = at(4);
+    m.min = number(at(5)), m.max = number(at(6));
+    m.weight = number(at(7)), m.pairs = number(at(8));
+    m.mean = {number(at(9)), number(at(10))};
+    m.m2 = {number(at(11)), number(at(12))};
+    m.decay = number(at(13));
+    m.exponent = at(14);
+    return m;
+}
+
+void store_lane(int64_t *memory, int64_t lanes, int64_t lane, const Moments &m) {
+    const int64_t fields[FIELDS] = {
+        m.count,       m.nulls,         m.nans,          m.pos_infs,    m.neg_infs,
+        bits(m.min),   bits(m.max),     bits(m.weight),  bits(m.pairs), bits(m.mean.hi),
+        bits(m.mean.lo), bits(m.m2.hi), bits(m.m2.lo),   bits(m.decay), m.exponent};
+    for (int field = 0; field < FIELDS; ++field) memory[field * lanes + lane] = fields[field];
+}
+
+Moments merge(const Moments &a, const Moments &b) {
+    double fade = b.decay;
+    if (b.weight == 0) {
+        const double floor = a.weight > 0 ? LEAST_WEIGHT / a.weight : 0.0;
+        fade = std::max(fade, std::min(floor, 1.0));
+    }
+    const double w = fade * a.weight, weight = w + b.weight;
+    int64_t exponent = std::max(a.exponent, b.exponent);
+    if (w == 0)
+        exponent = b.exponent;
+    else if (b.weight == 0)
+        exponent = a.exponent;
+    const int64_t a_by = a.exponent - exponent, b_by = b.exponent - exponent;
+    const Pair a_mean = rescaled(a.mean, a_by, w == 0), a_m2 = rescaled(a.m2, 2 * a_by, w == 0);
+    const Pair b_mean = rescaled(b.mean, b_by, b.weight == 0);
+    const Pair b_m2 = rescaled(b.m2, 2 * b_by, b.weight == 0);
+
+    const Pair delta = add(b_mean, -a_mean);
+    // From the heavier side: the rounding of the share then moves the mean least.
+    const bool from_b = b.weight > w;
+    const double light = from_b ? w : b.weight, heavy = from_b ? b.weight : w;
+    const Pair share = divide({light, 0}, {weight > 0 ? weight : 1.0, 0});
+    const Pair move = multiply(delta, share);
+    const Pair base = from_b ? b_mean : a_mean;
+    const Pair between = scale(multiply(delta, move), heavy);
+    const Pair faded_m2 = fade == 1 ? a_m2 : scale(a_m2, fade);
+
+    Moments m;
+    m.count = a.count + b.count;
+    m.nulls = a.nulls + b.nulls;
+    m.nans = a.nans + b.nans;
+    m.pos_infs = a.pos_infs + b.pos_infs;
+    m.neg_infs = a.neg_infs + b.neg_infs;
+    m.min = std::min(a.min, b.min);
+    m.max = std::max(a.max, b.max);
+    m.weight = weight;
+    m.pairs = fade * fade * a.pairs + b.pairs + w * b.weight;
+    m.mean = add(base, from_b ? -move : move);
+    m.m2 = add(add(faded_m2, b_m2), between);
+    m.decay = a.decay * fade;
+    m.exponent = exponent;
+    return m;
+}
+
+void set_from_sums(Moments &m, Pair centre, Pair first, Pair second) {
+    const Pair offset = divide(first, {m.weight > 0 ? m.weight : 1.0, 0});
+    const Pair excess = multiply(first, offset);
+    const Pair m2 = add(second, -excess);
+    m.mean = add(centre, offset);
+    m.m2 = m2.hi > 0 ? m2 : Pair{0, 0};
+}
+
+}  // namespace streambn

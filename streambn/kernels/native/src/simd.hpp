@@ -1,0 +1,208 @@
+// Eight float64 at a time, in whatever registers the instruction set has.
+//
+// A `Pack` is always eight values: one AVX-512 register, two of AVX2, four of SSE2 or NEON.
+// Every operation is the IEEE one and none is contracted, so that all instruction sets give
+// the same bits. Included once by each of the kernels_*.cpp, which are compiled with
+// different flags: everything here lives in a namespace of that file's own.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace streambn::STREAMBN_SIMD {
+
+#if defined(__AVX512F__)
+constexpr int REGISTER = 64;
+#elif defined(__AVX2__)
+constexpr int REGISTER = 32;
+#else
+constexpr int REGISTER = 16;
+#endif
+
+constexpr int WIDTH = 8;                       // values in a pack
+constexpr int EACH = REGISTER / 8;             // values in a register
+constexpr int PARTS = WIDTH / EACH;            // registers in a pack
+#define STREAMBN_INLINE inline __attribute__((always_inline))
+template <class T>
+struct RegisterOf {
+    typedef T type __attribute__((vector_size(EACH * sizeof(T))));
+};
+template <class T>
+using Register = typename RegisterOf<T>::type;
+
+template <class T>
+struct Lanes {
+    Register<T> part[PARTS];
+};
+using Pack = Lanes<double>;
+using Ints = Lanes<int64_t>;
+using Mask = Lanes<int64_t>;  // all bits of an element set, or none
+
+// Calls `part` with each index as a constant: an index that is a variable, even in a loop that
+// the compiler unrolls, kept packs in memory (a sixth of the speed, GCC 12).
+template <int I>
+struct Index {
+    constexpr operator int() const { return I; }
+};
+template <class T, class F>
+STREAMBN_INLINE Lanes<T> each(const F &part) {
+    if constexpr (PARTS == 1) {
+        return {{part(Index<0>{})}};
+    } else if constexpr (PARTS == 2) {
+        return {{part(Index<0>{}), part(Index<1>{})}};
+    } else {
+        return {{part(Index<0>{}), part(Index<1>{}), part(Index<2>{}), part(Index<3>{})}};
+    }
+}
+#define STREAMBN_PART(expression) \
+    [&](auto i) __attribute__((always_inline)) { return expression; }
+
+template <class T>
+STREAMBN_INLINE Lanes<T> broadcast(T value) {
+    return each<T>(STREAMBN_PART(((void)i, Register<T>{} + value)));
+}
+
+template <class T>
+STREAMBN_INLINE Lanes<T> load(const void *from) {
+    const char *octets = static_cast<const char *>(from);
+    return each<T>([&](auto i) __attribute__((always_inline)) {
+        Register<T> r;
+        __builtin_memcpy(&r, octets + i * sizeof r, sizeof r);
+        return r;
+    });
+}
+
+template <class T>
+STREAMBN_INLINE void store(void *to, const Lanes<T> &value) {
+    char *octets = static_cast<char *>(to);
+    constexpr int size = sizeof(Register<T>);
+    __builtin_memcpy(octets, &value.part[0], size);
+    if constexpr (PARTS > 1) __builtin_memcpy(octets + size, &value.part[1], size);
+    if constexpr (PARTS > 2) {
+        __builtin_memcpy(octets + 2 * size, &value.part[2], size);
+        __builtin_memcpy(octets + 3 * size, &value.part[3], size);
+    }
+}
+
+#define STREAMBN_OPERATOR(op)                                                    \
+    template <class T>                                                           \
+    STREAMBN_INLINE Lanes<T> operator op(const Lanes<T> &a, const Lanes<T> &b) { \
+        return each<T>(STREAMBN_PART(a.part[i] op b.part[i]));                   \
+    }
+STREAMBN_OPERATOR(+)
+STREAMBN_OPERATOR(-)
+STREAMBN_OPERATOR(*)
+STREAMBN_OPERATOR(/)
+STREAMBN_OPERATOR(&)
+STREAMBN_OPERATOR(|)
+STREAMBN_OPERATOR(^)
+#undef STREAMBN_OPERATOR
+
+template <class To, class From>
+STREAMBN_INLINE Lanes<To> convert(const Lanes<From> &a) {
+    return each<To>(STREAMBN_PART(__builtin_convertvector(a.part[i], Register<To>)));
+}
+
+// If either is NaN: the second.
+template <class T>
+STREAMBN_INLINE Lanes<T> minimum(const Lanes<T> &a, const Lanes<T> &b) {
+    return each<T>(STREAMBN_PART(a.part[i] < b.part[i] ? a.part[i] : b.part[i]));
+}
+
+template <class T>
+STREAMBN_INLINE Lanes<T> maximum(const Lanes<T> &a, const Lanes<T> &b) {
+    return each<T>(STREAMBN_PART(a.part[i] > b.part[i] ? a.part[i] : b.part[i]));
+}
+
+template <class T>
+STREAMBN_INLINE Lanes<T> select(const Mask &mask, const Lanes<T> &a, const Lanes<T> &b) {
+    return each<T>(STREAMBN_PART(mask.part[i] ? a.part[i] : b.part[i]));
+}
+
+// The eight bits of a validity bitmap's byte, the lowest first.
+STREAMBN_INLINE Mask mask_of(uint8_t byte) {
+    static const int64_t BITS[WIDTH] = {1, 2, 4, 8, 16, 32, 64, 128};
+    const Ints bits = load<int64_t>(BITS), all = broadcast<int64_t>(byte);
+    return each<int64_t>(STREAMBN_PART((all.part[i] & bits.part[i]) != 0));
+}
+
+STREAMBN_INLINE bool any(const Mask &mask) {
+    Register<int64_t> together = mask.part[0];
+    if constexpr (PARTS > 1) together |= mask.part[1];
+    if constexpr (PARTS > 2) together |= mask.part[2] | mask.part[3];
+    int64_t seen = 0;
+    for (int k = 0; k < EACH; ++k) seen |= together[k];
+    return seen != 0;
+}
+
+// True where a value is NaN or infinite.
+STREAMBN_INLINE Mask not_finite(const Pack &x) {
+    return each<int64_t>(STREAMBN_PART((x.part[i] - x.part[i]) != 0.0));
+}
+
+// a*b + c, rounded once.
+#if defined(__AVX512F__)
+#define STREAMBN_FMA(a, b, c) _mm512_fmadd_pd(a, b, c)
+#elif defined(__FMA__)
+#define STREAMBN_FMA(a, b, c) _mm256_fmadd_pd(a, b, c)
+#endif
+
+// What d*d lacks of `rounded`, its rounded value: exact.
+STREAMBN_INLINE Pack square_residual(const Pack &d, const Pack &rounded) {
+#if defined(STREAMBN_FMA)
+    return each<double>([&](auto i) __attribute__((always_inline)) {
+        return (Register<double>)STREAMBN_FMA(d.part[i], d.part[i], -rounded.part[i]);
+    });
+#else
+    // Dekker's product: d cut into 26 + 26 bits.
+    const Pack t = broadcast(134217729.0) * d;
+    const Pack high = t - (t - d), low = d - high;
+    const Pack cross = high * low;
+    return ((high * high - rounded) + cross + cross) + low * low;
+#endif
+}
+
+// float16 by its bits: no instruction set but the newest computes with it.
+struct Half {
+    uint16_t bits;
+};
+
+template <class T>
+STREAMBN_INLINE Pack load_as_double(const T *from) {
+    return convert<double>(load<T>(from));
+}
+template <>
+STREAMBN_INLINE Pack load_as_double(const double *from) {
+    return load<double>(from);
+}
+#define STREAMBN_LOAD_THROUGH_INT32(T)                               \
+    template <>                                                      \
+    STREAMBN_INLINE Pack load_as_double(const T *from) {             \
+        return convert<double>(convert<int32_t>(load<T>(from)));     \
+    }
+STREAMBN_LOAD_THROUGH_INT32(int8_t)
+STREAMBN_LOAD_THROUGH_INT32(uint8_t)
+STREAMBN_LOAD_THROUGH_INT32(int16_t)
+STREAMBN_LOAD_THROUGH_INT32(uint16_t)
+#undef STREAMBN_LOAD_THROUGH_INT32
+
+template <>
+STREAMBN_INLINE Pack load_as_double(const Half *from) {
+    const Lanes<uint32_t> half = convert<uint32_t>(load<uint16_t>(from));
+    return each<double>([&](auto i) __attribute__((always_inline)) {
+        // The exponent moves from bias 15 to bias 127 by a multiplication, which is exact
+        // and gives subnormal numbers their leading bit; all ones stay all ones.
+        const Register<uint32_t> magnitude = (half.part[i] & 0x7fffu) << 13;
+        const Register<uint32_t> sign = (half.part[i] & 0x8000u) << 16;
+        const Register<float> scaled = (Register<float>)magnitude * 0x1p112f;
+        const Register<uint32_t> number =
+            magnitude >= (0x7c00u << 13) ? magnitude | 0x7f800000u : (Register<uint32_t>)scaled;
+        return __builtin_convertvector((Register<float>)(number | sign), Register<double>);
+    });
+}
+
+}  // namespace streambn::STREAMBN_SIMD

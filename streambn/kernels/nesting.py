@@ -1,0 +1,90 @@
+"""Bound columns taken out of structs, lists and encodings: primitive arrays."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from streambn.kernels.bitmaps import arrow_array, unpack_validity
+from streambn.kernels.interface import Columns, Layout, Place
+
+__all__ = ["Column", "decoded", "opened"]
+
+
+class Column(NamedTuple):
+    """One bound column of one record batch, taken out of its nesting.
+
+    Attributes
+    ----------
+    values : pyarrow.Array
+        Primitive integers, floats or decimals; length ``rows * width``, row by row.
+        May be a slice. Its own validity bitmap says which elements are null.
+    width : int
+        Lanes in the column: 1, or the size of the fixed-size list.
+    outer : ndarray of bool, shape (rows,), or None
+        False where an enclosing list or struct is null; None: nowhere.
+    """
+
+    values: pa.Array
+    width: int
+    outer: NDArray[np.bool_] | None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.values) // self.width
+
+
+def opened(columns: Columns) -> list[Column]:
+    """Take every bound column out of its nesting."""
+    return [_opened(columns.batch, place) for place in columns.layout.places]
+
+
+def decoded(columns: Columns) -> Columns:
+    """Return the same columns in a batch that holds nothing else and no encoding."""
+    arrays, places = [], []
+    for i, (place, column) in enumerate(zip(columns.layout.places, opened(columns), strict=True)):
+        missing = None if column.outer is None else arrow_array(~column.outer)
+        array, path = column.values, (i,)
+        if place.size is not None:
+            array = pa.FixedSizeListArray.from_arrays(array, place.size, mask=missing)
+        elif missing is not None:
+            # Two validity bitmaps, one above the other, are a struct's and its field's.
+            array, path = pa.StructArray.from_arrays([array], ["0"], mask=missing), (i, 0)
+        arrays.append(array)
+        places.append(Place(path, place.size))
+    batch = pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
+    return Columns(batch, Layout(places))
+
+
+def _opened(batch: pa.RecordBatch, place: Place) -> Column:
+    array, outer = batch.column(place.path[0]), None
+    for index in place.path[1:]:
+        if pa.types.is_null(array.type):
+            break  # nothing but nulls, and so is all below it
+        outer = _both(outer, unpack_validity(array, 0, len(array)))
+        array = array.field(index)
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    width = place.width
+    if pa.types.is_null(array.type):
+        array = pa.nulls(len(array) * width, pa.float64())
+    elif pa.types.is_fixed_size_list(array.type):
+        outer = _both(outer, unpack_validity(array, 0, len(array)))
+        array = array.values.slice(array.offset * width, len(array) * width)
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    elif pa.types.is_run_end_encoded(array.type):
+        import pyarrow.compute as pc  # noqa: PLC0415 - rarely needed, 40 ms to import
+
+        array = pc.run_end_decode(array)
+    return Column(array, width, outer)
+
+
+def _both(a: NDArray[np.bool_] | None, b: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a & b
