@@ -62,11 +62,22 @@ class Leaf:
 
 
 class _Found(NamedTuple):
-    """Where the leaves are in a schema, and the floating types in which they come out."""
+    """Where the leaves are in a schema, and the types in which they come out.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+    layout : Layout
+    floating : tuple of pyarrow.DataType
+        The float types of the leaves.
+    whole : bool
+        Whether the leaves are all that there is, in their order and at the top level.
+    """
 
     schema: pa.Schema
     layout: Layout
     floating: tuple[pa.DataType, ...]
+    whole: bool
 
 
 _REMEMBERED = 4  # schemas
@@ -125,7 +136,10 @@ class Binding:
             places.append(Place(_indices(schema, leaf.path), leaf.size))
             floating.append(float_type(field.type))
             encoded = encoded or _is_encoded(field.type)
-        found = _Found(schema, Layout(places, encoded), tuple(floating))
+        whole = not any(pa.types.is_null(kind) for kind in schema.types) and (
+            [place.path for place in places] == [(i,) for i in range(len(schema))]
+        )
+        found = _Found(schema, Layout(places, schema, encoded), tuple(floating), whole)
         if len(self._seen) > _REMEMBERED:
             self._seen.clear()
         self._seen.append(found)
@@ -141,9 +155,34 @@ class Binding:
         """
         return Columns(batch, self._find(batch.schema).layout)
 
-    def floating(self, schema: pa.Schema) -> tuple[pa.DataType, ...]:
-        """Give the floating types in which the leaves come out."""
-        return self._find(schema).floating
+    def leaf_schema(self, schema: pa.Schema, out: pa.Schema) -> pa.Schema:
+        """Give a schema of the leaves alone, as they are in the output schema `out`.
+
+        Where they are all that there is, that is `out` itself.
+        """
+        found = self._find(schema)
+        return out if found.whole else self._leaf_schema(out)
+
+    @cached_property
+    def _leaf_schemas(self) -> list[tuple[pa.Schema, pa.Schema]]:
+        return []
+
+    def _leaf_schema(self, out: pa.Schema) -> pa.Schema:
+        for known, leaves in tuple(self._leaf_schemas):
+            if out is known or out.equals(known):
+                return leaves
+        leaves = pa.schema(
+            [
+                (str(i), kind if leaf.size is None else pa.list_(kind, leaf.size))
+                for i, (leaf, kind) in enumerate(
+                    zip(self.leaves, self._find(out).floating, strict=True)
+                )
+            ]
+        )
+        if len(self._leaf_schemas) > _REMEMBERED:
+            self._leaf_schemas.clear()
+        self._leaf_schemas.append((out, leaves))
+        return leaves
 
     def output_schema(
         self, schema: pa.Schema, dtype: pa.DataType | None, nullable: bool
@@ -171,13 +210,16 @@ class Binding:
         return pa.schema(fields, _pandas_told(schema.metadata, changed))
 
     def rebuild(
-        self, batch: pa.RecordBatch, values: Sequence[pa.Array], schema: pa.Schema
+        self, batch: pa.RecordBatch, leaves: pa.RecordBatch, schema: pa.Schema
     ) -> pa.RecordBatch:
-        """Put normalized values in the place of the leaves; all else passes through."""
+        """Put normalized leaves in their places; all else passes through."""
+        if self._find(batch.schema).whole:
+            return leaves
         arrays = batch.columns
         flats: dict[int, dict[tuple[str, ...], pa.Array]] = {}
         places = self._find(batch.schema).layout.places
-        for leaf, place, flat in zip(self.leaves, places, values, strict=True):
+        for leaf, place, array in zip(self.leaves, places, leaves.columns, strict=True):
+            flat = array if leaf.size is None else array.values
             flats.setdefault(place.path[0], {})[leaf.path[1:]] = flat
         for index, field in enumerate(schema):
             if index not in flats and field.type != arrays[index].type:
@@ -224,7 +266,7 @@ def bind(schema: pa.Schema, columns: Sequence[str] | None) -> Binding:
             f"column {twice!r} is meant twice. Name each column once in columns=; a struct's "
             "name stands for all its fields."
         )
-    binding.floating(schema)
+    binding._find(schema)
     return binding
 
 

@@ -73,9 +73,8 @@ class Moments(LaneArrays):
     @classmethod
     def sealed(cls, arrays: LaneArrays) -> Self:
         """Take over arrays that nobody else holds, and make them read-only."""
-        memory = np.ascontiguousarray(arrays.memory)
-        memory.flags.writeable = False
-        return cls(memory)
+        arrays.memory.setflags(write=False)
+        return cls(arrays.memory)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _sealed, (self.memory,)
@@ -118,9 +117,13 @@ class Moments(LaneArrays):
         """
         return type(self).sealed(kernels.merge_moments(self, newer))
 
+    def extend(self, columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> Self:
+        """Return the moments of this segment followed by one batch."""
+        return type(self).sealed(kernels.extend_moments(self, columns, decay, ignore_na))
+
     def take(self, lanes: Sequence[int] | NDArray[np.int64]) -> Self:
         """Return some of the lanes, in the order given."""
-        return type(self).sealed(LaneArrays(self.memory[:, np.asarray(lanes, int)]))
+        return type(self).sealed(LaneArrays(np.take(self.memory, np.asarray(lanes, int), axis=1)))
 
     @property
     def mean(self) -> Floats:

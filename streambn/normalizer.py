@@ -157,6 +157,9 @@ class Normalizer(Applying):
         every batch is learned that came before the refused one, which leaves no trace.
         """
         with self._lock:
+            if isinstance(data, pa.RecordBatch):  # the short way: most calls are for one
+                self._fitted = self._fitted.learned(data)
+                return self
             stream = open_stream(data, self._wanted)
             fitted = self._fitted
             for batch in stream.batches:

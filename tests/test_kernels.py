@@ -297,11 +297,11 @@ def lanes(mean_hi, spread, mean_lo=0.0, gamma=None, beta=None, clip=None):
     )
 
 
-F8 = np.dtype(np.float64)
+F8 = pa.schema([("0", pa.float64())])
 
 
-def normalized(kernels, values, lane, kind=None, dtype=F8):
-    return kernels.normalize(column(values, kind), lane, [dtype]).arrays[0]
+def normalized(kernels, values, lane, kind=None, schema=F8):
+    return kernels.normalize(column(values, kind), lane, schema).batch.column(0)
 
 
 def test_normalize_uses_both_halves_of_the_mean(kernels):
@@ -333,7 +333,7 @@ def test_clip_comes_before_gamma_and_beta(kernels):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_the_output_is_rounded_once_from_float64(kernels, dtype):
     x = np.random.default_rng(0).normal(size=100_000)
-    got = normalized(kernels, x, lanes(0.1, 1.7), dtype=np.dtype(dtype)).to_numpy()
+    got = normalized(kernels, x, lanes(0.1, 1.7), schema=pa.schema([("0", pa.from_numpy_dtype(dtype))])).to_numpy()
     np.testing.assert_array_equal(got, ((x - 0.1) / 1.7).astype(dtype))
 
 
@@ -341,12 +341,12 @@ def test_denormalize_undoes_normalize(kernels):
     x = 1e15 + np.random.default_rng(0).normal(size=1000)
     lane = lanes(1e15, 0.7, mean_lo=0.3, gamma=2.0, beta=-1.0)
     z = normalized(kernels, x, lane)
-    back = kernels.denormalize(Columns.of(z), lane, [F8]).arrays[0].to_numpy()
+    back = kernels.denormalize(Columns.of(z), lane, F8).batch.column(0).to_numpy()
     np.testing.assert_array_equal(back, x)
 
 
 def test_transforms_count_what_is_not_finite(kernels):
-    got = kernels.normalize(column([1.0, np.nan, np.inf, None, -np.inf]), lanes(0.0, 1.0), [F8])
+    got = kernels.normalize(column([1.0, np.nan, np.inf, None, -np.inf]), lanes(0.0, 1.0), F8)
     assert (got.nans[0], got.infs[0]) == (1, 2)
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "denormalize",
     "describe",
     "empty_moments",
+    "extend_moments",
     "merge_moments",
     "normalize",
     "set_threads",
@@ -59,6 +60,7 @@ if active == "native":
         block_moments,
         denormalize,
         empty_moments,
+        extend_moments,
         merge_moments,
         normalize,
     )
@@ -67,6 +69,7 @@ else:
         block_moments,
         denormalize,
         empty_moments,
+        extend_moments,
         merge_moments,
         normalize,
     )

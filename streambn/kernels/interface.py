@@ -47,6 +47,7 @@ class Layout:
     ----------
     places : sequence of Place
         One a bound column.
+    schema : pyarrow.Schema
     encoded : bool
         Whether a column may be dictionary- or run-end-encoded.
 
@@ -55,12 +56,15 @@ class Layout:
     lanes : int
     packed : bytes
         The places as int32: size (0: plain), length of the path, path; one by one.
+    schema : object
+        The schema, exported to the Arrow C data interface.
     """
 
-    __slots__ = ("encoded", "lanes", "packed", "places")
+    __slots__ = ("encoded", "lanes", "packed", "places", "schema")
 
-    def __init__(self, places: Sequence[Place], encoded: bool = False) -> None:
+    def __init__(self, places: Sequence[Place], schema: pa.Schema, encoded: bool = False) -> None:
         self.places = tuple(places)
+        self.schema = schema.__arrow_c_schema__()
         self.encoded = encoded
         self.lanes = sum(place.width for place in places)
         numbers = [n for path, size in places for n in (size or 0, len(path), *path)]
@@ -88,7 +92,8 @@ class Columns:
         """Bind arrays of numbers, or fixed-size lists of them, each as a column of its own."""
         batch = pa.RecordBatch.from_arrays(list(arrays), names=list(map(str, range(len(arrays)))))
         sizes = [getattr(array.type, "list_size", None) for array in arrays]
-        return cls(batch, Layout([Place((i,), size) for i, size in enumerate(sizes)], True))
+        places = [Place((i,), size) for i, size in enumerate(sizes)]
+        return cls(batch, Layout(places, batch.schema, encoded=True))
 
     @property
     def rows(self) -> int:
@@ -193,6 +198,11 @@ class LaneArrays:
     def __init__(self, memory: Ints) -> None:
         self.memory = memory
 
+    @property
+    def not_finite(self) -> Ints:
+        """The counts of NaN, +inf and -inf, shape (3, ..., L)."""
+        return self.memory[2:5]
+
     @classmethod
     def of(cls, **fields: NDArray[Any]) -> Self:
         """Gather all fields, of one shape, into one block."""
@@ -244,12 +254,12 @@ class Mapped(NamedTuple):
 
     Attributes
     ----------
-    arrays : list of pyarrow.Array
-        One a column, flat, of length ``rows * width``.
+    batch : pyarrow.RecordBatch
+        One column each, of the schema that was asked for.
     nans, infs : int64, shape (L,)
         NaN and infinities among the input's values that are not null.
     """
 
-    arrays: list[pa.Array]
+    batch: pa.RecordBatch
     nans: Ints
     infs: Ints

@@ -57,7 +57,7 @@ def decoded(columns: Columns) -> Columns:
         arrays.append(array)
         places.append(Place(path, place.size))
     batch = pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
-    return Columns(batch, Layout(places))
+    return Columns(batch, Layout(places, batch.schema))
 
 
 def _opened(batch: pa.RecordBatch, place: Place) -> Column:

@@ -141,11 +141,10 @@ class EMA:
 
     def update(self, state: EMAState, columns: Columns) -> EMAState:
         """See `Policy.update`."""
+        if state.first is None:
+            return EMAState(state.moments.extend(columns, self.decay, self.ignore_na), None)
         block = Moments.of(columns, self.decay, self.ignore_na)
-        first = None
-        if state.first is not None:
-            wanted = (state.first.count == 0) & (block.count > 0)
-            first = self._first(columns, wanted)
+        first = self._first(columns, (state.first.count == 0) & (block.count > 0))
         return self.merge(state, EMAState(block, first))
 
     def merge(self, older: EMAState, newer: EMAState) -> EMAState:

@@ -36,7 +36,7 @@ class Welford:
 
     def update(self, state: Moments, columns: Columns) -> Moments:
         """See `Policy.update`."""
-        return state.merge(Moments.of(columns))
+        return state.extend(columns)
 
     def merge(self, older: Moments, newer: Moments) -> Moments:
         """See `Policy.merge`. Commutative, up to rounding."""

@@ -15,7 +15,6 @@ simd : str
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +29,7 @@ __all__ = [
     "block_moments",
     "denormalize",
     "empty_moments",
+    "extend_moments",
     "merge_moments",
     "normalize",
     "set_threads",
@@ -38,8 +38,7 @@ __all__ = [
 
 simd: str = _core.simd
 
-# From here on a subtraction of the location can overflow; the reference scales.
-_FAR = 2.0**969
+_FIELDS = len(LaneArrays.FIELDS)
 
 _threads = 1
 
@@ -52,9 +51,23 @@ def set_threads(count: int) -> None:
 
 def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> LaneArrays:
     """See `streambn.kernels.reference.block_moments`."""
-    plain = decoded(columns) if columns.layout.encoded else columns
-    memory = np.empty((len(LaneArrays.FIELDS), plain.layout.lanes), np.int64)
-    _core.block_moments(plain.batch, plain.layout.packed, decay, ignore_na, _threads, memory)
+    if columns.layout.encoded:
+        columns = decoded(columns)
+    memory = np.empty((_FIELDS, columns.layout.lanes), np.int64)
+    _core.block_moments(columns.batch, columns.layout, decay, ignore_na, _threads, None, memory)
+    return LaneArrays(memory)
+
+
+def extend_moments(
+    older: LaneArrays, columns: Columns, decay: float = 1.0, ignore_na: bool = False
+) -> LaneArrays:
+    """See `streambn.kernels.reference.extend_moments`."""
+    if columns.layout.encoded:
+        columns = decoded(columns)
+    memory = np.empty((_FIELDS, columns.layout.lanes), np.int64)
+    _core.block_moments(
+        columns.batch, columns.layout, decay, ignore_na, _threads, older.memory, memory
+    )
     return LaneArrays(memory)
 
 
@@ -65,65 +78,52 @@ def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
     return LaneArrays(memory)
 
 
-def normalize(
-    columns: Columns, lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
-) -> Mapped:
+def normalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapped:
     """See `streambn.kernels.reference.normalize`."""
-    if _is_far(lanes):
-        return reference.normalize(columns, lanes, dtypes)
-    return _transform(columns, lanes, dtypes, inverse=False)
+    return _transform(columns, lanes, schema, lanes.clip, False) or reference.normalize(
+        columns, lanes, schema
+    )
 
 
-def denormalize(
-    columns: Columns, lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
-) -> Mapped:
+def denormalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapped:
     """See `streambn.kernels.reference.denormalize`."""
-    if _is_far(lanes):
-        return reference.denormalize(columns, lanes, dtypes)
-    return _transform(columns, lanes, dtypes, inverse=True)
-
-
-def _is_far(lanes: LaneTransform) -> bool:
-    # A comparison with NaN is false; both kernels give NaN there.
-    return bool((np.maximum(np.abs(lanes.location_hi), lanes.spread) > _FAR).any())
+    return _transform(columns, lanes, schema, None, True) or reference.denormalize(
+        columns, lanes, schema
+    )
 
 
 class _Outcome:
-    """A struct array of flat columns, to be imported."""
+    """A batch that came out of the compiled part, to be imported by pyarrow."""
 
-    def __init__(self, schema: pa.Schema, array: object) -> None:
-        self._schema, self._array = schema, array
+    def __init__(self, schema: object, array: object) -> None:
+        self._pair = schema, array
 
     def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
-        return self._schema.__arrow_c_schema__(), self._array
+        return self._pair
 
 
 def _transform(
-    columns: Columns,
-    lanes: LaneTransform,
-    dtypes: Sequence[np.dtype[np.floating]],
-    inverse: bool,
-) -> Mapped:
-    plain = decoded(columns) if columns.layout.encoded else columns
-    nans, infs = np.zeros((2, plain.layout.lanes), np.int64)
+    columns: Columns, lanes: LaneTransform, schema: pa.Schema, clip: float | None, inverse: bool
+) -> Mapped | None:
+    """Return None where a location is too far away: the reference scales there."""
+    if columns.layout.encoded:
+        columns = decoded(columns)
+    nans, infs = np.zeros((2, columns.layout.lanes), np.int64)
+    exported = schema.__arrow_c_schema__()
     array = _core.transform(
-        plain.batch,
-        plain.layout.packed,
+        columns.batch,
+        columns.layout,
         lanes.location_hi,
         lanes.location_lo,
         lanes.spread,
         lanes.gamma,
         lanes.beta,
-        math.inf if lanes.clip is None or inverse else lanes.clip,
+        math.inf if clip is None else clip,
         lanes.known,
         inverse,
-        bytes(_FORMATS[dtype.itemsize] for dtype in dtypes),
+        exported,
         nans,
         infs,
         _threads,
     )
-    schema = pa.schema([(str(i), pa.from_numpy_dtype(dtype)) for i, dtype in enumerate(dtypes)])
-    return Mapped(pa.record_batch(_Outcome(schema, array)).columns, nans, infs)
-
-
-_FORMATS = {8: ord("g"), 4: ord("f"), 2: ord("e")}
+    return None if array is None else Mapped(pa.record_batch(_Outcome(exported, array)), nans, infs)

@@ -5,12 +5,19 @@ from typing import Any
 simd: str
 
 def block_moments(
-    batch: Any, layout: bytes, decay: float, ignore_missing: bool, threads: int, out: Any, /
+    batch: Any,
+    layout: Any,
+    decay: float,
+    ignore_missing: bool,
+    threads: int,
+    older: Any,
+    out: Any,
+    /,
 ) -> None: ...
 def merge_moments(older: Any, newer: Any, out: Any, /) -> None: ...
 def transform(
     batch: Any,
-    layout: bytes,
+    layout: Any,
     location_hi: Any,
     location_lo: Any,
     spread: Any,
@@ -19,7 +26,7 @@ def transform(
     clip: float,
     known: Any,
     inverse: bool,
-    formats: bytes,
+    schema: Any,
     nans: Any,
     infs: Any,
     threads: int,

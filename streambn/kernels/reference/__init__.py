@@ -5,8 +5,15 @@ of 1e8 the latter has no digit left. Data is taken in blocks that stay in the ca
 while they are passed over several times.
 """
 
-from streambn.kernels.reference.blocks import block_moments
+from streambn.kernels.reference.blocks import block_moments, extend_moments
 from streambn.kernels.reference.merge import empty_moments, merge_moments
 from streambn.kernels.reference.transforms import denormalize, normalize
 
-__all__ = ["block_moments", "denormalize", "empty_moments", "merge_moments", "normalize"]
+__all__ = [
+    "block_moments",
+    "denormalize",
+    "empty_moments",
+    "extend_moments",
+    "merge_moments",
+    "normalize",
+]

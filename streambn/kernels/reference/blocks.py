@@ -17,7 +17,7 @@ from streambn.kernels.reference.merge import (
 )
 from streambn.kernels.reference.sums import Sums, from_sums
 
-__all__ = ["BLOCK", "block_moments"]
+__all__ = ["BLOCK", "block_moments", "extend_moments"]
 
 # Values in a block. Measured against np.max over the same 16M float64 in one run, with 1 MB
 # of second-level and 32 MB of third-level cache: 32k values 0.25, 64k 0.30, 128k 0.32, 256k
@@ -51,6 +51,13 @@ def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False)
     for source, lanes in group(opened(columns), BLOCK):
         moments.memory[:, lanes] = _source_moments(source, decay, ignore_na).memory
     return moments
+
+
+def extend_moments(
+    older: LaneArrays, columns: Columns, decay: float = 1.0, ignore_na: bool = False
+) -> LaneArrays:
+    """Moments of the segment `older` followed by one batch."""
+    return merge_moments(older, block_moments(columns, decay, ignore_na))
 
 
 def _source_moments(source: Source, decay: float, ignore_na: bool) -> LaneArrays:
@@ -105,7 +112,7 @@ def _tree(stacked: LaneArrays) -> LaneArrays:
         even = n // 2 * 2
         merged = merge_moments(LaneArrays(memory[:, 0:even:2]), LaneArrays(memory[:, 1:even:2]))
         memory = np.concatenate((merged.memory, memory[:, even:]), axis=1)
-    return LaneArrays(memory[:, 0])
+    return LaneArrays(memory[:, 0].copy())
 
 
 def _plain_blocks(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +22,7 @@ _FAR = 2.0**969
 
 
 @np.errstate(all="ignore")
-def normalize(
-    columns: Columns, lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
-) -> Mapped:
+def normalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapped:
     """Return y = clip((x − location)/spread)·γ + β for all columns of one batch.
 
     Computed in float64 and rounded once to the output type. Nulls stay null, with 0
@@ -34,37 +33,34 @@ def normalize(
     columns : Columns
     lanes : LaneTransform
         Shape (L,).
-    dtypes : sequence of numpy dtype
-        One a column: the floating type of the output.
+    schema : pyarrow.Schema
+        Of the output: for each column a float, or a fixed-size list of floats where the
+        column is one; such lists, and no others, are null where they were.
 
     Returns
     -------
     Mapped
-        Arrays, one a column, and what was met on the way.
+        The output, and what was met on the way.
     """
-    return _map_columns(columns, lanes, dtypes, _normalize_chunk)
+    return _map_columns(columns, lanes, schema, _normalize_chunk)
 
 
 @np.errstate(all="ignore")
-def denormalize(
-    columns: Columns, lanes: LaneTransform, dtypes: Sequence[np.dtype[np.floating]]
-) -> Mapped:
+def denormalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapped:
     """Return x = ((y − β)/γ)·spread + location: the inverse of `normalize` without clip."""
-    return _map_columns(columns, lanes, dtypes, _denormalize_chunk)
+    return _map_columns(columns, lanes, schema, _denormalize_chunk)
 
 
 _ChunkMap = Callable[[Source, Floats, LaneTransform], Floats]
 
 
 def _map_columns(
-    columns: Columns,
-    lanes: LaneTransform,
-    dtypes: Sequence[np.dtype[np.floating]],
-    chunk_map: _ChunkMap,
+    columns: Columns, lanes: LaneTransform, schema: pa.Schema, chunk_map: _ChunkMap
 ) -> Mapped:
     nans, infs = np.zeros((2, len(lanes.known)), np.int64)
     plain = opened(columns)
     arrays: list[pa.Array] = [None] * len(plain)
+    dtypes = [_dtype(kind) for kind in schema.types]
     for source, where in group(plain, BLOCK):
         part = LaneTransform._make(f[where] if isinstance(f, np.ndarray) else f for f in lanes)
         outs = [np.empty((source.rows, p.column.width), dtypes[p.index]) for p in source.parts]
@@ -85,8 +81,26 @@ def _map_columns(
             for p, out in zip(source.parts, outs, strict=True):
                 out[start:stop] = y[p.lanes].T
         for p, out in zip(source.parts, outs, strict=True):
-            arrays[p.index] = _to_arrow(p.column, out, part.known[p.lanes])
-    return Mapped(arrays, nans, infs)
+            flat = _to_arrow(p.column, out, part.known[p.lanes])
+            arrays[p.index] = _as_list(p.column, flat, schema.types[p.index])
+    return Mapped(pa.RecordBatch.from_arrays(arrays, schema=schema), nans, infs)
+
+
+def _dtype(kind: pa.DataType) -> np.dtype[Any]:
+    """Give the type of the values of an output column."""
+    if isinstance(kind, pa.FixedShapeTensorType):
+        kind = kind.storage_type
+    return np.dtype((kind.value_type if pa.types.is_fixed_size_list(kind) else kind).to_pandas_dtype())
+
+
+def _as_list(column: Column, flat: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Make lists or tensors of flat values, if they are to be."""
+    if isinstance(kind, pa.FixedShapeTensorType):
+        return pa.ExtensionArray.from_storage(kind, _as_list(column, flat, kind.storage_type))
+    if not pa.types.is_fixed_size_list(kind):
+        return flat
+    mask = None if column.outer is None else arrow_array(~column.outer)
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=mask)
 
 
 def _normalize_chunk(source: Source, x: Floats, lanes: LaneTransform) -> Floats:

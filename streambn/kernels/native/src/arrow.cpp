@@ -123,6 +123,7 @@ Leaf find_leaf(const Level &batch, const int32_t *steps, int depth, int list_siz
     Leaf leaf{};
     leaf.rows = batch.rows;
     leaf.width = list_size > 0 ? list_size : 1;
+    leaf.is_list = list_size > 0;
     Level at = batch;
     for (int i = 0; i < depth; ++i) {
         if (i > 0) {
@@ -168,6 +169,7 @@ std::vector<Leaf> find_leaves(const ArrowSchema &schema, const ArrowArray &batch
     if (batch.null_count != 0 && batch.buffers[0])
         malformed("a record batch has no nulls of its own");
     std::vector<Leaf> leaves;
+    leaves.reserve(size / 3);
     for (size_t i = 0; i + 1 < size;) {
         const int width = layout[i], depth = layout[i + 1];
         if (width < 0 || depth < 1 || static_cast<size_t>(depth) > size - i - 2)

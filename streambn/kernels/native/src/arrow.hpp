@@ -65,6 +65,7 @@ struct Leaf {
     Type type;
     int decimal_scale;  // the value is integer / 10**decimal_scale
     int64_t rows, width;
+    bool is_list;                  // of fixed size, `width`
     const uint8_t *values;         // of the first row
     std::vector<Bitmap> validity;  // of the values: none or one
     std::vector<Bitmap> outer;     // of the rows: those of the structs and lists around

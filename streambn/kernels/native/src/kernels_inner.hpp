@@ -80,6 +80,14 @@ struct Tail {
     }
 };
 
+// 2**exponent, a normal number.
+STREAMBN_INLINE double power_of_two(int exponent) {
+    const uint64_t bits = (uint64_t)(exponent + 1023) << 52;
+    double power;
+    __builtin_memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
 // s + x as a new sum in `hi` and its rounding error added to `lo` (Knuth's two-sum).
 STREAMBN_INLINE void add_exactly(double *hi, double *lo, const Pack &x) {
     const Pack a = load<double>(hi), s = a + x, t = s - a;
@@ -88,9 +96,7 @@ STREAMBN_INLINE void add_exactly(double *hi, double *lo, const Pack &x) {
 }
 
 template <class T>
-STREAMBN_INLINE void lower_and_raise(Sums *sums, const Lanes<T> &low, const Lanes<T> &high, T *lows,
-                                     T *highs) {
-    (void)sums;
+STREAMBN_INLINE void lower_and_raise(const Lanes<T> &low, const Lanes<T> &high, T *lows, T *highs) {
     store(lows, minimum(low, load<T>(lows)));
     store(highs, maximum(high, load<T>(highs)));
 }
@@ -152,7 +158,7 @@ STREAMBN_INLINE Verdict sum_piece(const T *x, int n, const uint8_t *bits, Origin
     if (WEIGHTED) first = first * broadcast(factor), second = second * broadcast(factor);
     add_exactly(sums->first_hi, sums->first_lo, first);
     add_exactly(sums->second_hi, sums->second_lo, second);
-    lower_and_raise(sums, minimum(g.low[0], g.low[1]), maximum(g.high[0], g.high[1]), R::low(sums),
+    lower_and_raise(minimum(g.low[0], g.low[1]), maximum(g.high[0], g.high[1]), R::low(sums),
                     R::high(sums));
     return Verdict::taken;
 }
@@ -252,11 +258,14 @@ STREAMBN_INLINE Verdict sum_piece_exactly(const T *x, int n, const uint8_t *bits
     const double largest = below > above ? below : above;
     if (!(largest <= BIG) || (largest != 0 && largest < SMALL)) return Verdict::out_of_range;
 
+    lower_and_raise(low[0], high[0], R::low(sums), R::high(sums));
+    if (largest == 0) return Verdict::taken;
     // A power of two above all |d|; a lane of a pack sums at most 64 of them.
-    int exponent = 0;
-    (void)__builtin_frexp(largest, &exponent);
-    const Pack bias = broadcast(__builtin_ldexp(1.5, exponent + 8));
-    const Pack bias_square = broadcast(__builtin_ldexp(1.5, 2 * exponent + 8));
+    uint64_t bits_of_largest;
+    __builtin_memcpy(&bits_of_largest, &largest, sizeof largest);
+    const int exponent = (int)(bits_of_largest >> 52) - 1022;
+    const Pack bias = broadcast(1.5 * power_of_two(exponent + 8));
+    const Pack bias_square = broadcast(1.5 * power_of_two(2 * exponent + 8));
     const auto c = broadcast(centre);
     const Pack zero = broadcast(0.0);
     Grid g[2] = {{bias, zero, bias_square, zero}, {bias, zero, bias_square, zero}};
@@ -273,7 +282,6 @@ STREAMBN_INLINE Verdict sum_piece_exactly(const T *x, int n, const uint8_t *bits
         add_exactly(sums->second_hi, sums->second_lo, half.second - bias_square);
         add_exactly(sums->second_hi, sums->second_lo, half.second_rest);
     }
-    lower_and_raise(sums, low[0], high[0], R::low(sums), R::high(sums));
     return Verdict::taken;
 }
 
@@ -325,28 +333,29 @@ void widen(const void *values, int n, Origin origin, double *offsets) {
 
 // ------------------------------------------------------------------------- the transform
 
-// Per value 8 bytes of each parameter come from the first-level cache.
+// The parameters of a pack.
+struct Parameters {
+    Pack hi, lo, spread, inverse, gamma, beta, clip;
+    STREAMBN_INLINE Parameters(const Maps &maps, int64_t at)
+        : hi(load<double>(maps.location_hi + at)), lo(load<double>(maps.location_lo + at)),
+          spread(load<double>(maps.spread + at)), inverse(load<double>(maps.inverse_spread + at)),
+          gamma(load<double>(maps.gamma + at)), beta(load<double>(maps.beta + at)),
+          clip(broadcast(maps.clip)) {}
+};
+
 template <class Out, bool AFFINE, bool INVERSE>
-STREAMBN_INLINE Pack mapped(const Pack &x, const Maps &maps, int64_t at) {
-    const Pack hi = load<double>(maps.location_hi + at), lo = load<double>(maps.location_lo + at);
+STREAMBN_INLINE Pack mapped(const Pack &x, const Parameters &p) {
     if (INVERSE) {
-        Pack y = x;
-        if (AFFINE)
-            y = (y - load<double>(maps.beta + at)) / load<double>(maps.gamma + at);
-        return (y * load<double>(maps.spread + at) + lo) + hi;
+        const Pack y = AFFINE ? (x - p.beta) / p.gamma : x;
+        return (y * p.spread + p.lo) + p.hi;
     }
-    Pack y = (x - hi) - lo;
+    const Pack centred = (x - p.hi) - p.lo;
     // A narrower result is rounded from float64 anyway, so a product with the reciprocal,
     // which is off by one and a half units of float64, gives the same but at a tie.
-    if (sizeof(Out) < sizeof(double))
-        y = y * load<double>(maps.inverse_spread + at);
-    else
-        y = y / load<double>(maps.spread + at);
+    Pack y = sizeof(Out) < sizeof(double) ? centred * p.inverse : centred / p.spread;
     // In this order a NaN stays: neither is it less than a bound nor is a bound less than it.
-    const Pack clip = broadcast(maps.clip);
-    y = minimum(clip, maximum(broadcast(0.0) - clip, y));
-    if (AFFINE) y = y * load<double>(maps.gamma + at) + load<double>(maps.beta + at);
-    return y;
+    y = minimum(p.clip, maximum(broadcast(0.0) - p.clip, y));
+    return AFFINE ? y * p.gamma + p.beta : y;
 }
 
 template <class Out>
@@ -367,15 +376,16 @@ STREAMBN_INLINE void write(double *to, const Pack &y, bool stream) {
     store(to, y);
 }
 
-template <class In, class Out, bool AFFINE, bool INVERSE, bool MASKED, bool STREAM>
+template <class In, class Out, bool AFFINE, bool INVERSE, bool MASKED, bool STREAM, bool UNIFORM>
 STREAMBN_INLINE bool map_values(const In *x, int n, int64_t phase, const uint8_t *bits,
                                 const Maps &maps, Out *out) {
     Mask bad = broadcast((int64_t)0);
+    const Parameters uniform(maps, phase);
     int64_t at = phase;
     int i = 0;
     for (; i + WIDTH <= n; i += WIDTH) {
         const Pack value = load_as_double(x + i);
-        Pack y = mapped<Out, AFFINE, INVERSE>(value, maps, at);
+        Pack y = mapped<Out, AFFINE, INVERSE>(value, UNIFORM ? uniform : Parameters(maps, at));
         Mask wrong = not_finite(value);
         if (MASKED) {
             const Mask there = mask_of(bits[i / WIDTH]);
@@ -384,7 +394,7 @@ STREAMBN_INLINE bool map_values(const In *x, int n, int64_t phase, const uint8_t
         }
         bad = bad | wrong;
         write(out + i, y, STREAM);
-        at = at + WIDTH == maps.period ? 0 : at + WIDTH;
+        if (!UNIFORM) at = at + WIDTH == maps.period ? 0 : at + WIDTH;
     }
 #if defined(__AVX2__)
     if (STREAM) _mm_sfence();  // other threads see what was written past the cache
@@ -394,7 +404,7 @@ STREAMBN_INLINE bool map_values(const In *x, int n, int64_t phase, const uint8_t
         const Pack value = load_as_double(tail.values);
         const Mask there = mask_of(tail.present);
         bad = bad | (not_finite(value) & there);
-        const Pack y = select(there, mapped<Out, AFFINE, INVERSE>(value, maps, at), broadcast(0.0));
+        const Pack y = select(there, mapped<Out, AFFINE, INVERSE>(value, Parameters(maps, at)), broadcast(0.0));
         Out last[WIDTH];
         store(last, convert<Out>(y));
         __builtin_memcpy(out + i, last, (n - i) * sizeof(Out));
@@ -408,7 +418,9 @@ bool map(const void *values, int n, int64_t phase, const uint8_t *bits, const Ma
     const In *x = static_cast<const In *>(values);
     Out *y = static_cast<Out *>(out);
 #define STREAMBN_CASE(affine, masked, streaming) \
-    return map_values<In, Out, affine, INVERSE, masked, streaming>(x, n, phase, bits, maps, y)
+    return maps.period == WIDTH                                                                    \
+               ? map_values<In, Out, affine, INVERSE, masked, streaming, true>(x, n, phase, bits, maps, y) \
+               : map_values<In, Out, affine, INVERSE, masked, streaming, false>(x, n, phase, bits, maps, y)
     if (sizeof(Out) == sizeof(double) && stream && !bits) {
         if (maps.affine) STREAMBN_CASE(true, false, true);
         STREAMBN_CASE(false, false, true);

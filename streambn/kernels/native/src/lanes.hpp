@@ -25,7 +25,7 @@ class LaneReader {
     Type type() const { return type_; }
     bool has_nulls() const { return leaf_->has_nulls(); }
     // What was subtracted, as an integer; 0 but for decimals beyond 64 bits.
-    Pair base() const { return base_.pair(); }
+    Pair base() const { return base_.is_zero() ? Pair{0, 0} : base_.pair(); }
 
     // Values of n <= PIECE rows: where they are, or in `room`, of 8 * PIECE bytes.
     const void *values(int64_t start, int n, void *room) const;

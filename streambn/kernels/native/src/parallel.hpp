@@ -16,16 +16,17 @@ namespace streambn {
 // process forks.
 constexpr int64_t BYTES_FOR_A_THREAD = 1 << 20;
 
-// Call `task(0)` ... `task(count - 1)`, each once; this thread works too. `bytes` is how much
-// there is to read in all.
-template <class Task>
+// Call `task(0, s)` ... `task(count - 1, s)`, each once; this thread works too. `s` is a
+// Scratch that each thread has for itself, `bytes` how much there is to read in all.
+template <class Scratch, class Task>
 void run_tasks(int64_t count, int64_t bytes, int threads, const Task &task) {
     std::atomic<int64_t> next{0};
     std::exception_ptr failure;
     std::mutex mutex;
     const auto work = [&] {
         try {
-            for (int64_t i; (i = next.fetch_add(1)) < count;) task(i);
+            Scratch scratch;
+            for (int64_t i; (i = next.fetch_add(1)) < count;) task(i, scratch);
         } catch (...) {
             next = count;
             const std::lock_guard<std::mutex> guard(mutex);

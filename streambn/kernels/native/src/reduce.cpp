@@ -68,9 +68,9 @@ struct ChunkSums {
 };
 
 Pair collapsed(const double *hi, const double *lo) {
-    Pair sum{hi[0], lo[0]};
-    for (int k = 1; k < 8; ++k) sum = add(sum, {hi[k], lo[k]});
-    return sum;
+    // As a tree: each addition waits for the ones below it.
+    const auto at = [&](int k) { return Pair{hi[k], lo[k]}; };
+    return add(add(add(at(0), at(1)), add(at(2), at(3))), add(add(at(4), at(5)), add(at(6), at(7))));
 }
 
 // The bounds of the pieces of a chunk. Where rows fade, the first piece is the short one: the
@@ -360,6 +360,12 @@ Origin first_origin(const Context &context, const LaneReader &lane, int64_t star
     PieceBits bits;
     Origin origin;
     const bool wide = is_wide(lane.type());
+    if (context.exact && !wide) {
+        // There is no rounding in x - 0, and an exact sum stands as far from its mean as
+        // 2**15 standard deviations; beyond, it is taken again.
+        origin.number = 0;
+        return origin;
+    }
     double sample[SAMPLE];
     int64_t integers[SAMPLE];
     int found = 0;
@@ -380,14 +386,15 @@ Origin first_origin(const Context &context, const LaneReader &lane, int64_t star
             }
             continue;
         }
-        alignas(64) double x[64];
+        alignas(64) double x[8];
         origin.number = 0;
         // The first few are enough, unless they are missing.
+        const auto type = static_cast<size_t>(lane.type());
+        const int size = size_of(lane.type());
         for (int from = 0; from < n && found < SAMPLE; from += 8) {
             const int m = std::min(8, n - from);
-            const auto type = static_cast<size_t>(lane.type());
             const uint8_t *octets = static_cast<const uint8_t *>(values);
-            context.inner.widen[type](octets + from * size_of(lane.type()), m, origin, x);
+            context.inner.widen[type](octets + from * size, m, origin, x);
             for (int i = 0; i < m && found < SAMPLE; ++i)
                 if ((bits.word[0] >> (from + i) & 1) && std::isfinite(x[i])) sample[found++] = x[i];
         }
@@ -413,58 +420,80 @@ struct Task {
     Moments *out;                // of `lanes`
 };
 
-void reduce_range(const Context &context, const Task &task) {
-    const Leaf &leaf = *task.leaf;
-    if (leaf.type == Type::null) {
-        for (int64_t k = 0; k < task.lanes; ++k) {
-            Moments &m = task.out[k];
-            m.nulls = task.stop - task.start;
-            if (context.table && !context.weighing.ignore_missing)
-                m.decay = context.table->power(task.stop - task.start);
-        }
-        return;
+// A lane while its range is reduced.
+struct LaneState {
+    LaneReader reader;
+    Units units;
+    ChunkSums sums;  // not cleared here: `sum_chunk` does
+
+    LaneState(const Context &context, const Leaf &leaf, int64_t lane, Pair ten, int64_t start,
+              int64_t stop)
+        : reader(leaf, lane, start, stop), units{reader.base(), ten, leaf.decimal_scale != 0} {
+        sums.origin = first_origin(context, reader, start, stop);
     }
-    const Pair ten = power_of_ten(leaf.decimal_scale);
-    std::vector<LaneReader> lanes;
-    std::vector<ChunkSums> sums(static_cast<size_t>(task.lanes));
-    std::vector<Units> units;
-    lanes.reserve(static_cast<size_t>(task.lanes));
+};
+
+// What a thread needs for a task, kept for the next.
+struct Scratch {
+    std::vector<LaneState> lanes;
+    std::vector<uint8_t> room;
+};
+
+// Moments of one lane's chunk from its sums, which are taken again where they are poor.
+Moments chunk_moments(const Context &context, LaneState &lane, int64_t start, int64_t stop) {
+    Moments m;
+    for (int attempt = 1; lane.sums.outcome == Outcome::good; ++attempt) {
+        if (conclude(context, lane.reader, stop - start, lane.units, lane.sums, m)) break;
+        if (attempt == CENTRINGS)
+            lane.sums.outcome = Outcome::careful;
+        else
+            sum_chunk(context, lane.reader, start, stop, lane.sums);
+    }
+    if (lane.sums.outcome == Outcome::careful)
+        m = careful_chunk(context, lane.reader, start, stop, lane.units, lane.sums.origin);
+    return m;
+}
+
+void reduce_nulls(const Context &context, const Task &task) {
     for (int64_t k = 0; k < task.lanes; ++k) {
-        lanes.emplace_back(leaf, task.first_lane + k, task.start, task.stop);
-        units.push_back({lanes.back().base(), ten, leaf.decimal_scale != 0});
-        sums[static_cast<size_t>(k)].origin =
-            first_origin(context, lanes.back(), task.start, task.stop);
+        Moments &m = task.out[k];
+        m.nulls = task.stop - task.start;
+        if (context.table && !context.weighing.ignore_missing)
+            m.decay = context.table->power(task.stop - task.start);
     }
-    std::vector<uint8_t> room(task.lanes > 1 ? static_cast<size_t>(task.lanes) * 8 * PIECE : 0);
+}
+
+void reduce_range(const Context &context, const Task &task, Scratch &scratch) {
+    const Leaf &leaf = *task.leaf;
+    if (leaf.type == Type::null) return reduce_nulls(context, task);
+    const Pair ten = power_of_ten(leaf.decimal_scale);
+    std::vector<LaneState> &lanes = scratch.lanes;
+    lanes.clear();
+    lanes.reserve(static_cast<size_t>(task.lanes));
+    for (int64_t k = 0; k < task.lanes; ++k)
+        lanes.emplace_back(context, leaf, task.first_lane + k, ten, task.start, task.stop);
+    scratch.room.resize(task.lanes > 1 ? static_cast<size_t>(task.lanes) * 8 * PIECE : 0);
     for (int64_t start = task.start; start < task.stop; start += CHUNK) {
         const int64_t stop = std::min(start + CHUNK, task.stop);
-        if (task.lanes == 1) {
-            sum_chunk(context, lanes[0], start, stop, sums[0]);
+        if (lanes.size() == 1) {
+            sum_chunk(context, lanes[0].reader, start, stop, lanes[0].sums);
         } else {
-            for (size_t k = 0; k < lanes.size(); ++k) sums[k].clear(lanes[k].type());
+            for (LaneState &lane : lanes) lane.sums.clear(lane.reader.type());
             int n = first_piece(context, stop - start);
             for (int64_t at = start; at < stop; at += n, n = PIECE) {
                 n = static_cast<int>(std::min<int64_t>(n, stop - at));
-                gather_lanes(leaf, task.first_lane, static_cast<int>(task.lanes), at, n, room.data());
+                gather_lanes(leaf, task.first_lane, static_cast<int>(lanes.size()), at, n,
+                             scratch.room.data());
                 for (size_t k = 0; k < lanes.size(); ++k)
-                    add_piece(context, lanes[k], room.data() + k * 8 * PIECE, at, n, stop - at - n, sums[k]);
+                    add_piece(context, lanes[k].reader, scratch.room.data() + k * 8 * PIECE, at, n,
+                              stop - at - n, lanes[k].sums);
             }
         }
         for (size_t k = 0; k < lanes.size(); ++k) {
-            Moments m;
-            for (int attempt = 1; sums[k].outcome == Outcome::good; ++attempt) {
-                if (conclude(context, lanes[k], stop - start, units[k], sums[k], m)) break;
-                if (attempt == CENTRINGS) {
-                    sums[k].outcome = Outcome::careful;
-                    break;
-                }
-                sum_chunk(context, lanes[k], start, stop, sums[k]);
-            }
-            if (sums[k].outcome == Outcome::careful)
-                m = careful_chunk(context, lanes[k], start, stop, units[k], sums[k].origin);
+            const Moments m = chunk_moments(context, lanes[k], start, stop);
             // Amid this chunk's values is where the next one's are looked for.
             if (m.count > 0 && m.exponent == 0 && is_float(leaf.type))
-                sums[k].origin.number = std::min(std::max(m.mean.hi, m.min), m.max);
+                lanes[k].sums.origin.number = std::min(std::max(m.mean.hi, m.min), m.max);
             task.out[k] = start == task.start ? m : merge(task.out[k], m);
         }
     }
@@ -499,8 +528,10 @@ std::vector<Moments> block_moments(const std::vector<Leaf> &leaves, Weighing wei
             out += leaf.width;
         }
     }
-    run_tasks(static_cast<int64_t>(tasks.size()), bytes, threads,
-              [&](int64_t i) { reduce_range(context, tasks[static_cast<size_t>(i)]); });
+    run_tasks<Scratch>(static_cast<int64_t>(tasks.size()), bytes, threads,
+                       [&](int64_t i, Scratch &scratch) {
+                           reduce_range(context, tasks[static_cast<size_t>(i)], scratch);
+                       });
     for (int64_t range = 1; range < ranges; ++range)
         for (int64_t lane = 0; lane < lanes; ++lane) {
             Moments &m = results[static_cast<size_t>(lane)];

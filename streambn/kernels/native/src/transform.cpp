@@ -214,8 +214,9 @@ void transform(const std::vector<Leaf> &leaves, const LaneTransform &lanes,
         lane += leaves[i].width;
         outputs[i].null_count = 0;
     }
+    struct Scratch {};
     std::mutex mutex;
-    const auto work = [&](int64_t task) {
+    const auto work = [&](int64_t task, Scratch &) {
         const auto after = std::upper_bound(plans.begin(), plans.end(), task, [](int64_t t, const Plan &p) {
             return t < p.first_task;
         });
@@ -278,7 +279,7 @@ void transform(const std::vector<Leaf> &leaves, const LaneTransform &lanes,
             output.null_count += null_count;
         }
     };
-    run_tasks(tasks, bytes, threads, work);
+    run_tasks<Scratch>(tasks, bytes, threads, work);
 }
 
 }  // namespace streambn
