@@ -97,7 +97,7 @@ class Applying(abc.ABC):
         fitted, kind = self._current, float_type_of(dtype)
         return map_batches(
             data,
-            lambda schema: self._labelled(fitted.output_schema(schema, kind)),
+            lambda schema: fitted.labelled_schema(schema, kind, self._labelled),
             fitted.normalized,
         )
 
@@ -127,7 +127,7 @@ class Applying(abc.ABC):
         fitted, kind = self._current, float_type_of(dtype)
         return map_batches(
             data,
-            lambda schema: _unlabelled(fitted.output_schema(schema, kind)),
+            lambda schema: fitted.labelled_schema(schema, kind, _unlabelled),
             fitted.denormalized,
         )
 

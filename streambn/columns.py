@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from streambn.errors import SchemaError
 from streambn.kernels import Columns, Layout, Place
-from streambn.kernels.bitmaps import arrow_array, unpack_validity
+from streambn.replacing import cast_passed, replaced_array, replaced_field, told_to_pandas
 
-__all__ = ["Binding", "Leaf", "bind", "float_type"]
+__all__ = ["Binding", "Leaf", "SchemaCache", "bind", "float_type"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,32 @@ class Leaf:
         return [f"{self.name}[{i}]" for i in range(self.size)]
 
 
+class SchemaCache:
+    """What was found out about the last few schemas.
+
+    A stream has one schema, or an input's and an output's: finding 50 columns anew would
+    take longer than reducing 1000 rows of them.
+    """
+
+    __slots__ = ("_known",)
+
+    _SCHEMAS: ClassVar[int] = 4
+
+    def __init__(self) -> None:
+        self._known: list[tuple[pa.Schema, Any, Any]] = []
+
+    def get(self, schema: pa.Schema, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what was made of an equal schema and key, or make it."""
+        for known, other, value in tuple(self._known):
+            if other == key and (schema is known or schema.equals(known, check_metadata=True)):
+                return value
+        value = make()
+        if len(self._known) > self._SCHEMAS:
+            self._known.clear()
+        self._known.append((schema, key, value))
+        return value
+
+
 class _Found(NamedTuple):
     """Where the leaves are in a schema, and the types in which they come out.
 
@@ -70,22 +96,11 @@ class _Found(NamedTuple):
     layout : Layout
     floating : tuple of pyarrow.DataType
         The float types of the leaves.
-    whole : bool
-        Whether the leaves are all that there is, in their order and at the top level.
     """
 
     schema: pa.Schema
     layout: Layout
     floating: tuple[pa.DataType, ...]
-    whole: bool
-
-
-_REMEMBERED = 4  # schemas
-# Types that hold the same values in another layout.
-_FAMILIES = (
-    (pa.string(), pa.large_string(), pa.string_view()),
-    (pa.binary(), pa.large_binary(), pa.binary_view()),
-)
 
 
 @dataclass(frozen=True)
@@ -113,8 +128,8 @@ class Binding:
         return list(dict.fromkeys(leaf.path[0] for leaf in self.leaves))
 
     @cached_property
-    def _seen(self) -> list[_Found]:
-        return []
+    def _seen(self) -> SchemaCache:
+        return SchemaCache()
 
     def _find(self, schema: pa.Schema) -> _Found:
         """Find every leaf in a schema.
@@ -124,11 +139,10 @@ class Binding:
         SchemaError
             A leaf is missing, not numeric or of another size.
         """
-        # A stream has one schema, or an input's and an output's: finding 50 columns anew
-        # would take longer than reducing 1000 rows of them.
-        for found in tuple(self._seen):
-            if schema is found.schema or schema.equals(found.schema):
-                return found
+        found: _Found = self._seen.get(schema, None, lambda: self._found(schema))
+        return found
+
+    def _found(self, schema: pa.Schema) -> _Found:
         places, floating, top, encoded = [], [], _top(schema), False
         for leaf in self.leaves:
             field = _resolve(top, leaf.path)
@@ -136,14 +150,7 @@ class Binding:
             places.append(Place(_indices(schema, leaf.path), leaf.size))
             floating.append(float_type(field.type))
             encoded = encoded or _is_encoded(field.type)
-        whole = not any(pa.types.is_null(kind) for kind in schema.types) and (
-            [place.path for place in places] == [(i,) for i in range(len(schema))]
-        )
-        found = _Found(schema, Layout(places, schema, encoded), tuple(floating), whole)
-        if len(self._seen) > _REMEMBERED:
-            self._seen.clear()
-        self._seen.append(found)
-        return found
+        return _Found(schema, Layout(places, schema, encoded), tuple(floating))
 
     def extract(self, batch: pa.RecordBatch) -> Columns:
         """Find the leaves in a batch.
@@ -155,34 +162,22 @@ class Binding:
         """
         return Columns(batch, self._find(batch.schema).layout)
 
-    def leaf_schema(self, schema: pa.Schema, out: pa.Schema) -> pa.Schema:
+    def leaf_schema(self, columns: Columns, out: pa.Schema) -> pa.Schema:
         """Give a schema of the leaves alone, as they are in the output schema `out`.
 
         Where they are all that there is, that is `out` itself.
         """
-        found = self._find(schema)
-        return out if found.whole else self._leaf_schema(out)
+        if columns.layout.whole:
+            return out
 
-    @cached_property
-    def _leaf_schemas(self) -> list[tuple[pa.Schema, pa.Schema]]:
-        return []
-
-    def _leaf_schema(self, out: pa.Schema) -> pa.Schema:
-        for known, leaves in tuple(self._leaf_schemas):
-            if out is known or out.equals(known):
-                return leaves
-        leaves = pa.schema(
-            [
+        def make() -> pa.Schema:
+            kinds = zip(self.leaves, self._find(out).floating, strict=True)
+            return pa.schema(
                 (str(i), kind if leaf.size is None else pa.list_(kind, leaf.size))
-                for i, (leaf, kind) in enumerate(
-                    zip(self.leaves, self._find(out).floating, strict=True)
-                )
-            ]
-        )
-        if len(self._leaf_schemas) > _REMEMBERED:
-            self._leaf_schemas.clear()
-        self._leaf_schemas.append((out, leaves))
-        return leaves
+                for i, (leaf, kind) in enumerate(kinds)
+            )
+
+        return self._seen.get(out, "leaves", make)
 
     def output_schema(
         self, schema: pa.Schema, dtype: pa.DataType | None, nullable: bool
@@ -203,29 +198,29 @@ class Binding:
             self.leaves, found.layout.places, found.floating, strict=True
         ):
             index = place.path[0]
-            fields[index] = _replaced_field(
-                fields[index], leaf, leaf.path[1:], dtype or floating, nullable
+            fields[index] = replaced_field(
+                fields[index], leaf.size, leaf.path[1:], dtype or floating, nullable
             )
         changed = {f.name for f, old in zip(fields, schema, strict=True) if f.type != old.type}
-        return pa.schema(fields, _pandas_told(schema.metadata, changed))
+        return pa.schema(fields, told_to_pandas(schema.metadata, changed))
 
     def rebuild(
-        self, batch: pa.RecordBatch, leaves: pa.RecordBatch, schema: pa.Schema
+        self, columns: Columns, leaves: pa.RecordBatch, schema: pa.Schema
     ) -> pa.RecordBatch:
         """Put normalized leaves in their places; all else passes through."""
-        if self._find(batch.schema).whole:
+        if columns.layout.whole:
             return leaves
-        arrays = batch.columns
+        arrays = columns.batch.columns
         flats: dict[int, dict[tuple[str, ...], pa.Array]] = {}
-        places = self._find(batch.schema).layout.places
+        places = columns.layout.places
         for leaf, place, array in zip(self.leaves, places, leaves.columns, strict=True):
             flat = array if leaf.size is None else array.values
             flats.setdefault(place.path[0], {})[leaf.path[1:]] = flat
         for index, field in enumerate(schema):
             if index not in flats and field.type != arrays[index].type:
-                arrays[index] = _passed(arrays[index], field)
+                arrays[index] = cast_passed(arrays[index], field)
         for index, below in flats.items():
-            arrays[index] = _replaced_array(arrays[index], below, schema.field(index).type)
+            arrays[index] = replaced_array(arrays[index], below, schema.field(index).type)
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -344,7 +339,7 @@ def _resolve(
 
 
 def _indices(schema: pa.Schema, path: tuple[str, ...]) -> tuple[int, ...]:
-    """Indices of a path; it ends at a null type, which stands for all that is below it."""
+    """Give the indices of a path; it ends at a null type, which stands for all that is below it."""
     indices = [schema.get_field_index(path[0])]
     kind = schema.field(indices[0]).type
     for name in path[1:]:
@@ -389,92 +384,3 @@ def _pandas_index(schema: pa.Schema) -> set[str]:
         return {name for name in stored.get("index_columns", []) if isinstance(name, str)}
     except (ValueError, AttributeError, TypeError):
         return set()
-
-
-def _pandas_told(
-    metadata: dict[bytes, bytes] | None, changed: set[str]
-) -> dict[bytes, bytes] | None:
-    """Let what pandas keeps in the metadata forget the types of columns that are floats now.
-
-    It restores a frame by them: a column that was Int64 would be cast back, and fail.
-    """
-    try:
-        stored = json.loads((metadata or {})[b"pandas"])
-        for column in stored["columns"]:
-            if column["field_name"] in changed:
-                column.update(pandas_type="float64", numpy_type="float64", metadata=None)
-    except (KeyError, ValueError, TypeError):
-        return metadata
-    return {**(metadata or {}), b"pandas": json.dumps(stored).encode()}
-
-
-# --------------------------------------------------------------------- putting back
-
-
-def _replaced_type(kind: pa.DataType, leaf: Leaf, floating: pa.DataType) -> pa.DataType:
-    """Give the type of a leaf whose values become floats."""
-    if pa.types.is_null(kind):
-        return floating if leaf.size is None else pa.list_(floating, leaf.size)
-    if isinstance(kind, pa.FixedShapeTensorType):
-        return pa.fixed_shape_tensor(
-            floating, kind.shape, dim_names=kind.dim_names, permutation=kind.permutation
-        )
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(floating).with_nullable(True), kind.list_size)
-    return floating
-
-
-def _replaced_field(
-    field: pa.Field, leaf: Leaf, path: tuple[str, ...], floating: pa.DataType, nullable: bool
-) -> pa.Field:
-    if not path:
-        field = field.with_type(_replaced_type(field.type, leaf, floating))
-        return field.with_nullable(field.nullable or nullable)
-    if pa.types.is_null(field.type):
-        return field
-    fields = [
-        _replaced_field(child, leaf, path[1:], floating, nullable)
-        if child.name == path[0]
-        else child
-        for child in field.type
-    ]
-    return field.with_type(pa.struct(fields))
-
-
-def _replaced_array(
-    array: pa.Array, flats: dict[tuple[str, ...], pa.Array], kind: pa.DataType
-) -> pa.Array:
-    """Put flat values, by their paths below the array, into an array of type `kind`."""
-    if () not in flats:
-        if pa.types.is_null(array.type):
-            return array
-        children = []
-        for i, field in enumerate(kind):
-            below = {path[1:]: flat for path, flat in flats.items() if path[0] == field.name}
-            child = array.field(i)
-            children.append(_replaced_array(child, below, field.type) if below else child)
-        return pa.StructArray.from_arrays(children, fields=list(kind), mask=_null_mask(array))
-    if isinstance(kind, pa.FixedShapeTensorType):
-        storage = _replaced_array(array.storage, flats, kind.storage_type)
-        return pa.ExtensionArray.from_storage(kind, storage)
-    if pa.types.is_fixed_size_list(kind):
-        return pa.FixedSizeListArray.from_arrays(flats[()], type=kind, mask=_null_mask(array))
-    return flats[()]
-
-
-def _passed(array: pa.Array, field: pa.Field) -> pa.Array:
-    """Give a column that passes through the type that it had in the first batch."""
-    for family in _FAMILIES:
-        if array.type in family and field.type in family:
-            return array.cast(field.type)
-    raise SchemaError(
-        f"column {field.name!r}, which passes through, was {field.type} in the first batch and is "
-        f"{array.type} now. Cast it to one type."
-    )
-
-
-def _null_mask(array: pa.Array) -> pa.Array | None:
-    if pa.types.is_null(array.type):
-        return arrow_array(np.ones(len(array), np.bool_))
-    valid = unpack_validity(array, 0, len(array))
-    return None if valid is None else arrow_array(~valid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn import kernels
-from streambn.columns import Binding, bind
+from streambn.columns import Binding, SchemaCache, bind
 from streambn.errors import InvalidValueError, MergeError, NotFittedError, SchemaError
 from streambn.kernels import Columns, LaneTransform
 from streambn.kernels.bitmaps import arrow_array
@@ -235,10 +235,26 @@ class Fitted:
         nullable = nullable or not bool(self.reading.defined.all())
         return binding.output_schema(schema, dtype, nullable)
 
+    @cached_property
+    def _labelled_schemas(self) -> SchemaCache:
+        return SchemaCache()
+
+    def labelled_schema(
+        self,
+        schema: pa.Schema,
+        dtype: pa.DataType | None,
+        label: Callable[[pa.Schema], pa.Schema],
+    ) -> pa.Schema:
+        """Give the schema of normalized batches after `label`, and remember it."""
+        labelled: pa.Schema = self._labelled_schemas.get(
+            schema, (dtype, label), lambda: label(self.output_schema(schema, dtype))
+        )
+        return labelled
+
     def normalized(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """Return a batch normalized by the statistics, as `schema` wants it."""
         binding = self._bound_to()
-        return self._normalized_by(self._lanes, binding.extract(batch), batch, schema)
+        return self._normalized_by(self._lanes, binding.extract(batch), schema)
 
     def normalized_by_itself(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """Return a batch normalized by its own mean and its own biased variance."""
@@ -247,19 +263,18 @@ class Fitted:
         own = Moments.of(columns)
         reading = self._propagated(Welford().read(own, ddof=0), own)
         lanes = self._lane_transform(reading, binding)
-        return self._normalized_by(lanes, columns, batch, schema)
+        return self._normalized_by(lanes, columns, schema)
 
     def _normalized_by(
         self,
         lanes: LaneTransform,
         columns: Columns,
-        batch: pa.RecordBatch,
         schema: pa.Schema,
     ) -> pa.RecordBatch:
         binding = self._bound_to()
-        mapped = kernels.normalize(columns, lanes, binding.leaf_schema(batch.schema, schema))
+        mapped = kernels.normalize(columns, lanes, binding.leaf_schema(columns, schema))
         self._refuse(mapped.nans, mapped.infs, binding)
-        return binding.rebuild(batch, mapped.batch, schema)
+        return binding.rebuild(columns, mapped.batch, schema)
 
     def denormalized(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """Return a normalized batch in the units of the data."""
@@ -268,14 +283,14 @@ class Fitted:
         if lanes.gamma is not None and not lanes.gamma.all():
             lane = binding.lanes[int(np.flatnonzero(lanes.gamma == 0)[0])]
             raise InvalidValueError(f"affine gives {lane!r} the gamma 0, which cannot be undone.")
-        leaf_schema = binding.leaf_schema(batch.schema, schema)
-        mapped = kernels.denormalize(binding.extract(batch), lanes, leaf_schema)
-        return binding.rebuild(batch, mapped.batch, schema)
+        columns = binding.extract(batch)
+        mapped = kernels.denormalize(columns, lanes, binding.leaf_schema(columns, schema))
+        return binding.rebuild(columns, mapped.batch, schema)
 
     def _refuse(self, nans: Ints, infs: Ints, binding: Binding) -> None:
         """Raise if there is something that ``nan="raise"`` or ``inf="raise"`` refuses."""
         for name, counts, word in (("nan", nans, "NaN"), ("inf", infs, "infinity")):
-            if getattr(self.options, name) == "raise" and counts.any():
+            if getattr(self.options, name) == "raise" and np.count_nonzero(counts):
                 lane = int(np.flatnonzero(counts)[0])
                 raise InvalidValueError(
                     f"column {binding.lanes[lane]!r} holds {word} ({counts[lane]} in this batch). "

@@ -81,7 +81,7 @@ class _Lanes(_Typed):
             if name in _NOT_NEGATIVE and (array < 0).any():
                 raise SnapshotError(f"{name} is negative")
             arrays[name] = array
-        return Moments.sealed(LaneArrays.of(**arrays))
+        return Moments.sealed(LaneArrays.from_fields(**arrays))
 
 
 class _Welford(_Typed, tag="welford", tag_field="kind"):

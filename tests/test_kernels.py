@@ -314,7 +314,9 @@ def test_normalize_subtracts_integers_before_they_are_rounded(kernels):
     assert got.to_pylist() == [-1.0, 1.0]
     big = [Decimal(10**30 + d) for d in (1, 3)]
     hi = float(10**30)
-    got = normalized(kernels, big, lanes(hi, 1.0, mean_lo=float(10**30 - int(hi)) + 2), pa.decimal128(38, 0))
+    got = normalized(
+        kernels, big, lanes(hi, 1.0, mean_lo=float(10**30 - int(hi)) + 2), pa.decimal128(38, 0)
+    )
     assert got.to_pylist() == pytest.approx([-1.0, 1.0], abs=1e-9)
 
 
@@ -326,14 +328,18 @@ def test_normalize_at_the_end_of_the_range(kernels):
 
 
 def test_clip_comes_before_gamma_and_beta(kernels):
-    got = normalized(kernels, [0.0, 10.0, -10.0, None], lanes(0.0, 1.0, gamma=2.0, beta=1.0, clip=3.0))
+    got = normalized(
+        kernels, [0.0, 10.0, -10.0, None], lanes(0.0, 1.0, gamma=2.0, beta=1.0, clip=3.0)
+    )
     assert got.to_pylist() == [1.0, 7.0, -5.0, None]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_the_output_is_rounded_once_from_float64(kernels, dtype):
     x = np.random.default_rng(0).normal(size=100_000)
-    got = normalized(kernels, x, lanes(0.1, 1.7), schema=pa.schema([("0", pa.from_numpy_dtype(dtype))])).to_numpy()
+    got = normalized(
+        kernels, x, lanes(0.1, 1.7), schema=pa.schema([("0", pa.from_numpy_dtype(dtype))])
+    ).to_numpy()
     np.testing.assert_array_equal(got, ((x - 0.1) / 1.7).astype(dtype))
 
 

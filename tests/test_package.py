@@ -27,6 +27,7 @@ ROOMS = [
     "moments",
     "policies",
     "options",
+    "replacing",
     "columns",
     "fitted",
     "snapshot",

@@ -54,18 +54,24 @@ class Layout:
     Attributes
     ----------
     lanes : int
+    whole : bool
+        Whether the columns are all that there is, in their order and at the top level.
     packed : bytes
         The places as int32: size (0: plain), length of the path, path; one by one.
     schema : object
         The schema, exported to the Arrow C data interface.
     """
 
-    __slots__ = ("encoded", "lanes", "packed", "places", "schema")
+    __slots__ = ("encoded", "lanes", "packed", "places", "schema", "whole")
 
     def __init__(self, places: Sequence[Place], schema: pa.Schema, encoded: bool = False) -> None:
         self.places = tuple(places)
         self.schema = schema.__arrow_c_schema__()
         self.encoded = encoded
+        # A column of nulls may stand for a struct.
+        self.whole = not any(map(pa.types.is_null, schema.types)) and (
+            [place.path for place in places] == [(i,) for i in range(len(schema))]
+        )
         self.lanes = sum(place.width for place in places)
         numbers = [n for path, size in places for n in (size or 0, len(path), *path)]
         self.packed = np.array(numbers, np.int32).tobytes()
@@ -113,7 +119,8 @@ class _FloatRow:
         self._row = row
 
     def __get__(self, arrays: LaneArrays, owner: type | None = None) -> Floats:
-        return arrays.memory[self._row].view(np.float64)
+        floats: Floats = arrays.memory[self._row].view(np.float64)
+        return floats
 
 
 class _IntRow:
@@ -123,7 +130,8 @@ class _IntRow:
         self._row = row
 
     def __get__(self, arrays: LaneArrays, owner: type | None = None) -> Ints:
-        return arrays.memory[self._row]
+        ints: Ints = arrays.memory[self._row]
+        return ints
 
 
 class LaneArrays:
@@ -204,7 +212,7 @@ class LaneArrays:
         return self.memory[2:5]
 
     @classmethod
-    def of(cls, **fields: NDArray[Any]) -> Self:
+    def from_fields(cls, **fields: NDArray[Any]) -> Self:
         """Gather all fields, of one shape, into one block."""
         memory = np.empty((len(cls.FIELDS), *np.shape(fields["count"])), np.int64)
         arrays = cls(memory)

@@ -48,14 +48,14 @@ def decoded(columns: Columns) -> Columns:
     arrays, places = [], []
     for i, (place, column) in enumerate(zip(columns.layout.places, opened(columns), strict=True)):
         missing = None if column.outer is None else arrow_array(~column.outer)
-        array, path = column.values, (i,)
+        array, path = column.values, [i]
         if place.size is not None:
             array = pa.FixedSizeListArray.from_arrays(array, place.size, mask=missing)
         elif missing is not None:
             # Two validity bitmaps, one above the other, are a struct's and its field's.
-            array, path = pa.StructArray.from_arrays([array], ["0"], mask=missing), (i, 0)
+            array, path = pa.StructArray.from_arrays([array], ["0"], mask=missing), [i, 0]
         arrays.append(array)
-        places.append(Place(path, place.size))
+        places.append(Place(tuple(path), place.size))
     batch = pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
     return Columns(batch, Layout(places, batch.schema))
 

@@ -105,7 +105,7 @@ class _Outcome:
 def _transform(
     columns: Columns, lanes: LaneTransform, schema: pa.Schema, clip: float | None, inverse: bool
 ) -> Mapped | None:
-    """Return None where a location is too far away: the reference scales there."""
+    """Return None where a location or a spread is extreme: the reference scales there."""
     if columns.layout.encoded:
         columns = decoded(columns)
     nans, infs = np.zeros((2, columns.layout.lanes), np.int64)
@@ -125,5 +125,6 @@ def _transform(
         nans,
         infs,
         _threads,
+        pa.allocate_buffer,
     )
     return None if array is None else Mapped(pa.record_batch(_Outcome(exported, array)), nans, infs)

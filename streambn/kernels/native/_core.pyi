@@ -30,5 +30,6 @@ def transform(
     nans: Any,
     infs: Any,
     threads: int,
+    allocate: Any,
     /,
 ) -> object: ...

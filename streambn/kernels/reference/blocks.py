@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -190,7 +191,7 @@ def _careful_block(
     mean, m2 = from_sums(*sums.about(filled, centre, sums.pad(weights), weight), weight)
     nulls = np.zeros(lanes, np.int64) if null is None else _count(null)
     nans, pos_infs, neg_infs = _special(x, null, n - count - nulls)
-    return LaneArrays.of(
+    return LaneArrays.from_fields(
         count=count,
         nulls=nulls,
         nans=nans,

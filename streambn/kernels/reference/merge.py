@@ -26,7 +26,7 @@ def empty_moments(shape: int | tuple[int, ...]) -> LaneArrays:
     def none() -> Ints:
         return np.zeros(shape, np.int64)
 
-    return LaneArrays.of(
+    return LaneArrays.from_fields(
         count=none(),
         nulls=none(),
         nans=none(),
@@ -83,7 +83,7 @@ def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
         m2 = dd.add(dd.add(faded_m2, b_m2), between)
         pairs = fade * fade * a.pairs + b.pairs + w * b.weight
 
-    return LaneArrays.of(
+    return LaneArrays.from_fields(
         count=a.count + b.count,
         nulls=a.nulls + b.nulls,
         nans=a.nans + b.nans,

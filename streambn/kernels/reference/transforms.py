@@ -90,7 +90,10 @@ def _dtype(kind: pa.DataType) -> np.dtype[Any]:
     """Give the type of the values of an output column."""
     if isinstance(kind, pa.FixedShapeTensorType):
         kind = kind.storage_type
-    return np.dtype((kind.value_type if pa.types.is_fixed_size_list(kind) else kind).to_pandas_dtype())
+    if pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+    dtype: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+    return dtype
 
 
 def _as_list(column: Column, flat: pa.Array, kind: pa.DataType) -> pa.Array:

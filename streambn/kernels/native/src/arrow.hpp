@@ -52,7 +52,10 @@ struct Bitmap {
         const uint8_t *from = octets + first / 8;
         const int shift = static_cast<int>(first % 8), needed = (shift + n + 7) / 8;
         uint64_t low = 0;
-        __builtin_memcpy(&low, from, needed < 8 ? needed : 8);
+        if (needed >= 8)
+            __builtin_memcpy(&low, from, 8);  // of constant length: no call
+        else
+            __builtin_memcpy(&low, from, static_cast<size_t>(needed));
         low >>= shift;
         if (needed > 8) low |= static_cast<uint64_t>(from[8]) << (64 - shift);
         return n == 64 ? low : low & ((uint64_t{1} << n) - 1);

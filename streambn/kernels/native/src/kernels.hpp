@@ -75,8 +75,11 @@ using Widen = void (*)(const void *values, int n, Origin origin, double *offsets
 using MapPiece = bool (*)(const void *values, int n, int64_t phase, const uint8_t *bits,
                           const Maps &maps, void *out, bool stream);
 
+using CountBits = int (*)(const uint64_t *words, int n);
+
 struct Kernels {
     const char *name;
+    CountBits count_bits;
     SumPiece sum[LOOPED_TYPES];        // fast: 16 terms deep
     SumPiece sum_exactly[LOOPED_TYPES]; // to 90 bits; without weights
     FindFinite find_finite[3];         // of the float types

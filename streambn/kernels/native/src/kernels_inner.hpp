@@ -293,7 +293,13 @@ Verdict sum_exactly(const void *values, int n, const uint8_t *bits, Origin origi
                 : sum_piece_exactly<T, false>(x, n, bits, origin, sums);
 }
 
-// ------------------------------------------------------------------ what is not finite
+// ------------------------------------------------------------------ what is missing
+
+inline int count_bits(const uint64_t *words, int n) {
+    int count = 0;
+    for (int i = 0; i < n; ++i) count += __builtin_popcountll(words[i]);
+    return count;
+}
 
 template <class T>
 void find_finite(const void *values, int n, uint8_t *bits, NotFinite *counts) {
@@ -343,6 +349,24 @@ struct Parameters {
           clip(broadcast(maps.clip)) {}
 };
 
+// a / b, correctly rounded, of b within 2**±500 and its correctly rounded reciprocal. (P. W.
+// Markstein, 1990, "Computation of elementary functions on the IBM RISC System/6000
+// processor".) A division takes ten cycles a pack, twice as long as all else.
+STREAMBN_INLINE Pack quotient(const Pack &a, const Pack &b, const Pack &reciprocal) {
+#if defined(STREAMBN_FMA)
+    const Pack q = a * reciprocal;
+    const Pack corrected = each<double>([&](auto i) __attribute__((always_inline)) {
+        const Register<double> rest = STREAMBN_FMA(-q.part[i], b.part[i], a.part[i]);
+        return (Register<double>)STREAMBN_FMA(rest, reciprocal.part[i], q.part[i]);
+    });
+    // Of an infinity there is no rest.
+    return select(not_finite(q), q, corrected);
+#else
+    (void)reciprocal;
+    return a / b;
+#endif
+}
+
 template <class Out, bool AFFINE, bool INVERSE>
 STREAMBN_INLINE Pack mapped(const Pack &x, const Parameters &p) {
     if (INVERSE) {
@@ -352,7 +376,8 @@ STREAMBN_INLINE Pack mapped(const Pack &x, const Parameters &p) {
     const Pack centred = (x - p.hi) - p.lo;
     // A narrower result is rounded from float64 anyway, so a product with the reciprocal,
     // which is off by one and a half units of float64, gives the same but at a tie.
-    Pack y = sizeof(Out) < sizeof(double) ? centred * p.inverse : centred / p.spread;
+    Pack y = sizeof(Out) < sizeof(double) ? centred * p.inverse
+                                          : quotient(centred, p.spread, p.inverse);
     // In this order a NaN stays: neither is it less than a bound nor is a bound less than it.
     y = minimum(p.clip, maximum(broadcast(0.0) - p.clip, y));
     return AFFINE ? y * p.gamma + p.beta : y;

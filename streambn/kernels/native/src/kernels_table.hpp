@@ -16,6 +16,7 @@
 namespace streambn::STREAMBN_SIMD {
 constexpr Kernels table(const char *name) {
     return {name,
+            count_bits,
             STREAMBN_OF_EACH_TYPE(sum),
             STREAMBN_OF_EACH_TYPE(sum_exactly),
             {find_finite<double>, find_finite<float>, find_finite<Half>},

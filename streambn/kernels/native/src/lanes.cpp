@@ -41,7 +41,7 @@ void gather_some(const Leaf &leaf, int64_t first_lane, int lanes, int64_t start,
     for (int i = 0; i < n; ++i) {
         __builtin_prefetch(from + (i + ROWS_AHEAD) * step);
         for (int k = 0; k < lanes; ++k)
-            std::memcpy(room + k * 8 * PIECE + i * sizeof(T), from + i * step + k * sizeof(T), sizeof(T));
+            std::memcpy(room + k * LANE_STRIDE + i * sizeof(T), from + i * step + k * sizeof(T), sizeof(T));
     }
 }
 
@@ -90,7 +90,6 @@ const void *LaneReader::values(int64_t start, int n, void *room) const {
 
 int LaneReader::valid(int64_t start, int n, PieceBits &bits) const {
     const Leaf &leaf = *leaf_;
-    int count = 0;
     for (int i = 0; i < n; i += 64) {
         const int m = std::min(64, n - i);
         uint64_t word = m == 64 ? ~uint64_t{0} : (uint64_t{1} << m) - 1;
@@ -104,9 +103,8 @@ int LaneReader::valid(int64_t start, int n, PieceBits &bits) const {
                 word &= ~(static_cast<uint64_t>(!map.bit((start + i + k) * leaf.width + lane_)) << k);
         }
         bits.word[i / 64] = word;
-        count += __builtin_popcountll(word);
     }
-    return count;
+    return kernels().count_bits(bits.word, (n + 63) / 64);
 }
 
 void gather_lanes(const Leaf &leaf, int64_t first_lane, int lanes, int64_t start, int n,

@@ -190,8 +190,8 @@ void drop_array(PyObject *capsule) {
 // Memory from Arrow's pool. Small outputs share a buffer: an allocation takes a microsecond.
 class Allocator {
   public:
-    explicit Allocator(Parcel &parcel)
-        : parcel_(parcel), allocate_(nb::module_::import_("pyarrow").attr("allocate_buffer")) {}
+    // `allocate` makes a buffer of so many bytes.
+    Allocator(Parcel &parcel, nb::handle allocate) : parcel_(parcel), allocate_(allocate) {}
     uint8_t *take(int64_t bytes) {
         bytes = (bytes + 63) / 64 * 64;
         if (bytes > left_) {
@@ -211,7 +211,7 @@ class Allocator {
   private:
     static constexpr int64_t SHARED = 64 << 10;
     Parcel &parcel_;
-    nb::object allocate_;
+    nb::handle allocate_;
     uint8_t *at_ = nullptr;
     int64_t left_ = 0;
 };
@@ -276,11 +276,12 @@ nb::object packed(std::shared_ptr<Parcel> parcel, const std::vector<Leaf> &leave
 }
 
 // Returns the capsule of the output, or None where a location is so far away that its
-// subtraction could overflow.
+// subtraction could overflow, or a spread so large or small that its reciprocal is not exact.
 nb::object py_transform(nb::handle batch, nb::handle layout, nb::handle location_hi,
                         nb::handle location_lo, nb::handle spread, std::optional<nb::object> gamma,
                         std::optional<nb::object> beta, double clip, nb::handle known, bool inverse,
-                        nb::handle schema, nb::handle nans, nb::handle infs, int threads) {
+                        nb::handle schema, nb::handle nans, nb::handle infs, int threads,
+                        nb::handle allocate) {
     const Exported exported(batch, layout);
     const int64_t lanes = exported.lanes;
     const bool affine = gamma && beta;
@@ -299,7 +300,8 @@ nb::object py_transform(nb::handle batch, nb::handle layout, nb::handle location
                                     affine ? summand->as<double>() : nullptr,
                                     clip, is_known.as<uint8_t>(), inverse};
     for (int64_t lane = 0; lane < lanes; ++lane)
-        if (std::fabs(transformed.location_hi[lane]) > 0x1p969 || transformed.spread[lane] > 0x1p969)
+        if (std::fabs(transformed.location_hi[lane]) > 0x1p969 ||
+            transformed.spread[lane] > 0x1p500 || transformed.spread[lane] < 0x1p-500)
             return nb::none();
     const auto *wanted = static_cast<ArrowSchema *>(PyCapsule_GetPointer(schema.ptr(), "arrow_schema"));
     if (!wanted) throw nb::python_error();
@@ -307,7 +309,7 @@ nb::object py_transform(nb::handle batch, nb::handle layout, nb::handle location
     expect(static_cast<size_t>(wanted->n_children), static_cast<int64_t>(columns), "the output's schema");
 
     auto parcel = std::make_shared<Parcel>();
-    Allocator allocator(*parcel);
+    Allocator allocator(*parcel, allocate);
     std::vector<Output> outputs(columns);
     std::vector<uint8_t *> list_validity(columns);
     int64_t lane = 0;

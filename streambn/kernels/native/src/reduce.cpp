@@ -472,7 +472,7 @@ void reduce_range(const Context &context, const Task &task, Scratch &scratch) {
     lanes.reserve(static_cast<size_t>(task.lanes));
     for (int64_t k = 0; k < task.lanes; ++k)
         lanes.emplace_back(context, leaf, task.first_lane + k, ten, task.start, task.stop);
-    scratch.room.resize(task.lanes > 1 ? static_cast<size_t>(task.lanes) * 8 * PIECE : 0);
+    scratch.room.resize(task.lanes > 1 ? static_cast<size_t>(task.lanes * LANE_STRIDE) : 0);
     for (int64_t start = task.start; start < task.stop; start += CHUNK) {
         const int64_t stop = std::min(start + CHUNK, task.stop);
         if (lanes.size() == 1) {
@@ -485,7 +485,7 @@ void reduce_range(const Context &context, const Task &task, Scratch &scratch) {
                 gather_lanes(leaf, task.first_lane, static_cast<int>(lanes.size()), at, n,
                              scratch.room.data());
                 for (size_t k = 0; k < lanes.size(); ++k)
-                    add_piece(context, lanes[k].reader, scratch.room.data() + k * 8 * PIECE, at, n,
+                    add_piece(context, lanes[k].reader, scratch.room.data() + static_cast<int64_t>(k) * LANE_STRIDE, at, n,
                               stop - at - n, lanes[k].sums);
             }
         }
