@@ -1,1 +1,4 @@
-"""What the README claims, measured."""
+"""What the README claims, measured.
+
+``python -m benchmarks`` measures speed, ``python -m benchmarks.memory`` memory.
+"""

@@ -95,6 +95,9 @@ class Applying(abc.ABC):
             There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses.
         """
         fitted, kind = self._current, float_type_of(dtype)
+        if isinstance(data, pa.RecordBatch):  # the short way: most calls are for one
+            schema = fitted.labelled_schema(data.schema, kind, self._labelled)
+            return fitted.normalized(data, schema)
         return map_batches(
             data,
             lambda schema: fitted.labelled_schema(schema, kind, self._labelled),

@@ -92,14 +92,16 @@ def denormalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Ma
     )
 
 
-class _Outcome:
-    """A batch that came out of the compiled part, to be imported by pyarrow."""
+# The last output's schema, and the same exported: a stream has one.
+_exported: tuple[pa.Schema, object] | None = None
 
-    def __init__(self, schema: object, array: object) -> None:
-        self._pair = schema, array
 
-    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
-        return self._pair
+def _export(schema: pa.Schema) -> object:
+    global _exported  # noqa: PLW0603 - a tuple is replaced at once
+    known = _exported
+    if known is None or known[0] is not schema:
+        known = _exported = schema, schema.__arrow_c_schema__()
+    return known[1]
 
 
 def _transform(
@@ -109,8 +111,7 @@ def _transform(
     if columns.layout.encoded:
         columns = decoded(columns)
     nans, infs = np.zeros((2, columns.layout.lanes), np.int64)
-    exported = schema.__arrow_c_schema__()
-    array = _core.transform(
+    batch = _core.transform(
         columns.batch,
         columns.layout,
         lanes.location_hi,
@@ -121,10 +122,11 @@ def _transform(
         math.inf if clip is None else clip,
         lanes.known,
         inverse,
-        exported,
+        _export(schema),
         nans,
         infs,
         _threads,
         pa.allocate_buffer,
+        lambda address: pa.RecordBatch._import_from_c(address, schema),
     )
-    return None if array is None else Mapped(pa.record_batch(_Outcome(exported, array)), nans, infs)
+    return None if batch is None else Mapped(batch, nans, infs)

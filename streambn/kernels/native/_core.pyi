@@ -31,5 +31,6 @@ def transform(
     infs: Any,
     threads: int,
     allocate: Any,
+    import_batch: Any,
     /,
 ) -> object: ...

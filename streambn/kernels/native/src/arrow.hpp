@@ -60,6 +60,8 @@ struct Bitmap {
         if (needed > 8) low |= static_cast<uint64_t>(from[8]) << (64 - shift);
         return n == 64 ? low : low & ((uint64_t{1} << n) - 1);
     }
+    bool is_octet(int64_t i) const { return (offset + i) % 8 == 0; }
+    const uint8_t *octet(int64_t i) const { return octets + (offset + i) / 8; }
     bool bit(int64_t i) const { return octets[(offset + i) / 8] >> ((offset + i) % 8) & 1; }
 };
 

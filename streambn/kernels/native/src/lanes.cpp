@@ -30,18 +30,19 @@ void gather(const uint8_t *values, int64_t width, int64_t start, int n, void *ro
     for (int i = 0; i < n; ++i) std::memcpy(to + i * sizeof(T), from + i * step, sizeof(T));
 }
 
-// 64 bytes of each row are read while they are at hand; those of the row after next are asked
-// for, as no machine foresees steps of a row.
+// Some rows are asked for ahead, as no machine foresees steps of a row.
 template <class T>
 void gather_some(const Leaf &leaf, int64_t first_lane, int lanes, int64_t start, int n,
                  uint8_t *room) {
-    constexpr int ROWS_AHEAD = 16;
-    const int64_t step = leaf.width * static_cast<int64_t>(sizeof(T));
-    const uint8_t *from = leaf.values + start * step + first_lane * static_cast<int64_t>(sizeof(T));
+    constexpr int ROWS_AHEAD = 8;
+    constexpr int64_t SIZE = sizeof(T);
+    const int64_t step = leaf.width * SIZE;
+    const uint8_t *from = leaf.values + start * step + first_lane * SIZE;
     for (int i = 0; i < n; ++i) {
-        __builtin_prefetch(from + (i + ROWS_AHEAD) * step);
+        for (int64_t octet = 0; octet < lanes * SIZE; octet += 64)
+            __builtin_prefetch(from + (i + ROWS_AHEAD) * step + octet);
         for (int k = 0; k < lanes; ++k)
-            std::memcpy(room + k * LANE_STRIDE + i * sizeof(T), from + i * step + k * sizeof(T), sizeof(T));
+            std::memcpy(room + k * LANE_STRIDE + i * SIZE, from + i * step + k * SIZE, sizeof(T));
     }
 }
 
@@ -90,6 +91,11 @@ const void *LaneReader::values(int64_t start, int n, void *room) const {
 
 int LaneReader::valid(int64_t start, int n, PieceBits &bits) const {
     const Leaf &leaf = *leaf_;
+    if (n == PIECE && leaf.width == 1 && leaf.outer.empty() && leaf.validity[0].is_octet(start)) {
+        // As most come. While bits are put together nothing is asked of the memory.
+        std::memcpy(bits.word, leaf.validity[0].octet(start), PIECE / 8);
+        return kernels().count_bits(bits.word, PIECE / 64);
+    }
     for (int i = 0; i < n; i += 64) {
         const int m = std::min(64, n - i);
         uint64_t word = m == 64 ? ~uint64_t{0} : (uint64_t{1} << m) - 1;

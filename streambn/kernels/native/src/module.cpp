@@ -181,12 +181,6 @@ void release_array(ArrowArray *array) {
     delete static_cast<std::shared_ptr<Parcel> *>(array->private_data);
 }
 
-void drop_array(PyObject *capsule) {
-    auto *array = static_cast<ArrowArray *>(PyCapsule_GetPointer(capsule, "arrow_array"));
-    if (array->release) array->release(array);
-    delete array;
-}
-
 // Memory from Arrow's pool. Small outputs share a buffer: an allocation takes a microsecond.
 class Allocator {
   public:
@@ -243,8 +237,8 @@ int64_t write_list_validity(const Leaf &leaf, uint8_t *to) {
     return leaf.rows - valid;
 }
 
-// Hand the outputs over: a capsule of a struct array with a child a column.
-nb::object packed(std::shared_ptr<Parcel> parcel, const std::vector<Leaf> &leaves,
+// Hand the outputs over: a struct array with a child a column.
+ArrowArray packed(const std::shared_ptr<Parcel> &parcel, const std::vector<Leaf> &leaves,
                   const std::vector<Output> &outputs, const std::vector<uint8_t *> &list_validity) {
     const size_t columns = leaves.size();
     parcel->arrays.resize(2 * columns);
@@ -267,21 +261,18 @@ nb::object packed(std::shared_ptr<Parcel> parcel, const std::vector<Leaf> &leave
         parcel->arrays[i] = {leaf.rows, nulls, 0, 1, 1, own, &parcel->children[columns + i], nullptr,
                              release_array, new std::shared_ptr<Parcel>(parcel)};
     }
-    auto *whole = new ArrowArray{columns ? leaves[0].rows : 0, 0, 0, 1, static_cast<int64_t>(columns),
-                                 &parcel->buffers[4 * columns], parcel->children.data(), nullptr,
-                                 release_array, new std::shared_ptr<Parcel>(parcel)};
-    PyObject *capsule = PyCapsule_New(whole, "arrow_array", drop_array);
-    if (!capsule) throw nb::python_error();
-    return nb::steal(capsule);
+    return {columns ? leaves[0].rows : 0, 0, 0, 1, static_cast<int64_t>(columns),
+            &parcel->buffers[4 * columns], parcel->children.data(), nullptr, release_array,
+            new std::shared_ptr<Parcel>(parcel)};
 }
 
-// Returns the capsule of the output, or None where a location is so far away that its
+// Returns what `import_batch` makes of the address of the output, or None where a location is so far away that its
 // subtraction could overflow, or a spread so large or small that its reciprocal is not exact.
 nb::object py_transform(nb::handle batch, nb::handle layout, nb::handle location_hi,
                         nb::handle location_lo, nb::handle spread, std::optional<nb::object> gamma,
                         std::optional<nb::object> beta, double clip, nb::handle known, bool inverse,
                         nb::handle schema, nb::handle nans, nb::handle infs, int threads,
-                        nb::handle allocate) {
+                        nb::handle allocate, nb::handle import_batch) {
     const Exported exported(batch, layout);
     const int64_t lanes = exported.lanes;
     const bool affine = gamma && beta;
@@ -327,7 +318,13 @@ nb::object py_transform(nb::handle batch, nb::handle layout, nb::handle location
         transform(exported.leaves, transformed, outputs, nan_counts.as<int64_t>(),
                   inf_counts.as<int64_t>(), threads);
     });
-    return packed(std::move(parcel), exported.leaves, outputs, list_validity);
+    ArrowArray whole = packed(parcel, exported.leaves, outputs, list_validity);
+    try {
+        return import_batch(reinterpret_cast<uintptr_t>(&whole));
+    } catch (...) {
+        if (whole.release) whole.release(&whole);
+        throw;
+    }
 }
 
 void translate(const std::exception_ptr &pointer, void *) {

@@ -516,11 +516,7 @@ std::vector<Moments> block_moments(const std::vector<Leaf> &leaves, Weighing wei
     for (int64_t range = 0; range < ranges; ++range) {
         Moments *out = results.data() + range * lanes;
         for (const Leaf &leaf : leaves) {
-            // A line of the cache is 64 bytes.
-            const int64_t together =
-                leaf.width == 1 || size_of(leaf.type) > 8 || leaf.type == Type::null
-                    ? 1
-                    : std::max<int64_t>(1, 64 / size_of(leaf.type));
+            const int64_t together = lanes_together(leaf);
             for (int64_t lane = 0; lane < leaf.width; lane += together) {
                 tasks.push_back({&leaf, lane, std::min(together, leaf.width - lane), range * RANGE,
                                  std::min(rows, (range + 1) * RANGE), out + lane});

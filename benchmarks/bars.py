@@ -1,0 +1,93 @@
+"""How fast streambn has to be: bounds on ratios of times, taken in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from benchmarks.measure import Measured
+from benchmarks.workloads import COPIES, ON_TWO_THREADS
+
+
+class Bar(NamedTuple):
+    """A bound on streambn's speed, or its time, by that of something else.
+
+    Attributes
+    ----------
+    title : str
+        What is compared.
+    workload : str
+        The name of the one in whose rounds both are timed.
+    against : tuple of str
+        By what the ratio is taken; of several, the hardest on streambn counts.
+    what : {"speed", "time"}
+        The speed has to be at least `bound` times that of the other; the time at most.
+    bound : float
+    """
+
+    title: str
+    workload: str
+    against: tuple[str, ...]
+    what: Literal["speed", "time"]
+    bound: float
+
+
+class Verdict(NamedTuple):
+    """A bar and the ratio measured; None: it could not be, and so the bar is missed."""
+
+    bar: Bar
+    ratio: float | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the bar was cleared."""
+        if self.ratio is None:
+            return False
+        if self.bar.what == "speed":
+            return self.ratio >= self.bar.bound
+        return self.ratio <= self.bar.bound
+
+
+BARS = (
+    Bar("float64 against np.max", "float64", ("np.max",), "speed", 0.70),
+    Bar(
+        "float64, both on two threads, against np.max", "two-threads", ON_TWO_THREADS, "speed", 0.60
+    ),
+    Bar("20 % nulls against none", "nulls", ("streambn without nulls",), "speed", 0.85),
+    Bar("float32 against np.max", "float32", ("np.max",), "speed", 0.50),
+    Bar("int64 against np.max", "int64", ("np.max",), "speed", 0.50),
+    Bar("float64 against Polars", "float64", ("Polars",), "speed", 1.8),
+    Bar("float64 against pyarrow", "float64", ("pyarrow",), "speed", 2.5),
+    Bar("EMA by row against Polars", "ema", ("Polars",), "speed", 6.0),
+    Bar("transform, 64k rows, against np.copyto", "transform", COPIES, "speed", 0.60),
+    Bar("1,000 × 50 against River", "1000x50", ("River",), "speed", 7.0),
+    Bar("1,000 × 50 against scikit-learn", "1000x50", ("scikit-learn",), "speed", 5.0),
+    Bar(
+        "10 × 10 against np.add.reduce of 10 values",
+        "10x10",
+        ("np.add.reduce of 10 values",),
+        "time",
+        18.75,
+    ),
+    Bar(
+        "a value in 1,000 columns against one, 128 MB each",
+        "1000-columns-128MB",
+        ("streambn on one column",),
+        "time",
+        1.5,
+    ),
+)
+
+
+def judged(measurements: Sequence[Measured]) -> list[Verdict]:
+    """Judge the bars of those workloads that were measured."""
+    by_name = {m.workload.name: m for m in measurements}
+    return [Verdict(b, _ratio(b, by_name[b.workload])) for b in BARS if b.workload in by_name]
+
+
+def _ratio(bar: Bar, measured: Measured) -> float | None:
+    if any(other not in measured.timings for other in bar.against):
+        return None
+    if bar.what == "speed":
+        return min(measured.ratio(other, "streambn") for other in bar.against)
+    return max(measured.ratio("streambn", other) for other in bar.against)

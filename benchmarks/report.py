@@ -1,0 +1,202 @@
+"""What a run found, as JSON and as tables in Markdown, which read well on a terminal too."""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.bars import Verdict
+from benchmarks.measure import Measured, Timing
+from benchmarks.peers import PEERS
+
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+
+
+# --------------------------------------------------------------------------- JSON
+
+
+def as_json(
+    measurements: Sequence[Measured], verdicts: Sequence[Verdict], rounds: int
+) -> dict[str, Any]:
+    """Give all there is to know about a run."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine.machine(),
+        "packages": machine.versions(),
+        "kernels": machine.kernels_in_use(),
+        "rounds": rounds,
+        "workloads": {m.workload.name: _workload(m) for m in measurements},
+        "bars": [
+            {
+                "name": bar.title,
+                "workload": bar.workload,
+                "against": bar.against,
+                "what": bar.what,
+                "bound": bar.bound,
+                "ratio": ratio,
+                "holds": Verdict(bar, ratio).holds,
+            }
+            for bar, ratio in verdicts
+        ],
+    }
+
+
+def _workload(measured: Measured) -> dict[str, Any]:
+    workload = measured.workload
+    return {
+        "title": workload.title,
+        "unit": workload.unit,
+        "threads": workload.threads,
+        **workload.shape._asdict(),
+        "bytes": measured.nbytes,
+        "limits": workload.limits,
+        "samples": {
+            who: {
+                "figure": measured.figure(who),
+                "of_limit": measured.of_limit(who),
+                "speed_of_streambn": measured.ratio(who, "streambn"),
+                **_sample(timing),
+            }
+            for who, timing in measured.timings.items()
+        },
+    }
+
+
+def _sample(timing: Timing) -> dict[str, Any]:
+    """Summarize seconds of one pass over all batches; the spread is the quartiles' distance."""
+    taken = timing.taken
+    low, _, high = statistics.quantiles(taken, n=4) if len(taken) > 1 else (taken * 3)
+    return {
+        "median": timing.median,
+        "min": min(taken),
+        "max": max(taken),
+        "spread": high - low,
+        "samples": len(taken),
+        "passes_per_sample": timing.passes,
+    }
+
+
+# ----------------------------------------------------------------------- Markdown
+
+
+def table(measurements: Sequence[Measured]) -> str:
+    """Set the workloads beside each other, each peer in its column."""
+    others = [p.name for p in PEERS if p.name != "streambn"]
+    present = [name for name in others if any(name in m.timings for m in measurements)]
+    header = ["", "unit", "streambn", "of the limit", *present]
+    return _aligned(
+        header,
+        [
+            [
+                m.workload.title,
+                m.workload.unit,
+                f"**{_digits(m.figure('streambn'))}**",
+                f"{m.of_limit('streambn'):.2g}",
+                *(_digits(m.figure(name)) if name in m.timings else "" for name in present),
+            ]
+            for m in measurements
+        ],
+    )
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> str:
+    """Set each bar beside what was measured."""
+    sides = {"speed": "at least", "time": "at most"}
+    return _aligned(
+        ["bar", "what", "bound", "measured", ""],
+        [
+            [
+                v.bar.title,
+                v.bar.what,
+                f"{sides[v.bar.what]} {v.bar.bound:g}",
+                "not measured" if v.ratio is None else f"{v.ratio:.2f}",
+                "ok" if v.holds else "MISSED",
+            ]
+            for v in verdicts
+        ],
+    )
+
+
+def _aligned(header: list[str], rows: list[list[str]]) -> str:
+    """Write a table whose source reads as well; all but the first two columns are numbers."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        padded = [
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rules = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    return "\n".join([line(header), line(rules), *map(line, rows)])
+
+
+def _digits(value: float) -> str:
+    """Write a number with two digits, or all those before the point."""
+    decimals = 2 if value < 1 else 1 if value < 10 else 0
+    return f"{value:,.{decimals}f}"
+
+
+# ------------------------------------------------------------------------- README
+
+
+def readme_part(measurements: Sequence[Measured], rounds: int) -> str:
+    """Write what stands in the README between the two comments."""
+    here, kernels = machine.machine(), machine.kernels_in_use()
+    simd = f" ({kernels['simd']})" if kernels["simd"] else ""
+    return "\n\n".join(
+        [
+            BEGIN,
+            f"{here['cpu']}, {here['cores']} cores; Python {here['python']}; "
+            f"{kernels['implementation']} kernels{simd}; medians of {rounds} interleaved rounds, "
+            "on one thread unless said.",
+            table(measurements),
+            "![Speed of streambn and others as a fraction of the limit](benchmarks/throughput.svg)",
+            _notes(measurements),
+            END,
+        ]
+    )
+
+
+def _notes(measurements: Sequence[Measured]) -> str:
+    """Say what the table cannot."""
+    others = [
+        f"for *{m.workload.title}* {' or '.join(m.workload.limits)}, whichever is faster"
+        if len(m.workload.limits) > 1
+        else f"for *{m.workload.title}* {m.workload.limits[0]} for every batch"
+        for m in measurements
+        if m.workload.limits != ("np.max",)
+    ]
+    growth = [
+        f"{m.ratio('streambn', 'streambn on one column'):.2f} "
+        f"({m.workload.shape.rows * m.workload.shape.columns * 8 // 10**6} MB)"
+        for m in measurements
+        if "streambn on one column" in m.timings
+    ]
+    return (
+        f"The limit is np.max over the same values; {'; '.join(others)}. A peer is given its data "
+        "in the form that suits it: NumPy, scikit-learn and torch a matrix. NumPy, pyarrow, "
+        "Polars and torch keep no running state; putting their batches together is not counted. "
+        "Polars and pandas compute the whole series of the EMA, streambn the state at its end. "
+        "In batches of equal bytes a value in one of 1,000 columns takes "
+        f"{' and '.join(growth)} times as long as one in a single column."
+    )
+
+
+def replaced(readme: str, part: str) -> str:
+    """Put the part where the README has it.
+
+    Raises
+    ------
+    ValueError
+        The README has not got the two comments, once each and in order.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in after or END in after:
+        raise ValueError(f"README.md must have {BEGIN} and {END}, once each, in this order")
+    return f"{before}{part}{after}"

@@ -1,0 +1,375 @@
+"""The benchmarks: all peers give the right answers, and what is made of the times is right."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import statistics
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from streambn import kernels
+
+ROOT = Path(__file__).parent.parent
+
+
+def load(package):
+    """Import a package of the checkout by its place: with the checkout on the path the
+    streambn in it would go before the installed one.
+    """
+    spec = importlib.util.spec_from_file_location(package, ROOT / package / "__init__.py")
+    sys.modules[package] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[package])
+
+
+load("benchmarks")
+bars, command, measure, peers, plot, references, report, workloads = (
+    importlib.import_module(f"benchmarks.{name}")
+    for name in (
+        "bars",
+        "command",
+        "measure",
+        "peers",
+        "plot",
+        "references",
+        "report",
+        "workloads",
+    )
+)
+WORKLOADS = {w.name: w for w in workloads.WORKLOADS}
+
+
+def small(workload):
+    shape = workload.shape
+    return shape._replace(
+        rows=min(shape.rows, 500), columns=min(shape.columns, 5), batches=min(shape.batches, 3)
+    )
+
+
+# ------------------------------------------------------- right answers, exactly
+
+
+def columns_of(batches):
+    """Give the values of every column, or element of a list, that are not null."""
+    for column in pa.Table.from_batches(batches).columns:
+        if pa.types.is_fixed_size_list(column.type):
+            yield from np.array(column.to_pylist()).T.tolist()
+        else:
+            yield [value for value in column.to_pylist() if value is not None]
+
+
+def exact_moments(batches):
+    columns = list(columns_of(batches))
+    means = [float(statistics.mean(column)) for column in columns]
+    return np.array([means, [float(statistics.pvariance(column)) for column in columns]])
+
+
+def exact_ema(batches):
+    [column] = columns_of(batches)
+    ages = range(len(column) - 1, -1, -1)
+    weights = [Fraction(0.5 ** (age / workloads.HALFLIFE)) for age in ages]
+    values = list(map(Fraction, column))
+    mean = sum(w * x for w, x in zip(weights, values, strict=True)) / sum(weights)
+    squares = sum(w * (x - mean) ** 2 for w, x in zip(weights, values, strict=True))
+    return np.array([[float(mean)], [float(squares / sum(weights))]])
+
+
+def exact_transform(batches):
+    """Of the last batch, by the statistics of the first."""
+    [first], [last] = columns_of(batches[:1]), columns_of(batches[-1:])
+    mean, std = statistics.mean(map(Fraction, first)), statistics.pstdev(first)
+    return np.array([float(x - mean) / std for x in map(Fraction, last)])
+
+
+def assert_moments(got, exact, accuracy):
+    (mean, var), (exact_mean, exact_var) = got, exact
+    # A mean is a float64, or what the data are, and not better than its last digit.
+    assert (abs(mean - exact_mean) <= accuracy * np.sqrt(exact_var) + np.spacing(abs(mean))).all()
+    assert (abs(var - exact_var) <= accuracy * exact_var).all()
+
+
+def assert_right(job, task, batches, accuracy):
+    got = job.read(job.run())
+    if task == "transform":
+        exact = exact_transform(batches)
+        assert got.shape == exact.shape
+        assert (abs(got - exact) <= accuracy * np.maximum(1, abs(exact))).all()
+    else:
+        exact = exact_ema(batches) if task == "ema" else exact_moments(batches)
+        assert got.shape == exact.shape
+        assert_moments(got, exact, accuracy)
+
+
+def job_of(peer, task, data):
+    if peer.module is None:
+        pytest.skip(f"{peer.name} is missing: pip install {peer.package}")
+    return peer.tasks[task](data)
+
+
+CELLS = [
+    pytest.param(workload, peer, id=f"{workload.name}-{peer.name}")
+    for workload in workloads.WORKLOADS
+    for peer in peers.PEERS
+    if workload.task in peer.tasks
+]
+
+
+@pytest.mark.parametrize(("workload", "peer"), CELLS)
+def test_every_peer_gives_the_right_answer(workload, peer):
+    data = workload.make(small(workload))
+    is_single = data.matrices[0].dtype == np.float32
+    accuracy = peer.accuracy.float32 if is_single else peer.accuracy.float64
+    assert_right(job_of(peer, workload.task, data), workload.task, data.batches, accuracy)
+
+
+FAR = [
+    pytest.param(task, peer, id=f"{task}-{peer.name}")
+    for task in ("column", "ema")
+    for peer in peers.PEERS
+    if task in peer.tasks
+]
+
+
+@pytest.mark.parametrize(("task", "peer"), FAR)
+def test_every_peer_is_as_good_as_it_says_far_from_zero(task, peer):
+    data = workloads.normal(workloads.Shape(1000, 1, 4), mean=1e8, std=1.0)
+    assert_right(job_of(peer, task, data), task, data.batches, peer.accuracy.far)
+
+
+# --------------------------------------------------------------- the references
+
+
+@pytest.mark.parametrize("name", [n for n in references.REFERENCES if n.startswith("np.max")])
+def test_limits_of_reading_read_every_value(name):
+    shape = workloads.Shape(1000, 3, 4)
+    data = workloads.normal(shape)
+    where = np.random.default_rng(0).integers(shape, size=(5, 3))
+    for row, column, batch in where:
+        data.matrices[batch][row, column] = 1e6
+        job = references.REFERENCES[name](data)
+        assert job.read(job.run()).max() == 1e6
+        data.matrices[batch][row, column] = 0
+
+
+@pytest.mark.parametrize("name", workloads.COPIES)
+def test_limits_of_copying_copy(name):
+    data = workloads.normal(workloads.Shape(1000, 1, 4))
+    job = references.REFERENCES[name](data)
+    assert (job.read(job.run()) == data.matrices[-1][:, 0]).all()
+
+
+def test_the_limit_of_calling_adds_ten_values_for_every_batch():
+    data = workloads.repeated(workloads.Shape(10, 10, 4))
+    job = references.np_add_reduce(data)
+    assert job.read(job.run()) == pytest.approx([data.matrices[0][:, 0].sum()] * 4)
+
+
+@pytest.mark.parametrize("workload", [w for w in workloads.WORKLOADS if w.beside])
+def test_the_easier_work_is_on_the_same_values(workload):
+    data = workload.make(small(workload))
+    values = np.concatenate([m.ravel() for m in data.matrices])
+    for name in workload.beside:
+        job = references.REFERENCES[name](data)
+        mean, var = job.read(job.run())
+        assert mean == pytest.approx([values.mean()], rel=1e-12)
+        assert var == pytest.approx([values.var()], rel=1e-12)
+
+
+def test_a_fifth_is_null():
+    data = workloads.normal_with_nulls(workloads.Shape(10_000, 1, 2))
+    counts = [batch.column(0).null_count for batch in data.batches]
+    assert counts[0] != counts[1]
+    assert sum(counts) == pytest.approx(20_000 * workloads.NULLS, rel=0.05)
+
+
+# ----------------------------------------------------------------------- timing
+
+
+def test_jobs_take_turns_and_slow_ones_miss_some(monkeypatch):
+    monkeypatch.setattr(measure, "SAMPLE", 0)
+    calls = []
+    cost = {"a": 1, "b": 100}
+
+    def timed(run, number):
+        for _ in range(number):
+            run()
+        return number * cost[calls[-1]] / 100
+
+    monkeypatch.setattr(measure.timeit, "timeit", timed)
+    monkeypatch.setattr(measure, "SLOW", 0.5)
+    todo = {name: lambda name=name: calls.append(name) for name in cost}
+    rounds = []
+    times = measure.timed(todo, 4, lambda: rounds.append(len(calls)))
+    warm_up, timed_calls = calls[:3], calls[3:]
+    assert warm_up == ["a", "a", "b"]
+    assert "".join(timed_calls) == "abaaab"
+    assert len(rounds) == 4
+    assert times["a"].seconds == (0.01,) * 4
+    assert times["b"].seconds == (1.0, None, None, 1.0)
+
+
+def test_what_is_quick_is_timed_many_times_over():
+    times = measure.timed({"nothing": int}, 2, int)["nothing"]
+    assert times.passes > 100
+    assert 0 < times.median < measure.SAMPLE / 10
+
+
+def measured(name, seconds):
+    """Make up a workload's times: by whom, round by round."""
+    workload = WORKLOADS[name]
+    timings = {who: measure.Timing(1, tuple(times)) for who, times in seconds.items()}
+    return measure.Measured(workload, 16_000_000, timings)
+
+
+def test_a_ratio_is_taken_within_rounds():
+    # The machine halves its speed after the first round: that is no one's doing.
+    found = measured("float64", {"np.max": [1, 2, 2], "streambn": [2, 4, None]})
+    assert found.ratio("np.max", "streambn") == 0.5
+    assert found.of_limit("streambn") == 0.5
+    assert found.figure("np.max") == 16e6 / 2 / 1e9
+
+
+def test_of_several_limits_the_hardest_counts():
+    first, second = workloads.COPIES
+    found = measured("transform", {first: [3.0], second: [1.0], "streambn": [2.0]})
+    assert found.of_limit("streambn") == 0.5
+    [verdict] = bars.judged([found])
+    assert verdict.ratio == 0.5
+    assert not verdict.holds
+
+
+def test_time_of_a_batch():
+    found = measured("10x10", {"streambn": [0.02, 0.03, 0.01]})
+    assert found.figure("streambn") == pytest.approx(20)
+
+
+# ------------------------------------------------------------------------- bars
+
+
+@pytest.mark.parametrize("bar", bars.BARS, ids=lambda bar: bar.title)
+def test_a_bar_is_cleared_at_its_bound_and_missed_beyond_it(bar):
+    def verdict(ratio):
+        other, own = (ratio, 1.0) if bar.what == "speed" else (1.0, ratio)
+        times = {"streambn": [own], **{name: [other] for name in bar.against}}
+        found = bars.judged([measured(bar.workload, times)])
+        return next(v for v in found if v.bar == bar)
+
+    worse = 0.99 if bar.what == "speed" else 1.01
+    assert verdict(bar.bound).holds
+    assert verdict(bar.bound).ratio == bar.bound
+    assert verdict(bar.bound / worse).holds
+    assert not verdict(bar.bound * worse).holds
+
+
+@pytest.mark.parametrize("bar", bars.BARS, ids=lambda bar: bar.title)
+def test_a_bar_names_what_is_timed(bar):
+    workload = WORKLOADS[bar.workload]
+    able = [peer.name for peer in peers.PEERS if workload.task in peer.tasks]
+    assert {*bar.against} <= {*workload.limits, *workload.beside, *able}
+    assert "streambn" in able
+
+
+def test_a_bar_that_cannot_be_measured_is_missed():
+    found = bars.judged([measured("ema", {"np.max": [1.0], "streambn": [1.0]})])
+    assert [(v.ratio, v.holds) for v in found] == [(None, False)]
+    assert "not measured | MISSED" in report.verdict_table(found)
+
+
+# ----------------------------------------------------------------------- report
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """How many threads streambn was told to use, call by call; it is not really told."""
+    calls = []
+    monkeypatch.setattr(kernels, "set_threads", calls.append)
+    return calls
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, threads):
+    """A checkout of its own, with all workloads at a small size."""
+    fewer = tuple(measure.Workload(**{**vars(w), "shape": small(w)}) for w in workloads.WORKLOADS)
+    monkeypatch.setattr(command, "WORKLOADS", fewer)
+    monkeypatch.setattr(command, "one_thread", lambda: None)
+    monkeypatch.setattr(measure, "SAMPLE", 0)
+    for name, file in (("README", "README.md"), ("RESULTS", "r.json"), ("PICTURE", "t.svg")):
+        monkeypatch.setattr(command, name, tmp_path / file)
+    (tmp_path / "README.md").write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    return tmp_path
+
+
+def test_the_command_writes_what_it_measured(place, capsys):
+    status = command.main(["--rounds", "2"])
+    found = json.loads((place / "r.json").read_text())
+    assert status == (0 if all(bar["holds"] for bar in found["bars"]) else 1)
+    assert {bar["name"] for bar in found["bars"]} == {bar.title for bar in bars.BARS}
+    assert found["workloads"].keys() == WORKLOADS.keys()
+    for name, workload in found["workloads"].items():
+        able = {p.name for p in peers.PEERS if WORKLOADS[name].task in p.tasks and p.module}
+        assert able <= workload["samples"].keys()
+        for sample in workload["samples"].values():
+            assert 0 < sample["min"] <= sample["median"] <= sample["max"]
+            assert sample["of_limit"] > 0
+    assert found["kernels"]["implementation"] in ("native", "reference")
+
+    readme = (place / "README.md").read_text()
+    assert readme.startswith(f"before\n{report.BEGIN}\n")
+    assert readme.endswith(f"{report.END}\nafter\n")
+    assert "old" not in readme
+    printed = capsys.readouterr().out
+    for workload in WORKLOADS.values():
+        assert f"| {workload.title} " in readme
+        assert f"| {workload.title} " in printed
+        assert workload.title in (place / "t.svg").read_text()
+    assert "MISSED" in printed or status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [(["--only", "ema", "transform"], set()), (["--no-readme"], {"r.json", "t.svg"})],
+)
+def test_what_is_not_asked_for_is_not_written(place, arguments, written, monkeypatch):
+    monkeypatch.setattr(command, "WORKLOADS", command.WORKLOADS[-2:])
+    before = (place / "README.md").read_text()
+    command.main([*arguments, "--rounds", "1"])
+    assert {path.name for path in place.iterdir()} == {"README.md", *written}
+    assert (place / "README.md").read_text() == before
+
+
+def test_streambn_has_the_threads_that_a_workload_gives_it(place, threads):
+    command.main(["--only", "float64", "two-threads", "--rounds", "1"])
+    assert threads == [1, 1, 2, 1]
+
+
+def test_a_missing_peer_is_left_out_and_said_to_be(place, capsys, monkeypatch):
+    without = tuple(p._replace(module=None) if p.name == "Polars" else p for p in peers.PEERS)
+    for module in (command, measure, report):
+        monkeypatch.setattr(module, "PEERS", without)
+    assert command.main(["--only", "ema", "--rounds", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert "Polars is left out: it is not installed (pip install polars)" in printed
+    assert "not measured" in printed
+
+
+def test_a_readme_without_a_place_for_the_table_is_left_alone(place):
+    (place / "README.md").write_text(f"{report.END} {report.BEGIN}")
+    with pytest.raises(ValueError, match=r"README\.md must have"):
+        command.main(["--rounds", "1"])
+    assert not (place / "r.json").exists()
+
+
+def test_the_same_times_make_the_same_picture(tmp_path):
+    seconds = {peer.name: [1.0 + i] for i, peer in enumerate(peers.PEERS)}
+    found = [measured("float64", {"np.max": [0.5], **seconds})]
+    for name in ("a.svg", "b.svg"):
+        plot.draw(found, tmp_path / name)
+    pictures = [(tmp_path / name).read_text() for name in ("a.svg", "b.svg")]
+    assert pictures[0] == pictures[1]
+    assert all(peer.name in pictures[0] for peer in peers.PEERS)
