@@ -146,13 +146,12 @@ def _digits(value: float) -> str:
 
 def readme_part(measurements: Sequence[Measured], rounds: int) -> str:
     """Write what stands in the README between the two comments."""
-    here, kernels = machine.machine(), machine.kernels_in_use()
-    simd = f" ({kernels['simd']})" if kernels["simd"] else ""
+    here = machine.machine()
     return "\n\n".join(
         [
             BEGIN,
             f"{here['cpu']}, {here['cores']} cores; Python {here['python']}; "
-            f"{kernels['implementation']} kernels{simd}; medians of {rounds} interleaved rounds, "
+            f"{machine.kernels_in_use()}; medians of {rounds} interleaved rounds, "
             "on one thread unless said.",
             table(measurements),
             "![Speed of streambn and others as a fraction of the limit](benchmarks/throughput.svg)",

@@ -75,16 +75,20 @@ def _version(wanted: bool) -> None:
     if wanted:
         from streambn import kernels  # noqa: PLC0415
 
-        print(f"streambn {sbn.__version__} ({kernels.active} kernels, pyarrow {pa.__version__})")
+        print(f"streambn {sbn.__version__}, {kernels.describe()}; pyarrow {pa.__version__}")
         raise typer.Exit
 
 
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_version, is_eager=True, help="Print the version and the kernels."
+    ),
+]
+
+
 @app.callback()
-def streambn(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
+def streambn(version: Version = False) -> None:
     """Batch normalization's running statistics for any data: fit, freeze, apply.
 
     Try it: [bold]streambn demo[/bold]
@@ -236,6 +240,7 @@ def show(
     form: Annotated[
         ShowFormat, typer.Option("--format", help="A table for people; json or csv for programs.")
     ] = ShowFormat.table,
+    version: Version = False,
 ) -> None:
     """Print a statistics file: for each column its counts, mean, deviation and range.
 

@@ -754,10 +754,10 @@ def test_an_interrupt_that_strikes_where_python_swallows_it_is_not_lost(
 def test_version() -> None:
     from streambn import kernels
 
-    out = good("--version").stdout
-    assert out == (
-        f"streambn {sbn.__version__} ({kernels.active} kernels, pyarrow {pa.__version__})\n"
-    )
+    for arguments in (["--version"], ["show", "--version"]):
+        out = good(*arguments).stdout
+        assert out == f"streambn {sbn.__version__}, {kernels.describe()}; pyarrow {pa.__version__}\n"
+    assert kernels.describe().startswith(f"{kernels.active} kernels (")
 
 
 @pytest.mark.parametrize("command", ["fit", "apply", "normalize", "merge", "show", "demo"])

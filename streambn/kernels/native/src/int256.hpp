@@ -65,6 +65,21 @@ struct Int256 {
     }
 };
 
+// A decimal of 16 or 32 bytes less a base, rounded to float64; exact below 2**53.
+inline double difference(const uint8_t *from, int size, const Int256 &base) {
+    const uint64_t extension = base.word[1] >> 63 ? ~uint64_t{0} : 0;
+    if (size == 16 && base.word[2] == extension && base.word[3] == extension) {
+        __int128 value, whole, less;
+        std::memcpy(&value, from, sizeof value);
+        std::memcpy(&whole, base.word, sizeof whole);
+        if (!__builtin_sub_overflow(value, whole, &less)) {
+            const auto narrow = static_cast<int64_t>(less);
+            return narrow == less ? static_cast<double>(narrow) : static_cast<double>(less);
+        }
+    }
+    return (Int256::load(from, size) - base).rounded();
+}
+
 // 10**power, about 106 bits of it.
 inline Pair power_of_ten(int power) {
     Pair ten{1, 0};

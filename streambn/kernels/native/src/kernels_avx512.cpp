@@ -1,5 +1,4 @@
 #define STREAMBN_SIMD avx512
-#include "kernels_inner.hpp"
 #include "kernels_table.hpp"
 
 const streambn::Kernels streambn::avx512_kernels = streambn::avx512::table("avx512");

@@ -1,5 +1,4 @@
 #define STREAMBN_SIMD baseline
-#include "kernels_inner.hpp"
 #include "kernels_table.hpp"
 
 const streambn::Kernels streambn::baseline_kernels = streambn::baseline::table("baseline");

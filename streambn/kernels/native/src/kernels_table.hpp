@@ -1,5 +1,8 @@
-// The inner loops of kernels_inner.hpp as a table.
+// The inner loops as a table.
 #pragma once
+
+#include "kernels_map.hpp"
+#include "kernels_sum.hpp"
 
 #define STREAMBN_OF_EACH_TYPE(f)                                                             \
     {                                                                                        \

@@ -75,7 +75,7 @@ const void *LaneReader::values(int64_t start, int n, void *room) const {
     if (is_large_decimal(leaf_->type)) {
         double *to = static_cast<double *>(room);
         for (int i = 0; i < n; ++i)
-            to[i] = (Int256::load(values + ((start + i) * width + lane_) * size, size) - base_).rounded();
+            to[i] = difference(values + ((start + i) * width + lane_) * size, size, base_);
         return room;
     }
     if (width == 1) return values + start * size;

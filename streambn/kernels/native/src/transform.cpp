@@ -160,7 +160,7 @@ void widen(const Plan &plan, const Kernels &inner, bool inverse, int64_t start, 
     } else if (is_large_decimal(leaf.type)) {
         for (int i = 0; i < n; ++i) {
             const Int256 &base = plan.bases[static_cast<size_t>((start + i) % leaf.width)];
-            to[i] = (Int256::load(from + i * size, size) - base).rounded();
+            to[i] = difference(from + i * size, size, base);
         }
     } else if (is_wide(looped(leaf.type))) {
         const int64_t flip = leaf.type == Type::uint64 ? INT64_MIN : 0;
