@@ -756,7 +756,9 @@ def test_version() -> None:
 
     for arguments in (["--version"], ["show", "--version"]):
         out = good(*arguments).stdout
-        assert out == f"streambn {sbn.__version__}, {kernels.describe()}; pyarrow {pa.__version__}\n"
+        assert (
+            out == f"streambn {sbn.__version__}, {kernels.describe()}; pyarrow {pa.__version__}\n"
+        )
     assert kernels.describe().startswith(f"{kernels.active} kernels (")
 
 

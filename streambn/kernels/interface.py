@@ -47,7 +47,8 @@ class Layout:
     ----------
     places : sequence of Place
         One a bound column.
-    schema : pyarrow.Schema
+    schema : pyarrow.Schema, optional
+        Without, each batch gives its own along with itself.
     encoded : bool
         Whether a column may be dictionary- or run-end-encoded.
 
@@ -58,19 +59,22 @@ class Layout:
         Whether the columns are all that there is, in their order and at the top level.
     packed : bytes
         The places as int32: size (0: plain), length of the path, path; one by one.
-    schema : object
+    schema : object or None
         The schema, exported to the Arrow C data interface.
     """
 
     __slots__ = ("encoded", "lanes", "packed", "places", "schema", "whole")
 
-    def __init__(self, places: Sequence[Place], schema: pa.Schema, encoded: bool = False) -> None:
+    def __init__(
+        self, places: Sequence[Place], schema: pa.Schema | None = None, encoded: bool = False
+    ) -> None:
         self.places = tuple(places)
-        self.schema = schema.__arrow_c_schema__()
+        self.schema = None if schema is None else schema.__arrow_c_schema__()
         self.encoded = encoded
+        kinds = [] if schema is None else schema.types
         # A column of nulls may stand for a struct.
-        self.whole = not any(map(pa.types.is_null, schema.types)) and (
-            [place.path for place in places] == [(i,) for i in range(len(schema))]
+        self.whole = not any(map(pa.types.is_null, kinds)) and (
+            [place.path for place in places] == [(i,) for i in range(len(kinds))]
         )
         self.lanes = sum(place.width for place in places)
         numbers = [n for path, size in places for n in (size or 0, len(path), *path)]

@@ -46,7 +46,7 @@ _threads = 1
 def set_threads(count: int) -> None:
     """Use at most `count` threads for a batch; the results do not depend on it."""
     global _threads  # noqa: PLW0603 - a setting of the process, as in every threaded library
-    _threads = count
+    _threads = min(count, 1 << 16)  # the kernels count them in 32 bits
 
 
 def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> LaneArrays:

@@ -28,16 +28,15 @@ Format decimal_format(const char *format) {
         if (error != std::errc{} || (next != end && *next != ',')) break;
         at = next == end ? end : next + 1;
     }
-    const int bits = numbers[2], scale = numbers[1];
-    if (n < 2 || at != end || scale < -400 || scale > 400)
+    const int precision = numbers[0], scale = numbers[1], bits = numbers[2];
+    if (n < 2 || at != end || end[-1] == ',' || precision < 1 || scale < -400 || scale > 400)
         malformed("the format " + shown(format) + " is no decimal");
-    switch (bits) {
-        case 32: return {Type::decimal32, scale};
-        case 64: return {Type::decimal64, scale};
-        case 128: return {Type::decimal128, scale};
-        case 256: return {Type::decimal256, scale};
-        default: malformed("a decimal of " + std::to_string(bits) + " bits: " + shown(format));
-    }
+    if (bits == 32 && precision <= 9) return {Type::decimal32, scale};
+    if (bits == 64 && precision <= 18) return {Type::decimal64, scale};
+    if (bits == 128 && precision <= 38) return {Type::decimal128, scale};
+    if (bits == 256 && precision <= 76) return {Type::decimal256, scale};
+    malformed("a decimal of " + std::to_string(precision) + " digits in " + std::to_string(bits) +
+              " bits: " + shown(format));
 }
 
 Format format_of(const char *format) {
@@ -124,6 +123,7 @@ Leaf find_leaf(const Level &batch, const int32_t *steps, int depth, int list_siz
     leaf.rows = batch.rows;
     leaf.width = list_size > 0 ? list_size : 1;
     leaf.is_list = list_size > 0;
+    if (leaf.rows > INT64_MAX / 64 / leaf.width) malformed("a length is out of all bounds");
     Level at = batch;
     for (int i = 0; i < depth; ++i) {
         if (i > 0) {
@@ -170,7 +170,8 @@ std::vector<Leaf> find_leaves(const ArrowSchema &schema, const ArrowArray &batch
         malformed("a record batch has no nulls of its own");
     std::vector<Leaf> leaves;
     leaves.reserve(size / 3);
-    for (size_t i = 0; i + 1 < size;) {
+    for (size_t i = 0; i < size;) {
+        if (i + 1 == size) throw std::invalid_argument("the layout of the columns is damaged");
         const int width = layout[i], depth = layout[i + 1];
         if (width < 0 || depth < 1 || static_cast<size_t>(depth) > size - i - 2)
             throw std::invalid_argument("the layout of the columns is damaged");

@@ -13,7 +13,7 @@ namespace {
 // Moments of one piece with whatever in it: each has its own centre, its own units, and its
 // weights as of its last usable value, as in the reference's `_careful_block`.
 Moments careful_piece(const Context &context, const LaneReader &lane, int64_t start, int n,
-                      int64_t base) {
+                      Units units) {
     alignas(64) uint8_t room[8 * PIECE];
     alignas(64) double x[PIECE + 8];
     PieceBits bits;
@@ -31,13 +31,21 @@ Moments careful_piece(const Context &context, const LaneReader &lane, int64_t st
         m.nans = found.nans, m.pos_infs = found.pos_infs, m.neg_infs = found.neg_infs;
         usable -= static_cast<int>(found.nans + found.pos_infs + found.neg_infs);
     }
-    if (is_wide(lane.type())) {
-        const int64_t flip = lane.type() == Type::uint64 ? INT64_MIN : 0;
+    const bool wide = is_wide(lane.type()), is_unsigned = lane.type() == Type::uint64;
+    int64_t lowest = INT64_MAX, highest = INT64_MIN;
+    if (wide) {
+        int64_t whole[PIECE], base = 0;
         for (int i = 0; i < n; ++i) {
-            int64_t value;
-            std::memcpy(&value, static_cast<const uint8_t *>(values) + 8 * i, 8);
-            x[i] = static_cast<double>(static_cast<__int128>(value ^ flip) - base);
+            std::memcpy(&whole[i], static_cast<const uint8_t *>(values) + 8 * i, 8);
+            if (is_unsigned) whole[i] ^= INT64_MIN;
+            if (!(bits.word[i / 64] >> (i % 64) & 1)) continue;
+            // The last one, which weighs most: what is far from it is rounded.
+            base = whole[i];
+            lowest = std::min(lowest, base);
+            highest = std::max(highest, base);
         }
+        for (int i = 0; i < n; ++i) x[i] = static_cast<double>(__int128{whole[i]} - base);
+        units.base = pair_of(base, is_unsigned);
     } else {
         Origin zero;
         zero.number = 0;
@@ -110,23 +118,23 @@ Moments careful_piece(const Context &context, const LaneReader &lane, int64_t st
     m.pairs = weighed.pairs * faded * faded;
     if (faded != 1) m.m2 = {m.m2.hi * faded, m.m2.lo * faded};
     m.decay = weighed.decay * faded;
+    units.restore(m);
+    if (wide) {
+        units.base = {0, 0};
+        m.min = units.restored(pair_of(lowest, is_unsigned));
+        m.max = units.restored(pair_of(highest, is_unsigned));
+    }
     return m;
 }
 
 }  // namespace
 
 Moments careful_chunk(const Context &context, const LaneReader &lane, int64_t start, int64_t stop,
-                      Units units, Origin origin) {
-    int64_t base = 0;
-    if (is_wide(lane.type())) {
-        base = origin.integer;
-        units.base = pair_of(base, lane.type() == Type::uint64);
-    }
+                      const Units &units) {
     Moments m;
     for (int64_t at = start; at < stop; at += PIECE)
         m = merge(m, careful_piece(context, lane, at,
-                                   static_cast<int>(std::min<int64_t>(PIECE, stop - at)), base));
-    units.restore(m);
+                                   static_cast<int>(std::min<int64_t>(PIECE, stop - at)), units));
     return m;
 }
 

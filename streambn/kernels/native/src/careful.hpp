@@ -8,6 +8,6 @@ namespace streambn {
 // Piece by piece, each with its own centre and its own units: where there are missing values
 // under a decay, or values at the ends of the range.
 Moments careful_chunk(const Context &context, const LaneReader &lane, int64_t start, int64_t stop,
-                      Units units, Origin origin);
+                      const Units &units);
 
 }  // namespace streambn

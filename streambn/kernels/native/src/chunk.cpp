@@ -86,9 +86,10 @@ bool conclude(const Context &context, const LaneReader &lane, int64_t rows, cons
     if (m.count == 0) return true;
 
     Pair low, high, centre;
+    int64_t lowest = 0, highest = 0;
     if (wide) {
-        const int64_t lowest = *std::min_element(sums.sums.low_integer, sums.sums.low_integer + 8);
-        const int64_t highest = *std::max_element(sums.sums.high_integer, sums.sums.high_integer + 8);
+        lowest = *std::min_element(sums.sums.low_integer, sums.sums.low_integer + 8);
+        highest = *std::max_element(sums.sums.high_integer, sums.sums.high_integer + 8);
         int64_t distance;
         if (__builtin_sub_overflow(lowest, sums.origin.integer, &distance) ||
             __builtin_sub_overflow(highest, sums.origin.integer, &distance)) {
@@ -135,12 +136,11 @@ bool conclude(const Context &context, const LaneReader &lane, int64_t rows, cons
     if (!poor) return finish();
     const double by = first.hi / m.weight;
     if (wide) {
-        // The mean lies amid the values, so the sum does not overflow but by its rounding.
-        int64_t origin;
-        if (std::fabs(by) >= 0x1p62 ||
-            __builtin_add_overflow(sums.origin.integer, std::llrint(by), &origin) ||
-            origin == sums.origin.integer)
-            return finish();
+        // Amid the values, of which missing ones will be taken to be one; the sum may overflow.
+        const __int128 there = __int128{sums.origin.integer} + static_cast<__int128>(std::rint(by));
+        const auto origin =
+            static_cast<int64_t>(std::min<__int128>(std::max<__int128>(there, lowest), highest));
+        if (origin == sums.origin.integer) return finish();
         sums.origin.integer = origin;
     } else {
         const double origin = std::min(std::max(m.mean.hi, m.min), m.max);

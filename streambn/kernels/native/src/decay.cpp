@@ -46,12 +46,17 @@ DecayTable::DecayTable(double decay)
 std::shared_ptr<const DecayTable> DecayTable::of(double decay) {
     static std::mutex mutex;
     static std::vector<std::shared_ptr<const DecayTable>> tables;
+    {
+        const std::lock_guard<std::mutex> guard(mutex);
+        for (const auto &table : tables)
+            if (table->decay() == decay) return table;
+    }
+    // Made without the lock: a process that forks meanwhile would find it taken for good.
+    const auto made = std::make_shared<const DecayTable>(decay);
     const std::lock_guard<std::mutex> guard(mutex);
-    for (const auto &table : tables)
-        if (table->decay() == decay) return table;
     if (tables.size() == KEPT_TABLES) tables.erase(tables.begin());
-    tables.push_back(std::make_shared<const DecayTable>(decay));
-    return tables.back();
+    tables.push_back(made);
+    return made;
 }
 
 double DecayTable::power(int64_t rows) const {

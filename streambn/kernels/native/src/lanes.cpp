@@ -91,7 +91,8 @@ const void *LaneReader::values(int64_t start, int n, void *room) const {
 
 int LaneReader::valid(int64_t start, int n, PieceBits &bits) const {
     const Leaf &leaf = *leaf_;
-    if (n == PIECE && leaf.width == 1 && leaf.outer.empty() && leaf.validity[0].is_octet(start)) {
+    if (n == PIECE && leaf.width == 1 && leaf.outer.empty() && leaf.validity.size() == 1 &&
+        leaf.validity[0].is_octet(start)) {
         // As most come. While bits are put together nothing is asked of the memory.
         std::memcpy(bits.word, leaf.validity[0].octet(start), PIECE / 8);
         return kernels().count_bits(bits.word, PIECE / 64);
@@ -111,6 +112,24 @@ int LaneReader::valid(int64_t start, int n, PieceBits &bits) const {
         bits.word[i / 64] = word;
     }
     return kernels().count_bits(bits.word, (n + 63) / 64);
+}
+
+void LaneReader::extremes(int64_t start, int64_t stop, Int256 &low, Int256 &high) const {
+    const int size = size_of(leaf_->type);
+    bool found = false;
+    for (int64_t at = start; at < stop; at += PIECE) {
+        const int n = static_cast<int>(std::min<int64_t>(PIECE, stop - at));
+        PieceBits bits;
+        valid(at, n, bits);
+        for (int i = 0; i < n; ++i) {
+            if (!(bits.word[i / 64] >> (i % 64) & 1)) continue;
+            const auto value =
+                Int256::load(leaf_->values + ((at + i) * leaf_->width + lane_) * size, size);
+            if (!found || value < low) low = value;
+            if (!found || high < value) high = value;
+            found = true;
+        }
+    }
 }
 
 void gather_lanes(const Leaf &leaf, int64_t first_lane, int lanes, int64_t start, int n,

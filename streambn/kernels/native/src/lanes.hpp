@@ -31,6 +31,8 @@ class LaneReader {
     const void *values(int64_t start, int n, void *room) const;
     // How many of n rows are valid; their bits.
     int valid(int64_t start, int n, PieceBits &bits) const;
+    // The least and the greatest valid value of a decimal beyond 64 bits, of which there is one.
+    void extremes(int64_t start, int64_t stop, Int256 &low, Int256 &high) const;
 
   private:
     const Leaf *leaf_;

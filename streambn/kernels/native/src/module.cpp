@@ -25,14 +25,17 @@ namespace {
 // A contiguous block of memory of a Python object, for as long as this lives.
 class Block {
   public:
-    Block(nb::handle object, size_t item, bool writable = false) {
-        const int flags = PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0);
+    // `formats`: those of the struct module that are taken for the item; native byte order.
+    Block(nb::handle object, size_t item, const char *formats, bool writable = false) {
+        const int flags = PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0);
         if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw nb::python_error();
-        if (static_cast<size_t>(view_.itemsize) != item) {
-            const std::string got = std::to_string(view_.itemsize);
+        const char *format = view_.format ? view_.format : "B";
+        if (static_cast<size_t>(view_.itemsize) != item || !format[0] || format[1] ||
+            !std::strchr(formats, format[0]) || reinterpret_cast<uintptr_t>(view_.buf) % item) {
+            const std::string got = format;
             PyBuffer_Release(&view_);
-            throw std::invalid_argument("an array has items of " + got + " bytes instead of " +
-                                        std::to_string(item));
+            throw std::invalid_argument("an array has items of format '" + got +
+                                        "' instead of one of '" + formats + "'");
         }
     }
     Block(const Block &) = delete;
@@ -46,6 +49,8 @@ class Block {
   private:
     Py_buffer view_;
 };
+
+constexpr char INTEGER[] = "lq";  // int64 in the struct module's letters
 
 void expect(size_t items, int64_t wanted, const char *what) {
     if (static_cast<int64_t>(items) != wanted)
@@ -126,9 +131,9 @@ void py_block_moments(nb::handle batch, nb::handle layout, double decay, bool ig
                       int threads, std::optional<nb::object> older, nb::handle out) {
     const Exported exported(batch, layout);
     const int64_t lanes = exported.lanes;
-    const Block memory(out, sizeof(int64_t), true);
+    const Block memory(out, 8, INTEGER, true);
     expect(memory.items(), FIELDS * lanes, "the array of moments");
-    const std::unique_ptr<Block> before(older ? new Block(*older, sizeof(int64_t)) : nullptr);
+    const std::unique_ptr<Block> before(older ? new Block(*older, 8, INTEGER) : nullptr);
     if (before) expect(before->items(), FIELDS * lanes, "the array of older moments");
     if (!(decay >= 0 && decay <= 1)) throw std::invalid_argument("decay must be in [0, 1]");
     std::vector<Moments> moments;
@@ -143,7 +148,7 @@ void py_block_moments(nb::handle batch, nb::handle layout, double decay, bool ig
 }
 
 void py_merge_moments(nb::handle older, nb::handle newer, nb::handle out) {
-    const Block a(older, sizeof(int64_t)), b(newer, sizeof(int64_t)), memory(out, sizeof(int64_t), true);
+    const Block a(older, 8, INTEGER), b(newer, 8, INTEGER), memory(out, 8, INTEGER, true);
     const auto lanes = static_cast<int64_t>(memory.items()) / FIELDS;
     expect(memory.items(), FIELDS * lanes, "the array of merged moments");
     expect(a.items(), FIELDS * lanes, "the array of older moments");
@@ -276,10 +281,11 @@ nb::object py_transform(nb::handle batch, nb::handle layout, nb::handle location
     const Exported exported(batch, layout);
     const int64_t lanes = exported.lanes;
     const bool affine = gamma && beta;
-    const Block hi(location_hi, 8), lo(location_lo, 8), by(spread, 8), is_known(known, 1);
-    const Block nan_counts(nans, 8, true), inf_counts(infs, 8, true);
-    const std::unique_ptr<Block> factor(affine ? new Block(*gamma, 8) : nullptr);
-    const std::unique_ptr<Block> summand(affine ? new Block(*beta, 8) : nullptr);
+    const Block hi(location_hi, 8, "d"), lo(location_lo, 8, "d"), by(spread, 8, "d");
+    const Block is_known(known, 1, "?");
+    const Block nan_counts(nans, 8, INTEGER, true), inf_counts(infs, 8, INTEGER, true);
+    const std::unique_ptr<Block> factor(affine ? new Block(*gamma, 8, "d") : nullptr);
+    const std::unique_ptr<Block> summand(affine ? new Block(*beta, 8, "d") : nullptr);
     for (const Block *block : {&hi, &lo, &by, &is_known, &nan_counts, &inf_counts})
         expect(block->items(), lanes, "an array over lanes");
     if (affine) {

@@ -21,6 +21,19 @@ struct Task {
     Moments *out;                // of `lanes`
 };
 
+// The extremes of decimals, of which a float64 less the base lost the low digits.
+void exact_extremes(const Leaf &leaf, const LaneReader &lane, int64_t start, int64_t stop,
+                    const Units &units, Moments &m) {
+    if (size_of(leaf.type) <= 8 || m.count == 0) return;
+    const double base = units.base.hi / units.ten.hi;
+    if (std::max(m.max - base, base - m.min) * units.ten.hi < 0x1p52) return;
+    Int256 low, high;
+    lane.extremes(start, stop, low, high);
+    const Units plain{{0, 0}, units.ten, units.decimal};
+    m.min = plain.restored(low.pair());
+    m.max = plain.restored(high.pair());
+}
+
 // A lane while its range is reduced.
 struct LaneState {
     LaneReader reader;
@@ -51,7 +64,7 @@ Moments chunk_moments(const Context &context, LaneState &lane, int64_t start, in
             sum_chunk(context, lane.reader, start, stop, lane.sums);
     }
     if (lane.sums.outcome == Outcome::careful)
-        m = careful_chunk(context, lane.reader, start, stop, lane.units, lane.sums.origin);
+        m = careful_chunk(context, lane.reader, start, stop, lane.units);
     return m;
 }
 
@@ -91,7 +104,8 @@ void reduce_range(const Context &context, const Task &task, Scratch &scratch) {
             }
         }
         for (size_t k = 0; k < lanes.size(); ++k) {
-            const Moments m = chunk_moments(context, lanes[k], start, stop);
+            Moments m = chunk_moments(context, lanes[k], start, stop);
+            exact_extremes(leaf, lanes[k].reader, start, stop, lanes[k].units, m);
             // Amid this chunk's values is where the next one's are looked for.
             if (m.count > 0 && m.exponent == 0 && is_float(leaf.type))
                 lanes[k].sums.origin.number = std::min(std::max(m.mean.hi, m.min), m.max);
