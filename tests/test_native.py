@@ -405,8 +405,8 @@ BAD = {
 }
 DECIMALS = [
     "d:", "d:,", "d:38", "d:38,", "d:,2", "d:38;2", "d:x,2", "d:38,x", "d:38,2x", "d:38,2,",
-    "d:38,2,77", "d:38,2,128,1", "d:38,2,-128", "d: 38,2", "d:38, 2", "d:38,2.0", "d:38,99999999999",
-    "d:99999999999999999999,2", "d:38,1000", "d:38,-1000", "d:0,0", "d:-5,2", "d:39,2", "d:10,2,32",
+    "d:38,2,77", "d:38,2,128,1", "d:38,2,-128", "d: 38,2", "d:38, 2", "d:38,2.0",
+    "d:38,99999999999", "d:99999999999999999999,2", "d:38,1000", "d:38,-1000", "d:0,0", "d:-5,2", "d:39,2", "d:10,2,32",
     "d:19,2,64", "d:77,2,256", "d", "d:38,2,0", "d:+38,2",
 ]  # fmt: skip
 
@@ -496,7 +496,7 @@ def bad_arrays(shape, kind):
     frozen = good.copy()
     frozen.flags.writeable = False
     shorter = np.zeros((shape[0] - 1, *shape[1:]), kind)
-    wider = np.zeros(shape[:-1] + (shape[-1] + 1,), kind)
+    wider = np.zeros((*shape[:-1], shape[-1] + 1), kind)
     yield "too small", shorter
     yield "too large", wider
     yield "empty", np.zeros(0, kind)
@@ -517,7 +517,7 @@ WRONG = (ValueError, BufferError, TypeError)
 
 def test_an_array_of_moments_that_does_not_fit_is_an_error():
     for name, out in bad_arrays((15, 4), np.int64):
-        with pytest.raises(WRONG):
+        with contextlib.suppress(*WRONG):
             core_moments(Producer(batch_node()), LAYOUT.packed, 1.0, False, 1, out)
             pytest.fail(f"an array {name} was taken")
         if isinstance(out, np.ndarray) and out.dtype.kind != "O":
@@ -531,7 +531,7 @@ def test_arrays_of_moments_that_do_not_belong_together_cannot_be_merged(at):
             continue
         arguments = [np.zeros((15, 4), np.int64) for _ in range(3)]
         arguments[at] = array
-        with pytest.raises(WRONG):
+        with contextlib.suppress(*WRONG):
             _core.merge_moments(*arguments)
             pytest.fail(f"an array {name} was taken")
         assert not arguments[2 if at < 2 else 0].any()
@@ -551,7 +551,7 @@ def test_arrays_over_lanes_that_do_not_fit_are_an_error(at, kind):
         if kind is bool and name == "foreign to this machine":
             continue
         arguments[at] = array
-        with pytest.raises(WRONG):
+        with contextlib.suppress(*WRONG):
             core_transform(Producer(batch_node()), LAYOUT.packed, *arguments)
             pytest.fail(f"an array {name} was taken")
         assert not nans.any()
@@ -1211,7 +1211,8 @@ def arrays(rows):
             v = (np.abs(x - 1e6) * 30 if small or kind == "i2" else np.abs(x) * 1000).astype(kind)
         for mask in (None, null):
             yield pa.array(v, mask=mask)
-        yield pa.FixedSizeListArray.from_arrays(pa.array(v[: rows // 3 * 3], mask=null[: rows // 3 * 3]), 3)
+        flat = pa.array(v[: rows // 3 * 3], mask=null[: rows // 3 * 3])
+        yield pa.FixedSizeListArray.from_arrays(flat, 3)
     for bits, digits in ((32, 9), (64, 18), (128, 38), (256, 76)):
         if rows < 2000:
             kind = getattr(pa, f"decimal{bits}")(digits, 2)
