@@ -67,7 +67,8 @@ def test_the_readmes_two_commands_name_what_exists():
 
 def documented():
     names = [m.name for m in pkgutil.walk_packages(streambn.__path__, "streambn.")]
-    return ["streambn", *sorted(names)]
+    # The compiled kernels may not be there; they have the reference's docstrings, no examples.
+    return ["streambn", *sorted(n for n in names if not n.startswith("streambn.kernels.native"))]
 
 
 @pytest.mark.parametrize("name", documented())

@@ -13,8 +13,9 @@ active : str
 
 from __future__ import annotations
 
-import importlib.util
 import os
+from importlib.machinery import PathFinder
+from pathlib import Path
 
 from streambn.errors import InvalidValueError
 from streambn.kernels.interface import Columns, LaneArrays, LaneTransform, Layout, Place
@@ -39,7 +40,9 @@ __all__ = [
 
 def _choose() -> str:
     asked = os.environ.get("STREAMBN_KERNELS") or ""
-    compiled = importlib.util.find_spec("streambn.kernels.native._core") is not None
+    # Looked for, not imported: where it is there and broken, the import is to say so.
+    native = str(Path(__file__).parent / "native")
+    compiled = PathFinder.find_spec("streambn.kernels.native._core", [native]) is not None
     if asked not in ("", "native", "reference"):
         raise InvalidValueError(
             f"STREAMBN_KERNELS must be 'native' or 'reference', got {asked!r}. Unset the variable "
