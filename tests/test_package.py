@@ -120,8 +120,8 @@ def test_all_is_exact(name):
     if name == "streambn.adapters":
         return
     if name == "streambn.kernels.native":
-        reason = "the compiled kernels are not there: install streambn where there is a C++ compiler"
-        pytest.importorskip(name, reason=reason, exc_type=ImportError)
+        absent = "the compiled kernels are not there: install streambn where there is a compiler"
+        pytest.importorskip(name, reason=absent, exc_type=ImportError)
     module = importlib.import_module(name)
     assert len(set(module.__all__)) == len(module.__all__)
     for exported in module.__all__:
