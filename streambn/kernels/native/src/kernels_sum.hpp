@@ -185,11 +185,10 @@ struct Grid {
 };
 
 template <class R, bool MASKED, class T>
-STREAMBN_INLINE void extremes(Lanes<typename R::Raw> &low, Lanes<typename R::Raw> &high, Pack &bad,
-                              const T *x, uint8_t present, const Lanes<typename R::Raw> &filler) {
+STREAMBN_INLINE void extremes(Lanes<typename R::Raw> &low, Lanes<typename R::Raw> &high, const T *x,
+                              uint8_t present, const Lanes<typename R::Raw> &filler) {
     auto value = R::raw(x);
     if (MASKED) value = select(mask_of(present), value, filler);
-    if constexpr (R::FLOAT) bad = bad + (value - value);
     low = minimum(value, low);
     high = maximum(value, high);
 }
@@ -200,12 +199,11 @@ STREAMBN_INLINE void gather_exactly(Grid &g, const T *x, uint8_t present,
     auto value = R::raw(x);
     if (MASKED) value = select(mask_of(present), value, c);
     const Pack d = R::offset(value, c);
-    const Pack s = g.first + d, upper = s - g.first;
-    g.first_rest = g.first_rest + (d - upper);
+    const Pack s = g.first + d;
+    g.first_rest = g.first_rest + (d - (s - g.first));
     g.first = s;
-    const Pack square = d * d, t = g.second + square, upper_square = t - g.second;
-    g.second_rest =
-        g.second_rest + ((square - upper_square) + square_residual(d, square));
+    const Pack t = square_onto(g.second, d);
+    g.second_rest = g.second_rest + square_less(t - g.second, d);
     g.second = t;
 }
 
@@ -227,61 +225,62 @@ STREAMBN_INLINE Verdict sum_piece_exactly(const T *x, int n, const uint8_t *bits
         store(some, R::raw(k == packs ? tail.values : x + k * WIDTH));
         filler = broadcast(some[__builtin_ctz(there)]);
     }
-    Lanes<Raw> low[2], high[2];
-    Pack bad[2];
-    for (int i = 0; i < 2; ++i) {
-        low[i] = broadcast(R::TOP), high[i] = broadcast(R::BOTTOM), bad[i] = broadcast(0.0);
+    constexpr int CHAINS = 4;  // a comparison takes four cycles
+    Lanes<Raw> low[CHAINS], high[CHAINS];
+    for (int i = 0; i < CHAINS; ++i) low[i] = broadcast(R::TOP), high[i] = broadcast(R::BOTTOM);
+    int k = 0;
+    for (; k + CHAINS <= packs; k += CHAINS) {
+#pragma GCC unroll 4
+        for (int i = 0; i < CHAINS; ++i)
+            extremes<R, MASKED>(low[i], high[i], x + (k + i) * WIDTH, MASKED ? bits[k + i] : 0, filler);
     }
-    for (int k = 0; k + 1 < packs; k += 2) {
-        extremes<R, MASKED>(low[0], high[0], bad[0], x + k * WIDTH, MASKED ? bits[k] : 0, filler);
-        extremes<R, MASKED>(low[1], high[1], bad[1], x + (k + 1) * WIDTH, MASKED ? bits[k + 1] : 0,
-                            filler);
-    }
-    if (packs % 2)
-        extremes<R, MASKED>(low[0], high[0], bad[0], x + (packs - 1) * WIDTH,
-                            MASKED ? bits[packs - 1] : 0, filler);
-    if (rest) extremes<R, true>(low[1], high[1], bad[1], tail.values, tail.present, filler);
-    if (R::FLOAT && any(not_finite(bad[0] + bad[1]))) return Verdict::not_finite;
-
-    low[0] = minimum(low[0], low[1]);
-    high[0] = maximum(high[0], high[1]);
+    for (; k < packs; ++k)
+        extremes<R, MASKED>(low[0], high[0], x + k * WIDTH, MASKED ? bits[k] : 0, filler);
+    if (rest) extremes<R, true>(low[1], high[1], tail.values, tail.present, filler);
+    low[0] = minimum(minimum(low[0], low[1]), minimum(low[2], low[3]));
+    high[0] = maximum(maximum(high[0], high[1]), maximum(high[2], high[3]));
     alignas(64) Raw lows[WIDTH], highs[WIDTH];
     store(lows, low[0]);
     store(highs, high[0]);
     Raw lowest = lows[0], highest = highs[0];
-    for (int k = 1; k < WIDTH; ++k) {
-        if (lows[k] < lowest) lowest = lows[k];
-        if (highs[k] > highest) highest = highs[k];
+    for (int i = 1; i < WIDTH; ++i) {
+        if (lows[i] < lowest) lowest = lows[i];
+        if (highs[i] > highest) highest = highs[i];
     }
+    // A NaN is neither less nor more than anything: if there is nothing else, these are as they
+    // were. If there is, the sums will tell.
+    if (R::FLOAT && !(lowest > R::BOTTOM && highest < R::TOP && lowest <= highest))
+        return Verdict::not_finite;
     const Raw centre = R::centre(origin);
     const double below = -R::distance(lowest, centre), above = R::distance(highest, centre);
     const double largest = below > above ? below : above;
     if (!(largest <= BIG) || (largest != 0 && largest < SMALL)) return Verdict::out_of_range;
 
-    lower_and_raise(low[0], high[0], R::low(sums), R::high(sums));
-    if (largest == 0) return Verdict::taken;
     // A power of two above all |d|; a lane of a pack sums at most 64 of them.
     uint64_t bits_of_largest;
     __builtin_memcpy(&bits_of_largest, &largest, sizeof largest);
-    const int exponent = (int)(bits_of_largest >> 52) - 1022;
+    const int exponent = largest == 0 ? 0 : (int)(bits_of_largest >> 52) - 1022;
     const Pack bias = broadcast(1.5 * power_of_two(exponent + 8));
     const Pack bias_square = broadcast(1.5 * power_of_two(2 * exponent + 8));
     const auto c = broadcast(centre);
     const Pack zero = broadcast(0.0);
     Grid g[2] = {{bias, zero, bias_square, zero}, {bias, zero, bias_square, zero}};
-    for (int k = 0; k + 1 < packs; k += 2) {
+    for (k = 0; k + 1 < packs; k += 2) {
         gather_exactly<R, MASKED>(g[0], x + k * WIDTH, MASKED ? bits[k] : 0, c);
         gather_exactly<R, MASKED>(g[1], x + (k + 1) * WIDTH, MASKED ? bits[k + 1] : 0, c);
     }
     if (packs % 2)
         gather_exactly<R, MASKED>(g[0], x + (packs - 1) * WIDTH, MASKED ? bits[packs - 1] : 0, c);
     if (rest) gather_exactly<R, true>(g[1], tail.values, tail.present, c);
-    for (const Grid &half : g) {
-        add_exactly(sums->first_hi, sums->first_lo, half.first - bias);
-        add_exactly(sums->first_hi, sums->first_lo, half.first_rest);
-        add_exactly(sums->second_hi, sums->second_lo, half.second - bias_square);
-        add_exactly(sums->second_hi, sums->second_lo, half.second_rest);
-    }
+    // On the grid this sum is exact too.
+    const Pack first = (g[0].first - bias) + (g[1].first - bias);
+    if (R::FLOAT && any(not_finite(first))) return Verdict::not_finite;
+    add_exactly(sums->first_hi, sums->first_lo, first);
+    add_exactly(sums->first_hi, sums->first_lo, g[0].first_rest + g[1].first_rest);
+    add_exactly(sums->second_hi, sums->second_lo,
+                (g[0].second - bias_square) + (g[1].second - bias_square));
+    add_exactly(sums->second_hi, sums->second_lo, g[0].second_rest + g[1].second_rest);
+    lower_and_raise(low[0], high[0], R::low(sums), R::high(sums));
     return Verdict::taken;
 }
 

@@ -151,18 +151,27 @@ STREAMBN_INLINE Mask not_finite(const Pack &x) {
 #define STREAMBN_FMA(a, b, c) _mm256_fmadd_pd(a, b, c)
 #endif
 
-// What d*d lacks of `rounded`, its rounded value: exact.
-STREAMBN_INLINE Pack square_residual(const Pack &d, const Pack &rounded) {
+// sum + d*d, rounded to where `sum` ends.
+STREAMBN_INLINE Pack square_onto(const Pack &sum, const Pack &d) {
 #if defined(STREAMBN_FMA)
     return each<double>([&](auto i) __attribute__((always_inline)) {
-        return (Register<double>)STREAMBN_FMA(d.part[i], d.part[i], -rounded.part[i]);
+        return (Register<double>)STREAMBN_FMA(d.part[i], d.part[i], sum.part[i]);
     });
 #else
+    return sum + d * d;
+#endif
+}
+
+// d*d - taken, rounded once or, of a `taken` not far from d*d, as good as that.
+STREAMBN_INLINE Pack square_less(const Pack &taken, const Pack &d) {
+#if defined(STREAMBN_FMA)
+    return square_onto(broadcast(0.0) - taken, d);
+#else
     // Dekker's product: d cut into 26 + 26 bits.
-    const Pack t = broadcast(134217729.0) * d;
+    const Pack square = d * d, t = broadcast(134217729.0) * d;
     const Pack high = t - (t - d), low = d - high;
     const Pack cross = high * low;
-    return ((high * high - rounded) + cross + cross) + low * low;
+    return (square - taken) + (((high * high - square) + cross + cross) + low * low);
 #endif
 }
 
