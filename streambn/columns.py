@@ -25,8 +25,7 @@ from streambn.replacing import cast_passed, replaced_array, replaced_field, told
 __all__ = ["Binding", "Leaf", "SchemaCache", "bind", "float_type"]
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(NamedTuple):
     """One bound column.
 
     Attributes
@@ -145,11 +144,11 @@ class Binding:
     def _found(self, schema: pa.Schema) -> _Found:
         places, floating, top, encoded = [], [], _top(schema), False
         for leaf in self.leaves:
-            field = _resolve(top, leaf.path)
-            _check_leaf(leaf, field)
+            kind = _resolve(top, leaf.path).type
+            _check_leaf(leaf, kind)
             places.append(Place(_indices(schema, leaf.path), leaf.size))
-            floating.append(float_type(field.type))
-            encoded = encoded or _is_encoded(field.type)
+            floating.append(float_type(kind))
+            encoded = encoded or _is_encoded(kind)
         return _Found(schema, Layout(places, schema, encoded), tuple(floating))
 
     def extract(self, batch: pa.RecordBatch) -> Columns:
@@ -268,14 +267,27 @@ def bind(schema: pa.Schema, columns: Sequence[str] | None) -> Binding:
 def float_type(kind: pa.DataType) -> pa.DataType:
     """Give the output type for a column's type: floats stay as they are, others are float64."""
     values = (_numeric(kind) or (kind, None))[0]
-    return values if pa.types.is_floating(values) else pa.float64()
+    return values if values.id in _FLOATS else _FLOAT64
 
 
 # ---------------------------------------------------------------- finding the leaves
 
+_FLOAT64 = pa.float64()
+_FLOATS = frozenset(kind.id for kind in (pa.float16(), pa.float32(), _FLOAT64))
+_NUMBERS = _FLOATS.union(
+    kind.id
+    for kind in (
+        *(pa.int8(), pa.int16(), pa.int32(), pa.int64()),
+        *(pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+        *(pa.decimal32(1), pa.decimal64(1), pa.decimal128(1), pa.decimal256(1)),
+    )
+)
+
 
 def _numeric(kind: pa.DataType) -> tuple[pa.DataType, int | None] | None:
     """Value type and list size of a numeric type; None: it is not numeric."""
+    if kind.id in _NUMBERS:  # as most are, and there may be thousands
+        return kind, None
     if isinstance(kind, pa.FixedShapeTensorType):
         kind = kind.storage_type
     if pa.types.is_fixed_size_list(kind):
@@ -285,9 +297,7 @@ def _numeric(kind: pa.DataType) -> tuple[pa.DataType, int | None] | None:
         return inner[0], kind.list_size
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         kind = kind.value_type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return kind, None
-    return None
+    return (kind, None) if kind.id in _NUMBERS else None
 
 
 def _leaves(path: tuple[str, ...], kind: pa.DataType) -> Iterator[Leaf]:
@@ -295,7 +305,7 @@ def _leaves(path: tuple[str, ...], kind: pa.DataType) -> Iterator[Leaf]:
         for field in kind:
             yield from _leaves((*path, field.name), field.type)
     elif (numeric := _numeric(kind)) is not None:
-        yield Leaf(path, numeric[1], not pa.types.is_floating(numeric[0]))
+        yield Leaf(path, numeric[1], numeric[0].id not in _FLOATS)
 
 
 def _named(top: dict[str, list[pa.Field]], name: str) -> list[Leaf]:
@@ -341,6 +351,8 @@ def _resolve(
 def _indices(schema: pa.Schema, path: tuple[str, ...]) -> tuple[int, ...]:
     """Give the indices of a path; it ends at a null type, which stands for all that is below it."""
     indices = [schema.get_field_index(path[0])]
+    if len(path) == 1:
+        return tuple(indices)
     kind = schema.field(indices[0]).type
     for name in path[1:]:
         if pa.types.is_null(kind):
@@ -351,6 +363,8 @@ def _indices(schema: pa.Schema, path: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _is_encoded(kind: pa.DataType) -> bool:
+    if kind.id in _NUMBERS:
+        return False
     if isinstance(kind, pa.FixedShapeTensorType):
         kind = kind.storage_type
     if pa.types.is_fixed_size_list(kind):
@@ -358,13 +372,13 @@ def _is_encoded(kind: pa.DataType) -> bool:
     return bool(pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind))
 
 
-def _check_leaf(leaf: Leaf, field: pa.Field) -> None:
-    if pa.types.is_null(field.type):
+def _check_leaf(leaf: Leaf, kind: pa.DataType) -> None:
+    if pa.types.is_null(kind):
         return  # what a reader infers for a batch without a single value
-    numeric = _numeric(field.type)
+    numeric = _numeric(kind)
     if numeric is None:
         raise SchemaError(
-            f"column {leaf.name!r} is no longer numeric: it is {field.type}. "
+            f"column {leaf.name!r} is no longer numeric: it is {kind}. "
             "Cast it to the type it had, or normalize other columns."
         )
     if numeric[1] != leaf.size:

@@ -338,8 +338,10 @@ def _affine_keys(binding: Binding) -> dict[str, list[int]]:
 
 def check_affine(options: Options, binding: Binding) -> None:
     """Raise a SchemaError if affine= speaks of what is not bound."""
+    if options.affine is None:
+        return
     keys = _affine_keys(binding)
-    for name in options.affine or {}:
+    for name in options.affine:
         if name not in keys:
             raise SchemaError(f"affine: {SchemaError.missing(name, keys)}")
 

@@ -9,8 +9,11 @@ import gc
 import itertools
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 import types
 from decimal import Decimal
 from fractions import Fraction
@@ -1197,6 +1200,8 @@ def test_the_transforms_of_two_thousand_arrays_are_those_of_the_reference():
 # and a range of the compiled loops.
 FIXED = """
 import sys
+import threading
+import time
 import numpy as np, pyarrow as pa
 from decimal import Decimal
 from streambn.kernels import Columns, Layout, Place, native
@@ -1368,6 +1373,44 @@ def test_a_process_that_forks_after_threads_were_used_goes_on_in_both_halves(thr
         assert child.exitcode == 0
         assert queue.get() == (memory, nulls)
     assert native.block_moments(Columns(batch, LARGE), 0.999).memory.tobytes() == memory
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system with fork: Linux or macOS")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_process_that_is_forked_in_the_middle_of_another_thread_s_call_can_work(threads):
+    columns = Columns(large_batch().slice(0, 300_000), LARGE)
+    threads(3)
+    memory = native.block_moments(columns, 0.999).memory.tobytes()
+    ended = threading.Event()
+
+    def work():
+        while not ended.is_set():
+            native.block_moments(columns, 0.999)
+
+    busy = threading.Thread(target=work)
+    busy.start()
+    try:
+        for _ in range(30):
+            pid = os.fork()
+            if pid == 0:  # no assertion may leave this process the way pytest would
+                same = native.block_moments(columns, 0.999).memory.tobytes() == memory
+                os._exit(0 if same else 1)
+            assert _exit_code(pid, seconds=60) == 0
+    finally:
+        ended.set()
+        busy.join()
+
+
+def _exit_code(pid, seconds):
+    """Wait for a process; None: it hung, and was killed."""
+    for _ in range(seconds * 100):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
 
 
 def test_outputs_may_be_dropped_by_any_thread_and_at_the_end_of_the_interpreter():

@@ -1,7 +1,6 @@
 #include "decay.hpp"
 
 #include <cmath>
-#include <mutex>
 
 #include "arrow.hpp"
 #include "reduce.hpp"
@@ -44,19 +43,13 @@ DecayTable::DecayTable(double decay)
 }
 
 std::shared_ptr<const DecayTable> DecayTable::of(double decay) {
-    static std::mutex mutex;
-    static std::vector<std::shared_ptr<const DecayTable>> tables;
-    {
-        const std::lock_guard<std::mutex> guard(mutex);
-        for (const auto &table : tables)
-            if (table->decay() == decay) return table;
-    }
-    // Made without the lock: a process that forks meanwhile would find it taken for good.
-    const auto made = std::make_shared<const DecayTable>(decay);
-    const std::lock_guard<std::mutex> guard(mutex);
+    // Each thread has its own: a mutex might be locked for good in a process that was forked.
+    static thread_local std::vector<std::shared_ptr<const DecayTable>> tables;
+    for (const auto &table : tables)
+        if (table->decay() == decay) return table;
     if (tables.size() == KEPT_TABLES) tables.erase(tables.begin());
-    tables.push_back(made);
-    return made;
+    tables.push_back(std::make_shared<const DecayTable>(decay));
+    return tables.back();
 }
 
 double DecayTable::power(int64_t rows) const {

@@ -77,7 +77,7 @@ STREAMBN_INLINE bool map_values(const In *x, int n, int64_t phase, const uint8_t
     int64_t at = phase;
     int i = 0;
     for (; i + WIDTH <= n; i += WIDTH) {
-        __builtin_prefetch(reinterpret_cast<const char *>(x + i) + AHEAD);
+        ask_for(x + i);
         const Pack value = load_as_double(x + i);
         Pack y = mapped<Out, AFFINE, INVERSE>(value, UNIFORM ? uniform : Parameters(maps, at));
         Mask wrong = not_finite(value);

@@ -4,16 +4,18 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <mutex>
-#include <thread>
-#include <vector>
 
 namespace streambn {
 
-// Bytes that are worth a thread of their own: it starts in about 15 µs, in which a core
-// reads 200 KB. There is no pool: nothing to shut down, and nothing to break when the
-// process forks.
-constexpr int64_t BYTES_FOR_A_THREAD = 1 << 20;
+// Bytes that are worth a helper: it begins about 5 µs after it is called, in which a core reads
+// 100 KB, and its core may have to read them from another's cache.
+constexpr int64_t BYTES_FOR_A_HELPER = 512 << 10;
+
+// Call `work` on this thread and meanwhile on some others, at most `helpers`: as many as are idle
+// before this thread has finished. `work` may be called less often than that, and must not throw.
+void run_together(const std::function<void()> &work, int64_t helpers);
 
 // Call `task(0, s)` ... `task(count - 1, s)`, each once; this thread works too. `s` is a
 // Scratch that each thread has for itself, `bytes` how much there is to read in all.
@@ -32,17 +34,13 @@ void run_tasks(int64_t count, int64_t bytes, int threads, const Task &task) {
             failure = std::current_exception();
         }
     };
-    int64_t helpers = bytes / BYTES_FOR_A_THREAD;
-    if (helpers > threads) helpers = threads;
-    if (helpers > count) helpers = count;
-    std::vector<std::thread> pool;
-    try {
-        for (int64_t i = 1; i < helpers; ++i) pool.emplace_back(work);
-    } catch (...) {
-        // The system gives no more threads: those that there are do the work.
-    }
-    work();
-    for (std::thread &thread : pool) thread.join();
+    int64_t workers = bytes / BYTES_FOR_A_HELPER;
+    if (workers > threads) workers = threads;
+    if (workers > count) workers = count;
+    if (workers > 1)
+        run_together(work, workers - 1);
+    else
+        work();
     if (failure) std::rethrow_exception(failure);
 }
 
