@@ -22,7 +22,15 @@ from streambn.errors import SchemaError
 from streambn.kernels import Columns, Layout, Place
 from streambn.replacing import cast_passed, replaced_array, replaced_field, told_to_pandas
 
-__all__ = ["Binding", "Leaf", "SchemaCache", "bind", "float_type"]
+__all__ = [
+    "Binding",
+    "Leaf",
+    "SchemaCache",
+    "bind",
+    "float_type",
+    "is_encoded",
+    "numeric_type",
+]
 
 
 class Leaf(NamedTuple):
@@ -148,7 +156,7 @@ class Binding:
             _check_leaf(leaf, kind)
             places.append(Place(_indices(schema, leaf.path), leaf.size))
             floating.append(float_type(kind))
-            encoded = encoded or _is_encoded(kind)
+            encoded = encoded or is_encoded(kind)
         return _Found(schema, Layout(places, schema, encoded), tuple(floating))
 
     def extract(self, batch: pa.RecordBatch) -> Columns:
@@ -266,7 +274,7 @@ def bind(schema: pa.Schema, columns: Sequence[str] | None) -> Binding:
 
 def float_type(kind: pa.DataType) -> pa.DataType:
     """Give the output type for a column's type: floats stay as they are, others are float64."""
-    values = (_numeric(kind) or (kind, None))[0]
+    values = (numeric_type(kind) or (kind, None))[0]
     return values if values.id in _FLOATS else _FLOAT64
 
 
@@ -284,14 +292,14 @@ _NUMBERS = _FLOATS.union(
 )
 
 
-def _numeric(kind: pa.DataType) -> tuple[pa.DataType, int | None] | None:
+def numeric_type(kind: pa.DataType) -> tuple[pa.DataType, int | None] | None:
     """Value type and list size of a numeric type; None: it is not numeric."""
     if kind.id in _NUMBERS:  # as most are, and there may be thousands
         return kind, None
     if isinstance(kind, pa.FixedShapeTensorType):
         kind = kind.storage_type
     if pa.types.is_fixed_size_list(kind):
-        inner = _numeric(kind.value_type)
+        inner = numeric_type(kind.value_type)
         if kind.list_size < 1 or inner is None or inner[1] is not None:
             return None
         return inner[0], kind.list_size
@@ -304,7 +312,7 @@ def _leaves(path: tuple[str, ...], kind: pa.DataType) -> Iterator[Leaf]:
     if pa.types.is_struct(kind):
         for field in kind:
             yield from _leaves((*path, field.name), field.type)
-    elif (numeric := _numeric(kind)) is not None:
+    elif (numeric := numeric_type(kind)) is not None:
         yield Leaf(path, numeric[1], numeric[0].id not in _FLOATS)
 
 
@@ -362,7 +370,8 @@ def _indices(schema: pa.Schema, path: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(indices)
 
 
-def _is_encoded(kind: pa.DataType) -> bool:
+def is_encoded(kind: pa.DataType) -> bool:
+    """Say whether a numeric type is dictionary- or run-end-encoded."""
     if kind.id in _NUMBERS:
         return False
     if isinstance(kind, pa.FixedShapeTensorType):
@@ -375,7 +384,7 @@ def _is_encoded(kind: pa.DataType) -> bool:
 def _check_leaf(leaf: Leaf, kind: pa.DataType) -> None:
     if pa.types.is_null(kind):
         return  # what a reader infers for a batch without a single value
-    numeric = _numeric(kind)
+    numeric = numeric_type(kind)
     if numeric is None:
         raise SchemaError(
             f"column {leaf.name!r} is no longer numeric: it is {kind}. "

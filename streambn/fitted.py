@@ -21,7 +21,7 @@ from streambn.moments import Moments, Reading
 from streambn.options import Options
 from streambn.policies import Policy, Welford
 
-__all__ = ["Fitted", "check_affine"]
+__all__ = ["Fitted", "check_affine", "refuse_not_finite"]
 
 _EPSILON = float(np.finfo(np.float64).eps)
 
@@ -80,7 +80,7 @@ class Fitted:
         before, after = bound.tally, learned.tally
         # Most streams are finite, and this look at them is the cheapest there is.
         if np.count_nonzero(after.not_finite):
-            self._refuse(after.nans - before.nans, _infs(after) - _infs(before), binding)
+            bound._refuse(after.nans - before.nans, _infs(after) - _infs(before))
         return learned
 
     def _with(self, state: Any) -> Fitted:
@@ -209,8 +209,14 @@ class Fitted:
     # ---------------------------------------------------------------- normalizing
 
     @cached_property
-    def _lanes(self) -> LaneTransform:
+    def lane_transform(self) -> LaneTransform:
+        """The map of each lane."""
         return self._lane_transform(self.reading, self._bound_to())
+
+    @cached_property
+    def constant(self) -> NDArray[np.bool_]:
+        """Which lanes are divided by nothing, as their variance is as good as zero."""
+        return _constant(self.reading, self._bound_to().exact)
 
     def _lane_transform(self, reading: Reading, binding: Binding) -> LaneTransform:
         options = self.options
@@ -254,7 +260,7 @@ class Fitted:
     def normalized(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """Return a batch normalized by the statistics, as `schema` wants it."""
         binding = self._bound_to()
-        return self._normalized_by(self._lanes, binding.extract(batch), schema)
+        return self._normalized_by(self.lane_transform, binding.extract(batch), schema)
 
     def normalized_by_itself(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """Return a batch normalized by its own mean and its own biased variance."""
@@ -273,13 +279,13 @@ class Fitted:
     ) -> pa.RecordBatch:
         binding = self._bound_to()
         mapped = kernels.normalize(columns, lanes, binding.leaf_schema(columns, schema))
-        self._refuse(mapped.nans, mapped.infs, binding)
+        self._refuse(mapped.nans, mapped.infs)
         return binding.rebuild(columns, mapped.batch, schema)
 
     def denormalized(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """Return a normalized batch in the units of the data."""
         binding = self._bound_to()
-        lanes = self._lanes
+        lanes = self.lane_transform
         if lanes.gamma is not None and not lanes.gamma.all():
             lane = binding.lanes[int(np.flatnonzero(lanes.gamma == 0)[0])]
             raise InvalidValueError(f"affine gives {lane!r} the gamma 0, which cannot be undone.")
@@ -287,34 +293,43 @@ class Fitted:
         mapped = kernels.denormalize(columns, lanes, binding.leaf_schema(columns, schema))
         return binding.rebuild(columns, mapped.batch, schema)
 
-    def _refuse(self, nans: Ints, infs: Ints, binding: Binding) -> None:
-        """Raise if there is something that ``nan="raise"`` or ``inf="raise"`` refuses."""
-        for name, counts, word in (("nan", nans, "NaN"), ("inf", infs, "infinity")):
-            if getattr(self.options, name) == "raise" and np.count_nonzero(counts):
-                lane = int(np.flatnonzero(counts)[0])
-                raise InvalidValueError(
-                    f"column {binding.lanes[lane]!r} holds {word} ({counts[lane]} in this batch). "
-                    f"The batch was refused whole. Clean it, or choose {name}='ignore' (skip and "
-                    f"count) or {name}='propagate'."
-                )
+    def _refuse(self, nans: Ints, infs: Ints) -> None:
+        refuse_not_finite(self.options, nans, infs, self._bound_to().lanes)
+
+
+def refuse_not_finite(options: Options, nans: Ints, infs: Ints, lanes: Sequence[Any]) -> None:
+    """Raise if there is something that ``nan="raise"`` or ``inf="raise"`` refuses."""
+    for name, counts, word in (("nan", nans, "NaN"), ("inf", infs, "infinity")):
+        if getattr(options, name) == "raise" and np.count_nonzero(counts):
+            lane = int(np.flatnonzero(counts)[0])
+            raise InvalidValueError(
+                f"column {lanes[lane]!r} holds {word} ({counts[lane]} in this batch). "
+                f"The batch was refused whole. Clean it, or choose {name}='ignore' (skip and "
+                f"count) or {name}='propagate'."
+            )
 
 
 def _infs(tally: Moments) -> Ints:
     return tally.pos_infs + tally.neg_infs
 
 
-def _spread(reading: Reading, eps: float, exact: NDArray[np.bool_]) -> Floats:
-    """Give what to divide by: √(var + eps), or 1 where the variance is as good as zero.
+def _constant(reading: Reading, exact: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Say where the variance is as good as zero: below (ε·mean)², the values' own rounding.
 
-    As good as zero: below (ε·mean)², the rounding of the values themselves. It is
-    scikit-learn's bound n·ε·var + (n·ε·mean)² without the n, which stands for the
+    It is scikit-learn's bound n·ε·var + (n·ε·mean)² without the n, which stands for the
     error that plain summation gathers and double-double moments do not: with it, a
     column of mean 1e12 and σ = 1 would count as constant after 5,000 rows. Integers
     and decimals are not rounded, so only their zero is zero.
     """
     with np.errstate(all="ignore"):
         rounding = np.where(exact, 0.0, _EPSILON * np.abs(reading.mean_hi))
-        constant = ~(reading.std > rounding) & np.isfinite(reading.mean_hi)
+        return ~(reading.std > rounding) & np.isfinite(reading.mean_hi)
+
+
+def _spread(reading: Reading, eps: float, exact: NDArray[np.bool_]) -> Floats:
+    """Give what to divide by: √(var + eps), or 1 where the variance is as good as zero."""
+    with np.errstate(all="ignore"):
+        constant = _constant(reading, exact)
         std = np.where(constant, 0.0, reading.std)
         if eps == 0:
             return np.where(constant, 1.0, std)

@@ -18,7 +18,7 @@ from streambn.options import Missing, Options
 from streambn.policies import Policy, Welford
 from streambn.streams import map_stream, open_stream
 
-__all__ = ["FrozenNormalizer", "Normalizer", "load"]
+__all__ = ["FrozenNormalizer", "Normalizer", "checked_policy", "load"]
 
 Using = Literal["running", "before", "batch"]
 
@@ -112,7 +112,7 @@ class Normalizer(Applying):
             nan=nan,
             inf=inf,
         )
-        policy = Welford() if policy is None else _checked_policy(policy)
+        policy = Welford() if policy is None else checked_policy(policy)
         self._fitted = Fitted(policy, options, _checked_columns(columns))
         self._lock = threading.RLock()
 
@@ -381,7 +381,14 @@ def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
     return (FrozenNormalizer if saved.frozen else Normalizer)._of(saved.fitted)
 
 
-def _checked_policy(policy: object) -> Policy:
+def checked_policy(policy: object) -> Policy:
+    """Return a policy if it is one.
+
+    Raises
+    ------
+    InvalidValueError
+        It is not.
+    """
     wanted = ("init", "update", "merge", "read", "tally", "take", "describe")
     if isinstance(policy, type) or not all(callable(getattr(policy, m, None)) for m in wanted):
         raise InvalidValueError(

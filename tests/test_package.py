@@ -35,6 +35,8 @@ ROOMS = [
     "display",
     "applying",
     "normalizer",
+    "matching",
+    "rows",
     "testing",
     "formats",
     "files",
@@ -46,7 +48,16 @@ ROOMS = [
     "cli",
 ]
 # Inside kernels/ too.
-KERNELS = ["interface", "bitmaps", "nesting", "doubledouble", "decode", "reference", "native"]
+KERNELS = [
+    "interface",
+    "rows",
+    "bitmaps",
+    "nesting",
+    "doubledouble",
+    "decode",
+    "reference",
+    "native",
+]
 
 
 def imports(path):
@@ -106,7 +117,12 @@ def test_adapters_import_public_names_only():
     for path in adapters:
         for module, names in imports(path):
             if module.split(".")[0] == "streambn":
-                assert module in {"streambn", "streambn.errors", "streambn.testing"}
+                assert module in {
+                    "streambn",
+                    "streambn.errors",
+                    "streambn.rows",
+                    "streambn.testing",
+                }
                 assert set(names) <= set(importlib.import_module(module).__all__)
 
 

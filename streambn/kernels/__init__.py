@@ -26,6 +26,7 @@ __all__ = [
     "LaneTransform",
     "Layout",
     "Place",
+    "RowLanes",
     "active",
     "block_moments",
     "denormalize",
@@ -60,6 +61,7 @@ def _choose() -> str:
 active: str = _choose()
 if active == "native":
     from streambn.kernels.native import (
+        RowLanes,
         block_moments,
         denormalize,
         empty_moments,
@@ -68,7 +70,8 @@ if active == "native":
         normalize,
     )
 else:
-    from streambn.kernels.reference import (
+    from streambn.kernels.reference import (  # type: ignore[assignment]
+        RowLanes,
         block_moments,
         denormalize,
         empty_moments,

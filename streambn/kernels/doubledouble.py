@@ -1,12 +1,14 @@
 """Double-double arithmetic: a number as an unevaluated sum hi + lo of two float64.
 
-About 106 bits, where |lo| <= ulp(hi)/2. Element-wise over arrays. The error-free
-transformations are Knuth's two-sum and Dekker's product (T. J. Dekker, 1971, "A
-floating-point technique for extending the available precision"); arguments must stay
+About 106 bits, where |lo| <= ulp(hi)/2. Of arrays, element by element, or of plain floats.
+The error-free transformations are Knuth's two-sum and Dekker's product (T. J. Dekker, 1971,
+"A floating-point technique for extending the available precision"); arguments must stay
 below 2**990, beyond which the splitting overflows.
 """
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,24 +17,25 @@ from streambn.kernels.interface import Floats
 __all__ = ["Pair", "add", "divide", "multiply", "scale", "two_product", "two_sum", "wide"]
 
 Pair = tuple[Floats, Floats]
+_N = TypeVar("_N", float, Floats)
 
 _SPLITTER = 134217729.0  # 2**27 + 1: cuts 53 bits into 26 + 26
 
 
-def two_sum(a: Floats, b: Floats) -> Pair:
+def two_sum(a: _N, b: _N) -> tuple[_N, _N]:
     """Return s + e == a + b exactly, s being the rounded sum."""
     s = a + b
     t = s - a
     return s, (a - (s - t)) + (b - t)
 
 
-def _split(a: Floats) -> Pair:
+def _split(a: _N) -> tuple[_N, _N]:
     t = _SPLITTER * a
     high = t - (t - a)
     return high, a - high
 
 
-def two_product(a: Floats, b: Floats) -> Pair:
+def two_product(a: _N, b: _N) -> tuple[_N, _N]:
     """Return p + e == a * b exactly, p being the rounded product."""
     p = a * b
     ah, al = _split(a)
@@ -40,19 +43,19 @@ def two_product(a: Floats, b: Floats) -> Pair:
     return p, ((ah * bh - p) + ah * bl + al * bh) + al * bl
 
 
-def add(a: Pair, b: Pair) -> Pair:
+def add(a: tuple[_N, _N], b: tuple[_N, _N]) -> tuple[_N, _N]:
     """Return a + b, with a relative error below 2**-104 where the signs agree."""
     s, e = two_sum(a[0], b[0])
     return two_sum(s, e + (a[1] + b[1]))
 
 
-def scale(a: Pair, b: Floats) -> Pair:
+def scale(a: tuple[_N, _N], b: _N) -> tuple[_N, _N]:
     """Return a * b for a plain b."""
     p, e = two_product(a[0], b)
     return two_sum(p, e + a[1] * b)
 
 
-def multiply(a: Pair, b: Pair) -> Pair:
+def multiply(a: tuple[_N, _N], b: tuple[_N, _N]) -> tuple[_N, _N]:
     """Return a * b, with a relative error below 2**-102."""
     p, e = two_product(a[0], b[0])
     return two_sum(p, e + (a[0] * b[1] + a[1] * b[0]))
@@ -63,7 +66,7 @@ def wide(a: Floats) -> Pair:
     return a, np.zeros_like(a)
 
 
-def divide(a: Pair, b: Pair) -> Pair:
+def divide(a: tuple[_N, _N], b: tuple[_N, _N]) -> tuple[_N, _N]:
     """Return a / b: one quotient, then one correction from the exact remainder."""
     q = a[0] / b[0]
     p, e = two_product(q, b[0])

@@ -14,10 +14,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["Columns", "Floats", "Ints", "LaneArrays", "LaneTransform", "Layout", "Mapped", "Place"]
+__all__ = [
+    "ABSENT",
+    "Columns",
+    "Floats",
+    "Ints",
+    "LaneArrays",
+    "LaneTransform",
+    "Layout",
+    "Mapped",
+    "Place",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+# In the place of a column's index: the batch has not got it, and all its values are null.
+ABSENT = -1
 
 
 class Place(NamedTuple):
@@ -26,7 +39,8 @@ class Place(NamedTuple):
     Attributes
     ----------
     path : tuple of int
-        The index of the top-level column, then those of the struct fields below it.
+        The index of the top-level column, then those of the struct fields below it; or
+        `ABSENT`. Of a matrix, whose list is a run of its columns: the first of them.
     size : int or None
         Elements of the fixed-size list that it holds; None: plain numbers.
     """
@@ -82,18 +96,20 @@ class Layout:
 
 
 class Columns:
-    """The bound columns of one record batch.
+    """The bound columns of one record batch, or of a matrix.
 
     Parameters
     ----------
-    batch : pyarrow.RecordBatch
+    batch : pyarrow.RecordBatch or ndarray, shape (rows, columns)
+        A matrix has its columns, or if they are bound as one list its rows, in one piece of
+        memory each.
     layout : Layout
         Of the batch's schema.
     """
 
     __slots__ = ("batch", "layout")
 
-    def __init__(self, batch: pa.RecordBatch, layout: Layout) -> None:
+    def __init__(self, batch: Any, layout: Layout) -> None:
         self.batch = batch
         self.layout = layout
 
@@ -108,12 +124,11 @@ class Columns:
     @property
     def rows(self) -> int:
         """Number of rows."""
-        rows: int = self.batch.num_rows
-        return rows
+        return len(self.batch)
 
     def slice(self, start: int, length: int) -> Self:
         """Rows ``start`` to ``start + length``, without a copy."""
-        return type(self)(self.batch.slice(start, length), self.layout)
+        return type(self)(self.batch[start : start + length], self.layout)
 
 
 class _FloatRow:

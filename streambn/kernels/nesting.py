@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
-from streambn.kernels.interface import Columns, Layout, Place
+from streambn.kernels.interface import ABSENT, Columns, Layout, Place
 
 __all__ = ["Column", "decoded", "opened"]
 
@@ -60,7 +60,12 @@ def decoded(columns: Columns) -> Columns:
     return Columns(batch, Layout(places, batch.schema))
 
 
-def _opened(batch: pa.RecordBatch, place: Place) -> Column:
+def _opened(batch: pa.RecordBatch | NDArray[Any], place: Place) -> Column:
+    if place.path[0] == ABSENT:
+        return Column(pa.nulls(len(batch) * place.width, pa.float64()), place.width, None)
+    if isinstance(batch, np.ndarray):
+        run = batch[:, place.path[0] : place.path[0] + place.width]
+        return Column(arrow_array(np.ascontiguousarray(run).reshape(-1)), place.width, None)
     array, outer = batch.column(place.path[0]), None
     for index in place.path[1:]:
         if pa.types.is_null(array.type):

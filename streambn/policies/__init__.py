@@ -11,7 +11,16 @@ when a state is *read*; a state into which they were baked could not be merged.
 
 from streambn.policies.batch_ema import BatchEMA, BatchState
 from streambn.policies.ema import EMA, EMAState
-from streambn.policies.protocol import Policy
+from streambn.policies.protocol import ByRow, Policy, RowPolicy
 from streambn.policies.welford import Welford
 
-__all__ = ["EMA", "BatchEMA", "BatchState", "EMAState", "Policy", "Welford"]
+__all__ = [
+    "EMA",
+    "BatchEMA",
+    "BatchState",
+    "ByRow",
+    "EMAState",
+    "Policy",
+    "RowPolicy",
+    "Welford",
+]

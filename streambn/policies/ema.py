@@ -15,6 +15,7 @@ from streambn.kernels import Columns
 from streambn.kernels.interface import Floats
 from streambn.moments import Moments, Reading, spread
 from streambn.policies.arguments import Domain, check_flag, number, shown_arguments
+from streambn.policies.protocol import ByRow
 
 __all__ = ["EMA", "EMAState"]
 
@@ -135,6 +136,11 @@ class EMA:
             return -math.expm1(-math.log(2.0) / self.halflife)
         return 2.0 / (self.span + 1.0) if self.span is not None else 1.0 / (1.0 + (self.com or 0.0))
 
+    @property
+    def _prior(self) -> float:
+        """The extra weight of the first value under ``adjust=False``: 1/α − 1."""
+        return self.decay / self._new_weight
+
     def init(self, lanes: int) -> EMAState:
         """See `Policy.init`."""
         return EMAState(Moments.empty(lanes), None if self.adjust else Moments.empty(lanes))
@@ -177,7 +183,7 @@ class EMA:
         m = state.moments
         if state.first is not None:
             # The prior and the first value are one observation: not a pair.
-            extra = self.decay / self._new_weight * state.first.weight
+            extra = self._prior * state.first.weight
             pairs = m.pairs + extra * (m.weight - state.first.weight)
             # `extra` is aged already: the rows that follow must not discount it again.
             prior = state.first.replace(weight=extra)
@@ -197,6 +203,21 @@ class EMA:
         return EMAState(
             state.moments.take(lanes), None if state.first is None else state.first.take(lanes)
         )
+
+    @property
+    def by_row(self) -> ByRow:
+        """See `RowPolicy.by_row`."""
+        return ByRow(self.decay, self.ignore_na, 0.0 if self.adjust else self._prior)
+
+    def of_moments(self, moments: Moments, first: Moments | None) -> EMAState:
+        """See `RowPolicy.of_moments`."""
+        if first is None and not self.adjust:  # α = 1, whose first value weighs nothing more
+            first = Moments.empty(len(moments.count))
+        return EMAState(moments, first)
+
+    def moments_of(self, state: EMAState) -> tuple[Moments, Moments | None]:
+        """See `RowPolicy.moments_of`."""
+        return state.moments, state.first if self.by_row.prior else None
 
     def describe(self) -> str:
         """See `Policy.describe`."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from streambn.kernels import Columns
 from streambn.moments import Moments, Reading
 
-__all__ = ["Policy"]
+__all__ = ["ByRow", "Policy", "RowPolicy"]
 
 
 class Policy(Protocol):
@@ -38,3 +38,39 @@ class Policy(Protocol):
 
     def describe(self) -> str:
         """Say in words what the policy does."""
+
+
+class ByRow(NamedTuple):
+    """What one row does to the statistics, where that is the same for all rows.
+
+    Attributes
+    ----------
+    decay : float
+        λ, the factor by which it discounts those before it.
+    ignore_na : bool
+        Whether a missing value discounts nothing.
+    prior : float
+        Extra weight of the first value, discounted like it; 0: none.
+    """
+
+    decay: float
+    ignore_na: bool
+    prior: float
+
+
+class RowPolicy(Policy, Protocol):
+    """A policy whose statistics can be kept value by value, outside it.
+
+    Its state is made of the moments of all values and, if that has a prior weight, those of
+    the first one alone.
+    """
+
+    @property
+    def by_row(self) -> ByRow:
+        """Say what a row does."""
+
+    def of_moments(self, moments: Moments, first: Moments | None) -> Any:
+        """Make a state."""
+
+    def moments_of(self, state: Any) -> tuple[Moments, Moments | None]:
+        """Take a state apart."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from streambn.kernels import Columns
 from streambn.moments import Moments, Reading, spread
+from streambn.policies.protocol import ByRow
 
 __all__ = ["Welford"]
 
@@ -55,6 +56,17 @@ class Welford:
     def take(self, state: Moments, lanes: Sequence[int]) -> Moments:
         """See `Policy.take`."""
         return state.take(lanes)
+
+    by_row: ClassVar[ByRow] = ByRow(decay=1.0, ignore_na=False, prior=0.0)
+
+    def of_moments(self, moments: Moments, first: Moments | None) -> Moments:
+        """See `RowPolicy.of_moments`."""
+        del first
+        return moments
+
+    def moments_of(self, state: Moments) -> tuple[Moments, None]:
+        """See `RowPolicy.moments_of`."""
+        return state, None
 
     def describe(self) -> str:
         """See `Policy.describe`."""

@@ -26,6 +26,7 @@ from streambn.kernels.nesting import decoded
 from streambn.kernels.reference import empty_moments
 
 __all__ = [
+    "RowLanes",
     "block_moments",
     "denormalize",
     "empty_moments",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 simd: str = _core.simd
+RowLanes = _core.RowLanes
 
 _FIELDS = len(LaneArrays.FIELDS)
 

@@ -7,9 +7,11 @@ while they are passed over several times.
 
 from streambn.kernels.reference.blocks import block_moments, extend_moments
 from streambn.kernels.reference.merge import empty_moments, merge_moments
+from streambn.kernels.reference.rows import RowLanes
 from streambn.kernels.reference.transforms import denormalize, normalize
 
 __all__ = [
+    "RowLanes",
     "block_moments",
     "denormalize",
     "empty_moments",

@@ -124,6 +124,8 @@ Leaf find_leaf(const Level &batch, const int32_t *steps, int depth, int list_siz
     leaf.width = list_size > 0 ? list_size : 1;
     leaf.is_list = list_size > 0;
     if (leaf.rows > INT64_MAX / 64 / leaf.width) malformed("a length is out of all bounds");
+    leaf.type = Type::null;
+    if (depth == 1 && steps[0] == ABSENT) return leaf;
     Level at = batch;
     for (int i = 0; i < depth; ++i) {
         if (i > 0) {

@@ -85,7 +85,8 @@ int size_of(Type type);  // in bytes; 0 for null
 // `layout` holds, for each: its width, the number of steps to it, and the steps, which are
 // indices of children. A width above 0 means a fixed-size list of so many; 0 a plain column.
 //
-// Throws MalformedBatch.
+// A plain column that is ABSENT, its only step, is one of nulls. Throws MalformedBatch.
+constexpr int ABSENT = -1;
 std::vector<Leaf> find_leaves(const ArrowSchema &schema, const ArrowArray &batch,
                               const int32_t *layout, size_t size);
 

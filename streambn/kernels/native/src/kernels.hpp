@@ -75,6 +75,19 @@ using Widen = void (*)(const void *values, int n, Origin origin, double *offsets
 using MapPiece = bool (*)(const void *values, int n, int64_t phase, const uint8_t *bits,
                           const Maps &maps, void *out, bool stream);
 
+// Mean and squares of a lane that learns value by value.
+struct Growing {
+    double mean_hi, mean_lo, m2_hi, m2_lo;
+};
+// What follows from the weight w that the lane has left, λ·W, beside a value of weight 1.
+struct Shares {
+    double w, decay, heavy;       // the larger of w and 1
+    double light_hi, light_lo;    // the smaller one over w + 1
+    bool from_value;              // the value is heavier
+};
+// Merge a lane, not empty, with one value.
+using AddValue = void (*)(Growing *lane, double hi, double lo, const Shares &shares);
+
 using CountBits = int (*)(const uint64_t *words, int n);
 
 struct Kernels {
@@ -86,6 +99,7 @@ struct Kernels {
     Widen widen[LOOPED_TYPES];
     MapPiece normalize[2][2];  // [float64, float32 in][float64, float32 out]
     MapPiece denormalize[2][2];
+    AddValue add_value;
 };
 
 extern const Kernels baseline_kernels;

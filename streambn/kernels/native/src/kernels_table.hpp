@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels_map.hpp"
+#include "kernels_row.hpp"
 #include "kernels_sum.hpp"
 
 #define STREAMBN_OF_EACH_TYPE(f)                                                             \
@@ -25,6 +26,7 @@ constexpr Kernels table(const char *name) {
             {find_finite<double>, find_finite<float>, find_finite<Half>},
             STREAMBN_OF_EACH_TYPE(widen),
             STREAMBN_MAPS(false),
-            STREAMBN_MAPS(true)};
+            STREAMBN_MAPS(true),
+            add_value};
 }
 }  // namespace streambn::STREAMBN_SIMD

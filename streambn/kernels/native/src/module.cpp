@@ -13,50 +13,15 @@
 
 #include "arrow.hpp"
 #include "kernels.hpp"
+#include "matrix.hpp"
 #include "moments.hpp"
+#include "python.hpp"
 #include "reduce.hpp"
 #include "transform.hpp"
 
-namespace nb = nanobind;
 using namespace streambn;
 
 namespace {
-
-// A contiguous block of memory of a Python object, for as long as this lives.
-class Block {
-  public:
-    // `formats`: those of the struct module that are taken for the item; native byte order.
-    Block(nb::handle object, size_t item, const char *formats, bool writable = false) {
-        const int flags = PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0);
-        if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw nb::python_error();
-        const char *format = view_.format ? view_.format : "B";
-        if (static_cast<size_t>(view_.itemsize) != item || !format[0] || format[1] ||
-            !std::strchr(formats, format[0]) || reinterpret_cast<uintptr_t>(view_.buf) % item) {
-            const std::string got = format;
-            PyBuffer_Release(&view_);
-            throw std::invalid_argument("an array has items of format '" + got +
-                                        "' instead of one of '" + formats + "'");
-        }
-    }
-    Block(const Block &) = delete;
-    Block &operator=(const Block &) = delete;
-    ~Block() { PyBuffer_Release(&view_); }
-
-    template <class T>
-    T *as() const { return static_cast<T *>(view_.buf); }
-    size_t items() const { return static_cast<size_t>(view_.len / view_.itemsize); }
-
-  private:
-    Py_buffer view_;
-};
-
-constexpr char INTEGER[] = "lq";  // int64 in the struct module's letters
-
-void expect(size_t items, int64_t wanted, const char *what) {
-    if (static_cast<int64_t>(items) != wanted)
-        throw std::invalid_argument(std::string(what) + " has " + std::to_string(items) +
-                                    " items instead of " + std::to_string(wanted));
-}
 
 // A batch that was exported to the C data interface, and the columns found in it.
 //
@@ -72,7 +37,10 @@ class Exported {
             throw std::invalid_argument("the layout of the columns is damaged");
         std::vector<int32_t> steps(packed.size() / sizeof(int32_t));
         std::memcpy(steps.data(), packed.c_str(), packed.size());
-        if (schema.is_none()) {
+        if (PyObject_CheckBuffer(batch.ptr())) {
+            matrix_.reset(new Matrix(batch));
+            set(matrix_->leaves(steps));
+        } else if (schema.is_none()) {
             capsules_ = batch.attr("__arrow_c_array__")();
             if (!PyTuple_Check(capsules_.ptr()) || PyTuple_Size(capsules_.ptr()) != 2)
                 throw MalformedBatch("__arrow_c_array__ gave no pair of capsules");
@@ -104,7 +72,10 @@ class Exported {
     }
     void find(const ArrowSchema *schema, const ArrowArray *array, const std::vector<int32_t> &steps) {
         if (!schema->release || !array->release) throw MalformedBatch("the batch was released already");
-        leaves = find_leaves(*schema, *array, steps.data(), steps.size());
+        set(find_leaves(*schema, *array, steps.data(), steps.size()));
+    }
+    void set(std::vector<Leaf> found) {
+        leaves = std::move(found);
         for (const Leaf &leaf : leaves) {
             lanes += leaf.width;
             bytes += leaf.rows * leaf.width * size_of(leaf.type);
@@ -115,6 +86,7 @@ class Exported {
     }
     ArrowArray own_{};
     nb::object capsules_;
+    std::unique_ptr<Matrix> matrix_;
 };
 
 // Lets other Python threads run while there is much to do. Around a little it would only
@@ -350,4 +322,5 @@ NB_MODULE(_core, m) {
     m.def("block_moments", &py_block_moments);
     m.def("merge_moments", &py_merge_moments);
     m.def("transform", &py_transform);
+    bind_rows(m);
 }

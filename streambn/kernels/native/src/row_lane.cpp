@@ -1,0 +1,153 @@
+#include "row_lane.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace streambn {
+
+namespace {
+
+constexpr double EPSILON = 0x1p-52;
+constexpr double NOISE = 0x1p-96;  // of a mean's lower half: see moments.py
+
+Moments single(Pair x, double decay) {
+    Moments m;
+    m.count = 1;
+    m.min = m.max = x.hi;
+    m.weight = 1;
+    m.mean = x;
+    m.decay = decay;
+    const double size = std::fabs(x.hi);
+    if (size != 0 && !is_plain(size)) {
+        int exponent;
+        (void)std::frexp(size, &exponent);
+        m.exponent = exponent;
+        m.mean = {times_two_to(x.hi, -exponent), times_two_to(x.lo, -exponent)};
+    } else if (size != 0) {
+        m.exponent = 0;
+    }
+    return m;
+}
+
+// Less than this is nothing: a subnormal number costs a hundred cycles, and the smallest times
+// 0.7 is itself.
+double flushed(double weight) { return weight < 0x1p-1000 ? 0.0 : weight; }
+
+void age_first(Moments &first, double fade) {
+    first.weight = flushed(first.weight * fade);
+    first.decay = flushed(first.decay * fade);
+}
+
+void age(Moments &m, double fade) {
+    m.weight *= fade;
+    m.pairs *= fade * fade;
+    m.m2 = scale(m.m2, fade);
+    m.decay = flushed(m.decay * fade);
+}
+
+// What the statistics of a lane are made of, the prior among it.
+struct Read {
+    double weight, pairs, m2;
+    Pair mean;
+    int64_t exponent;
+};
+
+Read read_lane(const RowLane &lane, const RowRules &rules) {
+    const Moments &m = lane.m, &first = lane.first;
+    if (rules.prior == 0 || m.count == 0) return {m.weight, m.pairs, m.m2.hi, m.mean, m.exponent};
+    // See EMA.read.
+    const double extra = rules.prior * first.weight, weight = m.weight + extra;
+    const double pairs = m.pairs + extra * (m.weight - first.weight);
+    if (m.exponent != 0 || first.exponent != 0) {
+        Moments prior = first, rest = m;
+        prior.weight = extra, rest.decay = 1;
+        const Moments all = merge(prior, rest);
+        return {all.weight, pairs, all.m2.hi, all.mean, all.exponent};
+    }
+    // No digits are lost behind this difference, so that plain numbers do.
+    const double delta = add(first.mean, -m.mean).hi, share = extra / weight;
+    return {weight, pairs, m.m2.hi + delta * delta * share * m.weight,
+            add(m.mean, {delta * share, 0}), 0};
+}
+
+}  // namespace
+
+void learn_missing(RowLane &lane, const RowRules &rules, int64_t rows) {
+    Moments &m = lane.m;
+    if (rules.decay == 1 || rules.ignore_missing || rows == 0) return;
+    double fade = rows == 1 ? rules.decay : std::pow(rules.decay, static_cast<double>(rows));
+    // Where nothing else comes, the weight stops falling: see merge.py.
+    if (m.weight > 0) fade = std::max(fade, std::min(LEAST_WEIGHT / m.weight, 1.0));
+    age(m, fade);
+    if (rules.prior > 0) age_first(lane.first, fade);
+    lane.is_mapped = false;
+}
+
+void learn_value(RowLane &lane, const RowRules &rules, Pair x, Shares &shares) {
+    static const AddValue add_value = kernels().add_value;
+    Moments &m = lane.m;
+    lane.is_mapped = false;
+    if (rules.prior > 0) {
+        if (m.count == 0)
+            lane.first = single(x, rules.decay);
+        else
+            age_first(lane.first, rules.decay);
+    }
+    const double w = rules.decay * m.weight;
+    if (w == 0 || m.exponent != 0 || x.hi == 0 || !is_plain(std::fabs(x.hi))) {
+        m = merge(m, single(x, rules.decay));
+        return;
+    }
+    if (w != shares.w) {
+        const bool from_value = 1 > w;  // from the heavier side, as in `merge`
+        const Pair light = divide({from_value ? w : 1.0, 0}, {w + 1, 0});
+        shares = {w, rules.decay, from_value ? 1.0 : w, light.hi, light.lo, from_value};
+    }
+    Growing grown{m.mean.hi, m.mean.lo, m.m2.hi, m.m2.lo};
+    add_value(&grown, x.hi, x.lo, shares);
+    m.mean = {grown.mean_hi, grown.mean_lo};
+    m.m2 = {grown.m2_hi, grown.m2_lo};
+    m.pairs = rules.decay * rules.decay * m.pairs + w;
+    m.weight = w + 1;
+    m.decay = flushed(m.decay * rules.decay);
+    m.count += 1;
+    m.min = std::min(m.min, x.hi);
+    m.max = std::max(m.max, x.hi);
+}
+
+LaneMap map_of(const RowLane &lane, const RowRules &rules) {
+    LaneMap map{{0, 0}, 1, lane.gamma, lane.beta, lane.m.count > 0};
+    const Moments &m = lane.m;
+    double poison = rules.nan == Odd::propagate && m.nans > 0 ? NAN : 0.0;
+    if (rules.inf == Odd::propagate) {
+        if (m.pos_infs > 0) poison += INF;
+        if (m.neg_infs > 0) poison -= INF;  // both together: NaN
+    }
+    const bool poisoned = poison != 0;
+    if (!map.known && !poisoned) return map;
+    map.known = true;
+    const Read read = read_lane(lane, rules);
+    const int64_t by = read.exponent;
+    Pair mean{times_two_to(read.mean.hi, by), times_two_to(read.mean.lo, by)};
+    if (std::fabs(mean.lo) < NOISE * std::fabs(mean.hi)) mean.lo = 0;
+    if (rules.center) map.location = poisoned ? Pair{poison, 0} : mean;
+    if (!rules.scale) return map;
+    const double divisor =
+        rules.ddof == 0 ? read.weight : read.pairs > 0 ? 2 * read.pairs / read.weight : 0.0;
+    const double scaled = divisor > 0 && !poisoned ? std::max(read.m2 / divisor, 0.0) : NAN;
+    double std = times_two_to(std::sqrt(scaled), by);
+    const double var = times_two_to(scaled, 2 * by), centre = poisoned ? poison : mean.hi;
+    const bool constant =
+        !(std > (lane.exact ? 0.0 : EPSILON * std::fabs(centre))) && std::isfinite(centre);
+    if (constant) std = 0;
+    if (rules.eps == 0) {
+        map.spread = constant ? 1.0 : std;
+        if (constant) map.gamma = 0;
+        return map;
+    }
+    const bool ordinary = var > 1e-290 && std::isfinite(var + rules.eps);
+    map.spread = constant || !ordinary ? std::hypot(std, std::sqrt(rules.eps)) : std::sqrt(var + rules.eps);
+    return map;
+}
+
+}  // namespace streambn

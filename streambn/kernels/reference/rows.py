@@ -1,0 +1,384 @@
+"""Statistics of features over a stream of rows, value by value.
+
+One row is a segment of the monoid in merge.py with W = 1, μ = x, S = C = 0 and P = λ, so
+learning it is a merge. Plain floats: around a single value NumPy would cost more than it does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from streambn.kernels import doubledouble as dd
+from streambn.kernels.interface import Ints, LaneArrays
+from streambn.kernels.reference.merge import LEAST_WEIGHT, empty_moments, merge_moments
+from streambn.kernels.rows import MISSING, UNSEEN, RowRules
+
+__all__ = ["RowLanes"]
+
+_EPSILON = 2.0**-52
+_NOISE = 2.0**-96  # of a mean's lower half: see moments.py
+_LARGEST, _SMALLEST = 2.0**400, 2.0**-400  # whose squares are plain numbers
+_FAR = 2.0**969  # from where on a difference may overflow
+_ENDS = 1024  # the binary exponent of what float64 does not hold
+
+_RAISE, _PROPAGATE = MISSING.index("raise"), MISSING.index("propagate")
+
+
+class _Map:
+    """The map y = clip((x − location) / spread)·gamma + beta."""
+
+    __slots__ = ("beta", "gamma", "high", "known", "low", "spread")
+
+    def __init__(
+        self,
+        high: float = 0.0,
+        low: float = 0.0,
+        spread: float = 1.0,
+        gamma: float = 1.0,
+        beta: float = 0.0,
+        known: bool = True,
+    ) -> None:
+        self.high, self.low, self.spread = high, low, spread
+        self.gamma, self.beta, self.known = gamma, beta, known
+
+    def __call__(self, high: float, low: float, clip: float) -> float:
+        location, rest, spread = self.high, self.low, self.spread
+        if abs(location) > _FAR or spread > _FAR:
+            high, low, location, rest = high / 4, low / 4, location / 4, rest / 4
+            spread /= 4
+        y = (((high - location) + low) - rest) / spread
+        # In this order a NaN stays.
+        y = clip if y > clip else -clip if y < -clip else y
+        return y * self.gamma + self.beta
+
+
+class _Lane:
+    """One feature: the moments of `LaneArrays` as plain numbers."""
+
+    __slots__ = (*LaneArrays.FIELDS, "beta", "exact", "first", "gamma", "map", "rows")
+
+    count: int
+    nulls: int
+    nans: int
+    pos_infs: int
+    neg_infs: int
+    min: float
+    max: float
+    weight: float
+    pairs: float
+    mean_hi: float
+    mean_lo: float
+    m2_hi: float
+    m2_lo: float
+    decay: float
+    exponent: int
+
+    def __init__(self, gamma: float = 1.0, beta: float = 0.0) -> None:
+        self.gamma, self.beta = gamma, beta
+        self.rows = 0  # of the stream, up to which this lane is kept
+        self.exact = True  # nothing but integers and decimals was seen
+        self.map: _Map | None = None  # by the moments as they are, if it was asked for
+        self.first: _Lane | None = None  # the first value alone, aged: the prior's
+        self.set(empty_moments(1))
+
+    def set(self, moments: LaneArrays, lane: int = 0) -> None:
+        """Take over one lane of arrays."""
+        for name, values in zip(LaneArrays.FIELDS, moments, strict=True):
+            setattr(self, name, values[lane].item())
+
+    def arrays(self) -> LaneArrays:
+        """Return the moments as arrays of one lane."""
+        return LaneArrays.from_fields(
+            **{
+                name: np.array([getattr(self, name)], empty.dtype)
+                for name, empty in zip(LaneArrays.FIELDS, empty_moments(1), strict=True)
+            }
+        )
+
+    def fade(self, by: float) -> None:
+        """Let the moments weigh less."""
+        self.weight *= by
+        self.pairs *= by * by
+        self.m2_hi, self.m2_lo = dd.scale((self.m2_hi, self.m2_lo), by)
+        self.decay = _flushed(self.decay * by)
+
+    def fade_alone(self, by: float) -> None:
+        """Let a single value weigh less."""
+        self.weight = _flushed(self.weight * by)
+        self.decay = _flushed(self.decay * by)
+
+
+def _flushed(weight: float) -> float:
+    # The smallest float64 times 0.7 is itself.
+    return weight if weight >= 2.0**-1000 else 0.0
+
+
+def _single(x: tuple[float, float], decay: float) -> _Lane:
+    """Return the moments of one value."""
+    lane = _Lane()
+    lane.count, lane.weight, lane.decay = 1, 1.0, decay
+    lane.min = lane.max = x[0]
+    size = abs(x[0])
+    if size:
+        lane.exponent = 0 if _SMALLEST <= size <= _LARGEST else math.frexp(size)[1]
+    by = -lane.exponent if size else 0
+    lane.mean_hi, lane.mean_lo = math.ldexp(x[0], by), math.ldexp(x[1], by)
+    return lane
+
+
+class RowLanes:
+    """Statistics of features, which come and go, over a stream of rows that are dicts.
+
+    Parameters
+    ----------
+    *rules
+        The fields of a `RowRules`.
+    affine : dict
+        Pairs (gamma, beta) by feature.
+    number, refuse : callable
+        Those of `streambn.kernels.rows`.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        *fields, affine, number, refuse = arguments
+        self._rules = RowRules(*fields)
+        self._affine: dict[Any, tuple[float, float]] = affine
+        self._number: Callable[[Any], tuple[float, float, bool] | tuple[()] | None] = number
+        self._refuse: Callable[[str, Any, Any], NoReturn] = refuse
+        passes = UNSEEN[self._rules.unseen] == "passthrough"
+        self._unseen = _Map(gamma=1.0 if passes else 0.0)
+        self._lanes: dict[Any, _Lane] = {}
+        self._shares = 0.0, (0.0, 0.0)
+        self.rows = 0
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    def keys(self) -> list[Any]:
+        """Return the features in the order of their appearance."""
+        return list(self._lanes)
+
+    def exact(self) -> list[bool]:
+        """Say of each feature whether nothing but integers and decimals was seen."""
+        return [lane.exact for lane in self._lanes.values()]
+
+    def learn(self, row: Any) -> None:
+        """Learn one row, whole or not at all."""
+        read = self._read(row)
+        for key, lane, value in read:
+            if value is None and lane is not None:
+                self._refuse("other", key, row[key])
+            if value:
+                self._check_finite(key, value[0], row[key])
+        for key, lane, value in read:
+            if lane is None:
+                # A number makes a lane; a missing value might be that of a text.
+                if not value:
+                    continue
+                known = self._lanes[key] = _Lane(*self._affine.get(key, ()))
+            else:
+                known = lane
+            self._settle(known)
+            known.rows += 1
+            self._learn(known, value)
+        self.rows += 1
+
+    def transform(self, row: Any) -> dict[Any, Any]:
+        """Map one row; what is no number stays as it is."""
+        read = self._read(row)
+        out = dict(row)
+        for key, lane, value in read:
+            if value is None and lane is not None:
+                self._refuse("other", key, row[key])
+            if not value:
+                continue
+            self._check_finite(key, value[0], row[key])
+            by = None if lane is None else self._map_of(lane)
+            if by is None or not by.known:
+                if UNSEEN[self._rules.unseen] == "raise":
+                    self._refuse("unseen", key, row[key])
+                by = self._unseen
+            out[key] = by(value[0], value[1], self._rules.clip)
+        return out
+
+    def store(self, moments: Ints, first: Ints | None) -> None:
+        """Write the moments as of the last row, and those of the first values."""
+        moments[...] = empty_moments(len(self)).memory
+        if first is not None:
+            first[...] = moments
+        for i, lane in enumerate(self._lanes.values()):
+            copy = _Lane()
+            copy.set(lane.arrays())
+            copy.rows, copy.first = lane.rows, None
+            if lane.first is not None:
+                copy.first = _Lane()
+                copy.first.set(lane.first.arrays())
+            self._settle(copy)
+            moments[:, i] = copy.arrays().memory[:, 0]
+            if copy.first is not None and first is not None:
+                first[:, i] = copy.first.arrays().memory[:, 0]
+
+    def update(self, exact: Sequence[bool], rows: int, moments: Ints, first: Ints | None) -> None:
+        """Take over moments of the lanes that there are."""
+        for i, lane in enumerate(self._lanes.values()):
+            lane.set(LaneArrays(moments.reshape(len(LaneArrays.FIELDS), -1)), i)
+            lane.rows, lane.exact, lane.map = rows, exact[i], None
+            lane.first = None
+            if first is not None and lane.count:
+                lane.first = _Lane()
+                lane.first.set(LaneArrays(first.reshape(len(LaneArrays.FIELDS), -1)), i)
+        self.rows = rows
+
+    def extend(self, keys: Sequence[Any]) -> None:
+        """Add lanes, of which nothing was seen."""
+        for key in keys:
+            self._lanes[key] = _Lane(*self._affine.get(key, ()))
+
+    def index(self, key: Any) -> int:
+        """Return the place of a feature; -1: there is none."""
+        return list(self._lanes).index(key) if key in self._lanes else -1
+
+    def set_maps(self, *arrays: Any) -> None:
+        """Set the maps of all lanes, whose statistics are kept elsewhere."""
+        columns = (array.tolist() for array in arrays)
+        for lane, values in zip(self._lanes.values(), zip(*columns, strict=True), strict=True):
+            lane.map = _Map(*values)
+
+    def _read(self, row: Any) -> list[tuple[Any, _Lane | None, Any]]:
+        if not isinstance(row, dict):
+            self._refuse("row", None, row)
+        return [(key, self._lanes.get(key), self._number(value)) for key, value in row.items()]
+
+    def _check_finite(self, key: Any, number: float, value: Any) -> None:
+        if math.isnan(number) and self._rules.nan == _RAISE:
+            self._refuse("nan", key, value)
+        if math.isinf(number) and self._rules.inf == _RAISE:
+            self._refuse("inf", key, value)
+
+    def _learn(self, lane: _Lane, value: Any) -> None:
+        if not value:
+            lane.nulls += 1
+        elif math.isnan(value[0]):
+            lane.nans += 1
+        elif value[0] == math.inf:
+            lane.pos_infs += 1
+        elif value[0] == -math.inf:
+            lane.neg_infs += 1
+        else:
+            lane.exact = lane.exact and value[2]
+            return self._learn_number(lane, value[:2])
+        if value:
+            # A NaN may be all that there is to know about a feature from now on.
+            lane.exact, lane.map = False, None
+        return self._learn_missing(lane, 1)
+
+    def _settle(self, lane: _Lane) -> None:
+        """Let a lane have seen all rows that came before this one."""
+        missed = self.rows - lane.rows
+        if not missed:
+            return
+        lane.nulls += missed
+        lane.rows = self.rows
+        self._learn_missing(lane, missed)
+
+    def _learn_missing(self, lane: _Lane, rows: int) -> None:
+        rules = self._rules
+        if rules.decay == 1 or rules.ignore_missing or rows == 0:
+            return
+        fade = rules.decay**rows
+        # Where nothing else comes, the weight stops falling: see merge.py.
+        if lane.weight > 0:
+            fade = max(fade, min(LEAST_WEIGHT / lane.weight, 1.0))
+        lane.fade(fade)
+        if lane.first is not None:
+            lane.first.fade_alone(fade)
+
+    def _learn_number(self, lane: _Lane, x: tuple[float, float]) -> None:
+        decay = self._rules.decay
+        lane.map = None
+        if self._rules.prior:
+            if lane.first is None:
+                lane.first = _single(x, decay)
+            else:
+                lane.first.fade_alone(decay)
+        w = decay * lane.weight
+        if w == 0 or lane.exponent != 0 or not _SMALLEST <= abs(x[0]) <= _LARGEST:
+            lane.set(merge_moments(lane.arrays(), _single(x, decay).arrays()))
+            return
+        weight = w + 1
+        mean = lane.mean_hi, lane.mean_lo
+        delta = dd.add(x, (-mean[0], -mean[1]))
+        # From the heavier side, as in `merge_moments`.
+        from_x = w < 1
+        light, heavy = (w, 1.0) if from_x else (1.0, w)
+        if self._shares[0] != w:  # most features of a row have one weight
+            self._shares = w, dd.divide((light, 0.0), (weight, 0.0))
+        move = dd.multiply(delta, self._shares[1])
+        between = dd.scale(dd.multiply(delta, move), heavy)
+        mean = dd.add(x, (-move[0], -move[1])) if from_x else dd.add(mean, move)
+        m2 = lane.m2_hi, lane.m2_lo
+        m2 = dd.add(m2 if decay == 1 else dd.scale(m2, decay), between)
+        lane.mean_hi, lane.mean_lo = mean
+        lane.m2_hi, lane.m2_lo = m2
+        lane.pairs = decay * decay * lane.pairs + w
+        lane.weight = weight
+        lane.decay = _flushed(lane.decay * decay)
+        lane.count += 1
+        lane.min, lane.max = min(lane.min, x[0]), max(lane.max, x[0])
+
+    def _map_of(self, lane: _Lane) -> _Map:
+        # Rows from which the feature was missing age all weights alike: the map stays.
+        if lane.map is None:
+            lane.map = self._made_map(lane)
+        return lane.map
+
+    def _made_map(self, lane: _Lane) -> _Map:
+        rules = self._rules
+        made = _Map(gamma=lane.gamma, beta=lane.beta, known=lane.count > 0)
+        poison = math.nan if rules.nan == _PROPAGATE and lane.nans else 0.0
+        if rules.inf == _PROPAGATE:
+            poison += math.inf if lane.pos_infs else 0.0
+            poison -= math.inf if lane.neg_infs else 0.0  # both together: NaN
+        if not made.known and poison == 0:
+            return made
+        made.known = True
+        m = lane
+        if lane.first is not None:
+            # See EMA.read.
+            extra = rules.prior * lane.first.weight
+            pairs = lane.pairs + extra * (lane.weight - lane.first.weight)
+            prior = lane.first.arrays().replace(weight=np.array([extra]))
+            m = _Lane()
+            m.set(merge_moments(prior, lane.arrays().replace(decay=np.ones(1))))
+            m.pairs = pairs
+        mean = math.ldexp(m.mean_hi, m.exponent)
+        rest = math.ldexp(m.mean_lo, m.exponent)
+        if poison != 0:
+            mean, rest = poison, 0.0
+        if rules.center:
+            made.high, made.low = mean, 0.0 if abs(rest) < _NOISE * abs(mean) else rest
+        if not rules.scale:
+            return made
+        divisor = m.weight if rules.ddof == 0 else 2 * m.pairs / m.weight if m.pairs > 0 else 0.0
+        var = std = math.nan
+        if divisor > 0 and poison == 0:
+            scaled = max(m.m2_hi / divisor, 0.0)
+            std = math.ldexp(math.sqrt(scaled), m.exponent)
+            large = scaled > 0 and math.frexp(scaled)[1] + 2 * m.exponent > _ENDS
+            var = math.inf if large else math.ldexp(scaled, 2 * m.exponent)
+        rounding = 0.0 if lane.exact else _EPSILON * abs(mean)
+        constant = not std > rounding and math.isfinite(mean)
+        std = 0.0 if constant else std
+        if rules.eps == 0:
+            made.spread = 1.0 if constant else std
+            made.gamma = 0.0 if constant else made.gamma
+            return made
+        ordinary = var > 1e-290 and math.isfinite(var + rules.eps) and not constant
+        made.spread = (
+            math.sqrt(var + rules.eps) if ordinary else math.hypot(std, math.sqrt(rules.eps))
+        )
+        return made

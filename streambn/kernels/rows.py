@@ -1,0 +1,135 @@
+"""What both implementations of `RowLanes` go by: the rules, and what is a number.
+
+`RowLanes` keeps statistics of features, which come and go, over a stream of rows that are
+dicts. The two functions here are given to it. They are functions of a module, as the garbage
+collector does not look through what an object of the extension refers to.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from decimal import Context, Decimal
+from fractions import Fraction
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from streambn.errors import InvalidValueError, NotFittedError, SchemaError
+
+__all__ = ["MISSING", "UNSEEN", "RowRules", "number", "refuse"]
+
+# What a NaN or an infinity does, and how a feature without statistics comes out. The extension
+# knows them by their places.
+MISSING = ("ignore", "raise", "propagate")
+UNSEEN = ("zero", "passthrough", "raise")
+
+# Digits enough for the difference of a decimal and the float64 next to it.
+_EXACT = Context(prec=1100)
+
+
+class RowRules(NamedTuple):
+    """Hyperparameters of `RowLanes`, in the order in which it takes them.
+
+    Attributes
+    ----------
+    decay : float
+        The factor by which a row discounts those before it.
+    ignore_missing : bool
+        Whether a missing value does not age the others.
+    prior : float
+        Extra weight of a feature's first value, which ages like it; 0: none.
+    ddof : int
+    eps, clip : float
+        A clip of infinity clips nothing.
+    center, scale : bool
+    nan, inf : int
+        Places in `MISSING`.
+    unseen : int
+        A place in `UNSEEN`.
+    """
+
+    decay: float
+    ignore_missing: bool
+    prior: float
+    ddof: int
+    eps: float
+    clip: float
+    center: bool
+    scale: bool
+    nan: int
+    inf: int
+    unseen: int
+
+
+def number(value: Any) -> tuple[float, float, bool] | tuple[()] | None:
+    """Make of a value hi + lo, and say whether it is exact (an integer or a decimal).
+
+    Returns
+    -------
+    (float, float, bool), () or None
+        () where the value is missing, None where it is no number: it is a text, say.
+
+    Raises
+    ------
+    InvalidValueError
+        It lies beyond float64.
+    """
+    kind = type(value)
+    if kind is float:  # as most are
+        return value, 0.0, False
+    if value is None or kind.__name__ == "NAType":  # pandas' missing value
+        return ()
+    if isinstance(value, bool | np.bool_):
+        return None
+    if isinstance(value, np.floating | float):
+        high = float(value)
+        # A longdouble has more digits.
+        return high, float(value - kind(high)) if math.isfinite(high) else 0.0, False
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            return float(value) if not value.is_snan() else math.nan, 0.0, False
+        high = _float64(value)
+        return high, float(_EXACT.subtract(value, Decimal(high))), True
+    if isinstance(value, numbers.Rational | np.integer):
+        whole = int(value) if isinstance(value, np.integer) else value
+        high = _float64(whole)
+        # Fractions, as the difference of an integer and a float would be rounded twice.
+        low = float(Fraction(whole) - Fraction(high))
+        return high, low, isinstance(value, numbers.Integral)
+    return None
+
+
+def _float64(value: Any) -> float:
+    try:
+        high = float(value)
+    except OverflowError:
+        high = math.inf
+    if math.isinf(high):
+        raise InvalidValueError(
+            f"a row holds {value!r:.60}, which lies beyond float64. Scale it, or leave it out."
+        )
+    return high
+
+
+def refuse(why: str, key: Any, value: Any) -> NoReturn:
+    """Raise the error for a value that a row must not have."""
+    if why == "other":
+        raise SchemaError(
+            f"feature {key!r} is no longer numeric: it is {value!r} in this row, which was "
+            "refused whole. Convert it to a number, or leave it out of the row."
+        )
+    if why == "unseen":
+        raise NotFittedError(
+            f"feature {key!r} was never seen, so it has no statistics. Learn it first, or choose "
+            "unseen='zero' or unseen='passthrough'."
+        )
+    if why == "row":
+        raise InvalidValueError(
+            f"a row must be a dict of features, got {type(value).__name__}: {value!r:.60}."
+        )
+    word = "NaN" if why == "nan" else "infinity"
+    raise InvalidValueError(
+        f"feature {key!r} holds {word}: {value!r}. The row was refused whole. Clean it, or choose "
+        f"{why}='ignore' (skip and count) or {why}='propagate'."
+    )

@@ -1,0 +1,497 @@
+"""A normalizer of features that come and go: one row, which is a dict, or a batch of rows.
+
+What `streambn.Normalizer` is to columns that the first batch binds, `RowNormalizer` is to
+features as online learners have them. A feature that a row does not have is null in it, also
+before it first appeared. Rows one by one and rows in batches are learned alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple, Self, cast
+
+import numpy as np
+import pyarrow as pa
+
+from streambn.columns import Binding, Leaf, SchemaCache, float_type
+from streambn.errors import InvalidValueError, SchemaError
+from streambn.fitted import Fitted, refuse_not_finite
+from streambn.kernels import Columns, LaneTransform, Layout, Place, RowLanes, normalize
+from streambn.kernels.interface import Floats, Ints, LaneArrays
+from streambn.kernels.rows import MISSING, UNSEEN, RowRules, number, refuse
+from streambn.matching import Kinds, Match, twice
+from streambn.moments import Moments
+from streambn.normalizer import FrozenNormalizer, Normalizer, checked_policy
+from streambn.options import Options
+from streambn.policies import Policy, RowPolicy, Welford
+
+__all__ = ["RowNormalizer"]
+
+Row = dict[Any, Any]
+_FIELDS = len(LaneArrays.FIELDS)
+_ONE = Layout([Place((0,), None)])
+
+
+class _Outputs(NamedTuple):
+    """Where the columns of a batch go, and what they become."""
+
+    columns: tuple[int, ...]
+    lanes: Ints
+    layout: Layout
+    leaves: pa.Schema
+    schema: pa.Schema
+
+
+class RowNormalizer:
+    """Running mean and variance of features that come and go, and the map they define.
+
+    Parameters
+    ----------
+    policy : Policy, optional
+        `Welford`, `EMA`, which go value by value, or another, which goes by blocks: a batch
+        is a block of its rows, a single row one of its own.
+    eps, ddof, center, scale, affine, clip, nan, inf
+        As for `streambn.Normalizer`.
+    unseen : {"zero", "passthrough", "raise"}
+        How the values of a feature come out of which none was learned: as 0.0, as they are,
+        or not at all.
+
+    Attributes
+    ----------
+    learn_one : callable
+        Takes a dict of features and learns it, whole or not at all. Integers, floats,
+        decimals, fractions and NumPy's numbers are numbers. What is no number passes through;
+        in a feature that was one, it is an error. None is a missing value.
+    transform_one : callable
+        Takes a dict of features and gives a new one: of the numbers, floats.
+
+    Raises
+    ------
+    InvalidValueError
+        An argument is outside its domain.
+
+    Notes
+    -----
+    A feature whose variance is zero, within the rounding of its values, becomes 0, whatever
+    the value, unless there is an eps: one value says nothing about the scale of the next.
+
+    Examples
+    --------
+    >>> from streambn.rows import RowNormalizer
+    >>> norm = RowNormalizer()
+    >>> for x in ({"a": 1.0}, {"a": 3.0, "b": 7}):
+    ...     norm.learn_one(x)
+    >>> norm.transform_one({"a": 4.0, "b": 9, "c": "red"})
+    {'a': 2.0, 'b': 0.0, 'c': 'red'}
+    """
+
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        unseen: str = "zero",
+        **options: Any,
+    ) -> None:
+        self._begin(
+            Welford() if policy is None else checked_policy(policy), Options(**options), unseen
+        )
+
+    def _begin(self, policy: Policy, options: Options, unseen: str) -> None:
+        if unseen not in UNSEEN:
+            raise InvalidValueError(
+                f"unseen must be 'zero', 'passthrough' or 'raise', got {unseen!r}."
+            )
+        self.policy, self.options, self.unseen = policy, options, unseen
+        rule = getattr(policy, "by_row", None)
+        decay, ignore_na, prior = rule or (1.0, False, 0.0)
+        self._has_prior = prior > 0
+        rules = RowRules(
+            decay=decay,
+            ignore_missing=ignore_na,
+            prior=prior,
+            ddof=options.ddof,
+            eps=options.eps,
+            clip=math.inf if options.clip is None else options.clip,
+            center=options.center,
+            scale=options.scale,
+            nan=MISSING.index(options.nan),
+            inf=MISSING.index(options.inf),
+            unseen=UNSEEN.index(unseen),
+        )
+        self._lanes = RowLanes(*rules, dict(options.affine or {}), number, refuse)
+        self._schemas = SchemaCache()
+        self._match: Match | None = None
+        self._maps: tuple[int, LaneTransform] | None = None
+        # Of a policy that goes by blocks, the state has one lane more than there are features:
+        # of that one nothing is ever seen, and it becomes whatever appears.
+        self._blocks = None if rule else policy.init(1)
+        # With nothing in between: a row of ten features takes less than a microsecond.
+        self.learn_one: Callable[[Row], None] = self._lanes.learn if rule else self._learn_block
+        self.transform_one: Callable[[Row], Row] = (
+            self._lanes.transform if rule else self._transform_by_maps
+        )
+
+    @classmethod
+    def of(cls, source: Normalizer | FrozenNormalizer, unseen: str = "zero") -> Self:
+        """Go on from statistics of columns.
+
+        Raises
+        ------
+        SchemaError
+            A column is a list or in a struct.
+        """
+        fitted = source._current
+        self = cls.__new__(cls)
+        self._begin(fitted.policy, fitted.options, unseen)
+        binding = fitted.binding
+        if binding is None:
+            return self
+        for leaf in binding.leaves:
+            if leaf.size is not None or len(leaf.path) > 1:
+                raise SchemaError(
+                    f"column {leaf.name!r} is a list or in a struct; the features of rows are "
+                    "plain numbers. Fit those columns alone, with columns=."
+                )
+        tally = fitted.tally
+        rows = int((tally.count + tally.nulls + tally.not_finite.sum(axis=0)).max(initial=0))
+        self._lanes.extend(list(binding.lanes))
+        exact = binding.exact.tolist()
+        if self._blocks is None:
+            moments, first = cast(RowPolicy, self.policy).moments_of(fitted.state)
+            self._update(exact, rows, moments, first)
+        else:
+            nulls = Columns(pa.RecordBatch.from_arrays([pa.nulls(rows)], ["0"]), _ONE)
+            spare = self.policy.update(self._blocks, nulls)
+            self._take_blocks(exact, rows, _beside(fitted.state, spare))
+        return self
+
+    # ------------------------------------------------------------------- learning
+
+    @property
+    def features(self) -> list[Any]:
+        """The features that there are statistics of, in the order of their appearance."""
+        return self._lanes.keys()
+
+    @property
+    def rows(self) -> int:
+        """Rows learned."""
+        return int(self._lanes.rows)
+
+    def learn_many(self, batch: Any, names: Sequence[Hashable] | None = None) -> None:
+        """Learn a batch of rows, whole or not at all.
+
+        Parameters
+        ----------
+        batch : pyarrow.RecordBatch or ndarray, shape (rows, features)
+        names : sequence, optional
+            The features; by default the names of the columns.
+
+        Raises
+        ------
+        SchemaError
+            A feature is there twice, or one that was a number is something else.
+        InvalidValueError
+            There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses.
+        """
+        if len(batch) == 0:
+            return
+        match = self._matched(batch, batch.schema.names if names is None else list(names))
+        older = self._state(match.fresh)
+        policy = self.policy
+        state = policy.update(older, Columns(batch, match.layout))
+        before, after = policy.tally(older), policy.tally(state)
+        if np.count_nonzero(after.not_finite):
+            lanes = [*self.features, *match.fresh, None]
+            infs = after.not_finite[1:].sum(axis=0) - before.not_finite[1:].sum(axis=0)
+            refuse_not_finite(self.options, after.nans - before.nans, infs, lanes)
+        rows = self.rows + len(batch)
+        self._lanes.extend(match.fresh)
+        if self._blocks is None:
+            moments, first = cast(RowPolicy, policy).moments_of(state)
+            self._update(match.exact, rows, moments, first)
+        else:
+            self._take_blocks(match.exact, rows, state)
+
+    def _update(
+        self, exact: list[bool], rows: int, moments: Moments, first: Moments | None
+    ) -> None:
+        self._lanes.update(exact, rows, moments.memory, None if first is None else first.memory)
+
+    def _take_blocks(self, exact: list[bool], rows: int, state: Any) -> None:
+        self._blocks = state
+        # What the lanes keep themselves is not looked at: they get their maps.
+        self._update(exact, rows, Moments.empty(len(self._lanes)), None)
+        self._maps = None
+
+    def _state(self, fresh: Sequence[Any] = ()) -> Any:
+        """Return the policy's state, with lanes for new features behind the others."""
+        lanes = len(self._lanes)
+        if self._blocks is not None:
+            return self.policy.take(self._blocks, [*range(lanes), *[lanes] * (len(fresh) + 1)])
+        moments, first = self._stored()
+        if fresh:
+            moments = np.hstack([moments, self._never_seen(len(fresh))])
+            first = None if first is None else np.hstack([first, _empty(len(fresh))])
+        return cast(RowPolicy, self.policy).of_moments(
+            Moments.sealed(LaneArrays(moments)),
+            None if first is None else Moments.sealed(LaneArrays(first)),
+        )
+
+    def _stored(self) -> tuple[Ints, Ints | None]:
+        moments = np.empty((_FIELDS, len(self._lanes)), np.int64)
+        first = np.empty_like(moments) if self._has_prior else None
+        self._lanes.store(moments, first)
+        return moments, first
+
+    def _never_seen(self, lanes: int) -> Ints:
+        """Return moments of features that all rows so far did not have."""
+        decay, ignore_na, _ = cast(RowPolicy, self.policy).by_row
+        faded = 1.0 if ignore_na else decay**self.rows
+        return (
+            Moments.empty(lanes)
+            .replace(nulls=np.full(lanes, self.rows), decay=np.full(lanes, faded))
+            .memory
+        )
+
+    def _learn_block(self, row: Row) -> None:
+        """Learn a row as a block of its own."""
+        if not isinstance(row, dict):
+            refuse("row", None, row)
+        names, arrays = [], []
+        for key, value in row.items():
+            found = number(value)
+            if found is None:
+                if self._lanes.index(key) >= 0:
+                    refuse("other", key, value)
+            elif found:
+                names.append(key)
+                arrays.append(_array_of(value, found))
+        if not arrays:
+            # Nothing but missing values, or nothing at all: a row all the same.
+            names, arrays = [None], [pa.nulls(1)]
+        self.learn_many(
+            pa.RecordBatch.from_arrays(arrays, [str(i) for i in range(len(arrays))]), names
+        )
+
+    # ---------------------------------------------------------------- normalizing
+
+    def transform_many(
+        self, batch: pa.RecordBatch, names: Sequence[Hashable] | None = None
+    ) -> pa.RecordBatch:
+        """Normalize a batch of rows by the statistics as they stand. Never learns.
+
+        Parameters
+        ----------
+        batch : pyarrow.RecordBatch
+        names : sequence, optional
+            The features; by default the names of the columns.
+
+        Returns
+        -------
+        pyarrow.RecordBatch
+            Floats keep their type, other numbers become float64; all else passes through.
+
+        Raises
+        ------
+        NotFittedError
+            A feature was never seen, and ``unseen="raise"``.
+        SchemaError, InvalidValueError
+            As for `learn_many`.
+        """
+        names = list(batch.schema.names if names is None else names)
+        self._refuse_others(batch, names, self._kinds(batch))
+        key = (tuple(names), len(self._lanes))
+        out: _Outputs = self._schemas.get(batch.schema, key, lambda: self._outputs(batch, names))
+        maps = self._lane_transform()
+        unseen = ~maps.known[out.lanes]
+        if self.unseen == "raise" and unseen.any():
+            for column in np.array(out.columns)[unseen].tolist():
+                if batch.column(column).null_count < len(batch):
+                    refuse("unseen", names[column], None)
+        by = LaneTransform(
+            location_hi=maps.location_hi[out.lanes],
+            location_lo=maps.location_lo[out.lanes],
+            spread=maps.spread[out.lanes],
+            gamma=None if maps.gamma is None else maps.gamma[out.lanes],
+            beta=None if maps.beta is None else maps.beta[out.lanes],
+            clip=maps.clip,
+            known=np.ones(len(unseen), np.bool_),
+        )
+        mapped = normalize(Columns(batch, out.layout), by, out.leaves)
+        refuse_not_finite(
+            self.options, mapped.nans, mapped.infs, [names[column] for column in out.columns]
+        )
+        if len(out.columns) == len(names):
+            return pa.RecordBatch.from_arrays(mapped.batch.columns, schema=out.schema)
+        arrays = batch.columns
+        for i, column in enumerate(out.columns):
+            arrays[column] = mapped.batch.column(i)
+        return pa.RecordBatch.from_arrays(arrays, schema=out.schema)
+
+    def _outputs(self, batch: pa.RecordBatch, names: list[Any]) -> _Outputs:
+        kinds = self._kinds(batch)
+        fields = list(batch.schema)
+        for i in kinds.numeric:
+            fields[i] = fields[i].with_type(float_type(fields[i].type))
+        lanes = np.array([self._lanes.index(names[i]) for i in kinds.numeric], np.int64)
+        return _Outputs(
+            columns=kinds.numeric,
+            # A feature that has no lane: behind all that have stands what becomes of it.
+            lanes=np.where(lanes < 0, len(self._lanes), lanes),
+            layout=Layout([Place((i,), None) for i in kinds.numeric], batch.schema, kinds.encoded),
+            leaves=pa.schema([(str(i), fields[i].type) for i in kinds.numeric]),
+            schema=pa.schema(fields, metadata=batch.schema.metadata),
+        )
+
+    def _lane_transform(self) -> LaneTransform:
+        """Return the maps of all lanes, behind them that of a feature never seen.
+
+        `known` says which are by statistics; the others are all alike.
+        """
+        if self._maps is not None and self._maps[0] == self.rows:
+            return self._maps[1]
+        fitted, options = self._fitted(), self.options
+        maps = fitted.lane_transform
+        lanes = len(maps.known)
+        gamma = np.ones(lanes) if maps.gamma is None else maps.gamma
+        if options.scale and options.eps == 0:
+            gamma = np.where(fitted.constant, 0.0, gamma)
+        beta = np.zeros(lanes) if maps.beta is None else maps.beta
+        known = np.append(maps.known, False)
+
+        def with_unseen(values: Floats, unseen: float) -> Floats:
+            return np.where(known, np.append(values, unseen), unseen)
+
+        made = LaneTransform(
+            location_hi=with_unseen(maps.location_hi, 0.0),
+            location_lo=with_unseen(maps.location_lo, 0.0),
+            spread=with_unseen(maps.spread, 1.0),
+            gamma=with_unseen(gamma, 1.0 if self.unseen == "passthrough" else 0.0),
+            beta=with_unseen(beta, 0.0),
+            clip=maps.clip,
+            known=known,
+        )
+        self._maps = self.rows, made
+        if self._blocks is not None:
+            arrays = (made.location_hi, made.location_lo, made.spread, made.gamma, made.beta, known)
+            self._lanes.set_maps(*(a[:-1] for a in arrays if a is not None))
+        return made
+
+    def _transform_by_maps(self, row: Row) -> Row:
+        self._lane_transform()
+        return self._lanes.transform(row)
+
+    # ------------------------------------------------------------------ the columns
+
+    def _kinds(self, batch: Any) -> Kinds:
+        if isinstance(batch, np.ndarray):
+            return Kinds.of_matrix(batch.shape[1], batch.dtype.kind in "iu")
+        kinds: Kinds = self._schemas.get(batch.schema, None, lambda: Kinds.of(batch.schema))
+        return kinds
+
+    def _matched(self, batch: Any, names: list[Any]) -> Match:
+        """Say which lane each column belongs to, and what is new."""
+        kinds = self._kinds(batch)
+        self._refuse_others(batch, names, kinds)
+        last = self._match
+        if (
+            last is not None
+            and last.lanes == len(self._lanes)
+            and last.kinds is kinds
+            and last.names == names
+        ):
+            return last
+        match = Match.of(batch, names, kinds, self._lanes, spare=self._blocks is not None)
+        # New lanes are new once.
+        self._match = None if match.fresh else match
+        return match
+
+    def _refuse_others(self, batch: Any, names: Sequence[Any], kinds: Kinds) -> None:
+        for i in kinds.other:
+            array = batch.column(i)
+            if self._lanes.index(names[i]) >= 0 and array.null_count < len(array):
+                refuse("other", names[i], array.drop_null()[0].as_py())
+
+    # ------------------------------------------------------------------- statistics
+
+    def _fitted(self) -> Fitted:
+        lanes = len(self._lanes)
+        leaves = zip(self.features, self._lanes.exact(), strict=True)
+        binding = Binding(tuple(Leaf((str(key),), None, exact) for key, exact in leaves))
+        state = self._state()
+        if self._blocks is not None:
+            state = self.policy.take(state, range(lanes))
+        return Fitted(self.policy, self.options, None, binding, state)
+
+    def stats(self) -> pa.Table:
+        """Return the statistics as they stand; see `streambn.Normalizer.stats`."""
+        return self._fitted().stats()
+
+    def to_normalizer(self) -> Normalizer:
+        """Return a live `streambn.Normalizer` with these statistics, of columns by these names.
+
+        Raises
+        ------
+        SchemaError
+            Two features have one name as text.
+        """
+        fitted = self._fitted()
+        names = fitted.binding.lanes if fitted.binding else ()
+        for name in names:
+            if names.count(name) > 1:
+                raise twice(name)
+        if not names:
+            fitted = Fitted(self.policy, self.options, None)
+        return Normalizer._of(fitted)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = {
+            "policy": self.policy,
+            "options": self.options,
+            "unseen": self.unseen,
+            "features": self.features,
+            "exact": self._lanes.exact(),
+            "rows": self.rows,
+        }
+        if self._blocks is None:
+            moments = [None if m is None else m.tobytes() for m in self._stored()]
+            return {**state, "moments": moments}
+        return {**state, "blocks": self._blocks}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self._begin(state["policy"], state["options"], state["unseen"])
+        self._lanes.extend(state["features"])
+        if self._blocks is None:
+            moments = [None if m is None else np.frombuffer(m, np.int64) for m in state["moments"]]
+            self._lanes.update(state["exact"], state["rows"], *moments)
+        else:
+            self._take_blocks(state["exact"], state["rows"], state["blocks"])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.policy!r}) of {len(self._lanes)} features"
+
+
+def _empty(lanes: int) -> Ints:
+    return Moments.empty(lanes).memory
+
+
+def _beside(state: Any, other: Any) -> Any:
+    """Put the lanes of another state behind those of a state made of moments."""
+    if isinstance(state, Moments):
+        return Moments.sealed(LaneArrays(np.hstack([state.memory, other.memory])))
+    if isinstance(state, tuple) and hasattr(state, "_make"):
+        return state._make(map(_beside, state, other))
+    return state
+
+
+def _array_of(value: Any, found: tuple[float, float, bool]) -> pa.Array:
+    """Make an array of one number, which keeps its digits."""
+    high, low, _ = found
+    if low == 0 or not math.isfinite(high):
+        return pa.array([high], pa.float64(), from_pandas=False)
+    try:
+        return pa.array([value if isinstance(value, Decimal) else Decimal(int(value))])
+    except (pa.ArrowException, ValueError, OverflowError):
+        return pa.array([high], pa.float64())
