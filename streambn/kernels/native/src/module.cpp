@@ -36,7 +36,7 @@ class Exported {
         if (packed.size() % sizeof(int32_t))
             throw std::invalid_argument("the layout of the columns is damaged");
         std::vector<int32_t> steps(packed.size() / sizeof(int32_t));
-        std::memcpy(steps.data(), packed.c_str(), packed.size());
+        if (!steps.empty()) std::memcpy(steps.data(), packed.c_str(), packed.size());
         if (PyObject_CheckBuffer(batch.ptr())) {
             matrix_.reset(new Matrix(batch));
             set(matrix_->leaves(steps));
