@@ -1,0 +1,346 @@
+"""RiverNormalizer among others: in River's compositions, frozen, copied, and beside the core."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from river import compose, datasets, evaluate, linear_model, metrics, preprocessing
+
+import streambn as sbn
+from streambn.adapters.river import RiverNormalizer
+
+POLICIES = {
+    "Welford": sbn.Welford(),
+    "EMA": sbn.EMA(halflife=10),
+    "EMARecursive": sbn.EMA(alpha=0.2, adjust=False),
+    "BatchEMA": sbn.BatchEMA(momentum=0.1),
+}
+# A block is not its rows: what goes on row by row has to be compared with rows.
+BY_ROW = {name: policy for name, policy in POLICIES.items() if name != "BatchEMA"}
+for_every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+for_policies_by_row = pytest.mark.parametrize("policy", BY_ROW.values(), ids=BY_ROW)
+
+ROWS = [
+    {name: float(value) for name, value in zip("abc", values, strict=True)}
+    for values in np.random.default_rng(3).normal([0.0, 1e9, -5.0], [1.0, 1.0, 1e-3], (60, 3))
+]
+
+
+def learned(rows=(), policy=None, **options):
+    model = RiverNormalizer(policy, **options)
+    for row in rows:
+        model.learn_one(row)
+    return model
+
+
+def mean_of(model, feature="a"):
+    return {r["column"]: r["mean"] for r in model.stats().to_pylist()}[feature]
+
+
+def assert_alike(one, other, rtol=1e-12):
+    one, other = (m.stats().to_pandas().set_index("column").sort_index() for m in (one, other))
+    books = ["count", "nulls", "nans", "infs", "min", "max"]
+    pd.testing.assert_frame_equal(one[books], other[books])
+    for name in ("mean", "var", "std"):
+        np.testing.assert_allclose(one[name], other[name], rtol=rtol, atol=0)
+
+
+# ------------------------------------------------------------------------ freezing
+
+
+def test_what_is_frozen_learns_nothing_until_it_is_unfrozen():
+    model = learned(ROWS[:10])
+    assert model.frozen is False
+    model.freeze()
+    assert model.frozen is True
+    before = model.stats()
+    model.learn_one(ROWS[10])
+    model.learn_one({"new": 1.0})
+    model.learn_many(pd.DataFrame(ROWS[10:20]))
+    assert model.stats().equals(before)
+    model.freeze()  # again is the same
+    model.unfreeze()
+    assert model.frozen is False
+    for row in ROWS[10:20]:
+        model.learn_one(row)
+    assert model.stats().equals(learned(ROWS[:20]).stats())
+
+
+def test_what_is_frozen_transforms_as_before():
+    model = learned(ROWS[:10])
+    one, many = model.transform_one(ROWS[30]), model.transform_many(pd.DataFrame(ROWS[30:40]))
+    model.freeze()
+    for row in ROWS[10:]:
+        model.learn_one(row)
+    assert model.transform_one(ROWS[30]) == one
+    pd.testing.assert_frame_equal(model.transform_many(pd.DataFrame(ROWS[30:40])), many)
+
+
+def test_frozen_in_a_pipeline_while_the_model_goes_on():
+    scaler = RiverNormalizer()
+    model = scaler | linear_model.LinearRegression()
+    for row in ROWS[:20]:
+        model.learn_one(row, row["c"])
+    assert mean_of(scaler) == mean_of(model["RiverNormalizer"])  # a pipeline keeps what it is given
+    scaler.freeze()
+    before, weights = scaler.stats(), dict(model["LinearRegression"].weights)
+    for row in ROWS[20:]:
+        model.learn_one(row, row["c"])
+    model.learn_many(pd.DataFrame(ROWS), pd.Series([0.0] * len(ROWS)))
+    assert scaler.stats().equals(before)
+    assert dict(model["LinearRegression"].weights) != weights
+    scaler.unfreeze()
+    model.learn_one(ROWS[0], 0.0)
+    assert not scaler.stats().equals(before)
+
+
+def test_frozen_while_predicting_with_learning():
+    model = RiverNormalizer() | linear_model.LinearRegression()
+    with compose.learn_during_predict():
+        model.predict_one(ROWS[0])
+        model["RiverNormalizer"].freeze()
+        before = model["RiverNormalizer"].stats()
+        model.predict_one(ROWS[1])
+        model.predict_many(pd.DataFrame(ROWS[1:3]))
+    assert before["count"].to_pylist() == [1, 1, 1]
+    assert model["RiverNormalizer"].stats().equals(before)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_union_takes_a_copy_with_all_that_was_learned(frozen):
+    scaler = learned(ROWS[:20])
+    if frozen:
+        scaler.freeze()
+    union = scaler + preprocessing.MinMaxScaler()
+    inside = union["RiverNormalizer"]
+    assert inside is not scaler
+    assert inside.frozen is frozen
+    assert inside.stats().equals(scaler.stats())
+    union.learn_one(ROWS[20])
+    assert scaler.stats().equals(learned(ROWS[:20]).stats())
+    expected = learned(ROWS[:20] if frozen else ROWS[:21])
+    assert inside.stats().equals(expected.stats())
+    assert union.transform_one(ROWS[30]) == expected.transform_one(ROWS[30])
+    inside.unfreeze()
+    union.learn_one(ROWS[21])
+    assert not inside.stats().equals(expected.stats())
+
+
+def test_a_grouper_makes_a_copy_for_each_group():
+    scaler = learned(ROWS[:10])
+    grouper = scaler * "group"
+    assert grouper.transformer is scaler
+    for i, row in enumerate(ROWS[10:20]):
+        grouper.learn_one(row | {"group": "odd" if i % 2 else "even"})
+    assert scaler.stats().equals(learned(ROWS[:10]).stats())
+    for group, start in (("even", 10), ("odd", 11)):
+        expected = learned(ROWS[:10] + ROWS[start:20:2])
+        assert grouper.transformers[group].stats().equals(expected.stats())
+        out = grouper.transform_one(ROWS[30] | {"group": group})
+        assert out == expected.transform_one(ROWS[30]) | {"group": group}
+    scaler.freeze()  # a group that is there goes on; one that is new is a copy of what is frozen
+    grouper.learn_one(ROWS[20] | {"group": "odd"})
+    grouper.learn_one(ROWS[21] | {"group": "new"})
+    assert grouper.transformers["new"].frozen
+    assert grouper.transformers["new"].stats().equals(learned(ROWS[:10]).stats())
+    assert grouper.transformers["odd"].stats()["count"].to_pylist() == [16, 16, 16]
+
+
+def test_a_product_and_a_select_take_it():
+    features = compose.Select("a", "b") | RiverNormalizer()
+    model = features + (compose.Select("c") | RiverNormalizer())
+    for row in ROWS:
+        model.learn_one(row)
+    expected = learned(ROWS)
+    assert model.transform_one(ROWS[7]) == pytest.approx(expected.transform_one(ROWS[7]), rel=1e-12)
+
+
+# -------------------------------------------------------------------------- copies
+
+
+@for_every_policy
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    "copied",
+    [
+        lambda model: pickle.loads(pickle.dumps(model)),
+        lambda model: pickle.loads(pickle.dumps(model, protocol=2)),
+        copy.deepcopy,
+        lambda model: model.clone(include_attributes=True),
+    ],
+    ids=["pickle", "pickle 2", "deepcopy", "clone with attributes"],
+)
+def test_a_copy_goes_on_by_itself_from_where_it_was(copied, frozen, policy):
+    model = learned([*ROWS[:20], {"a": None, "late": 1}], policy, eps=1e-3, unseen="passthrough")
+    if frozen:
+        model.freeze()
+    before = model.stats()
+    twin = copied(model)
+    assert type(twin) is RiverNormalizer
+    assert twin.frozen is frozen
+    assert (twin.policy, twin.eps, twin.unseen) == (policy, 1e-3, "passthrough")
+    assert twin.stats().equals(before)
+    assert twin.transform_one(ROWS[30] | {"x": 7}) == model.transform_one(ROWS[30] | {"x": 7})
+    twin.unfreeze()
+    for row in ROWS[20:40]:
+        twin.learn_one(row)
+    assert model.stats().equals(before)
+    assert model.frozen is frozen
+    model.unfreeze()
+    for row in ROWS[20:40]:
+        model.learn_one(row)
+    assert twin.stats().equals(model.stats())
+
+
+def test_a_clone_of_a_pipeline_has_learned_nothing():
+    model = RiverNormalizer() | linear_model.LinearRegression()
+    for row in ROWS:
+        model.learn_one(row, row["c"])
+    clone = model.clone()
+    assert clone["RiverNormalizer"].transform_one({"a": 3.0}) == {"a": 0.0}
+    for row in ROWS:
+        clone.learn_one(row, row["c"])
+    assert clone["RiverNormalizer"].stats().equals(model["RiverNormalizer"].stats())
+    assert clone["LinearRegression"].weights == model["LinearRegression"].weights
+
+
+# ------------------------------------------------------------------ to the core and back
+
+
+@for_every_policy
+def test_to_a_normalizer_and_back(policy):
+    options = {"eps": 1e-6, "ddof": 1, "clip": 2.5, "affine": {"a": (2.0, 1.0)}, "inf": "ignore"}
+    model = learned([*ROWS[:30], {"a": float("inf")}, {"b": float("nan")}], policy, **options)
+    norm = model.to_normalizer()
+    assert type(norm) is sbn.Normalizer
+    assert norm.policy == policy
+    assert norm.options == sbn.Normalizer(**options).options
+    assert norm.stats().equals(model.stats())
+    back = RiverNormalizer.from_frozen(norm.freeze())
+    assert back.policy == policy
+    assert back.frozen is False
+    assert {name: getattr(back, name) for name in options} == options
+    assert back.stats().equals(model.stats())
+    table = pa.Table.from_pylist(ROWS[30:])
+    for rows in (norm.transform(table), back.transform_many(table), model.transform_many(table)):
+        expected = [model.transform_one(row) for row in ROWS[30:]]
+        for got, row in zip(rows.to_pylist(), expected, strict=True):
+            assert got == pytest.approx(row, rel=1e-12, abs=1e-12)
+
+
+@for_every_policy
+def test_either_side_goes_on_by_itself(policy):
+    model = learned(ROWS[:30], policy)
+    norm = model.to_normalizer()
+    frozen = norm.freeze()
+    back = RiverNormalizer.from_frozen(frozen)
+    for row in ROWS[30:]:
+        for one in (model, back):
+            one.learn_one(row)
+        norm.update(pa.Table.from_pylist([row]))
+    assert_alike(back, model)
+    assert_alike(norm, model)
+    assert frozen.stats()["count"].to_pylist() == [30] * 3
+
+
+def test_what_has_learned_nothing_becomes_a_normalizer_that_has_not_either():
+    norm = RiverNormalizer(sbn.EMA(alpha=0.5), eps=1.0).to_normalizer()
+    assert norm.policy == sbn.EMA(alpha=0.5)
+    with pytest.raises(sbn.NotFittedError):
+        norm.stats()
+    assert norm.update(pa.table({"a": [1.0]})).stats()["mean"].to_pylist() == [1.0]
+
+
+@for_policies_by_row
+def test_fitted_offline_on_a_file_and_going_on_row_by_row(policy, tmp_path):
+    offline, online = ROWS[:40], [*ROWS[40:], {"a": 1.0, "late": 2.0}, {"late": None, "b": 1e9}]
+    pq.write_table(pa.Table.from_pylist(offline), tmp_path / "a.parquet", row_group_size=7)
+    stream = pq.ParquetFile(tmp_path / "a.parquet").iter_batches(batch_size=11)
+    sbn.Normalizer(policy).update(stream).freeze().save(tmp_path / "stats.json")
+
+    model = RiverNormalizer.from_frozen(sbn.load(tmp_path / "stats.json"))
+    for row in online[:10]:
+        model.learn_one(row)
+    # In between it is saved again, as statistics and as a pickle.
+    model.to_normalizer().freeze().save(tmp_path / "later.json")
+    model = RiverNormalizer.from_frozen(sbn.load(tmp_path / "later.json"))
+    for row in online[10:15]:
+        model.learn_one(row)
+    model = pickle.loads(pickle.dumps(model))
+    for row in online[15:]:
+        model.learn_one(row)
+
+    whole = learned([*offline, *online], policy)
+    assert_alike(model, whole)
+    assert model.stats()["column"].to_pylist() == whole.stats()["column"].to_pylist()
+    out = model.transform_one(ROWS[5] | {"late": 1.0, "never": 1.0})
+    expected = whole.transform_one(ROWS[5] | {"late": 1.0, "never": 1.0})
+    assert out == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_only_frozen_statistics_are_taken():
+    norm = sbn.Normalizer().update(pa.table({"a": [1.0]}))
+    for wrong in (norm, norm.stats(), None, "stats.json"):
+        with pytest.raises((TypeError, sbn.InvalidValueError)):
+            RiverNormalizer.from_frozen(wrong)
+
+
+# ---------------------------------------------------------- as good as River's own scaler
+
+# On rows the two scalers differ by rounding alone, which the gradient descent carries on: by
+# so much a score may be worse.
+ROUNDING = 1e-6
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "metric"),
+    [
+        (datasets.Phishing, linear_model.LogisticRegression, metrics.Accuracy),
+        (datasets.Phishing, linear_model.LogisticRegression, metrics.LogLoss),
+        (datasets.Phishing, linear_model.LogisticRegression, metrics.ROCAUC),
+        (datasets.TrumpApproval, linear_model.LinearRegression, metrics.MAE),
+        (datasets.ChickWeights, linear_model.LinearRegression, metrics.MAE),
+        (datasets.Bananas, linear_model.LogisticRegression, metrics.LogLoss),
+    ],
+    ids=lambda v: v.__name__,
+)
+def test_models_learn_as_well_as_with_the_scaler_of_river(dataset, model, metric):
+    scores = [
+        evaluate.progressive_val_score(dataset().take(2500), scaler | model(), metric()).get()
+        for scaler in (RiverNormalizer(), preprocessing.StandardScaler())
+    ]
+    ours, theirs = scores if metric().bigger_is_better else [-score for score in scores]
+    assert ours >= theirs - ROUNDING
+
+
+def test_a_model_learns_at_an_offset_what_it_learns_without():
+    """Where the values lie is nothing to a normalizer; by frames it is to River's scaler."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 2))
+    y = pd.Series(x @ [2.0, -1.0])
+
+    def error(scaler, offset):
+        model = scaler | linear_model.LinearRegression()
+        frame = pd.DataFrame(x + offset, columns=["a", "b"])
+        with np.errstate(all="ignore"):
+            for start in range(0, len(frame), 10):
+                model.learn_many(frame[start : start + 10], y[start : start + 10])
+            predicted = model.predict_many(frame)
+        return float(abs(predicted - y).mean())
+
+    def error_of_river(offset):
+        try:
+            return error(preprocessing.StandardScaler(), offset)
+        except TypeError:  # the root of a negative variance
+            return math.inf
+
+    near, far = error(RiverNormalizer(), 0.0), error(RiverNormalizer(), 1e9)
+    assert far == pytest.approx(near, rel=1e-6)
+    assert not error_of_river(1e9) <= 2 * near  # it may be NaN
