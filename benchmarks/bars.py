@@ -76,6 +76,9 @@ BARS = (
         "time",
         1.5,
     ),
+    Bar("rows in River against its StandardScaler", "rows", ("River",), "speed", 5.0),
+    Bar("the same, against its AdaptiveStandardScaler", "rows-ema", ("River",), "speed", 3.0),
+    Bar("frames in River against its StandardScaler", "frames", ("River",), "speed", 6.0),
 )
 
 

@@ -58,19 +58,22 @@ class Measured:
     timings: Mapping[str, Timing]
 
     def figure(self, who: str) -> float:
-        """Give the speed, or the time of a batch, in the workload's unit."""
-        seconds = self.timings[who].median
+        """Give the speed, or the time of a batch or a row, in the workload's unit."""
+        seconds, shape = self.timings[who].median, self.workload.shape
         if self.workload.unit == "GB/s":
             return self.nbytes / seconds / 1e9
-        return seconds / self.workload.shape.batches * 1e6
+        rows = shape.rows if self.workload.unit == "µs per row" else 1
+        return seconds / (shape.batches * rows) * 1e6
 
     def ratio(self, slow: str, fast: str) -> float:
         """Say how many times as long as `fast` `slow` takes."""
         pairs = zip(self.timings[slow].seconds, self.timings[fast].seconds, strict=True)
         return statistics.median(a / b for a, b in pairs if a is not None and b is not None)
 
-    def of_limit(self, who: str) -> float:
-        """Give the speed as a fraction of the hardest limit."""
+    def of_limit(self, who: str) -> float | None:
+        """Give the speed as a fraction of the hardest limit; None: there is none."""
+        if not self.workload.limits:
+            return None
         return min(self.ratio(limit, who) for limit in self.workload.limits)
 
 

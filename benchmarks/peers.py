@@ -14,6 +14,8 @@ from benchmarks.jobs import Job
 from benchmarks.workloads import Data, Task
 from streambn import kernels
 
+Tasks = Mapping[Task, Callable[[Data], Job]]
+
 
 class Accuracy(NamedTuple):
     """What a peer's variance is good for, as the largest relative error of it.
@@ -56,7 +58,12 @@ class Peer(NamedTuple):
     package: str
     module: Any
     accuracy: Accuracy
-    tasks: Mapping[Task, Callable[[Data], Job]]
+    tasks: Tasks
+
+
+def _in_river(tasks: Tasks) -> Tasks:
+    """Give what streambn can do as a part of River, if River is there."""
+    return tasks if jobs.river_adapter is not None else {}
 
 
 PEERS = (
@@ -73,6 +80,14 @@ PEERS = (
             "lists": jobs.streambn_fit,
             "ema": jobs.streambn_ema,
             "transform": jobs.streambn_transform,
+            **_in_river(
+                {
+                    "rows": jobs.streambn_rows,
+                    "rows-ema": jobs.streambn_rows_ema,
+                    "frames": jobs.streambn_frames,
+                    "pipeline": jobs.streambn_pipeline,
+                }
+            ),
         },
     ),
     Peer(
@@ -143,6 +158,10 @@ PEERS = (
             "batches": jobs.river_fit,
             "lists": jobs.river_fit,
             "transform": jobs.river_transform,
+            "rows": jobs.river_rows,
+            "rows-ema": jobs.river_rows_ema,
+            "frames": jobs.river_frames,
+            "pipeline": jobs.river_pipeline,
         },
     ),
     Peer(

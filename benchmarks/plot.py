@@ -28,7 +28,8 @@ STYLES: dict[str, tuple[str, str]] = {
 
 
 def draw(measurements: Sequence[Measured], path: Path) -> None:
-    """Write the picture; the same measurements make the same file."""
+    """Write the picture, of all that has a limit; the same measurements make the same file."""
+    measurements = [m for m in measurements if m.workload.limits]
     with mpl.rc_context(
         {
             "svg.hashsalt": "streambn",
@@ -52,7 +53,7 @@ def _fill(figure: Figure, measurements: Sequence[Measured]) -> None:
         rows = [i for i, m in enumerate(measurements) if name in m.timings]
         colour, marker = STYLES[name]
         axes.scatter(
-            [measurements[i].of_limit(name) for i in rows],
+            [measurements[i].of_limit(name) or 0.0 for i in rows],
             rows,
             s=70 if name == "streambn" else 34,
             c=colour,

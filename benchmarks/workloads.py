@@ -17,12 +17,25 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 Matrix = NDArray[Any]
-Task = Literal["column", "threads", "nulls", "batches", "lists", "ema", "transform"]
-Unit = Literal["GB/s", "µs per batch"]
+Task = Literal[
+    "column",
+    "threads",
+    "nulls",
+    "batches",
+    "lists",
+    "ema",
+    "transform",
+    "rows",
+    "rows-ema",
+    "frames",
+    "pipeline",
+]
+Unit = Literal["GB/s", "µs per batch", "µs per row"]
 
 MEAN, STD = 100.0, 15.0
 NULLS = 0.2
 HALFLIFE = 1_000  # of the EMA, in rows
+ALPHA = 0.01  # of the EMA of single rows: the weight of the new one
 
 MILLION = 1_000_000
 
@@ -73,7 +86,8 @@ class Workload:
     shape : Shape
         In which it is timed.
     limits : tuple of str
-        Names of `references.REFERENCES`; the hardest of them is *the* limit.
+        Names of `references.REFERENCES`; the hardest of them is *the* limit. None: the work
+        is that of an interpreter, and how fast the memory is says nothing of it.
     beside : tuple of str
         Others of those, timed in the same rounds to be compared with.
     unit : str
@@ -154,6 +168,7 @@ def _integer(shape: Shape) -> Data:
 
 
 _STREAM = Shape(MILLION, 1, 16)
+_ROWS = Shape(2000, 10, 1)
 ON_TWO_THREADS = ("np.max on two threads, batch by batch", "np.max on two threads, all at once")
 COPIES = ("np.copyto into one buffer", "np.copyto into one array")
 
@@ -229,5 +244,41 @@ WORKLOADS = (
         normal,
         Shape(1 << 16, 1, 244),
         COPIES,
+    ),
+    Workload(
+        "rows",
+        "River: learn and transform rows of 10",
+        "rows",
+        normal,
+        _ROWS,
+        limits=(),
+        unit="µs per row",
+    ),
+    Workload(
+        "rows-ema",
+        "River: the same, EMA by row",
+        "rows-ema",
+        normal,
+        _ROWS,
+        limits=(),
+        unit="µs per row",
+    ),
+    Workload(
+        "frames",
+        "River: learn frames of 1,000 × 50",
+        "frames",
+        repeated,
+        Shape(1000, 50, 10),
+        limits=(),
+        unit="µs per batch",
+    ),
+    Workload(
+        "pipeline",
+        "River: scaler and logistic regression",
+        "pipeline",
+        normal,
+        _ROWS,
+        limits=(),
+        unit="µs per row",
     ),
 )

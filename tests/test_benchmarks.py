@@ -29,11 +29,12 @@ def load(package):
 
 
 load("benchmarks")
-bars, command, measure, peers, plot, references, report, workloads = (
+bars, command, jobs, measure, peers, plot, references, report, workloads = (
     importlib.import_module(f"benchmarks.{name}")
     for name in (
         "bars",
         "command",
+        "jobs",
         "measure",
         "peers",
         "plot",
@@ -80,6 +81,28 @@ def exact_ema(batches):
     return np.array([[float(mean)], [float(squares / sum(weights))]])
 
 
+def exact_recursion(batches):
+    """Of every column: what `y = (1 - ALPHA) * y + ALPHA * x` gives, from the first value on."""
+    found = []
+    for column in columns_of(batches):
+        alpha, values = Fraction(workloads.ALPHA), list(map(Fraction, column))
+        mean, square = values[0], Fraction(0)
+        for x in values[1:]:
+            square = (1 - alpha) * (square + alpha * (x - mean) ** 2)
+            mean += alpha * (x - mean)
+            # Exact fractions grow with every step: these digits are more than enough.
+            mean, square = mean.limit_denominator(10**60), square.limit_denominator(10**60)
+        found.append([float(mean), float(square)])
+    return np.array(found).T
+
+
+def exact_rows(moments, batches):
+    """Moments, and the last row normalized by them."""
+    last = [column[-1] for column in columns_of(batches)]
+    mean, var = moments(batches)
+    return np.stack([mean, var, (last - mean) / np.sqrt(var)])
+
+
 def exact_transform(batches):
     """Of the last batch, by the statistics of the first."""
     [first], [last] = columns_of(batches[:1]), columns_of(batches[-1:])
@@ -100,6 +123,15 @@ def assert_right(job, task, batches, accuracy):
         exact = exact_transform(batches)
         assert got.shape == exact.shape
         assert (abs(got - exact) <= accuracy * np.maximum(1, abs(exact))).all()
+    elif task in ("rows", "rows-ema"):
+        exact = exact_rows(exact_recursion if task == "rows-ema" else exact_moments, batches)
+        assert got.shape == exact.shape
+        # Row by row the rounding of each adds up.
+        accuracy = max(accuracy, 1e-12)
+        assert_moments(got[:2], exact[:2], accuracy)
+        # The float nearest to the mean, by which the exact values are normalized, is not it.
+        slack = accuracy + np.spacing(abs(exact[0])) / np.sqrt(exact[1])
+        assert (abs(got[2] - exact[2]) <= slack * np.maximum(1, abs(exact[2]))).all()
     else:
         exact = exact_ema(batches) if task == "ema" else exact_moments(batches)
         assert got.shape == exact.shape
@@ -130,10 +162,29 @@ def test_every_peer_gives_the_right_answer(workload, peer):
 
 FAR = [
     pytest.param(task, peer, id=f"{task}-{peer.name}")
-    for task in ("column", "ema")
+    for task in ("column", "ema", "rows", "rows-ema", "frames")
     for peer in peers.PEERS
     if task in peer.tasks
 ]
+
+
+def test_in_river_both_do_the_same_pipeline():
+    data = workloads.normal(workloads.Shape(500, 5, 2))
+    (ours, theirs), names = zip(
+        *[peer.tasks["pipeline"](data).run() for peer in peers.PEERS if "pipeline" in peer.tasks],
+        strict=True,
+    )
+    assert type(ours) is not type(theirs)
+    ours, theirs = (model.weights for model in names)
+    assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-12)
+    # It has learned what it is to learn: the first two features say it all.
+    assert min(ours["x0"], ours["x1"]) > 5 * max(abs(ours[f"x{i}"]) for i in (2, 3, 4))
+
+
+def test_a_frame_of_river_is_the_batch():
+    data = workloads.repeated(workloads.Shape(100, 5, 2))
+    [frame, again] = jobs._frames(data)
+    assert frame.to_dict("list") == again.to_dict("list") == data.batches[0].to_pydict()
 
 
 @pytest.mark.parametrize(("task", "peer"), FAR)
@@ -244,9 +295,25 @@ def test_of_several_limits_the_hardest_counts():
     assert not verdict.holds
 
 
-def test_time_of_a_batch():
+def test_time_of_a_batch_and_of_a_row():
     found = measured("10x10", {"streambn": [0.02, 0.03, 0.01]})
     assert found.figure("streambn") == pytest.approx(20)
+    found = measured("rows", {"streambn": [0.02, 0.03, 0.01]})
+    assert found.figure("streambn") == pytest.approx(10)
+
+
+def test_what_has_no_limit_is_reported_without(tmp_path):
+    found = measured("rows", {"streambn": [0.02], "River": [0.2]})
+    assert found.of_limit("streambn") is None
+    [line] = [line for line in report.table([found]).splitlines() if "River: learn" in line]
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == ["µs per row", "**10**", "", "100"]
+    assert report.as_json([found], [], 1)["workloads"]["rows"]["limits"] == ()
+    plot.draw(
+        [found, measured("float64", {"np.max": [1.0], "streambn": [1.0]})], tmp_path / "t.svg"
+    )
+    picture = (tmp_path / "t.svg").read_text()
+    assert WORKLOADS["float64"].title in picture
+    assert WORKLOADS["rows"].title not in picture
 
 
 # ------------------------------------------------------------------------- bars
@@ -316,7 +383,10 @@ def test_the_command_writes_what_it_measured(place, capsys):
         assert able <= workload["samples"].keys()
         for sample in workload["samples"].values():
             assert 0 < sample["min"] <= sample["median"] <= sample["max"]
-            assert sample["of_limit"] > 0
+            if WORKLOADS[name].limits:
+                assert sample["of_limit"] > 0
+            else:
+                assert sample["of_limit"] is None
     assert found["kernels"] == kernels.describe()
 
     readme = (place / "README.md").read_text()
@@ -327,7 +397,7 @@ def test_the_command_writes_what_it_measured(place, capsys):
     for workload in WORKLOADS.values():
         assert f"| {workload.title} " in readme
         assert f"| {workload.title} " in printed
-        assert workload.title in (place / "t.svg").read_text()
+        assert (workload.title in (place / "t.svg").read_text()) == bool(workload.limits)
     assert "MISSED" in printed or status == 0
 
 
@@ -336,7 +406,8 @@ def test_the_command_writes_what_it_measured(place, capsys):
     [(["--only", "ema", "transform"], set()), (["--no-readme"], {"r.json", "t.svg"})],
 )
 def test_what_is_not_asked_for_is_not_written(place, arguments, written, monkeypatch):
-    monkeypatch.setattr(command, "WORKLOADS", command.WORKLOADS[-2:])
+    two = tuple(w for w in command.WORKLOADS if w.name in ("ema", "transform"))
+    monkeypatch.setattr(command, "WORKLOADS", two)
     before = (place / "README.md").read_text()
     command.main([*arguments, "--rounds", "1"])
     assert {path.name for path in place.iterdir()} == {"README.md", *written}
@@ -356,6 +427,21 @@ def test_a_missing_peer_is_left_out_and_said_to_be(place, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "Polars is left out: it is not installed (pip install polars)" in printed
     assert "not measured" in printed
+
+
+def test_without_river_what_is_done_in_it_is_left_out(place, capsys, monkeypatch):
+    def without(peer):
+        if peer.name == "River":
+            return peer._replace(module=None)
+        return peer._replace(tasks={t: job for t, job in peer.tasks.items() if t != "rows"})
+
+    fewer = tuple(map(without, peers.PEERS))
+    for module in (command, measure, report):
+        monkeypatch.setattr(module, "PEERS", fewer)
+    assert command.main(["--only", "rows", "--rounds", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert "River is left out: it is not installed (pip install river)" in printed
+    assert f"{WORKLOADS['rows'].title} is left out" in printed
 
 
 def test_a_readme_without_a_place_for_the_table_is_left_alone(place):
