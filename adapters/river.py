@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from numbers import Number
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -219,14 +220,12 @@ class RiverNormalizer(base.MiniBatchTransformer):
         return self._rows.stats()
 
     @classmethod
-    def from_frozen(
-        cls, frozen: sbn.FrozenNormalizer | sbn.Normalizer, unseen: Any = "zero"
-    ) -> Self:
+    def from_frozen(cls, frozen: sbn.FrozenNormalizer, unseen: Any = "zero") -> Self:
         """Go on, row by row, from statistics that were fitted elsewhere: over files, say.
 
         Parameters
         ----------
-        frozen : FrozenNormalizer or Normalizer
+        frozen : FrozenNormalizer
             Of plain columns. Its policy and options become this transformer's.
         unseen : str
             As above.
@@ -236,7 +235,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
         RiverNormalizer
             Not frozen.
         """
-        if not isinstance(frozen, sbn.FrozenNormalizer | sbn.Normalizer):
+        if not isinstance(frozen, sbn.FrozenNormalizer):
             raise InvalidValueError(
                 f"from_frozen takes a FrozenNormalizer, got {type(frozen).__name__}. Call freeze() "
                 "on a Normalizer, or streambn.load(path)."
@@ -339,10 +338,15 @@ def _pandas_array(column: Any) -> pa.Array:
             from_pandas=False,
         )
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        raise InvalidValueError(
-            f"column {column.name!r} holds values of several kinds, which have no common type. "
-            "Give it one: astype(float), say."
-        ) from None
+        there = [v for v, gone in zip(values, missing, strict=True) if v is not None and not gone]
+        kind = float if all(isinstance(v, Number) for v in there) else str
+        return pa.array(
+            [
+                None if gone or v is None else kind(v)
+                for v, gone in zip(values, missing, strict=True)
+            ],
+            from_pandas=False,
+        )
 
 
 def _in_kind(kind: Any, array: pa.Array) -> Any:

@@ -217,7 +217,8 @@ class RowNormalizer:
     def _update(
         self, exact: list[bool], rows: int, moments: Moments, first: Moments | None
     ) -> None:
-        self._lanes.update(exact, rows, moments.memory, None if first is None else first.memory)
+        values = None if first is None else first.memory
+        self._lanes.update(exact, rows, moments.memory, values, None)
 
     def _take_blocks(self, exact: list[bool], rows: int, state: Any) -> None:
         self._blocks = state
@@ -230,7 +231,7 @@ class RowNormalizer:
         lanes = len(self._lanes)
         if self._blocks is not None:
             return self.policy.take(self._blocks, [*range(lanes), *[lanes] * (len(fresh) + 1)])
-        moments, first = self._stored()
+        moments, first = self._stored(None)
         if fresh:
             moments = np.hstack([moments, self._never_seen(len(fresh))])
             first = None if first is None else np.hstack([first, _empty(len(fresh))])
@@ -239,10 +240,10 @@ class RowNormalizer:
             None if first is None else Moments.sealed(LaneArrays(first)),
         )
 
-    def _stored(self) -> tuple[Ints, Ints | None]:
+    def _stored(self, rows: Ints | None) -> tuple[Ints, Ints | None]:
         moments = np.empty((_FIELDS, len(self._lanes)), np.int64)
         first = np.empty_like(moments) if self._has_prior else None
-        self._lanes.store(moments, first)
+        self._lanes.store(moments, first, rows)
         return moments, first
 
     def _never_seen(self, lanes: int) -> Ints:
@@ -261,7 +262,7 @@ class RowNormalizer:
             refuse("row", None, row)
         names, arrays = [], []
         for key, value in row.items():
-            found = number(value)
+            found = number(value, key)
             if found is None:
                 if self._lanes.index(key) >= 0:
                     refuse("other", key, value)
@@ -456,8 +457,11 @@ class RowNormalizer:
             "rows": self.rows,
         }
         if self._blocks is None:
-            moments = [None if m is None else m.tobytes() for m in self._stored()]
-            return {**state, "moments": moments}
+            # As they are kept, not as of the last row: that would round, and a copy would go on
+            # from other bits.
+            rows = np.empty(len(self._lanes), np.int64)
+            arrays = (*self._stored(rows), rows)
+            return {**state, "moments": [None if a is None else a.tobytes() for a in arrays]}
         return {**state, "blocks": self._blocks}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:

@@ -62,8 +62,8 @@ class RowRules(NamedTuple):
     unseen: int
 
 
-def number(value: Any) -> tuple[float, float, bool] | tuple[()] | None:
-    """Make of a value hi + lo, and say whether it is exact (an integer or a decimal).
+def number(value: Any, key: Any) -> tuple[float, float, bool] | tuple[()] | None:
+    """Make of a feature's value hi + lo, and say whether it was exact: no float.
 
     Returns
     -------
@@ -89,35 +89,43 @@ def number(value: Any) -> tuple[float, float, bool] | tuple[()] | None:
     if isinstance(value, Decimal):
         if not value.is_finite():
             return float(value) if not value.is_snan() else math.nan, 0.0, False
-        high = _float64(value)
+        high = _float64(value, key)
         return high, float(_EXACT.subtract(value, Decimal(high))), True
     if isinstance(value, numbers.Rational | np.integer):
         whole = int(value) if isinstance(value, np.integer) else value
-        high = _float64(whole)
+        high = _float64(whole, key)
         # Fractions, as the difference of an integer and a float would be rounded twice.
-        low = float(Fraction(whole) - Fraction(high))
-        return high, low, isinstance(value, numbers.Integral)
+        return high, float(Fraction(whole) - Fraction(high)), True
     return None
 
 
-def _float64(value: Any) -> float:
+def _float64(value: Any, key: Any) -> float:
     try:
         high = float(value)
     except OverflowError:
         high = math.inf
     if math.isinf(high):
         raise InvalidValueError(
-            f"a row holds {value!r:.60}, which lies beyond float64. Scale it, or leave it out."
+            f"feature {key!r} holds a number that lies beyond float64: {_shown(value)}. Scale it, "
+            "or leave it out of the row."
         )
     return high
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"about 2**{value.bit_length()}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def refuse(why: str, key: Any, value: Any) -> NoReturn:
     """Raise the error for a value that a row must not have."""
     if why == "other":
         raise SchemaError(
-            f"feature {key!r} is no longer numeric: it is {value!r} in this row, which was "
-            "refused whole. Convert it to a number, or leave it out of the row."
+            f"feature {key!r} is no longer numeric: it is {_shown(value)}. All that came with it "
+            "was refused. Convert it to a number, or leave it out."
         )
     if why == "unseen":
         raise NotFittedError(
@@ -126,7 +134,7 @@ def refuse(why: str, key: Any, value: Any) -> NoReturn:
         )
     if why == "row":
         raise InvalidValueError(
-            f"a row must be a dict of features, got {type(value).__name__}: {value!r:.60}."
+            f"a row must be a dict of features, got {type(value).__name__}: {_shown(value)}."
         )
     word = "NaN" if why == "nan" else "infinity"
     raise InvalidValueError(

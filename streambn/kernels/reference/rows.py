@@ -147,7 +147,7 @@ class RowLanes:
         *fields, affine, number, refuse = arguments
         self._rules = RowRules(*fields)
         self._affine: dict[Any, tuple[float, float]] = affine
-        self._number: Callable[[Any], tuple[float, float, bool] | tuple[()] | None] = number
+        self._number: Callable[[Any, Any], tuple[float, float, bool] | tuple[()] | None] = number
         self._refuse: Callable[[str, Any, Any], NoReturn] = refuse
         passes = UNSEEN[self._rules.unseen] == "passthrough"
         self._unseen = _Map(gamma=1.0 if passes else 0.0)
@@ -205,8 +205,12 @@ class RowLanes:
             out[key] = by(value[0], value[1], self._rules.clip)
         return out
 
-    def store(self, moments: Ints, first: Ints | None) -> None:
-        """Write the moments as of the last row, and those of the first values."""
+    def store(self, moments: Ints, first: Ints | None, rows: Ints | None) -> None:
+        """Write the moments and those of the first values.
+
+        As of the last row or, if `rows` is there to take the numbers of those that each lane
+        has seen, as they are kept.
+        """
         moments[...] = empty_moments(len(self)).memory
         if first is not None:
             first[...] = moments
@@ -217,16 +221,27 @@ class RowLanes:
             if lane.first is not None:
                 copy.first = _Lane()
                 copy.first.set(lane.first.arrays())
-            self._settle(copy)
+            if rows is None:
+                self._settle(copy)
+            else:
+                rows[i] = copy.rows
             moments[:, i] = copy.arrays().memory[:, 0]
             if copy.first is not None and first is not None:
                 first[:, i] = copy.first.arrays().memory[:, 0]
 
-    def update(self, exact: Sequence[bool], rows: int, moments: Ints, first: Ints | None) -> None:
+    def update(
+        self,
+        exact: Sequence[bool],
+        rows: int,
+        moments: Ints,
+        first: Ints | None,
+        rows_of_lanes: Ints | None,
+    ) -> None:
         """Take over moments of the lanes that there are."""
         for i, lane in enumerate(self._lanes.values()):
             lane.set(LaneArrays(moments.reshape(len(LaneArrays.FIELDS), -1)), i)
-            lane.rows, lane.exact, lane.map = rows, exact[i], None
+            lane.rows = rows if rows_of_lanes is None else int(rows_of_lanes[i])
+            lane.exact, lane.map = exact[i], None
             lane.first = None
             if first is not None and lane.count:
                 lane.first = _Lane()
@@ -251,7 +266,7 @@ class RowLanes:
     def _read(self, row: Any) -> list[tuple[Any, _Lane | None, Any]]:
         if not isinstance(row, dict):
             self._refuse("row", None, row)
-        return [(key, self._lanes.get(key), self._number(value)) for key, value in row.items()]
+        return [(key, self._lanes.get(key), self._number(value, key)) for key, value in row.items()]
 
     def _check_finite(self, key: Any, number: float, value: Any) -> None:
         if math.isnan(number) and self._rules.nan == _RAISE:

@@ -116,34 +116,47 @@ class RowLanes {
     int64_t rows() const { return rows_; }
     int64_t size() const { return static_cast<int64_t>(lanes_.size()); }
 
-    // Write the moments, as of the last row, and those of the first values.
-    void store(nb::handle moments, std::optional<nb::object> first) const {
+    // Write the moments and those of the first values: as of the last row or, if `rows` is there to
+    // take the numbers of those that each lane has seen, as they are kept.
+    void store(nb::handle moments, std::optional<nb::object> first, std::optional<nb::object> rows) const {
         const Block all(moments, 8, INTEGER, true);
         const std::unique_ptr<Block> firsts(first ? new Block(*first, 8, INTEGER, true) : nullptr);
         expect(all.items(), FIELDS * size(), "the array of moments");
         if (firsts) expect(firsts->items(), FIELDS * size(), "the array of first values");
+        const std::unique_ptr<Block> seen(rows ? new Block(*rows, 8, INTEGER, true) : nullptr);
+        if (seen) expect(seen->items(), size(), "the array of rows");
         for (int64_t i = 0; i < size(); ++i) {
             RowLane lane = lanes_[static_cast<size_t>(i)];  // a copy: looking changes nothing
-            settle(lane);
+            if (seen)
+                seen->as<int64_t>()[i] = lane.rows;
+            else
+                settle(lane);
             store_lane(all.as<int64_t>(), size(), i, lane.m);
             if (firsts) store_lane(firsts->as<int64_t>(), size(), i, lane.first);
         }
     }
 
     // Take over moments of the lanes that there are.
-    void update(nb::list exact, int64_t rows, nb::handle moments, std::optional<nb::object> first) {
+    void update(nb::list exact, int64_t rows, nb::handle moments, std::optional<nb::object> first,
+                std::optional<nb::object> rows_of_lanes) {
         const Block all(moments, 8, INTEGER);
         const std::unique_ptr<Block> firsts(first ? new Block(*first, 8, INTEGER) : nullptr);
         expect(nb::len(exact), size(), "the list of exact lanes");
         expect(all.items(), FIELDS * size(), "the array of moments");
         if (firsts) expect(firsts->items(), FIELDS * size(), "the array of first values");
+        const std::unique_ptr<Block> seen(rows_of_lanes ? new Block(*rows_of_lanes, 8, INTEGER)
+                                                        : nullptr);
+        if (seen) expect(seen->items(), size(), "the array of rows");
         if (rows < 0) throw std::invalid_argument("the number of rows is negative");
+        for (int64_t i = 0; seen && i < size(); ++i)
+            if (seen->as<int64_t>()[i] < 0 || seen->as<int64_t>()[i] > rows)
+                throw std::invalid_argument("a lane has seen rows that there are not");
         for (int64_t i = 0; i < size(); ++i) {
             RowLane &lane = lanes_[static_cast<size_t>(i)];
             lane.exact = nb::cast<bool>(exact[static_cast<size_t>(i)]);
             lane.m = load_lane(all.as<int64_t>(), size(), i);
             lane.first = firsts ? load_lane(firsts->as<int64_t>(), size(), i) : Moments{};
-            lane.rows = rows;
+            lane.rows = seen ? seen->as<int64_t>()[i] : rows;
             lane.is_mapped = false;
         }
         rows_ = rows;
@@ -238,7 +251,7 @@ class RowLanes {
     }
 
     void convert(Item &item) {
-        const nb::object found = number_(nb::handle(item.value));
+        const nb::object found = number_(nb::handle(item.value), nb::handle(item.key));
         if (found.is_none()) {
             item.kind = Kind::other;
             return;
@@ -350,8 +363,9 @@ void bind_rows(nb::module_ &module) {
         .def("transform", &RowLanes::transform)
         .def("keys", &RowLanes::keys)
         .def("exact", &RowLanes::exact)
-        .def("store", &RowLanes::store, nb::arg(), nb::arg().none())
-        .def("update", &RowLanes::update, nb::arg(), nb::arg(), nb::arg(), nb::arg().none())
+        .def("store", &RowLanes::store, nb::arg(), nb::arg().none(), nb::arg().none())
+        .def("update", &RowLanes::update, nb::arg(), nb::arg(), nb::arg(), nb::arg().none(),
+             nb::arg().none())
         .def("extend", &RowLanes::extend)
         .def("index", &RowLanes::index)
         .def("set_maps", &RowLanes::set_maps)
