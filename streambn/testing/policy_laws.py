@@ -1,140 +1,29 @@
-"""Laws that every policy keeps, and strategies that build data for them.
-
-For our own tests and for policies of your own::
-
-    from streambn.testing import PolicyLaws
-
-    class TestMyPolicy(PolicyLaws):
-        policy = MyPolicy(rate=0.1)
-
-pytest collects the laws as tests. They are checked on states that were built by
-operations: random batches with nulls, NaN and slices among them, cut at random and
-merged in random trees. Needs hypothesis: ``pip install 'streambn[test]'``.
-"""
+"""What every policy keeps."""
 
 from __future__ import annotations
 
-import functools
-import itertools
-import types
-from collections.abc import Callable, Sequence
-from fractions import Fraction
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+from hypothesis import strategies as st
 
 from streambn.columns import bind
 from streambn.kernels import Columns
 from streambn.moments import Moments, Reading
 from streambn.policies import Policy
+from streambn.testing.laws import Laws, law
+from streambn.testing.strategies import NAMES, batches, cuts, merged_in_a_tree
 
-try:
-    from hypothesis import given, settings
-    from hypothesis import strategies as st
-except ImportError as error:  # pragma: no cover - the message is for people without it
-    raise ImportError("streambn.testing needs hypothesis: pip install 'streambn[test]'") from error
-
-__all__ = ["PolicyLaws", "batches", "cuts", "exact_moments", "merged_in_a_tree"]
-
-_NAMES = ("a", "b")
+__all__ = ["PolicyLaws"]
 
 
-def exact_moments(
-    values: Sequence[Any], weights: Sequence[Fraction] | None = None
-) -> tuple[Fraction, Fraction]:
-    """Return the exact weighted mean and Σw(x − mean)² of finite values, as rationals."""
-    exact = [Fraction(value) for value in values]
-    w = [Fraction(1)] * len(exact) if weights is None else list(weights)
-    total = sum(w, Fraction(0))
-    mean = sum((wi * x for wi, x in zip(w, exact, strict=True)), Fraction(0)) / total
-    square = sum((wi * (x - mean) ** 2 for wi, x in zip(w, exact, strict=True)), Fraction(0))
-    return mean, square
-
-
-@st.composite
-def _column(draw: st.DrawFn, rows: int) -> pa.Array:
-    """Draw a column around some offset, with missing values of every kind or without."""
-    offset = draw(st.sampled_from([0.0, 1.0, -1e3, 1e9, 1e15]))
-    scale = draw(st.sampled_from([1.0, 1e-3, 1e6]))
-    kinds = draw(st.sampled_from(["values", "nulls", "nulls and NaN", "few values"]))
-    # The values are noise: their seed is drawn, which is much faster than they are.
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    if kinds == "few values":
-        return pa.array(offset + scale * rng.integers(0, 2, rows))
-    values = offset + scale * rng.normal(size=rows)
-    if kinds == "nulls and NaN":
-        values[rng.random(rows) < 0.2] = np.nan
-    mask = None if kinds == "values" else rng.random(rows) < 0.3
-    return pa.array(values, pa.float64(), mask=mask, from_pandas=False)
-
-
-@st.composite
-def batches(draw: st.DrawFn, max_batches: int = 5, max_rows: int = 12) -> list[pa.RecordBatch]:
-    """Draw a stream of record batches with two float64 columns, ``a`` and ``b``.
-
-    Empty, one-row, all-null and sliced batches are among them.
-    """
-    stream = []
-    for _ in range(draw(st.integers(1, max_batches))):
-        rows = draw(st.integers(0, max_rows))
-        before, after = draw(st.integers(0, 9)), draw(st.integers(0, 3))
-        all_null = draw(st.booleans()) and draw(st.booleans())
-        arrays = [
-            pa.nulls(rows, pa.float64()) if all_null else draw(_column(before + rows + after))
-            for _ in _NAMES
-        ]
-        # A slice with an offset that is no multiple of 8 moves the validity bits.
-        arrays = [a if all_null else a.slice(before, rows) for a in arrays]
-        stream.append(pa.record_batch(arrays, names=list(_NAMES)))
-    return stream
-
-
-@st.composite
-def cuts(draw: st.DrawFn, stream: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """Draw another way to cut the rows of a stream into batches."""
-    table = pa.Table.from_batches(stream).combine_chunks()
-    edges = sorted(draw(st.lists(st.integers(0, table.num_rows), max_size=6)))
-    bounds = [0, *edges, table.num_rows]
-    pieces = [table.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
-    return [
-        pa.record_batch([column.combine_chunks() for column in piece.columns], names=list(_NAMES))
-        for piece in pieces
-    ]
-
-
-def merged_in_a_tree(
-    draw: Callable[[Any], Any], merge: Callable[[Any, Any], Any], states: Sequence[Any]
-) -> Any:
-    """Merge states in their order, two neighbours at a time, in a drawn order of merges."""
-    states = list(states)
-    while len(states) > 1:
-        i = draw(st.integers(0, len(states) - 2))
-        states[i : i + 2] = [merge(states[i], states[i + 1])]
-    return states[0]
-
-
-def _columns(batch: pa.RecordBatch, names: Sequence[str] = _NAMES) -> Columns:
+def _columns(batch: pa.RecordBatch, names: Sequence[str] = NAMES) -> Columns:
     return bind(batch.schema, names).extract(batch)
 
 
-def _law(*strategies: Any) -> Callable[[Any], Any]:
-    """Mark a method as a law, to be checked on what the strategies draw."""
-
-    def mark(method: Any) -> Any:
-        method.strategies = strategies
-        return method
-
-    return mark
-
-
-def _copied(method: Any) -> Any:
-    return types.FunctionType(
-        method.__code__, method.__globals__, method.__name__, method.__defaults__
-    )
-
-
-class PolicyLaws:
+class PolicyLaws(Laws):
     """The laws. Subclass it in a test module and set `policy`.
 
     Attributes
@@ -157,30 +46,18 @@ class PolicyLaws:
     depends_on_cuts: ClassVar[bool] = False
     block_rows: ClassVar[int] = 1
     rtol: ClassVar[float] = 1e-12
-    max_examples: ClassVar[int] = 25
-
-    def __init_subclass__(cls) -> None:
-        # Each class gets tests of its own: Hypothesis keeps what it learned of a test,
-        # and what it learned of one policy says nothing of another.
-        few = settings(max_examples=cls.max_examples, deadline=None)
-        for name, law in vars(PolicyLaws).items():
-            if name.startswith("law_"):
-                test = functools.update_wrapper(_copied(law), law)
-                test.__name__ = name.replace("law_", "test_", 1)
-                given_some: Any = given(*law.strategies)
-                setattr(cls, test.__name__, few(given_some(test)))
 
     # ------------------------------------------------------------------ the laws
 
-    @_law(st.data())
+    @law(st.data())
     def law_the_empty_state_is_the_identity(self, data: st.DataObject) -> None:
         """Change no bit by merging with nothing, on either side."""
         state = self._learned(self._stream(data))
-        empty = self.policy.init(len(_NAMES))
+        empty = self.policy.init(len(NAMES))
         self._assert_same(self.policy.merge(empty, state), state)
         self._assert_same(self.policy.merge(state, empty), state)
 
-    @_law(st.data())
+    @law(st.data())
     def law_merge_is_associative(self, data: st.DataObject) -> None:
         """Give (a·b)·c and a·(b·c) alike."""
         a, b, c = (self._learned(self._stream(data, 2)) for _ in range(3))
@@ -188,14 +65,14 @@ class PolicyLaws:
         right = self.policy.merge(a, self.policy.merge(b, c))
         self._assert_close(left, right)
 
-    @_law(st.data())
+    @law(st.data())
     def law_merging_is_going_on(self, data: st.DataObject) -> None:
         """Merge what two streams gave: it is learning one after the other."""
         one, two = self._stream(data), self._stream(data)
         merged = self.policy.merge(self._learned(one), self._learned(two))
         self._assert_close(merged, self._learned([*one, *two]))
 
-    @_law(st.data())
+    @law(st.data())
     def law_cuts_and_trees_of_merges_are_without_effect(self, data: st.DataObject) -> None:
         """Cut a stream anyhow and merge the parts in order: it is one stream."""
         stream = self._stream(data)
@@ -207,7 +84,7 @@ class PolicyLaws:
             merged = merged_in_a_tree(data.draw, self.policy.merge, pieces)
         self._assert_close(merged, self._learned(stream))
 
-    @_law(st.data())
+    @law(st.data())
     def law_order_is_without_effect_where_it_is_said_to_be(self, data: st.DataObject) -> None:
         """Swap the two sides: the policy says if it matters; to the books it does not."""
         a, b = (self._learned(self._stream(data)) for _ in range(2))
@@ -217,7 +94,7 @@ class PolicyLaws:
             tallies = [self.policy.tally(self.policy.merge(*pair)) for pair in ((a, b), (b, a))]
             np.testing.assert_array_equal(tallies[0].count, tallies[1].count)
 
-    @_law(st.data())
+    @law(st.data())
     def law_what_holds_nothing_changes_nothing(self, data: st.DataObject) -> None:
         """Change no bit by an empty batch, and by nulls only their count."""
         stream = self._stream(data)
@@ -226,12 +103,12 @@ class PolicyLaws:
         self._assert_same(self.policy.update(state, _columns(empty)), state)
         if self.block_rows > 1:
             return
-        nulls = pa.record_batch([pa.nulls(3, pa.float64())] * 2, names=list(_NAMES))
+        nulls = pa.record_batch([pa.nulls(3, pa.float64())] * 2, names=list(NAMES))
         after = self.policy.update(state, _columns(nulls))
         self._assert_close(after, state, books=False)
         assert (self.policy.tally(after).nulls == self.policy.tally(state).nulls + 3).all()
 
-    @_law(st.data())
+    @law(st.data())
     def law_states_never_change(self, data: st.DataObject) -> None:
         """Leave a state as it is in update, merge and read."""
         stream = self._stream(data)
@@ -243,7 +120,7 @@ class PolicyLaws:
         for now, then in zip(self._fields(state), before, strict=True):
             np.testing.assert_array_equal(now, then)
 
-    @_law(st.data())
+    @law(st.data())
     def law_variance_is_never_negative_and_std_is_its_root(self, data: st.DataObject) -> None:
         """Keep the variance from being negative, and the deviation its root."""
         state = self._learned(self._stream(data))
@@ -253,7 +130,7 @@ class PolicyLaws:
             assert (reading.var[known] >= 0).all()
             np.testing.assert_allclose(reading.std[known], np.sqrt(reading.var[known]), rtol=1e-15)
 
-    @_law(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.floats(-1e300, 1e300))
+    @law(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.floats(-1e300, 1e300))
     def law_a_constant_stays_itself(self, rows: list[int], constant: float) -> None:
         """Give a constant back as its mean, with variance 0, after any merges."""
         states = []
@@ -271,20 +148,20 @@ class PolicyLaws:
             known = reading.defined & ~np.isnan(reading.var)
             np.testing.assert_array_equal(reading.var[known], 0.0)
 
-    @_law(st.data())
+    @law(st.data())
     def law_lanes_do_not_see_each_other(self, data: st.DataObject) -> None:
         """Give a lane the same bits wherever it stands."""
         stream = self._stream(data)
         both = self.policy.take(self._learned(stream), [1, 0])
         swapped = self.policy.init(2)
         for batch in stream:
-            swapped = self.policy.update(swapped, _columns(batch, _NAMES[::-1]))
+            swapped = self.policy.update(swapped, _columns(batch, NAMES[::-1]))
         self._assert_same(both, swapped)
 
     # ------------------------------------------------------------------- helpers
 
     def _learned(self, stream: Sequence[pa.RecordBatch]) -> Any:
-        state = self.policy.init(len(_NAMES))
+        state = self.policy.init(len(NAMES))
         for batch in stream:
             state = self.policy.update(state, _columns(batch))
         return state
