@@ -1,0 +1,769 @@
+"""SklearnNormalizer: scikit-learn's own suite, its StandardScaler, the laws, the edges."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import math
+import pickle
+import subprocess
+import sys
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from sklearn import datasets
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+import streambn as sbn
+from streambn.adapters.sklearn import SklearnNormalizer
+from streambn.errors import InvalidValueError, SchemaError
+from streambn.testing import AdapterLaws, exact_moments
+
+POLICIES = [sbn.Welford(), sbn.EMA(halflife=50), sbn.BatchEMA(momentum=0.1)]
+BUNDLED = ["iris", "wine", "breast_cancer", "diabetes", "digits"]
+
+
+def bundled(name):
+    return getattr(datasets, f"load_{name}")(return_X_y=True)[0]
+
+
+def split(X, seed, parts=9):
+    edges = np.sort(np.random.default_rng(seed).integers(0, len(X) + 1, parts - 1))
+    return [part for part in np.split(X, edges) if len(part)]
+
+
+def fitted_on_parts(estimator, parts):
+    for part in parts:
+        estimator.partial_fit(part)
+    return estimator
+
+
+def assert_same_state(one, other):
+    """Compare bit for bit, what was learned and what scikit-learn keeps beside it."""
+    assert vars(one).keys() == vars(other).keys()
+    assert one.n_features_in_ == other.n_features_in_
+    mine, theirs = one.to_normalizer(), other.to_normalizer()
+    assert mine.freeze().fingerprint == theirs.freeze().fingerprint
+
+
+# -------------------------------------------------------------- scikit-learn's own suite
+
+ESTIMATORS = [
+    SklearnNormalizer(),
+    *map(SklearnNormalizer, POLICIES),
+    SklearnNormalizer(sbn.EMA(alpha=0.2, adjust=False), eps=1e-5, ddof=1, clip=3.0),
+    SklearnNormalizer(nan="raise"),
+    SklearnNormalizer(with_mean=False),
+    SklearnNormalizer(with_std=False),
+]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+def test_scikit_learns_suite_holds(estimator):
+    results = check_estimator(estimator, on_fail="raise", on_skip=None)
+    held = {r["check_name"] for r in results if r["status"] == "passed"}
+    assert not any(r["expected_to_fail"] for r in results)
+    # One check is for arrays of other libraries, which scikit-learn has to be told to allow.
+    assert {r["check_name"] for r in results} - held <= {"check_array_api_input"}
+    assert len(held) >= 40
+
+
+class Trusting(SklearnNormalizer):
+    """Takes any number of features."""
+
+    def _checked(self, X, reset):
+        array = np.asarray(X, dtype=np.float64)
+        self.n_features_in_ = array.shape[1] if reset else self.n_features_in_
+        return array
+
+
+class Learning(SklearnNormalizer):
+    """Learns in transform."""
+
+    def transform(self, X):
+        return self.partial_fit(X)._mapped(self._checked(X, False), sbn.Normalizer.transform)
+
+
+class Restless(SklearnNormalizer):
+    """Sets a parameter in fit."""
+
+    def fit(self, X, y=None):
+        self.eps = 1.0
+        return super().fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("broken", "noticed_by"),
+    [
+        (Trusting, "check_n_features_in_after_fitting"),
+        (Learning, "check_methods_subset_invariance"),
+        (Restless, "check_dont_overwrite_parameters"),
+    ],
+)
+def test_the_suite_would_notice(broken, noticed_by):
+    results = check_estimator(broken(), on_fail=None, on_skip=None)
+    assert noticed_by in {r["check_name"] for r in results if r["status"] == "failed"}
+
+
+# -------------------------------------------------------------------------- the laws
+
+
+class OnArrays(AdapterLaws):
+    def as_input(self, batch):
+        columns = [batch[name].to_numpy(zero_copy_only=False) for name in ("a", "b")]
+        return np.column_stack(columns)
+
+    def learned(self, policy, batches):
+        parts = [self.as_input(batch) for batch in batches if batch.num_rows]
+        return fitted_on_parts(SklearnNormalizer(policy), parts)
+
+    def transformed(self, adapter, batch):
+        return dict(zip("ab", adapter.transform(self.as_input(batch)).T.tolist(), strict=True))
+
+    def as_host(self, z, x, lane):
+        return math.nan if z is None else z
+
+
+class OnTables(OnArrays):
+    def as_input(self, batch):
+        return pa.Table.from_batches([batch])
+
+
+class OnPolars(OnArrays):
+    def as_input(self, batch):
+        return pl.DataFrame(batch)
+
+
+class TestWelfordOnArrays(OnArrays):
+    policy = sbn.Welford()
+
+
+class TestEMAOnArrays(OnArrays):
+    policy = sbn.EMA(halflife=3)
+
+
+class TestRecursiveEMAOnArrays(OnArrays):
+    policy = sbn.EMA(alpha=0.3, adjust=False, ignore_na=True)
+
+
+class TestBatchEMAOnArrays(OnArrays):
+    policy = sbn.BatchEMA(momentum=0.1)
+    depends_on_cuts = True
+
+
+class TestWelfordOnTables(OnTables):
+    policy = sbn.Welford()
+
+
+class TestEMAOnPolars(OnPolars):
+    policy = sbn.EMA(span=5)
+
+
+class Deaf(OnArrays):
+    """Drops the last batch."""
+
+    policy = sbn.Welford()
+
+    def learned(self, policy, batches):
+        return super().learned(policy, batches[:-1] or batches)
+
+
+class Rebatching(OnArrays):
+    """Takes a policy by batches for one by rows."""
+
+    policy = sbn.BatchEMA(momentum=0.1)
+
+
+class LearningOnArrays(OnArrays):
+    policy = sbn.Welford()
+
+    def transformed(self, adapter, batch):
+        answers = super().transformed(adapter, batch)
+        adapter.partial_fit(self.as_input(batch))
+        return answers
+
+
+class RowByItself(OnArrays):
+    """Says 0 of a row that comes alone."""
+
+    policy = sbn.Welford()
+
+    def transformed(self, adapter, batch):
+        if batch.num_rows == 1:
+            return {"a": [0.0], "b": [0.0]}
+        return super().transformed(adapter, batch)
+
+
+class Nulls(OnArrays):
+    """Does not say that a null is NaN to the host."""
+
+    policy = sbn.Welford()
+
+    def as_host(self, z, x, lane):
+        return z
+
+
+@pytest.mark.parametrize(
+    ("broken", "law"),
+    [
+        (Deaf, "the_adapter_says_what_the_core_says"),
+        (Rebatching, "cuts_are_without_effect"),
+        (LearningOnArrays, "transform_never_learns"),
+        (RowByItself, "a_row_alone_is_normalized_as_among_others"),
+        (Nulls, "the_adapter_says_what_the_core_says"),
+    ],
+)
+def test_the_laws_would_notice(broken, law):
+    checked = getattr(broken, f"law_{law}")
+    # What is to fail is not to be shrunk, kept or told of.
+    quiet = settings(max_examples=100, deadline=None, database=None, phases=[Phase.generate])
+    test = quiet(given(*checked.strategies)(checked))
+    with pytest.raises(AssertionError):
+        test(broken())
+
+
+# ------------------------------------------------------------------ beside StandardScaler
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", BUNDLED)
+def test_it_is_standard_scaler_on_real_data(name, seed):
+    X = bundled(name)
+    parts = split(X, seed)
+    assert len(parts) > 1
+    theirs = fitted_on_parts(StandardScaler(), parts)
+    ours = fitted_on_parts(SklearnNormalizer(), parts)
+    for attribute in ("mean_", "var_", "scale_", "n_samples_seen_"):
+        got, expected = getattr(ours, attribute), getattr(theirs, attribute)
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+    out = ours.transform(X)
+    np.testing.assert_allclose(out, theirs.transform(X), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(ours.inverse_transform(out), X, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(SklearnNormalizer().fit(X).mean_, ours.mean_, rtol=1e-14)
+
+
+@pytest.mark.parametrize("with_mean", [True, False])
+@pytest.mark.parametrize("with_std", [True, False])
+def test_attributes_are_none_where_they_are_in_standard_scaler(with_mean, with_std):
+    X = np.array([[1.0, np.nan, 5.0], [2.0, 3.0, 5.0], [4.0, 9.0, 5.0]])
+    how = {"with_mean": with_mean, "with_std": with_std}
+    ours, theirs = (kind(**how).fit(X) for kind in (SklearnNormalizer, StandardScaler))
+    for attribute in ("mean_", "var_", "scale_", "n_samples_seen_"):
+        got, expected = getattr(ours, attribute), getattr(theirs, attribute)
+        if expected is None:
+            assert got is None
+        else:
+            np.testing.assert_allclose(got, expected, rtol=1e-14)
+    np.testing.assert_allclose(ours.transform(X), theirs.transform(X), rtol=1e-14, atol=1e-14)
+
+
+def test_an_offset_costs_no_digits():
+    X = 1e9 + np.random.default_rng(0).normal(size=(3000, 2))
+    parts = split(X, 1, parts=30)
+    ours = fitted_on_parts(SklearnNormalizer(), parts)
+    theirs = fitted_on_parts(StandardScaler(), parts)
+    mean, square = exact_moments(X[:, 0])
+    var = square / len(X)
+    assert abs(Fraction(ours.var_[0]) - var) <= Fraction(1e-14) * var
+    assert abs(Fraction(theirs.var_[0]) - var) > Fraction(1e-9) * var
+    z = ours.transform(X)[:, 0]
+    exact = [float((Fraction(x) - mean) / Fraction(float(var) ** 0.5)) for x in X[:, 0]]
+    np.testing.assert_allclose(z, exact, rtol=1e-12, atol=1e-12)
+    assert np.abs(theirs.transform(X)[:, 0] - exact).max() > 1e-9
+
+
+def test_a_sum_beyond_float64_is_no_mean_beyond_it():
+    parts = [np.array([[1.7e308], [1.5e308]]), np.array([[1.6e308], [1.6e308]])]
+    with np.errstate(all="ignore"):
+        theirs = fitted_on_parts(StandardScaler(), parts)
+    assert not np.isfinite(theirs.mean_[0])
+    ours = fitted_on_parts(SklearnNormalizer(), parts)
+    assert ours.mean_[0] == pytest.approx(1.6e308, rel=1e-15)
+    assert ours.scale_[0] == pytest.approx(math.sqrt(0.5) * 1e307, rel=1e-14)
+    np.testing.assert_allclose(ours.transform(parts[0])[:, 0], [2**0.5, -(2**0.5)], rtol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_scale_is_what_transform_divides_by(data):
+    offset = data.draw(st.sampled_from([0.0, 1.0, -1e9, 1e15]))
+    spread = data.draw(st.sampled_from([0.0, 1e-200, 1e-3, 1.0, 1e200]))
+    options = {
+        "eps": data.draw(st.sampled_from([0.0, 1e-5])),
+        "ddof": data.draw(st.sampled_from([0, 1])),
+    }
+    rows = data.draw(st.integers(1, 30))
+    X = offset + spread * np.random.default_rng(rows).normal(size=(rows, 1))
+    scaler = SklearnNormalizer(sbn.EMA(span=9), with_mean=False, **options).fit(X)
+    # Without a mean to subtract, the scale maps to 1.
+    np.testing.assert_allclose(scaler.transform(scaler.scale_[None]), 1.0, rtol=1e-14)
+
+
+# ------------------------------------------------------------------------ in and out
+
+
+def frames_of(X, names):
+    frame = pd.DataFrame(X, columns=names)
+    return {
+        "pandas": frame,
+        "polars": pl.DataFrame(dict(zip(names, X.T, strict=True))),
+        "table": pa.Table.from_pandas(frame),
+        "chunked": pa.concat_tables(
+            [pa.Table.from_pandas(frame[:7]), pa.Table.from_pandas(frame[7:])]
+        ),
+        "record batch": pa.RecordBatch.from_pandas(frame),
+    }
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16])
+def test_every_container_says_the_same(kind):
+    X = np.random.default_rng(4).normal(5, 2, size=(20, 3)).astype(kind)
+    X[3, 1] = np.nan
+    expected = SklearnNormalizer().fit(X)
+    out = expected.transform(X)
+    assert out.dtype == kind
+    assert out.flags.writeable
+    readonly, wide = X.copy(), np.repeat(X, 2, axis=1)
+    readonly.flags.writeable = False
+    arrays = {"F": np.asfortranarray(X), "strided": wide[:, ::2], "backwards": X[::-1][::-1]}
+    for data in [*arrays.values(), readonly, X.tolist(), *frames_of(X, list("abc")).values()]:
+        scaler = SklearnNormalizer().fit(data)
+        tolerance = 1e-14 if np.asarray(data).dtype != kind else 1e-15
+        np.testing.assert_allclose(scaler.mean_, expected.mean_, rtol=tolerance)
+        np.testing.assert_allclose(scaler.var_, expected.var_, rtol=tolerance)
+        np.testing.assert_array_equal(scaler.transform(data).astype(kind), out)
+        back = scaler.inverse_transform(out)
+        assert back.dtype == kind
+        np.testing.assert_allclose(back, X, rtol=4 * np.finfo(kind).eps, atol=0)
+
+
+def test_float32_is_accumulated_in_float64():
+    X = (1e4 + np.random.default_rng(0).normal(size=(5000, 1))).astype(np.float32)
+    scaler = fitted_on_parts(SklearnNormalizer(), np.array_split(X, 7))
+    mean, square = exact_moments(X[:, 0].tolist())
+    assert scaler.var_[0] == pytest.approx(float(square / len(X)), rel=1e-14, abs=0)
+    assert scaler.mean_[0] == pytest.approx(float(mean), rel=1e-15, abs=0)
+    out = scaler.transform(X)
+    assert out.dtype == np.float32
+    exact = (X.astype(np.float64) - scaler.mean_) / scaler.scale_
+    np.testing.assert_allclose(out, exact, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint32, bool])
+def test_integers_become_float64(kind):
+    X = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], dtype=kind)
+    scaler = SklearnNormalizer().fit(X)
+    assert scaler.transform(X).dtype == np.float64
+    np.testing.assert_array_equal(scaler.mean_, [0.5, 0.5])
+    np.testing.assert_array_equal(scaler.transform(X), X * 2.0 - 1.0)
+
+
+def test_large_arrays_go_in_pieces_that_fit_together(monkeypatch):
+    X = np.random.default_rng(2).normal(size=(1000, 4))
+    whole = SklearnNormalizer().fit(X)
+    out = whole.transform(X)
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    named = SklearnNormalizer().fit(frame)
+    monkeypatch.setattr("streambn.adapters.sklearn._VALUES", 4 * 77)
+    np.testing.assert_array_equal(whole.transform(X), out)
+    np.testing.assert_array_equal(named.transform(frame), out)
+    np.testing.assert_array_equal(whole.inverse_transform(out), named.inverse_transform(out))
+    monkeypatch.setattr("streambn.adapters.sklearn._VALUES", 1)
+    np.testing.assert_array_equal(whole.transform(X[:5]), out[:5])
+
+
+def test_an_array_in_c_order_goes_in_without_a_copy(monkeypatch):
+    X = np.arange(12.0).reshape(4, 3)
+    seen = []
+    update = sbn.Normalizer.update
+
+    def spy(self, batch):
+        seen.append(batch.column(0).values.buffers()[1].address)
+        return update(self, batch)
+
+    monkeypatch.setattr(sbn.Normalizer, "update", spy)
+    SklearnNormalizer().fit(X)
+    assert seen == [X.ctypes.data]
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_set_output_gives_frames_with_names(kind):
+    frame = frames_of(np.arange(24.0).reshape(12, 2) % 7, ["up", "down"])["pandas"]
+    frame.index = range(100, 112)
+    scaler = SklearnNormalizer().set_output(transform=kind)
+    out = scaler.fit_transform(frame)
+    assert type(out).__module__.partition(".")[0] == kind
+    assert list(out.columns) == ["up", "down"] == list(scaler.get_feature_names_out())
+    np.testing.assert_array_equal(out, SklearnNormalizer().fit_transform(frame.to_numpy()))
+    if kind == "pandas":
+        assert list(out.index) == list(frame.index)
+    unnamed = SklearnNormalizer().set_output(transform=kind).fit_transform(frame.to_numpy())
+    assert list(unnamed.columns) == ["x0", "x1"]
+
+
+# ------------------------------------------------------------------- in scikit-learn
+
+
+def test_it_takes_part_in_pipelines_and_searches():
+    X, y = datasets.load_wine(return_X_y=True)
+    ours, theirs = (
+        cross_validate(make_pipeline(scaler, LogisticRegression(max_iter=500)), X, y, cv=3)
+        for scaler in (SklearnNormalizer(), StandardScaler())
+    )
+    np.testing.assert_allclose(ours["test_score"], theirs["test_score"])
+    assert ours["test_score"].mean() > 0.9
+    grid = {"sklearnnormalizer__policy": [None, sbn.EMA(halflife=30)]}
+    pipeline = make_pipeline(SklearnNormalizer(), LogisticRegression(max_iter=500))
+    search = GridSearchCV(pipeline, grid, cv=3, error_score="raise").fit(X, y)
+    assert len(search.cv_results_["params"]) == 2
+
+
+def test_it_takes_part_in_a_column_transformer():
+    frame = datasets.load_iris(as_frame=True).data
+    names = list(frame.columns)
+    columns = ColumnTransformer(
+        [
+            ("slow", SklearnNormalizer(), names[:2]),
+            ("fast", SklearnNormalizer(sbn.EMA(span=20)), names[2:]),
+        ],
+        verbose_feature_names_out=False,
+    ).set_output(transform="pandas")
+    out = columns.fit_transform(frame)
+    assert list(out.columns) == names
+    np.testing.assert_allclose(
+        out[names[:2]], StandardScaler().fit_transform(frame[names[:2]]), rtol=1e-9, atol=1e-12
+    )
+    peer = frame[names[2:]].ewm(span=20)
+    last = (frame[names[2:]] - peer.mean().iloc[-1]) / peer.std(bias=True).iloc[-1]
+    np.testing.assert_allclose(out[names[2:]], last, rtol=1e-9, atol=1e-12)
+
+
+def test_frozen_estimator_stands_still():
+    X = bundled("iris")
+    frozen = FrozenEstimator(SklearnNormalizer().fit(X[:50]))
+    before = frozen.transform(X)
+    frozen.fit(X, None)
+    assert clone(frozen).n_features_in_ == 4
+    np.testing.assert_array_equal(clone(frozen).transform(X), before)
+    assert frozen.n_samples_seen_ == 50
+
+
+def test_clone_forgets_and_pickle_and_copies_do_not():
+    X = bundled("iris")
+    scaler = SklearnNormalizer(sbn.EMA(halflife=9), eps=1e-6).fit(X[:100])
+    blank = clone(scaler)
+    assert repr(blank) == repr(scaler) == "SklearnNormalizer(eps=1e-06, policy=EMA(halflife=9))"
+    with pytest.raises(NotFittedError):
+        blank.transform(X)
+    for again in (pickle.loads(pickle.dumps(scaler)), copy.deepcopy(scaler), copy.copy(scaler)):
+        assert_same_state(again, scaler)
+        again.partial_fit(X[100:])
+        assert (again.n_samples_seen_, scaler.n_samples_seen_) == (150, 100)
+        np.testing.assert_array_equal(
+            again.transform(X), clone(scaler).fit(X[:100]).partial_fit(X[100:]).transform(X)
+        )
+
+
+def test_nothing_can_be_read_before_fit():
+    for attribute in ("mean_", "var_", "scale_", "n_samples_seen_"):
+        assert not hasattr(SklearnNormalizer(), attribute)
+    for method in ("transform", "inverse_transform"):
+        with pytest.raises(NotFittedError):
+            getattr(SklearnNormalizer(), method)([[1.0]])
+    for method in ("to_normalizer", "get_feature_names_out"):
+        with pytest.raises(NotFittedError):
+            getattr(SklearnNormalizer(), method)()
+
+
+def test_the_state_does_not_grow():
+    rng = np.random.default_rng(0)
+    scaler = SklearnNormalizer(sbn.EMA(halflife=10)).partial_fit(rng.normal(size=(5, 3)))
+    size = len(pickle.dumps(scaler))
+    for _ in range(300):
+        scaler.partial_fit(rng.normal(size=(5, 3)))
+    assert len(pickle.dumps(scaler)) <= size + 16
+
+
+def test_fit_forgets_partial_fit_does_not():
+    X = bundled("wine")
+    scaler = SklearnNormalizer().fit(X[:30])
+    frame = pd.DataFrame(X[:, :2], columns=["a", "b"])
+    assert_same_state(scaler.fit(frame), SklearnNormalizer().fit(frame))
+    assert scaler.n_features_in_ == 2
+    scaler.set_params(policy=sbn.EMA(halflife=3), with_std=False)
+    assert scaler.scale_ is not None  # parameters hold from the next fit on
+    assert scaler.fit(X).scale_ is None
+
+
+# ------------------------------------------------------------ missing, infinite, refused
+
+
+def test_what_is_missing_is_skipped_and_comes_out_as_nan():
+    table = pa.table(
+        {
+            "whole": pa.array([1, None, 3, 5]),
+            "real": pa.array([2.0, None, float("nan"), 4.0]),
+            "none": pa.nulls(4, pa.float64()),
+            "tenth": pa.array([Decimal("0.5"), None, Decimal("1.5"), None]),
+        }
+    )
+    for data in (table, pl.DataFrame(table), table.to_pandas(), table.to_batches()[0]):
+        scaler = SklearnNormalizer().fit(data)
+        np.testing.assert_array_equal(scaler.n_samples_seen_, [3, 2, 0, 2])
+        np.testing.assert_array_equal(scaler.mean_, [3.0, 3.0, np.nan, 1.0])
+        np.testing.assert_array_equal(scaler.scale_[1:], [1.0, np.nan, 0.5])
+        out = scaler.transform(data)
+        np.testing.assert_array_equal(out[:, 1], [-1.0, np.nan, np.nan, 1.0])
+        np.testing.assert_array_equal(out[:, 3], [-1.0, np.nan, 1.0, np.nan])
+        assert np.isnan(out[:, 2]).all()
+        assert np.isnan(out[1]).all()
+        seen = scaler.partial_fit(data).n_samples_seen_
+        np.testing.assert_array_equal(seen, [6, 4, 0, 4])
+
+
+def test_nan_can_be_refused_or_let_in():
+    X = np.array([[1.0, 2.0], [np.nan, 4.0]])
+    strict = SklearnNormalizer(nan="raise").fit(X[:1])
+    with pytest.raises(InvalidValueError, match="NaN"):
+        strict.partial_fit(X)
+    with pytest.raises(InvalidValueError, match="NaN"):
+        strict.transform(pa.table({"a": [1.0, None], "b": [1.0, 2.0]}).to_pandas().to_numpy())
+    poisoned = SklearnNormalizer(nan="propagate").fit(X)
+    np.testing.assert_array_equal(poisoned.mean_, [np.nan, 3.0])
+    np.testing.assert_array_equal(poisoned.scale_, [np.nan, 1.0])
+    np.testing.assert_array_equal(poisoned.transform(X), [[np.nan, -1.0], [np.nan, 1.0]])
+
+
+@pytest.mark.parametrize("infinity", [np.inf, -np.inf])
+def test_infinity_is_refused_unless_it_is_let_in(infinity):
+    X = np.array([[1.0, 2.0], [3.0, infinity], [5.0, 4.0]])
+    scaler = SklearnNormalizer().fit(X[::2])
+    for call in (SklearnNormalizer().fit, scaler.partial_fit, scaler.transform):
+        with pytest.raises(InvalidValueError, match="infinity"):
+            call(X)
+    with pytest.raises(ValueError, match="infinity"):
+        scaler.inverse_transform(X)
+    skipping = SklearnNormalizer(inf="ignore").fit(X)
+    np.testing.assert_array_equal(skipping.n_samples_seen_, [3, 2])
+    np.testing.assert_array_equal(skipping.mean_, [3.0, 3.0])
+    assert skipping.transform(X)[1, 1] == infinity == skipping.inverse_transform(X)[1, 1]
+
+
+REFUSED = {
+    "infinity": (np.array([[1.0, np.inf]]), "infinity"),
+    "no rows": (np.ones((0, 2)), "0 sample"),
+    "one dimension": (np.ones(2), "Expected 2D"),
+    "words": (np.array([["a", "b"]]), "could not convert"),
+    "dates": (np.array([["2020-01-01", "2020-01-02"]], dtype="M8[D]"), "not numeric"),
+    "complex": (np.ones((2, 2)) * 1j, "Complex data"),
+    "a frame with infinity": (pd.DataFrame({"a": [np.inf], "b": [1.0], "c": [1.0]}), "'a' holds"),
+}
+
+
+@pytest.mark.parametrize(("X", "says"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_refused_batch_leaves_no_trace(X, says):
+    seen = np.array([[1.0, 2.0], [3.0, 5.0]])
+    scaler, untouched = (SklearnNormalizer().fit(seen) for _ in range(2))
+    with pytest.raises(ValueError, match=says):
+        scaler.fit(X)
+    assert_same_state(scaler, untouched)
+    fresh = SklearnNormalizer()
+    for method in (fresh.fit, fresh.partial_fit):
+        with pytest.raises(ValueError, match=says):
+            method(X)
+        assert vars(fresh) == vars(SklearnNormalizer())
+    if not isinstance(X, pd.DataFrame):
+        with pytest.raises(ValueError, match=says):
+            scaler.partial_fit(X)
+        assert_same_state(scaler, untouched)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_another_number_of_columns_is_refused_and_leaves_no_trace(width):
+    scaler, untouched = (SklearnNormalizer().fit([[1.0, 2.0], [3.0, 5.0]]) for _ in range(2))
+    for call in (scaler.partial_fit, scaler.transform, scaler.inverse_transform):
+        with pytest.raises(ValueError, match=f"X has {width} features, but SklearnNormalizer"):
+            call(np.ones((4, width)))
+    assert_same_state(scaler, untouched)
+
+
+def test_names_are_matched_by_scikit_learns_rules():
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 7.0]})
+    for data in frames_of(frame.to_numpy(), ["a", "b"]).values():
+        scaler, untouched = (SklearnNormalizer().fit(data) for _ in range(2))
+        assert list(scaler.feature_names_in_) == ["a", "b"]
+        wrong = [frame[["b", "a"]], frame.rename(columns={"a": "c"})]
+        for other in [*wrong, *map(pa.Table.from_pandas, wrong), *map(pl.from_pandas, wrong)]:
+            for call in (scaler.partial_fit, scaler.transform):
+                with pytest.raises(ValueError, match="feature names should match"):
+                    call(other)
+        with pytest.raises(ValueError, match="3 features"):
+            scaler.inverse_transform(np.ones((1, 3)))
+        assert_same_state(scaler, untouched)
+        with pytest.warns(UserWarning, match="does not have valid feature names"):
+            scaler.transform(frame.to_numpy())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pd.DataFrame({"x": [1.0], "t": pd.to_datetime(["2020-01-01"])}),
+        pd.DataFrame({"x": [1.0], "t": pd.to_timedelta([3], unit="s")}),
+        pl.DataFrame({"x": [1.0], "t": [datetime.date(2020, 1, 1)]}),
+        pa.table({"x": [1.0], "t": [datetime.date(2020, 1, 1)]}),
+        pa.record_batch({"x": [1.0], "t": [datetime.datetime(2020, 1, 1)]}),
+    ],
+    ids=lambda data: type(data).__name__,
+)
+def test_dates_are_refused_rather_than_averaged(data):
+    with pytest.raises(SchemaError, match=r"column 1 of X is .* not numeric"):
+        SklearnNormalizer().fit(data)
+    only = data[["t"]] if isinstance(data, pd.DataFrame) else data.select(["t"])
+    assert StandardScaler().fit(only).mean_[0] > 0  # the peer's average of times
+    with pytest.raises(SchemaError, match="column 0"):
+        SklearnNormalizer().fit(only)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "fit_transform"])
+def test_sample_weights_are_refused(method):
+    X = np.array([[1.0], [2.0]])
+    with pytest.raises(InvalidValueError, match=r"sample_weight .* Leave it out, repeat rows"):
+        getattr(SklearnNormalizer(), method)(X, sample_weight=[1.0, 2.0])
+    assert getattr(SklearnNormalizer(), method)(X, sample_weight=None) is not None
+    with pytest.raises(TypeError, match="wait"):
+        getattr(SklearnNormalizer(), method)(X, wait=[1.0, 2.0])
+    pipeline = make_pipeline(SklearnNormalizer(), LogisticRegression())
+    with pytest.raises(InvalidValueError, match="sample_weight"):
+        pipeline.fit(X, [0, 1], sklearnnormalizer__sample_weight=[1.0, 2.0])
+
+
+def test_a_third_argument_is_a_sample_weight_too():
+    with pytest.raises(InvalidValueError, match="sample_weight"):
+        SklearnNormalizer().partial_fit([[1.0]], None, [2.0])
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"policy": "ema"}, "policy must be a policy"),
+        ({"with_mean": 1}, "with_mean must be True or False, got 1"),
+        ({"with_std": None}, "with_std must be True or False, got None"),
+        ({"eps": -1.0}, "eps must be a finite number >= 0, got -1.0"),
+        ({"ddof": 2}, "ddof must be 0"),
+        ({"clip": 0}, "clip must be a finite number > 0"),
+        ({"nan": "skip"}, "nan must be 'ignore'"),
+        ({"inf": True}, "inf must be 'ignore'"),
+    ],
+)
+def test_parameters_are_stored_as_they_are_and_checked_by_fit(params, says):
+    scaler = SklearnNormalizer(**params)
+    [(name, value)] = params.items()
+    assert scaler.get_params()[name] is value
+    for method in ("fit", "partial_fit"):
+        with pytest.raises(InvalidValueError, match=says):
+            getattr(scaler, method)([[1.0]])
+    assert not hasattr(scaler, "n_features_in_")
+
+
+def test_eps_ddof_and_clip_do_what_they_do_in_the_core():
+    X = np.array([[1.0, 7.0], [2.0, 7.0], [9.0, 7.0]])
+    scaler = SklearnNormalizer(eps=0.25, ddof=1, clip=1.0).fit(X)
+    np.testing.assert_allclose(scaler.var_, [19.0, 0.0], rtol=1e-15)
+    np.testing.assert_allclose(scaler.scale_, [19.25**0.5, 0.5], rtol=1e-15)
+    expected = np.clip((X - scaler.mean_) / scaler.scale_, -1.0, 1.0)
+    np.testing.assert_allclose(scaler.transform(X), expected, rtol=1e-15)
+    assert scaler.transform(X).max() == 1.0
+
+
+def test_a_constant_normalizes_to_zero():
+    X = np.full((5, 2), [0.1, 1e15])
+    scaler = fitted_on_parts(SklearnNormalizer(), split(X, 0, 3))
+    np.testing.assert_array_equal(scaler.var_, 0.0)
+    np.testing.assert_array_equal(scaler.scale_, 1.0)
+    np.testing.assert_array_equal(scaler.transform(X), 0.0)
+    np.testing.assert_array_equal(scaler.transform(X + 8.0)[:, 1], 8.0)
+
+
+# ------------------------------------------------------------- the core, there and back
+
+
+def test_fitted_on_a_frame_it_is_a_normalizer_of_those_columns(tmp_path):
+    frame = pd.DataFrame({"a": [1.0, 2.0, 6.0], "b": [0.0, 5.0, 1.0]})
+    scaler = SklearnNormalizer().fit(frame)
+    norm = scaler.to_normalizer()
+    assert norm.lanes == ("a", "b")
+    norm.save(tmp_path / "stats.json")
+    out = sbn.load(tmp_path / "stats.json").transform(
+        pa.table({"b": frame.b, "id": list("xyz"), "a": frame.a})
+    )
+    np.testing.assert_array_equal(np.column_stack([out["a"], out["b"]]), scaler.transform(frame))
+    before = scaler.mean_
+    norm.update(pa.table({"a": [100.0], "b": [100.0]}))
+    np.testing.assert_array_equal(scaler.mean_, before)
+    assert SklearnNormalizer().fit(frame.to_numpy()).to_normalizer().lanes == ("x[0]", "x[1]")
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_from_frozen_goes_on_where_the_statistics_stand(policy):
+    X = bundled("iris")
+    options = {"eps": 1e-3, "ddof": 1, "clip": 2.5, "nan": "propagate", "inf": "ignore"}
+    norm = sbn.Normalizer(policy, center=False, **options)
+    norm.update(pa.table({name: X[:100, i] for i, name in enumerate("abcd")}))
+    frozen = norm.freeze()
+    scaler = SklearnNormalizer.from_frozen(frozen)
+    rest = pd.DataFrame(X[100:], columns=list("abcd"))
+    expected = frozen.transform(pa.table({name: X[100:, i] for i, name in enumerate("abcd")}))
+    np.testing.assert_array_equal(scaler.transform(rest), np.column_stack(expected.columns))
+    assert scaler.get_params() == {
+        "policy": policy,
+        "with_mean": False,
+        "with_std": True,
+        **options,
+    }
+    same = SklearnNormalizer(policy, with_mean=False, **options)
+    same.fit(pd.DataFrame(X[:100], columns=list("abcd")))
+    assert_same_state(scaler, same)
+    assert_same_state(scaler.partial_fit(rest), same.partial_fit(rest))
+    assert frozen.stats()["count"].to_pylist() == [100] * 4
+    lists = SklearnNormalizer(policy).fit(X)
+    assert_same_state(SklearnNormalizer.from_frozen(lists.to_normalizer().freeze()), lists)
+
+
+def test_from_frozen_refuses_what_has_no_features():
+    def frozen(table, **options):
+        return sbn.Normalizer(**options).update(table).freeze()
+
+    vectors = pa.array([[1.0, 2.0]], pa.list_(pa.float64(), 2))
+    emb = SklearnNormalizer.from_frozen(frozen(pa.table({"emb": vectors})))
+    assert emb.transform([[1.0, 2.0]]).tolist() == [[0.0, 0.0]]
+    assert emb.partial_fit([[3.0, 4.0]]).to_normalizer().lanes == ("emb[0]", "emb[1]")
+    for table in (pa.table({"s": [{"a": 1.0}]}), pa.table({"emb": vectors, "x": [1.0]})):
+        with pytest.raises(InvalidValueError, match="neither plain columns nor"):
+            SklearnNormalizer.from_frozen(frozen(table))
+    with pytest.raises(InvalidValueError, match="affine"):
+        SklearnNormalizer.from_frozen(frozen(pa.table({"a": [1.0]}), affine={"a": (2, 1)}))
+    with pytest.raises(InvalidValueError, match="got Normalizer"):
+        SklearnNormalizer.from_frozen(sbn.Normalizer())
+
+
+def test_without_scikit_learn_the_import_says_what_to_install():
+    code = "import sys; sys.modules['sklearn.base'] = None; import streambn.adapters.sklearn"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "ImportError: streambn.adapters.sklearn needs scikit-learn" in ran.stderr
+    assert "pip install 'streambn[sklearn]'" in ran.stderr
