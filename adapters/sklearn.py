@@ -26,7 +26,9 @@ except ImportError as error:
 
 __all__ = ["SklearnNormalizer"]
 
-_COLUMN = "x"
+_Array = NDArray[np.floating[Any]]
+
+_COLUMN = "x"  # of lists, where the features have no names
 _VALUES = 1 << 20  # normalized at a time: large arrays come out faster so than whole
 _EPSILON = float(np.finfo(np.float64).eps)
 
@@ -93,6 +95,8 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     >>> scaler.transform([[3.0, 40.0]])
     array([[0., 2.]])
     """
+
+    _normalizer: Normalizer  # all that was learned; not there before fit
 
     def __init__(
         self,
@@ -244,7 +248,7 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         return self._mapped(self._checked(X, reset=False), Normalizer.transform)
 
-    def inverse_transform(self, X: Any) -> NDArray[np.floating[Any]]:
+    def inverse_transform(self, X: Any) -> _Array:
         """Undo `transform`, except that what was clipped stays clipped."""
         # The core does not look for infinities on the way back, as scikit-learn does.
         finite = "allow-nan" if self._statistics().options.inf == "raise" else False
@@ -258,25 +262,20 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
         return self._mapped(array, Normalizer.inverse_transform)
 
-    def _mapped(
-        self, array: NDArray[np.floating[Any]], how: Callable[[Normalizer, pa.RecordBatch], Any]
-    ) -> NDArray[np.floating[Any]]:
+    def _mapped(self, array: _Array, how: Callable[[Normalizer, pa.RecordBatch], Any]) -> _Array:
         n, width = array.shape
         at_once = max(_VALUES // width, 1)
+        if n <= at_once:
+            # What Arrow gives back may be read-only; the output is its user's to write.
+            out = _rows(how(self._normalizer, self._batch(array, self._normalizer)), width)
+            return out if out.flags.writeable else out.copy()
         # A copy sees one state in all pieces, whatever another thread learns meanwhile.
-        normalizer = self._normalizer if n <= at_once else copy.copy(self._normalizer)
+        normalizer = copy.copy(self._normalizer)
         named = hasattr(self, "feature_names_in_")
-        # What Arrow gives back is read-only; a transformer's output is its user's to write.
         out = np.empty((n, width), array.dtype, order="F" if named else "C")
         for start in range(0, n, at_once):
             rows = slice(start, start + at_once)
-            done = how(normalizer, self._batch(array[rows], normalizer))
-            if named:
-                for i, column in enumerate(done.columns):
-                    out[rows, i] = column.to_numpy(zero_copy_only=False)
-            else:
-                flat = done.column(0).values.to_numpy(zero_copy_only=False)
-                out[rows] = flat.reshape(-1, width)
+            out[rows] = _rows(how(normalizer, self._batch(array[rows], normalizer)), width)
         return out
 
     # -------------------------------------------------------------------- reading
@@ -310,17 +309,15 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     @property
     def n_samples_seen_(self) -> int | NDArray[np.int64]:
         """Values counted: one number if it is the same for all features."""
-        counts: NDArray[np.int64] = self._statistics().stats()["count"].to_numpy()
-        return int(counts[0]) if (counts == counts[0]).all() else counts.copy()
+        counts = np.array(self._statistics().stats()["count"])
+        return int(counts[0]) if (counts == counts[0]).all() else counts
 
     def _read(self, name: str) -> NDArray[np.float64]:
-        values: NDArray[np.float64] = self._statistics().stats()[name].to_numpy()
-        return values.copy()
+        return np.array(self._statistics().stats()[name])
 
     def _statistics(self) -> Normalizer:
         check_is_fitted(self)
-        normalizer: Normalizer = self._normalizer
-        return normalizer
+        return self._normalizer
 
     # ------------------------------------------------------------ on the host's terms
 
@@ -333,21 +330,18 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float64", "float32", "float16"]
         return tags
 
-    def _checked(self, X: Any, reset: bool) -> NDArray[np.floating[Any]]:
+    def _checked(self, X: Any, reset: bool) -> Any:
         """Check data by scikit-learn's rules and return it as an array of floats."""
         # The core looks for infinities in passing.
         how = {"dtype": FLOAT_DTYPES, "ensure_all_finite": False}
         X = _tabled(X)
         _refuse_times(X)
-        array: NDArray[np.floating[Any]]
-        if isinstance(X, pa.Table):
-            validate_data(self, X, reset=reset, skip_check_array=True)
-            array = check_array(_stacked(X), estimator=self, **how)
-        else:
-            array = validate_data(self, X, reset=reset, **how)
-        return array
+        if not isinstance(X, pa.Table):
+            return validate_data(self, X, reset=reset, **how)
+        validate_data(self, X, reset=reset, skip_check_array=True)
+        return check_array(_stacked(X), estimator=self, **how)
 
-    def _batch(self, array: NDArray[np.floating[Any]], normalizer: Normalizer) -> pa.RecordBatch:
+    def _batch(self, array: _Array, normalizer: Normalizer) -> pa.RecordBatch:
         """Lay rows out for the core: columns if they have names, else one column of lists.
 
         A list is what a row of a C-ordered array is, so the array goes in without a copy:
@@ -359,14 +353,24 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return _lists(array, _list_name(normalizer.lanes))
 
 
-def _columns(array: NDArray[np.floating[Any]], names: Any) -> pa.RecordBatch:
+def _columns(array: _Array, names: Any) -> pa.RecordBatch:
     # The columns of an F-ordered array, as most frames give, are not copied.
     return pa.RecordBatch.from_arrays([pa.array(x) for x in array.T], names=list(names))
 
 
-def _lists(array: NDArray[np.floating[Any]], name: str) -> pa.RecordBatch:
+def _lists(array: _Array, name: str) -> pa.RecordBatch:
     rows = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
     return pa.RecordBatch.from_arrays([rows], names=[name])
+
+
+def _rows(batch: pa.RecordBatch, width: int) -> _Array:
+    """Make an array of what `_columns` or `_lists` made of one, nulls as NaN."""
+    out: _Array
+    if pa.types.is_fixed_size_list(batch.schema.types[0]):
+        out = batch.column(0).values.to_numpy(zero_copy_only=False).reshape(-1, width)
+    else:
+        out = batch.to_tensor(null_to_nan=True, row_major=False).to_numpy()
+    return out
 
 
 def _list_name(lanes: tuple[str, ...]) -> str:
