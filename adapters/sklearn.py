@@ -66,16 +66,10 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     feature_names_in_ : ndarray of str
         Only when fitted on a frame or table whose columns have names.
 
-    Raises
-    ------
-    InvalidValueError
-        By `fit` and `partial_fit`: a parameter is outside its domain, the data holds what
-        `nan` or `inf` refuses, or there is a `sample_weight`. What is refused leaves no
-        trace in the estimator.
-
     Notes
     -----
-    Parameters that change after `fit` hold from the next `fit` on.
+    A batch is learned whole or, if it is refused, not at all. Parameters are checked by
+    `fit`; those that change afterwards hold from the next `fit` on.
 
     float64, float32 and float16 keep their type; all else becomes float64. Dates and
     durations are refused rather than averaged. A feature of zero variance, within the
@@ -136,12 +130,8 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             It has an affine map, which this estimator has not, or columns of other kinds.
         """
         if not isinstance(frozen, FrozenNormalizer):
-            kind = type(frozen).__name__
-            raise InvalidValueError(
-                f"from_frozen takes a FrozenNormalizer, got {kind}. freeze() it."
-            )
+            raise InvalidValueError(f"freeze() it first: this is a {type(frozen).__name__}.")
         options, lanes = frozen.options, frozen.lanes
-        column, nothing = _list_name(lanes), np.empty((0, len(lanes)))
         if options.affine is not None:
             raise InvalidValueError(
                 f"the normalizer has affine={dict(options.affine)!r}, for which SklearnNormalizer "
@@ -158,16 +148,13 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             inf=options.inf,
         )
         self.n_features_in_ = len(lanes)
+        nothing = np.empty((0, len(lanes)))
         if _takes(frozen, _columns(nothing, lanes)):
             self.feature_names_in_ = np.array(lanes, dtype=object)
-        elif not (
-            lanes == tuple(f"{column}[{i}]" for i in range(len(lanes)))
-            and _takes(frozen, _lists(nothing, column))
-        ):
+        elif not _takes(frozen, _lists(nothing, _list_name(lanes))):
             raise InvalidValueError(
-                f"the lanes {', '.join(map(repr, lanes[:5]))}{', …' if len(lanes) > 5 else ''} "
-                "are neither plain columns nor the elements of one column of lists. Fit with "
-                "columns= that are."
+                f"the lanes {lanes[:5]!r} (of {len(lanes)}) are neither plain columns nor the "
+                "elements of one column of lists. Fit with columns= that are."
             )
         self._normalizer = frozen.thaw()
         return self
@@ -252,9 +239,7 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Undo `transform`, except that what was clipped stays clipped."""
         # The core does not look for infinities on the way back, as scikit-learn does.
         finite = "allow-nan" if self._statistics().options.inf == "raise" else False
-        array = check_array(
-            _stacked(_tabled(X)), dtype=FLOAT_DTYPES, ensure_all_finite=finite, estimator=self
-        )
+        array = check_array(X, dtype=FLOAT_DTYPES, ensure_all_finite=finite, estimator=self)
         if array.shape[1] != self.n_features_in_:
             raise InvalidValueError(
                 f"X has {array.shape[1]} features, but {type(self).__name__} is expecting "
@@ -334,12 +319,15 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Check data by scikit-learn's rules and return it as an array of floats."""
         # The core looks for infinities in passing.
         how = {"dtype": FLOAT_DTYPES, "ensure_all_finite": False}
-        X = _tabled(X)
+        if isinstance(X, pa.RecordBatch):  # to scikit-learn it has no names
+            X = pa.Table.from_batches([X])
         _refuse_times(X)
-        if not isinstance(X, pa.Table):
+        if not isinstance(X, pa.Table) or not X.num_columns:
             return validate_data(self, X, reset=reset, **how)
         validate_data(self, X, reset=reset, skip_check_array=True)
-        return check_array(_stacked(X), estimator=self, **how)
+        # Five times as fast as the table makes an array of itself; nulls become NaN.
+        stacked = np.stack([column.to_numpy() for column in X.columns]).T
+        return check_array(stacked, estimator=self, **how)
 
     def _batch(self, array: _Array, normalizer: Normalizer) -> pa.RecordBatch:
         """Lay rows out for the core: columns if they have names, else one column of lists.
@@ -385,18 +373,6 @@ def _takes(frozen: FrozenNormalizer, rows: pa.RecordBatch) -> bool:
     except SchemaError:
         return False
     return True
-
-
-def _tabled(X: Any) -> Any:
-    """Make a table of a record batch, which to scikit-learn has no names."""
-    return pa.Table.from_batches([X]) if isinstance(X, pa.RecordBatch) else X
-
-
-def _stacked(X: Any) -> Any:
-    """Make one array of an Arrow table, nulls as NaN: five times as fast as it does itself."""
-    if not isinstance(X, pa.Table) or not X.num_columns:
-        return X
-    return np.stack([column.to_numpy() for column in X.columns]).T
 
 
 def _no_weights(sample_weight: Any = None) -> None:

@@ -757,7 +757,7 @@ def test_from_frozen_refuses_what_has_no_features():
             SklearnNormalizer.from_frozen(frozen(table))
     with pytest.raises(InvalidValueError, match="affine"):
         SklearnNormalizer.from_frozen(frozen(pa.table({"a": [1.0]}), affine={"a": (2, 1)}))
-    with pytest.raises(InvalidValueError, match="got Normalizer"):
+    with pytest.raises(InvalidValueError, match="this is a Normalizer"):
         SklearnNormalizer.from_frozen(sbn.Normalizer())
 
 
