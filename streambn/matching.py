@@ -92,6 +92,12 @@ class Match(NamedTuple):
     layout: Layout
     exact: list[bool]
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it holds for other batches too: nothing is new, or might yet be."""
+        there = sum(place.path[0] != ABSENT for place in self.layout.places)
+        return not self.fresh and there == len(self.kinds.numeric)
+
     @classmethod
     def of(cls, batch: Any, names: list[Any], kinds: Kinds, lanes: Lanes, spare: bool) -> Self:
         """Match the columns of a batch or matrix by their names.

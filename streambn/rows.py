@@ -405,8 +405,7 @@ class RowNormalizer:
         ):
             return last
         match = Match.of(batch, names, kinds, self._lanes, spare=self._blocks is not None)
-        # New lanes are new once.
-        self._match = None if match.fresh else match
+        self._match = match if match.is_settled else None
         return match
 
     def _refuse_others(self, batch: Any, names: Sequence[Any], kinds: Kinds) -> None:
