@@ -8,6 +8,7 @@ before it first appeared. Rows one by one and rows in batches are learned alike.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple, Self, cast
@@ -19,19 +20,17 @@ from streambn.columns import Binding, Leaf, SchemaCache, float_type
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.fitted import Fitted, refuse_not_finite
 from streambn.kernels import Columns, LaneTransform, Layout, Place, RowLanes, normalize
-from streambn.kernels.interface import Floats, Ints, LaneArrays
+from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.rows import MISSING, UNSEEN, RowRules, number, refuse
+from streambn.ledgers import BlockLedger, ValueLedger
 from streambn.matching import Kinds, Match, twice
-from streambn.moments import Moments
 from streambn.normalizer import FrozenNormalizer, Normalizer, checked_policy
 from streambn.options import Options
-from streambn.policies import Policy, RowPolicy, Welford
+from streambn.policies import ByRow, Policy, RowPolicy, Welford
 
 __all__ = ["RowNormalizer"]
 
 Row = dict[Any, Any]
-_FIELDS = len(LaneArrays.FIELDS)
-_ONE = Layout([Place((0,), None)])
 
 
 class _Outputs(NamedTuple):
@@ -104,9 +103,8 @@ class RowNormalizer:
                 f"unseen must be 'zero', 'passthrough' or 'raise', got {unseen!r}."
             )
         self.policy, self.options, self.unseen = policy, options, unseen
-        rule = getattr(policy, "by_row", None)
+        rule: ByRow | None = getattr(policy, "by_row", None)
         decay, ignore_na, prior = rule or (1.0, False, 0.0)
-        self._has_prior = prior > 0
         rules = RowRules(
             decay=decay,
             ignore_missing=ignore_na,
@@ -124,14 +122,15 @@ class RowNormalizer:
         self._schemas = SchemaCache()
         self._match: Match | None = None
         self._maps: tuple[int, LaneTransform] | None = None
-        # Of a policy that goes by blocks, the state has one lane more than there are features:
-        # of that one nothing is ever seen, and it becomes whatever appears.
-        self._blocks = None if rule else policy.init(1)
-        # With nothing in between: a row of ten features takes less than a microsecond.
-        self.learn_one: Callable[[Row], None] = self._lanes.learn if rule else self._learn_block
-        self.transform_one: Callable[[Row], Row] = (
-            self._lanes.transform if rule else self._transform_by_maps
-        )
+        self._ledger: ValueLedger | BlockLedger
+        if rule is None:
+            self._ledger = BlockLedger(policy, self._lanes)
+            self.learn_one: Callable[[Row], None] = self._learn_block
+            self.transform_one: Callable[[Row], Row] = self._transform_by_maps
+        else:
+            self._ledger = ValueLedger(cast(RowPolicy, policy), self._lanes)
+            # With nothing in between: a row of ten features takes less than a microsecond.
+            self.learn_one, self.transform_one = self._lanes.learn, self._lanes.transform
 
     @classmethod
     def of(cls, source: Normalizer | FrozenNormalizer, unseen: str = "zero") -> Self:
@@ -157,14 +156,7 @@ class RowNormalizer:
         tally = fitted.tally
         rows = int((tally.count + tally.nulls + tally.not_finite.sum(axis=0)).max(initial=0))
         self._lanes.extend(list(binding.lanes))
-        exact = binding.exact.tolist()
-        if self._blocks is None:
-            moments, first = cast(RowPolicy, self.policy).moments_of(fitted.state)
-            self._update(exact, rows, moments, first)
-        else:
-            nulls = Columns(pa.RecordBatch.from_arrays([pa.nulls(rows)], ["0"]), _ONE)
-            spare = self.policy.update(self._blocks, nulls)
-            self._take_blocks(exact, rows, _beside(fitted.state, spare))
+        self._ledger.begin(fitted.state, binding.exact.tolist(), rows)
         return self
 
     # ------------------------------------------------------------------- learning
@@ -198,63 +190,16 @@ class RowNormalizer:
         if len(batch) == 0:
             return
         match = self._matched(batch, batch.schema.names if names is None else list(names))
-        older = self._state(match.fresh)
-        policy = self.policy
-        state = policy.update(older, Columns(batch, match.layout))
-        before, after = policy.tally(older), policy.tally(state)
+        older = self._ledger.state(len(match.fresh))
+        state = self.policy.update(older, Columns(batch, match.layout))
+        before, after = self.policy.tally(older), self.policy.tally(state)
         if np.count_nonzero(after.not_finite):
             lanes = [*self.features, *match.fresh, None]
             infs = after.not_finite[1:].sum(axis=0) - before.not_finite[1:].sum(axis=0)
             refuse_not_finite(self.options, after.nans - before.nans, infs, lanes)
         rows = self.rows + len(batch)
         self._lanes.extend(match.fresh)
-        if self._blocks is None:
-            moments, first = cast(RowPolicy, policy).moments_of(state)
-            self._update(match.exact, rows, moments, first)
-        else:
-            self._take_blocks(match.exact, rows, state)
-
-    def _update(
-        self, exact: list[bool], rows: int, moments: Moments, first: Moments | None
-    ) -> None:
-        values = None if first is None else first.memory
-        self._lanes.update(exact, rows, moments.memory, values, None)
-
-    def _take_blocks(self, exact: list[bool], rows: int, state: Any) -> None:
-        self._blocks = state
-        # What the lanes keep themselves is not looked at: they get their maps.
-        self._update(exact, rows, Moments.empty(len(self._lanes)), None)
-        self._maps = None
-
-    def _state(self, fresh: Sequence[Any] = ()) -> Any:
-        """Return the policy's state, with lanes for new features behind the others."""
-        lanes = len(self._lanes)
-        if self._blocks is not None:
-            return self.policy.take(self._blocks, [*range(lanes), *[lanes] * (len(fresh) + 1)])
-        moments, first = self._stored(None)
-        if fresh:
-            moments = np.hstack([moments, self._never_seen(len(fresh))])
-            first = None if first is None else np.hstack([first, _empty(len(fresh))])
-        return cast(RowPolicy, self.policy).of_moments(
-            Moments.sealed(LaneArrays(moments)),
-            None if first is None else Moments.sealed(LaneArrays(first)),
-        )
-
-    def _stored(self, rows: Ints | None) -> tuple[Ints, Ints | None]:
-        moments = np.empty((_FIELDS, len(self._lanes)), np.int64)
-        first = np.empty_like(moments) if self._has_prior else None
-        self._lanes.store(moments, first, rows)
-        return moments, first
-
-    def _never_seen(self, lanes: int) -> Ints:
-        """Return moments of features that all rows so far did not have."""
-        decay, ignore_na, _ = cast(RowPolicy, self.policy).by_row
-        faded = 1.0 if ignore_na else decay**self.rows
-        return (
-            Moments.empty(lanes)
-            .replace(nulls=np.full(lanes, self.rows), decay=np.full(lanes, faded))
-            .memory
-        )
+        self._ledger.take(state, match.exact, rows)
 
     def _learn_block(self, row: Row) -> None:
         """Learn a row as a block of its own."""
@@ -375,7 +320,7 @@ class RowNormalizer:
             known=known,
         )
         self._maps = self.rows, made
-        if self._blocks is not None:
+        if isinstance(self._ledger, BlockLedger):
             arrays = (made.location_hi, made.location_lo, made.spread, made.gamma, made.beta, known)
             self._lanes.set_maps(*(a[:-1] for a in arrays if a is not None))
         return made
@@ -404,7 +349,7 @@ class RowNormalizer:
             and last.names == names
         ):
             return last
-        match = Match.of(batch, names, kinds, self._lanes, spare=self._blocks is not None)
+        match = Match.of(batch, names, kinds, self._lanes, self._ledger.spare)
         self._match = match if match.is_settled else None
         return match
 
@@ -417,13 +362,9 @@ class RowNormalizer:
     # ------------------------------------------------------------------- statistics
 
     def _fitted(self) -> Fitted:
-        lanes = len(self._lanes)
         leaves = zip(self.features, self._lanes.exact(), strict=True)
         binding = Binding(tuple(Leaf((str(key),), None, exact) for key, exact in leaves))
-        state = self._state()
-        if self._blocks is not None:
-            state = self.policy.take(state, range(lanes))
-        return Fitted(self.policy, self.options, None, binding, state)
+        return Fitted(self.policy, self.options, None, binding, self._ledger.settled())
 
     def stats(self) -> pa.Table:
         """Return the statistics as they stand; see `streambn.Normalizer.stats`."""
@@ -447,46 +388,24 @@ class RowNormalizer:
         return Normalizer._of(fitted)
 
     def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = {
+        return {
             "policy": self.policy,
             "options": self.options,
             "unseen": self.unseen,
-            "features": self.features,
+            # The one object of that text that Python has: equal statistics make equal pickles.
+            "features": [sys.intern(k) if type(k) is str else k for k in self.features],
             "exact": self._lanes.exact(),
             "rows": self.rows,
+            "statistics": self._ledger.saved(),
         }
-        if self._blocks is None:
-            # As they are kept, not as of the last row: that would round, and a copy would go on
-            # from other bits.
-            rows = np.empty(len(self._lanes), np.int64)
-            arrays = (*self._stored(rows), rows)
-            return {**state, "moments": [None if a is None else a.tobytes() for a in arrays]}
-        return {**state, "blocks": self._blocks}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self._begin(state["policy"], state["options"], state["unseen"])
         self._lanes.extend(state["features"])
-        if self._blocks is None:
-            moments = [None if m is None else np.frombuffer(m, np.int64) for m in state["moments"]]
-            self._lanes.update(state["exact"], state["rows"], *moments)
-        else:
-            self._take_blocks(state["exact"], state["rows"], state["blocks"])
+        self._ledger.restore(state["statistics"], state["exact"], state["rows"])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.policy!r}) of {len(self._lanes)} features"
-
-
-def _empty(lanes: int) -> Ints:
-    return Moments.empty(lanes).memory
-
-
-def _beside(state: Any, other: Any) -> Any:
-    """Put the lanes of another state behind those of a state made of moments."""
-    if isinstance(state, Moments):
-        return Moments.sealed(LaneArrays(np.hstack([state.memory, other.memory])))
-    if isinstance(state, tuple) and hasattr(state, "_make"):
-        return state._make(map(_beside, state, other))
-    return state
 
 
 def _array_of(value: Any, found: tuple[float, float, bool]) -> pa.Array:

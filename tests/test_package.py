@@ -26,6 +26,7 @@ ROOMS = [
     "kernels",
     "moments",
     "policies",
+    "ledgers",
     "options",
     "replacing",
     "columns",

@@ -1,0 +1,139 @@
+"""Where the statistics of features are: in the lanes, value by value, or in a policy's state.
+
+A ledger hands out the policy's state, with room for features that are new, and takes the one
+that the policy made of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from streambn.kernels import Columns, Layout, Place, RowLanes
+from streambn.kernels.interface import Ints, LaneArrays
+from streambn.moments import Moments
+from streambn.policies import Policy, RowPolicy
+
+__all__ = ["BlockLedger", "ValueLedger"]
+
+_FIELDS = len(LaneArrays.FIELDS)
+_ONE = Layout([Place((0,), None)])
+
+
+class ValueLedger:
+    """Of a policy that goes value by value: the lanes keep all that there is."""
+
+    # Whether the state has a lane behind those of all features.
+    spare: ClassVar[bool] = False
+
+    def __init__(self, policy: RowPolicy, lanes: RowLanes) -> None:
+        self._policy = policy
+        self._lanes = lanes
+
+    def state(self, fresh: int) -> Any:
+        """Return the policy's state; behind all lanes there are `fresh` new ones."""
+        moments, first = self._stored(None)
+        if fresh:
+            moments = np.hstack([moments, self._never_seen(fresh)])
+            first = None if first is None else np.hstack([first, Moments.empty(fresh).memory])
+        return self._policy.of_moments(
+            Moments.sealed(LaneArrays(moments)),
+            None if first is None else Moments.sealed(LaneArrays(first)),
+        )
+
+    def settled(self) -> Any:
+        """Return the policy's state of the features, and of nothing else."""
+        return self.state(0)
+
+    def take(self, state: Any, exact: list[bool], rows: int) -> None:
+        """Take over a state of all the lanes that there are by now."""
+        moments, first = self._policy.moments_of(state)
+        values = None if first is None else first.memory
+        self._lanes.update(exact, rows, moments.memory, values, None)
+
+    def begin(self, state: Any, exact: list[bool], rows: int) -> None:
+        """Take over a state that was kept elsewhere."""
+        self.take(state, exact, rows)
+
+    def saved(self) -> Any:
+        """Return what `restore` needs.
+
+        As it is kept, not as of the last row: that would round, and a copy would go on from
+        other bits.
+        """
+        rows = np.empty(len(self._lanes), np.int64)
+        arrays = (*self._stored(rows), rows)
+        return [None if array is None else array.tobytes() for array in arrays]
+
+    def restore(self, saved: Any, exact: list[bool], rows: int) -> None:
+        """Take over what `saved` gave."""
+        arrays = [None if data is None else np.frombuffer(data, np.int64) for data in saved]
+        self._lanes.update(exact, rows, *arrays)
+
+    def _stored(self, rows: Ints | None) -> tuple[Ints, Ints | None]:
+        moments = np.empty((_FIELDS, len(self._lanes)), np.int64)
+        first = np.empty_like(moments) if self._policy.by_row.prior else None
+        self._lanes.store(moments, first, rows)
+        return moments, first
+
+    def _never_seen(self, lanes: int) -> Ints:
+        """Return moments of features that all rows so far did not have."""
+        decay, ignore_na, _ = self._policy.by_row
+        rows = self._lanes.rows
+        faded = 1.0 if ignore_na else decay**rows
+        empty = Moments.empty(lanes)
+        return empty.replace(nulls=np.full(lanes, rows), decay=np.full(lanes, faded)).memory
+
+
+class BlockLedger:
+    """Of a policy that goes by blocks: its state, and the lanes only map.
+
+    The state has one lane more than there are features. Nothing is ever seen of that one, and
+    it becomes whatever appears.
+    """
+
+    spare: ClassVar[bool] = True
+
+    def __init__(self, policy: Policy, lanes: RowLanes) -> None:
+        self._policy = policy
+        self._lanes = lanes
+        self._state = policy.init(1)
+
+    def state(self, fresh: int) -> Any:
+        """See `ValueLedger.state`; the spare lane is the last."""
+        lanes = len(self._lanes)
+        return self._policy.take(self._state, [*range(lanes), *[lanes] * (fresh + 1)])
+
+    def settled(self) -> Any:
+        """See `ValueLedger.settled`."""
+        return self._policy.take(self._state, range(len(self._lanes)))
+
+    def take(self, state: Any, exact: list[bool], rows: int) -> None:
+        """See `ValueLedger.take`."""
+        self._state = state
+        nothing = Moments.empty(len(self._lanes)).memory
+        self._lanes.update(exact, rows, nothing, None, None)
+
+    def begin(self, state: Any, exact: list[bool], rows: int) -> None:
+        """See `ValueLedger.begin`."""
+        nulls = Columns(pa.RecordBatch.from_arrays([pa.nulls(rows)], ["0"]), _ONE)
+        self.take(_beside(state, self._policy.update(self._state, nulls)), exact, rows)
+
+    def saved(self) -> Any:
+        """See `ValueLedger.saved`."""
+        return self._state
+
+    def restore(self, saved: Any, exact: list[bool], rows: int) -> None:
+        """See `ValueLedger.restore`."""
+        self.take(saved, exact, rows)
+
+
+def _beside(state: Any, other: Any) -> Any:
+    """Put the lanes of another state behind those of a state made of moments."""
+    if isinstance(state, Moments):
+        return Moments.sealed(LaneArrays(np.hstack([state.memory, other.memory])))
+    if isinstance(state, tuple) and hasattr(state, "_make"):
+        return state._make(map(_beside, state, other))
+    return state
