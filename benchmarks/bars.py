@@ -79,6 +79,13 @@ BARS = (
     Bar("rows in River against its StandardScaler", "rows", ("River",), "speed", 5.0),
     Bar("the same, against its AdaptiveStandardScaler", "rows-ema", ("River",), "speed", 3.0),
     Bar("frames in River against its StandardScaler", "frames", ("River",), "speed", 6.0),
+    Bar(
+        "in scikit-learn against its StandardScaler",
+        "partial-fit",
+        ("scikit-learn",),
+        "speed",
+        5.0,
+    ),
 )
 
 

@@ -18,28 +18,25 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 import streambn as sbn
-from benchmarks.workloads import ALPHA, HALFLIFE, MEAN, Data, Matrix
+from benchmarks.workloads import HALFLIFE, Data, Matrix
 
 Floats = NDArray[np.float64]
 Result = TypeVar("Result")
 
 
-def _optional(module: str) -> Any:
+def optional(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:
         return None
 
 
-duckdb = _optional("duckdb")
-pd = _optional("pandas")
-pl = _optional("polars")
-river = _optional("river.preprocessing")
-river_linear = _optional("river.linear_model")
-# Needs River, and says so itself.
-river_adapter: Any = _optional("streambn.adapters.river") if river else None
-sklearn = _optional("sklearn.preprocessing")
-torch = _optional("torch")
+duckdb = optional("duckdb")
+pd = optional("pandas")
+pl = optional("polars")
+river = optional("river.preprocessing")
+sklearn = optional("sklearn.preprocessing")
+torch = optional("torch")
 
 
 class Job(NamedTuple):
@@ -290,148 +287,30 @@ def sklearn_transform(data: Data) -> Job:
 
 
 def river_fit(data: Data) -> Job:
-    return river_frames(data)
+    frames = frames_of(data)
+
+    def run() -> Any:
+        scaler = river.StandardScaler()
+        for frame in frames:
+            scaler.learn_many(frame)
+        return scaler
+
+    def read(scaler: Any) -> Floats:
+        return np.array([[of[name] for name in frames[0]] for of in (scaler.means, scaler.vars)])
+
+    return Job(run, read)
 
 
-def _frames(data: Data) -> list[Any]:
+def frames_of(data: Data) -> list[Any]:
     names = [f"x{i}" for i in range(data.matrices[0].shape[1])]
     return [pd.DataFrame(x, columns=names, copy=False) for x in data.matrices]
 
 
 def river_transform(data: Data) -> Job:
-    frames = _frames(data)
+    frames = frames_of(data)
     scaler = river.StandardScaler()
     scaler.learn_many(frames[0])
     return _each(scaler.transform_many, frames, lambda out: out["x0"].to_numpy())
-
-
-# ------------------------------------------------------------------ rows, in River
-#
-# Both scalers are River's transformers and do the very same; only how the statistics are
-# read from them differs. A row is a dict of Python's own floats, as River has it.
-
-Row = dict[str, float]
-
-
-class Scaler(NamedTuple):
-    """A transformer of River, and how to see what it learned.
-
-    Attributes
-    ----------
-    make : callable
-    read : callable
-        Gives means and variances of the named features, shape (2, features).
-    """
-
-    make: Callable[[], Any]
-    read: Callable[[Any, Sequence[str]], Floats]
-
-
-def _of_streambn(policy: sbn.Welford | sbn.EMA | None) -> Scaler:
-    def read(scaler: Any, names: Sequence[str]) -> Floats:
-        of = {row["column"]: (row["mean"], row["var"]) for row in scaler.stats().to_pylist()}
-        return np.array([of[name] for name in names]).T
-
-    return Scaler(lambda: river_adapter.RiverNormalizer(policy), read)
-
-
-def _of_river() -> Scaler:
-    def read(scaler: Any, names: Sequence[str]) -> Floats:
-        return np.array([[of[name] for name in names] for of in (scaler.means, scaler.vars)])
-
-    return Scaler(river.StandardScaler, read)
-
-
-def _of_river_ema() -> Scaler:
-    def read(scaler: Any, names: Sequence[str]) -> Floats:
-        both = (scaler.means, scaler.vars)
-        return np.array([[of[name].get() for name in names] for of in both])
-
-    return Scaler(lambda: river.AdaptiveStandardScaler(fading_factor=ALPHA), read)
-
-
-def streambn_rows(data: Data) -> Job:
-    return _rows(data, _of_streambn(None))
-
-
-def streambn_rows_ema(data: Data) -> Job:
-    return _rows(data, _of_streambn(sbn.EMA(alpha=ALPHA, adjust=False)))
-
-
-def river_rows(data: Data) -> Job:
-    return _rows(data, _of_river())
-
-
-def river_rows_ema(data: Data) -> Job:
-    return _rows(data, _of_river_ema())
-
-
-def _rows(data: Data, scaler: Scaler) -> Job:
-    """Learn every row, then normalize it."""
-    rows = _as_rows(data)
-
-    def run() -> tuple[Any, Row]:
-        one = scaler.make()
-        for row in rows:
-            one.learn_one(row)
-            out = one.transform_one(row)
-        return one, out
-
-    def read(result: tuple[Any, Row]) -> Floats:
-        one, out = result
-        names = list(rows[0])
-        return np.vstack([scaler.read(one, names), [out[name] for name in names]])
-
-    return Job(run, read)
-
-
-def _as_rows(data: Data) -> list[Row]:
-    return [row for batch in data.batches for row in batch.to_pylist()]
-
-
-def streambn_frames(data: Data) -> Job:
-    return _learn_frames(data, _of_streambn(None))
-
-
-def river_frames(data: Data) -> Job:
-    return _learn_frames(data, _of_river())
-
-
-def _learn_frames(data: Data, scaler: Scaler) -> Job:
-    frames = _frames(data)
-
-    def run() -> Any:
-        one = scaler.make()
-        for frame in frames:
-            one.learn_many(frame)
-        return one
-
-    return Job(run, lambda one: scaler.read(one, list(frames[0])))
-
-
-def streambn_pipeline(data: Data) -> Job:
-    return _pipeline(data, _of_streambn(None))
-
-
-def river_pipeline(data: Data) -> Job:
-    return _pipeline(data, _of_river())
-
-
-def _pipeline(data: Data, scaler: Scaler) -> Job:
-    """Predict of every row if its first two values are above the mean together, and learn it."""
-    rows = _as_rows(data)
-    first, second = list(rows[0])[:2]
-    pairs = [(row, row[first] + row[second] > 2 * MEAN) for row in rows]
-
-    def run() -> tuple[Any, Any]:
-        one, model = scaler.make(), river_linear.LogisticRegression()
-        pipeline = one | model
-        for row, label in pairs:
-            pipeline.predict_proba_one(row)
-            pipeline.learn_one(row, label)
-        return one, model
-
-    return Job(run, lambda result: scaler.read(result[0], list(rows[0])))
 
 
 # -------------------------------------------------------------------------- torch

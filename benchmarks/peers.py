@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 import streambn as sbn
-from benchmarks import jobs
+from benchmarks import hosts, jobs
 from benchmarks.jobs import Job
 from benchmarks.workloads import Data, Task
 from streambn import kernels
@@ -61,9 +61,9 @@ class Peer(NamedTuple):
     tasks: Tasks
 
 
-def _in_river(tasks: Tasks) -> Tasks:
-    """Give what streambn can do as a part of River, if River is there."""
-    return tasks if jobs.river_adapter is not None else {}
+def _inside(adapter: Any, tasks: Tasks) -> Tasks:
+    """Give what streambn can do as a part of another library, if that is there."""
+    return tasks if adapter is not None else {}
 
 
 PEERS = (
@@ -80,14 +80,16 @@ PEERS = (
             "lists": jobs.streambn_fit,
             "ema": jobs.streambn_ema,
             "transform": jobs.streambn_transform,
-            **_in_river(
+            **_inside(
+                hosts.river_adapter,
                 {
-                    "rows": jobs.streambn_rows,
-                    "rows-ema": jobs.streambn_rows_ema,
-                    "frames": jobs.streambn_frames,
-                    "pipeline": jobs.streambn_pipeline,
-                }
+                    "rows": hosts.streambn_rows,
+                    "rows-ema": hosts.streambn_rows_ema,
+                    "frames": hosts.streambn_frames,
+                    "pipeline": hosts.streambn_pipeline,
+                },
             ),
+            **_inside(hosts.sklearn_adapter, {"partial-fit": hosts.streambn_partial_fit}),
         },
     ),
     Peer(
@@ -145,6 +147,7 @@ PEERS = (
             "nulls": jobs.sklearn_nulls,
             "batches": jobs.sklearn_fit,
             "lists": jobs.sklearn_fit,
+            "partial-fit": hosts.sklearn_partial_fit,
             "transform": jobs.sklearn_transform,
         },
     ),
@@ -158,10 +161,10 @@ PEERS = (
             "batches": jobs.river_fit,
             "lists": jobs.river_fit,
             "transform": jobs.river_transform,
-            "rows": jobs.river_rows,
-            "rows-ema": jobs.river_rows_ema,
-            "frames": jobs.river_frames,
-            "pipeline": jobs.river_pipeline,
+            "rows": hosts.river_rows,
+            "rows-ema": hosts.river_rows_ema,
+            "frames": hosts.river_frames,
+            "pipeline": hosts.river_pipeline,
         },
     ),
     Peer(

@@ -29,6 +29,7 @@ Task = Literal[
     "rows-ema",
     "frames",
     "pipeline",
+    "partial-fit",
 ]
 Unit = Literal["GB/s", "µs per batch", "µs per row"]
 
@@ -143,6 +144,12 @@ def embeddings(shape: Shape) -> Data:
     ]
     lists = [pa.FixedSizeListArray.from_arrays(m.reshape(-1), m.shape[1]) for m in matrices]
     return Data(tuple(pa.record_batch([x], names=["emb"]) for x in lists), tuple(matrices))
+
+
+def row_by_row(shape: Shape) -> Data:
+    """Make matrices of what `normal` makes that lie in memory row by row."""
+    made = normal(shape)
+    return made._replace(matrices=tuple(np.ascontiguousarray(m) for m in made.matrices))
 
 
 def _normal(shape: Shape, mean: float, std: float) -> NDArray[np.float64]:
@@ -280,5 +287,12 @@ WORKLOADS = (
         _ROWS,
         limits=(),
         unit="µs per row",
+    ),
+    Workload(
+        "partial-fit",
+        "scikit-learn: fit 1,000,000 rows × 16 columns",
+        "partial-fit",
+        row_by_row,
+        Shape(MILLION, 16, 1),
     ),
 )

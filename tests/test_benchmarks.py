@@ -183,7 +183,7 @@ def test_in_river_both_do_the_same_pipeline():
 
 def test_a_frame_of_river_is_the_batch():
     data = workloads.repeated(workloads.Shape(100, 5, 2))
-    [frame, again] = jobs._frames(data)
+    [frame, again] = jobs.frames_of(data)
     assert frame.to_dict("list") == again.to_dict("list") == data.batches[0].to_pydict()
 
 
