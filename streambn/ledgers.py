@@ -34,7 +34,7 @@ class ValueLedger:
 
     def state(self, fresh: int) -> Any:
         """Return the policy's state; behind all lanes there are `fresh` new ones."""
-        moments, first = self._stored(None)
+        moments, first, _ = self._stored(as_kept=False)
         if fresh:
             moments = np.hstack([moments, self._never_seen(fresh)])
             first = None if first is None else np.hstack([first, Moments.empty(fresh).memory])
@@ -47,15 +47,19 @@ class ValueLedger:
         """Return the policy's state of the features, and of nothing else."""
         return self.state(0)
 
-    def take(self, state: Any, exact: list[bool], rows: int) -> None:
-        """Take over a state of all the lanes that there are by now."""
+    def take(self, state: Any, fresh: list[Any], exact: list[bool], before: int, rows: int) -> bool:
+        """Take over a state after `rows` rows, of the lanes that there are and of new ones.
+
+        If another thread learned since there were `before` rows, nothing is done, and the
+        result is False.
+        """
         moments, first = self._policy.moments_of(state)
         values = None if first is None else first.memory
-        self._lanes.update(exact, rows, moments.memory, values, None)
+        return self._lanes.update(fresh, exact, before, rows, moments.memory, values, None)
 
-    def begin(self, state: Any, exact: list[bool], rows: int) -> None:
+    def begin(self, state: Any, features: list[Any], exact: list[bool], rows: int) -> None:
         """Take over a state that was kept elsewhere."""
-        self.take(state, exact, rows)
+        self.take(state, features, exact, 0, rows)
 
     def saved(self) -> Any:
         """Return what `restore` needs.
@@ -63,20 +67,27 @@ class ValueLedger:
         As it is kept, not as of the last row: that would round, and a copy would go on from
         other bits.
         """
-        rows = np.empty(len(self._lanes), np.int64)
-        arrays = (*self._stored(rows), rows)
-        return [None if array is None else array.tobytes() for array in arrays]
+        return [None if a is None else a.tobytes() for a in self._stored(as_kept=True)]
 
-    def restore(self, saved: Any, exact: list[bool], rows: int) -> None:
+    def restore(self, saved: Any, features: list[Any], exact: list[bool], rows: int) -> None:
         """Take over what `saved` gave."""
         arrays = [None if data is None else np.frombuffer(data, np.int64) for data in saved]
-        self._lanes.update(exact, rows, *arrays)
+        self._lanes.update(features, exact, 0, rows, *arrays)
 
-    def _stored(self, rows: Ints | None) -> tuple[Ints, Ints | None]:
-        moments = np.empty((_FIELDS, len(self._lanes)), np.int64)
-        first = np.empty_like(moments) if self._policy.by_row.prior else None
-        self._lanes.store(moments, first, rows)
-        return moments, first
+    def _stored(self, as_kept: bool) -> tuple[Ints, Ints | None, Ints | None]:
+        """Return moments, those of first values, and how many rows each lane has seen."""
+        while True:
+            lanes = len(self._lanes)
+            moments = np.empty((_FIELDS, lanes), np.int64)
+            first = np.empty_like(moments) if self._policy.by_row.prior else None
+            rows = np.empty(lanes, np.int64) if as_kept else None
+            try:
+                self._lanes.store(moments, first, rows)
+            except ValueError:
+                if len(self._lanes) != lanes:
+                    continue  # another thread brought a feature meanwhile
+                raise
+            return moments, first, rows
 
     def _never_seen(self, lanes: int) -> Ints:
         """Return moments of features that all rows so far did not have."""
@@ -110,24 +121,27 @@ class BlockLedger:
         """See `ValueLedger.settled`."""
         return self._policy.take(self._state, range(len(self._lanes)))
 
-    def take(self, state: Any, exact: list[bool], rows: int) -> None:
+    def take(self, state: Any, fresh: list[Any], exact: list[bool], before: int, rows: int) -> bool:
         """See `ValueLedger.take`."""
-        self._state = state
-        nothing = Moments.empty(len(self._lanes)).memory
-        self._lanes.update(exact, rows, nothing, None, None)
+        nothing = Moments.empty(len(exact)).memory
+        taken = self._lanes.update(fresh, exact, before, rows, nothing, None, None)
+        if taken:
+            self._state = state
+        return taken
 
-    def begin(self, state: Any, exact: list[bool], rows: int) -> None:
+    def begin(self, state: Any, features: list[Any], exact: list[bool], rows: int) -> None:
         """See `ValueLedger.begin`."""
         nulls = Columns(pa.RecordBatch.from_arrays([pa.nulls(rows)], ["0"]), _ONE)
-        self.take(_beside(state, self._policy.update(self._state, nulls)), exact, rows)
+        whole = _beside(state, self._policy.update(self._state, nulls))
+        self.take(whole, features, exact, 0, rows)
 
     def saved(self) -> Any:
         """See `ValueLedger.saved`."""
         return self._state
 
-    def restore(self, saved: Any, exact: list[bool], rows: int) -> None:
+    def restore(self, saved: Any, features: list[Any], exact: list[bool], rows: int) -> None:
         """See `ValueLedger.restore`."""
-        self.take(saved, exact, rows)
+        self.take(saved, features, exact, 0, rows)
 
 
 def _beside(state: Any, other: Any) -> Any:

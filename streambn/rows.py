@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple, Self, cast
@@ -119,6 +120,7 @@ class RowNormalizer:
             unseen=UNSEEN.index(unseen),
         )
         self._lanes = RowLanes(*rules, dict(options.affine or {}), number, refuse)
+        self._lock = threading.RLock()
         self._schemas = SchemaCache()
         self._match: Match | None = None
         self._maps: tuple[int, LaneTransform] | None = None
@@ -155,8 +157,7 @@ class RowNormalizer:
                 )
         tally = fitted.tally
         rows = int((tally.count + tally.nulls + tally.not_finite.sum(axis=0)).max(initial=0))
-        self._lanes.extend(list(binding.lanes))
-        self._ledger.begin(fitted.state, binding.exact.tolist(), rows)
+        self._ledger.begin(fitted.state, list(binding.lanes), binding.exact.tolist(), rows)
         return self
 
     # ------------------------------------------------------------------- learning
@@ -189,17 +190,24 @@ class RowNormalizer:
         """
         if len(batch) == 0:
             return
+        with self._lock:
+            while not self._learned(batch, names):
+                pass  # another thread learned a row meanwhile
+
+    def _learned(self, batch: Any, names: Sequence[Hashable] | None) -> bool:
+        before = self.rows
         match = self._matched(batch, batch.schema.names if names is None else list(names))
         older = self._ledger.state(len(match.fresh))
+        if self.rows != before:
+            return False
         state = self.policy.update(older, Columns(batch, match.layout))
-        before, after = self.policy.tally(older), self.policy.tally(state)
-        if np.count_nonzero(after.not_finite):
+        after = self.policy.tally(state).not_finite
+        if np.count_nonzero(after):
+            nans, *infs = after - self.policy.tally(older).not_finite
             lanes = [*self.features, *match.fresh, None]
-            infs = after.not_finite[1:].sum(axis=0) - before.not_finite[1:].sum(axis=0)
-            refuse_not_finite(self.options, after.nans - before.nans, infs, lanes)
-        rows = self.rows + len(batch)
-        self._lanes.extend(match.fresh)
-        self._ledger.take(state, match.exact, rows)
+            refuse_not_finite(self.options, nans, sum(infs), lanes)
+        rows = before + len(batch)
+        return self._ledger.take(state, match.fresh, match.exact, before, rows)
 
     def _learn_block(self, row: Row) -> None:
         """Learn a row as a block of its own."""
@@ -248,9 +256,7 @@ class RowNormalizer:
         """
         names = list(batch.schema.names if names is None else names)
         self._refuse_others(batch, names, self._kinds(batch))
-        key = (tuple(names), len(self._lanes))
-        out: _Outputs = self._schemas.get(batch.schema, key, lambda: self._outputs(batch, names))
-        maps = self._lane_transform()
+        out, maps = self._plan(batch, names)
         unseen = ~maps.known[out.lanes]
         if self.unseen == "raise" and unseen.any():
             for column in np.array(out.columns)[unseen].tolist():
@@ -276,6 +282,18 @@ class RowNormalizer:
             arrays[column] = mapped.batch.column(i)
         return pa.RecordBatch.from_arrays(arrays, schema=out.schema)
 
+    def _plan(self, batch: pa.RecordBatch, names: list[Any]) -> tuple[_Outputs, LaneTransform]:
+        """Say where the columns go, and by what maps: both as of one row."""
+        with self._lock:
+            while True:
+                lanes = len(self._lanes)
+                out: _Outputs = self._schemas.get(
+                    batch.schema, (tuple(names), lanes), lambda: self._outputs(batch, names)
+                )
+                maps = self._lane_transform()
+                if len(maps.known) == lanes + 1:  # else another thread brought a feature
+                    return out, maps
+
     def _outputs(self, batch: pa.RecordBatch, names: list[Any]) -> _Outputs:
         kinds = self._kinds(batch)
         fields = list(batch.schema)
@@ -296,8 +314,10 @@ class RowNormalizer:
 
         `known` says which are by statistics; the others are all alike.
         """
-        if self._maps is not None and self._maps[0] == self.rows:
-            return self._maps[1]
+        known_maps = self._maps
+        if known_maps is not None and known_maps[0] == self.rows:
+            return known_maps[1]
+        rows = self.rows
         fitted, options = self._fitted(), self.options
         maps = fitted.lane_transform
         lanes = len(maps.known)
@@ -319,15 +339,16 @@ class RowNormalizer:
             clip=maps.clip,
             known=known,
         )
-        self._maps = self.rows, made
+        self._maps = rows, made
         if isinstance(self._ledger, BlockLedger):
             arrays = (made.location_hi, made.location_lo, made.spread, made.gamma, made.beta, known)
             self._lanes.set_maps(*(a[:-1] for a in arrays if a is not None))
         return made
 
     def _transform_by_maps(self, row: Row) -> Row:
-        self._lane_transform()
-        return self._lanes.transform(row)
+        with self._lock:
+            self._lane_transform()
+            return self._lanes.transform(row)
 
     # ------------------------------------------------------------------ the columns
 
@@ -362,9 +383,19 @@ class RowNormalizer:
     # ------------------------------------------------------------------- statistics
 
     def _fitted(self) -> Fitted:
-        leaves = zip(self.features, self._lanes.exact(), strict=True)
-        binding = Binding(tuple(Leaf((str(key),), None, exact) for key, exact in leaves))
-        return Fitted(self.policy, self.options, None, binding, self._ledger.settled())
+        features, exact, _, state = self._at_once(self._ledger.settled)
+        leaves = zip(features, exact, strict=True)
+        binding = Binding(tuple(Leaf((str(key),), None, whole) for key, whole in leaves))
+        return Fitted(self.policy, self.options, None, binding, state)
+
+    def _at_once(self, statistics: Callable[[], Any]) -> tuple[list[Any], list[bool], int, Any]:
+        """Return features, which are exact, rows, and statistics, all as of one row."""
+        with self._lock:
+            while True:
+                rows = self.rows
+                found = self.features, self._lanes.exact(), rows, statistics()
+                if self.rows == rows:  # or another thread learned one meanwhile
+                    return found
 
     def stats(self) -> pa.Table:
         """Return the statistics as they stand; see `streambn.Normalizer.stats`."""
@@ -388,21 +419,22 @@ class RowNormalizer:
         return Normalizer._of(fitted)
 
     def __getstate__(self) -> dict[str, Any]:
+        features, exact, rows, statistics = self._at_once(self._ledger.saved)
         return {
             "policy": self.policy,
             "options": self.options,
             "unseen": self.unseen,
             # The one object of that text that Python has: equal statistics make equal pickles.
-            "features": [sys.intern(k) if type(k) is str else k for k in self.features],
-            "exact": self._lanes.exact(),
-            "rows": self.rows,
-            "statistics": self._ledger.saved(),
+            "features": [sys.intern(k) if type(k) is str else k for k in features],
+            "exact": exact,
+            "rows": rows,
+            "statistics": statistics,
         }
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self._begin(state["policy"], state["options"], state["unseen"])
-        self._lanes.extend(state["features"])
-        self._ledger.restore(state["statistics"], state["exact"], state["rows"])
+        kept = state["features"], state["exact"], state["rows"]
+        self._ledger.restore(state["statistics"], *kept)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.policy!r}) of {len(self._lanes)} features"

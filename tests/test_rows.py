@@ -133,8 +133,7 @@ def test_what_is_loaded_goes_on_bit_for_bit(kernel):
     seen = np.zeros(len(whole), np.int64)
     whole.store(moments, first, seen)
     copy = kernel.RowLanes(*rules, {}, number, refuse)
-    copy.extend(whole.keys())
-    copy.update(whole.exact(), whole.rows, moments, first, seen)
+    assert copy.update(whole.keys(), whole.exact(), 0, whole.rows, moments, first, seen)
     for row in rows[25:]:
         assert copy.transform(row) == whole.transform(row)
         copy.learn(row)
@@ -149,18 +148,21 @@ def test_what_does_not_fit_is_refused_by_the_extension():
     lanes.learn({"a": 1.0})
     moments, seen = np.zeros((15, 1), np.int64), np.ones(1, np.int64)
     for arguments in (
-        ([True, True], 1, moments, None, None),
-        ([True], 1, moments[:14], None, None),
-        ([True], -1, moments, None, None),
-        ([True], 1, moments, moments[:3], None),
-        ([True], 1, moments, None, seen + 1),
-        ([True], 1, moments, None, -seen),
-        ([True], 1, moments.astype(float), None, None),
+        ([], [True, True], 1, 1, moments, None, None),
+        (["b"], [True], 1, 1, moments, None, None),
+        ([], [True], 1, 1, moments[:14], None, None),
+        ([], [True], 1, -1, moments, None, None),
+        ([], [True], 1, 1, moments, moments[:3], None),
+        ([], [True], 1, 1, moments, None, seen + 1),
+        ([], [True], 1, 1, moments, None, -seen),
+        ([], [True], 1, 1, moments.astype(float), None, None),
     ):
         with pytest.raises(ValueError, match=r"instead of|negative|there are not"):
             lanes.update(*arguments)
     with pytest.raises(ValueError, match="twice"):
-        lanes.extend(["b", "a"])
+        lanes.update(["a"], [True] * 2, 1, 1, np.zeros((15, 2), np.int64), None, None)
+    assert lanes.update([], [True], 7, 8, moments, None, None) is False
+    assert (lanes.rows, lanes.keys()) == (1, ["a"])
     with pytest.raises(ValueError, match="domain"):
         native.RowLanes(*PLAIN._replace(decay=1.5), {}, number, refuse)
     with pytest.raises(ValueError, match="instead of"):

@@ -7,6 +7,7 @@ learning it is a merge. Plain floats: around a single value NumPy would cost mor
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -151,6 +152,8 @@ class RowLanes:
         self._refuse: Callable[[str, Any, Any], NoReturn] = refuse
         passes = UNSEEN[self._rules.unseen] == "passthrough"
         self._unseen = _Map(gamma=1.0 if passes else 0.0)
+        # The extension has the interpreter's lock while it works; this takes many steps.
+        self._lock = threading.RLock()
         self._lanes: dict[Any, _Lane] = {}
         self._shares = 0.0, (0.0, 0.0)
         self.rows = 0
@@ -160,14 +163,20 @@ class RowLanes:
 
     def keys(self) -> list[Any]:
         """Return the features in the order of their appearance."""
-        return list(self._lanes)
+        with self._lock:
+            return list(self._lanes)
 
     def exact(self) -> list[bool]:
         """Say of each feature whether nothing but integers and decimals was seen."""
-        return [lane.exact for lane in self._lanes.values()]
+        with self._lock:
+            return [lane.exact for lane in self._lanes.values()]
 
     def learn(self, row: Any) -> None:
         """Learn one row, whole or not at all."""
+        with self._lock:
+            self._learn_row(row)
+
+    def _learn_row(self, row: Any) -> None:
         read = self._read(row)
         for key, lane, value in read:
             if value is None and lane is not None:
@@ -189,6 +198,10 @@ class RowLanes:
 
     def transform(self, row: Any) -> dict[Any, Any]:
         """Map one row; what is no number stays as it is."""
+        with self._lock:
+            return self._transform_row(row)
+
+    def _transform_row(self, row: Any) -> dict[Any, Any]:
         read = self._read(row)
         out = dict(row)
         for key, lane, value in read:
@@ -211,6 +224,12 @@ class RowLanes:
         As of the last row or, if `rows` is there to take the numbers of those that each lane
         has seen, as they are kept.
         """
+        with self._lock:
+            self._store(moments, first, rows)
+
+    def _store(self, moments: Ints, first: Ints | None, rows: Ints | None) -> None:
+        if moments.shape[1] != len(self):
+            raise ValueError(f"there are {len(self)} lanes, and room for {moments.shape[1]}")
         moments[...] = empty_moments(len(self)).memory
         if first is not None:
             first[...] = moments
@@ -231,27 +250,34 @@ class RowLanes:
 
     def update(
         self,
+        fresh: Sequence[Any],
         exact: Sequence[bool],
+        before: int,
         rows: int,
         moments: Ints,
         first: Ints | None,
         rows_of_lanes: Ints | None,
-    ) -> None:
-        """Take over moments of the lanes that there are."""
-        for i, lane in enumerate(self._lanes.values()):
-            lane.set(LaneArrays(moments.reshape(len(LaneArrays.FIELDS), -1)), i)
-            lane.rows = rows if rows_of_lanes is None else int(rows_of_lanes[i])
-            lane.exact, lane.map = exact[i], None
-            lane.first = None
-            if first is not None and lane.count:
-                lane.first = _Lane()
-                lane.first.set(LaneArrays(first.reshape(len(LaneArrays.FIELDS), -1)), i)
-        self.rows = rows
+    ) -> bool:
+        """Add lanes and take over the moments of all, which are as of `rows` rows.
 
-    def extend(self, keys: Sequence[Any]) -> None:
-        """Add lanes, of which nothing was seen."""
-        for key in keys:
-            self._lanes[key] = _Lane(*self._affine.get(key, ()))
+        If another thread learned since there were `before`, nothing is done, and the result
+        is False.
+        """
+        with self._lock:
+            if before != self.rows:
+                return False
+            for key in fresh:
+                self._lanes[key] = _Lane(*self._affine.get(key, ()))
+            for i, lane in enumerate(self._lanes.values()):
+                lane.set(LaneArrays(moments.reshape(len(LaneArrays.FIELDS), -1)), i)
+                lane.rows = rows if rows_of_lanes is None else int(rows_of_lanes[i])
+                lane.exact, lane.map = exact[i], None
+                lane.first = None
+                if first is not None and lane.count:
+                    lane.first = _Lane()
+                    lane.first.set(LaneArrays(first.reshape(len(LaneArrays.FIELDS), -1)), i)
+            self.rows = rows
+        return True
 
     def index(self, key: Any) -> int:
         """Return the place of a feature; -1: there is none."""

@@ -40,16 +40,13 @@ class RowLanes {
 
     void learn(nb::handle row) {
         Row read(*this, row);
-        size_t fresh = 0;
         for (const Item &item : read.items) {
             const bool refused = (item.kind == Kind::nan && rules_.nan == Odd::raise) ||
                                  (item.kind == Kind::infinite && rules_.inf == Odd::raise);
             if (refused) refuse(item.kind == Kind::nan ? "nan" : "inf", item);
             if (item.kind == Kind::other && item.lane >= 0) refuse("other", item);
-            fresh += is_new(item);
         }
         // From here on nothing is refused.
-        lanes_.reserve(lanes_.size() + fresh);
         for (Item &item : read.items) {
             if (is_new(item)) item.lane = append(item.key);
             if (item.lane < 0) continue;
@@ -136,38 +133,38 @@ class RowLanes {
         }
     }
 
-    // Take over moments of the lanes that there are.
-    void update(nb::list exact, int64_t rows, nb::handle moments, std::optional<nb::object> first,
-                std::optional<nb::object> rows_of_lanes) {
+    // Add lanes and take over the moments of all, which are as of `rows` rows. If another thread
+    // learned since there were `before`, nothing is done, and the result is false.
+    bool update(nb::list fresh, nb::list exact, int64_t before, int64_t rows, nb::handle moments,
+                std::optional<nb::object> first, std::optional<nb::object> rows_of_lanes) {
+        if (before != rows_) return false;
+        const int64_t lanes = size() + static_cast<int64_t>(nb::len(fresh));
         const Block all(moments, 8, INTEGER);
         const std::unique_ptr<Block> firsts(first ? new Block(*first, 8, INTEGER) : nullptr);
-        expect(nb::len(exact), size(), "the list of exact lanes");
-        expect(all.items(), FIELDS * size(), "the array of moments");
-        if (firsts) expect(firsts->items(), FIELDS * size(), "the array of first values");
+        expect(nb::len(exact), lanes, "the list of exact lanes");
+        expect(all.items(), FIELDS * lanes, "the array of moments");
+        if (firsts) expect(firsts->items(), FIELDS * lanes, "the array of first values");
         const std::unique_ptr<Block> seen(rows_of_lanes ? new Block(*rows_of_lanes, 8, INTEGER)
                                                         : nullptr);
-        if (seen) expect(seen->items(), size(), "the array of rows");
+        if (seen) expect(seen->items(), lanes, "the array of rows");
         if (rows < 0) throw std::invalid_argument("the number of rows is negative");
-        for (int64_t i = 0; seen && i < size(); ++i)
+        for (int64_t i = 0; seen && i < lanes; ++i)
             if (seen->as<int64_t>()[i] < 0 || seen->as<int64_t>()[i] > rows)
                 throw std::invalid_argument("a lane has seen rows that there are not");
-        for (int64_t i = 0; i < size(); ++i) {
+        for (const nb::handle key : fresh) {
+            if (find(key.ptr()) >= 0) throw std::invalid_argument("a key is there twice");
+            append(key.ptr());
+        }
+        for (int64_t i = 0; i < lanes; ++i) {
             RowLane &lane = lanes_[static_cast<size_t>(i)];
             lane.exact = nb::cast<bool>(exact[static_cast<size_t>(i)]);
-            lane.m = load_lane(all.as<int64_t>(), size(), i);
-            lane.first = firsts ? load_lane(firsts->as<int64_t>(), size(), i) : Moments{};
+            lane.m = load_lane(all.as<int64_t>(), lanes, i);
+            lane.first = firsts ? load_lane(firsts->as<int64_t>(), lanes, i) : Moments{};
             lane.rows = seen ? seen->as<int64_t>()[i] : rows;
             lane.is_mapped = false;
         }
         rows_ = rows;
-    }
-
-    // Add lanes, of which nothing was seen.
-    void extend(nb::list keys) {
-        for (const nb::handle key : keys) {
-            if (find(key.ptr()) >= 0) throw std::invalid_argument("a key is there twice");
-            append(key.ptr());
-        }
+        return true;
     }
     int64_t index(nb::handle key) const { return find(key.ptr()); }
 
@@ -220,7 +217,7 @@ class RowLanes {
             Item item{key, value, -1, Kind::number, true, {0, 0}};
             if (!may_run && !PyUnicode_CheckExact(key)) return false;
             item.lane = find(key, i);
-            if (PyFloat_CheckExact(value)) {
+            if (PyFloat_Check(value)) {  // NumPy's float64 is one
                 item.x.hi = PyFloat_AsDouble(value);
                 item.exact = false;
             } else if (value == Py_None) {
@@ -299,12 +296,16 @@ class RowLanes {
             lane.gamma = nb::cast<double>(both[0]), lane.beta = nb::cast<double>(both[1]);
         }
         const nb::object index = nb::steal(PyLong_FromLongLong(size()));
-        names_.push_back(nb::borrow(key));
-        if (!index.is_valid() || PyDict_SetItem(index_.ptr(), key, index.ptr()) != 0) {
-            names_.pop_back();
-            throw nb::python_error();
-        }
         lanes_.push_back(lane);
+        try {
+            names_.push_back(nb::borrow(key));
+            if (!index.is_valid() || PyDict_SetItem(index_.ptr(), key, index.ptr()) != 0)
+                throw nb::python_error();
+        } catch (...) {
+            names_.resize(lanes_.size() - 1);
+            lanes_.pop_back();
+            throw;
+        }
         return size() - 1;
     }
 
@@ -364,9 +365,8 @@ void bind_rows(nb::module_ &module) {
         .def("keys", &RowLanes::keys)
         .def("exact", &RowLanes::exact)
         .def("store", &RowLanes::store, nb::arg(), nb::arg().none(), nb::arg().none())
-        .def("update", &RowLanes::update, nb::arg(), nb::arg(), nb::arg(), nb::arg().none(),
-             nb::arg().none())
-        .def("extend", &RowLanes::extend)
+        .def("update", &RowLanes::update, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+             nb::arg().none(), nb::arg().none())
         .def("index", &RowLanes::index)
         .def("set_maps", &RowLanes::set_maps)
         .def_prop_ro("rows", &RowLanes::rows)
