@@ -181,7 +181,8 @@ class RiverNormalizer(base.MiniBatchTransformer):
         return frame.with_columns(*made.iter_columns()).to_native()
 
     def _transform_pandas(self, X: Any) -> Any:
-        matrix = _pandas_matrix(X)
+        names = _pandas_names(X)
+        matrix = _pandas_matrix(X, len(names))
         if matrix is None:
             batch, names = _pandas_batch(X)
             out = self._rows.transform_many(batch, names)
@@ -194,7 +195,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
             return made
         arrays = [pa.array(column, from_pandas=False) for column in matrix.T]
         batch = pa.RecordBatch.from_arrays(arrays, [str(i) for i in range(len(arrays))])
-        out = self._rows.transform_many(batch, X.columns.tolist())
+        out = self._rows.transform_many(batch, names)
         normalized = np.empty(matrix.shape, out.column(0).type.to_pandas_dtype(), order="F")
         for i, array in enumerate(out.columns):
             normalized[:, i] = array.to_numpy()
@@ -291,17 +292,29 @@ def _to_learn(X: Any) -> tuple[pa.RecordBatch | NDArray[Any], Sequence[Hashable]
         return _one_batch(X), None
     if not _is_pandas(X):
         return _frame_batch(X), None
-    if (matrix := _pandas_matrix(X)) is not None:
-        return matrix, X.columns.tolist()
-    return _pandas_batch(X)
+    names = _pandas_names(X)
+    matrix = _pandas_matrix(X, len(names))
+    return _pandas_batch(X) if matrix is None else (matrix, names)
 
 
-def _pandas_matrix(X: Any) -> NDArray[Any] | None:
+# The last frame's columns, and the same as a list: a stream of frames often shares them.
+_last_columns: tuple[Any, list[Hashable]] | None = None
+
+
+def _pandas_names(X: Any) -> list[Hashable]:
+    global _last_columns  # noqa: PLW0603 - a tuple is replaced at once
+    columns, last = X.columns, _last_columns
+    if last is None or last[0] is not columns:
+        last = _last_columns = columns, columns.tolist()
+    return last[1]
+
+
+def _pandas_matrix(X: Any, width: int) -> NDArray[Any] | None:
     """Return the memory of a frame that has numbers of one type only.
 
     To make fifty arrays of it would take longer than to reduce them.
     """
-    if X.size > _SMALL:
+    if len(X) * width > _SMALL:
         kinds = X.dtypes.to_numpy()
         if not (isinstance(kinds[0], np.dtype) and (kinds == kinds[0]).all()):
             return None
@@ -319,7 +332,7 @@ def _pandas_batch(X: Any) -> tuple[pa.RecordBatch, list[Hashable]]:
     fields = [pa.field(str(i), array.type) for i, array in enumerate(arrays)]
     if not arrays:
         return pa.RecordBatch.from_struct_array(pa.array([{}] * len(X), pa.struct([]))), []
-    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)), X.columns.tolist()
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)), _pandas_names(X)
 
 
 def _pandas_array(column: Any) -> pa.Array:

@@ -92,11 +92,15 @@ class Match(NamedTuple):
     layout: Layout
     exact: list[bool]
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether it holds for other batches too: nothing is new, or might yet be."""
+    def for_more(self) -> Self | None:
+        """Return the match of more such batches, once this one is learned; None: it may differ.
+
+        It may where there was a column of nothing but nulls.
+        """
         there = sum(place.path[0] != ABSENT for place in self.layout.places)
-        return not self.fresh and there == len(self.kinds.numeric)
+        if there < len(self.kinds.numeric):
+            return None
+        return self._replace(lanes=self.lanes + len(self.fresh), fresh=[])
 
     @classmethod
     def of(cls, batch: Any, names: list[Any], kinds: Kinds, lanes: Lanes, spare: bool) -> Self:
@@ -111,7 +115,7 @@ class Match(NamedTuple):
             A feature is there twice.
         """
         schema = None if isinstance(batch, np.ndarray) else batch.schema
-        places = [Place((ABSENT,), None)] * len(lanes)
+        places = [_place(ABSENT)] * len(lanes)
         exact, fresh = lanes.exact(), []
         for column, whole in zip(kinds.numeric, kinds.exact, strict=True):
             name = names[column]
@@ -120,18 +124,23 @@ class Match(NamedTuple):
                 if schema is not None and batch.column(column).null_count == len(batch):
                     continue
                 fresh.append(name)
-                places.append(Place((column,), None))
+                places.append(_place(column))
                 exact.append(whole)
             elif places[lane].path[0] != ABSENT:
                 raise twice(name)
             else:
-                places[lane] = Place((column,), None)
+                places[lane] = _place(column)
                 exact[lane] = exact[lane] and whole
         if len(set(fresh)) < len(fresh):
             raise twice(next(name for name in fresh if fresh.count(name) > 1))
         if spare:
-            places.append(Place((ABSENT,), None))
+            places.append(_place(ABSENT))
         return cls(names, kinds, len(lanes), fresh, Layout(places, schema, kinds.encoded), exact)
+
+
+@functools.lru_cache(maxsize=4096)
+def _place(column: int) -> Place:
+    return Place((column,), None)
 
 
 def twice(name: Any) -> SchemaError:

@@ -207,7 +207,11 @@ class RowNormalizer:
             lanes = [*self.features, *match.fresh, None]
             refuse_not_finite(self.options, nans, sum(infs), lanes)
         rows = before + len(batch)
-        return self._ledger.take(state, match.fresh, match.exact, before, rows)
+        if not self._ledger.take(state, match.fresh, match.exact, before, rows):
+            return False
+        if match is not self._match:
+            self._match = match.for_more()
+        return True
 
     def _learn_block(self, row: Row) -> None:
         """Learn a row as a block of its own."""
@@ -370,9 +374,7 @@ class RowNormalizer:
             and last.names == names
         ):
             return last
-        match = Match.of(batch, names, kinds, self._lanes, self._ledger.spare)
-        self._match = match if match.is_settled else None
-        return match
+        return Match.of(batch, names, kinds, self._lanes, self._ledger.spare)
 
     def _refuse_others(self, batch: Any, names: Sequence[Any], kinds: Kinds) -> None:
         for i in kinds.other:

@@ -87,8 +87,10 @@ class Layout:
         self.encoded = encoded
         kinds = [] if schema is None else schema.types
         # A column of nulls may stand for a struct.
-        self.whole = not any(map(pa.types.is_null, kinds)) and (
-            [place.path for place in places] == [(i,) for i in range(len(kinds))]
+        self.whole = (
+            len(places) == len(kinds)
+            and not any(map(pa.types.is_null, kinds))
+            and all(place.path == (i,) for i, place in enumerate(places))
         )
         self.lanes = sum(place.width for place in places)
         numbers = [n for path, size in places for n in (size or 0, len(path), *path)]

@@ -1,6 +1,8 @@
 // The inner loops that read and sum; see kernels.hpp for what each is to do.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels.hpp"
 #include "simd.hpp"
 
@@ -199,12 +201,16 @@ STREAMBN_INLINE void extremes(Lanes<typename R::Raw> &low, Lanes<typename R::Raw
     high = maximum(value, high);
 }
 
-template <class R, bool MASKED, class T>
+template <class R, bool MASKED, bool AROUND_ZERO, class T>
 STREAMBN_INLINE void gather_exactly(Grid &g, const T *x, uint8_t present,
                                     const Lanes<typename R::Raw> &c) {
     auto value = R::raw(x);
     if (MASKED) value = select(mask_of(present), value, c);
-    const Pack d = R::offset(value, c);
+    Pack d;
+    if constexpr (AROUND_ZERO)
+        d = value;
+    else
+        d = R::offset(value, c);
     const Pack s = g.first + d;
     g.first_rest = g.first_rest + (d - (s - g.first));
     g.first = s;
@@ -213,7 +219,17 @@ STREAMBN_INLINE void gather_exactly(Grid &g, const T *x, uint8_t present,
     g.second = t;
 }
 
-template <class T, bool MASKED>
+// The least or the greatest of eight, as a tree: a comparison takes four cycles.
+template <class Raw, class Better>
+STREAMBN_INLINE Raw best_of(const Lanes<Raw> &pack, const Better &better) {
+    alignas(64) Raw v[WIDTH];
+    store(v, pack);
+    return better(better(better(v[0], v[1]), better(v[2], v[3])),
+                  better(better(v[4], v[5]), better(v[6], v[7])));
+}
+
+// `AROUND_ZERO`: the origin is 0, and nothing is subtracted.
+template <class T, bool MASKED, bool AROUND_ZERO>
 STREAMBN_INLINE Verdict sum_piece_exactly(const T *x, int n, const uint8_t *bits, Origin origin,
                                           Sums *sums) {
     using R = Reader<T>;
@@ -245,14 +261,8 @@ STREAMBN_INLINE Verdict sum_piece_exactly(const T *x, int n, const uint8_t *bits
     if (rest) extremes<R, true>(low[1], high[1], tail.values, tail.present, filler);
     low[0] = minimum(minimum(low[0], low[1]), minimum(low[2], low[3]));
     high[0] = maximum(maximum(high[0], high[1]), maximum(high[2], high[3]));
-    alignas(64) Raw lows[WIDTH], highs[WIDTH];
-    store(lows, low[0]);
-    store(highs, high[0]);
-    Raw lowest = lows[0], highest = highs[0];
-    for (int i = 1; i < WIDTH; ++i) {
-        if (lows[i] < lowest) lowest = lows[i];
-        if (highs[i] > highest) highest = highs[i];
-    }
+    const Raw lowest = best_of(low[0], [](Raw a, Raw b) { return b < a ? b : a; });
+    const Raw highest = best_of(high[0], [](Raw a, Raw b) { return b > a ? b : a; });
     // A NaN is neither less nor more than anything: if there is nothing else, these are as they
     // were. If there is, the sums will tell.
     if (R::FLOAT && !(lowest > R::BOTTOM && highest < R::TOP && lowest <= highest))
@@ -272,12 +282,13 @@ STREAMBN_INLINE Verdict sum_piece_exactly(const T *x, int n, const uint8_t *bits
     const Pack zero = broadcast(0.0);
     Grid g[2] = {{bias, zero, bias_square, zero}, {bias, zero, bias_square, zero}};
     for (k = 0; k + 1 < packs; k += 2) {
-        gather_exactly<R, MASKED>(g[0], x + k * WIDTH, MASKED ? bits[k] : 0, c);
-        gather_exactly<R, MASKED>(g[1], x + (k + 1) * WIDTH, MASKED ? bits[k + 1] : 0, c);
+        gather_exactly<R, MASKED, AROUND_ZERO>(g[0], x + k * WIDTH, MASKED ? bits[k] : 0, c);
+        gather_exactly<R, MASKED, AROUND_ZERO>(g[1], x + (k + 1) * WIDTH, MASKED ? bits[k + 1] : 0, c);
     }
     if (packs % 2)
-        gather_exactly<R, MASKED>(g[0], x + (packs - 1) * WIDTH, MASKED ? bits[packs - 1] : 0, c);
-    if (rest) gather_exactly<R, true>(g[1], tail.values, tail.present, c);
+        gather_exactly<R, MASKED, AROUND_ZERO>(g[0], x + (packs - 1) * WIDTH,
+                                               MASKED ? bits[packs - 1] : 0, c);
+    if (rest) gather_exactly<R, true, AROUND_ZERO>(g[1], tail.values, tail.present, c);
     // On the grid this sum is exact too.
     const Pack first = (g[0].first - bias) + (g[1].first - bias);
     if (R::FLOAT && any(not_finite(first))) return Verdict::not_finite;
@@ -294,8 +305,14 @@ template <class T>
 Verdict sum_exactly(const void *values, int n, const uint8_t *bits, Origin origin, const double *,
                     double, Sums *sums) {
     const T *x = static_cast<const T *>(values);
-    return bits ? sum_piece_exactly<T, true>(x, n, bits, origin, sums)
-                : sum_piece_exactly<T, false>(x, n, bits, origin, sums);
+    if constexpr (!std::is_same<typename Reader<T>::Raw, int64_t>::value) {
+        // As all begin that are no 64-bit integers.
+        if (origin.number == 0)
+            return bits ? sum_piece_exactly<T, true, true>(x, n, bits, origin, sums)
+                        : sum_piece_exactly<T, false, true>(x, n, bits, origin, sums);
+    }
+    return bits ? sum_piece_exactly<T, true, false>(x, n, bits, origin, sums)
+                : sum_piece_exactly<T, false, false>(x, n, bits, origin, sums);
 }
 
 // ------------------------------------------------------------------ what is missing
