@@ -26,6 +26,7 @@ class Matrix {
         if (item != size_of(type) || reinterpret_cast<uintptr_t>(view_.buf) % static_cast<size_t>(item))
             throw MalformedBatch("a matrix has items of another size than their type");
         std::vector<Leaf> found;
+        found.reserve(steps.size() / 3);
         for (size_t i = 0; i < steps.size(); i += 3) {
             if (steps.size() - i < 3 || steps[i] < 0 || steps[i + 1] != 1)
                 throw std::invalid_argument("the layout of the columns is damaged");
