@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import itertools
+import time
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
@@ -746,8 +747,9 @@ def test_map_batches_applies_a_function_now_or_when_pulled() -> None:
     assert calls == [2, 3, 2, 3]
 
 
-def test_a_dataset_is_scanned_without_reading_far_ahead(tmp_path: Path) -> None:
-    """By default a scan holds a whole file of this size: all of its row groups at once."""
+@pytest.mark.parametrize("seconds", [0.0, 0.003], ids=["fast", "slow"])
+def test_a_dataset_is_scanned_without_reading_far_ahead(tmp_path: Path, seconds: float) -> None:
+    """By default a scan holds a whole file of this size, if whoever consumes it is slow."""
     rows, groups = 20_000, 150
     table = pa.table({f"x{i}": np.random.default_rng(i).normal(size=rows) for i in range(4)})
     with pq.ParquetWriter(tmp_path / "t.parquet", table.schema) as writer:
@@ -758,4 +760,5 @@ def test_a_dataset_is_scanned_without_reading_far_ahead(tmp_path: Path) -> None:
     start, highest = pool.bytes_allocated(), 0
     for _ in norm.update(table).transform(ds.dataset(tmp_path)):
         highest = max(highest, pool.bytes_allocated() - start)
+        time.sleep(seconds)
     assert highest < 50 * table.nbytes
