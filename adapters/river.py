@@ -297,15 +297,21 @@ def _to_learn(X: Any) -> tuple[pa.RecordBatch | NDArray[Any], Sequence[Hashable]
     return _pandas_batch(X) if matrix is None else (matrix, names)
 
 
-# The last frame's columns, and the same as a list: a stream of frames often shares them.
-_last_columns: tuple[Any, list[Hashable]] | None = None
+# The names of the last frame's columns, as Arrow has them and as a list, which takes longer to
+# make than to see that they are the same: the frames of a stream have one set of them.
+_last_names: tuple[pa.ChunkedArray, list[Hashable]] | None = None
 
 
 def _pandas_names(X: Any) -> list[Hashable]:
-    global _last_columns  # noqa: PLW0603 - a tuple is replaced at once
-    columns, last = X.columns, _last_columns
-    if last is None or last[0] is not columns:
-        last = _last_columns = columns, columns.tolist()
+    global _last_names  # noqa: PLW0603 - a tuple is replaced at once
+    columns = X.columns
+    in_arrow = getattr(columns.array, "__arrow_array__", None)
+    if in_arrow is None:
+        names: list[Hashable] = columns.tolist()
+        return names
+    texts, last = in_arrow(), _last_names
+    if last is None or not texts.equals(last[0]):
+        last = _last_names = texts, columns.tolist()
     return last[1]
 
 

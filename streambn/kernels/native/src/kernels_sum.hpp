@@ -103,6 +103,8 @@ STREAMBN_INLINE void add_exactly(double *hi, double *lo, const Pack &x) {
     store(lo, load<double>(lo) + ((a - (s - t)) + (x - t)));
 }
 
+STREAMBN_INLINE void add_to(double *sum, const Pack &x) { store(sum, load<double>(sum) + x); }
+
 template <class T>
 STREAMBN_INLINE void lower_and_raise(const Lanes<T> &low, const Lanes<T> &high, T *lows, T *highs) {
     store(lows, minimum(low, load<T>(lows)));
@@ -293,10 +295,11 @@ STREAMBN_INLINE Verdict sum_piece_exactly(const T *x, int n, const uint8_t *bits
     const Pack first = (g[0].first - bias) + (g[1].first - bias);
     if (R::FLOAT && any(not_finite(first))) return Verdict::not_finite;
     add_exactly(sums->first_hi, sums->first_lo, first);
-    add_exactly(sums->first_hi, sums->first_lo, g[0].first_rest + g[1].first_rest);
     add_exactly(sums->second_hi, sums->second_lo,
                 (g[0].second - bias_square) + (g[1].second - bias_square));
-    add_exactly(sums->second_hi, sums->second_lo, g[0].second_rest + g[1].second_rest);
+    // What was cut off lies as far below the sum as its own low half does.
+    add_to(sums->first_lo, g[0].first_rest + g[1].first_rest);
+    add_to(sums->second_lo, g[0].second_rest + g[1].second_rest);
     lower_and_raise(low[0], high[0], R::low(sums), R::high(sums));
     return Verdict::taken;
 }
