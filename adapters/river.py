@@ -171,7 +171,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
             return pa.Table.from_batches([self._rows.transform_many(_one_batch(X))])
         if _is_pandas(X):
             return self._transform_pandas(X)
-        frame = nw.from_native(X, eager_only=True)
+        frame = _frame(X)
         table = pa.Table.from_batches([self._rows.transform_many(_frame_batch(X))])
         # What holds no numbers need not survive the way through Arrow and back.
         numbers = [field.name for field in table.schema if pa.types.is_floating(field.type)]
@@ -267,7 +267,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
 
 
 def _is_pandas(X: Any) -> bool:
-    return type(X).__module__.partition(".")[0] == "pandas" and hasattr(X, "iloc")
+    return type(X).__module__.partition(".")[0] == "pandas" and hasattr(X, "columns")
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
@@ -280,9 +280,18 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
 
 def _frame_batch(X: Any) -> pa.RecordBatch:
     """Make a batch of Polars' frame, or of any other that River takes."""
-    if hasattr(X, "__arrow_c_stream__"):
-        return _one_batch(pa.table(X))
-    return _one_batch(nw.from_native(X, eager_only=True).to_arrow())
+    frame = _frame(X)
+    return _one_batch(pa.table(X) if hasattr(X, "__arrow_c_stream__") else frame.to_arrow())
+
+
+def _frame(X: Any) -> nw.DataFrame[Any]:
+    try:
+        return nw.from_native(X, eager_only=True)
+    except TypeError as error:
+        raise InvalidValueError(
+            "X must be a pandas, Polars or other eager frame, a pyarrow Table or a RecordBatch, "
+            f"got {type(X).__name__}. collect() a lazy frame; learn_one takes a dict."
+        ) from error
 
 
 def _to_learn(X: Any) -> tuple[pa.RecordBatch | NDArray[Any], Sequence[Hashable] | None]:
@@ -305,7 +314,8 @@ _last_names: tuple[pa.ChunkedArray, list[Hashable]] | None = None
 def _pandas_names(X: Any) -> list[Hashable]:
     global _last_names  # noqa: PLW0603 - a tuple is replaced at once
     columns = X.columns
-    in_arrow = getattr(columns.array, "__arrow_array__", None)
+    plain = columns.nlevels == 1
+    in_arrow = getattr(columns.array, "__arrow_array__", None) if plain else None
     if in_arrow is None:
         names: list[Hashable] = columns.tolist()
         return names

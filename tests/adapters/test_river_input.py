@@ -251,3 +251,23 @@ def test_a_bad_argument_is_named_before_anything_is_done_with_it(options, says, 
     data = pd.DataFrame({"a": [1.0]}) if method.endswith("many") else {"a": 1.0}
     with pytest.raises(InvalidValueError, match=says):
         getattr(RiverNormalizer(**options), method)(data)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [pl.DataFrame({"a": [1.0]}).lazy(), np.zeros((2, 2)), {"a": [1.0]}, pd.Series([1.0]), None, 3],
+    ids=lambda x: type(x).__name__,
+)
+def test_what_is_no_frame_is_refused_with_what_one_is(wrong):
+    model = learned({"a": 1.0}, {"a": 3.0})
+    for method in (model.learn_many, model.transform_many):
+        assert_refuses(model, lambda m=method: m(wrong), StreamBNError, "eager frame")
+
+
+def test_columns_of_two_levels_are_features_under_their_tuples():
+    columns = pd.MultiIndex.from_tuples([("a", 1), ("a", 2)])
+    frame = pd.DataFrame([[1.0, 2.0], [3.0, 6.0]], columns=columns)
+    model = RiverNormalizer()
+    model.learn_many(frame)
+    assert model.transform_one({("a", 1): 3.0, ("a", 2): 2.0}) == {("a", 1): 1.0, ("a", 2): -1.0}
+    assert model.transform_many(frame).columns.equals(columns)
