@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from numbers import Number
+from decimal import Decimal
+from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -184,8 +185,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
         names = _pandas_names(X)
         matrix = _pandas_matrix(X, len(names))
         if matrix is None:
-            batch, names = _pandas_batch(X)
-            out = self._rows.transform_many(batch, names)
+            out = self._rows.transform_many(_pandas_batch(X), names)
             kinds, columns = X.dtypes.tolist(), {}
             for i, array in enumerate(out.columns):
                 number = pa.types.is_floating(array.type)
@@ -303,7 +303,7 @@ def _to_learn(X: Any) -> tuple[pa.RecordBatch | NDArray[Any], Sequence[Hashable]
         return _frame_batch(X), None
     names = _pandas_names(X)
     matrix = _pandas_matrix(X, len(names))
-    return _pandas_batch(X) if matrix is None else (matrix, names)
+    return (_pandas_batch(X) if matrix is None else matrix), names
 
 
 # The names of the last frame's columns, as Arrow has them and as a list, which takes longer to
@@ -343,12 +343,11 @@ def _pandas_matrix(X: Any, width: int) -> NDArray[Any] | None:
     return np.asfortranarray(matrix) if matrix.size and matrix.dtype.kind in "fiu" else None
 
 
-def _pandas_batch(X: Any) -> tuple[pa.RecordBatch, list[Hashable]]:
+def _pandas_batch(X: Any) -> pa.RecordBatch:
     arrays = [_pandas_array(X.iloc[:, i]) for i in range(X.shape[1])]
-    fields = [pa.field(str(i), array.type) for i, array in enumerate(arrays)]
     if not arrays:
-        return pa.RecordBatch.from_struct_array(pa.array([{}] * len(X), pa.struct([]))), []
-    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)), _pandas_names(X)
+        return pa.RecordBatch.from_struct_array(pa.array([{}] * len(X), pa.struct([])))
+    return pa.RecordBatch.from_arrays(arrays, [str(i) for i in range(len(arrays))])
 
 
 def _pandas_array(column: Any) -> pa.Array:
@@ -360,22 +359,16 @@ def _pandas_array(column: Any) -> pa.Array:
     values = column.to_numpy()
     if column.dtype.kind != "O":
         return pa.array(values, from_pandas=False)
-    missing = [type(v).__name__ == "NAType" for v in values]
-    try:
-        return pa.array(
-            [None if gone else v for v, gone in zip(values, missing, strict=True)],
-            from_pandas=False,
-        )
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        there = [v for v, gone in zip(values, missing, strict=True) if v is not None and not gone]
-        kind = float if all(isinstance(v, Number) for v in there) else str
-        return pa.array(
-            [
-                None if gone or v is None else kind(v)
-                for v, gone in zip(values, missing, strict=True)
-            ],
-            from_pandas=False,
-        )
+    values = [None if type(value).__name__ == "NAType" else value for value in values]
+    if not any(isinstance(value, bool | np.bool_) for value in values):  # to Arrow some are 1.0
+        try:
+            return pa.array(values, from_pandas=False)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            if all(value is None or isinstance(value, Real | Decimal) for value in values):
+                return pa.array(
+                    [None if v is None else float(v) for v in values], from_pandas=False
+                )
+    return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
 def _in_kind(kind: Any, array: pa.Array) -> Any:

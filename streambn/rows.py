@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple, Self, cast
@@ -413,9 +414,8 @@ class RowNormalizer:
         """
         fitted = self._fitted()
         names = fitted.binding.lanes if fitted.binding else ()
-        for name in names:
-            if names.count(name) > 1:
-                raise twice(name)
+        if len(set(names)) < len(names):
+            raise twice(Counter(names).most_common(1)[0][0])
         if not names:
             fitted = Fitted(self.policy, self.options, None)
         return Normalizer._of(fitted)

@@ -180,6 +180,16 @@ def test_a_column_of_numbers_and_others_is_refused_whole():
     assert_refuses(model, lambda: model.transform_many(frame), SchemaError, "'b'")
 
 
+@pytest.mark.parametrize(
+    "values", [[True, 1.5], [1.5, True], [1, True], [True, Decimal(2)]], ids=str
+)
+def test_a_bool_among_the_numbers_of_a_column_is_not_averaged(values):
+    model = learned({"a": 1.0, "b": 1.0}, {"a": 3.0, "b": 3.0})
+    frame = pd.DataFrame({"a": [2.0, 2.0], "b": pd.Series(values, dtype=object)})
+    assert_refuses(model, lambda: model.learn_many(frame), SchemaError, "'b'")
+    assert_refuses(model, lambda: model.transform_many(frame), SchemaError, "'b'")
+
+
 def test_a_column_of_nulls_alone_is_no_change_of_type():
     model = learned({"a": 1.0}, {"a": 3.0})
     for frame in (pa.table({"a": pa.nulls(2)}), pl.DataFrame({"a": [None, None]})):
