@@ -102,6 +102,7 @@ class Moments(LaneArrays):
         by = np.where(hi == 0, 0, exponent - target)
         row = kernels.empty_moments(len(hi)).replace(
             weight=present.astype(np.float64),
+            squares=present.astype(np.float64),
             mean_hi=np.ldexp(hi, by),
             mean_lo=np.ldexp(lo, by),
             decay=np.where(present, decay, 1.0),

@@ -18,7 +18,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from streambn.errors import InvalidValueError
-from streambn.kernels.interface import Columns, LaneArrays, LaneTransform, Layout, Place
+from streambn.kernels.interface import Columns, LaneArrays, LaneTransform, Layout, Place, Times
 
 __all__ = [
     "Columns",
@@ -27,6 +27,7 @@ __all__ = [
     "Layout",
     "Place",
     "RowLanes",
+    "Times",
     "active",
     "block_moments",
     "denormalize",
@@ -36,6 +37,7 @@ __all__ = [
     "merge_moments",
     "normalize",
     "set_threads",
+    "time_weights",
 ]
 
 
@@ -68,6 +70,7 @@ if active == "native":
         extend_moments,
         merge_moments,
         normalize,
+        time_weights,
     )
 else:
     from streambn.kernels.reference import (  # type: ignore[assignment]
@@ -78,6 +81,7 @@ else:
         extend_moments,
         merge_moments,
         normalize,
+        time_weights,
     )
 
 

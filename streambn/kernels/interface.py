@@ -8,6 +8,7 @@ function says so. Lanes stand in column order, the elements of a list in theirs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "Layout",
     "Mapped",
     "Place",
+    "Times",
 ]
 
 Floats = NDArray[np.float64]
@@ -52,6 +54,26 @@ class Place(NamedTuple):
     def width(self) -> int:
         """Number of lanes."""
         return 1 if self.size is None else self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When the rows of a batch happened.
+
+    Attributes
+    ----------
+    ticks : ndarray of int64 or float64, shape (rows,)
+        None of them is missing.
+    tick : int or None
+        Nanoseconds in a tick; None: the ticks are plain numbers, whose unit is the user's.
+    """
+
+    ticks: Ints | Floats
+    tick: int | None
+
+    def take(self, rows: Any) -> Times:
+        """Return those of some rows."""
+        return Times(self.ticks[rows], self.tick)
 
 
 class Layout:
@@ -107,13 +129,26 @@ class Columns:
         memory each.
     layout : Layout
         Of the batch's schema.
+    weights : ndarray of float64, shape (rows,), optional
+        What each row weighs: finite, not negative. Without, 1. A value in a row that weighs
+        nothing is counted all the same.
+    times : Times, optional
+        When each row happened, for a policy that asks for it.
     """
 
-    __slots__ = ("batch", "layout")
+    __slots__ = ("batch", "layout", "times", "weights")
 
-    def __init__(self, batch: Any, layout: Layout) -> None:
+    def __init__(
+        self,
+        batch: Any,
+        layout: Layout,
+        weights: Floats | None = None,
+        times: Times | None = None,
+    ) -> None:
         self.batch = batch
         self.layout = layout
+        self.weights = weights
+        self.times = times
 
     @classmethod
     def of(cls, *arrays: pa.Array) -> Self:
@@ -130,7 +165,14 @@ class Columns:
 
     def slice(self, start: int, length: int) -> Self:
         """Rows ``start`` to ``start + length``, without a copy."""
-        return type(self)(self.batch[start : start + length], self.layout)
+        some = slice(start, start + length)
+        weights = None if self.weights is None else self.weights[some]
+        times = None if self.times is None else self.times.take(some)
+        return type(self)(self.batch[some], self.layout, weights, times)
+
+    def weighed(self, weights: Floats | None) -> Self:
+        """Return the same with other weights."""
+        return type(self)(self.batch, self.layout, weights, self.times)
 
 
 class _FloatRow:
@@ -165,7 +207,7 @@ class LaneArrays:
 
     Parameters
     ----------
-    memory : ndarray of int64, shape (15, ..., L)
+    memory : ndarray of int64, shape (16, ..., L)
         The fields in their order; those of float64 bit for bit.
 
     Attributes
@@ -178,6 +220,8 @@ class LaneArrays:
         W, the sum of the weights.
     pairs : float64
         C, the sum over i < j of w_i * w_j.
+    squares : float64
+        Q, the sum of w_i**2.
     mean_hi, mean_lo : float64
         The weighted mean as an unevaluated sum.
     m2_hi, m2_lo : float64
@@ -200,6 +244,7 @@ class LaneArrays:
         "max",
         "weight",
         "pairs",
+        "squares",
         "mean_hi",
         "mean_lo",
         "m2_hi",
@@ -217,12 +262,13 @@ class LaneArrays:
     max = _FloatRow(6)
     weight = _FloatRow(7)
     pairs = _FloatRow(8)
-    mean_hi = _FloatRow(9)
-    mean_lo = _FloatRow(10)
-    m2_hi = _FloatRow(11)
-    m2_lo = _FloatRow(12)
-    decay = _FloatRow(13)
-    exponent = _IntRow(14)
+    squares = _FloatRow(9)
+    mean_hi = _FloatRow(10)
+    mean_lo = _FloatRow(11)
+    m2_hi = _FloatRow(12)
+    m2_lo = _FloatRow(13)
+    decay = _FloatRow(14)
+    exponent = _IntRow(15)
 
     def __init__(self, memory: Ints) -> None:
         self.memory = memory

@@ -8,6 +8,7 @@ while they are passed over several times.
 from streambn.kernels.reference.blocks import block_moments, extend_moments
 from streambn.kernels.reference.merge import empty_moments, merge_moments
 from streambn.kernels.reference.rows import RowLanes
+from streambn.kernels.reference.times import time_weights
 from streambn.kernels.reference.transforms import denormalize, normalize
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "extend_moments",
     "merge_moments",
     "normalize",
+    "time_weights",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False)
     Parameters
     ----------
     columns : Columns
+        If its rows have weights, those are factors of the ones below.
     decay : float
         λ, the factor from one row to the next: row i of n has the weight λ**(n-1-i).
         1 weighs all rows alike.
@@ -50,7 +52,9 @@ def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False)
     """
     moments = empty_moments(columns.layout.lanes)
     for source, lanes in group(opened(columns), BLOCK):
-        moments.memory[:, lanes] = _source_moments(source, decay, ignore_na).memory
+        moments.memory[:, lanes] = _source_moments(
+            source, Weighing(decay, ignore_na, columns.weights)
+        ).memory
     return moments
 
 
@@ -61,7 +65,47 @@ def extend_moments(
     return merge_moments(older, block_moments(columns, decay, ignore_na))
 
 
-def _source_moments(source: Source, decay: float, ignore_na: bool) -> LaneArrays:
+class Weighing(NamedTuple):
+    """What a row weighs: the arguments of `block_moments`."""
+
+    decay: float
+    ignore_na: bool
+    weights: Floats | None
+
+    @property
+    def even(self) -> bool:
+        """Whether every row weighs 1."""
+        return self.decay == 1 and self.weights is None
+
+    def some(self, start: int, stop: int) -> Weighing:
+        """Return that of some rows."""
+        return self if self.weights is None else self._replace(weights=self.weights[start:stop])
+
+    def of_rows(self, n: int) -> Floats | None:
+        """Return the weights of the n rows, none of which is missing; None: all are 1."""
+        faded = None if self.decay == 1 else _powers(self.decay)[BLOCK - n :]
+        if faded is None or self.weights is None:
+            return self.weights if faded is None else faded
+        product: Floats = faded * self.weights
+        return product
+
+    def totals(self, n: int) -> _Totals:
+        """Return W, C and Q of the n rows, none of which is missing."""
+        if self.weights is None:
+            return _even_totals(self.decay, n)
+        weights = self.of_rows(n)
+        return _totals(self.weights if weights is None else weights)
+
+
+class _Totals(NamedTuple):
+    """W = Σw, C = Σw_i·w_j over i < j, Q = Σw², each of rows or of shape (L,)."""
+
+    weight: Any
+    pairs: Any
+    squares: Any
+
+
+def _source_moments(source: Source, weighing: Weighing) -> LaneArrays:
     """Moments of a source: block by block, then a tree of merges over the blocks.
 
     The loop holds the five passes over the data and one look at the centre; whatever
@@ -78,19 +122,24 @@ def _source_moments(source: Source, decay: float, ignore_na: bool) -> LaneArrays
     sums = Sums(source.width, min(step, source.rows), source.rows)
     centre = centres[0]
     rows = np.array([min(step, source.rows - start) for start in starts])
-    weights, weight = None, float(step)
+    of_rows = [
+        weighing.some(start, start + step).totals(int(n))
+        for start, n in zip(starts, rows, strict=True)
+    ]
+    weights = None
     for i, start in enumerate(starts if not source.has_nulls else ()):
         x = source.read(start, start + step)
         n = x.shape[1]
-        if i == 0 or n < step:
-            weight = _totals(decay, n)[0]
-            weights = None if decay == 1 else sums.pad(_weights(decay, n))
+        if i == 0 or n < step or weighing.weights is not None:
+            plain = weighing.some(start, start + step).of_rows(n)
+            weights = None if plain is None else sums.pad(plain)
         # First, as it can subtract while the block is on its way from memory.
-        centre, totals[:, i] = sums.about(x, centre, weights, weight)
+        centre, totals[:, i] = sums.about(x, centre, weights, of_rows[i].weight)
         centres[i] = centre
         np.minimum.reduce(x, axis=1, out=low[i])
         np.maximum.reduce(x, axis=1, out=high[i])
-    blocks = _plain_blocks(rows, decay, low, high, centres, totals)
+    fades = weighing.decay**rows
+    blocks = _plain_blocks(rows, of_rows, fades, low, high, centres, totals)
 
     largest = np.maximum(-low, high)  # |x|; NaN and infinity come through
     ordinary = ((largest >= _SMALL) & (largest <= _BIG)) | (largest == 0)
@@ -99,7 +148,8 @@ def _source_moments(source: Source, decay: float, ignore_na: bool) -> LaneArrays
         start, odd = starts[i], np.flatnonzero(~ordinary[i])
         x, null = source.read(start, start + step), source.missing(start, start + step)
         absent = None if null is None else null[odd]
-        block = _careful_block(x[odd], absent, centre[odd], source.rows, decay, ignore_na)
+        some = weighing.some(start, start + step)
+        block = _careful_block(x[odd], absent, centre[odd], source.rows, some)
         seen = np.ldexp(block.mean_hi, block.exponent)
         centre[odd] = np.where(block.count > 0, seen, centre[odd])
         blocks.memory[:, i, odd] = block.memory
@@ -118,7 +168,8 @@ def _tree(stacked: LaneArrays) -> LaneArrays:
 
 def _plain_blocks(
     rows: Ints,
-    decay: float,
+    of_rows: list[_Totals],
+    fades: Floats,
     low: Floats,
     high: Floats,
     centre: Floats,
@@ -126,8 +177,7 @@ def _plain_blocks(
 ) -> LaneArrays:
     """Moments, shape (blocks, L), of blocks in which all is finite and of ordinary size."""
     shape = low.shape
-    of_rows = np.array([_totals(decay, int(n)) for n in rows])
-    weight, pairs = (np.broadcast_to(t[:, np.newaxis], shape) for t in of_rows.T)
+    weight, pairs, squares = (np.broadcast_to(t[:, np.newaxis], shape) for t in np.array(of_rows).T)
     # A constant lane: whatever the centre was, the differences it left are rounding.
     constant = low == high
     centre, totals = np.where(constant, low, centre), np.where(constant, 0.0, totals)
@@ -138,11 +188,12 @@ def _plain_blocks(
         max=high,
         weight=weight,
         pairs=pairs,
+        squares=squares,
         mean_hi=mean_hi,
         mean_lo=mean_lo,
         m2_hi=m2_hi,
         m2_lo=m2_lo,
-        decay=decay ** rows[:, np.newaxis],
+        decay=fades[:, np.newaxis],
         exponent=np.where(constant & (low == 0), ZERO_EXPONENT, 0),
     )
 
@@ -152,8 +203,7 @@ def _careful_block(
     null: NDArray[np.bool_] | None,
     centre: Floats,
     rows: int,
-    decay: float,
-    ignore_na: bool,
+    weighing: Weighing,
 ) -> LaneArrays:
     """Moments of any block: with nulls, NaN, infinities, and at the ends of the range."""
     lanes, n = x.shape
@@ -178,15 +228,16 @@ def _careful_block(
         # 2**1074 is no float64, so ldexp and not a product.
         filled, centre = np.ldexp(filled, scale[:, np.newaxis]), np.ldexp(centre, scale)
 
-    weights, behind, total = _careful_weights(usable, count, decay, ignore_na)
-    weight = weights.sum(axis=1)
-    faded = np.power(decay, behind)
-    if decay != 1:
+    weights, behind, total = _careful_weights(usable, count, weighing)
+    weight, pairs, squares = _totals(weights)
+    faded = np.power(weighing.decay, behind)
+    if weighing.decay != 1:
         # As in merge_moments: neither the weight nor, with it, the decay falls further.
         least = np.minimum(LEAST_WEIGHT / np.where(seen, weight, 1.0), 1.0)
         faded = np.where(seen, np.maximum(faded, least), faded)
         total = total * faded
-    pairs = count * (count - 1.0) / 2 if decay == 1 else _pairs(weights)
+    if weighing.even:
+        pairs = count * (count - 1.0) / 2
     sums = Sums(lanes, n, rows)
     mean, m2 = from_sums(*sums.about(filled, centre, sums.pad(weights), weight), weight)
     nulls = np.zeros(lanes, np.int64) if null is None else _count(null)
@@ -201,6 +252,7 @@ def _careful_block(
         max=high,
         weight=weight * faded,
         pairs=pairs * faded * faded,
+        squares=squares * faded * faded,
         mean_hi=np.where(seen, mean[0], 0.0),
         mean_lo=np.where(seen, mean[1], 0.0),
         m2_hi=np.where(seen, m2[0] * faded, 0.0),
@@ -211,7 +263,7 @@ def _careful_block(
 
 
 def _careful_weights(
-    usable: NDArray[np.bool_], count: Ints, decay: float, ignore_na: bool
+    usable: NDArray[np.bool_], count: Ints, weighing: Weighing
 ) -> tuple[Floats, Floats, Floats]:
     """Weights of (L, n) values of which some are missing.
 
@@ -226,17 +278,16 @@ def _careful_weights(
     """
     lanes, n = usable.shape
     none = np.zeros(lanes)
+    decay = weighing.decay
+    given = 1.0 if weighing.weights is None else weighing.weights
     if decay == 1:
-        return usable.astype(np.float64), none, none + 1
-    if ignore_na:
+        return np.where(usable, given, 0.0), none, none + 1
+    if weighing.ignore_na:
         age = count[:, np.newaxis] - np.cumsum(usable, axis=1)
-        return np.where(usable, np.power(decay, age), 0.0), none, np.power(decay, count)
+        return np.where(usable, np.power(decay, age) * given, 0.0), none, np.power(decay, count)
     behind = np.where(count > 0, usable[:, ::-1].argmax(axis=1), n)
-    if behind.any():
-        age = np.arange(n - 1, -1, -1) - behind[:, np.newaxis]
-        weights = np.power(decay, np.maximum(age, 0))
-    else:
-        weights = _weights(decay, n)
+    age = np.arange(n - 1, -1, -1) - behind[:, np.newaxis]
+    weights = np.power(decay, np.maximum(age, 0)) * given
     return np.where(usable, weights, 0.0), behind, np.power(decay, n - behind)
 
 
@@ -269,24 +320,19 @@ def _powers(decay: float) -> Floats:
     return powers
 
 
-def _weights(decay: float, n: int) -> Floats:
-    latest: Floats = _powers(decay)[BLOCK - n :]
-    return latest
-
-
 @functools.lru_cache(maxsize=64)
-def _totals(decay: float, n: int) -> tuple[float, float]:
-    """Return W and C of n rows without a missing value."""
+def _even_totals(decay: float, n: int) -> _Totals:
+    """Return the totals of n rows that only their age tells apart."""
     if decay == 1:
-        return float(n), n * (n - 1) / 2
-    weights = _weights(decay, n)
-    return float(weights.sum()), float(_pairs(weights))
+        return _Totals(float(n), n * (n - 1) / 2, float(n))
+    return _totals(_powers(decay)[BLOCK - n :])
 
 
-def _pairs(weights: Floats) -> Floats:
-    """Sum w_i·w_j over i < j, by prefix sums: (W² − Σw²)/2 would cancel."""
-    pairs: Floats = (weights * (np.cumsum(weights, axis=-1) - weights)).sum(axis=-1)
-    return pairs
+def _totals(weights: Floats) -> _Totals:
+    """Return the totals along the last axis."""
+    # By prefix sums: (W² − Σw²)/2 would cancel.
+    pairs = (weights[..., 1:] * np.cumsum(weights, axis=-1)[..., :-1]).sum(axis=-1)
+    return _Totals(weights.sum(axis=-1), pairs, (weights * weights).sum(axis=-1))
 
 
 def _in_data_units(source: Source, moments: LaneArrays) -> LaneArrays:

@@ -36,6 +36,7 @@ def empty_moments(shape: int | tuple[int, ...]) -> LaneArrays:
         max=np.full(shape, -np.inf),
         weight=zero(),
         pairs=zero(),
+        squares=zero(),
         mean_hi=zero(),
         mean_lo=zero(),
         m2_hi=zero(),
@@ -52,6 +53,7 @@ def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
 
         μ = μ_A + δ·W_B/W        S = P_B·S_A + S_B + δ²·w·W_B/W
         P = P_A·P_B              C = P_B²·C_A + C_B + w·W_B
+        Q = P_B²·Q_A + Q_B
 
     (Chan, Golub and LeVeque, 1983, extended by the decay P.) The segment of no weight
     is the identity, bit for bit; equal means stay as they are, bit for bit.
@@ -82,6 +84,7 @@ def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
         faded_m2 = a_m2 if (fade == 1).all() else dd.scale(a_m2, fade)
         m2 = dd.add(dd.add(faded_m2, b_m2), between)
         pairs = fade * fade * a.pairs + b.pairs + w * b.weight
+        squares = fade * fade * a.squares + b.squares
 
     return LaneArrays.from_fields(
         count=a.count + b.count,
@@ -93,6 +96,7 @@ def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
         max=np.maximum(a.max, b.max),
         weight=weight,
         pairs=pairs,
+        squares=squares,
         mean_hi=mean[0],
         mean_lo=mean[1],
         m2_hi=m2[0],

@@ -71,6 +71,7 @@ class _Lane:
     max: float
     weight: float
     pairs: float
+    squares: float
     mean_hi: float
     mean_lo: float
     m2_hi: float
@@ -104,6 +105,7 @@ class _Lane:
         """Let the moments weigh less."""
         self.weight *= by
         self.pairs *= by * by
+        self.squares *= by * by
         self.m2_hi, self.m2_lo = dd.scale((self.m2_hi, self.m2_lo), by)
         self.decay = _flushed(self.decay * by)
 
@@ -121,7 +123,7 @@ def _flushed(weight: float) -> float:
 def _single(x: tuple[float, float], decay: float) -> _Lane:
     """Return the moments of one value."""
     lane = _Lane()
-    lane.count, lane.weight, lane.decay = 1, 1.0, decay
+    lane.count, lane.weight, lane.squares, lane.decay = 1, 1.0, 1.0, decay
     lane.min = lane.max = x[0]
     size = abs(x[0])
     if size:
@@ -366,6 +368,7 @@ class RowLanes:
         lane.mean_hi, lane.mean_lo = mean
         lane.m2_hi, lane.m2_lo = m2
         lane.pairs = decay * decay * lane.pairs + w
+        lane.squares = decay * decay * lane.squares + 1
         lane.weight = weight
         lane.decay = _flushed(lane.decay * decay)
         lane.count += 1

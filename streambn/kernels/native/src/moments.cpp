@@ -32,17 +32,18 @@ Moments load_lane(const int64_t *memory, int64_t lanes, int64_t lane) {
     m.count = at(0), m.nulls = at(1), m.nans = at(2), m.pos_infs = at(3), m.neg_infs = at(4);
     m.min = number(at(5)), m.max = number(at(6));
     m.weight = number(at(7)), m.pairs = number(at(8));
-    m.mean = {number(at(9)), number(at(10))};
-    m.m2 = {number(at(11)), number(at(12))};
-    m.decay = number(at(13));
-    m.exponent = at(14);
+    m.squares = number(at(9));
+    m.mean = {number(at(10)), number(at(11))};
+    m.m2 = {number(at(12)), number(at(13))};
+    m.decay = number(at(14));
+    m.exponent = at(15);
     return m;
 }
 
 void store_lane(int64_t *memory, int64_t lanes, int64_t lane, const Moments &m) {
     const int64_t fields[FIELDS] = {
         m.count,       m.nulls,         m.nans,          m.pos_infs,    m.neg_infs,
-        bits(m.min),   bits(m.max),     bits(m.weight),  bits(m.pairs), bits(m.mean.hi),
+        bits(m.min),   bits(m.max),     bits(m.weight),  bits(m.pairs), bits(m.squares), bits(m.mean.hi),
         bits(m.mean.lo), bits(m.m2.hi), bits(m.m2.lo),   bits(m.decay), m.exponent};
     for (int field = 0; field < FIELDS; ++field) memory[field * lanes + lane] = fields[field];
 }
@@ -84,6 +85,7 @@ Moments merge(const Moments &a, const Moments &b) {
     m.max = std::max(a.max, b.max);
     m.weight = weight;
     m.pairs = fade * fade * a.pairs + b.pairs + w * b.weight;
+    m.squares = fade * fade * a.squares + b.squares;
     m.mean = add(base, from_b ? -move : move);
     m.m2 = add(add(faded_m2, b_m2), between);
     m.decay = a.decay * fade;

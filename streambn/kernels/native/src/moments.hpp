@@ -17,14 +17,14 @@ constexpr double LARGEST_PLAIN = 0x1p400, SMALLEST_PLAIN = 0x1p-400;
 
 struct Moments {
     int64_t count = 0, nulls = 0, nans = 0, pos_infs = 0, neg_infs = 0;
-    double min = INF, max = -INF, weight = 0, pairs = 0;
+    double min = INF, max = -INF, weight = 0, pairs = 0, squares = 0;
     Pair mean = {0, 0}, m2 = {0, 0};
     double decay = 1;
     int64_t exponent = ZERO_EXPONENT;
 };
 
 // Arrays over lanes, one behind the other: the `memory` of a LaneArrays.
-constexpr int FIELDS = 15;
+constexpr int FIELDS = 16;
 Moments load_lane(const int64_t *memory, int64_t lanes, int64_t lane);
 void store_lane(int64_t *memory, int64_t lanes, int64_t lane, const Moments &m);
 

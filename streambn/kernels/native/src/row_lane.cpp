@@ -14,7 +14,7 @@ Moments single(Pair x, double decay) {
     Moments m;
     m.count = 1;
     m.min = m.max = x.hi;
-    m.weight = 1;
+    m.weight = m.squares = 1;
     m.mean = x;
     m.decay = decay;
     const double size = std::fabs(x.hi);
@@ -41,6 +41,7 @@ void age_first(Moments &first, double fade) {
 void age(Moments &m, double fade) {
     m.weight *= fade;
     m.pairs *= fade * fade;
+    m.squares *= fade * fade;
     m.m2 = scale(m.m2, fade);
     m.decay = flushed(m.decay * fade);
 }
@@ -108,6 +109,7 @@ void learn_value(RowLane &lane, const RowRules &rules, Pair x, Shares &shares) {
     m.mean = {grown.mean_hi, grown.mean_lo};
     m.m2 = {grown.m2_hi, grown.m2_lo};
     m.pairs = rules.decay * rules.decay * m.pairs + w;
+    m.squares = rules.decay * rules.decay * m.squares + 1;
     m.weight = w + 1;
     m.decay = flushed(m.decay * rules.decay);
     m.count += 1;
