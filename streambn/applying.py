@@ -46,8 +46,14 @@ class Applying(abc.ABC):
         binding = self._current.binding
         return () if binding is None else binding.lanes
 
-    def stats(self) -> pa.Table:
+    def stats(self, at: Any = None) -> pa.Table:
         """Return the statistics as they stand, one row a lane.
+
+        Parameters
+        ----------
+        at : datetime, date, numpy.datetime64 or number, optional
+            Of an `EMA` by event time: as of when the weights are read; by default, and at the
+            earliest, as of the newest row. Mean and variance do not depend on it.
 
         Returns
         -------
@@ -55,14 +61,18 @@ class Applying(abc.ABC):
             column (str); count, nulls, nans, infs (int64): finite values seen, and what
             was not counted among them; mean, var, std, min, max (float64; null where
             undefined). var and std are by this normalizer's `ddof`; the running
-            variance of a `BatchEMA` is by its own.
+            variance of a `BatchEMA` is by its own. Besides, of an `EMA` or with ``weights=``,
+            weight: Σw; effective_count: Kish's effective sample size (Σw)²/Σw². Of a
+            `BatchEMA`, total_var: the variance between the blocks included, E[v] + Var[b].
 
         Raises
         ------
         NotFittedError
             No data was seen.
+        InvalidValueError
+            `at` is no time such as the event times, or lies before the newest row.
         """
-        return self._current.stats()
+        return self._current.stats(at)
 
     def transform(self, data: Any, dtype: Any = None) -> Any:
         """Normalize by the statistics as they stand. Never learns.

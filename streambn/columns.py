@@ -231,7 +231,7 @@ class Binding:
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def bind(schema: pa.Schema, columns: Sequence[str] | None) -> Binding:
+def bind(schema: pa.Schema, columns: Sequence[str] | None, beside: Sequence[str] = ()) -> Binding:
     """Choose the leaves of a schema.
 
     Parameters
@@ -239,7 +239,10 @@ def bind(schema: pa.Schema, columns: Sequence[str] | None) -> Binding:
     schema : pyarrow.Schema
     columns : sequence of str, or None
         Names of columns, or dotted names of struct fields; a struct stands for all that
-        is numeric in it. None: whatever is numeric, except the index of a pandas frame.
+        is numeric in it. None: whatever is numeric, except the index of a pandas frame and
+        what is in `beside`.
+    beside : sequence of str
+        Columns that say something about the rows: how much they weigh, when they happened.
 
     Raises
     ------
@@ -248,11 +251,11 @@ def bind(schema: pa.Schema, columns: Sequence[str] | None) -> Binding:
         nothing numeric at all.
     """
     if columns is None:
-        index = _pandas_index(schema)
+        no_data = _pandas_index(schema).union(beside)
         leaves = [
             leaf
             for field in schema
-            if field.name not in index
+            if field.name not in no_data
             for leaf in _leaves((field.name,), field.type)
         ]
         if not leaves:

@@ -19,7 +19,8 @@ from streambn.kernels.bitmaps import arrow_array
 from streambn.kernels.interface import Floats, Ints
 from streambn.moments import Moments, Reading
 from streambn.options import Options
-from streambn.policies import Policy, Welford
+from streambn.policies import Policy, event_time_of, takes_weights
+from streambn.weighing import beside, moment, weigh
 
 __all__ = ["Fitted", "check_affine", "refuse_not_finite"]
 
@@ -48,6 +49,13 @@ class Fitted:
     binding: Binding | None = None
     state: Any = None
 
+    def __post_init__(self) -> None:
+        if self.options.weights is not None and not takes_weights(self.policy):
+            raise InvalidValueError(
+                f"weights={self.options.weights!r} has no meaning for {self.policy!r}. Take "
+                "Welford() or EMA(...) with adjust=True, or leave weights out."
+            )
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the cached properties: equal statistics make equal pickles.
         return Fitted, (self.policy, self.options, self.columns, self.binding, self.state)
@@ -58,7 +66,7 @@ class Fitted:
         """Return self, bound to the columns of a first batch if it was not."""
         if self.binding is not None:
             return self
-        binding = bind(schema, self.columns)
+        binding = bind(schema, self.columns, self._beside)
         check_affine(self.options, binding)
         return replace(self, binding=binding, state=self.policy.init(len(binding.lanes)))
 
@@ -75,13 +83,34 @@ class Fitted:
         if batch.num_rows == 0:
             return self
         bound = self.bound(batch.schema)
-        binding = bound._bound_to()
-        learned = bound._with(self.policy.update(bound.state, binding.extract(batch)))
+        columns = bound._weighed(batch)
+        if columns.rows == 0:  # each row leaves no trace
+            return self
+        learned = bound._with(self.policy.update(bound.state, columns))
         before, after = bound.tally, learned.tally
         # Most streams are finite, and this look at them is the cheapest there is.
         if np.count_nonzero(after.not_finite):
             bound._refuse(after.nans - before.nans, _infs(after) - _infs(before))
         return learned
+
+    @property
+    def _beside(self) -> list[str]:
+        return beside(self.options.weights, event_time_of(self.policy))
+
+    @property
+    def needed(self) -> list[str]:
+        """Names of the top-level columns that learning reads, each once."""
+        return list(dict.fromkeys([*self._bound_to().columns, *self._beside]))
+
+    def _weighed(self, batch: pa.RecordBatch) -> Columns:
+        """Find the leaves in a batch, and what each of its rows weighs."""
+        binding = self._bound_to()
+        weights, time = self.options.weights, event_time_of(self.policy)
+        if weights is None and time is None:
+            return binding.extract(batch)
+        weighed = weigh(batch, binding.columns, weights, time)
+        columns = binding.extract(weighed.batch)
+        return Columns(columns.batch, columns.layout, weighed.weights, weighed.times)
 
     def _with(self, state: Any) -> Fitted:
         """Return the same with another state.
@@ -179,7 +208,7 @@ class Fitted:
             defined=reading.defined | hit,
         )
 
-    def stats(self) -> pa.Table:
+    def stats(self, at: Any = None) -> pa.Table:
         """Return the statistics as a table; see `streambn.Normalizer.stats`."""
         binding, tally, reading = self._bound_to(), self.tally, self.reading
         low, high = tally.min, tally.max
@@ -191,6 +220,10 @@ class Fitted:
         spread = reading.defined & ~(np.isnan(reading.var) & np.isfinite(reading.mean_hi))
         seen = low <= high
 
+        more = {
+            name: arrow_array(values, ~np.isnan(values) & reading.defined)
+            for name, values in self._extras(at).items()
+        }
         return pa.table(
             {
                 "column": pa.array(binding.lanes, pa.string()),
@@ -203,8 +236,26 @@ class Fitted:
                 "std": arrow_array(reading.std, spread),
                 "min": arrow_array(low, seen),
                 "max": arrow_array(high, seen),
+                **more,
             }
         )
+
+    def _extras(self, at: Any) -> dict[str, Floats]:
+        """Return further statistics by name, as of a time if there is one."""
+        time, when = event_time_of(self.policy), None
+        if at is not None:
+            if time is None:
+                raise InvalidValueError(
+                    f"at={at!r} is for statistics by event time, which {self.policy!r} does not "
+                    "keep. Leave it out."
+                )
+            when = moment(at, time)
+        extras: Callable[..., dict[str, Floats]] | None = getattr(self.policy, "extras", None)
+        if extras is not None:
+            return extras(self.state, when)
+        if self.options.weights is None:
+            return {}
+        return {"weight": self.tally.weight, "effective_count": self.tally.effective}
 
     # ---------------------------------------------------------------- normalizing
 
@@ -265,11 +316,10 @@ class Fitted:
     def normalized_by_itself(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """Return a batch normalized by its own mean and its own biased variance."""
         binding = self._bound_to()
-        columns = binding.extract(batch)
-        own = Moments.of(columns)
-        reading = self._propagated(Welford().read(own, ddof=0), own)
+        own = Moments.of(self._weighed(batch))
+        reading = self._propagated(own.reading(ddof=0), own)
         lanes = self._lane_transform(reading, binding)
-        return self._normalized_by(lanes, columns, schema)
+        return self._normalized_by(lanes, binding.extract(batch), schema)
 
     def _normalized_by(
         self,

@@ -7,7 +7,7 @@ its operation, and a policy is no more than the choice of each row's decay.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,9 @@ class Moments(LaneArrays):
     """
 
     __slots__ = ()
+
+    # Counts and extremes, on which weights and forgetting have no effect.
+    BOOKS: ClassVar = ("count", "nulls", "nans", "pos_infs", "neg_infs", "min", "max")
 
     @classmethod
     def sealed(cls, arrays: LaneArrays) -> Self:
@@ -142,6 +145,26 @@ class Moments(LaneArrays):
         """Σw(x − mean)² in the data's units: infinity where float64 ends."""
         with np.errstate(over="ignore", under="ignore"):
             return np.ldexp(self.m2_hi + self.m2_lo, 2 * self.exponent)
+
+    @property
+    def effective(self) -> Floats:
+        """Kish's effective sample size, W²/Q: how many equal weights say as much."""
+        some = self.squares > 0
+        ratio = self.weight / np.where(some, self.squares, 1.0)
+        return np.where(some, ratio * self.weight, 0.0)
+
+    def reading(self, ddof: int) -> Reading:
+        """Return mean and variance: S/W, or with ``ddof=1`` S·W/(2C).
+
+        2C = W² − Q without its cancellation; of unit weights the divisor is n − 1.
+        """
+        with np.errstate(all="ignore"):
+            unbiased = np.where(self.pairs > 0, 2 * self.pairs / self.weight, 0.0)
+        # Where Q = W, 2C/W is W − 1, which needs no rounding.
+        unbiased = np.where(self.squares == self.weight, self.weight - 1.0, unbiased)
+        divisor = self.weight if ddof == 0 else unbiased
+        var, std = spread((self.m2_hi, self.m2_lo), divisor, self.exponent)
+        return Reading(*self.mean_pair, var, std, self.weight > 0)
 
     def __add__(self, newer: object) -> Self:
         """Do as `merge` does."""

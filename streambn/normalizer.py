@@ -57,6 +57,9 @@ class Normalizer(Applying):
         statistics NaN from there on.
     inf : {"raise", "ignore", "propagate"}
         What an infinity does, likewise; "raise" holds for `transform` too.
+    weights : str, optional
+        Name of a column of sample weights >= 0, for `Welford` and `EMA`. A row that weighs 0
+        leaves no trace. The column is not normalized, unless `columns` names it.
 
     Raises
     ------
@@ -101,6 +104,7 @@ class Normalizer(Applying):
         clip: float | None = None,
         nan: Missing = "ignore",
         inf: Missing = "raise",
+        weights: str | None = None,
     ) -> None:
         options = Options(
             eps=eps,
@@ -111,6 +115,7 @@ class Normalizer(Applying):
             clip=clip,
             nan=nan,
             inf=inf,
+            weights=weights,
         )
         policy = Welford() if policy is None else checked_policy(policy)
         self._fitted = Fitted(policy, options, _checked_columns(columns))
@@ -281,8 +286,7 @@ class Normalizer(Applying):
 
     def _wanted(self, schema: pa.Schema) -> list[str]:
         """Name the columns that a dataset has to read."""
-        binding = self._fitted.bound(schema).binding
-        return [] if binding is None else binding.columns
+        return self._fitted.bound(schema).needed
 
     def __getstate__(self) -> Fitted:
         return self._fitted

@@ -33,6 +33,7 @@ class Options:
     clip: float | None = None
     nan: Missing = "ignore"
     inf: Missing = "raise"
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         def refuse(name: str, domain: str) -> InvalidValueError:
@@ -50,6 +51,8 @@ class Options:
         for name in ("nan", "inf"):
             if getattr(self, name) not in ("ignore", "raise", "propagate"):
                 raise refuse(name, "'ignore', 'raise' or 'propagate'")
+        if self.weights is not None and (not isinstance(self.weights, str) or not self.weights):
+            raise refuse("weights", "the name of a column of sample weights, or None")
         # Plain Python numbers: they compare, print and save alike wherever they came from.
         object.__setattr__(self, "eps", float(self.eps))
         object.__setattr__(self, "ddof", int(self.ddof))

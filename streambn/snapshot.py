@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from streambn.atomic import atomic_write
 from streambn.columns import Binding, Leaf
@@ -23,20 +25,30 @@ from streambn.fitted import Fitted, check_affine
 from streambn.kernels import LaneArrays
 from streambn.moments import Moments
 from streambn.options import Options
-from streambn.policies import EMA, BatchEMA, BatchState, EMAState, Policy, Welford
+from streambn.policies import (
+    EMA,
+    BatchEMA,
+    BatchState,
+    Policy,
+    RecursiveState,
+    TimedState,
+    Welford,
+)
 
 __all__ = ["Saved", "can_hold", "decode", "encode", "fingerprint", "read", "write"]
 
 FORMAT = "streambn statistics"
-VERSION = 1
+VERSION = 2  # since which there are Σw², sample weights, event times, gaps of a recursion
 _NOT_NEGATIVE = (
     *("count", "nulls", "nans", "pos_infs", "neg_infs"),
-    *("weight", "pairs", "m2_hi", "decay"),
+    *("weight", "pairs", "squares", "m2_hi", "decay"),
 )
 _INTEGERS = ("count", "nulls", "nans", "pos_infs", "neg_infs", "exponent")
 
 
-class _Typed(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+# What a later version added has a default, which is not written: the checksum of an older file
+# is that of what it holds.
+class _Typed(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     pass
 
 
@@ -58,6 +70,7 @@ class _Lanes(_Typed):
     m2_lo: list[float]
     decay: list[float]
     exponent: list[int]
+    squares: list[float] | None = None
 
     @classmethod
     def of(cls, moments: Moments) -> Self:
@@ -70,6 +83,11 @@ class _Lanes(_Typed):
         arrays = {}
         for name in LaneArrays.FIELDS:
             values = getattr(self, name)
+            if name == "squares" and values is None:
+                # Of version 1, in which all values weighed alike but for their age.
+                values = [
+                    max(w * w - 2 * c, 0.0) for w, c in zip(self.weight, self.pairs, strict=True)
+                ]
             if len(values) != lanes:
                 raise SnapshotError(f"{name} has {len(values)} entries for {lanes} lanes")
             absent = {"min": np.inf, "max": -np.inf}.get(name)
@@ -82,6 +100,15 @@ class _Lanes(_Typed):
                 raise SnapshotError(f"{name} is negative")
             arrays[name] = array
         return Moments.sealed(LaneArrays.from_fields(**arrays))
+
+
+def _over_lanes(values: Sequence[Sequence[Any]], lanes: int, dtype: Any) -> NDArray[Any]:
+    if any(len(row) != lanes for row in values):
+        raise SnapshotError(f"an array over lanes has not got {lanes} entries")
+    array = np.array(values, dtype)
+    if not np.isfinite(array).all():
+        raise SnapshotError("a number is beyond the range of float64")
+    return array
 
 
 class _Welford(_Typed, tag="welford", tag_field="kind"):
@@ -102,47 +129,80 @@ class _Welford(_Typed, tag="welford", tag_field="kind"):
 class _EMAParts(_Typed):
     moments: _Lanes
     first: _Lanes | None
+    gaps: tuple[list[int], list[int]] | None = None
+    times: tuple[list[float], list[float]] | None = None
+    latest: tuple[float, float] | None = None
 
 
 class _EMA(_Typed, tag="ema", tag_field="kind"):
     alpha: float | None
-    halflife: float | None
+    halflife: float | str | None
     span: float | None
     com: float | None
     adjust: bool
     ignore_na: bool
     state: _EMAParts | None
+    time: str | None = None
+    null_time: Literal["raise", "skip"] = "raise"
 
     @classmethod
-    def of(cls, policy: EMA, state: EMAState | None) -> Self:
-        rates = {
-            name: None if (rate := getattr(policy, name)) is None else float(rate)
-            for name in ("alpha", "halflife", "span", "com")
-        }
+    def of(cls, policy: EMA, state: Any) -> Self:
+        rates = {name: getattr(policy, name) for name in ("alpha", "halflife", "span", "com")}
+        rates = {k: float(v) if isinstance(v, int) else v for k, v in rates.items()}
         parts = None
-        if state is not None:
-            first = None if state.first is None else _Lanes.of(state.first)
-            parts = _EMAParts(moments=_Lanes.of(state.moments), first=first)
-        return cls(**rates, adjust=policy.adjust, ignore_na=policy.ignore_na, state=parts)
-
-    def policy(self) -> EMA:
-        return EMA(
-            alpha=self.alpha,
-            halflife=self.halflife,
-            span=self.span,
-            com=self.com,
-            adjust=self.adjust,
-            ignore_na=self.ignore_na,
+        if isinstance(state, Moments):
+            parts = _EMAParts(moments=_Lanes.of(state), first=None)
+        elif isinstance(state, RecursiveState):
+            before, since = state.gaps.tolist()
+            parts = _EMAParts(
+                moments=_Lanes.of(state.moments), first=_Lanes.of(state.first), gaps=(before, since)
+            )
+        elif isinstance(state, TimedState):
+            high, low = state.times.tolist()
+            seen = bool(np.isfinite(state.latest).all())
+            parts = _EMAParts(
+                moments=_Lanes.of(state.moments),
+                first=None,
+                times=(high, low),
+                latest=tuple(state.latest.tolist()) if seen else None,
+            )
+        return cls(
+            **rates,
+            adjust=policy.adjust,
+            ignore_na=policy.ignore_na,
+            time=policy.time,
+            null_time=policy.null_time,
+            state=parts,
         )
 
-    def restored(self, lanes: int) -> EMAState | None:
-        if self.state is None:
+    def policy(self) -> EMA:
+        names = ("alpha", "halflife", "span", "com", "adjust", "ignore_na", "time", "null_time")
+        return EMA(**{name: getattr(self, name) for name in names})
+
+    def restored(self, lanes: int) -> Any:
+        parts = self.state
+        if parts is None:
             return None
-        first = self.state.first
-        if (first is None) != self.adjust:
+        if (parts.first is None) != self.adjust:
             raise SnapshotError("the first value is kept with adjust=False, and only then")
-        moments = self.state.moments.moments(lanes)
-        return EMAState(moments, None if first is None else first.moments(lanes))
+        if (parts.times is None) != (self.time is None):
+            raise SnapshotError("times are kept by event time, and only then")
+        moments = parts.moments.moments(lanes)
+        if parts.times is not None:
+            times = _over_lanes(parts.times, lanes, np.float64)
+            return TimedState(moments, times, np.array(parts.latest or (-np.inf, 0.0)))
+        if parts.first is None:
+            return moments
+        first = parts.first.moments(lanes)
+        if parts.gaps is None:
+            raise SnapshotError(
+                "it is of an EMA with adjust=False that kept no gaps between values, as before the "
+                "first release"
+            )
+        gaps = _over_lanes(parts.gaps, lanes, np.int64)
+        if (gaps < 0).any():
+            raise SnapshotError("a gap is negative")
+        return RecursiveState(moments, first, gaps)
 
 
 class _BatchParts(_Typed):
@@ -209,6 +269,7 @@ class _Options(_Typed):
     clip: float | None
     nan: Literal["ignore", "raise", "propagate"]
     inf: Literal["ignore", "raise", "propagate"]
+    weights: str | None = None
 
 
 class _Leaf(_Typed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
 from streambn.kernels.interface import ABSENT, Columns, Layout, Place
 
-__all__ = ["Column", "decoded", "opened"]
+__all__ = ["Column", "decoded", "opened", "single_lanes"]
 
 
 class Column(NamedTuple):
@@ -43,6 +44,45 @@ def opened(columns: Columns) -> list[Column]:
     return [_opened(columns.batch, place) for place in columns.layout.places]
 
 
+def single_lanes(
+    columns: Columns, lanes: Iterable[int]
+) -> Iterator[tuple[int, pa.Array, NDArray[np.bool_]]]:
+    """Take some lanes out of their columns.
+
+    Yields
+    ------
+    lane : int
+    values : pyarrow.Array
+        One a row.
+    there : ndarray of bool, shape (rows,)
+        Where there is a value: neither null nor NaN nor infinite.
+    """
+    wanted = sorted(map(int, lanes))
+    before = 0
+    for place in columns.layout.places:
+        here = [lane for lane in wanted if before <= lane < before + place.width]
+        column = _opened(columns.batch, place)
+        for lane in here:
+            values = column.values
+            if column.width > 1:
+                values = values.take(pa.array(np.arange(lane - before, len(values), column.width)))
+            there = unpack_validity(values, 0, len(values))
+            there = np.ones(len(values), np.bool_) if there is None else there
+            if column.outer is not None:
+                there = there & column.outer
+            if pa.types.is_floating(values.type):
+                there = there & np.isfinite(_floats(values))
+            yield lane, values, there
+        before += place.width
+
+
+def _floats(values: pa.Array) -> NDArray[np.floating]:
+    """Return the values of a float array, and whatever lies under its nulls."""
+    dtype: np.dtype[Any] = np.dtype(values.type.to_pandas_dtype())
+    buffer = values.buffers()[1]
+    return np.frombuffer(buffer, dtype, len(values), values.offset * dtype.itemsize)
+
+
 def decoded(columns: Columns) -> Columns:
     """Return the same columns in a batch that holds nothing else and no encoding."""
     arrays, places = [], []
@@ -57,7 +97,7 @@ def decoded(columns: Columns) -> Columns:
         arrays.append(array)
         places.append(Place(tuple(path), place.size))
     batch = pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
-    return Columns(batch, Layout(places, batch.schema))
+    return Columns(batch, Layout(places, batch.schema), columns.weights, columns.times)
 
 
 def _opened(batch: pa.RecordBatch | NDArray[Any], place: Place) -> Column:

@@ -10,8 +10,18 @@ when a state is *read*; a state into which they were baked could not be merged.
 """
 
 from streambn.policies.batch_ema import BatchEMA, BatchState
-from streambn.policies.ema import EMA, EMAState
-from streambn.policies.protocol import ByRow, Policy, RowPolicy
+from streambn.policies.ema import EMA
+from streambn.policies.protocol import (
+    ByRow,
+    EventTime,
+    Extras,
+    Policy,
+    RowPolicy,
+    event_time_of,
+    takes_weights,
+)
+from streambn.policies.recursive import RecursiveState
+from streambn.policies.timed import TimedState
 from streambn.policies.welford import Welford
 
 __all__ = [
@@ -19,8 +29,13 @@ __all__ = [
     "BatchEMA",
     "BatchState",
     "ByRow",
-    "EMAState",
+    "EventTime",
+    "Extras",
     "Policy",
+    "RecursiveState",
     "RowPolicy",
+    "TimedState",
     "Welford",
+    "event_time_of",
+    "takes_weights",
 ]

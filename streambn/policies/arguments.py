@@ -46,5 +46,6 @@ def shown_arguments(instance: Any) -> list[str]:
     return [
         f"{f.name}={value!r}"
         for f in fields(instance)
+        if f.repr
         if (value := getattr(instance, f.name)) != f.default
     ]

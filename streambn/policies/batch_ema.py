@@ -13,7 +13,7 @@ import numpy as np
 from streambn.errors import InvalidValueError, MergeError
 from streambn.kernels import Columns
 from streambn.kernels import doubledouble as dd
-from streambn.kernels.interface import Ints
+from streambn.kernels.interface import Floats, Ints
 from streambn.moments import Moments, Reading, spread
 from streambn.policies.arguments import Domain, is_number, number, shown_arguments
 
@@ -23,8 +23,6 @@ _DOMAINS: Final[dict[str, Domain]] = {
     "momentum": Domain("in (0, 1], or None for the cumulative average", lambda v: 0 < v <= 1),
     "decay": Domain("in [0, 1)", lambda v: 0 <= v < 1),
 }
-# What a mean lane keeps of the values in its blocks.
-_BOOKS = ("count", "nulls", "nans", "pos_infs", "neg_infs", "min", "max")
 
 
 class _Unset(Enum):
@@ -200,7 +198,7 @@ class BatchEMA:
         mean = Moments.single(
             (block.mean_hi, block.mean_lo), block.exponent, decay, block.count > 0
         )
-        books = {name: getattr(block, name) for name in _BOOKS}
+        books = {name: getattr(block, name) for name in Moments.BOOKS}
         mean = Moments.sealed(mean.replace(**books))
         divisor = block.weight - self.ddof
         present = divisor > 0
@@ -269,6 +267,24 @@ class BatchEMA:
     def tally(self, state: BatchState) -> Moments:
         """See `Policy.tally`; the rows of an open block are in it."""
         return state.means.merge(state.open) if state.open_rows else state.means
+
+    def extras(self, state: BatchState, at: dd.Pair | None) -> dict[str, Floats]:
+        """See `Extras.extras`: the variance of all values, the drift between blocks included.
+
+        ``total_var`` is E[v] + Var[b]: the running variance within blocks and the population
+        variance of the blocks' means, under the same weights; an initial mean is one of them.
+        """
+        del at
+        within = self.read(state, 0).var
+        means = state.means
+        with np.errstate(all="ignore"):
+            between = means.reading(0).var
+            if self.initial is not None and self._old_weight != 1:
+                # Two groups: the blocks, of weight 1 − P, and the initial mean, of weight P.
+                share = self._new_weight * means.weight
+                apart = means.mean - self.initial[0]
+                between = share * (between + means.decay * apart * apart)
+        return {"total_var": within + between}
 
     def take(self, state: BatchState, lanes: Sequence[int]) -> BatchState:
         """See `Policy.take`."""

@@ -1,83 +1,107 @@
-"""Every row discounts those before it."""
+"""Exponentially weighted mean and variance, by row or by event time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streambn.errors import InvalidValueError
 from streambn.kernels import Columns
-from streambn.kernels.interface import Floats
-from streambn.moments import Moments, Reading, spread
-from streambn.policies.arguments import Domain, check_flag, number, shown_arguments
-from streambn.policies.protocol import ByRow
+from streambn.kernels.doubledouble import Pair
+from streambn.kernels.interface import Floats, Ints
+from streambn.moments import Moments, Reading
+from streambn.policies.arguments import Domain, check_flag, is_number, number, shown_arguments
+from streambn.policies.durations import DURATIONS, nanoseconds, shown_duration
+from streambn.policies.protocol import ByRow, EventTime
+from streambn.policies.recursive import RecursiveEMA, RecursiveState
+from streambn.policies.timed import TimedEMA, TimedState
 
-__all__ = ["EMA", "EMAState"]
+__all__ = ["EMA"]
 
 _DOMAINS: Final[dict[str, Domain]] = {
     "alpha": Domain("in (0, 1]", lambda v: 0 < v <= 1),
-    "halflife": Domain("of rows > 0", lambda v: 0 < v < math.inf),
+    "halflife": Domain("> 0, of rows", lambda v: 0 < v < math.inf),
     "span": Domain(">= 1", lambda v: 1 <= v < math.inf),
     "com": Domain(">= 0", lambda v: 0 <= v < math.inf),
 }
+_RATES: Final = tuple(_DOMAINS)
 
 
-class EMAState(NamedTuple):
-    """State of an `EMA`.
+class _AdjustedEMA(NamedTuple):
+    """Row i of n weighs λ**(n−1−i). Its state is a `Moments`."""
 
-    Attributes
-    ----------
-    moments : Moments
-        Of all rows, each discounted by λ for every row after it.
-    first : Moments or None
-        Of the first value alone, discounted likewise: the prior of ``adjust=False``.
-    """
+    decay: float
+    ignore_na: bool
 
-    moments: Moments
-    first: Moments | None
+    def init(self, lanes: int) -> Moments:
+        return Moments.empty(lanes)
+
+    def update(self, state: Moments, columns: Columns) -> Moments:
+        return state.extend(columns, self.decay, self.ignore_na)
+
+    def merge(self, older: Moments, newer: Moments) -> Moments:
+        return older.merge(newer)
+
+    def take(self, state: Moments, lanes: Sequence[int]) -> Moments:
+        return state.take(lanes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EMA:
-    """Exponentially weighted mean and variance: every row discounts those before it.
+    """Exponentially weighted mean and variance: what is new discounts what is old.
 
-    The row i of n has the weight λ**(n−1−i), λ = 1 − α. Give exactly one of:
+    By row, row i of n has the weight λ**(n−1−i), λ = 1 − α; by event time, a row has the
+    weight 2**(−age/halflife). Give exactly one of the first four:
 
     Parameters
     ----------
     alpha : float
         The weight of the new, in (0, 1].
-    halflife : float
-        Rows after which a weight has halved, > 0: λ = 2**(−1/halflife).
+    halflife : float, str, datetime.timedelta or numpy.timedelta64
+        After which a weight has halved, > 0. Without `time` so many rows: λ = 2**(−1/halflife).
+        With it a duration, such as ``"7d"``, ``"1h30min"`` or ISO 8601's ``"P7D"``; or, if the
+        times are numbers, a number of the same unit.
     span : float
         α = 2/(span + 1), span >= 1.
     com : float
         Centre of mass: α = 1/(1 + com), com >= 0.
     adjust : bool
         True: the weights as they are, divided by their sum. False: the recursion
-        y = λ·y + α·x that starts at the first value x₀; that is a prior at x₀ with the
-        extra weight (1/α − 1)·λ**(rows since), applied at read.
+        y = λ·y + α·x that starts at the first value x₀; that is a prior at x₀ of the
+        weight λ**(rows since)/α, applied at read. By row only.
     ignore_na : bool
-        False: a missing value ages the others as any row does. True: it does not.
+        False: a missing value ages the others as any row does. True: it does not. By row only.
+    time : str, optional
+        The column of event times: timestamps, dates, or plain numbers. It is not normalized,
+        unless ``columns=`` names it.
+    null_time : {"raise", "skip"}
+        What a row without a time does: it is an error, or leaves no trace.
 
     Raises
     ------
     InvalidValueError
-        None or several of the four are given, or one is outside its domain.
+        None or several of the four are given, one is outside its domain, or a duration is given
+        without `time`.
 
     Notes
     -----
     The definitions are those of pandas' ``ewm``; the variance for ``ddof=1`` is
-    S·W/(2C), its ``bias=False``, without the cancellation of W² − Σw². One case
-    differs: with ``adjust=False`` and ``ignore_na=False``, pandas normalizes the
-    weights anew after each gap, which no weighting by position does.
+    S·W/(2C), its ``bias=False``, without the cancellation of W² − Σw². A recursion with
+    ``ignore_na=False`` weighs anew after a gap of g rows: y = (λ**g·y + α·x)/(λ**g + α).
 
-    Merging takes (older, newer) in the order of the stream.
+    By row, merging takes (older, newer) in the order of the stream. By event time, rows and
+    merges may come in any order, with the same result up to rounding (1e-12).
+
+    By event time mean and variance do not depend on when they are read: all weights fade alike.
+    Their sum does. It is read as of the time of the newest row, "now", or as of the time given to
+    ``stats(at=...)``. A column keeps its statistics however long nothing new comes for it; beside
+    newer values, one that is more than a thousand half-lives older weighs nothing in float64:
+    it is counted still, and no longer in mean and variance.
 
     Examples
     --------
@@ -86,142 +110,208 @@ class EMA:
     >>> norm = sbn.Normalizer(sbn.EMA(alpha=0.5)).update(pa.table({"x": [1.0, 2.0, 6.0]}))
     >>> norm.stats()["mean"].to_pylist()  # (0.25*1 + 0.5*2 + 1*6) / 1.75
     [4.142857142857143]
+
+    >>> from datetime import date
+    >>> days = pa.table({"x": [6.0, 1.0], "day": [date(2026, 3, 9), date(2026, 3, 2)]})
+    >>> weekly = sbn.Normalizer(sbn.EMA(halflife="7d", time="day")).update(days)
+    >>> weekly.stats()["mean"].to_pylist()  # (6 + 0.5*1) / 1.5
+    [4.333333333333333]
     """
 
     alpha: float | None = None
-    halflife: float | None = None
+    halflife: float | str | timedelta | np.timedelta64 | None = None
     span: float | None = None
     com: float | None = None
     adjust: bool = True
     ignore_na: bool = False
-    commutative: ClassVar[bool] = False
+    time: str | None = None
+    null_time: Literal["raise", "skip"] = "raise"
+    # What does the work; made of the above.
+    _scheme: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        given = {n: v for n, v in self._rates().items() if v is not None}
+        given = {n: v for n in _RATES if (v := getattr(self, n)) is not None}
         if len(given) != 1:
             got = ", ".join(f"{n}={v!r}" for n, v in given.items()) or "none of them"
             raise InvalidValueError(
                 f"EMA takes exactly one of alpha=, halflife=, span=, com=; got {got}. "
-                "For example EMA(halflife=10_000)."
+                'For example EMA(halflife=10_000), or EMA(halflife="7d", time="t").'
             )
         [(name, value)] = given.items()
-        object.__setattr__(self, name, number("EMA", name, value, *_DOMAINS[name]))
         for flag in ("adjust", "ignore_na"):
             check_flag("EMA", flag, getattr(self, flag))
+        if self.null_time not in ("raise", "skip"):
+            raise InvalidValueError(
+                f"EMA: null_time must be 'raise' or 'skip', got {self.null_time!r}."
+            )
+        if self.time is not None:
+            self._check_by_time(name)
+            scheme: Any = TimedEMA(self._set_length(value))
+        else:
+            self._set_rate(name, value)
+            decay = self._decay
+            scheme = _AdjustedEMA(decay, self.ignore_na)
+            if not self.adjust:
+                scheme = RecursiveEMA(decay, self._alpha, self.ignore_na)
+        object.__setattr__(self, "_scheme", scheme)
 
-    def _rates(self) -> dict[str, float | None]:
-        return {name: getattr(self, name) for name in ("alpha", "halflife", "span", "com")}
+    def _check_by_time(self, name: str) -> None:
+        if not isinstance(self.time, str) or not self.time:
+            raise InvalidValueError(f"EMA: time must be the name of a column, got {self.time!r}.")
+        if name != "halflife":
+            raise InvalidValueError(
+                f"EMA: {name}= counts rows, and with time={self.time!r} there are none to count. "
+                'Give the half-life, for example halflife="7d".'
+            )
+        for flag, usual in (("adjust", True), ("ignore_na", False)):
+            if getattr(self, flag) != usual:
+                raise InvalidValueError(
+                    f"EMA: {flag}={not usual} is for an EMA by row; by event time a value weighs "
+                    f"what its age says. Leave {flag} out, or leave out time."
+                )
+
+    def _set_length(self, value: object) -> float:
+        """Set the half-life by event time, and return its length."""
+        length = nanoseconds(value)
+        if length is None:
+            if not is_number(value):
+                raise InvalidValueError(
+                    f"EMA: halflife must be a duration {DURATIONS}, or a number if the times are "
+                    f"numbers; got {value!r}. A month or a year has no fixed length: say days."
+                )
+            halflife = number("EMA", "halflife", value, "> 0", _DOMAINS["halflife"].holds)
+            object.__setattr__(self, "halflife", halflife)
+            return float(halflife)
+        if length <= 0:
+            raise InvalidValueError(f"EMA: halflife must be longer than 0, got {value!r}.")
+        # One spelling for equal lengths: so policies compare, print and save alike.
+        object.__setattr__(self, "halflife", shown_duration(length))
+        return float(length)
+
+    def _set_rate(self, name: str, value: object) -> None:
+        if name == "halflife" and nanoseconds(value) is not None:
+            raise InvalidValueError(
+                f"EMA: halflife={value!r} is a duration, which needs time=, the name of the column "
+                f"of event times: EMA(halflife={value!r}, time=...). To count rows give a "
+                "number, such as halflife=10_000."
+            )
+        object.__setattr__(self, name, number("EMA", name, value, *_DOMAINS[name]))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(shown_arguments(self))})"
 
+    # -------------------------------------------------------------------- by row
+
     @property
-    def decay(self) -> float:
-        """λ, the factor by which a row discounts those before it."""
+    def decay(self) -> float | None:
+        """λ, the factor by which a row discounts those before it; None by event time."""
+        return None if self.time is not None else self._decay
+
+    @property
+    def _decay(self) -> float:
         if self.alpha is not None:
             return 1.0 - self.alpha
         if self.halflife is not None:
-            return math.exp(-math.log(2.0) / self.halflife)
+            return math.exp(-math.log(2.0) / cast(float, self.halflife))
         if self.span is not None:
             return (self.span - 1.0) / (self.span + 1.0)
         assert self.com is not None
         return self.com / (1.0 + self.com)
 
     @property
-    def _new_weight(self) -> float:
+    def _alpha(self) -> float:
         """α, without the cancellation in 1 − λ."""
         if self.alpha is not None:
             return self.alpha
         if self.halflife is not None:
-            return -math.expm1(-math.log(2.0) / self.halflife)
+            return -math.expm1(-math.log(2.0) / cast(float, self.halflife))
         return 2.0 / (self.span + 1.0) if self.span is not None else 1.0 / (1.0 + (self.com or 0.0))
 
     @property
-    def _prior(self) -> float:
-        """The extra weight of the first value under ``adjust=False``: 1/α − 1."""
-        return self.decay / self._new_weight
+    def by_row(self) -> ByRow | None:
+        """See `RowPolicy.by_row`; None by event time."""
+        if self.time is not None:
+            return None
+        return ByRow(self._decay, self.ignore_na, 0.0 if self.adjust else 1.0 / self._alpha)
 
-    def init(self, lanes: int) -> EMAState:
-        """See `Policy.init`."""
-        return EMAState(Moments.empty(lanes), None if self.adjust else Moments.empty(lanes))
+    def of_moments(self, moments: Moments, first: Moments | None, gaps: Ints | None) -> Any:
+        """See `RowPolicy.of_moments`."""
+        if first is None or gaps is None:
+            return moments
+        return RecursiveState(moments, first, gaps * (not self.ignore_na))
 
-    def update(self, state: EMAState, columns: Columns) -> EMAState:
-        """See `Policy.update`."""
-        if state.first is None:
-            return EMAState(state.moments.extend(columns, self.decay, self.ignore_na), None)
-        block = Moments.of(columns, self.decay, self.ignore_na)
-        first = self._first(columns, (state.first.count == 0) & (block.count > 0))
-        return self.merge(state, EMAState(block, first))
+    def moments_of(self, state: Any) -> tuple[Moments, Moments | None, Ints | None]:
+        """See `RowPolicy.moments_of`."""
+        return (state, None, None) if isinstance(state, Moments) else tuple(state)
 
-    def merge(self, older: EMAState, newer: EMAState) -> EMAState:
-        """See `Policy.merge`. Not commutative: `newer` follows `older`."""
-        moments = older.moments.merge(newer.moments)
-        if older.first is None or newer.first is None:
-            return EMAState(moments, None)
-        fade = _fade(older.moments, newer.moments, moments)
-        return EMAState(moments, _earlier(older.first, newer.first, fade))
-
-    def _first(self, columns: Columns, wanted: NDArray[np.bool_]) -> Moments:
-        """Find the first value of each wanted lane, by halving the batch."""
-        rows = columns.rows
-        lanes = len(wanted)
-        if rows == 0 or not wanted.any():
-            return Moments.empty(lanes)
-        whole = Moments.of(columns, self.decay, self.ignore_na)
-        wanted = wanted & (whole.count > 0)
-        if rows == 1 or not wanted.any():
-            return _only(whole, wanted)
-        half = rows // 2
-        ahead, behind = columns.slice(0, half), columns.slice(half, rows - half)
-        left = self._first(ahead, wanted)
-        right = self._first(behind, wanted & (left.count == 0))
-        older, newer = (Moments.of(c, self.decay, self.ignore_na) for c in (ahead, behind))
-        return _earlier(left, right, _fade(older, newer, older.merge(newer)))
-
-    def read(self, state: EMAState, ddof: int) -> Reading:
-        """See `Policy.read`: S/W, or with ``ddof=1`` S·W/(2C)."""
-        m = state.moments
-        if state.first is not None:
-            # The prior and the first value are one observation: not a pair.
-            extra = self._prior * state.first.weight
-            pairs = m.pairs + extra * (m.weight - state.first.weight)
-            # `extra` is aged already: the rows that follow must not discount it again.
-            prior = state.first.replace(weight=extra)
-            m = prior.merge(m.replace(decay=np.ones_like(extra))).replace(pairs=pairs)
-        squares = (m.m2_hi, m.m2_lo)
-        with np.errstate(all="ignore"):
-            divisor = m.weight if ddof == 0 else np.where(m.pairs > 0, 2 * m.pairs / m.weight, 0.0)
-        var, std = spread(squares, divisor, m.exponent)
-        return Reading(*m.mean_pair, var, std, state.moments.count > 0)
-
-    def tally(self, state: EMAState) -> Moments:
-        """See `Policy.tally`."""
-        return state.moments
-
-    def take(self, state: EMAState, lanes: Sequence[int]) -> EMAState:
-        """See `Policy.take`."""
-        return EMAState(
-            state.moments.take(lanes), None if state.first is None else state.first.take(lanes)
-        )
+    # ------------------------------------------------------------- what it asks for
 
     @property
-    def by_row(self) -> ByRow:
-        """See `RowPolicy.by_row`."""
-        return ByRow(self.decay, self.ignore_na, 0.0 if self.adjust else self._prior)
+    def commutative(self) -> bool:
+        """See `Policy.commutative`: by event time."""
+        return self.time is not None
 
-    def of_moments(self, moments: Moments, first: Moments | None) -> EMAState:
-        """See `RowPolicy.of_moments`."""
-        if first is None and not self.adjust:  # α = 1, whose first value weighs nothing more
-            first = Moments.empty(len(moments.count))
-        return EMAState(moments, first)
+    @property
+    def takes_weights(self) -> bool:
+        """Whether sample weights mean something: not in a recursion, which has its own."""
+        return self.adjust
 
-    def moments_of(self, state: EMAState) -> tuple[Moments, Moments | None]:
-        """See `RowPolicy.moments_of`."""
-        return state.moments, state.first if self.by_row.prior else None
+    @property
+    def event_time(self) -> EventTime | None:
+        """The column of event times; None by row."""
+        if self.time is None:
+            return None
+        numeric = not isinstance(self.halflife, str)
+        return EventTime(self.time, f"halflife={self.halflife!r}", numeric, self.null_time)
+
+    # ---------------------------------------------------------------- the policy
+
+    def init(self, lanes: int) -> Any:
+        """See `Policy.init`: a `Moments`, a `RecursiveState` or a `TimedState`."""
+        return self._scheme.init(lanes)
+
+    def update(self, state: Any, columns: Columns) -> Any:
+        """See `Policy.update`."""
+        return self._scheme.update(state, columns)
+
+    def merge(self, older: Any, newer: Any) -> Any:
+        """See `Policy.merge`. By row `newer` follows `older`; by event time it is commutative."""
+        return self._scheme.merge(older, newer)
+
+    def read(self, state: Any, ddof: int) -> Reading:
+        """See `Policy.read`: S/W, or with ``ddof=1`` S·W/(2C)."""
+        return self._weighed(state).reading(ddof)
+
+    def _weighed(self, state: Any) -> Moments:
+        if isinstance(state, RecursiveState):
+            whole: Moments = self._scheme.whole(state)
+            return whole
+        return self.tally(state)
+
+    def tally(self, state: Any) -> Moments:
+        """See `Policy.tally`."""
+        moments: Moments = state if isinstance(state, Moments) else state.moments
+        return moments
+
+    def take(self, state: Any, lanes: Sequence[int]) -> Any:
+        """See `Policy.take`."""
+        return self._scheme.take(state, lanes)
+
+    def extras(self, state: Any, at: Pair | None) -> dict[str, Floats]:
+        """See `Extras.extras`: Σw and the effective sample size."""
+        moments = self._weighed(state)
+        weight = moments.weight
+        if isinstance(state, TimedState):
+            weight = self._scheme.weight(state, at)
+        return {"weight": weight, "effective_count": moments.effective}
 
     def describe(self) -> str:
         """See `Policy.describe`."""
-        [(name, value)] = [(n, v) for n, v in self._rates().items() if v is not None]
+        if self.time is not None:
+            unit = "" if isinstance(self.halflife, str) else " of its unit"
+            skipped = ", rows without a time are skipped" if self.null_time == "skip" else ""
+            return f"EMA by event time in {self.time!r}: half-life {self.halflife}{unit}{skipped}"
+        [(name, value)] = [(n, v) for n in _RATES if (v := getattr(self, n)) is not None]
         words = {
             "alpha": f"each row weighs {value:g} of the mean",
             "halflife": f"half-life {value:,g} rows",
@@ -231,24 +321,3 @@ class EMA:
         start = "" if self.adjust else ", recursive from the first value (adjust=False)"
         missing = ", missing values do not age the rest (ignore_na=True)" if self.ignore_na else ""
         return f"EMA by row: {words}{start}{missing}"
-
-
-def _only(moments: Moments, lanes: NDArray[np.bool_]) -> Moments:
-    """Keep the lanes of which there is to be something; empty the others."""
-    empty = Moments.empty(len(lanes))
-    return Moments.sealed(Moments(np.where(lanes, moments.memory, empty.memory)))
-
-
-def _fade(older: Moments, newer: Moments, merged: Moments) -> Floats:
-    """Return the factor by which a merge aged the older side."""
-    kept = np.divide(
-        merged.weight, older.weight, out=np.ones_like(older.weight), where=older.weight > 0
-    )
-    return np.where(newer.weight == 0, kept, newer.decay)
-
-
-def _earlier(older: Moments, newer: Moments, fade: Floats) -> Moments:
-    """Return the first values of two segments joined, the older one aged by `fade`."""
-    aged = older.replace(weight=older.weight * fade, decay=older.decay * fade)
-    there = older.count > 0
-    return Moments.sealed(Moments(np.where(there, aged.memory, newer.memory)))

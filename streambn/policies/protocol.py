@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from streambn.kernels import Columns
+from streambn.kernels.doubledouble import Pair
+from streambn.kernels.interface import Floats, Ints
 from streambn.moments import Moments, Reading
 
-__all__ = ["ByRow", "Policy", "RowPolicy"]
+__all__ = ["ByRow", "EventTime", "Extras", "Policy", "RowPolicy", "event_time_of", "takes_weights"]
 
 
 class Policy(Protocol):
-    """What a normalizer asks of a policy. Every method is a pure function."""
+    """What a normalizer asks of a policy. Every method is a pure function.
+
+    Notes
+    -----
+    A policy may have more. With an attribute ``takes_weights`` that is true it heeds the
+    `weights` of the `Columns`; without, a normalizer with ``weights=`` refuses it. With an
+    `EventTime` as ``event_time`` it gets the `times` of the `Columns`. With a method
+    `Extras.extras` it has further statistics.
+    """
 
     @property
     def commutative(self) -> bool:
@@ -40,6 +50,51 @@ class Policy(Protocol):
         """Say in words what the policy does."""
 
 
+class EventTime(NamedTuple):
+    """The column by which a policy knows when a row happened.
+
+    Attributes
+    ----------
+    column : str
+    length : str
+        How long the policy's unit of time is, as the user gave it.
+    numeric : bool
+        Whether times are plain numbers; else timestamps or dates.
+    null : {"raise", "skip"}
+        What a row without a time does: it is an error, or leaves no trace.
+    """
+
+    column: str
+    length: str
+    numeric: bool
+    null: Literal["raise", "skip"]
+
+
+def event_time_of(policy: Policy) -> EventTime | None:
+    """Say by which column a policy knows when rows happened, if it asks for that."""
+    return getattr(policy, "event_time", None)
+
+
+def takes_weights(policy: Policy) -> bool:
+    """Say whether a policy heeds sample weights."""
+    return bool(getattr(policy, "takes_weights", False))
+
+
+class Extras(Policy, Protocol):
+    """A policy with statistics of its own beside mean and variance."""
+
+    def extras(self, state: Any, at: Pair | None) -> dict[str, Floats]:
+        """Return them by name, NaN where undefined.
+
+        Parameters
+        ----------
+        state : object
+        at : pair of ndarrays, or None
+            The time as of which to read, in the units of the states of a policy by event time;
+            None: that of the latest row.
+        """
+
+
 class ByRow(NamedTuple):
     """What one row does to the statistics, where that is the same for all rows.
 
@@ -50,7 +105,8 @@ class ByRow(NamedTuple):
     ignore_na : bool
         Whether a missing value discounts nothing.
     prior : float
-        Extra weight of the first value, discounted like it; 0: none.
+        What the first value weighs, where the later ones weigh 1 and all together always as
+        much, 1/α: the recursion of ``adjust=False``. 0: the first one is as any other.
     """
 
     decay: float
@@ -61,16 +117,16 @@ class ByRow(NamedTuple):
 class RowPolicy(Policy, Protocol):
     """A policy whose statistics can be kept value by value, outside it.
 
-    Its state is made of the moments of all values and, if that has a prior weight, those of
-    the first one alone.
+    Its state is made of the moments of all values or, where the first one has a weight of its
+    own, of what a `RecursiveState` holds.
     """
 
     @property
     def by_row(self) -> ByRow:
         """Say what a row does."""
 
-    def of_moments(self, moments: Moments, first: Moments | None) -> Any:
+    def of_moments(self, moments: Moments, first: Moments | None, gaps: Ints | None) -> Any:
         """Make a state."""
 
-    def moments_of(self, state: Any) -> tuple[Moments, Moments | None]:
+    def moments_of(self, state: Any) -> tuple[Moments, Moments | None, Ints | None]:
         """Take a state apart."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from streambn.kernels import Columns
-from streambn.moments import Moments, Reading, spread
+from streambn.kernels.interface import Ints
+from streambn.moments import Moments, Reading
 from streambn.policies.protocol import ByRow
 
 __all__ = ["Welford"]
@@ -30,6 +31,8 @@ class Welford:
     """
 
     commutative: ClassVar[bool] = True
+    takes_weights: ClassVar[bool] = True
+    by_row: ClassVar[ByRow] = ByRow(decay=1.0, ignore_na=False, prior=0.0)
 
     def init(self, lanes: int) -> Moments:
         """See `Policy.init`."""
@@ -44,10 +47,8 @@ class Welford:
         return older.merge(newer)
 
     def read(self, state: Moments, ddof: int) -> Reading:
-        """See `Policy.read`: S/(n − ddof)."""
-        squares = (state.m2_hi, state.m2_lo)
-        var, std = spread(squares, state.weight - ddof, state.exponent)
-        return Reading(*state.mean_pair, var, std, state.count > 0)
+        """See `Policy.read`: S/(n − ddof); with sample weights S/W or, with ddof, S·W/(2C)."""
+        return state.reading(ddof)
 
     def tally(self, state: Moments) -> Moments:
         """See `Policy.tally`."""
@@ -57,16 +58,14 @@ class Welford:
         """See `Policy.take`."""
         return state.take(lanes)
 
-    by_row: ClassVar[ByRow] = ByRow(decay=1.0, ignore_na=False, prior=0.0)
-
-    def of_moments(self, moments: Moments, first: Moments | None) -> Moments:
+    def of_moments(self, moments: Moments, first: Moments | None, gaps: Ints | None) -> Moments:
         """See `RowPolicy.of_moments`."""
-        del first
+        del first, gaps
         return moments
 
-    def moments_of(self, state: Moments) -> tuple[Moments, None]:
+    def moments_of(self, state: Moments) -> tuple[Moments, None, None]:
         """See `RowPolicy.moments_of`."""
-        return state, None
+        return state, None, None
 
     def describe(self) -> str:
         """See `Policy.describe`."""

@@ -39,7 +39,7 @@ def time_weights(
         now = np.array(latest, np.int64).view(np.uint64)
         age = (now - times.ticks.view(np.uint64)).astype(np.float64)
     else:
-        age = latest - times.ticks
+        age = np.subtract(latest, times.ticks, dtype=np.float64)
     aged: Floats = np.exp2(age * -halflives)
     aged[aged < _LEAST] = 0.0
     if weights is not None:

@@ -1,0 +1,158 @@
+"""Forgetting by the clock: a value weighs half as much a half-life later, wherever it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from streambn.errors import InvalidValueError
+from streambn.kernels import Columns, Times, time_weights
+from streambn.kernels import doubledouble as dd
+from streambn.kernels.interface import Floats
+from streambn.kernels.nesting import single_lanes
+from streambn.moments import Moments
+
+__all__ = ["TimedEMA", "TimedState", "instant"]
+
+# Less than this is nothing: a subnormal number has not got all digits.
+_LEAST = 2.0**-1000
+# A column whose values are so much lighter than the batch's newest row is weighed as of its own
+# newest value: there is room for a thousand half-lives behind that.
+_LIGHT = 2.0**-64
+
+
+class TimedState(NamedTuple):
+    """State of an `EMA` by event time.
+
+    Attributes
+    ----------
+    moments : Moments
+        Of each lane's values, weighed as of a time of its own; their decay is 1.
+    times : ndarray of float64, shape (2, L)
+        Those times as hi + lo, in nanoseconds since 1970 or in the user's numbers: not before the
+        lane's newest value; 0 where there is none.
+    latest : ndarray of float64, shape (2,)
+        The time of the newest row, likewise: "now". -inf while there is none.
+    """
+
+    moments: Moments
+    times: Floats
+    latest: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class TimedEMA:
+    """A value weighs 2**(−age/halflife).
+
+    Two segments are brought to the later one's time and joined as any others: the order of
+    values and of merges is without effect, up to rounding.
+    """
+
+    halflife: float  # nanoseconds, of which there are whole ones, or the user's numbers
+
+    def init(self, lanes: int) -> TimedState:
+        """See `Policy.init`."""
+        return TimedState(Moments.empty(lanes), np.zeros((2, lanes)), np.array([-np.inf, 0.0]))
+
+    def update(self, state: TimedState, columns: Columns) -> TimedState:
+        """See `Policy.update`."""
+        if columns.rows == 0:
+            return state
+        return self.merge(state, self._segment(columns))
+
+    def _segment(self, columns: Columns) -> TimedState:
+        """Return the state of one batch."""
+        times, given = _times_of(columns), columns.weights
+        latest = times.ticks.max()
+        weights = self._weights(times, latest, given)
+        moments = Moments.of(columns.weighed(weights))
+        now = instant(latest, times.tick)
+        reference = np.repeat(now[:, np.newaxis], len(moments.count), axis=1)
+        light = moments.weight < _LIGHT * (1.0 if given is None else given.max())
+        light &= moments.count > 0
+        if light.any():
+            memory = moments.memory.copy()
+            for lane, values, there in single_lanes(columns, np.flatnonzero(light)):
+                at = np.flatnonzero(there)
+                own = times.take(at)
+                newest = own.ticks.max()
+                weights = self._weights(own, newest, None if given is None else given[at])
+                alone = Moments.of(Columns.of(values.take(at)).weighed(weights))
+                books = {name: getattr(moments, name)[lane] for name in Moments.BOOKS}
+                memory[:, lane] = alone.replace(**books).memory[:, 0]
+                reference[:, lane] = instant(newest, times.tick)
+            moments = Moments.sealed(Moments(memory))
+        return TimedState(moments, reference * (moments.count > 0), now)
+
+    def _weights(self, times: Times, latest: float, given: Floats | None) -> Floats:
+        weights: Floats = time_weights(times, latest, (times.tick or 1) / self.halflife, given)
+        return weights
+
+    def merge(self, older: TimedState, newer: TimedState) -> TimedState:
+        """See `Policy.merge`. Commutative, up to rounding."""
+        a, b = older, newer
+        no_a, no_b = a.moments.weight == 0, b.moments.weight == 0
+        later = dd.add(_pair(b.times), (-a.times[0], -a.times[1]))[0]
+        late_a = (later < 0) & ~no_a & ~no_b
+        fade = np.where(no_a | no_b, 1.0, self._faded(np.abs(later)))
+        early, late = a.moments, b.moments
+        if late_a.any():
+            early, late = (
+                Moments(np.where(late_a, one.memory, other.memory))
+                for one, other in ((late, early), (early, late))
+            )
+        merged = early.merge(late.replace(decay=fade)).replace(decay=np.ones_like(fade))
+        times = np.where(no_b | late_a, a.times, b.times)
+        return TimedState(Moments.sealed(merged), times, max(a.latest, b.latest, key=tuple))
+
+    def _faded(self, age: Floats) -> Floats:
+        faded = np.exp2(-age / self.halflife)
+        return np.where(faded < _LEAST, 0.0, faded)
+
+    def weight(self, state: TimedState, at: dd.Pair | None) -> Floats:
+        """Return Σw as of a time; None: as of the newest row.
+
+        Raises
+        ------
+        InvalidValueError
+            The time lies before the newest row.
+        """
+        now = _pair(state.latest)
+        if at is not None:
+            ahead = float(dd.add((-now[0], -now[1]), at)[0])
+            if ahead < 0:
+                raise InvalidValueError(
+                    f"at lies {-ahead / self.halflife:g} half-lives before the newest row that was "
+                    "learned, which it would have to forget. Give a time not before that, or none."
+                )
+            now = at
+        seen = state.moments.weight > 0
+        with np.errstate(invalid="ignore"):
+            age = dd.add(_pair(state.times * -1.0), now)[0]
+        return np.where(seen, state.moments.weight * self._faded(np.where(seen, age, 0.0)), 0.0)
+
+    def take(self, state: TimedState, lanes: Sequence[int]) -> TimedState:
+        """See `Policy.take`."""
+        return state._replace(moments=state.moments.take(lanes), times=state.times[:, list(lanes)])
+
+
+def instant(ticks: np.number, tick: int | None) -> Floats:
+    """Return a time as hi + lo, exactly: in nanoseconds or, of plain numbers, as it is."""
+    if not isinstance(ticks, np.integer):
+        return np.array([float(ticks), 0.0])
+    whole = int(ticks) * (tick or 1)  # less than 2**107: two float64 hold it
+    high = float(whole)
+    return np.array([high, float(whole - int(high))])
+
+
+def _pair(times: Floats) -> dd.Pair:
+    return times[0], times[1]
+
+
+def _times_of(columns: Columns) -> Times:
+    if columns.times is None:
+        raise TypeError("an EMA by event time was given columns without times")
+    return columns.times
