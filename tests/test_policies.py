@@ -95,17 +95,17 @@ def weights_of(policy, values):
     """Exact weights of the values that are there, by the definition of the EMA."""
     # The decay is the float64 that the policy computes with.
     decay, n = Fraction(policy.decay), len(values)
-    weights, seen = [], 0
-    there = sum(v is not None for v in values)
-    for i, value in enumerate(values):
-        if value is None:
-            continue
-        seen += 1
-        age = there - seen if policy.ignore_na else n - 1 - i
-        weights.append(decay**age)
-    if not policy.adjust and weights:
-        weights[0] /= 1 - decay
-    return weights
+    at = [i for i, value in enumerate(values) if value is not None]
+    if policy.ignore_na:
+        at, n = list(range(len(at))), len(at)
+    if policy.adjust:
+        return [decay ** (n - 1 - i) for i in at]
+    # The recursion weighs the old and the new anew at each value.
+    weights = [Fraction(1)]
+    for gap in np.diff(at).tolist():
+        old, new = decay**gap, 1 - decay
+        weights = [w * old / (old + new) for w in weights] + [new / (old + new)]
+    return weights[: len(at)]
 
 
 @pytest.mark.parametrize("ignore_na", [False, True])
@@ -280,7 +280,7 @@ def test_a_block_without_values_does_not_age_the_others():
         (lambda: EMA(alpha=0), r"alpha must be a number in \(0, 1\], got 0"),
         (lambda: EMA(alpha=1.5), "got 1.5"),
         (lambda: EMA(halflife=0), "halflife must be a number of rows > 0, got 0"),
-        (lambda: EMA(halflife="7d"), "got '7d'"),
+        (lambda: EMA(halflife="7d"), "is a duration, which needs time="),
         (lambda: EMA(halflife=float("nan")), "got nan"),
         (lambda: EMA(span=0.5), "span must be a number >= 1"),
         (lambda: EMA(com=-1), "com must be a number >= 0"),

@@ -25,7 +25,7 @@ __all__ = ["EMA"]
 
 _DOMAINS: Final[dict[str, Domain]] = {
     "alpha": Domain("in (0, 1]", lambda v: 0 < v <= 1),
-    "halflife": Domain("> 0, of rows", lambda v: 0 < v < math.inf),
+    "halflife": Domain("of rows > 0", lambda v: 0 < v < math.inf),
     "span": Domain(">= 1", lambda v: 1 <= v < math.inf),
     "com": Domain(">= 0", lambda v: 0 <= v < math.inf),
 }

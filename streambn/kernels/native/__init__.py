@@ -23,7 +23,7 @@ from streambn.kernels import reference
 from streambn.kernels.interface import Columns, LaneArrays, LaneTransform, Mapped
 from streambn.kernels.native import _core
 from streambn.kernels.nesting import decoded
-from streambn.kernels.reference import empty_moments
+from streambn.kernels.reference import empty_moments, time_weights
 
 __all__ = [
     "RowLanes",
@@ -35,6 +35,7 @@ __all__ = [
     "normalize",
     "set_threads",
     "simd",
+    "time_weights",
 ]
 
 simd: str = _core.simd
@@ -53,6 +54,8 @@ def set_threads(count: int) -> None:
 
 def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> LaneArrays:
     """See `streambn.kernels.reference.block_moments`."""
+    if columns.weights is not None:
+        return reference.block_moments(columns, decay, ignore_na)
     if columns.layout.encoded:
         columns = decoded(columns)
     memory = np.empty((_FIELDS, columns.layout.lanes), np.int64)
@@ -64,6 +67,8 @@ def extend_moments(
     older: LaneArrays, columns: Columns, decay: float = 1.0, ignore_na: bool = False
 ) -> LaneArrays:
     """See `streambn.kernels.reference.extend_moments`."""
+    if columns.weights is not None:
+        return reference.extend_moments(older, columns, decay, ignore_na)
     if columns.layout.encoded:
         columns = decoded(columns)
     memory = np.empty((_FIELDS, columns.layout.lanes), np.int64)
