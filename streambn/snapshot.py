@@ -143,7 +143,8 @@ class _EMA(_Typed, tag="ema", tag_field="kind"):
     ignore_na: bool
     state: _EMAParts | None
     time: str | None = None
-    null_time: Literal["raise", "skip"] = "raise"
+    # Not "raise": what equals a default and is another object would be written.
+    null_time: Literal["skip"] | None = None
 
     @classmethod
     def of(cls, policy: EMA, state: Any) -> Self:
@@ -171,13 +172,14 @@ class _EMA(_Typed, tag="ema", tag_field="kind"):
             adjust=policy.adjust,
             ignore_na=policy.ignore_na,
             time=policy.time,
-            null_time=policy.null_time,
+            null_time="skip" if policy.null_time == "skip" else None,
             state=parts,
         )
 
     def policy(self) -> EMA:
-        names = ("alpha", "halflife", "span", "com", "adjust", "ignore_na", "time", "null_time")
-        return EMA(**{name: getattr(self, name) for name in names})
+        names = ("alpha", "halflife", "span", "com", "adjust", "ignore_na", "time")
+        given = {name: getattr(self, name) for name in names}
+        return EMA(**given, null_time=self.null_time or "raise")
 
     def restored(self, lanes: int) -> Any:
         parts = self.state

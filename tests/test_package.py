@@ -30,6 +30,7 @@ ROOMS = [
     "options",
     "replacing",
     "columns",
+    "weighing",
     "fitted",
     "snapshot",
     "streams",

@@ -14,6 +14,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ POLICIES: dict[str, Any] = {
     "ema halflife": sbn.EMA(halflife=4, ignore_na=True),
     "ema span": sbn.EMA(span=5, adjust=False),
     "ema com": sbn.EMA(com=2.5),
+    "ema time": sbn.EMA(halflife="7d", time="t"),
+    "ema time skip": sbn.EMA(halflife="90min", time="t", null_time="skip"),
     "batch-ema": sbn.BatchEMA(momentum=0.1),
     "batch-ema keras": sbn.BatchEMA(decay=0.75, ddof=0, initial=None),
     "batch-ema average": sbn.BatchEMA(momentum=None, initial=(3.0, 2.0)),
@@ -45,9 +48,11 @@ ANY = st.floats(allow_nan=True, allow_infinity=True) | st.none()
 
 
 def table(rows: list[tuple[Any, Any]]) -> pa.Table:
-    """Four lanes: x, pair[0], pair[1] and s.y."""
+    """Four lanes: x, pair[0], pair[1] and s.y; and event times, in no order."""
+    hours = [(7919 * i) % 1009 for i in range(len(rows))]
     return pa.table(
         {
+            "t": pa.array([datetime(1969, 12, 1) + timedelta(hours=h) for h in hours]),
             "x": pa.array([x for x, _ in rows], pa.float64()),
             "pair": pa.array([[x, y] for x, y in rows], pa.list_(pa.float64(), 2)),
             "s": pa.array([{"y": y} for _, y in rows], pa.struct([("y", pa.float64())])),
@@ -209,6 +214,81 @@ def test_whatever_ddof_is_accepted_can_be_saved_and_read(ddof: Any) -> None:
         assert same_state(restored(norm), norm)
 
 
+# ------------------------------------------------------------------------ what was before
+
+# Of x = 1.5, null, 4.0, 8.25 and n = 1, 2, 3, 10 with eps=1e-5, as version 1 wrote them.
+DATA = pa.table({"x": [1.5, None, 4.0, 8.25], "n": [1, 2, 3, 10]})
+HEAD = (
+    '{"format":"streambn statistics","version":1,"kind":"frozen","fingerprint":"%s",'
+    '"checksum":"%s","body":{"options":{"eps":0.00001,"ddof":0,"center":true,"scale":true,"affine":null,"clip":null,'
+    '"nan":"ignore","inf":"raise"},"columns":null,"leaves":[{"path":["x"],"size":null,"exact":false},'
+    '{"path":["n"],"size":null,"exact":true}],"policy":'
+)
+BOOKS = (
+    '"count":[3,4],"nulls":[1,0],"nans":[0,0],"pos_infs":[0,0],"neg_infs":[0,0],'
+    '"min":[1.5,1.0],"max":[8.25,10.0],'
+)
+VERSION_1 = {
+    "welford": HEAD
+    % (
+        "dc638de381ae2e542d961012091f52a913ad34e86e9ca4acacf21cb6936aa7bf",
+        "955af863e6d9c29a573281b1bb778b9fd0a8f1b05c4cb16d2f129de03824e06f",
+    )
+    + '{"kind":"welford","state":{'
+    + BOOKS
+    + '"weight":[3.0,4.0],"pairs":[3.0,6.0],"mean_hi":[4.583333333333333,4.0],"mean_lo":[2.'
+    + '9605947323337506e-16,0.0],"m2_hi":[23.291666666666668,50.0],"m2_lo":[-1.184237892933'
+    + '5e-15,0.0],"decay":[1.0,1.0],"exponent":[0,0]}}}}',
+    "ema": HEAD
+    % (
+        "e0819efbe4c69a5ad1df06d0958c491acb36cba0180651a716bb299582a61889",
+        "aa0badf45a2f453c1a05d8e191d3b469539e8097e0b64a3982cd0e6ea3d77e20",
+    )
+    + '{"kind":"ema","alpha":0.25,"halflife":null,"span":null,"com":null,"adjust":true,"ign'
+    + 'ore_na":false,"state":{"moments":{'
+    + BOOKS
+    + '"weight":[2.171875,2.734375],"pairs":[1.48828125,2.7099609375],"mean_hi":[5.47122302'
+    + '1582734,5.045714285714285],"mean_lo":[-1.7891363850074465e-16,3.4004545211376227e-16'
+    + '],"m2_hi":[15.998201438848922,39.806785714285716],"m2_lo":[-6.773159171813902e-16,-2'
+    + '.1519294283020175e-15],"decay":[0.31640625,0.31640625],"exponent":[0,0]},"first":nul'
+    + "l}}}}",
+    "recursion": HEAD
+    % (
+        "fbc79150646c1acad87742e223efc418c60cc82d11d25aa948e76f94f4d6ed5a",
+        "c006b92b442ea2e95ebf1a12dfeceb2a8d0517d126534e294aa469686fab35a5",
+    )
+    + '{"kind":"ema","alpha":0.25,"halflife":null,"span":null,"com":null,"adjust":false,"ig'
+    + 'nore_na":false,"state":{"moments":{'
+    + BOOKS
+    + '"weight":[2.171875,2.734375],"pairs":[1.48828125,2.7099609375],"mean_hi":[5.47122302'
+    + '1582734,5.045714285714285],"mean_lo":[-1.7891363850074465e-16,3.4004545211376227e-16'
+    + '],"m2_hi":[15.998201438848922,39.806785714285716],"m2_lo":[-6.773159171813902e-16,-2'
+    + '.1519294283020175e-15],"decay":[0.31640625,0.31640625],"exponent":[0,0]},"first":{"c'
+    + 'ount":[1,1],"nulls":[0,0],"nans":[0,0],"pos_infs":[0,0],"neg_infs":[0,0],"min":[1.5,'
+    + '1.0],"max":[1.5,1.0],"weight":[0.421875,0.421875],"pairs":[0.0,0.0],"mean_hi":[1.5,1'
+    + '.0],"mean_lo":[0.0,0.0],"m2_hi":[0.0,0.0],"m2_lo":[0.0,0.0],"decay":[0.31640625,0.31'
+    + '640625],"exponent":[0,0]}}}}}',
+}
+
+
+@pytest.mark.parametrize("name", ["welford", "ema"])
+def test_a_file_of_version_1_is_read(name: str) -> None:
+    policy = {"welford": sbn.Welford(), "ema": sbn.EMA(alpha=0.25)}[name]
+    saved = snapshot.decode(VERSION_1[name].encode())
+    old, new = sbn.FrozenNormalizer._of(saved.fitted), sbn.Normalizer(policy, eps=1e-5)
+    new.update(DATA)
+    # Σw², which version 1 had not, follows from what it had.
+    for column in new.stats().column_names[1:]:
+        expected = new.stats()[column].to_numpy()
+        np.testing.assert_allclose(old.stats()[column].to_numpy(), expected, rtol=1e-15)
+    assert old.thaw().update(DATA).stats()["count"].to_pylist() == [6, 8]
+
+
+def test_a_recursion_of_version_1_which_knew_no_gaps_says_so() -> None:
+    with pytest.raises(sbn.SnapshotError, match="adjust=False that kept no gaps"):
+        snapshot.decode(VERSION_1["recursion"].encode())
+
+
 # ------------------------------------------------------------------------- the contents
 
 
@@ -218,7 +298,7 @@ def test_a_file_is_json_and_holds_no_derived_value(policy: Any, tmp_path: Path) 
     example(policy, eps=0.5).freeze().save(path)
     document = json.loads(path.read_text(encoding="utf-8"))
     assert set(document) == {"format", "version", "kind", "fingerprint", "checksum", "body"}
-    assert (document["format"], document["version"]) == ("streambn statistics", 1)
+    assert (document["format"], document["version"]) == ("streambn statistics", snapshot.VERSION)
 
     def keys(part: Any) -> Iterator[str]:
         if isinstance(part, dict):
@@ -410,9 +490,10 @@ def test_a_huge_foreign_file_is_not_read(tmp_path: Path) -> None:
 def test_a_file_of_a_newer_version_says_so() -> None:
     document = json.loads(content())
     for extra in ({}, {"new": {"things": 1}}):
-        raw = signed({**document, **extra, "version": 2})
+        newer = snapshot.VERSION + 1
+        raw = signed({**document, **extra, "version": newer})
         with pytest.raises(
-            sbn.SnapshotError, match=r"version 2.*newer streambn.*Upgrade"
+            sbn.SnapshotError, match=rf"version {newer}.*newer streambn.*Upgrade"
         ) as caught:
             snapshot.decode(raw)
         assert DAMAGED not in str(caught.value)

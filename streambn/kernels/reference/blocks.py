@@ -53,7 +53,7 @@ def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False)
     moments = empty_moments(columns.layout.lanes)
     for source, lanes in group(opened(columns), BLOCK):
         moments.memory[:, lanes] = _source_moments(
-            source, Weighing(decay, ignore_na, columns.weights)
+            source, _Weighing(decay, ignore_na, columns.weights)
         ).memory
     return moments
 
@@ -65,7 +65,7 @@ def extend_moments(
     return merge_moments(older, block_moments(columns, decay, ignore_na))
 
 
-class Weighing(NamedTuple):
+class _Weighing(NamedTuple):
     """What a row weighs: the arguments of `block_moments`."""
 
     decay: float
@@ -77,7 +77,7 @@ class Weighing(NamedTuple):
         """Whether every row weighs 1."""
         return self.decay == 1 and self.weights is None
 
-    def some(self, start: int, stop: int) -> Weighing:
+    def some(self, start: int, stop: int) -> _Weighing:
         """Return that of some rows."""
         return self if self.weights is None else self._replace(weights=self.weights[start:stop])
 
@@ -105,7 +105,7 @@ class _Totals(NamedTuple):
     squares: Any
 
 
-def _source_moments(source: Source, weighing: Weighing) -> LaneArrays:
+def _source_moments(source: Source, weighing: _Weighing) -> LaneArrays:
     """Moments of a source: block by block, then a tree of merges over the blocks.
 
     The loop holds the five passes over the data and one look at the centre; whatever
@@ -203,7 +203,7 @@ def _careful_block(
     null: NDArray[np.bool_] | None,
     centre: Floats,
     rows: int,
-    weighing: Weighing,
+    weighing: _Weighing,
 ) -> LaneArrays:
     """Moments of any block: with nulls, NaN, infinities, and at the ends of the range."""
     lanes, n = x.shape
@@ -263,7 +263,7 @@ def _careful_block(
 
 
 def _careful_weights(
-    usable: NDArray[np.bool_], count: Ints, weighing: Weighing
+    usable: NDArray[np.bool_], count: Ints, weighing: _Weighing
 ) -> tuple[Floats, Floats, Floats]:
     """Weights of (L, n) values of which some are missing.
 
