@@ -147,6 +147,11 @@ class Moments(LaneArrays):
             return np.ldexp(self.m2_hi + self.m2_lo, 2 * self.exponent)
 
     @property
+    def missing(self) -> Ints:
+        """The counts of what is no finite value, shape (4, L)."""
+        return self.memory[1:5]
+
+    @property
     def effective(self) -> Floats:
         """Kish's effective sample size, W²/Q: how many equal weights say as much."""
         some = self.squares > 0

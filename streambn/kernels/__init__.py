@@ -19,6 +19,7 @@ from pathlib import Path
 
 from streambn.errors import InvalidValueError
 from streambn.kernels.interface import Columns, LaneArrays, LaneTransform, Layout, Place, Times
+from streambn.kernels.reference.recursion import recursion_step
 
 __all__ = [
     "Columns",
@@ -36,6 +37,8 @@ __all__ = [
     "extend_moments",
     "merge_moments",
     "normalize",
+    "recursion_step",
+    "recursion_weights",
     "set_threads",
     "time_weights",
 ]
@@ -70,6 +73,7 @@ if active == "native":
         extend_moments,
         merge_moments,
         normalize,
+        recursion_weights,
         time_weights,
     )
 else:
@@ -81,6 +85,7 @@ else:
         extend_moments,
         merge_moments,
         normalize,
+        recursion_weights,
         time_weights,
     )
 

@@ -25,6 +25,7 @@ __all__ = [
     "Layout",
     "Mapped",
     "Place",
+    "Recursion",
     "Times",
 ]
 
@@ -296,6 +297,26 @@ class LaneArrays:
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         return (getattr(self, name) for name in self.FIELDS)
+
+
+class Recursion(NamedTuple):
+    """What the values of one lane weigh in the recursion y = λ·y + α·x.
+
+    Attributes
+    ----------
+    weights : float64, shape (rows,)
+        Of all values but the first, as of the last; 0 elsewhere. One without a gap before it
+        would weigh 1 as of itself.
+    decay : float
+        P, by which they discount the first.
+    before, since : int
+        Rows without a value before the first one, or all; and behind the last.
+    """
+
+    weights: Floats
+    decay: float
+    before: int
+    since: int
 
 
 class LaneTransform(NamedTuple):

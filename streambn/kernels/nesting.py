@@ -66,10 +66,12 @@ def single_lanes(
             values = column.values
             if column.width > 1:
                 values = values.take(pa.array(np.arange(lane - before, len(values), column.width)))
+            if column.outer is not None:
+                import pyarrow.compute as pc  # noqa: PLC0415
+
+                values = pc.if_else(arrow_array(column.outer), values, None)
             there = unpack_validity(values, 0, len(values))
             there = np.ones(len(values), np.bool_) if there is None else there
-            if column.outer is not None:
-                there = there & column.outer
             if pa.types.is_floating(values.type):
                 there = there & np.isfinite(_floats(values))
             yield lane, values, there

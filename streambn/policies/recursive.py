@@ -9,16 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from streambn.kernels import Columns
+from streambn.kernels import Columns, recursion_step, recursion_weights
 from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.nesting import single_lanes
 from streambn.moments import Moments
 
 __all__ = ["RecursiveEMA", "RecursiveState"]
-
-_GAPS = 1024  # rows
-_TOGETHER = 8192
-_LEAST = 2.0**-1000
 
 
 class RecursiveState(NamedTuple):
@@ -65,8 +61,8 @@ class RecursiveEMA:
         rows = columns.rows
         if rows == 0:
             return state
-        going_on = state.first.count.all() and (self.ignore_na or not state.gaps[1].any())
-        if going_on:
+        # Where none was missing so far, none will be missing in most of the batches to come.
+        if state.first.count.all() and (self.ignore_na or not state.moments.missing.any()):
             block = Moments.of(columns, self.decay, self.ignore_na)
             if self.ignore_na or (block.count == rows).all():
                 return state._replace(moments=state.moments.merge(block))
@@ -88,36 +84,26 @@ class RecursiveEMA:
 
     def _step(self, gap: Ints) -> tuple[Floats, Floats]:
         """Return what a value weighs so many rows after the last, and by what it discounts."""
-        if self.ignore_na:
-            return np.ones(len(gap)), np.full(len(gap), self.decay)
-        # Most gaps are short, and a power takes longer than a look at a table.
-        ahead = np.minimum(gap, _GAPS)
-        faded = np.power(self.decay, np.arange(ahead.max(initial=0) + 1.0))[ahead]
-        faded = np.where(gap > _GAPS, np.power(self.decay, gap), faded)
-        weight = 1.0 / (faded + self.alpha)
-        direct = gap == 1  # where λ + α is 1, and rounding must not say otherwise
-        return np.where(direct, 1.0, weight), np.where(direct, self.decay, faded * weight)
+        return recursion_step(np.ones_like(gap) if self.ignore_na else gap, self.decay, self.alpha)
 
     def _segment(self, columns: Columns) -> RecursiveState:
         """Return the state of one batch."""
         books, rows = Moments.of(columns), columns.rows
-        lanes = len(books.count)
-        moments = Moments.of(columns.slice(1, rows - 1), self.decay).memory.copy()
-        first = Moments.of(columns.slice(0, 1)).memory.copy()
+        lanes, dense = len(books.count), books.count == rows
+        moments, first = (Moments.empty(lanes).memory.copy() for _ in range(2))
         gaps = np.zeros((2, lanes), np.int64)
-        for lane, values, there in single_lanes(columns, np.flatnonzero(books.count < rows)):
-            at = np.flatnonzero(there)
-            if len(at) == 0:
-                gaps[0, lane] = rows
-                moments[:, lane] = first[:, lane] = Moments.empty(1).memory[:, 0]
-                continue
-            gaps[:, lane] = at[0], rows - 1 - at[-1]
-            present = Columns.of(values.take(pa.array(at)))
-            weights, fades = self._step(np.diff(at))
-            behind = _products_behind(fades)
-            later = Moments.of(present.slice(1, len(at) - 1).weighed(weights * behind[1:]))
-            moments[:, lane] = later.replace(decay=behind[:1]).memory[:, 0]
-            first[:, lane] = Moments.of(present.slice(0, 1)).memory[:, 0]
+        if dense.any():
+            moments = Moments.of(columns.slice(1, rows - 1), self.decay).memory.copy()
+            first = Moments.of(columns.slice(0, 1)).memory.copy()
+        for lane, values, there in single_lanes(columns, np.flatnonzero(~dense)):
+            if self.ignore_na:
+                values = values.take(pa.array(np.flatnonzero(there)))  # noqa: PLW2901
+                there = np.ones(len(values), np.bool_)  # noqa: PLW2901
+            weights, decay, *gaps[:, lane] = recursion_weights(there, self.decay, self.alpha)
+            later = Moments.of(Columns.of(values).weighed(weights))
+            moments[:, lane] = later.replace(decay=np.array([decay])).memory[:, 0]
+            value = Columns.of(values.slice(gaps[0, lane], 1))
+            first[:, lane] = Moments.of(value).memory[:, 0]
         kept = {name: getattr(books, name) for name in Moments.BOOKS}
         return RecursiveState(
             Moments.sealed(Moments(moments).replace(**kept)),
@@ -143,18 +129,3 @@ def _weighed(first: Moments, weight: Floats) -> Moments:
     empty = Moments.empty(len(weight))
     books = {name: getattr(empty, name) for name in Moments.BOOKS}
     return first.replace(weight=weight, squares=weight * weight, **books)
-
-
-def _products_behind(fades: Floats) -> Floats:
-    """Return …, f₂·f₃, f₃, 1: by how much each value is discounted by those behind it."""
-    behind = np.zeros(len(fades) + 1)
-    behind[-1] = product = 1.0
-    # Some at a time and no further than there is something left: the smallest float64 times 0.7
-    # is itself, and takes a hundred times as long as any other.
-    stop = len(fades)
-    while stop > 0 and product >= _LEAST:
-        start = max(0, stop - _TOGETHER)
-        behind[start:stop] = product * np.cumprod(fades[start:stop][::-1])[::-1]
-        product, stop = float(behind[start]), start
-    behind[behind < _LEAST] = 0.0
-    return behind

@@ -18,9 +18,10 @@ import math
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from streambn.kernels import reference
-from streambn.kernels.interface import Columns, LaneArrays, LaneTransform, Mapped
+from streambn.kernels.interface import Columns, LaneArrays, LaneTransform, Mapped, Recursion
 from streambn.kernels.native import _core
 from streambn.kernels.nesting import decoded
 from streambn.kernels.reference import empty_moments, time_weights
@@ -33,6 +34,7 @@ __all__ = [
     "extend_moments",
     "merge_moments",
     "normalize",
+    "recursion_weights",
     "set_threads",
     "simd",
     "time_weights",
@@ -83,6 +85,12 @@ def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
     memory = np.empty(older.memory.shape, np.int64)
     _core.merge_moments(older.memory, newer.memory, memory)
     return LaneArrays(memory)
+
+
+def recursion_weights(there: NDArray[np.bool_], decay: float, alpha: float) -> Recursion:
+    """See `streambn.kernels.reference.recursion_weights`."""
+    weights = np.empty(len(there))
+    return Recursion(weights, *_core.recursion_weights(there, decay, alpha, weights))
 
 
 def normalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapped:

@@ -7,6 +7,7 @@ while they are passed over several times.
 
 from streambn.kernels.reference.blocks import block_moments, extend_moments
 from streambn.kernels.reference.merge import empty_moments, merge_moments
+from streambn.kernels.reference.recursion import recursion_step, recursion_weights
 from streambn.kernels.reference.rows import RowLanes
 from streambn.kernels.reference.times import time_weights
 from streambn.kernels.reference.transforms import denormalize, normalize
@@ -19,5 +20,7 @@ __all__ = [
     "extend_moments",
     "merge_moments",
     "normalize",
+    "recursion_step",
+    "recursion_weights",
     "time_weights",
 ]

@@ -323,4 +323,5 @@ NB_MODULE(_core, m) {
     m.def("merge_moments", &py_merge_moments);
     m.def("transform", &py_transform);
     bind_rows(m);
+    bind_recursion(m);
 }

@@ -49,5 +49,7 @@ inline void expect(size_t items, int64_t wanted, const char *what) {
 
 // Adds the class RowLanes; see rows.cpp.
 void bind_rows(nb::module_ &module);
+// Adds recursion_weights; see recursion.cpp.
+void bind_recursion(nb::module_ &module);
 
 }  // namespace streambn
