@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 import streambn as sbn
-from benchmarks.workloads import HALFLIFE, Data, Matrix
+from benchmarks.workloads import HALFLIFE, HALFLIFE_HOURS, TIME, WEIGHT, Data, Matrix
 
 Floats = NDArray[np.float64]
 Result = TypeVar("Result")
@@ -48,8 +48,9 @@ class Job(NamedTuple):
         What is timed.
     read : callable
         Makes of what `run` returned the numbers to compare: means and variances, shape
-        (2, columns), or the last batch's normalized values. Of rows learned and normalized
-        one by one: means, variances and the last row's normalized values.
+        (2, columns), or where there are none, means alone; or the last batch's normalized
+        values. Of rows learned and normalized one by one: means, variances and the last row's
+        normalized values.
     """
 
     run: Callable[[], Any]
@@ -96,9 +97,17 @@ def streambn_ema(data: Data) -> Job:
     return _streambn(data, sbn.EMA(halflife=HALFLIFE))
 
 
-def _streambn(data: Data, policy: sbn.Welford | sbn.EMA) -> Job:
+def streambn_ema_time(data: Data) -> Job:
+    return _streambn(data, sbn.EMA(halflife=f"{HALFLIFE_HOURS}h", time=TIME))
+
+
+def streambn_weights(data: Data) -> Job:
+    return _streambn(data, sbn.Welford(), weights=WEIGHT)
+
+
+def _streambn(data: Data, policy: sbn.Welford | sbn.EMA, weights: str | None = None) -> Job:
     def run() -> sbn.Normalizer:
-        norm = sbn.Normalizer(policy)
+        norm = sbn.Normalizer(policy, weights=weights)
         for batch in data.batches:
             norm.update(batch)
         return norm
@@ -160,6 +169,23 @@ def numpy_nulls(data: Data) -> Job:
 
 def _with_nan(data: Data) -> list[Matrix]:
     return [b.column(0).to_numpy(zero_copy_only=False).reshape(-1, 1) for b in data.batches]
+
+
+def numpy_weights(data: Data) -> Job:
+    def moments(pair: tuple[Matrix, Floats]) -> tuple[float, Matrix, Matrix]:
+        x, w = pair
+        mean, weight = np.average(x, axis=0, weights=w, returned=True)
+        return weight[0], mean, np.average((x - mean) ** 2, axis=0, weights=w)
+
+    def read(part: tuple[float, Matrix, Matrix]) -> Floats:
+        weight, mean, var = part
+        return np.stack([np.full(len(mean), weight), mean, var])
+
+    return _by_batch(list(zip(data.matrices, _weights(data), strict=True)), moments, read)
+
+
+def _weights(data: Data) -> list[Floats]:
+    return [batch[WEIGHT].to_numpy() for batch in data.batches]
 
 
 def numpy_transform(data: Data) -> Job:
@@ -230,6 +256,13 @@ def polars_ema(data: Data) -> Job:
     return Job(run, lambda pair: _column([series[-1] for series in pair]))
 
 
+def polars_ema_time(data: Data) -> Job:
+    """Take its own definition: a recursion, α being by the time since the row before."""
+    frame = pl.from_arrow(pa.Table.from_batches(data.batches))
+    by_time = pl.col("x0").ewm_mean_by(TIME, half_life=f"{HALFLIFE_HOURS}h")
+    return Job(lambda: frame.select(by_time), lambda out: np.array([[out.to_series()[-1]]]))
+
+
 def polars_transform(data: Data) -> Job:
     mean, std = _mean_and_std(data)
     return _each(
@@ -254,6 +287,18 @@ def duckdb_column(data: Data) -> Job:
 
 def sklearn_fit(data: Data) -> Job:
     return _sklearn(data.matrices)
+
+
+def sklearn_weights(data: Data) -> Job:
+    pairs = list(zip(_rowwise(data.matrices), _weights(data), strict=True))
+
+    def run() -> Any:
+        scaler = sklearn.StandardScaler()
+        for x, w in pairs:
+            scaler.partial_fit(x, sample_weight=w)
+        return scaler
+
+    return Job(run, lambda scaler: np.stack([scaler.mean_, scaler.var_]))
 
 
 def sklearn_nulls(data: Data) -> Job:
@@ -345,3 +390,14 @@ def pandas_ema(data: Data) -> Job:
         return window.mean(), window.var(bias=True)
 
     return Job(run, lambda pair: _column([series.iloc[-1] for series in pair]))
+
+
+def pandas_ema_time(data: Data) -> Job:
+    """Take the mean alone: by time there is no variance."""
+    column = pd.Series(np.concatenate(data.matrices)[:, 0], copy=False)
+    times = pd.Series(pa.Table.from_batches(data.batches)[TIME].to_numpy())
+
+    def run() -> Any:
+        return column.ewm(halflife=f"{HALFLIFE_HOURS}h", times=times).mean()
+
+    return Job(run, lambda series: np.array([[series.iloc[-1]]]))

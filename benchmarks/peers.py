@@ -79,6 +79,8 @@ PEERS = (
             "batches": jobs.streambn_fit,
             "lists": jobs.streambn_fit,
             "ema": jobs.streambn_ema,
+            "ema-time": jobs.streambn_ema_time,
+            "weights": jobs.streambn_weights,
             "transform": jobs.streambn_transform,
             **_inside(
                 hosts.river_adapter,
@@ -102,6 +104,7 @@ PEERS = (
             "nulls": jobs.numpy_nulls,
             "batches": jobs.numpy_fit,
             "lists": jobs.numpy_fit,
+            "weights": jobs.numpy_weights,
             "transform": jobs.numpy_transform,
         },
     ),
@@ -127,6 +130,7 @@ PEERS = (
             "nulls": jobs.polars_column,
             "batches": jobs.polars_batches,
             "ema": jobs.polars_ema,
+            "ema-time": jobs.polars_ema_time,
             "transform": jobs.polars_transform,
         },
     ),
@@ -147,6 +151,7 @@ PEERS = (
             "nulls": jobs.sklearn_nulls,
             "batches": jobs.sklearn_fit,
             "lists": jobs.sklearn_fit,
+            "weights": jobs.sklearn_weights,
             "partial-fit": hosts.sklearn_partial_fit,
             "transform": jobs.sklearn_transform,
         },
@@ -184,7 +189,7 @@ PEERS = (
         "pandas",
         jobs.pd,
         Accuracy(float64=1e-13, float32=1e-13, far=1e-07),
-        {"ema": jobs.pandas_ema},
+        {"ema": jobs.pandas_ema, "ema-time": jobs.pandas_ema_time},
     ),
 )
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.jobs import Job, streambn_fit
-from benchmarks.workloads import Data, Matrix
+from benchmarks.workloads import WEIGHT, Data, Matrix
 
 _POOL = ThreadPoolExecutor(2)
 
@@ -73,6 +73,15 @@ def streambn_without_nulls(data: Data) -> Job:
     return streambn_fit(_as_one_column(data))
 
 
+def streambn_without_forgetting(data: Data) -> Job:
+    return streambn_fit(data)
+
+
+def streambn_without_weights(data: Data) -> Job:
+    names = [name for name in data.batches[0].schema.names if name != WEIGHT]
+    return streambn_fit(data._replace(batches=tuple(b.select(names) for b in data.batches)))
+
+
 def streambn_on_one_column(data: Data) -> Job:
     return streambn_fit(_as_one_column(data))
 
@@ -92,5 +101,7 @@ REFERENCES: dict[str, Callable[[Data], Job]] = {
     "np.copyto into one array": np_copyto_array,
     "np.add.reduce of 10 values": np_add_reduce,
     "streambn without nulls": streambn_without_nulls,
+    "streambn without forgetting": streambn_without_forgetting,
+    "streambn without weights": streambn_without_weights,
     "streambn on one column": streambn_on_one_column,
 }

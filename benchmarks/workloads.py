@@ -8,7 +8,7 @@ again, by every peer alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +24,8 @@ Task = Literal[
     "batches",
     "lists",
     "ema",
+    "ema-time",
+    "weights",
     "transform",
     "rows",
     "rows-ema",
@@ -36,6 +38,8 @@ Unit = Literal["GB/s", "µs per batch", "µs per row"]
 MEAN, STD = 100.0, 15.0
 NULLS = 0.2
 HALFLIFE = 1_000  # of the EMA, in rows
+HALFLIFE_HOURS = 1  # of the EMA by event time, with a row a second or so
+TIME, WEIGHT = "t", "w"  # the columns that say something about the rows
 ALPHA = 0.01  # of the EMA of single rows: the weight of the new one
 
 MILLION = 1_000_000
@@ -55,7 +59,8 @@ class Data(NamedTuple):
     Attributes
     ----------
     batches : tuple of pyarrow.RecordBatch
-        What streambn and the peers that speak Arrow are given.
+        What streambn and the peers that speak Arrow are given. Columns that say something about
+        the rows stand behind the values.
     matrices : tuple of ndarray, shape (rows, columns)
         The same numbers for the others. Where there are nulls, it holds the values
         beneath them.
@@ -128,6 +133,26 @@ def normal_with_nulls(shape: Shape) -> Data:
         for batch in dense.batches
     ]
     return dense._replace(batches=tuple(batches))
+
+
+def normal_in_time(shape: Shape) -> Data:
+    """Make what `normal` makes, each row at a time of its own, in order, of microseconds."""
+    rng = np.random.default_rng(2)
+    steps = rng.exponential(1e6, (shape.batches, shape.rows)).cumsum().astype(np.int64)
+    times = steps.reshape(shape.batches, shape.rows).view("datetime64[us]")
+    return _beside(normal(shape), TIME, [pa.array(t) for t in times])
+
+
+def normal_with_weights(shape: Shape) -> Data:
+    """Make what `normal` makes, each row with a weight above 0."""
+    rng = np.random.default_rng(3)
+    weights = [pa.array(rng.uniform(0.5, 1.5, shape.rows)) for _ in range(shape.batches)]
+    return _beside(normal(shape), WEIGHT, weights)
+
+
+def _beside(data: Data, name: str, columns: Sequence[pa.Array]) -> Data:
+    pairs = zip(data.batches, columns, strict=True)
+    return data._replace(batches=tuple(b.append_column(name, column) for b, column in pairs))
 
 
 def repeated(shape: Shape) -> Data:
@@ -243,7 +268,23 @@ WORKLOADS = (
         embeddings,
         Shape(10_000, 768, 4),
     ),
-    Workload("ema", "fit float64, EMA by row", "ema", normal, _STREAM),
+    Workload(
+        "ema",
+        "fit float64, EMA by row",
+        "ema",
+        normal,
+        _STREAM,
+        beside=("streambn without forgetting",),
+    ),
+    Workload("ema-time", "fit float64, EMA by event time", "ema-time", normal_in_time, _STREAM),
+    Workload(
+        "weights",
+        "fit 64k rows × 16 columns with weights",
+        "weights",
+        normal_with_weights,
+        Shape(1 << 16, 16, 16),
+        beside=("streambn without weights",),
+    ),
     Workload(
         "transform",
         "transform float64, 64k rows",
