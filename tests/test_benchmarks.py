@@ -382,7 +382,7 @@ def test_a_bar_names_what_is_timed(bar):
 
 
 def test_a_bar_that_cannot_be_measured_is_missed():
-    found = bars.judged([measured("float32", {"np.max": [1.0], "streambn": [1.0]})])
+    found = bars.judged([measured("ema-time", {"np.max": [1.0], "streambn": [1.0]})])
     assert [(v.ratio, v.holds) for v in found] == [(None, False)]
     assert "not measured | MISSED" in report.verdict_table(found)
 

@@ -97,6 +97,14 @@ class BatchEMA:
     with a single value, under ``ddof=1``, has no variance: it moves the mean and leaves
     the variance alone (torch refuses such a block; a stream cannot choose its rows).
 
+    Of a batch-norm layer, ``update_transform(using="batch")`` is the training pass, and
+    ``freeze().transform``, of a single row too, the inference pass; the layer's eps, weight and
+    bias are the normalizer's `eps` and `affine`. torch's BatchNorm1d is ``momentum=0.1,
+    eps=1e-5``; Keras' BatchNormalization is ``decay=0.99, ddof=0, eps=1e-3``.
+
+    ``stats()`` has beside the running variance, which is that within blocks, ``total_var``: it
+    includes the drift from block to block, E[v] + Var[b].
+
     Merging takes (older, newer) in the order of the stream. With `batch_rows`, `older`
     must end at the edge of a block, or `newer` must fit into what its last block lacks;
     else the blocks of the two together would be other blocks.

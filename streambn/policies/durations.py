@@ -16,7 +16,7 @@ __all__ = ["DURATIONS", "nanoseconds", "shown_duration"]
 DURATIONS: Final = "such as '7d', '1h30min', '250ms', the ISO 8601 'P7D' or a timedelta"
 
 _DAY: Final = 86_400_000_000_000
-# The largest first: a length is shown in the first that divides it.
+# The largest first: a length is shown in the first of which it is a multiple.
 _UNITS: Final = {
     "d": _DAY,
     "h": _DAY // 24,
@@ -26,16 +26,17 @@ _UNITS: Final = {
     "us": 10**3,
     "ns": 1,
 }
-_ALIASES: Final = {
-    **dict.fromkeys(("w", "week", "weeks"), "w"),
-    **dict.fromkeys(("d", "D", "day", "days"), "d"),
-    **dict.fromkeys(("h", "H", "hr", "hour", "hours"), "h"),
-    **dict.fromkeys(("min", "m", "T", "minute", "minutes"), "min"),
-    **dict.fromkeys(("s", "S", "sec", "second", "seconds"), "s"),
-    **dict.fromkeys(("ms", "L", "milli", "millis", "millisecond", "milliseconds"), "ms"),
-    **dict.fromkeys(("us", "µs", "U", "micro", "micros", "microsecond", "microseconds"), "us"),
-    **dict.fromkeys(("ns", "N", "nano", "nanos", "nanosecond", "nanoseconds"), "ns"),
+_SPELLINGS: Final = {
+    7 * _DAY: "w week weeks",
+    _UNITS["d"]: "d D day days",
+    _UNITS["h"]: "h H hr hour hours",
+    _UNITS["min"]: "min m T minute minutes",
+    _UNITS["s"]: "s S sec second seconds",
+    _UNITS["ms"]: "ms L milli millis millisecond milliseconds",
+    _UNITS["us"]: "us µs U micro micros microsecond microseconds",
+    _UNITS["ns"]: "ns N nano nanos nanosecond nanoseconds",
 }
+_LENGTHS: Final = {word: size for size, words in _SPELLINGS.items() for word in words.split()}
 _PART: Final = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-zµ]+)\s*,?")
 _ISO_WEEKS: Final = re.compile(r"\s*P(\d+)W\s*$")
 _CLOCK: Final = re.compile(r"\s*(\d+):([0-5]\d):([0-5]\d(?:\.\d{1,9})?)\s*$")
@@ -81,12 +82,11 @@ def _from_words(text: str) -> int | None:
             total += (int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)) * 10**9
             return round(total)
         part = _PART.match(text, at)
-        unit = part and _ALIASES.get(part[2])
-        if not part or not unit:
+        if part is None or part[2] not in _LENGTHS:
             return None
-        total += Fraction(part[1]) * (7 * _DAY if unit == "w" else _UNITS[unit])
+        total += Fraction(part[1]) * _LENGTHS[part[2]]
         at = part.end()
-    return round(total) if total else 0 if text.strip() else None
+    return round(total) if at else None
 
 
 def shown_duration(length: int) -> str:
