@@ -66,11 +66,14 @@ def mapped(function, columns, lanes, dtypes):
     return Flat([getattr(array, "values", array) for array in batch.columns], nans, infs)
 
 
-def core_moments(producer, layout, decay, ignore_missing, threads, out):
+FIELDS = len(LaneArrays.FIELDS)
+
+
+def core_moments(producer, layout, decay, ignore_missing, threads, out, weights=None):
     """Call the compiled function itself; a layout may be no more than its bytes."""
     if isinstance(layout, bytes):
         layout = types.SimpleNamespace(packed=layout, schema=None)
-    _core.block_moments(producer, layout, decay, ignore_missing, threads, None, out)
+    _core.block_moments(producer, layout, decay, ignore_missing, weights, threads, None, out)
 
 
 FORMATS = {
@@ -279,7 +282,7 @@ def lanes_of(width, location=0.0, spread=1.0, low=0.0, affine=None, clip=None, k
 def call_core(producer, layout=LAYOUT.packed, lanes=4, columns=3):
     """Call both functions on a batch that they refuse; return what they raised."""
     raised = []
-    memory = np.full((15, lanes), 77)
+    memory = np.full((FIELDS, lanes), 77)
     for decay in (1.0, 0.5):
         with pytest.raises(Exception) as error:  # noqa: PT011 - looked at by the caller
             core_moments(producer, layout, decay, False, 1, memory)
@@ -519,7 +522,7 @@ WRONG = (ValueError, BufferError, TypeError)
 
 
 def test_an_array_of_moments_that_does_not_fit_is_an_error():
-    for name, out in bad_arrays((15, 4), np.int64):
+    for name, out in bad_arrays((FIELDS, 4), np.int64):
         with contextlib.suppress(*WRONG):
             core_moments(Producer(batch_node()), LAYOUT.packed, 1.0, False, 1, out)
             pytest.fail(f"an array {name} was taken")
@@ -527,12 +530,23 @@ def test_an_array_of_moments_that_does_not_fit_is_an_error():
             assert not out.any()
 
 
+def test_an_array_of_weights_that_does_not_fit_is_an_error():
+    for name, weights in bad_arrays((3,), np.float64):
+        if name == "read-only" or weights is None:
+            continue
+        out = np.zeros((FIELDS, 4), np.int64)
+        with contextlib.suppress(*WRONG):
+            core_moments(Producer(batch_node()), LAYOUT.packed, 1.0, False, 1, out, weights)
+            pytest.fail(f"an array {name} was taken")
+        assert not out.any()
+
+
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_arrays_of_moments_that_do_not_belong_together_cannot_be_merged(at):
-    for name, array in bad_arrays((15, 4), np.int64):
+    for name, array in bad_arrays((FIELDS, 4), np.int64):
         if name == "read-only" and at < 2:
             continue
-        arguments = [np.zeros((15, 4), np.int64) for _ in range(3)]
+        arguments = [np.zeros((FIELDS, 4), np.int64) for _ in range(3)]
         arguments[at] = array
         with contextlib.suppress(*WRONG):
             _core.merge_moments(*arguments)
@@ -574,7 +588,7 @@ def test_formats_that_are_not_one_float_type_a_column_are_an_error(formats):
 
 @pytest.mark.parametrize("decay", [-0.1, 1.1, np.nan, np.inf])
 def test_a_decay_that_is_none_is_an_error(decay):
-    memory = np.zeros((15, 4), np.int64)
+    memory = np.zeros((FIELDS, 4), np.int64)
     with pytest.raises(ValueError, match="decay"):
         core_moments(Producer(batch_node()), LAYOUT.packed, decay, False, 1, memory)
     assert not memory.any()
@@ -623,6 +637,8 @@ def assert_agree(got, expected, close=CLOSE):
     for name in (*COUNTS, "min", "max"):
         np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), name)
     np.testing.assert_allclose(got.weight, expected.weight, rtol=close, atol=0)
+    # As many roundings as a weight lasts; the square of one may be below the least float64.
+    np.testing.assert_allclose(got.squares, expected.squares, rtol=1e-12, atol=2.0**-1074)
     # The reference adds the pairs row by row, as many roundings as a weight lasts, and takes
     # each weight off the sum of all up to it.
     pairs = np.abs(got.pairs - expected.pairs)
@@ -812,13 +828,13 @@ def test_a_batch_without_columns_has_no_lanes(rows):
     for layout in (Layout([]), Layout([], encoded=True)):
         batch = Producer(node) if not layout.encoded else pa.record_batch({})
         got = native.block_moments(Columns(batch, layout))
-        assert got.memory.shape == (15, 0)
+        assert got.memory.shape == (FIELDS, 0)
         assert mapped(native.normalize, Columns(batch, layout), lanes_of(0), []).arrays == []
 
 
 def test_a_batch_none_of_whose_columns_is_bound_is_not_read():
     node = one_column(Node(b"nonsense", -3, [None]), length=3)
-    assert native.block_moments(Columns(Producer(node), Layout([]))).memory.shape == (15, 0)
+    assert native.block_moments(Columns(Producer(node), Layout([]))).memory.shape == (FIELDS, 0)
 
 
 def test_columns_of_the_null_type_are_nulls_wherever_they_stand():

@@ -21,10 +21,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn.kernels import reference
-from streambn.kernels.interface import Columns, LaneArrays, LaneTransform, Mapped, Recursion
+from streambn.kernels.interface import (
+    Columns,
+    Floats,
+    Ints,
+    LaneArrays,
+    LaneTransform,
+    Mapped,
+    Recursion,
+    Times,
+)
 from streambn.kernels.native import _core
 from streambn.kernels.nesting import decoded
-from streambn.kernels.reference import empty_moments, time_weights
+from streambn.kernels.reference import empty_moments
 
 __all__ = [
     "RowLanes",
@@ -56,26 +65,22 @@ def set_threads(count: int) -> None:
 
 def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> LaneArrays:
     """See `streambn.kernels.reference.block_moments`."""
-    if columns.weights is not None:
-        return reference.block_moments(columns, decay, ignore_na)
-    if columns.layout.encoded:
-        columns = decoded(columns)
-    memory = np.empty((_FIELDS, columns.layout.lanes), np.int64)
-    _core.block_moments(columns.batch, columns.layout, decay, ignore_na, _threads, None, memory)
-    return LaneArrays(memory)
+    return _moments(None, columns, decay, ignore_na)
 
 
 def extend_moments(
     older: LaneArrays, columns: Columns, decay: float = 1.0, ignore_na: bool = False
 ) -> LaneArrays:
     """See `streambn.kernels.reference.extend_moments`."""
-    if columns.weights is not None:
-        return reference.extend_moments(older, columns, decay, ignore_na)
+    return _moments(older.memory, columns, decay, ignore_na)
+
+
+def _moments(older: Ints | None, columns: Columns, decay: float, ignore_na: bool) -> LaneArrays:
     if columns.layout.encoded:
         columns = decoded(columns)
     memory = np.empty((_FIELDS, columns.layout.lanes), np.int64)
     _core.block_moments(
-        columns.batch, columns.layout, decay, ignore_na, _threads, older.memory, memory
+        columns.batch, columns.layout, decay, ignore_na, columns.weights, _threads, older, memory
     )
     return LaneArrays(memory)
 
@@ -87,10 +92,13 @@ def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
     return LaneArrays(memory)
 
 
-def recursion_weights(there: NDArray[np.bool_], decay: float, alpha: float) -> Recursion:
-    """See `streambn.kernels.reference.recursion_weights`."""
-    weights = np.empty(len(there))
-    return Recursion(weights, *_core.recursion_weights(there, decay, alpha, weights))
+def time_weights(
+    times: Times, latest: int | float, halflives: float, weights: Floats | None = None
+) -> Floats:
+    """See `streambn.kernels.reference.time_weights`."""
+    out: Floats = np.empty(len(times.ticks))
+    _core.time_weights(times.ticks, latest, halflives, weights, _threads, out)
+    return out
 
 
 def normalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapped:

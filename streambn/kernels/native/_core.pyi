@@ -9,6 +9,7 @@ def block_moments(
     layout: Any,
     decay: float,
     ignore_missing: bool,
+    weights: Any,
     threads: int,
     older: Any,
     out: Any,
@@ -16,6 +17,9 @@ def block_moments(
 ) -> None: ...
 def recursion_weights(there: Any, decay: float, alpha: float, out: Any, /) -> Any: ...
 def merge_moments(older: Any, newer: Any, out: Any, /) -> None: ...
+def time_weights(
+    ticks: Any, latest: int | float, halflives: float, weights: Any, threads: int, out: Any, /
+) -> None: ...
 def transform(
     batch: Any,
     layout: Any,

@@ -11,6 +11,21 @@ namespace streambn {
 namespace {
 
 constexpr int SAMPLE = 7;  // values looked at for a first centre
+// Rows that fade and end with so little weight end with rows that weigh nothing. Piece by piece
+// the weight stops falling; see merge.py.
+constexpr double FADED = 0x1p-300;
+
+// Of a piece of which `valid` rows of n are there, those with a bit.
+void weigh_piece(const Context &context, const double *weights, int64_t start, int n,
+                 const uint8_t *bits, int valid, ChunkSums &to) {
+    if (valid == n && !to.weighs) return;  // it may be that nothing is missing from the chunk
+    if (!to.weighs) to.totals = context.totals_before(start);
+    to.weighs = true;
+    if (valid == n)
+        to.totals.follow(context.piece_totals(start));
+    else if (valid > 0)
+        to.totals.follow(Totals(context.inner.weigh(weights, n, bits)));
+}
 
 }  // namespace
 
@@ -18,12 +33,6 @@ Pair collapsed(const double *hi, const double *lo) {
     // As a tree: each addition waits for the ones below it.
     const auto at = [&](int k) { return Pair{hi[k], lo[k]}; };
     return add(add(add(at(0), at(1)), add(at(2), at(3))), add(add(at(4), at(5)), add(at(6), at(7))));
-}
-
-int first_piece(const Context &context, int64_t rows) {
-    const int64_t odd = rows % PIECE;
-    if (!context.table || odd == 0) return static_cast<int>(std::min<int64_t>(rows, PIECE));
-    return static_cast<int>(odd);
 }
 
 void add_piece(const Context &context, const LaneReader &lane, const void *values, int64_t start,
@@ -35,17 +44,20 @@ void add_piece(const Context &context, const LaneReader &lane, const void *value
     if (lane.has_nulls()) {
         valid = lane.valid(start, n, bits);
         to.nulls += n - valid;
-        if (valid == 0 && !context.table) return;
     }
-    const double *weights = nullptr;
+    const double *weights = context.piece(start, n);
     double factor = 1;
     if (context.table) {
         if (valid < n) {
             to.outcome = Outcome::careful;
             return;
         }
-        weights = context.table->weights(n);
         factor = context.table->piece_factor(rows_behind / PIECE);
+    }
+    const bool weighs = context.weighted() && !context.table;
+    if (valid == 0) {
+        if (weighs) weigh_piece(context, weights, start, n, nullptr, 0, to);
+        return;
     }
     const SumPiece sum = context.exact ? context.inner.sum_exactly[type] : context.inner.sum[type];
     Verdict verdict =
@@ -59,6 +71,7 @@ void add_piece(const Context &context, const LaneReader &lane, const void *value
         verdict = valid == 0 ? Verdict::taken
                              : sum(values, n, bits.octets(), to.origin, weights, factor, &to.sums);
     }
+    if (weighs) weigh_piece(context, weights, start, n, bits.octets(), valid, to);
     to.used += valid;
     if (verdict != Verdict::taken) to.outcome = Outcome::careful;
 }
@@ -67,15 +80,15 @@ void sum_chunk(const Context &context, const LaneReader &lane, int64_t start, in
                ChunkSums &to) {
     alignas(64) uint8_t room[8 * PIECE];
     to.clear(lane.type());
-    int n = first_piece(context, stop - start);
+    int n = context.first_piece(stop - start);
     for (int64_t at = start; at < stop; at += n, n = PIECE) {
         n = static_cast<int>(std::min<int64_t>(n, stop - at));
         add_piece(context, lane, lane.values(at, n, room), at, n, stop - at - n, to);
     }
 }
 
-bool conclude(const Context &context, const LaneReader &lane, int64_t rows, const Units &units,
-              ChunkSums &sums, Moments &m) {
+bool conclude(const Context &context, const LaneReader &lane, int64_t start, int64_t stop,
+              const Units &units, ChunkSums &sums, Moments &m) {
     const bool wide = is_wide(lane.type()), is_unsigned = lane.type() == Type::uint64;
     m = Moments{};
     m.count = sums.used;
@@ -116,12 +129,18 @@ bool conclude(const Context &context, const LaneReader &lane, int64_t rows, cons
         return true;
     }
     m.exponent = largest == 0 ? ZERO_EXPONENT : 0;
-    if (context.table) {
-        const Weighed weighed = context.dense(rows);
-        m.weight = weighed.weight, m.pairs = weighed.pairs, m.decay = weighed.decay;
-    } else {
-        m.weight = static_cast<double>(m.count);
+    if (context.even()) {
+        m.weight = m.squares = static_cast<double>(m.count);
         m.pairs = m.weight * (m.weight - 1) / 2;
+    } else {
+        const Weighed weighed =
+            m.count == stop - start ? context.chunk(start, stop) : sums.totals.with(1);
+        if (context.table && context.weighted() && !(weighed.weight >= FADED)) {
+            sums.outcome = Outcome::careful;
+            return true;
+        }
+        m.weight = weighed.weight, m.pairs = weighed.pairs, m.squares = weighed.squares;
+        m.decay = weighed.decay;
     }
     if (low.hi == high.hi && low.lo == high.lo) {
         // A constant: whatever the centre was, the differences it left are rounding.
@@ -137,7 +156,9 @@ bool conclude(const Context &context, const LaneReader &lane, int64_t rows, cons
     const double by = first.hi / m.weight;
     if (wide) {
         // Amid the values, of which missing ones will be taken to be one; the sum may overflow.
-        const __int128 there = __int128{sums.origin.integer} + static_cast<__int128>(std::rint(by));
+        // No two of them are 2**65 apart; it is no number where the weights are none.
+        const double step = std::min(std::max(-0x1p65, std::rint(by)), 0x1p65);
+        const __int128 there = __int128{sums.origin.integer} + static_cast<__int128>(step);
         const auto origin =
             static_cast<int64_t>(std::min<__int128>(std::max<__int128>(there, lowest), highest));
         if (origin == sums.origin.integer) return finish();

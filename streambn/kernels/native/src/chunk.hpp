@@ -3,13 +3,11 @@
 
 #include <cstdint>
 #include <cstring>
-#include <memory>
 
-#include "decay.hpp"
+#include "context.hpp"
 #include "kernels.hpp"
 #include "lanes.hpp"
 #include "moments.hpp"
-#include "reduce.hpp"
 
 namespace streambn {
 
@@ -18,23 +16,6 @@ namespace streambn {
 // exact sum has 40 bits to spare.
 constexpr double EXCESS = 0.75, EXACT_REST = 0x1p-30;
 constexpr int CENTRINGS = 4;
-
-// What is the same for all lanes of a call.
-struct Context {
-    const Kernels &inner = kernels();
-    Weighing weighing;
-    bool exact;
-    std::shared_ptr<const DecayTable> table;  // null: all rows weigh 1
-    Weighed whole_chunk{}, last_chunk{};
-
-    Context(Weighing w, int64_t rows) : weighing(w), exact(w.decay == 1 && rows <= SHORT) {
-        if (w.decay == 1) return;
-        table = DecayTable::of(w.decay);
-        if (rows >= CHUNK) whole_chunk = table->dense(CHUNK);
-        last_chunk = table->dense(rows % CHUNK);
-    }
-    Weighed dense(int64_t rows) const { return rows == CHUNK ? whole_chunk : last_chunk; }
-};
 
 // How a chunk came out.
 enum class Outcome : uint8_t {
@@ -49,6 +30,10 @@ struct ChunkSums {
     int64_t used, nulls;
     NotFinite not_finite;
     Outcome outcome;
+    // From the first piece with missing rows on, where rows have weights and do not fade: what
+    // is there weighs.
+    bool weighs;
+    Totals totals;
 
     void clear(Type type) {
         std::memset(&sums, 0, sizeof sums);
@@ -61,6 +46,7 @@ struct ChunkSums {
         used = nulls = 0;
         not_finite = {0, 0, 0};
         outcome = Outcome::good;
+        weighs = false;
     }
 };
 
@@ -90,10 +76,6 @@ struct Units {
 // The sum of eight interleaved sums.
 Pair collapsed(const double *hi, const double *lo);
 
-// The bounds of the pieces of a chunk. Where rows fade, the first piece is the short one: the
-// others then have whole pieces behind them.
-int first_piece(const Context &context, int64_t rows);
-
 // Add one piece of a lane.
 void add_piece(const Context &context, const LaneReader &lane, const void *values, int64_t start,
                int n, int64_t rows_behind, ChunkSums &to);
@@ -103,8 +85,8 @@ void sum_chunk(const Context &context, const LaneReader &lane, int64_t start, in
                ChunkSums &to);
 
 // Mean and squares from a chunk's sums; false: they are to be summed around `to.origin` anew.
-bool conclude(const Context &context, const LaneReader &lane, int64_t rows, const Units &units,
-              ChunkSums &sums, Moments &m);
+bool conclude(const Context &context, const LaneReader &lane, int64_t start, int64_t stop,
+              const Units &units, ChunkSums &sums, Moments &m);
 
 // A value amid the first that there are: their median, or 0 if they lie on both sides of it.
 // A median, because one outlier in front must not set the centre of what comes behind.

@@ -9,36 +9,32 @@ namespace streambn {
 
 namespace {
 
-// A subnormal weight costs a hundred cycles and adds nothing.
-double flushed(double weight) { return weight < 0x1p-1022 ? 0.0 : weight; }
-
 constexpr size_t KEPT_TABLES = 8;
 
 }  // namespace
 
 DecayTable::DecayTable(double decay)
-    : decay_(decay), weights_(PIECE + 8, 0.0), dense_weight_{{0, 0}}, dense_pairs_{{0, 0}},
-      byte_weight_(256), byte_pairs_(256) {
+    : decay_(decay), weights_(PIECE + 8, 0.0), dense_(PIECE + 1), byte_(256) {
     Pair power{1, 0};
     for (int i = 0; i < PIECE; ++i) {
         weights_[static_cast<size_t>(PIECE - 1 - i)] = flushed(power.hi);
-        // One more row before the others: W + λ**i, and C + λ**i·W.
-        const Pair weight = dense_weight_.back();
-        dense_pairs_.push_back(add(dense_pairs_.back(), multiply(power, weight)));
-        dense_weight_.push_back(add(weight, power));
+        // One more row before the others.
+        Totals &more = dense_[static_cast<size_t>(i + 1)];
+        more.weight = power, more.squares = multiply(power, power);
+        more.follow(dense_[static_cast<size_t>(i)]);
         power = scale(power, decay);
         if (power.hi < 0x1p-900) power = {flushed(power.hi), 0};
     }
     for (int64_t k = 0; k <= CHUNK / PIECE; ++k) pieces_.push_back(flushed(this->power(PIECE * k)));
     for (unsigned mask = 0; mask < 256; ++mask) {
-        double weight = 0, pairs = 0;
+        PieceWeights &of = byte_[mask];
         for (unsigned i = 0; i < 8; ++i) {
             const double here = mask >> i & 1 ? 1.0 : 0.0;
-            weight *= decay;
-            pairs = pairs * (decay * decay) + here * weight;
-            weight += here;
+            of.weight *= decay;
+            of.pairs = of.pairs * (decay * decay) + here * of.weight;
+            of.squares = of.squares * (decay * decay) + here;
+            of.weight += here;
         }
-        byte_weight_[mask] = weight, byte_pairs_[mask] = pairs;
     }
 }
 
@@ -57,32 +53,26 @@ double DecayTable::power(int64_t rows) const {
 }
 
 Weighed DecayTable::dense(int64_t n) const {
-    const int64_t first = n % PIECE;
-    Pair weight = dense_weight_[static_cast<size_t>(first)];
-    Pair pairs = dense_pairs_[static_cast<size_t>(first)];
-    const double fade = piece_factor(1);
-    for (int64_t k = 0; k < n / PIECE; ++k) {
-        const Pair old = scale(weight, fade);
-        pairs = add(add(scale(scale(pairs, fade), fade), dense_pairs_[PIECE]),
-                    multiply(old, dense_weight_[PIECE]));
-        weight = add(old, dense_weight_[PIECE]);
-    }
-    return {weight.hi, pairs.hi, power(n)};
+    Totals all = dense_[static_cast<size_t>(n % PIECE)];
+    for (int64_t k = 0; k < n / PIECE; ++k) all.follow(dense_[PIECE], piece_factor(1));
+    return all.with(power(n));
 }
 
 Weighed DecayTable::masked(const uint64_t *bits, int n) const {
     const Bitmap rows{reinterpret_cast<const uint8_t *>(bits), 0};
     const double eight = power(8);
-    double weight = 0, pairs = 0;
+    PieceWeights all{0, 0, 0};
     // Windows of eight rows that end with the last one.
     for (int start = n % 8 - 8; start < n; start += 8) {
         const uint64_t window =
             start >= 0 ? rows.word(start, 8) : start > -8 ? rows.word(0, start + 8) << -start : 0;
-        weight *= eight;
-        pairs = pairs * (eight * eight) + weight * byte_weight_[window] + byte_pairs_[window];
-        weight += byte_weight_[window];
+        const PieceWeights &more = byte_[window];
+        all.weight *= eight;
+        all.pairs = all.pairs * (eight * eight) + all.weight * more.weight + more.pairs;
+        all.squares = all.squares * (eight * eight) + more.squares;
+        all.weight += more.weight;
     }
-    return {weight, pairs, power(n)};
+    return {all.weight, all.pairs, all.squares, power(n)};
 }
 
 }  // namespace streambn

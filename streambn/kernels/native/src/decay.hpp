@@ -9,10 +9,35 @@
 
 namespace streambn {
 
-// Weight W and pairs C of some rows, and the factor P by which they fade what came before.
+// Weight W, pairs C and squares Q of some rows, and the factor P by which they fade what came
+// before.
 struct Weighed {
-    double weight, pairs, decay;
+    double weight, pairs, squares, decay;
 };
+
+// W, C and Q of a growing number of rows. There is no subtraction: (W² - Q)/2 would cancel.
+struct Totals {
+    Pair weight{0, 0}, pairs{0, 0}, squares{0, 0};
+
+    Totals() = default;
+    explicit Totals(const PieceWeights &piece)
+        : weight{piece.weight, 0}, pairs{piece.pairs, 0}, squares{piece.squares, 0} {}
+    // Rows more, before which those that there are fade.
+    void follow(const Totals &next, double fade = 1) {
+        if (fade != 1) {
+            weight = scale(weight, fade);
+            pairs = scale(scale(pairs, fade), fade);
+            squares = scale(scale(squares, fade), fade);
+        }
+        pairs = add(add(pairs, next.pairs), multiply(weight, next.weight));
+        squares = add(squares, next.squares);
+        weight = add(weight, next.weight);
+    }
+    Weighed with(double decay) const { return {weight.hi, pairs.hi, squares.hi, decay}; }
+};
+
+// A subnormal weight costs a hundred cycles and adds nothing.
+inline double flushed(double weight) { return weight < 0x1p-1022 ? 0.0 : weight; }
 
 class DecayTable {
   public:
@@ -35,8 +60,8 @@ class DecayTable {
     double decay_;
     std::vector<double> weights_;  // λ**(PIECE-1) ... λ, 1, then zeros to the end of a pack
     std::vector<double> pieces_;   // λ**(PIECE*k)
-    std::vector<Pair> dense_weight_, dense_pairs_;  // of 0 ... PIECE rows
-    std::vector<double> byte_weight_, byte_pairs_;  // of eight rows by their validity
+    std::vector<Totals> dense_;    // of 0 ... PIECE rows
+    std::vector<PieceWeights> byte_;  // of eight rows by their validity
 };
 
 }  // namespace streambn

@@ -88,6 +88,18 @@ struct Shares {
 // Merge a lane, not empty, with one value.
 using AddValue = void (*)(Growing *lane, double hi, double lo, const Shares &shares);
 
+// Of the weights of some rows: W, their sum; C, the sum of w_i*w_j over i < j; Q, of w*w.
+struct PieceWeights {
+    double weight, pairs, squares;
+};
+// Weigh n <= PIECE rows; `bits` and `weights` as above, but that there are weights.
+using Weigh = PieceWeights (*)(const double *weights, int n, const uint8_t *bits);
+
+// Weights of n rows by their times, 2**((latest - tick) * factor), or 0 below 2**-1000; times
+// `weights`, unless they are null. `whole`: ticks are int64, else float64.
+using TimeWeights = void (*)(const void *ticks, bool whole, int64_t n, Origin latest, double factor,
+                             const double *weights, double *out);
+
 using CountBits = int (*)(const uint64_t *words, int n);
 
 struct Kernels {
@@ -95,6 +107,8 @@ struct Kernels {
     CountBits count_bits;
     SumPiece sum[LOOPED_TYPES];        // fast: 16 terms deep
     SumPiece sum_exactly[LOOPED_TYPES]; // to 90 bits; without weights
+    Weigh weigh;
+    TimeWeights time_weights;
     FindFinite find_finite[3];         // of the float types
     Widen widen[LOOPED_TYPES];
     MapPiece normalize[2][2];  // [float64, float32 in][float64, float32 out]

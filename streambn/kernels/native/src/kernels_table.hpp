@@ -4,6 +4,8 @@
 #include "kernels_map.hpp"
 #include "kernels_row.hpp"
 #include "kernels_sum.hpp"
+#include "kernels_time.hpp"
+#include "kernels_weight.hpp"
 
 #define STREAMBN_OF_EACH_TYPE(f)                                                             \
     {                                                                                        \
@@ -23,6 +25,8 @@ constexpr Kernels table(const char *name) {
             count_bits,
             STREAMBN_OF_EACH_TYPE(sum),
             STREAMBN_OF_EACH_TYPE(sum_exactly),
+            weigh,
+            time_weights,
             {find_finite<double>, find_finite<float>, find_finite<Half>},
             STREAMBN_OF_EACH_TYPE(widen),
             STREAMBN_MAPS(false),

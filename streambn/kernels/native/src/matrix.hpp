@@ -18,6 +18,7 @@ class Matrix {
     Matrix &operator=(const Matrix &) = delete;
     ~Matrix() { PyBuffer_Release(&view_); }
 
+    int64_t rows() const { return view_.ndim == 2 ? view_.shape[0] : 0; }
     // Find columns, in the words of `find_leaves`.
     std::vector<Leaf> leaves(const std::vector<int32_t> &steps) const {
         if (view_.ndim != 2) throw MalformedBatch("a matrix must have two dimensions");

@@ -15,6 +15,7 @@
 #include "kernels.hpp"
 #include "matrix.hpp"
 #include "moments.hpp"
+#include "parallel.hpp"
 #include "python.hpp"
 #include "reduce.hpp"
 #include "transform.hpp"
@@ -39,7 +40,7 @@ class Exported {
         if (!steps.empty()) std::memcpy(steps.data(), packed.c_str(), packed.size());
         if (PyObject_CheckBuffer(batch.ptr())) {
             matrix_.reset(new Matrix(batch));
-            set(matrix_->leaves(steps));
+            set(matrix_->leaves(steps), matrix_->rows());
         } else if (schema.is_none()) {
             capsules_ = batch.attr("__arrow_c_array__")();
             if (!PyTuple_Check(capsules_.ptr()) || PyTuple_Size(capsules_.ptr()) != 2)
@@ -61,7 +62,7 @@ class Exported {
     ~Exported() { release(); }
 
     std::vector<Leaf> leaves;
-    int64_t lanes = 0, bytes = 0;
+    int64_t rows = 0, lanes = 0, bytes = 0;
 
   private:
     template <class T>
@@ -72,10 +73,11 @@ class Exported {
     }
     void find(const ArrowSchema *schema, const ArrowArray *array, const std::vector<int32_t> &steps) {
         if (!schema->release || !array->release) throw MalformedBatch("the batch was released already");
-        set(find_leaves(*schema, *array, steps.data(), steps.size()));
+        set(find_leaves(*schema, *array, steps.data(), steps.size()), array->length);
     }
-    void set(std::vector<Leaf> found) {
+    void set(std::vector<Leaf> found, int64_t length) {
         leaves = std::move(found);
+        rows = length;
         for (const Leaf &leaf : leaves) {
             lanes += leaf.width;
             bytes += leaf.rows * leaf.width * size_of(leaf.type);
@@ -100,7 +102,8 @@ void without_gil(int64_t bytes, const Work &work) {
 
 // The moments of a batch, or of what `older` holds followed by the batch.
 void py_block_moments(nb::handle batch, nb::handle layout, double decay, bool ignore_missing,
-                      int threads, std::optional<nb::object> older, nb::handle out) {
+                      std::optional<nb::object> weights, int threads,
+                      std::optional<nb::object> older, nb::handle out) {
     const Exported exported(batch, layout);
     const int64_t lanes = exported.lanes;
     const Block memory(out, 8, INTEGER, true);
@@ -108,9 +111,12 @@ void py_block_moments(nb::handle batch, nb::handle layout, double decay, bool ig
     const std::unique_ptr<Block> before(older ? new Block(*older, 8, INTEGER) : nullptr);
     if (before) expect(before->items(), FIELDS * lanes, "the array of older moments");
     if (!(decay >= 0 && decay <= 1)) throw std::invalid_argument("decay must be in [0, 1]");
+    const std::unique_ptr<Block> given(weights ? new Block(*weights, 8, "d") : nullptr);
+    if (given) expect(given->items(), exported.rows, "the array of weights");
+    const Weighing weighing{decay, ignore_missing, given ? given->as<double>() : nullptr};
     std::vector<Moments> moments;
     without_gil(exported.bytes, [&] {
-        moments = block_moments(exported.leaves, {decay, ignore_missing}, threads);
+        moments = block_moments(exported.leaves, weighing, threads);
     });
     for (int64_t lane = 0; lane < lanes; ++lane) {
         const Moments &m = moments[static_cast<size_t>(lane)];
@@ -128,6 +134,32 @@ void py_merge_moments(nb::handle older, nb::handle newer, nb::handle out) {
     for (int64_t lane = 0; lane < lanes; ++lane)
         store_lane(memory.as<int64_t>(), lanes, lane,
                    merge(load_lane(a.as<int64_t>(), lanes, lane), load_lane(b.as<int64_t>(), lanes, lane)));
+}
+
+// What rows weigh by the times at which they happened; see reference/times.py.
+void py_time_weights(nb::handle ticks, nb::handle latest, double halflives,
+                     std::optional<nb::object> weights, int threads, nb::handle out) {
+    const Block times(ticks, 8, "dlq"), memory(out, 8, "d", true);
+    const auto rows = static_cast<int64_t>(times.items());
+    expect(memory.items(), rows, "the array for the weights");
+    const std::unique_ptr<Block> given(weights ? new Block(*weights, 8, "d") : nullptr);
+    if (given) expect(given->items(), rows, "the array of weights");
+    const bool whole = times.format() != 'd';
+    Origin now;
+    if (whole)
+        now.integer = nb::cast<int64_t>(latest);
+    else
+        now.number = nb::cast<double>(latest);
+    const double *from = given ? given->as<double>() : nullptr;
+    const int64_t bytes = rows * (given ? 24 : 16);
+    without_gil(bytes, [&] {
+        run_tasks<std::nullptr_t>((rows + CHUNK - 1) / CHUNK, bytes, threads,
+                                  [&](int64_t i, std::nullptr_t) {
+            const int64_t start = i * CHUNK, n = std::min(CHUNK, rows - start);
+            kernels().time_weights(times.as<char>() + 8 * start, whole, n, now, -halflives,
+                                   from ? from + start : nullptr, memory.as<double>() + start);
+        });
+    });
 }
 
 // ------------------------------------------------------------------------- the transform
@@ -321,6 +353,7 @@ NB_MODULE(_core, m) {
     m.attr("simd") = kernels().name;
     m.def("block_moments", &py_block_moments);
     m.def("merge_moments", &py_merge_moments);
+    m.def("time_weights", &py_time_weights);
     m.def("transform", &py_transform);
     bind_rows(m);
     bind_recursion(m);

@@ -33,6 +33,7 @@ class Block {
 
     template <class T>
     T *as() const { return static_cast<T *>(view_.buf); }
+    char format() const { return view_.format ? view_.format[0] : 'B'; }
     size_t items() const { return static_cast<size_t>(view_.len / view_.itemsize); }
 
   private:

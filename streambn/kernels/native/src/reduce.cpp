@@ -57,7 +57,7 @@ struct Scratch {
 Moments chunk_moments(const Context &context, LaneState &lane, int64_t start, int64_t stop) {
     Moments m;
     for (int attempt = 1; lane.sums.outcome == Outcome::good; ++attempt) {
-        if (conclude(context, lane.reader, stop - start, lane.units, lane.sums, m)) break;
+        if (conclude(context, lane.reader, start, stop, lane.units, lane.sums, m)) break;
         if (attempt == CENTRINGS)
             lane.sums.outcome = Outcome::careful;
         else
@@ -65,6 +65,9 @@ Moments chunk_moments(const Context &context, LaneState &lane, int64_t start, in
     }
     if (lane.sums.outcome == Outcome::careful)
         m = careful_chunk(context, lane.reader, start, stop, lane.units);
+    // What weighs nothing has no mean: it is then the identity of `merge` in all but what is
+    // counted.
+    if (m.weight == 0) m.mean = m.m2 = {0, 0}, m.exponent = ZERO_EXPONENT;
     return m;
 }
 
@@ -93,7 +96,7 @@ void reduce_range(const Context &context, const Task &task, Scratch &scratch) {
             sum_chunk(context, lanes[0].reader, start, stop, lanes[0].sums);
         } else {
             for (LaneState &lane : lanes) lane.sums.clear(lane.reader.type());
-            int n = first_piece(context, stop - start);
+            int n = context.first_piece(stop - start);
             for (int64_t at = start; at < stop; at += n, n = PIECE) {
                 n = static_cast<int>(std::min<int64_t>(n, stop - at));
                 gather_lanes(leaf, task.first_lane, static_cast<int>(lanes.size()), at, n,
@@ -124,7 +127,7 @@ std::vector<Moments> block_moments(const std::vector<Leaf> &leaves, Weighing wei
     }
     const int64_t rows = leaves.empty() ? 0 : leaves.front().rows;
     if (rows == 0) return std::vector<Moments>(static_cast<size_t>(lanes));
-    const Context context(weighing, rows);
+    const Context context(weighing, rows, threads);
     const int64_t ranges = (rows + RANGE - 1) / RANGE;
     std::vector<Moments> results(static_cast<size_t>(lanes * ranges));
     std::vector<Task> tasks;

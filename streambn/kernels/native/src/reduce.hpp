@@ -18,11 +18,12 @@ constexpr int64_t RANGE = 4 * CHUNK;
 // Batches of so few rows are summed to the last bit.
 constexpr int64_t SHORT = 1024;
 
-// How rows are weighted: row i of n with decay**(n-1-i). `ignore_missing`: a missing value
-// does not age the others.
+// How rows are weighted: row i of n with weights[i] * decay**(n-1-i). `ignore_missing`: a
+// missing value does not age the others. `weights`: null for ones.
 struct Weighing {
     double decay = 1;
     bool ignore_missing = false;
+    const double *weights = nullptr;
 };
 
 // Moments, one a lane, lanes in the order of the columns.
