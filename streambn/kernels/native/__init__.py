@@ -101,6 +101,12 @@ def time_weights(
     return out
 
 
+def recursion_weights(there: NDArray[np.bool_], decay: float, alpha: float) -> Recursion:
+    """See `streambn.kernels.reference.recursion_weights`."""
+    weights = np.empty(len(there))
+    return Recursion(weights, *_core.recursion_weights(there, decay, alpha, weights))
+
+
 def normalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapped:
     """See `streambn.kernels.reference.normalize`."""
     return _transform(columns, lanes, schema, lanes.clip, False) or reference.normalize(

@@ -28,6 +28,9 @@ BLOCK = 262144
 # Inside 2**±400 squares, and the low halves of their sums, are normal numbers.
 _BIG = 2.0**400
 _SMALL = 2.0**-400
+# Rows that fade and end with so little weight end with rows that weigh nothing: the weight is
+# then not to fall further than in `merge_moments`.
+_FADED = 2.0**-300
 
 
 @np.errstate(all="ignore")
@@ -144,6 +147,8 @@ def _source_moments(source: Source, weighing: _Weighing) -> LaneArrays:
     largest = np.maximum(-low, high)  # |x|; NaN and infinity come through
     ordinary = ((largest >= _SMALL) & (largest <= _BIG)) | (largest == 0)
     centre = centres[0].copy()
+    if weighing.decay != 1 and weighing.weights is not None:
+        ordinary &= np.array([[of.weight >= _FADED] for of in of_rows])
     for i in np.flatnonzero(~ordinary.all(axis=1)).tolist():
         start, odd = starts[i], np.flatnonzero(~ordinary[i])
         x, null = source.read(start, start + step), source.missing(start, start + step)
@@ -211,30 +216,31 @@ def _careful_block(
     if null is not None:
         usable &= ~null
     count = _count(usable)
-    seen = count > 0
-    # Missing values become the lane's first usable one: extremes then need no mask.
-    first = x[np.arange(lanes), usable.argmax(axis=1)]
-    filled = np.where(usable, x, np.where(seen, first, 0.0)[:, np.newaxis])
-    low = np.where(seen, filled.min(axis=1), np.inf)
-    high = np.where(seen, filled.max(axis=1), -np.inf)
-    largest = np.where(seen, np.maximum(-low, high), 0.0)
+    weighs, filled, low, high = usable, *_filled(x, usable)
+    least, most = low, high
+    if weighing.weights is not None:
+        # What weighs nothing is counted, and is one of the extremes; no more.
+        weighs = usable & (weighing.weights > 0)
+        filled, least, most = _filled(x, weighs)
+    seen = weighs.any(axis=1)
+    largest = np.where(seen, np.maximum(-least, most), 0.0)
     ordinary = (largest >= _SMALL) & (largest <= _BIG)
     exponent = np.where(ordinary, 0, np.frexp(largest)[1])
     exponent = np.where(largest == 0, ZERO_EXPONENT, exponent)
 
-    centre = np.where(seen, np.minimum(np.maximum(centre, low), high), 0.0)
+    centre = np.where(seen, np.minimum(np.maximum(centre, least), most), 0.0)
     scale = np.where(largest == 0, 0, -exponent)
     if scale.any():
         # 2**1074 is no float64, so ldexp and not a product.
         filled, centre = np.ldexp(filled, scale[:, np.newaxis]), np.ldexp(centre, scale)
 
-    weights, behind, total = _careful_weights(usable, count, weighing)
+    weights, behind, total = _careful_weights(usable, weighs, weighing)
     weight, pairs, squares = _totals(weights)
     faded = np.power(weighing.decay, behind)
     if weighing.decay != 1:
         # As in merge_moments: neither the weight nor, with it, the decay falls further.
-        least = np.minimum(LEAST_WEIGHT / np.where(seen, weight, 1.0), 1.0)
-        faded = np.where(seen, np.maximum(faded, least), faded)
+        floor = np.minimum(LEAST_WEIGHT / np.where(seen, weight, 1.0), 1.0)
+        faded = np.where(seen, np.maximum(faded, floor), faded)
         total = total * faded
     if weighing.even:
         pairs = count * (count - 1.0) / 2
@@ -262,15 +268,28 @@ def _careful_block(
     )
 
 
+def _filled(x: Floats, mask: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
+    """Return (L, n) values with the lane's first of the mask elsewhere, and their extremes.
+
+    The extremes then need no mask.
+    """
+    seen = mask.any(axis=1)
+    first = x[np.arange(len(x)), mask.argmax(axis=1)]
+    filled: Floats = np.where(mask, x, np.where(seen, first, 0.0)[:, np.newaxis])
+    low = np.where(seen, filled.min(axis=1), np.inf)
+    high = np.where(seen, filled.max(axis=1), -np.inf)
+    return filled, low, high
+
+
 def _careful_weights(
-    usable: NDArray[np.bool_], count: Ints, weighing: _Weighing
+    usable: NDArray[np.bool_], weighs: NDArray[np.bool_], weighing: _Weighing
 ) -> tuple[Floats, Floats, Floats]:
-    """Weights of (L, n) values of which some are missing.
+    """Weights of (L, n) values of which some are missing, or weigh nothing.
 
     Returns
     -------
     weights : ndarray, shape (L, n)
-        As of the lane's last usable value; 0 where missing.
+        As of the lane's last value that weighs anything; 0 where there is none.
     behind : ndarray, shape (L,)
         How many rows that age the others come after that one; all, where there is none.
     total : ndarray, shape (L,)
@@ -281,14 +300,16 @@ def _careful_weights(
     decay = weighing.decay
     given = 1.0 if weighing.weights is None else weighing.weights
     if decay == 1:
-        return np.where(usable, given, 0.0), none, none + 1
-    if weighing.ignore_na:
-        age = count[:, np.newaxis] - np.cumsum(usable, axis=1)
-        return np.where(usable, np.power(decay, age) * given, 0.0), none, np.power(decay, count)
-    behind = np.where(count > 0, usable[:, ::-1].argmax(axis=1), n)
-    age = np.arange(n - 1, -1, -1) - behind[:, np.newaxis]
-    weights = np.power(decay, np.maximum(age, 0)) * given
-    return np.where(usable, weights, 0.0), behind, np.power(decay, n - behind)
+        return np.where(weighs, given, 0.0), none, none + 1
+    ages = usable if weighing.ignore_na else np.ones_like(usable)
+    # How many rows that age the others come after each; after the last that weighs, `behind`.
+    age: Ints = np.cumsum(ages[:, ::-1], axis=1)[:, ::-1] - ages
+    rows = ages.sum(axis=1)
+    last = n - 1 - weighs[:, ::-1].argmax(axis=1)
+    behind = np.where(weighs.any(axis=1), age[np.arange(lanes), last], rows)
+    age = np.maximum(age - behind[:, np.newaxis], 0)
+    weights = np.where(weighs, np.power(decay, age) * given, 0.0)
+    return weights, behind, np.power(decay, rows - behind)
 
 
 def _count(mask: NDArray[np.bool_]) -> Ints:
@@ -345,13 +366,16 @@ def _in_data_units(source: Source, moments: LaneArrays) -> LaneArrays:
     high = source.restore((np.where(seen, moments.max, 0.0), zero))[0]
     # A base other than 0 makes an ordinary number of offsets that were all 0.
     zeros = (moments.exponent == ZERO_EXPONENT) & (mean[0] == 0)
-    integral = (source.base != 0) & seen
+    exponent = np.where((source.base != 0) & ~zeros, 0, moments.exponent)
+    # What weighs nothing has no mean: it is then the identity of `merge_moments` in all but
+    # what is counted.
+    weighs = moments.weight > 0
     return moments.replace(
         min=np.where(seen, low, moments.min),
         max=np.where(seen, high, moments.max),
-        mean_hi=np.where(seen, mean[0], 0.0),
-        mean_lo=np.where(seen, mean[1], 0.0),
-        m2_hi=m2[0],
-        m2_lo=m2[1],
-        exponent=np.where(integral & ~zeros, 0, moments.exponent),
+        mean_hi=np.where(weighs, mean[0], 0.0),
+        mean_lo=np.where(weighs, mean[1], 0.0),
+        m2_hi=np.where(weighs, m2[0], 0.0),
+        m2_lo=np.where(weighs, m2[1], 0.0),
+        exponent=np.where(weighs, exponent, ZERO_EXPONENT),
     )

@@ -37,9 +37,9 @@ def time_weights(
     if times.ticks.dtype == np.int64:
         # Modulo 2**64, where the difference of any two is.
         now = np.array(latest, np.int64).view(np.uint64)
-        age = (now - times.ticks.view(np.uint64)).astype(np.float64)
+        age: Floats = (now - times.ticks.view(np.uint64)).astype(np.float64)
     else:
-        age = np.subtract(latest, times.ticks, dtype=np.float64)
+        age = np.float64(latest) - times.ticks
     aged: Floats = np.exp2(age * -halflives)
     aged[aged < _LEAST] = 0.0
     if weights is not None:
