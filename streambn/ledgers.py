@@ -34,13 +34,18 @@ class ValueLedger:
 
     def state(self, fresh: int) -> Any:
         """Return the policy's state; behind all lanes there are `fresh` new ones."""
-        moments, first, _ = self._stored(as_kept=False)
+        moments, first, gaps, _ = self._stored(as_kept=False)
         if fresh:
             moments = np.hstack([moments, self._never_seen(fresh)])
-            first = None if first is None else np.hstack([first, Moments.empty(fresh).memory])
+            if first is not None:
+                first = np.hstack([first, Moments.empty(fresh).memory])
+            if gaps is not None:
+                rows = np.full(fresh, self._lanes.rows)
+                gaps = np.hstack([gaps, np.array([rows, np.zeros_like(rows)])])
         return self._policy.of_moments(
             Moments.sealed(LaneArrays(moments)),
             None if first is None else Moments.sealed(LaneArrays(first)),
+            gaps,
         )
 
     def settled(self) -> Any:
@@ -53,9 +58,9 @@ class ValueLedger:
         If another thread learned since there were `before` rows, nothing is done, and the
         result is False.
         """
-        moments, first = self._policy.moments_of(state)
+        moments, first, gaps = self._policy.moments_of(state)
         values = None if first is None else first.memory
-        return self._lanes.update(fresh, exact, before, rows, moments.memory, values, None)
+        return self._lanes.update(fresh, exact, before, rows, moments.memory, values, gaps, None)
 
     def begin(self, state: Any, features: list[Any], exact: list[bool], rows: int) -> None:
         """Take over a state that was kept elsewhere."""
@@ -74,26 +79,29 @@ class ValueLedger:
         arrays = [None if data is None else np.frombuffer(data, np.int64) for data in saved]
         self._lanes.update(features, exact, 0, rows, *arrays)
 
-    def _stored(self, as_kept: bool) -> tuple[Ints, Ints | None, Ints | None]:
-        """Return moments, those of first values, and how many rows each lane has seen."""
+    def _stored(self, as_kept: bool) -> tuple[Ints, Ints | None, Ints | None, Ints | None]:
+        """Return moments, those of first values, gaps, and how many rows each lane has seen."""
         while True:
             lanes = len(self._lanes)
             moments = np.empty((_FIELDS, lanes), np.int64)
-            first = np.empty_like(moments) if self._policy.by_row.prior else None
+            first = gaps = None
+            if self._policy.by_row.prior:
+                first, gaps = np.empty_like(moments), np.empty((2, lanes), np.int64)
             rows = np.empty(lanes, np.int64) if as_kept else None
             try:
-                self._lanes.store(moments, first, rows)
+                self._lanes.store(moments, first, gaps, rows)
             except ValueError:
                 if len(self._lanes) != lanes:
                     continue  # another thread brought a feature meanwhile
                 raise
-            return moments, first, rows
+            return moments, first, gaps, rows
 
     def _never_seen(self, lanes: int) -> Ints:
         """Return moments of features that all rows so far did not have."""
-        decay, ignore_na, _ = self._policy.by_row
+        decay, ignore_na, prior = self._policy.by_row
         rows = self._lanes.rows
-        faded = 1.0 if ignore_na else decay**rows
+        # With a prior what comes before the first value fades nothing.
+        faded = 1.0 if ignore_na or prior else decay**rows
         empty = Moments.empty(lanes)
         return empty.replace(nulls=np.full(lanes, rows), decay=np.full(lanes, faded)).memory
 
@@ -124,7 +132,7 @@ class BlockLedger:
     def take(self, state: Any, fresh: list[Any], exact: list[bool], before: int, rows: int) -> bool:
         """See `ValueLedger.take`."""
         nothing = Moments.empty(len(exact)).memory
-        taken = self._lanes.update(fresh, exact, before, rows, nothing, None, None)
+        taken = self._lanes.update(fresh, exact, before, rows, nothing, None, None, None)
         if taken:
             self._state = state
         return taken
@@ -145,9 +153,14 @@ class BlockLedger:
 
 
 def _beside(state: Any, other: Any) -> Any:
-    """Put the lanes of another state behind those of a state made of moments."""
+    """Put the one lane of another state behind those of a state made of moments and arrays.
+
+    An array whose last axis is not the lanes, and a number, are the first state's.
+    """
     if isinstance(state, Moments):
         return Moments.sealed(LaneArrays(np.hstack([state.memory, other.memory])))
+    if isinstance(state, np.ndarray) and other.shape[-1:] == (1,):
+        return np.concatenate([state, other], axis=-1)
     if isinstance(state, tuple) and hasattr(state, "_make"):
         return state._make(map(_beside, state, other))
     return state

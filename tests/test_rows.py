@@ -10,6 +10,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -40,8 +41,9 @@ RULES = {
     "EMA": PLAIN._replace(decay=0.9),
     "EMA, ddof=1, eps": PLAIN._replace(decay=0.9, ddof=1, eps=1e-5),
     "EMA, missing ignored": PLAIN._replace(decay=0.9, ignore_missing=True),
-    "EMA, recursive": PLAIN._replace(decay=0.9, prior=9.0),
-    "EMA, recursive, missing ignored": PLAIN._replace(decay=0.5, prior=1.0, ignore_missing=True),
+    "EMA, recursive": PLAIN._replace(decay=0.9, prior=1 / (1 - 0.9)),
+    "EMA, recursive, missing ignored": PLAIN._replace(decay=0.5, prior=2.0, ignore_missing=True),
+    "EMA, recursive, only the last value": PLAIN._replace(decay=0.0, prior=1.0),
     "the last value alone": PLAIN._replace(decay=0.0),
     "NaN propagated, clipped": PLAIN._replace(nan=MISSING.index("propagate"), clip=2.0),
     "infinities propagated": PLAIN._replace(inf=MISSING.index("propagate"), decay=0.7),
@@ -74,10 +76,19 @@ def value(rng, infinities):
     return rng.gauss(100, 1)
 
 
+FIELDS = len(LaneArrays.FIELDS)
+
+
+def room(lanes):
+    """Make arrays for what lanes store: moments, first values, gaps."""
+    n = len(lanes)
+    return *np.zeros((2, FIELDS, n), np.int64), np.zeros((2, n), np.int64)
+
+
 def stored(lanes):
-    moments, first = np.zeros((2, 15, len(lanes)), np.int64)
-    lanes.store(moments, first, None)
-    return LaneArrays(moments), LaneArrays(first)
+    moments, first, gaps = room(lanes)
+    lanes.store(moments, first, gaps, None)
+    return LaneArrays(moments), LaneArrays(first), gaps
 
 
 @needs_native
@@ -87,6 +98,7 @@ def test_both_kernels_learn_and_map_alike(rules):
     for _ in range(15):
         affine = {"c": (2.0, 1.0)}
         lanes = [k.RowLanes(*rules, affine, number, refuse) for k in (reference, native)]
+        counted = 0
         for _ in range(60):
             names = rng.sample("abcdefgh", rng.randint(0, 8))
             row = {name: value(rng, rules.inf != MISSING.index("raise")) for name in names}
@@ -96,13 +108,18 @@ def test_both_kernels_learn_and_map_alike(rules):
                 x, y = said[name], also[name]
                 same = x is y or x == y or (math.isnan(x) and math.isnan(y))
                 assert same or math.isclose(x, y, rel_tol=1e-13, abs_tol=1e-13), (name, row)
+            weight = (
+                1.0 if rules.prior else rng.choice([1.0, 1, 0, 0.25, 3.5, Decimal("1e-9"), 1e30])
+            )
             for lane in lanes:
-                lane.learn(row)
+                lane.learn(row, weight)
+            counted += weight != 0
         mine, other = lanes
         assert mine.keys() == other.keys()
         assert mine.exact() == other.exact()
-        assert (mine.rows, len(mine)) == (other.rows, len(other)) == (60, len(mine.keys()))
-        for found, expected in zip(stored(mine), stored(other), strict=True):
+        assert (mine.rows, len(mine)) == (other.rows, len(other)) == (counted, len(mine.keys()))
+        assert np.array_equal(stored(mine)[2], stored(other)[2])
+        for found, expected in zip(stored(mine)[:2], stored(other)[:2], strict=True):
             for field in LaneArrays.FIELDS:
                 a, b = getattr(found, field), getattr(expected, field)
                 if field in ("mean_lo", "m2_lo"):  # the digits beyond the thirtieth
@@ -113,55 +130,239 @@ def test_both_kernels_learn_and_map_alike(rules):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_forgetting_lane_does_not_slow_down_at_the_end_of_the_range(kernel):
     """0.7 times the smallest float64 is itself: what fades must come to be nothing."""
-    lanes = kernel.RowLanes(*PLAIN._replace(decay=0.7, prior=7 / 3), {}, number, refuse)
+    lanes = kernel.RowLanes(*PLAIN._replace(decay=0.7, prior=1 / 0.3), {}, number, refuse)
     for i in range(3000):
         lanes.learn({"a": float(i % 7)})
-    moments, first = stored(lanes)
-    assert (moments.decay[0], first.weight[0], first.decay[0]) == (0.0, 0.0, 0.0)
-    assert moments.weight[0] == pytest.approx(1 / 0.3, rel=1e-14)
+        lanes.learn({"b": 0.0})
+    moments, _, _ = stored(lanes)
+    assert moments.decay.tolist() == [0.0, 0.0]
+    assert moments.weight == pytest.approx(1 / 0.3, rel=1e-14)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_what_is_loaded_goes_on_bit_for_bit(kernel):
-    rules = PLAIN._replace(decay=0.9, prior=9.0)
+    rules = PLAIN._replace(decay=0.9, prior=10.0)
     rng = random.Random(1)
     rows = [{n: rng.gauss(0, 1) for n in rng.sample("abcd", rng.randint(0, 4))} for _ in range(50)]
     whole = kernel.RowLanes(*rules, {}, number, refuse)
     for row in rows[:25]:
         whole.learn(row)
-    moments, first = np.zeros((2, 15, len(whole)), np.int64)
-    seen = np.zeros(len(whole), np.int64)
-    whole.store(moments, first, seen)
+    kept = *room(whole), np.zeros(len(whole), np.int64)
+    whole.store(*kept)
     copy = kernel.RowLanes(*rules, {}, number, refuse)
-    assert copy.update(whole.keys(), whole.exact(), 0, whole.rows, moments, first, seen)
+    assert copy.update(whole.keys(), whole.exact(), 0, whole.rows, *kept)
     for row in rows[25:]:
         assert copy.transform(row) == whole.transform(row)
         copy.learn(row)
         whole.learn(row)
-    for a, b in zip(stored(copy), stored(whole), strict=True):
+    for a, b in zip(stored(copy)[:2], stored(whole)[:2], strict=True):
         assert a.memory.tobytes() == b.memory.tobytes()
+    assert stored(copy)[2].tobytes() == stored(whole)[2].tobytes()
+
+
+# ------------------------------------------------------- the recursion of adjust=False
+
+
+def recursion(values, alpha, ignore_na):
+    """Mean, deviation and unbiased deviation as pandas defines them, in fractions."""
+    alpha = Fraction(alpha)
+    weighed, old = [], Fraction(1)  # (weight, value), whose weights are 1 together
+    for x in values:
+        missing = x is None or not math.isfinite(x)
+        if weighed and not (missing and ignore_na):
+            old *= 1 - alpha
+        if missing:
+            continue
+        if weighed:
+            whole = old + alpha
+            weighed = [(w * old / whole, y) for w, y in weighed]
+            weighed.append((alpha / whole, Fraction(x)))
+        else:
+            weighed = [(Fraction(1), Fraction(x))]
+        old = Fraction(1)
+    mean = sum(w * x for w, x in weighed)
+    var = sum(w * (x - mean) ** 2 for w, x in weighed)
+    squares = sum(w * w for w, _ in weighed)
+    unbiased = var / (1 - squares) if squares < 1 else 0
+    return float(mean), math.sqrt(var), math.sqrt(unbiased)
+
+
+def read_by_maps(kernel, rules, rows):
+    """Mean, deviation and unbiased deviation, as the maps of lanes have them: 0 where undefined."""
+    plain = rules._replace(eps=0.0, inf=MISSING.index("ignore"))
+    means, biased, unbiased = (
+        kernel.RowLanes(*changed, {}, number, refuse)
+        for changed in (
+            plain._replace(scale=False),
+            plain._replace(center=False),
+            plain._replace(center=False, ddof=1),
+        )
+    )
+    for row in rows:
+        for lanes in (means, biased, unbiased):
+            lanes.transform({"a": 1.0})  # looking changes nothing
+            lanes.learn(row)
+    inverse = [lanes.transform({"a": 1.0})["a"] for lanes in (biased, unbiased)]
+    return -means.transform({"a": 0.0})["a"], *(z and 1 / z for z in inverse)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("ignore_na", [False, True])
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.999, 1.0])
+def test_the_recursion_is_that_of_pandas_after_gaps_too(kernel, alpha, ignore_na):
+    rng = random.Random(alpha)
+    rules = PLAIN._replace(decay=1 - alpha, prior=1 / alpha, ignore_missing=ignore_na)
+    for _ in range(40):
+        values = [
+            rng.choice([None, math.nan, math.inf]) if rng.random() < 0.4 else rng.gauss(5, 3)
+            for _ in range(rng.randint(1, 25))
+        ]
+        if not any(x is not None and math.isfinite(x) for x in values):
+            continue
+        rows = [{} if x is None and rng.random() < 0.5 else {"a": x} for x in values]
+        found = read_by_maps(kernel, rules, rows)
+        assert found == pytest.approx(recursion(values, alpha, ignore_na), rel=1e-13)
+
+        there = [math.nan if x is None or math.isinf(x) else x for x in values]
+        ewm = pd.Series(there).ewm(alpha=alpha, adjust=False, ignore_na=ignore_na)
+        mean, std, unbiased = found
+        # Where com is 1, as by event time, pandas' mean after a gap is λ**g·y + (1 − λ**g)·x.
+        if alpha != 0.5 or ignore_na:
+            assert mean == pytest.approx(ewm.mean().iloc[-1], rel=1e-12)
+        # Its variances have fewer digits the closer the largest weight is to 1.
+        if alpha < 0.9 and std > 0:
+            assert std == pytest.approx(ewm.std(bias=True).iloc[-1], rel=1e-9)
+            assert unbiased == pytest.approx(ewm.std(bias=False).iloc[-1], rel=1e-9)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_recursion_survives_gaps_without_end_and_the_ends_of_the_range(kernel):
+    rules = PLAIN._replace(decay=0.5, prior=2.0)
+    gap = [{}] * 3000
+    values = [3.0, None, 1e150, 5.0]
+    rows = [{"a": 3.0}, {}, {"a": 1e150}, {"a": 5.0}, *gap, {"a": 1.0}]
+    # Of what came before the long gap nothing is left.
+    assert read_by_maps(kernel, rules, rows) == (1.0, 0.0, 0.0)
+    mean, _, _ = read_by_maps(kernel, rules, [*gap, *rows[:4]])
+    assert mean == pytest.approx(recursion(values, 0.5, False)[0], rel=1e-15)
+    lanes = kernel.RowLanes(*rules, {}, number, refuse)
+    for row in [*gap, *rows]:
+        lanes.learn(row)
+    assert stored(lanes)[2].tolist() == [[3000], [0]]
+    lanes.learn({"a": None})
+    lanes.learn({})
+    moments, first, gaps = stored(lanes)
+    assert gaps.tolist() == [[3000], [2]]
+    assert (moments.count[0], moments.nulls[0]) == (4, 3000 + 1 + 3000 + 2)
+    assert (moments.min[0], moments.max[0]) == (1.0, 1e150)
+    assert (first.count[0], first.weight[0], first.mean_hi[0]) == (1, 1.0, 3.0)
+
+
+# ----------------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("decay", [1.0, 0.9])
+def test_a_row_may_have_a_weight(kernel, decay):
+    rng = random.Random(decay)
+    rules = PLAIN._replace(decay=decay)
+    lanes = kernel.RowLanes(*rules, {}, number, refuse)
+    weighed = []
+    for _ in range(60):
+        x, w = rng.gauss(1e6, 1), rng.choice([0, 0.5, 1, 2.0, Decimal("0.1"), np.float32(7)])
+        lanes.learn({"a": x}, w)
+        if w == 1:
+            lanes.learn({"a": x}, weight=1)
+            weighed.append((1, x))
+        if w:
+            weighed.append((w, x))
+    faded = [
+        (Fraction(float(w)) * Fraction(decay) ** age, Fraction(x))
+        for age, (w, x) in enumerate(reversed(weighed))
+    ]
+    w = [w for w, _ in faded]
+    total, mean = sum(w), sum(w * x for w, x in faded) / sum(w)
+    squares = sum(w * (x - mean) ** 2 for w, x in faded)
+    moments, _, _ = stored(lanes)
+    assert moments.count[0] == len(weighed) == lanes.rows
+    assert moments.weight[0] == pytest.approx(float(total), rel=1e-14)
+    assert moments.squares[0] == pytest.approx(float(sum(a * a for a in w)), rel=1e-13)
+    pairs = (total**2 - sum(a * a for a in w)) / 2
+    assert moments.pairs[0] == pytest.approx(float(pairs), rel=1e-13)
+    assert float(Fraction(moments.mean_hi[0]) - mean) == pytest.approx(0, abs=1e-9)
+    assert moments.m2_hi[0] == pytest.approx(float(squares), rel=1e-14)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_row_that_weighs_nothing_is_checked_and_leaves_no_trace(kernel):
+    lanes = kernel.RowLanes(*PLAIN._replace(decay=0.5), {}, number, refuse)
+    lanes.learn({"a": 1.0})
+    before = [values.tobytes() for values in stored(lanes)[0]]
+    for row in ({"a": 7.0, "b": 1.0}, {}, {"b": None}, {"a": math.nan}):
+        lanes.learn(row, 0)
+        lanes.learn(row, weight=-0.0)
+    with pytest.raises(SchemaError, match="no longer numeric"):
+        lanes.learn({"a": "x"}, 0)
+    with pytest.raises(InvalidValueError, match="infinity"):
+        lanes.learn({"a": math.inf}, 0)
+    assert (lanes.rows, lanes.keys()) == (1, ["a"])
+    assert [values.tobytes() for values in stored(lanes)[0]] == before
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "weight",
+    [-1, -5e-324, math.nan, math.inf, 1.1e30, 10**400, Decimal("1e400"), "1", None, True, [1.0]],
+    ids=str,
+)
+def test_what_is_no_weight_is_refused(kernel, weight):
+    lanes = kernel.RowLanes(*PLAIN, {}, number, refuse)
+    with pytest.raises(
+        InvalidValueError, match=r"^weight must be a number from 0.* to 1e\+30, got"
+    ):
+        lanes.learn({"a": 1.0}, weight)
+    assert (lanes.rows, lanes.keys()) == (0, [])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_recursion_takes_no_weights(kernel):
+    lanes = kernel.RowLanes(*PLAIN._replace(decay=0.5, prior=2.0), {}, number, refuse)
+    lanes.learn({"a": 1.0}, 1)
+    for weight in (0, 2.0):
+        with pytest.raises(InvalidValueError, match=r"weight must be 1, .* adjust=True"):
+            lanes.learn({"a": 2.0}, weight)
+    with pytest.raises(InvalidValueError, match="a number from 0"):
+        lanes.learn({"a": 2.0}, -1)
+    assert lanes.rows == 1
 
 
 @needs_native
 def test_what_does_not_fit_is_refused_by_the_extension():
     lanes = native.RowLanes(*PLAIN, {}, number, refuse)
     lanes.learn({"a": 1.0})
-    moments, seen = np.zeros((15, 1), np.int64), np.ones(1, np.int64)
+    moments, seen = np.zeros((FIELDS, 1), np.int64), np.ones(1, np.int64)
+    gaps = np.zeros((2, 1), np.int64)
     for arguments in (
-        ([], [True, True], 1, 1, moments, None, None),
-        (["b"], [True], 1, 1, moments, None, None),
-        ([], [True], 1, 1, moments[:14], None, None),
-        ([], [True], 1, -1, moments, None, None),
-        ([], [True], 1, 1, moments, moments[:3], None),
-        ([], [True], 1, 1, moments, None, seen + 1),
-        ([], [True], 1, 1, moments, None, -seen),
-        ([], [True], 1, 1, moments.astype(float), None, None),
+        ([], [True, True], 1, 1, moments, None, None, None),
+        (["b"], [True], 1, 1, moments, None, None, None),
+        ([], [True], 1, 1, moments[:14], None, None, None),
+        ([], [True], 1, -1, moments, None, None, None),
+        ([], [True], 1, 1, moments, moments[:3], None, None),
+        ([], [True], 1, 1, moments, moments, gaps[:1], None),
+        ([], [True], 1, 1, moments, moments, gaps - 1, None),
+        ([], [True], 1, 1, moments, None, None, seen + 1),
+        ([], [True], 1, 1, moments, None, None, -seen),
+        ([], [True], 1, 1, moments.astype(float), None, None, None),
     ):
         with pytest.raises(ValueError, match=r"instead of|negative|there are not"):
             lanes.update(*arguments)
+    for arguments in ((moments[:1], None, None), (moments, moments, gaps[:1])):
+        with pytest.raises(ValueError, match="instead of"):
+            lanes.store(*arguments, None)
+    two = np.zeros((FIELDS, 2), np.int64)
     with pytest.raises(ValueError, match="twice"):
-        lanes.update(["a"], [True] * 2, 1, 1, np.zeros((15, 2), np.int64), None, None)
-    assert lanes.update([], [True], 7, 8, moments, None, None) is False
+        lanes.update(["a"], [True] * 2, 1, 1, two, None, None, None)
+    assert lanes.update([], [True], 7, 8, moments, None, None, None) is False
     assert (lanes.rows, lanes.keys()) == (1, ["a"])
     with pytest.raises(ValueError, match="domain"):
         native.RowLanes(*PLAIN._replace(decay=1.5), {}, number, refuse)

@@ -11,18 +11,21 @@ import math
 import numbers
 from decimal import Context, Decimal
 from fractions import Fraction
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 import numpy as np
 
 from streambn.errors import InvalidValueError, NotFittedError, SchemaError
 
-__all__ = ["MISSING", "UNSEEN", "RowRules", "number", "refuse"]
+__all__ = ["MAX_WEIGHT", "MISSING", "UNSEEN", "RowRules", "number", "refuse"]
 
 # What a NaN or an infinity does, and how a feature without statistics comes out. The extension
 # knows them by their places.
 MISSING = ("ignore", "raise", "propagate")
 UNSEEN = ("zero", "passthrough", "raise")
+
+# Products of two weights, and of one with a square, are to stay inside float64.
+MAX_WEIGHT: Final = 1e30
 
 # Digits enough for the difference of a decimal and the float64 next to it.
 _EXACT = Context(prec=1100)
@@ -38,7 +41,8 @@ class RowRules(NamedTuple):
     ignore_missing : bool
         Whether a missing value does not age the others.
     prior : float
-        Extra weight of a feature's first value, which ages like it; 0: none.
+        What a feature's first value weighs, where the later ones weigh 1 and all together
+        always as much, 1/α: the recursion of ``EMA(adjust=False)``. 0: it is as any other.
     ddof : int
     eps, clip : float
         A clip of infinity clips nothing.
@@ -135,6 +139,16 @@ def refuse(why: str, key: Any, value: Any) -> NoReturn:
     if why == "row":
         raise InvalidValueError(
             f"a row must be a dict of features, got {type(value).__name__}: {_shown(value)}."
+        )
+    if why == "weight":
+        raise InvalidValueError(
+            f"weight must be a number from 0, for a row without effect, to {MAX_WEIGHT:g}, got "
+            f"{_shown(value)}. The row was refused whole."
+        )
+    if why == "recursion":
+        raise InvalidValueError(
+            f"weight must be 1, got {_shown(value)}: the recursion of adjust=False has weights of "
+            "its own. The row was refused whole. Use adjust=True, or leave weight out."
         )
     word = "NaN" if why == "nan" else "infinity"
     raise InvalidValueError(

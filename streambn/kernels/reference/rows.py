@@ -2,6 +2,12 @@
 
 One row is a segment of the monoid in merge.py with W = 1, μ = x, S = C = 0 and P = λ, so
 learning it is a merge. Plain floats: around a single value NumPy would cost more than it does.
+
+Where there is a prior, the recursion y = λ·y + α·x from the first value on, a value that comes
+g rows after the last one makes of the mean y: (λ**g·y + α·x)/(λ**g + α). In units in which one
+without a gap before it weighs 1, the whole always weighs 1/α; so a value weighs ω = 1/(λ**g + α)
+and discounts those before it by λ**g·ω. The first value stands apart, and is weighed when the
+statistics are read: by P/α, P being what the later ones left of it.
 """
 
 from __future__ import annotations
@@ -16,7 +22,7 @@ import numpy as np
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Ints, LaneArrays
 from streambn.kernels.reference.merge import LEAST_WEIGHT, empty_moments, merge_moments
-from streambn.kernels.rows import MISSING, UNSEEN, RowRules
+from streambn.kernels.rows import MAX_WEIGHT, MISSING, UNSEEN, RowRules
 
 __all__ = ["RowLanes"]
 
@@ -26,6 +32,7 @@ _LARGEST, _SMALLEST = 2.0**400, 2.0**-400  # whose squares are plain numbers
 _FAR = 2.0**969  # from where on a difference may overflow
 _ENDS = 1024  # the binary exponent of what float64 does not hold
 
+_ONE = 1.0  # the very object that `learn` has for a weight that was not given
 _RAISE, _PROPAGATE = MISSING.index("raise"), MISSING.index("propagate")
 
 
@@ -60,7 +67,17 @@ class _Map:
 class _Lane:
     """One feature: the moments of `LaneArrays` as plain numbers."""
 
-    __slots__ = (*LaneArrays.FIELDS, "beta", "exact", "first", "gamma", "map", "rows")
+    __slots__ = (
+        *LaneArrays.FIELDS,
+        "before",
+        "beta",
+        "exact",
+        "first",
+        "gamma",
+        "map",
+        "rows",
+        "since",
+    )
 
     count: int
     nulls: int
@@ -84,7 +101,10 @@ class _Lane:
         self.rows = 0  # of the stream, up to which this lane is kept
         self.exact = True  # nothing but integers and decimals was seen
         self.map: _Map | None = None  # by the moments as they are, if it was asked for
-        self.first: _Lane | None = None  # the first value alone, aged: the prior's
+        # With a prior: the first value alone, which the moments leave to it but for the books,
+        # and how many rows without a value came before it and after the last one.
+        self.first: _Lane | None = None
+        self.before = self.since = 0
         self.set(empty_moments(1))
 
     def set(self, moments: LaneArrays, lane: int = 0) -> None:
@@ -109,21 +129,16 @@ class _Lane:
         self.m2_hi, self.m2_lo = dd.scale((self.m2_hi, self.m2_lo), by)
         self.decay = _flushed(self.decay * by)
 
-    def fade_alone(self, by: float) -> None:
-        """Let a single value weigh less."""
-        self.weight = _flushed(self.weight * by)
-        self.decay = _flushed(self.decay * by)
-
 
 def _flushed(weight: float) -> float:
     # The smallest float64 times 0.7 is itself.
     return weight if weight >= 2.0**-1000 else 0.0
 
 
-def _single(x: tuple[float, float], decay: float) -> _Lane:
+def _single(x: tuple[float, float], weight: float, decay: float) -> _Lane:
     """Return the moments of one value."""
     lane = _Lane()
-    lane.count, lane.weight, lane.squares, lane.decay = 1, 1.0, 1.0, decay
+    lane.count, lane.weight, lane.squares, lane.decay = 1, weight, weight * weight, decay
     lane.min = lane.max = x[0]
     size = abs(x[0])
     if size:
@@ -157,7 +172,7 @@ class RowLanes:
         # The extension has the interpreter's lock while it works; this takes many steps.
         self._lock = threading.RLock()
         self._lanes: dict[Any, _Lane] = {}
-        self._shares = 0.0, (0.0, 0.0)
+        self._shares = (0.0, 0.0), (0.0, 0.0)
         self.rows = 0
 
     def __len__(self) -> int:
@@ -173,18 +188,31 @@ class RowLanes:
         with self._lock:
             return [lane.exact for lane in self._lanes.values()]
 
-    def learn(self, row: Any) -> None:
-        """Learn one row, whole or not at all."""
+    def learn(self, row: Any, weight: Any = _ONE) -> None:
+        """Learn one row, whole or not at all; one that weighs nothing leaves no trace."""
         with self._lock:
-            self._learn_row(row)
+            self._learn_row(row, weight if weight is _ONE else self._weight_of(weight))
 
-    def _learn_row(self, row: Any) -> None:
+    def _weight_of(self, weight: Any) -> float:
+        try:
+            found = self._number(weight, "weight")
+        except ValueError:  # beyond float64
+            found = None
+        if not found or not 0 <= found[0] <= MAX_WEIGHT:
+            self._refuse("weight", None, weight)
+        if found[0] != 1 and self._rules.prior:
+            self._refuse("recursion", None, weight)
+        return found[0]
+
+    def _learn_row(self, row: Any, weight: float) -> None:
         read = self._read(row)
         for key, lane, value in read:
             if value is None and lane is not None:
                 self._refuse("other", key, row[key])
             if value:
                 self._check_finite(key, value[0], row[key])
+        if weight == 0:
+            return
         for key, lane, value in read:
             if lane is None:
                 # A number makes a lane; a missing value might be that of a text.
@@ -195,7 +223,7 @@ class RowLanes:
                 known = lane
             self._settle(known)
             known.rows += 1
-            self._learn(known, value)
+            self._learn(known, value, weight)
         self.rows += 1
 
     def transform(self, row: Any) -> dict[Any, Any]:
@@ -220,28 +248,30 @@ class RowLanes:
             out[key] = by(value[0], value[1], self._rules.clip)
         return out
 
-    def store(self, moments: Ints, first: Ints | None, rows: Ints | None) -> None:
-        """Write the moments and those of the first values.
+    def store(
+        self, moments: Ints, first: Ints | None, gaps: Ints | None, rows: Ints | None
+    ) -> None:
+        """Write the moments and, with a prior, those of the first values and the gaps.
 
-        As of the last row or, if `rows` is there to take the numbers of those that each lane
-        has seen, as they are kept.
+        The gaps, of shape (2, lanes): rows without a value before the first one, and since the
+        last one. All as of the last row or, if `rows` is there to take the numbers of those that
+        each lane has seen, as they are kept.
         """
         with self._lock:
-            self._store(moments, first, rows)
+            self._store(moments, first, gaps, rows)
 
-    def _store(self, moments: Ints, first: Ints | None, rows: Ints | None) -> None:
+    def _store(
+        self, moments: Ints, first: Ints | None, gaps: Ints | None, rows: Ints | None
+    ) -> None:
         if moments.shape[1] != len(self):
             raise ValueError(f"there are {len(self)} lanes, and room for {moments.shape[1]}")
-        moments[...] = empty_moments(len(self)).memory
         if first is not None:
-            first[...] = moments
+            first[...] = empty_moments(len(self)).memory
         for i, lane in enumerate(self._lanes.values()):
             copy = _Lane()
             copy.set(lane.arrays())
-            copy.rows, copy.first = lane.rows, None
-            if lane.first is not None:
-                copy.first = _Lane()
-                copy.first.set(lane.first.arrays())
+            copy.rows, copy.first = lane.rows, lane.first
+            copy.before, copy.since = lane.before, lane.since
             if rows is None:
                 self._settle(copy)
             else:
@@ -249,6 +279,8 @@ class RowLanes:
             moments[:, i] = copy.arrays().memory[:, 0]
             if copy.first is not None and first is not None:
                 first[:, i] = copy.first.arrays().memory[:, 0]
+            if gaps is not None:
+                gaps[:, i] = copy.before, copy.since
 
     def update(
         self,
@@ -258,6 +290,7 @@ class RowLanes:
         rows: int,
         moments: Ints,
         first: Ints | None,
+        gaps: Ints | None,
         rows_of_lanes: Ints | None,
     ) -> bool:
         """Add lanes and take over the moments of all, which are as of `rows` rows.
@@ -278,6 +311,9 @@ class RowLanes:
                 if first is not None and lane.count:
                     lane.first = _Lane()
                     lane.first.set(LaneArrays(first.reshape(len(LaneArrays.FIELDS), -1)), i)
+                lane.before = lane.since = 0
+                if gaps is not None:
+                    lane.before, lane.since = gaps.reshape(2, -1)[:, i].tolist()
             self.rows = rows
         return True
 
@@ -302,7 +338,7 @@ class RowLanes:
         if math.isinf(number) and self._rules.inf == _RAISE:
             self._refuse("inf", key, value)
 
-    def _learn(self, lane: _Lane, value: Any) -> None:
+    def _learn(self, lane: _Lane, value: Any, weight: float) -> None:
         if not value:
             lane.nulls += 1
         elif math.isnan(value[0]):
@@ -313,7 +349,7 @@ class RowLanes:
             lane.neg_infs += 1
         else:
             lane.exact = lane.exact and value[2]
-            return self._learn_number(lane, value[:2])
+            return self._learn_number(lane, value[:2], weight)
         if value:
             # A NaN may be all that there is to know about a feature from now on.
             lane.exact, lane.map = False, None
@@ -330,6 +366,13 @@ class RowLanes:
 
     def _learn_missing(self, lane: _Lane, rows: int) -> None:
         rules = self._rules
+        if rules.prior:
+            # They change nothing, until the next value.
+            if lane.first is None:
+                lane.before += rows
+            else:
+                lane.since += rows
+            return
         if rules.decay == 1 or rules.ignore_missing or rows == 0:
             return
         fade = rules.decay**rows
@@ -337,29 +380,35 @@ class RowLanes:
         if lane.weight > 0:
             fade = max(fade, min(LEAST_WEIGHT / lane.weight, 1.0))
         lane.fade(fade)
-        if lane.first is not None:
-            lane.first.fade_alone(fade)
 
-    def _learn_number(self, lane: _Lane, x: tuple[float, float]) -> None:
+    def _learn_number(self, lane: _Lane, x: tuple[float, float], one: float) -> None:
+        """Learn a value that weighs `one`."""
         decay = self._rules.decay
         lane.map = None
         if self._rules.prior:
             if lane.first is None:
-                lane.first = _single(x, decay)
-            else:
-                lane.first.fade_alone(decay)
+                lane.first = _single(x, 1.0, 1.0)
+                lane.count += 1
+                lane.min, lane.max = min(lane.min, x[0]), max(lane.max, x[0])
+                return
+            if lane.since and not self._rules.ignore_missing:
+                left = decay ** (lane.since + 1)
+                one = 1.0 / (left + 1.0 / self._rules.prior)
+                decay = left * one
+            lane.since = 0
         w = decay * lane.weight
         if w == 0 or lane.exponent != 0 or not _SMALLEST <= abs(x[0]) <= _LARGEST:
-            lane.set(merge_moments(lane.arrays(), _single(x, decay).arrays()))
+            lane.set(merge_moments(lane.arrays(), _single(x, one, decay).arrays()))
+            lane.decay = _flushed(lane.decay)
             return
-        weight = w + 1
+        weight = w + one
         mean = lane.mean_hi, lane.mean_lo
         delta = dd.add(x, (-mean[0], -mean[1]))
         # From the heavier side, as in `merge_moments`.
-        from_x = w < 1
-        light, heavy = (w, 1.0) if from_x else (1.0, w)
-        if self._shares[0] != w:  # most features of a row have one weight
-            self._shares = w, dd.divide((light, 0.0), (weight, 0.0))
+        from_x = w < one
+        light, heavy = (w, one) if from_x else (one, w)
+        if self._shares[0] != (w, one):  # most features of a row have one weight
+            self._shares = (w, one), dd.divide((light, 0.0), (weight, 0.0))
         move = dd.multiply(delta, self._shares[1])
         between = dd.scale(dd.multiply(delta, move), heavy)
         mean = dd.add(x, (-move[0], -move[1])) if from_x else dd.add(mean, move)
@@ -367,8 +416,8 @@ class RowLanes:
         m2 = dd.add(m2 if decay == 1 else dd.scale(m2, decay), between)
         lane.mean_hi, lane.mean_lo = mean
         lane.m2_hi, lane.m2_lo = m2
-        lane.pairs = decay * decay * lane.pairs + w
-        lane.squares = decay * decay * lane.squares + 1
+        lane.pairs = decay * decay * lane.pairs + w * one
+        lane.squares = decay * decay * lane.squares + one * one
         lane.weight = weight
         lane.decay = _flushed(lane.decay * decay)
         lane.count += 1
@@ -392,13 +441,10 @@ class RowLanes:
         made.known = True
         m = lane
         if lane.first is not None:
-            # See EMA.read.
-            extra = rules.prior * lane.first.weight
-            pairs = lane.pairs + extra * (lane.weight - lane.first.weight)
-            prior = lane.first.arrays().replace(weight=np.array([extra]))
+            # It is aged already: the rows that follow must not discount it again.
+            prior = lane.first.arrays().replace(weight=np.array([rules.prior * lane.decay]))
             m = _Lane()
             m.set(merge_moments(prior, lane.arrays().replace(decay=np.ones(1))))
-            m.pairs = pairs
         mean = math.ldexp(m.mean_hi, m.exponent)
         rest = math.ldexp(m.mean_lo, m.exponent)
         if poison != 0:

@@ -10,11 +10,12 @@ namespace {
 constexpr double EPSILON = 0x1p-52;
 constexpr double NOISE = 0x1p-96;  // of a mean's lower half: see moments.py
 
-Moments single(Pair x, double decay) {
+Moments single(Pair x, double weight, double decay) {
     Moments m;
     m.count = 1;
     m.min = m.max = x.hi;
-    m.weight = m.squares = 1;
+    m.weight = weight;
+    m.squares = weight * weight;
     m.mean = x;
     m.decay = decay;
     const double size = std::fabs(x.hi);
@@ -32,11 +33,6 @@ Moments single(Pair x, double decay) {
 // Less than this is nothing: a subnormal number costs a hundred cycles, and the smallest times
 // 0.7 is itself.
 double flushed(double weight) { return weight < 0x1p-1000 ? 0.0 : weight; }
-
-void age_first(Moments &first, double fade) {
-    first.weight = flushed(first.weight * fade);
-    first.decay = flushed(first.decay * fade);
-}
 
 void age(Moments &m, double fade) {
     m.weight *= fade;
@@ -56,10 +52,10 @@ struct Read {
 Read read_lane(const RowLane &lane, const RowRules &rules) {
     const Moments &m = lane.m, &first = lane.first;
     if (rules.prior == 0 || m.count == 0) return {m.weight, m.pairs, m.m2.hi, m.mean, m.exponent};
-    // See EMA.read.
-    const double extra = rules.prior * first.weight, weight = m.weight + extra;
-    const double pairs = m.pairs + extra * (m.weight - first.weight);
+    const double extra = rules.prior * m.decay, weight = m.weight + extra;
+    const double pairs = m.pairs + extra * m.weight;
     if (m.exponent != 0 || first.exponent != 0) {
+        // It is aged already: the rows that follow must not discount it again.
         Moments prior = first, rest = m;
         prior.weight = extra, rest.decay = 1;
         const Moments all = merge(prior, rest);
@@ -71,47 +67,65 @@ Read read_lane(const RowLane &lane, const RowRules &rules) {
             add(m.mean, {delta * share, 0}), 0};
 }
 
+LastShares shares_of(double w, double weight, double decay) {
+    const bool from_value = weight > w;  // from the heavier side, as in `merge`
+    const Pair light = divide({from_value ? w : weight, 0}, {w + weight, 0});
+    return {weight, {w, decay, from_value ? weight : w, light.hi, light.lo, from_value}};
+}
+
 }  // namespace
 
 void learn_missing(RowLane &lane, const RowRules &rules, int64_t rows) {
     Moments &m = lane.m;
+    if (rules.prior > 0) {
+        // They change nothing, until the next value.
+        (lane.first.count == 0 ? lane.before : lane.since) += rows;
+        return;
+    }
     if (rules.decay == 1 || rules.ignore_missing || rows == 0) return;
     double fade = rows == 1 ? rules.decay : std::pow(rules.decay, static_cast<double>(rows));
     // Where nothing else comes, the weight stops falling: see merge.py.
     if (m.weight > 0) fade = std::max(fade, std::min(LEAST_WEIGHT / m.weight, 1.0));
     age(m, fade);
-    if (rules.prior > 0) age_first(lane.first, fade);
     lane.is_mapped = false;
 }
 
-void learn_value(RowLane &lane, const RowRules &rules, Pair x, Shares &shares) {
+void learn_value(RowLane &lane, const RowRules &rules, Pair x, double weight, LastShares &shares) {
     static const AddValue add_value = kernels().add_value;
     Moments &m = lane.m;
     lane.is_mapped = false;
+    double decay = rules.decay;
     if (rules.prior > 0) {
-        if (m.count == 0)
-            lane.first = single(x, rules.decay);
-        else
-            age_first(lane.first, rules.decay);
+        if (lane.first.count == 0) {
+            lane.first = single(x, 1, 1);
+            m.count += 1;
+            m.min = std::min(m.min, x.hi);
+            m.max = std::max(m.max, x.hi);
+            return;
+        }
+        if (lane.since > 0 && !rules.ignore_missing) {
+            const double left = std::pow(decay, static_cast<double>(lane.since + 1));
+            weight = 1 / (left + 1 / rules.prior);
+            decay = left * weight;
+        }
+        lane.since = 0;
     }
-    const double w = rules.decay * m.weight;
+    const double w = decay * m.weight;
     if (w == 0 || m.exponent != 0 || x.hi == 0 || !is_plain(std::fabs(x.hi))) {
-        m = merge(m, single(x, rules.decay));
+        m = merge(m, single(x, weight, decay));
+        m.decay = flushed(m.decay);
         return;
     }
-    if (w != shares.w) {
-        const bool from_value = 1 > w;  // from the heavier side, as in `merge`
-        const Pair light = divide({from_value ? w : 1.0, 0}, {w + 1, 0});
-        shares = {w, rules.decay, from_value ? 1.0 : w, light.hi, light.lo, from_value};
-    }
+    if (w != shares.of.w || weight != shares.value || decay != shares.of.decay)
+        shares = shares_of(w, weight, decay);
     Growing grown{m.mean.hi, m.mean.lo, m.m2.hi, m.m2.lo};
-    add_value(&grown, x.hi, x.lo, shares);
+    add_value(&grown, x.hi, x.lo, shares.of);
     m.mean = {grown.mean_hi, grown.mean_lo};
     m.m2 = {grown.m2_hi, grown.m2_lo};
-    m.pairs = rules.decay * rules.decay * m.pairs + w;
-    m.squares = rules.decay * rules.decay * m.squares + 1;
-    m.weight = w + 1;
-    m.decay = flushed(m.decay * rules.decay);
+    m.pairs = decay * decay * m.pairs + w * weight;
+    m.squares = decay * decay * m.squares + weight * weight;
+    m.weight = w + weight;
+    m.decay = flushed(m.decay * decay);
     m.count += 1;
     m.min = std::min(m.min, x.hi);
     m.max = std::max(m.max, x.hi);

@@ -16,7 +16,7 @@ enum class Odd : uint8_t { ignore, raise, propagate };
 struct RowRules {
     double decay;         // of what came before, a row
     bool ignore_missing;  // a missing value does not age the others
-    double prior;         // extra weight of the first value, aged like it; 0: none
+    double prior;         // what the first value weighs: see rows.py; 0: as any other
     int ddof;
     double eps, clip;     // infinity: none
     bool center, scale;
@@ -32,7 +32,10 @@ struct LaneMap {
 
 struct RowLane {
     Moments m;
-    Moments first;     // of the first value alone, aged; nothing without a prior
+    // With a prior: the first value alone, which `m` leaves to it but for the books, and how many
+    // rows without a value came before it and after the last one.
+    Moments first;
+    int64_t before = 0, since = 0;
     int64_t rows = 0;  // of the stream, up to which this lane is kept
     bool exact = true; // nothing but integers and decimals was seen
     double gamma = 1, beta = 0;
@@ -40,10 +43,17 @@ struct RowLane {
     LaneMap map{};
 };
 
+// What the last value weighed, and the shares that it had.
+struct LastShares {
+    double value = 0;
+    Shares of{};
+};
+
 // The feature is missing from so many rows, or the rows have nothing that counts as a value.
 void learn_missing(RowLane &lane, const RowRules &rules, int64_t rows);
-// `shares`: those of the last call, as most lanes of a row have one weight; zero at first.
-void learn_value(RowLane &lane, const RowRules &rules, Pair x, Shares &shares);
+// A value that weighs so much, which with a prior is 1. `shares`: those of the last call, as most
+// lanes of a row have one weight.
+void learn_value(RowLane &lane, const RowRules &rules, Pair x, double weight, LastShares &shares);
 
 LaneMap map_of(const RowLane &lane, const RowRules &rules);
 

@@ -1,6 +1,7 @@
 // The Python class RowLanes: a stream of rows that are dicts, in and out.
 #include <nanobind/stl/optional.h>
 
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -12,6 +13,8 @@
 namespace streambn {
 
 namespace {
+
+constexpr double MAX_WEIGHT = 1e30;  // as in kernels/rows.py
 
 enum class Kind : uint8_t { number, missing, nan, infinite, other };
 
@@ -38,7 +41,9 @@ class RowLanes {
         for (const Recent &recent : recent_) Py_DECREF(recent.key);
     }
 
-    void learn(nb::handle row) {
+    // `weight`: what the row weighs, or null for 1.
+    void learn(nb::handle row, PyObject *given) {
+        const double weight = given ? weight_of(given) : 1.0;
         Row read(*this, row);
         for (const Item &item : read.items) {
             const bool refused = (item.kind == Kind::nan && rules_.nan == Odd::raise) ||
@@ -46,7 +51,8 @@ class RowLanes {
             if (refused) refuse(item.kind == Kind::nan ? "nan" : "inf", item);
             if (item.kind == Kind::other && item.lane >= 0) refuse("other", item);
         }
-        // From here on nothing is refused.
+        // From here on nothing is refused; what weighs nothing leaves no trace.
+        if (weight == 0) return;
         for (Item &item : read.items) {
             if (is_new(item)) item.lane = append(item.key);
             if (item.lane < 0) continue;
@@ -55,7 +61,7 @@ class RowLanes {
             lane.rows += 1;
             if (item.kind == Kind::number) {
                 lane.exact = lane.exact && item.exact;
-                learn_value(lane, rules_, item.x, shares_);
+                learn_value(lane, rules_, item.x, weight, shares_);
                 continue;
             }
             Moments &m = lane.m;
@@ -113,13 +119,17 @@ class RowLanes {
     int64_t rows() const { return rows_; }
     int64_t size() const { return static_cast<int64_t>(lanes_.size()); }
 
-    // Write the moments and those of the first values: as of the last row or, if `rows` is there to
-    // take the numbers of those that each lane has seen, as they are kept.
-    void store(nb::handle moments, std::optional<nb::object> first, std::optional<nb::object> rows) const {
+    // Write the moments and, with a prior, those of the first values and the gaps: rows without a
+    // value before the first one, and since the last one. All as of the last row or, if `rows` is
+    // there to take the numbers of those that each lane has seen, as they are kept.
+    void store(nb::handle moments, std::optional<nb::object> first, std::optional<nb::object> gaps,
+               std::optional<nb::object> rows) const {
         const Block all(moments, 8, INTEGER, true);
         const std::unique_ptr<Block> firsts(first ? new Block(*first, 8, INTEGER, true) : nullptr);
         expect(all.items(), FIELDS * size(), "the array of moments");
         if (firsts) expect(firsts->items(), FIELDS * size(), "the array of first values");
+        const std::unique_ptr<Block> between(gaps ? new Block(*gaps, 8, INTEGER, true) : nullptr);
+        if (between) expect(between->items(), 2 * size(), "the array of gaps");
         const std::unique_ptr<Block> seen(rows ? new Block(*rows, 8, INTEGER, true) : nullptr);
         if (seen) expect(seen->items(), size(), "the array of rows");
         for (int64_t i = 0; i < size(); ++i) {
@@ -130,13 +140,17 @@ class RowLanes {
                 settle(lane);
             store_lane(all.as<int64_t>(), size(), i, lane.m);
             if (firsts) store_lane(firsts->as<int64_t>(), size(), i, lane.first);
+            if (!between) continue;
+            between->as<int64_t>()[i] = lane.before;
+            between->as<int64_t>()[size() + i] = lane.since;
         }
     }
 
     // Add lanes and take over the moments of all, which are as of `rows` rows. If another thread
     // learned since there were `before`, nothing is done, and the result is false.
     bool update(nb::list fresh, nb::list exact, int64_t before, int64_t rows, nb::handle moments,
-                std::optional<nb::object> first, std::optional<nb::object> rows_of_lanes) {
+                std::optional<nb::object> first, std::optional<nb::object> gaps,
+                std::optional<nb::object> rows_of_lanes) {
         if (before != rows_) return false;
         const int64_t lanes = size() + static_cast<int64_t>(nb::len(fresh));
         const Block all(moments, 8, INTEGER);
@@ -144,10 +158,14 @@ class RowLanes {
         expect(nb::len(exact), lanes, "the list of exact lanes");
         expect(all.items(), FIELDS * lanes, "the array of moments");
         if (firsts) expect(firsts->items(), FIELDS * lanes, "the array of first values");
+        const std::unique_ptr<Block> between(gaps ? new Block(*gaps, 8, INTEGER) : nullptr);
+        if (between) expect(between->items(), 2 * lanes, "the array of gaps");
         const std::unique_ptr<Block> seen(rows_of_lanes ? new Block(*rows_of_lanes, 8, INTEGER)
                                                         : nullptr);
         if (seen) expect(seen->items(), lanes, "the array of rows");
         if (rows < 0) throw std::invalid_argument("the number of rows is negative");
+        for (int64_t i = 0; between && i < 2 * lanes; ++i)
+            if (between->as<int64_t>()[i] < 0) throw std::invalid_argument("a gap is negative");
         for (int64_t i = 0; seen && i < lanes; ++i)
             if (seen->as<int64_t>()[i] < 0 || seen->as<int64_t>()[i] > rows)
                 throw std::invalid_argument("a lane has seen rows that there are not");
@@ -160,6 +178,8 @@ class RowLanes {
             lane.exact = nb::cast<bool>(exact[static_cast<size_t>(i)]);
             lane.m = load_lane(all.as<int64_t>(), lanes, i);
             lane.first = firsts ? load_lane(firsts->as<int64_t>(), lanes, i) : Moments{};
+            lane.before = between ? between->as<int64_t>()[i] : 0;
+            lane.since = between ? between->as<int64_t>()[lanes + i] : 0;
             lane.rows = seen ? seen->as<int64_t>()[i] : rows;
             lane.is_mapped = false;
         }
@@ -190,9 +210,7 @@ class RowLanes {
         Row(RowLanes &lanes, nb::handle row) : lanes_(lanes) {
             items.swap(lanes.room_);
             items.clear();
-            if (!PyDict_Check(row.ptr())) {
-                lanes_.refuse("row", {Py_None, row.ptr(), -1, Kind::other, false, {0, 0}});
-            }
+            if (!PyDict_Check(row.ptr())) lanes_.refuse("row", row.ptr());
             if (lanes.read(row, false, items)) return;
             copy_ = nb::steal(PyDict_Copy(row.ptr()));
             if (!copy_.is_valid()) throw nb::python_error();
@@ -245,6 +263,26 @@ class RowLanes {
         if (overflow || whole > LIMIT || whole < -LIMIT) return false;
         x.hi = static_cast<double>(whole);
         return true;
+    }
+
+    double weight_of(PyObject *given) const {
+        double weight = NAN;
+        if (PyFloat_Check(given)) {
+            weight = PyFloat_AsDouble(given);
+        } else {
+            try {
+                const nb::object found = number_(nb::handle(given), "weight");
+                if (!found.is_none() && nb::len(found) > 0) weight = nb::cast<double>(found[0]);
+            } catch (nb::python_error &error) {
+                if (!error.matches(PyExc_ValueError)) throw;  // it is one beyond float64
+            }
+        }
+        if (!(weight >= 0 && weight <= MAX_WEIGHT)) refuse("weight", given);
+        if (weight != 1 && rules_.prior > 0) refuse("recursion", given);
+        return weight;
+    }
+    [[noreturn]] void refuse(const char *why, PyObject *given) const {
+        refuse(why, {Py_None, given, -1, Kind::other, false, {0, 0}});
     }
 
     void convert(Item &item) {
@@ -341,7 +379,7 @@ class RowLanes {
     std::vector<RowLane> lanes_;
     std::vector<Recent> recent_;
     std::vector<Item> room_;
-    Shares shares_{};
+    LastShares shares_;
     int64_t rows_ = 0;
 };
 
@@ -360,13 +398,17 @@ void bind_rows(nb::module_ &module) {
                  const LaneMap without{{0, 0}, 1, unseen == 1 ? 1.0 : 0.0, 0, unseen == 2};
                  new (self) RowLanes(rules, without, std::move(affine), std::move(number), std::move(refuse));
              })
-        .def("learn", &RowLanes::learn)
+        .def("learn", [](RowLanes &self, nb::handle row) { self.learn(row, nullptr); })
+        .def("learn", [](RowLanes &self, nb::handle row, nb::handle weight) {
+                 self.learn(row, weight.ptr());
+             }, nb::arg("row"), nb::arg("weight").none())
         .def("transform", &RowLanes::transform)
         .def("keys", &RowLanes::keys)
         .def("exact", &RowLanes::exact)
-        .def("store", &RowLanes::store, nb::arg(), nb::arg().none(), nb::arg().none())
+        .def("store", &RowLanes::store, nb::arg(), nb::arg().none(), nb::arg().none(),
+             nb::arg().none())
         .def("update", &RowLanes::update, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-             nb::arg().none(), nb::arg().none())
+             nb::arg().none(), nb::arg().none(), nb::arg().none())
         .def("index", &RowLanes::index)
         .def("set_maps", &RowLanes::set_maps)
         .def_prop_ro("rows", &RowLanes::rows)
