@@ -13,7 +13,6 @@ from streambn.columns import is_encoded, numeric_type
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import Times
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
-from streambn.kernels.doubledouble import Pair
 from streambn.kernels.interface import Floats
 from streambn.policies import EventTime
 from streambn.policies.timed import instant
@@ -222,8 +221,8 @@ def _check_kind(kind: pa.DataType, time: EventTime) -> int | None:
     return tick
 
 
-def moment(at: Any, time: EventTime) -> Pair:
-    """Return a point in time as a policy keeps it.
+def moment(at: Any, time: EventTime) -> Floats:
+    """Return a point in time as a policy keeps it, as hi + lo.
 
     Parameters
     ----------
@@ -245,5 +244,4 @@ def moment(at: Any, time: EventTime) -> Pair:
         raise InvalidValueError(
             f"at must be a time such as those in column {time.column!r}, got {at!r}."
         )
-    high, low = instant(times.ticks[0], times.tick)
-    return np.array(high), np.array(low)
+    return instant(times.ticks[0], times.tick)

@@ -276,7 +276,7 @@ class BatchEMA:
         """See `Policy.tally`; the rows of an open block are in it."""
         return state.means.merge(state.open) if state.open_rows else state.means
 
-    def extras(self, state: BatchState, at: dd.Pair | None) -> dict[str, Floats]:
+    def extras(self, state: BatchState, at: Floats | None) -> dict[str, Floats]:
         """See `Extras.extras`: the variance of all values, the drift between blocks included.
 
         ``total_var`` is E[v] + Var[b]: the running variance within blocks and the population

@@ -12,7 +12,6 @@ import numpy as np
 
 from streambn.errors import InvalidValueError
 from streambn.kernels import Columns
-from streambn.kernels.doubledouble import Pair
 from streambn.kernels.interface import Floats, Ints
 from streambn.moments import Moments, Reading
 from streambn.policies.arguments import Domain, check_flag, is_number, number, shown_arguments
@@ -297,7 +296,7 @@ class EMA:
         """See `Policy.take`."""
         return self._scheme.take(state, lanes)
 
-    def extras(self, state: Any, at: Pair | None) -> dict[str, Floats]:
+    def extras(self, state: Any, at: Floats | None) -> dict[str, Floats]:
         """See `Extras.extras`: Σw and the effective sample size."""
         moments = self._weighed(state)
         weight = moments.weight

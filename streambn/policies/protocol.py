@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from streambn.kernels import Columns
-from streambn.kernels.doubledouble import Pair
 from streambn.kernels.interface import Floats, Ints
 from streambn.moments import Moments, Reading
 
@@ -83,15 +82,15 @@ def takes_weights(policy: Policy) -> bool:
 class Extras(Policy, Protocol):
     """A policy with statistics of its own beside mean and variance."""
 
-    def extras(self, state: Any, at: Pair | None) -> dict[str, Floats]:
+    def extras(self, state: Any, at: Floats | None) -> dict[str, Floats]:
         """Return them by name, NaN where undefined.
 
         Parameters
         ----------
         state : object
-        at : pair of ndarrays, or None
-            The time as of which to read, in the units of the states of a policy by event time;
-            None: that of the latest row.
+        at : ndarray of float64, shape (2,), or None
+            The time as of which to read, as a policy by event time keeps times; None: that of
+            the newest row.
         """
 
 

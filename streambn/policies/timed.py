@@ -95,7 +95,7 @@ class TimedEMA:
         """See `Policy.merge`. Commutative, up to rounding."""
         a, b = older, newer
         no_a, no_b = a.moments.weight == 0, b.moments.weight == 0
-        later = dd.add(_pair(b.times), (-a.times[0], -a.times[1]))[0]
+        later = _apart(a.times, b.times)
         late_a = (later < 0) & ~no_a & ~no_b
         fade = np.where(no_a | no_b, 1.0, self._faded(np.abs(later)))
         early, late = a.moments, b.moments
@@ -109,10 +109,11 @@ class TimedEMA:
         return TimedState(Moments.sealed(merged), times, max(a.latest, b.latest, key=tuple))
 
     def _faded(self, age: Floats) -> Floats:
-        faded = np.exp2(-age / self.halflife)
+        with np.errstate(over="ignore"):
+            faded = np.exp2(-age / self.halflife)
         return np.where(faded < _LEAST, 0.0, faded)
 
-    def weight(self, state: TimedState, at: dd.Pair | None) -> Floats:
+    def weight(self, state: TimedState, at: Floats | None) -> Floats:
         """Return Σw as of a time; None: as of the newest row.
 
         Raises
@@ -120,9 +121,9 @@ class TimedEMA:
         InvalidValueError
             The time lies before the newest row.
         """
-        now = _pair(state.latest)
+        now = state.latest
         if at is not None:
-            ahead = float(dd.add((-now[0], -now[1]), at)[0])
+            ahead = float(_apart(now, at))
             if ahead < 0:
                 raise InvalidValueError(
                     f"at lies {-ahead / self.halflife:g} half-lives before the newest row that was "
@@ -130,9 +131,8 @@ class TimedEMA:
                 )
             now = at
         seen = state.moments.weight > 0
-        with np.errstate(invalid="ignore"):
-            age = dd.add(_pair(state.times * -1.0), now)[0]
-        return np.where(seen, state.moments.weight * self._faded(np.where(seen, age, 0.0)), 0.0)
+        age = np.where(seen, _apart(state.times, now[:, np.newaxis]), 0.0)
+        return state.moments.weight * self._faded(age)
 
     def take(self, state: TimedState, lanes: Sequence[int]) -> TimedState:
         """See `Policy.take`."""
@@ -148,8 +148,13 @@ def instant(ticks: np.number, tick: int | None) -> Floats:
     return np.array([high, float(whole - int(high))])
 
 
-def _pair(times: Floats) -> dd.Pair:
-    return times[0], times[1]
+def _apart(older: Floats, newer: Floats) -> Floats:
+    """Return how much later times are than others, each as hi + lo along the first axis."""
+    # Of quarters, as the difference of plain numbers may be beyond float64; of none it is NaN.
+    with np.errstate(over="ignore", invalid="ignore"):
+        a, b = older / -4, newer / 4
+        apart: Floats = dd.add((b[0], b[1]), (a[0], a[1]))[0] * 4
+    return apart
 
 
 def _times_of(columns: Columns) -> Times:
