@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from streambn.errors import InvalidValueError, MergeError
 from streambn.kernels import Columns
+from streambn.moments import Moments
 from streambn.policies import EMA, BatchEMA, Welford
 from streambn.testing import PolicyLaws, exact_moments, merged_in_a_tree
 
@@ -25,6 +26,9 @@ POLICIES = {
     "EMAIgnoreNA": EMA(span=4, ignore_na=True),
     "EMARecursive": EMA(com=3, adjust=False),
     "EMARecursiveIgnoreNA": EMA(alpha=0.2, adjust=False, ignore_na=True),
+    "EMATimestamps": EMA(halflife="1min", time="time"),
+    "EMATimestampsFast": EMA(halflife="1s", time="time"),
+    "EMANumericTimes": EMA(halflife=10.0, time="time"),
     "BatchTorch": BatchEMA(momentum=0.1),
     "BatchKeras": BatchEMA(decay=0.9, ddof=0),
     "BatchCumulative": BatchEMA(momentum=None),
@@ -43,6 +47,91 @@ for _name, _policy in POLICIES.items():
             "block_rows": getattr(_policy, "batch_rows", None) or 1,
         },
     )
+
+
+class OwnPolicy:
+    """A policy of someone's own that has what `Policy` lists, and nothing else."""
+
+    commutative = True
+
+    def init(self, lanes):
+        return Moments.empty(lanes)
+
+    def update(self, state, columns):
+        assert columns.weights is None
+        assert columns.times is None
+        return state.extend(columns)
+
+    def merge(self, older, newer):
+        return older.merge(newer)
+
+    def read(self, state, ddof):
+        return state.reading(ddof)
+
+    def tally(self, state):
+        return state
+
+    def take(self, state, lanes):
+        return state.take(lanes)
+
+    def describe(self):
+        return "everything counts equally"
+
+
+class TestOwnPolicyLaws(PolicyLaws):
+    policy = OwnPolicy()
+
+
+class DeafToTimes(EMA):
+    """Wrong: what is merged later counts as newer."""
+
+    __slots__ = ()
+
+    def merge(self, older, newer):
+        return super().merge(older, newer._replace(times=older.times))
+
+
+class DeafToOrder(Welford):
+    """Wrong: a merge forgets what was before, and says that order is without effect."""
+
+    __slots__ = ()
+
+    def merge(self, older, newer):
+        return older.replace(decay=older.decay * 0.5).merge(newer.replace(decay=newer.decay * 0.5))
+
+
+class Overweight(Welford):
+    """Wrong: it takes weights, and adds to them."""
+
+    __slots__ = ()
+
+    def update(self, state, columns):
+        if columns.weights is not None:
+            columns = columns.weighed(columns.weights + np.arange(columns.rows))
+        return super().update(state, columns)
+
+
+@pytest.mark.parametrize(
+    ("policy", "law"),
+    [
+        (DeafToTimes(halflife=10.0, time="t"), "pieces_merge_in_any_order_where_it_is_said_to_be"),
+        (DeafToOrder(), "pieces_merge_in_any_order_where_it_is_said_to_be"),
+        (Overweight(), "weights_of_one_are_no_weights"),
+    ],
+    ids=["times", "order", "weights"],
+)
+def test_the_laws_find_a_policy_that_breaks_them(policy, law):
+    laws = type("Laws", (PolicyLaws,), {"policy": policy})()
+    [check] = [getattr(laws, name) for name in dir(laws) if name.startswith(f"law_{law}")]
+
+    # What fails is not made smaller, which takes long.
+    @settings(deadline=None, database=None, phases=[Phase.generate])
+    @given(data=st.data())
+    def broken(data):
+        check(data)
+
+    with pytest.raises(AssertionError):
+        broken()
 
 
 def columns(*values, kind=None):

@@ -12,19 +12,26 @@ from hypothesis import strategies as st
 from streambn.columns import bind
 from streambn.kernels import Columns
 from streambn.moments import Moments, Reading
-from streambn.policies import Policy
+from streambn.policies import Policy, event_time_of, takes_weights
 from streambn.testing.laws import Laws, law
-from streambn.testing.strategies import NAMES, batches, cuts, merged_in_a_tree
+from streambn.testing.strategies import (
+    NAMES,
+    WEIGHTS,
+    batches,
+    cuts,
+    event_times,
+    merged_in_a_tree,
+)
+from streambn.weighing import weigh
 
 __all__ = ["PolicyLaws"]
 
 
-def _columns(batch: pa.RecordBatch, names: Sequence[str] = NAMES) -> Columns:
-    return bind(batch.schema, names).extract(batch)
-
-
 class PolicyLaws(Laws):
     """The laws. Subclass it in a test module and set `policy`.
+
+    A policy with an `event_time` gets times for its rows, in no order; one that
+    `takes_weights` gets weights of rows in some streams.
 
     Attributes
     ----------
@@ -35,6 +42,9 @@ class PolicyLaws(Laws):
     block_rows : int
         Rows in a block, where the policy cuts the stream into blocks of its own: null
         rows are part of them, and merges happen at their edges.
+    extent : float
+        How far apart event times are at most, for a policy that asks for them: in seconds, or
+        in its own unit if its times are plain numbers. Take some half-lives.
     rtol : float
         Allowed relative difference between two ways to the same statistics: of standard
         deviations, and of means in units of them and of a thousandth of the range.
@@ -45,6 +55,7 @@ class PolicyLaws(Laws):
     policy: ClassVar[Policy]
     depends_on_cuts: ClassVar[bool] = False
     block_rows: ClassVar[int] = 1
+    extent: ClassVar[float] = 100.0
     rtol: ClassVar[float] = 1e-12
 
     # ------------------------------------------------------------------ the laws
@@ -95,16 +106,39 @@ class PolicyLaws(Laws):
             np.testing.assert_array_equal(tallies[0].count, tallies[1].count)
 
     @law(st.data())
+    def law_pieces_merge_in_any_order_where_it_is_said_to_be_without_effect(
+        self, data: st.DataObject
+    ) -> None:
+        """Shuffle the parts of a stream and merge them anyhow: it is still that stream."""
+        if not self.policy.commutative:
+            return
+        stream = self._stream(data)
+        pieces = stream if self.depends_on_cuts else data.draw(cuts(stream))
+        shuffled = data.draw(st.permutations(pieces))
+        states = [self._learned([batch]) for batch in shuffled]
+        merged = merged_in_a_tree(data.draw, self.policy.merge, states)
+        self._assert_close(merged, self._learned(stream))
+
+    @law(st.data())
+    def law_weights_of_one_are_no_weights(self, data: st.DataObject) -> None:
+        """Weigh every row with 1, where weights are taken: it is as without."""
+        if not takes_weights(self.policy):
+            return
+        stream = [batch.select(self._names()) for batch in self._stream(data)]
+        ones = [batch.append_column(WEIGHTS, pa.array(np.ones(batch.num_rows))) for batch in stream]
+        self._assert_close(self._learned(ones), self._learned(stream))
+
+    @law(st.data())
     def law_what_holds_nothing_changes_nothing(self, data: st.DataObject) -> None:
         """Change no bit by an empty batch, and by nulls only their count."""
         stream = self._stream(data)
         state = self._learned(stream)
         empty = stream[0].slice(0, 0)
-        self._assert_same(self.policy.update(state, _columns(empty)), state)
+        self._assert_same(self.policy.update(state, self._columns(empty)), state)
         if self.block_rows > 1:
             return
-        nulls = pa.record_batch([pa.nulls(3, pa.float64())] * 2, names=list(NAMES))
-        after = self.policy.update(state, _columns(nulls))
+        nulls = self._batch(data, pa.nulls(3, pa.float64()))
+        after = self.policy.update(state, self._columns(nulls))
         self._assert_close(after, state, books=False)
         assert (self.policy.tally(after).nulls == self.policy.tally(state).nulls + 3).all()
 
@@ -114,7 +148,7 @@ class PolicyLaws(Laws):
         stream = self._stream(data)
         state = self._learned(stream)
         before = self._fields(state)
-        self.policy.update(state, _columns(stream[0]))
+        self.policy.update(state, self._columns(stream[0]))
         self.policy.merge(state, self._learned(stream))
         self.policy.read(state, 1)
         for now, then in zip(self._fields(state), before, strict=True):
@@ -130,13 +164,15 @@ class PolicyLaws(Laws):
             assert (reading.var[known] >= 0).all()
             np.testing.assert_allclose(reading.std[known], np.sqrt(reading.var[known]), rtol=1e-15)
 
-    @law(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.floats(-1e300, 1e300))
-    def law_a_constant_stays_itself(self, rows: list[int], constant: float) -> None:
+    @law(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.floats(-1e300, 1e300), st.data())
+    def law_a_constant_stays_itself(
+        self, rows: list[int], constant: float, data: st.DataObject
+    ) -> None:
         """Give a constant back as its mean, with variance 0, after any merges."""
-        states = []
-        for n in rows:
-            columns = Columns.of(pa.array([constant] * n * self.block_rows))
-            states.append(self.policy.update(self.policy.init(1), columns))
+        states = [
+            self._learned([self._batch(data, pa.array([constant] * n * self.block_rows))])
+            for n in rows
+        ]
         state = states[0]
         for newer in states[1:]:
             state = self.policy.merge(state, newer)
@@ -155,7 +191,7 @@ class PolicyLaws(Laws):
         both = self.policy.take(self._learned(stream), [1, 0])
         swapped = self.policy.init(2)
         for batch in stream:
-            swapped = self.policy.update(swapped, _columns(batch, NAMES[::-1]))
+            swapped = self.policy.update(swapped, self._columns(batch, NAMES[::-1]))
         self._assert_same(both, swapped)
 
     # ------------------------------------------------------------------- helpers
@@ -163,12 +199,39 @@ class PolicyLaws(Laws):
     def _learned(self, stream: Sequence[pa.RecordBatch]) -> Any:
         state = self.policy.init(len(NAMES))
         for batch in stream:
-            state = self.policy.update(state, _columns(batch))
+            state = self.policy.update(state, self._columns(batch))
         return state
+
+    def _columns(self, batch: pa.RecordBatch, names: Sequence[str] = NAMES) -> Columns:
+        """Bind a batch, with times and weights beside it where it has them."""
+        weights = WEIGHTS if WEIGHTS in batch.schema.names else None
+        weighed = weigh(batch, names, weights, event_time_of(self.policy))
+        columns = bind(weighed.batch.schema, names).extract(weighed.batch)
+        return Columns(columns.batch, columns.layout, weighed.weights, weighed.times)
+
+    def _names(self) -> list[str]:
+        """Name the columns that each batch has."""
+        time = event_time_of(self.policy)
+        return [*NAMES] if time is None else [*NAMES, time.column]
+
+    def _batch(self, data: st.DataObject, values: pa.Array) -> pa.RecordBatch:
+        """Return a batch that has the same values in all its columns, at drawn times."""
+        arrays, time = [values] * len(NAMES), event_time_of(self.policy)
+        if time is not None:
+            kind = pa.float64() if time.numeric else pa.timestamp("us")
+            arrays.append(data.draw(event_times(len(values), kind, self.extent)))
+        return pa.record_batch(arrays, names=self._names())
 
     def _stream(self, data: st.DataObject, max_batches: int = 5) -> list[pa.RecordBatch]:
         """Draw a stream that ends at the edge of a block."""
-        stream = data.draw(batches(max_batches))
+        stream = data.draw(
+            batches(
+                max_batches,
+                time=event_time_of(self.policy),
+                extent=self.extent,
+                weighed=takes_weights(self.policy),
+            )
+        )
         surplus = sum(batch.num_rows for batch in stream) % self.block_rows
         for i in range(len(stream) - 1, -1, -1):
             keep = max(stream[i].num_rows - surplus, 0)

@@ -11,9 +11,24 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-__all__ = ["NAMES", "batches", "cuts", "exact_moments", "merged_in_a_tree"]
+from streambn.policies import EventTime
+
+__all__ = [
+    "NAMES",
+    "WEIGHTS",
+    "batches",
+    "cuts",
+    "event_times",
+    "exact_moments",
+    "merged_in_a_tree",
+]
 
 NAMES = ("a", "b")
+# The column of weights, where there is one.
+WEIGHTS = "weights"
+
+_TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_START = 1_700_000_000  # seconds; about which timestamps lie, and plain numbers about 0
 
 
 def exact_moments(
@@ -45,13 +60,59 @@ def _column(draw: st.DrawFn, rows: int) -> pa.Array:
     return pa.array(values, pa.float64(), mask=mask, from_pandas=False)
 
 
+def _kinds_of(time: EventTime) -> list[pa.DataType]:
+    return [pa.int64(), pa.float64()] if time.numeric else list(map(pa.timestamp, _TICKS))
+
+
 @st.composite
-def batches(draw: st.DrawFn, max_batches: int = 5, max_rows: int = 12) -> list[pa.RecordBatch]:
+def event_times(draw: st.DrawFn, rows: int, kind: pa.DataType, extent: float) -> pa.Array:
+    """Draw when so many rows happened, in no order and some at once; none is missing.
+
+    Parameters
+    ----------
+    rows : int
+    kind : pyarrow.DataType
+        int64, float64 or a timestamp.
+    extent : float
+        How far apart they are at most: in the numbers' own unit, or in seconds.
+    """
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    times = extent * (rng.random(rows) - 0.5)
+    if draw(st.booleans()):
+        times[:] = rng.choice(times[:3], rows) if rows else []
+    if not pa.types.is_timestamp(kind):
+        return pa.array(times if pa.types.is_floating(kind) else times.astype(np.int64))
+    tick = _TICKS[kind.unit]
+    return pa.array(_START * tick + (times * tick).astype(np.int64)).cast(kind)
+
+
+@st.composite
+def batches(
+    draw: st.DrawFn,
+    max_batches: int = 5,
+    max_rows: int = 12,
+    *,
+    time: EventTime | None = None,
+    extent: float = 100.0,
+    weighed: bool = False,
+) -> list[pa.RecordBatch]:
     """Draw a stream of record batches with two float64 columns, ``a`` and ``b``.
 
     Empty, one-row, all-null and sliced batches are among them.
+
+    Parameters
+    ----------
+    max_batches, max_rows : int
+    time : EventTime, optional
+        There is a column of event times too, as a policy asks for it: see `event_times`.
+    extent : float
+        How far apart those are at most.
+    weighed : bool
+        Some streams have a column ``weights`` too, of float64 > 0.
     """
     stream = []
+    kind = None if time is None else draw(st.sampled_from(_kinds_of(time)))
+    weighed = weighed and draw(st.booleans())
     for _ in range(draw(st.integers(1, max_batches))):
         rows = draw(st.integers(0, max_rows))
         before, after = draw(st.integers(0, 9)), draw(st.integers(0, 3))
@@ -62,7 +123,15 @@ def batches(draw: st.DrawFn, max_batches: int = 5, max_rows: int = 12) -> list[p
         ]
         # A slice with an offset that is no multiple of 8 moves the validity bits.
         arrays = [a if all_null else a.slice(before, rows) for a in arrays]
-        stream.append(pa.record_batch(arrays, names=list(NAMES)))
+        names = list(NAMES)
+        if time is not None:
+            arrays.append(draw(event_times(rows, kind, extent)))
+            names.append(time.column)
+        if weighed:
+            rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+            arrays.append(pa.array(rng.choice([1e-3, 1.0, 1e3], rows) * (1 - rng.random(rows))))
+            names.append(WEIGHTS)
+        stream.append(pa.record_batch(arrays, names=names))
     return stream
 
 
@@ -74,7 +143,7 @@ def cuts(draw: st.DrawFn, stream: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
     bounds = [0, *edges, table.num_rows]
     pieces = [table.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
     return [
-        pa.record_batch([column.combine_chunks() for column in piece.columns], names=list(NAMES))
+        pa.record_batch([column.combine_chunks() for column in piece.columns], schema=table.schema)
         for piece in pieces
     ]
 
