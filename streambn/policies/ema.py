@@ -307,9 +307,11 @@ class EMA:
     def describe(self) -> str:
         """See `Policy.describe`."""
         if self.time is not None:
-            unit = "" if isinstance(self.halflife, str) else " of its unit"
+            length = self.halflife
+            if not isinstance(length, str):
+                length = f"{length:,.16g} of its unit"
             skipped = ", rows without a time are skipped" if self.null_time == "skip" else ""
-            return f"EMA by event time in {self.time!r}: half-life {self.halflife}{unit}{skipped}"
+            return f"EMA by event time in {self.time!r}: half-life {length}{skipped}"
         [(name, value)] = [(n, v) for n in _RATES if (v := getattr(self, n)) is not None]
         words = {
             "alpha": f"each row weighs {value:g} of the mean",
