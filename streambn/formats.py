@@ -256,9 +256,10 @@ def explained(
             ) from error
         number = int(misfit[1])
         column = columns[number] if columns else f"#{number}"
+        likely = "timestamp[us]" if re.search(r"to (date|timestamp)", misfit[2]) else "double"
         raise StreamBNError(
             f"{name}: column {column!r}: a value{where} does not fit the type that the first rows "
-            f"suggest ({misfit[2]}); name the type: --csv-type {column}=double, or string"
+            f"suggest ({misfit[2]}); name the type: --csv-type {column}={likely}, or string"
         ) from error
 
 
