@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -258,7 +258,12 @@ def _with_columns(batches: Iterable[Any], values: list[Any], schema: Any) -> Ite
         yield pa.RecordBatch.from_arrays([*batch.columns, *columns], schema=schema)
 
 
-def fitting_columns(schema: Any, names: Sequence[str] | None) -> list[str] | None:
+def fitting_columns(
+    schema: Any,
+    names: Sequence[str] | None,
+    beside: Sequence[str] = (),
+    keys: Collection[str] = (),
+) -> list[str] | None:
     """Name the columns that statistics can need; None means that all must be read.
 
     Parameters
@@ -266,18 +271,29 @@ def fitting_columns(schema: Any, names: Sequence[str] | None) -> list[str] | Non
     schema : pyarrow.Schema
         What the file holds.
     names : sequence of str or None
-        The columns asked for (``"a.b"`` is a field of ``"a"``), or None for every
-        numeric one. If one of them is not there, all columns are read, so that the
-        error can name the nearest.
+        The columns asked for, or lanes (``"a.b"`` is a field of ``"a"``, ``"a[0]"`` an
+        element), or None for every numeric one. If one of them is not there, all columns are
+        read, so that the error can name the nearest.
+    beside : sequence of str
+        Columns that say something about the rows: weights, event times.
+    keys : collection of str
+        Those that the file's path knows if the file does not.
     """
-    if names is None:
-        return [f.name for f in schema if not _never_numeric(f.type)] or None
-    owners = [[f.name for f in schema if _owns(f.name, name)] for name in names]
-    return sorted({owner for found in owners for owner in found}) if all(owners) else None
+    there = set(schema.names)
+    numeric = {f.name for f in schema if not _never_numeric(f.type)}
+    if names is None and not numeric:
+        return None
+    owners = [_owners(name) & there for name in names or () if name in there or name not in keys]
+    owners += [{name} & there for name in beside if name in there or name not in keys]
+    if not all(owners):
+        return None
+    needed = set().union(numeric if names is None else (), *owners)
+    return [name for name in schema.names if name in needed] or None
 
 
-def _owns(column: str, name: str) -> bool:
-    return name == column or name.startswith(f"{column}.")
+def _owners(name: str) -> set[str]:
+    """Name the columns of which this can be a field or an element, or which it can be itself."""
+    return {name, *(name[: found.start()] for found in re.finditer(r"[.\[]", name))}
 
 
 def _never_numeric(type_: Any) -> bool:

@@ -284,6 +284,19 @@ def test_the_columns_that_a_fit_needs() -> None:
     assert files.fitting_columns(schema, ["f", "nope"]) is None  # so that the error can hint
     assert files.fitting_columns(pa.schema([("b", pa.bool_())]), None) is None
 
+    def needed(names: list[str] | None, *beside: str, keys: tuple[str, ...] = ()) -> object:
+        return files.fitting_columns(schema, names, beside, keys)
+
+    assert needed(None, "f", "t") == ["f", "d", "t", *numeric[2:]]
+    assert needed(["emb[0]", "emb[1]", "s.u"]) == ["emb", "s", "s.u"]  # lanes
+    assert needed(["d"], "t") == ["d", "t"]
+    assert needed(["d"], "nope") is None
+    assert needed(["d"], "s.nope") is None  # what is beside the values is no field
+    assert needed(["d"], "year", keys=("year",)) == ["d"]
+    assert needed(["d", "year"], "t", keys=("t", "year")) == ["d", "t"]
+    assert needed(None, "year", keys=("year",)) == numeric
+    assert needed(["year"], keys=("year",)) is None  # one is needed, if only for its length
+
 
 def test_partition_keys_become_columns_unless_the_file_has_them(tmp_path: Path) -> None:
     write_as(tmp_path / "x=7/k=v/t.parquet", TABLE)
