@@ -1,10 +1,13 @@
 """The options of the shell, and what those of `fit` mean: from words to a `Normalizer`."""
 
+import contextlib
 import functools
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterable
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Annotated, Any
@@ -13,7 +16,8 @@ import pyarrow as pa
 import typer
 
 import streambn as sbn
-from streambn.errors import InvalidValueError
+from streambn.errors import InvalidValueError, StreamBNError
+from streambn.policies import EventTime
 
 __all__ = [
     "CsvTypes",
@@ -22,6 +26,7 @@ __all__ = [
     "Float",
     "Frozen",
     "Inputs",
+    "NullTime",
     "Out",
     "PolicyName",
     "Quiet",
@@ -30,7 +35,9 @@ __all__ = [
     "StatsOut",
     "flag",
     "fresh_normalizer",
+    "in_flags",
     "parse_csv_types",
+    "parse_time",
     "split_columns",
     "taking",
 ]
@@ -50,6 +57,13 @@ class Reaction(StrEnum):
     ignore = "ignore"
     raise_ = "raise"
     propagate = "propagate"
+
+
+class NullTime(StrEnum):
+    """What to do about a row without an event time."""
+
+    raise_ = "raise"
+    skip = "skip"
 
 
 class Float(StrEnum):
@@ -113,7 +127,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing to std
 _BELONGS = {
     PolicyName.welford: {},
     PolicyName.ema: {
-        name: name for name in ("alpha", "halflife", "span", "com", "adjust", "ignore_na")
+        name: name
+        for name in (
+            *("alpha", "halflife", "span", "com"),
+            *("adjust", "ignore_na", "time", "null_time"),
+        )
     },
     PolicyName.batch_ema: {
         "momentum": "momentum",
@@ -160,9 +178,23 @@ class FitOptions:
         Reaction | None,
         _option("What to do about infinity; raise unless given.", panel=_STATISTICS),
     ] = None
+    weights: Annotated[
+        str | None,
+        _option(
+            "Column of sample weights, for welford and ema; a row that weighs 0 leaves no trace.",
+            panel=_STATISTICS,
+            metavar="COLUMN",
+        ),
+    ] = None
     alpha: Annotated[float | None, _option("Weight of the newest row.", panel=_EMA)] = None
     halflife: Annotated[
-        float | None, _option("Rows after which a row's weight is half.", panel=_EMA)
+        str | None,
+        _option(
+            "After so many rows a row's weight is half; or, with --time, after so long: 7d, "
+            "1h30min, 250ms, P7D, or a number if the times are numbers.",
+            panel=_EMA,
+            metavar="NUMBER|DURATION",
+        ),
     ] = None
     span: Annotated[float | None, _option("As alpha = 2 / (span + 1).", panel=_EMA)] = None
     com: Annotated[
@@ -175,6 +207,19 @@ class FitOptions:
     ignore_na: Annotated[
         bool | None,
         _option("A missing value does not age the others.", "--ignore-na", panel=_EMA),
+    ] = None
+    time: Annotated[
+        str | None,
+        _option(
+            "Column of event times: values age by the time that passed, wherever they stand, and "
+            "not by the row. Timestamps, dates or numbers.",
+            panel=_EMA,
+            metavar="COLUMN",
+        ),
+    ] = None
+    null_time: Annotated[
+        NullTime | None,
+        _option("What to do about a row without a time; raise unless given.", panel=_EMA),
     ] = None
     momentum: Annotated[
         str | None,
@@ -293,6 +338,11 @@ def fresh_normalizer(options: FitOptions) -> sbn.Normalizer:
                     f"but the policy is {name.value}"
                 )
             arguments[belonging[option]] = _parsed(option, given.pop(option))
+    if "null_time" in arguments and "time" not in arguments:
+        raise InvalidValueError(
+            "--null-time is about rows without an event time: name the column with --time, or "
+            "leave it out"
+        )
     if "columns" in given:
         given["columns"] = split_columns(given["columns"])
     if "affine" in given:
@@ -304,12 +354,41 @@ def fresh_normalizer(options: FitOptions) -> sbn.Normalizer:
         PolicyName.ema: sbn.EMA,
         PolicyName.batch_ema: sbn.BatchEMA,
     }
-    return sbn.Normalizer(policies[name](**arguments), **given)
+    with in_flags():
+        return sbn.Normalizer(policies[name](**arguments), **given)
 
 
 def flag(option: str) -> str:
     """Spell a parameter as the user does."""
     return "--" + option.replace("_", "-")
+
+
+# What the library calls an option, with a value or without; or a whole call, which stays.
+_KEYWORD = re.compile(
+    r"\w+\([^()]*\)|"
+    rf"\b({'|'.join(f.name for f in fields(FitOptions))})="
+    r"""(?:'([^']*)'|"([^"]*)"|(True|False)|(\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?))?"""
+)
+
+
+@contextlib.contextmanager
+def in_flags() -> Iterator[None]:
+    """Let what the library says of its arguments speak of the options that the user typed."""
+
+    def spelled(found: re.Match[str]) -> str:
+        name, quoted, double, truth, number = found.groups()
+        if name is None:
+            return found[0]
+        if truth:
+            return f"--no-{name}" if truth == "False" else flag(name)
+        text = quoted if quoted is not None else double
+        value = number.replace("_", "") if number else text and shlex.quote(text)
+        return f"{flag(name)} {value}" if value else flag(name)
+
+    try:
+        yield
+    except StreamBNError as error:
+        raise type(error)(_KEYWORD.sub(spelled, str(error))) from error
 
 
 def split_columns(texts: Iterable[str]) -> list[str]:
@@ -322,7 +401,16 @@ def _parsed(option: str, value: Any) -> Any:
         return None if value == "none" else _numbers(value, 2, "--initial MEAN,VAR")
     if option == "momentum":
         return None if value == "none" else _numbers(value, 1, "--momentum NUMBER")[0]
-    return value
+    if option == "halflife":
+        return _number_or_text(value)
+    return value.value if option == "null_time" else value
+
+
+def _number_or_text(text: str) -> int | float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _numbers(text: str, count: int, what: str) -> tuple[float, ...]:
@@ -376,3 +464,20 @@ def parse_csv_types(texts: Iterable[str] | None) -> dict[str, Any]:
                 "int64, string, date32, timestamp[us] or bool"
             )
     return types
+
+
+def parse_time(text: str, time: EventTime) -> Any:
+    """Read a point in time, such as those by which statistics forget."""
+    if time.numeric:
+        number = _number_or_text(text)
+        if not isinstance(number, str):
+            return number
+    else:
+        # As Arrow reads them: to the nanosecond if it can, with a time zone or without.
+        for kind in (pa.timestamp(unit, zone) for unit in ("ns", "us") for zone in (None, "UTC")):
+            with contextlib.suppress(pa.ArrowInvalid):
+                return pa.scalar(text.strip()).cast(kind)
+    wanted = "a number" if time.numeric else "a time such as 2026-01-31 or 2026-01-31T12:30:00Z"
+    raise InvalidValueError(
+        f"--at {text}: must be {wanted}, as those in the column {time.column!r}"
+    )

@@ -30,13 +30,17 @@ from streambn.cli_options import (
     StatsOut,
     flag,
     fresh_normalizer,
+    in_flags,
     parse_csv_types,
+    parse_time,
     split_columns,
     taking,
 )
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.files import Source
 from streambn.outputs import Output
+from streambn.policies import event_time_of
+from streambn.weighing import beside
 
 __all__ = [
     "ShowFormat",
@@ -120,6 +124,9 @@ def fit(
 
     Example: [bold]streambn fit 'data/**/*.parquet' -o stats.json --policy ema
     --halflife 10000 --columns price,volume[/bold]
+
+    By event time: [bold]streambn fit trades.csv -o stats.json --policy ema
+    --halflife 7d --time traded_at --weights volume[/bold]
     """
     sources = files.scan(inputs)
     with _usage():
@@ -220,6 +227,7 @@ def merge(
     """Merge statistics of pieces into those of the whole.
 
     The order matters to policies that forget: what is older weighs less.
+    Only an ema by event time knows by itself, and takes any order.
 
     Example: [bold]streambn merge monday.json tuesday.json -o week.json[/bold]
     """
@@ -240,13 +248,25 @@ def show(
     form: Annotated[
         ShowFormat, typer.Option("--format", help="A table for people; json or csv for programs.")
     ] = ShowFormat.table,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Of an ema by event time: what the weights have faded to by then, 2026-01-31, "
+            "2026-01-31T12:30Z or a number. As of the newest row unless given.",
+            show_default=False,
+        ),
+    ] = None,
     version: Version = False,
 ) -> None:
     """Print a statistics file: for each column its counts, mean, deviation and range.
 
     Example: [bold]streambn show stats.json --format csv[/bold]
     """
-    render.show(sbn.load(stats), form.value)
+    loaded = sbn.load(stats)
+    with _usage():
+        when = None if at is None else _instant(at, loaded)
+    render.show(loaded, form.value, when)
 
 
 @app.command()
@@ -334,6 +354,23 @@ def _asked(options: FitOptions) -> list[str] | None:
     return None if options.columns is None else split_columns(options.columns)
 
 
+def _instant(at: str, loaded: sbn.Normalizer | sbn.FrozenNormalizer) -> Any:
+    """Read the time of --at, and see that the statistics can be read as of then."""
+    time = event_time_of(loaded.policy)
+    if time is None:
+        raise InvalidValueError(
+            f"--at {at}: these statistics do not go by event time ({loaded.policy.describe()}), so "
+            "nothing of them fades with time: leave it out"
+        )
+    when = parse_time(at, time)
+    try:
+        if loaded.lanes:
+            loaded.stats(when)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"--at {at}: {str(error).removeprefix('at ')}") from error
+    return when
+
+
 def _learn(
     normalizer: sbn.Normalizer,
     sources: list[Source],
@@ -343,15 +380,20 @@ def _learn(
     quiet: bool,
 ) -> int:
     """Update with every source, in order; return the number of rows."""
-    choose = functools.partial(files.fitting_columns, names=names)
-    keys = names or normalizer.lanes
+    names = names or list(normalizer.lanes) or None
+    others = beside(normalizer.options.weights, event_time_of(normalizer.policy))
+    keys = [*(names or ()), *others]
     with render.progress("fitting", len(sources), quiet=quiet) as progress:
         for source in sources:
             progress.start_file()
+            choose = functools.partial(
+                files.fitting_columns, names=names, beside=others, keys=source.keys
+            )
             with _naming(source.name, progress):
                 reader = files.open_reader(source, keys=keys, choose=choose, csv_types=csv_types)
                 for batch in reader:
-                    normalizer.update(batch)
+                    with in_flags():
+                        normalizer.update(batch)
                     progress.add(batch.num_rows)
     return progress.rows
 

@@ -16,6 +16,7 @@ import termios
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -198,6 +199,151 @@ def test_merge_can_replace_its_own_input() -> None:
     assert stats("total.json")["co2"]["count"] == 2 * 2225
 
 
+# --- by event time, with weights ------------------------------------------------------
+
+
+@pytest.fixture
+def trades() -> pa.Table:
+    """Rows of two weeks, out of order, some of no weight; and a text that nobody needs."""
+    rng = np.random.default_rng(11)
+    minutes = rng.integers(0, 14 * 24 * 60, 900)
+    start = np.datetime64("2026-03-02T09:30", "s")
+    return pa.table(
+        {
+            "price": pa.array(rng.normal(100, 3, 900), mask=rng.random(900) < 0.1),
+            "at": start + 60 * minutes,
+            "volume": rng.integers(0, 5, 900),
+            "venue": ["XETR"] * 900,
+        }
+    )
+
+
+def weighed(table: pa.Table, weight: np.ndarray) -> dict[str, float]:
+    """The statistics of the prices, from the definition; of rows that weigh nothing, none."""
+    price = table["price"].to_numpy()
+    there = ~np.isnan(price) & (weight > 0)
+    x, w = price[there], weight[there]
+    mean = np.average(x, weights=w)
+    return {
+        "count": int(there.sum()),
+        "mean": mean,
+        "var": np.average((x - mean) ** 2, weights=w),
+        "weight": w.sum(),
+        "effective_count": w.sum() ** 2 / (w**2).sum(),
+    }
+
+
+def fading(table: pa.Table, days: float, *, weighed: bool = True) -> np.ndarray:
+    """What rows weigh by their age, times their volume. A row that weighs nothing is none."""
+    at, volume = table["at"].to_numpy(), table["volume"].to_numpy() if weighed else np.ones(900)
+    return volume * np.exp2((at - at[volume > 0].max()) / np.timedelta64(1, "D") / days)
+
+
+def assert_stats(path: str, expected: dict[str, float], column: str = "price") -> None:
+    lane = stats(path)[column]
+    assert {name: lane[name] for name in expected} == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "stdin"])
+@pytest.mark.parametrize("weights", [None, "volume"])
+def test_forgetting_by_event_time(form: str, weights: str | None, trades: pa.Table) -> None:
+    path, options = f"t.{form}", {}
+    if form == "parquet":
+        pq.write_table(trades, path, row_group_size=100)
+    elif form == "csv":
+        pyarrow.csv.write_csv(trades, path)
+    else:
+        path, options = "-", {"input": ipc(trades, 100), "text": False}
+    flags = ["--policy", "ema", "--halflife", "1d12h", "--time", "at", "--columns", "price"]
+    flags += ["--weights", weights] if weights else []
+    good("fit", path, "-o", "s.json", *flags, **options)
+    assert sbn.load("s.json").policy == sbn.EMA(halflife="36h", time="at")
+    assert sbn.load("s.json").options.weights == weights
+    assert_stats("s.json", weighed(trades, fading(trades, 1.5, weighed=weights is not None)))
+    assert [*stats("s.json")] == ["price"]
+
+
+def test_neither_times_nor_weights_are_normalized_unless_named(trades: pa.Table) -> None:
+    seconds = trades["at"].cast(pa.int64())
+    pq.write_table(trades.set_column(1, "at", seconds), "t.parquet")
+    ema = ("--policy", "ema", "--halflife", 86_400, "--time", "at", "--weights", "volume")
+    good("normalize", "t.parquet", "-o", "out.parquet", "--save", "s.json", *ema)
+    assert [*stats("s.json")] == ["price"]
+    out = pq.read_table("out.parquet")
+    assert out["at"].equals(seconds)
+    assert out["volume"].equals(trades["volume"])
+    expected = weighed(trades, fading(trades, 1))
+    assert_stats("s.json", expected)
+    z = (trades["price"].to_numpy() - expected["mean"]) / np.sqrt(expected["var"])
+    np.testing.assert_allclose(out["price"].to_numpy(), z, rtol=1e-11, atol=1e-12)
+    good("fit", "t.parquet", "-o", "s.json", *ema, "--columns", "at,price,volume")
+    assert [*stats("s.json")] == ["at", "price", "volume"]
+
+
+@pytest.mark.parametrize("policy", [["welford"], ["ema", "--span", 50]])
+def test_weights_of_other_policies(policy: list[object], trades: pa.Table) -> None:
+    pq.write_table(trades, "t.parquet")
+    good("fit", "t.parquet", "-o", "s.json", "--weights", "volume", "--policy", *policy)
+    volume = trades["volume"].to_numpy()
+    rows = np.cumsum(volume[::-1] > 0)[::-1] - 1.0  # a row of no weight leaves no trace
+    decay = 1.0 if policy == ["welford"] else 49 / 51
+    assert_stats("s.json", weighed(trades, volume * decay**rows))
+
+
+def test_event_time_goes_on_and_merges_in_any_order(trades: pa.Table) -> None:
+    ema = ("--policy", "ema", "--halflife", "P2D", "--time", "at", "--weights", "volume")
+    for name, start in (("a", 0), ("b", 300), ("c", 600)):
+        pq.write_table(trades.slice(start, 300), f"{name}.parquet")
+        good("fit", f"{name}.parquet", "-o", f"{name}.json", *ema)
+    good("fit", "c.parquet", "b.parquet", "-o", "on.json", "--continue-from", "a.json")
+    good("merge", "a.json", "b.json", "c.json", "-o", "abc.json")
+    good("merge", "c.json", "a.json", "b.json", "-o", "cab.json", "--frozen")
+    expected = weighed(trades, fading(trades, 2))
+    for path in ("on.json", "abc.json", "cab.json"):
+        assert_stats(path, expected)
+
+
+def test_a_partition_key_can_be_the_time_or_the_weight() -> None:
+    table = parts()
+    ema = ("--policy", "ema", "--halflife", 1, "--time", "year")
+    good("fit", "data", "-o", "s.json", *ema, "--columns", "n")
+    n, year = table["n"].to_numpy(), table["year"].to_numpy()
+    mean = np.average(n, weights=np.exp2(year - 2022.0))
+    assert stats("s.json")["n"]["mean"] == pytest.approx(mean, rel=1e-14)
+    good("fit", "data", "-o", "s.json", "--weights", "year")
+    assert stats("s.json")["n"]["mean"] == pytest.approx(np.average(n, weights=year), rel=1e-14)
+    assert "year" not in stats("s.json")
+
+
+def test_rows_without_a_time() -> None:
+    Path("t.csv").write_text("at,x\n2026-03-01,1\n,2\n2026-03-02,5\n")
+    ema = ["fit", "t.csv", "-o", "s.json", "--policy", "ema", "--halflife", "1d", "--time", "at"]
+    said = bad(1, *ema)
+    assert said == (
+        "streambn: t.csv: column 'at' has no time in row 1 of the batch (1 in all). The batch was "
+        "refused whole. Fill them in, or choose --null-time skip."
+    )
+    assert bad(1, *ema, "--null-time", "raise") == said
+    good(*ema, "--null-time", "skip")
+    assert stats("s.json")["x"]["mean"] == pytest.approx(11 / 3)
+    assert sbn.load("s.json").policy == sbn.EMA(halflife="1d", time="at", null_time="skip")
+
+
+def test_only_what_a_fit_needs_is_read(trades: pa.Table) -> None:
+    """The venues are damaged, and so cannot be read by accident."""
+    pq.write_table(trades, "t.parquet", use_dictionary=False, write_page_checksum=True)
+    content = Path("t.parquet").read_bytes()
+    column = pq.read_metadata("t.parquet").row_group(0).column(3)
+    end = column.data_page_offset + column.total_compressed_size
+    Path("t.parquet").write_bytes(content[: end - 4] + b"oops" + content[end:])
+    assert "damaged" in bad(1, "fit", "t.parquet", "-o", "s.json", "--columns", "venue,price")
+    ema = ("--policy", "ema", "--halflife", "1d", "--time", "at", "--weights", "volume")
+    good("fit", "t.parquet", "-o", "s.json", *ema)
+    good("fit", "t.parquet", "-o", "s.json", *ema, "--columns", "price")
+    good("fit", "t.parquet", "-o", "s.json", "--continue-from", "s.json")
+    assert stats("s.json")["price"]["count"] > 900
+
+
 # --- inputs and outputs ---------------------------------------------------------------
 
 
@@ -327,6 +473,14 @@ def test_categories_that_differ_from_file_to_file() -> None:
     assert pq.read_table("out.parquet")["c"].to_pylist() == ["x", "y", "z", "x"]
     said = bad(1, "apply", "s.json", "a.parquet", "b.parquet", "-o", "out.arrow")
     assert said.endswith("Write .arrows or .parquet instead.")
+
+
+def test_a_csv_whose_dates_turn_out_to_be_times() -> None:
+    Path("t.csv").write_text("at,x\n" + "2026-03-01,1\n" * 300_000 + "2026-03-01 12:00:00,2\n")
+    ema = ("-o", "s.json", "--policy", "ema", "--halflife", "12h", "--time", "at")
+    assert "--csv-type at=timestamp[us]" in bad(1, "fit", "t.csv", *ema)
+    good("fit", "t.csv", *ema, "--csv-type", "at=timestamp[us]")
+    assert stats("s.json")["x"]["weight"] == pytest.approx(300_000 / 2 + 1)
 
 
 def test_csv_types_can_be_given() -> None:
@@ -464,6 +618,99 @@ def test_show_as_csv(mixed: str) -> None:
             assert (float(row[name]) if row[name] else None) == lane[name]
 
 
+def test_show_of_statistics_by_event_time(trades: pa.Table) -> None:
+    pq.write_table(trades, "t.parquet")
+    ema = ("--policy", "ema", "--halflife", "2d", "--time", "at", "--weights", "volume")
+    good("fit", "t.parquet", "-o", "s.json", *ema)
+    newest = trades["at"].to_numpy()[trades["volume"].to_numpy() > 0].max()
+    lines = good("show", "s.json").stdout.splitlines()
+    lane = stats("s.json")["price"]
+    counted = lane["count"] + lane["nulls"]
+    assert [line.rstrip() for line in lines[:6]] == [
+        "policy       EMA by event time in 'at': half-life 2d",
+        "weights      column 'volume'",
+        "state        live, can go on learning",
+        f"rows         {counted}",
+        f"newest row   {newest}",
+        "",
+    ]
+    assert lines[6].split() == [
+        "column", "count", "nulls", "mean", "var", "std", "min", "max", "weight", "effective_count",
+    ]  # fmt: skip
+    assert lines[-1].split()[-2:] == [f"{lane['weight']:.6g}", f"{lane['effective_count']:.6g}"]
+
+    later = np.datetime64("2026-04-01T10:00:00")
+    for at, when in ((newest, newest), ("2026-04-01T12:00+02:00", later)):
+        days = (when - newest) / np.timedelta64(1, "D")
+        lines = good("show", "s.json", "--at", at).stdout.splitlines()
+        assert lines[4:6] == [f"newest row   {newest}", f"as of        {when}"]
+        shown = json.loads(good("show", "s.json", "--at", at, "--format", "json").stdout)
+        times = (str(newest), str(when))
+        assert (shown["weights"], shown["newest"], shown["at"]) == ("volume", *times)
+        [faded] = shown["columns"]
+        assert faded.pop("weight") == pytest.approx(lane["weight"] * 2 ** (-days / 2), rel=1e-12)
+        assert faded == {name: value for name, value in lane.items() if name != "weight"}
+        [row] = csv.DictReader(
+            io.StringIO(good("show", "s.json", "--at", at, "--format", "csv").stdout)
+        )
+        assert float(row["weight"]) == pytest.approx(lane["weight"] * 2 ** (-days / 2), rel=1e-12)
+        assert list(row) == list(lane)
+
+
+def test_show_of_times_that_are_numbers_or_fine() -> None:
+    for name, times, halflife, newest, later in (
+        ("number", [1, 3], "2", 3, "5"),
+        ("half", [1.0, 3.5], "2", 3.5, "5.5"),
+        ("large", [0, 2**53 + 1], "2", 2**53 + 1, str(2**53 + 3)),
+        ("fine", pa.array([0, 1_500_000_000_000_000_001], pa.timestamp("ns")), "2ns",
+         "2017-07-14T02:40:00.000000001", "2017-07-14T02:40:00.000000003"),
+        ("day", pa.array([0, 366], pa.date32()), "2d", "1971-01-02", "1971-01-04"),
+        ("far", pa.array([0, 10**15], pa.timestamp("ms")), "365d", "33658-09-27T01:46:40", None),
+    ):  # fmt: skip
+        pq.write_table(pa.table({"x": [1.0, 2.0], "at": times}), f"{name}.parquet")
+        ema = ("--policy", "ema", "--halflife", halflife, "--time", "at")
+        good("fit", f"{name}.parquet", "-o", f"{name}.json", *ema)
+        shown = json.loads(good("show", f"{name}.json", "--format", "json").stdout)
+        assert (shown["newest"], shown["at"]) == (newest, None)
+        weight = shown["columns"][0]["weight"]
+        if later is not None:
+            out = good("show", f"{name}.json", "--at", later, "--format", "json").stdout
+            assert str(json.loads(out)["at"]) == later
+            assert json.loads(out)["columns"][0]["weight"] == pytest.approx(weight / 2)
+    assert "half-life 2 of its unit" in good("show", "number.json").stdout
+
+
+def test_show_has_the_statistics_that_only_some_policies_have() -> None:
+    good("fit", CO2, "-o", "w.json")
+    good("fit", CO2, "-o", "b.json", "--policy", "batch-ema", "--decay", 0.99, "--batch-rows", 52)
+    good("fit", CO2, "-o", "e.json", "--policy", "ema", "--halflife", 52)
+    assert sbn.load("b.json").policy == sbn.BatchEMA(decay=0.99, batch_rows=52)
+    base = ["column", "count", "nulls", "nans", "infs", "mean", "var", "std", "min", "max"]
+    for path, more in (
+        ("w.json", []),
+        ("b.json", ["total_var"]),
+        ("e.json", ["weight", "effective_count"]),
+    ):
+        [row] = csv.DictReader(io.StringIO(good("show", path, "--format", "csv").stdout))
+        assert list(row) == base + more
+        lane = stats(path)["co2"]
+        assert {name: float(row[name]) for name in more} == {name: lane[name] for name in more}
+        shown = good("show", path).stdout
+        assert all(name in shown for name in more)
+        assert "newest row" not in shown
+        assert "weights " not in shown
+        assert f"{sbn.load(path).policy.describe()}\n" in shown  # on one line, however long
+
+
+def test_show_before_anything_was_seen() -> None:
+    Path("none.csv").write_text("x,at\n")
+    ema = ("--policy", "ema", "--halflife", "1d", "--time", "at")
+    good("fit", "none.csv", "-o", "s.json", *ema)
+    shown = good("show", "s.json", "--at", "2026-03-01").stdout
+    assert "newest row" not in shown
+    assert "as of        2026-03-01\n" in shown
+
+
 # --- what goes wrong ------------------------------------------------------------------
 
 
@@ -484,6 +731,28 @@ def test_usage_errors() -> None:
         ("alpha", [*fit, "--policy", "ema"]),
         ("alpha", [*fit, "--policy", "ema", "--alpha", 2]),
         ("halflife", [*fit, "--policy", "ema", "--alpha", 0.1, "--halflife", 3]),
+        ("--halflife 7d is a duration, which needs --time",
+         [*fit, "--policy", "ema", "--halflife", "7d"]),
+        ("got 'seven'", [*fit, "--policy", "ema", "--halflife", "seven"]),
+        ("got '1mo'. A month", [*fit, "--policy", "ema", "--halflife", "1mo", "--time", "x"]),
+        ("--alpha counts rows, and with --time x there are none",
+         [*fit, "--policy", "ema", "--alpha", 0.1, "--time", "x"]),
+        ("exactly one of --alpha, --halflife", [*fit, "--policy", "ema", "--time", "x"]),
+        ("--no-adjust is for", [*fit, "--policy", "ema", "--halflife", 1, "--time", "x",
+                                "--no-adjust"]),
+        ("--ignore-na is for", [*fit, "--policy", "ema", "--halflife", 1, "--time", "x",
+                                "--ignore-na"]),
+        ("--time belongs to --policy ema", [*fit, "--time", "x"]),
+        ("name the column with --time", [*fit, "--policy", "ema", "--halflife", 1,
+                                         "--null-time", "skip"]),
+        ("null-time", [*fit, "--policy", "ema", "--halflife", 1, "--time", "x",
+                       "--null-time", "ignore"]),
+        ("--weights x has no meaning for BatchEMA(decay=0.9)",
+         [*fit, "--policy", "batch-ema", "--decay", 0.9, "--weights", "x"]),
+        ("--weights x has no meaning for EMA(alpha=0.1, adjust=False)",
+         [*fit, "--policy", "ema", "--alpha", 0.1, "--no-adjust", "--weights", "x"]),
+        ("--weights cannot be changed", [*fit, "--continue-from", "s.json", "--weights", "x"]),
+        ("--at 3: these statistics do not go by event time", ["show", "s.json", "--at", 3]),
         ("momentum", [*fit, "--policy", "batch-ema", "--momentum", 0.1, "--decay", 0.9]),
         ("--momentum", [*fit, "--policy", "batch-ema", "--momentum", "much"]),
         ("--initial", [*fit, "--policy", "batch-ema", "--momentum", 0.1, "--initial", "0"]),
@@ -506,6 +775,41 @@ def test_usage_errors() -> None:
     said = bad(2, "normalize", "-", "-o", "out.parquet", input=ipc(table), text=False)
     assert "reads its inputs twice" in said
     assert "fit on one" in said
+
+
+def test_times_to_show_that_are_none_or_have_passed(trades: pa.Table) -> None:
+    pq.write_table(trades, "t.parquet")
+    for name, halflife, column in (("t", "2d", "at"), ("n", 1, "volume")):
+        ema = ("--policy", "ema", "--halflife", halflife, "--time", column)
+        good("fit", "t.parquet", "-o", f"{name}.json", *ema)
+    for path, at, said in (
+        ("t.json", "tomorrow", "--at tomorrow: must be a time such as 2026-01-31"),
+        ("t.json", "3", "--at 3: must be a time"),
+        ("t.json", "2026-03-01", "--at 2026-03-01: lies "),
+        ("n.json", "2026-03-01", "--at 2026-03-01: must be a number"),
+        ("n.json", "nan", "--at nan: must be a time such as those in column 'volume'"),
+        ("n.json", "3", "--at 3: lies 1 half-lives before the newest row"),
+    ):
+        assert said in bad(2, "show", path, "--at", at)
+
+
+def test_columns_that_are_no_times_or_no_weights(trades: pa.Table) -> None:
+    pq.write_table(trades, "t.parquet")
+    fit = ("fit", "t.parquet", "-o", "s.json")
+    for code, said, flags in (
+        (1, "'at' is timestamp[ms], and --halflife 30 has no unit. Give a duration, such as "
+         "--halflife 7d", ["--halflife", 30, "--time", "at"]),
+        (1, "'volume' holds plain numbers (int64), and --halflife 7d is a duration",
+         ["--halflife", "1w", "--time", "volume"]),
+        (3, "'venue' is string, which is no event time", ["--halflife", "7d", "--time", "venue"]),
+        (3, "Did you mean 'venue'?", ["--halflife", "7d", "--time", "venu"]),
+        (3, "Did you mean 'volume'?", ["--halflife", 9, "--weights", "volumes"]),
+        (3, "'at' is timestamp[ms], which is no number", ["--halflife", 9, "--weights", "at"]),
+        (1, "nulls. The batch was refused whole", ["--halflife", 9, "--weights", "price"]),
+    ):  # fmt: skip
+        told = bad(code, *fit, "--policy", "ema", *flags)
+        assert "t.parquet: " in told
+        assert said in told
 
 
 @pytest.fixture
