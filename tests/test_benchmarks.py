@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import json
 import statistics
 import sys
 from fractions import Fraction
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
+import streambn as sbn
 from streambn import kernels
 
 ROOT = Path(__file__).parent.parent
@@ -29,11 +33,12 @@ def load(package):
 
 
 load("benchmarks")
-bars, command, jobs, measure, peers, plot, references, report, workloads = (
+bars, command, forgetting, jobs, measure, peers, plot, references, report, workloads = (
     importlib.import_module(f"benchmarks.{name}")
     for name in (
         "bars",
         "command",
+        "forgetting",
         "jobs",
         "measure",
         "peers",
@@ -498,3 +503,50 @@ def test_the_same_times_make_the_same_picture(tmp_path):
     pictures = [(tmp_path / name).read_text() for name in ("a.svg", "b.svg")]
     assert pictures[0] == pictures[1]
     assert all(peer.name in pictures[0] for peer in peers.PEERS)
+
+
+# ------------------------------------------------------------------- forgetting
+
+
+def test_the_picture_of_forgetting_is_the_one_that_is_committed():
+    """Whatever the kernels: where they differ it is far below a tenth of a pixel."""
+    assert forgetting.picture() == forgetting.PICTURE.read_text()
+
+
+def test_its_curves_are_what_pandas_says():
+    rows = forgetting.weeks()
+    co2 = pd.Series(rows["co2"].to_numpy(), index=pd.DatetimeIndex(rows["date"].to_pylist()))
+
+    def by_block(decay, length):
+        """Before a first full block there is no mean."""
+        blocks = co2.to_numpy()[: len(co2) // length * length].reshape(-1, length).mean(axis=1)
+        after = pd.Series(blocks).ewm(alpha=1 - decay).mean().to_numpy()
+        full = (np.arange(len(co2)) + 1) // length
+        return np.where(full, after[full - 1], np.nan)
+
+    year, weeks = (panel.curves for panel in forgetting.PANELS)
+    expected = (
+        (year, lambda: co2.expanding().mean()),
+        (year, lambda: by_block(0.84, 13)),
+        (year, lambda: co2.ewm(halflife=52).mean()),
+        (year, lambda: co2.ewm(halflife="364D", times=co2.index).mean()),
+        (weeks, lambda: co2.expanding().mean()),
+        (weeks, lambda: by_block(0.7, 4)),
+        (weeks, lambda: co2.ewm(halflife=8).mean()),
+        (weeks, lambda: co2.ewm(halflife="56D", times=co2.index).mean()),
+    )
+    chosen = [0, 7, *range(10, len(co2), 100), len(co2) - 1]
+    for i, (curves, by_pandas) in enumerate(expected):
+        found = forgetting.means(curves[i % 4].policy, rows, chosen)
+        np.testing.assert_allclose(found, np.asarray(by_pandas())[chosen], rtol=1e-12)
+
+
+def test_the_picture_names_its_policies_and_shows_the_gap_it_speaks_of():
+    for panel in forgetting.PANELS:
+        for curve in panel.curves:
+            named = eval(" ".join(curve.name), vars(sbn).copy())
+            assert named == curve.policy
+    dates = forgetting.weeks()["date"].to_pylist()
+    longest = max(after - before for before, after in itertools.pairwise(dates))
+    assert longest.days == 7 * (18 + 1)  # "Eighteen weeks without a value"
+    assert ElementTree.fromstring(forgetting.PICTURE.read_text()).tag.endswith("svg")
