@@ -1139,6 +1139,15 @@ def test_show_on_a_narrow_terminal_leaves_the_variance_out(mixed: str) -> None:
     assert "revenue_of_the_whole_group" in shown
 
 
+def test_show_on_a_narrow_terminal_leaves_out_what_only_some_policies_have(mixed: str) -> None:
+    good("fit", "mixed.parquet", "-o", "ema.json", "--policy", "ema", "--halflife", 10)
+    shown = in_a_terminal("show", "ema.json")
+    assert "std" in shown
+    assert "var" not in shown
+    assert "effective_count" not in shown
+    assert "effective_count" in good("show", "ema.json").stdout
+
+
 def test_nothing_binary_goes_to_a_terminal(fitted: str) -> None:
     shown = in_a_terminal("apply", fitted, "t.parquet", "-o", "-", code=2)
     said = "streambn: standard output is a terminal: pipe it on, or name a file"
