@@ -260,7 +260,10 @@ def bind(schema: pa.Schema, columns: Sequence[str] | None, beside: Sequence[str]
         ]
         if not leaves:
             types = ", ".join(f"{f.name}: {f.type}" for f in schema) or "no columns"
-            raise SchemaError(f"there is no numeric column to normalize; the data has {types}.")
+            than = f" other than {', '.join(map(repr, beside))}" if beside else ""
+            raise SchemaError(
+                f"there is no numeric column to normalize{than}; the data has {types}."
+            )
     else:
         top = _top(schema)
         leaves = [leaf for name in columns for leaf in _named(top, name)]

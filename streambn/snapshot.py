@@ -102,6 +102,10 @@ class _Lanes(_Typed):
         return Moments.sealed(LaneArrays.from_fields(**arrays))
 
 
+class _Outdated(SnapshotError):
+    """A file that is whole, and holds too little."""
+
+
 def _over_lanes(values: Sequence[Sequence[Any]], lanes: int, dtype: Any) -> NDArray[Any]:
     if any(len(row) != lanes for row in values):
         raise SnapshotError(f"an array over lanes has not got {lanes} entries")
@@ -197,9 +201,9 @@ class _EMA(_Typed, tag="ema", tag_field="kind"):
             return moments
         first = parts.first.moments(lanes)
         if parts.gaps is None:
-            raise SnapshotError(
-                "it is of an EMA with adjust=False that kept no gaps between values, as before the "
-                "first release"
+            raise _Outdated(
+                "is of an EMA with adjust=False that kept no gaps between values, as before the first "
+                "release. Fit again."
             )
         gaps = _over_lanes(parts.gaps, lanes, np.int64)
         if (gaps < 0).any():
@@ -393,6 +397,8 @@ def decode(content: bytes, name: str = "the statistics") -> Saved:
             problem = "its fingerprint is not that of its statistics"
         else:
             return Saved(_fitted(file.body), file.kind == "frozen")
+    except _Outdated as error:
+        raise SnapshotError(f"{name} {error}") from error
     except (msgspec.MsgspecError, StreamBNError, OverflowError, UnicodeDecodeError) as error:
         problem = str(error)
     raise SnapshotError(f"{name} is damaged: {problem}. Restore it from a copy, or fit again.")

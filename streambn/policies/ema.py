@@ -143,6 +143,11 @@ class EMA:
             raise InvalidValueError(
                 f"EMA: null_time must be 'raise' or 'skip', got {self.null_time!r}."
             )
+        if self.time is None and self.null_time != "raise":
+            raise InvalidValueError(
+                f"EMA: null_time={self.null_time!r} is about rows without an event time: name their "
+                "column with time=, or leave it out."
+            )
         if self.time is not None:
             self._check_by_time(name)
             scheme: Any = TimedEMA(self._set_length(value))
