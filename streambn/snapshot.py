@@ -102,7 +102,7 @@ class _Lanes(_Typed):
         return Moments.sealed(LaneArrays.from_fields(**arrays))
 
 
-class _Outdated(SnapshotError):
+class _OutdatedError(SnapshotError):
     """A file that is whole, and holds too little."""
 
 
@@ -201,9 +201,9 @@ class _EMA(_Typed, tag="ema", tag_field="kind"):
             return moments
         first = parts.first.moments(lanes)
         if parts.gaps is None:
-            raise _Outdated(
-                "is of an EMA with adjust=False that kept no gaps between values, as before the first "
-                "release. Fit again."
+            raise _OutdatedError(
+                "is of an EMA with adjust=False that kept no gaps between values, as before the "
+                "first release. Fit again."
             )
         gaps = _over_lanes(parts.gaps, lanes, np.int64)
         if (gaps < 0).any():
@@ -397,7 +397,7 @@ def decode(content: bytes, name: str = "the statistics") -> Saved:
             problem = "its fingerprint is not that of its statistics"
         else:
             return Saved(_fitted(file.body), file.kind == "frozen")
-    except _Outdated as error:
+    except _OutdatedError as error:
         raise SnapshotError(f"{name} {error}") from error
     except (msgspec.MsgspecError, StreamBNError, OverflowError, UnicodeDecodeError) as error:
         problem = str(error)

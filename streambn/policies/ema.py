@@ -145,8 +145,8 @@ class EMA:
             )
         if self.time is None and self.null_time != "raise":
             raise InvalidValueError(
-                f"EMA: null_time={self.null_time!r} is about rows without an event time: name their "
-                "column with time=, or leave it out."
+                f"EMA: null_time={self.null_time!r} is about rows without an event time: name the "
+                "column of times with time=, or leave it out."
             )
         if self.time is not None:
             self._check_by_time(name)
