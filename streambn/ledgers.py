@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from streambn.kernels import Columns, Layout, Place, RowLanes
+from streambn.kernels import Columns, Layout, Place, RowLanes, Times
 from streambn.kernels.interface import Ints, LaneArrays
 from streambn.moments import Moments
-from streambn.policies import Policy, RowPolicy
+from streambn.policies import Policy, RowPolicy, event_time_of
 
 __all__ = ["BlockLedger", "ValueLedger"]
 
@@ -139,9 +139,22 @@ class BlockLedger:
 
     def begin(self, state: Any, features: list[Any], exact: list[bool], rows: int) -> None:
         """See `ValueLedger.begin`."""
-        nulls = Columns(pa.RecordBatch.from_arrays([pa.nulls(rows)], ["0"]), _ONE)
-        whole = _beside(state, self._policy.update(self._state, nulls))
+        whole = _beside(state, self._without_values(rows))
         self.take(whole, features, exact, 0, rows)
+
+    def _without_values(self, rows: int) -> Any:
+        """Return the state of one lane of which so many rows had nothing."""
+        if event_time_of(self._policy) is None:
+            return self._policy.update(self._state, _nulls(rows, None))
+        # When they happened is without effect, but each needs a time: doubled, not all at once.
+        state = self._state
+        doubled = self._policy.update(state, _nulls(1, Times(np.zeros(1), None)))
+        while rows:
+            if rows % 2:
+                state = self._policy.merge(state, doubled)
+            doubled = self._policy.merge(doubled, doubled)
+            rows //= 2
+        return state
 
     def saved(self) -> Any:
         """See `ValueLedger.saved`."""
@@ -150,6 +163,11 @@ class BlockLedger:
     def restore(self, saved: Any, features: list[Any], exact: list[bool], rows: int) -> None:
         """See `ValueLedger.restore`."""
         self.take(saved, features, exact, 0, rows)
+
+
+def _nulls(rows: int, times: Times | None) -> Columns:
+    batch = pa.RecordBatch.from_arrays([pa.nulls(rows)], ["0"])
+    return Columns(batch, _ONE, None, times)
 
 
 def _beside(state: Any, other: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -261,6 +262,19 @@ class Normalizer(Applying):
                 f"merge takes a Normalizer, got {type(newer).__name__}.{remedy}"
             )
         return Normalizer._of(self._fitted.merged(newer._fitted))
+
+    def with_weights(self, weights: str | None) -> Normalizer:
+        """Return a copy that goes on with sample weights from another column, or without any.
+
+        What was learned so far stays as it is.
+
+        Raises
+        ------
+        InvalidValueError
+            It is no name, or the policy takes no weights.
+        """
+        fitted = self._fitted
+        return Normalizer._of(replace(fitted, options=replace(fitted.options, weights=weights)))
 
     def freeze(self) -> FrozenNormalizer:
         """Return the statistics as they stand, for good.

@@ -17,18 +17,29 @@ from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from streambn.columns import Binding, Leaf, SchemaCache, float_type
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.fitted import Fitted, refuse_not_finite
-from streambn.kernels import Columns, LaneTransform, Layout, Place, RowLanes, normalize
+from streambn.kernels import Columns, LaneTransform, Layout, Place, RowLanes, Times, normalize
+from streambn.kernels.bitmaps import arrow_array
 from streambn.kernels.interface import Floats, Ints
-from streambn.kernels.rows import MISSING, UNSEEN, RowRules, number, refuse
+from streambn.kernels.rows import MISSING, UNSEEN, RowRules, number, refuse, weight_of
 from streambn.ledgers import BlockLedger, ValueLedger
 from streambn.matching import Kinds, Match, twice
 from streambn.normalizer import FrozenNormalizer, Normalizer, checked_policy
 from streambn.options import Options
-from streambn.policies import ByRow, Policy, RowPolicy, Welford
+from streambn.policies import (
+    ByRow,
+    EventTime,
+    Policy,
+    RowPolicy,
+    Welford,
+    event_time_of,
+    takes_weights,
+)
+from streambn.weighing import beside, count, stamp_of, weights_beside, weights_of
 
 __all__ = ["RowNormalizer"]
 
@@ -53,8 +64,9 @@ class RowNormalizer:
     policy : Policy, optional
         `Welford`, `EMA`, which go value by value, or another, which goes by blocks: a batch
         is a block of its rows, a single row one of its own.
-    eps, ddof, center, scale, affine, clip, nan, inf
-        As for `streambn.Normalizer`.
+    eps, ddof, center, scale, affine, clip, nan, inf, weights
+        As for `streambn.Normalizer`. What it knows by the name of a column, how much a row weighs
+        or when it happened, is here the value under that key, which is no feature.
     unseen : {"zero", "passthrough", "raise"}
         How the values of a feature come out of which none was learned: as 0.0, as they are,
         or not at all.
@@ -64,7 +76,9 @@ class RowNormalizer:
     learn_one : callable
         Takes a dict of features and learns it, whole or not at all. Integers, floats,
         decimals, fractions and NumPy's numbers are numbers. What is no number passes through;
-        in a feature that was one, it is an error. None is a missing value.
+        in a feature that was one, it is an error. None is a missing value. A second argument,
+        `weight`, says what the row weighs: 1; 0 leaves no trace. `Welford` and `EMA` with
+        ``adjust=True`` heed it, others refuse it.
     transform_one : callable
         Takes a dict of features and gives a new one: of the numbers, floats.
 
@@ -104,7 +118,11 @@ class RowNormalizer:
             raise InvalidValueError(
                 f"unseen must be 'zero', 'passthrough' or 'raise', got {unseen!r}."
             )
+        Fitted(policy, options, None)  # which refuses what does not go together
         self.policy, self.options, self.unseen = policy, options, unseen
+        self._time = event_time_of(policy)
+        # Keys of a row that are no features, but say something about it.
+        self._beside = frozenset(beside(options.weights, self._time))
         rule: ByRow | None = getattr(policy, "by_row", None)
         decay, ignore_na, prior = rule or (1.0, False, 0.0)
         rules = RowRules(
@@ -128,12 +146,15 @@ class RowNormalizer:
         self._ledger: ValueLedger | BlockLedger
         if rule is None:
             self._ledger = BlockLedger(policy, self._lanes)
-            self.learn_one: Callable[[Row], None] = self._learn_block
+            self.learn_one: Callable[..., None] = self._learn_block
             self.transform_one: Callable[[Row], Row] = self._transform_by_maps
         else:
             self._ledger = ValueLedger(cast(RowPolicy, policy), self._lanes)
             # With nothing in between: a row of ten features takes less than a microsecond.
             self.learn_one, self.transform_one = self._lanes.learn, self._lanes.transform
+            # (The lanes themselves refuse weights where there is a prior.)
+            if self._beside or not (takes_weights(policy) or prior):
+                self.learn_one, self.transform_one = self._learn_row, self._transform_features
 
     @classmethod
     def of(cls, source: Normalizer | FrozenNormalizer, unseen: str = "zero") -> Self:
@@ -142,7 +163,8 @@ class RowNormalizer:
         Raises
         ------
         SchemaError
-            A column is a list or in a struct.
+            A column is a list or in a struct, or is both a feature and the one of weights or of
+            event times.
         """
         fitted = source._current
         self = cls.__new__(cls)
@@ -151,6 +173,11 @@ class RowNormalizer:
         if binding is None:
             return self
         for leaf in binding.leaves:
+            if leaf.name in self._beside:
+                raise SchemaError(
+                    f"column {leaf.name!r} is normalized, and says when a row happened or what it "
+                    "weighs. A feature of rows cannot be both. Fit the others alone, with columns=."
+                )
             if leaf.size is not None or len(leaf.path) > 1:
                 raise SchemaError(
                     f"column {leaf.name!r} is a list or in a struct; the features of rows are "
@@ -173,7 +200,9 @@ class RowNormalizer:
         """Rows learned."""
         return int(self._lanes.rows)
 
-    def learn_many(self, batch: Any, names: Sequence[Hashable] | None = None) -> None:
+    def learn_many(
+        self, batch: Any, names: Sequence[Hashable] | None = None, weights: Any = None
+    ) -> None:
         """Learn a batch of rows, whole or not at all.
 
         Parameters
@@ -181,27 +210,55 @@ class RowNormalizer:
         batch : pyarrow.RecordBatch or ndarray, shape (rows, features)
         names : sequence, optional
             The features; by default the names of the columns.
+        weights : array-like, shape (rows,), optional
+            What each row weighs; a row that weighs 0 leaves no trace.
 
         Raises
         ------
         SchemaError
             A feature is there twice, or one that was a number is something else.
         InvalidValueError
-            There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses.
+            There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses; or a weight that is
+            none, or that the policy does not heed.
         """
+        names = list(batch.schema.names if names is None else names)
+        found: Floats | None = None
+        if weights is not None:
+            self._refuse_weights("weights", weights)
+            found = weights_beside(weights, len(batch))
+        stamps = None
+        if self._beside:
+            if self.options.weights is not None:
+                column = _column(batch, names, self.options.weights)
+                found = weights_of(column, f"column {self.options.weights!r}")
+            if self._time is not None:
+                stamps = _column(batch, names, self._time.column)
+            there = [i for i, name in enumerate(names) if name not in self._beside]
+            batch, names = _select(batch, there), [names[i] for i in there]
+        self._learn_counted(batch, names, found, stamps)
+
+    def _learn_counted(
+        self, batch: Any, names: list[Any], weights: Floats | None, stamps: pa.Array | None
+    ) -> None:
+        """Learn those of the rows that count for something."""
+        keep, weights, times = count(weights, stamps, self._time)
+        if keep is not None:
+            batch = _filtered(batch, keep)
         if len(batch) == 0:
             return
         with self._lock:
-            while not self._learned(batch, names):
+            while not self._learned(batch, names, weights, times):
                 pass  # another thread learned a row meanwhile
 
-    def _learned(self, batch: Any, names: Sequence[Hashable] | None) -> bool:
+    def _learned(
+        self, batch: Any, names: list[Any], weights: Floats | None, times: Times | None
+    ) -> bool:
         before = self.rows
-        match = self._matched(batch, batch.schema.names if names is None else list(names))
+        match = self._matched(batch, names)
         older = self._ledger.state(len(match.fresh))
         if self.rows != before:
             return False
-        state = self.policy.update(older, Columns(batch, match.layout))
+        state = self.policy.update(older, Columns(batch, match.layout, weights, times))
         after = self.policy.tally(state).not_finite
         if np.count_nonzero(after):
             nans, *infs = after - self.policy.tally(older).not_finite
@@ -214,24 +271,59 @@ class RowNormalizer:
             self._match = match.for_more()
         return True
 
-    def _learn_block(self, row: Row) -> None:
-        """Learn a row as a block of its own."""
+    def _refuse_weights(self, name: str, given: Any) -> None:
+        """Refuse weights that are given where they have no meaning."""
+        if not takes_weights(self.policy):
+            raise InvalidValueError(
+                f"{name}={given!r:.60} has no meaning for {self.policy!r}. Take Welford() or "
+                f"EMA(...) with adjust=True, or leave {name} out."
+            )
+        if self.options.weights is not None:
+            raise InvalidValueError(
+                f"{name}={given!r:.60} was given, and weights={self.options.weights!r} says what "
+                f"a row weighs. Leave {name} out."
+            )
+
+    def _taken_apart(self, row: Any, weight: Any) -> tuple[Row, float]:
+        """Return the features of a row, and what it weighs."""
         if not isinstance(row, dict):
             refuse("row", None, row)
+        found = weight_of(weight)
+        if found != 1:
+            self._refuse_weights("weight", weight)
+        if not self._beside:
+            return row, found
+        if self.options.weights is not None:
+            found = weight_of(row.get(self.options.weights), self.options.weights)
+        return {key: value for key, value in row.items() if key not in self._beside}, found
+
+    def _learn_row(self, row: Row, weight: Any = 1.0) -> None:
+        """Learn a row value by value."""
+        self._lanes.learn(*self._taken_apart(row, weight))
+
+    def _learn_block(self, row: Row, weight: Any = 1.0) -> None:
+        """Learn a row as a block of its own."""
+        features, found = self._taken_apart(row, weight)
         names, arrays = [], []
-        for key, value in row.items():
-            found = number(value, key)
-            if found is None:
+        for key, value in features.items():
+            read = number(value, key)
+            if read is None:
                 if self._lanes.index(key) >= 0:
                     refuse("other", key, value)
-            elif found:
+            elif read:
+                for why, is_so in (("nan", math.isnan(read[0])), ("inf", math.isinf(read[0]))):
+                    if is_so and getattr(self.options, why) == "raise":
+                        refuse(why, key, value)
                 names.append(key)
-                arrays.append(_array_of(value, found))
+                arrays.append(_array_of(value, read))
         if not arrays:
             # Nothing but missing values, or nothing at all: a row all the same.
             names, arrays = [None], [pa.nulls(1)]
-        self.learn_many(
-            pa.RecordBatch.from_arrays(arrays, [str(i) for i in range(len(arrays))]), names
+        self._learn_counted(
+            pa.RecordBatch.from_arrays(arrays, [str(i) for i in range(len(arrays))]),
+            names,
+            None if found == 1 else np.array([found]),
+            None if self._time is None else _stamp(row, self._time),
         )
 
     # ---------------------------------------------------------------- normalizing
@@ -301,16 +393,17 @@ class RowNormalizer:
 
     def _outputs(self, batch: pa.RecordBatch, names: list[Any]) -> _Outputs:
         kinds = self._kinds(batch)
+        numeric = tuple(i for i in kinds.numeric if names[i] not in self._beside)
         fields = list(batch.schema)
-        for i in kinds.numeric:
+        for i in numeric:
             fields[i] = fields[i].with_type(float_type(fields[i].type))
-        lanes = np.array([self._lanes.index(names[i]) for i in kinds.numeric], np.int64)
+        lanes = np.array([self._lanes.index(names[i]) for i in numeric], np.int64)
         return _Outputs(
-            columns=kinds.numeric,
+            columns=numeric,
             # A feature that has no lane: behind all that have stands what becomes of it.
             lanes=np.where(lanes < 0, len(self._lanes), lanes),
-            layout=Layout([Place((i,), None) for i in kinds.numeric], batch.schema, kinds.encoded),
-            leaves=pa.schema([(str(i), fields[i].type) for i in kinds.numeric]),
+            layout=Layout([Place((i,), None) for i in numeric], batch.schema, kinds.encoded),
+            leaves=pa.schema([(str(i), fields[i].type) for i in numeric]),
             schema=pa.schema(fields, metadata=batch.schema.metadata),
         )
 
@@ -353,7 +446,14 @@ class RowNormalizer:
     def _transform_by_maps(self, row: Row) -> Row:
         with self._lock:
             self._lane_transform()
+            return self._transform_features(row)
+
+    def _transform_features(self, row: Row) -> Row:
+        """Map a row, and leave what says something about it as it is."""
+        if not self._beside or not isinstance(row, dict):
             return self._lanes.transform(row)
+        features = {key: value for key, value in row.items() if key not in self._beside}
+        return {**row, **self._lanes.transform(features)}
 
     # ------------------------------------------------------------------ the columns
 
@@ -400,9 +500,9 @@ class RowNormalizer:
                 if self.rows == rows:  # or another thread learned one meanwhile
                     return found
 
-    def stats(self) -> pa.Table:
+    def stats(self, at: Any = None) -> pa.Table:
         """Return the statistics as they stand; see `streambn.Normalizer.stats`."""
-        return self._fitted().stats()
+        return self._fitted().stats(at)
 
     def to_normalizer(self) -> Normalizer:
         """Return a live `streambn.Normalizer` with these statistics, of columns by these names.
@@ -440,6 +540,40 @@ class RowNormalizer:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.policy!r}) of {len(self._lanes)} features"
+
+
+def _column(batch: Any, names: list[Any], name: str) -> pa.Array:
+    """Find the column of a batch or matrix that says something about the rows."""
+    if name not in names:
+        raise SchemaError.missing(name, map(str, names))
+    if names.count(name) > 1:
+        raise twice(name)
+    at = names.index(name)
+    return pa.array(batch[:, at]) if isinstance(batch, np.ndarray) else batch.column(at)
+
+
+def _select(batch: Any, columns: list[int]) -> Any:
+    if isinstance(batch, np.ndarray):
+        return np.asfortranarray(batch[:, columns])
+    return batch.select(columns)
+
+
+def _filtered(batch: Any, rows: NDArray[np.bool_]) -> Any:
+    if isinstance(batch, np.ndarray):
+        return np.asfortranarray(batch[rows])
+    return batch.filter(arrow_array(rows))
+
+
+def _stamp(row: Row, time: EventTime) -> pa.Array:
+    """Return when a row happened."""
+    value = row.get(time.column)
+    try:
+        return stamp_of(value)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise InvalidValueError(
+            f"{time.column!r} must say when a row happened: a datetime, date, numpy.datetime64 or "
+            f"number; got {value!r:.60}. The row was refused whole."
+        ) from error
 
 
 def _array_of(value: Any, found: tuple[float, float, bool]) -> pa.Array:

@@ -14,16 +14,43 @@ from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import Times
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
 from streambn.kernels.interface import Floats
+from streambn.kernels.rows import MAX_WEIGHT
 from streambn.policies import EventTime
 from streambn.policies.timed import instant
 
-__all__ = ["MAX_WEIGHT", "Weighed", "beside", "moment", "times_of", "weigh", "weights_of"]
-
-# Products of two weights, and of one with a square, are to stay inside float64.
-MAX_WEIGHT: Final = 1e30
+__all__ = [
+    "Counted",
+    "Weighed",
+    "beside",
+    "count",
+    "moment",
+    "stamp_of",
+    "times_of",
+    "weigh",
+    "weights_beside",
+    "weights_of",
+]
 
 _DAY: Final = 86_400_000_000_000
 _TICKS: Final = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+
+
+class Counted(NamedTuple):
+    """Which rows of a batch count for something, and what for.
+
+    Attributes
+    ----------
+    keep : ndarray of bool, or None
+        Which do; None: all.
+    weights : ndarray of float64, or None
+        Of those, none of which is 0.
+    times : Times or None
+        Of those.
+    """
+
+    keep: NDArray[np.bool_] | None
+    weights: Floats | None
+    times: Times | None
 
 
 class Weighed(NamedTuple):
@@ -69,11 +96,37 @@ def weigh(
     InvalidValueError
         A weight or a time is missing or no such thing.
     """
-    found = None if weights is None else weights_of(_column(batch, weights), weights)
+    found = None
+    if weights is not None:
+        found = weights_of(_column(batch, weights), f"column {weights!r}")
     stamps = None if time is None else _column(batch, time.column)
+    keep, found, times = count(found, stamps, time)
+    if keep is not None and not keep.any():
+        return Weighed(batch.slice(0, 0), None, None)
+    if keep is not None:
+        wanted = [name for name in batch.schema.names if name in {*columns}]
+        batch = batch.select(wanted).filter(arrow_array(keep))
+    return Weighed(batch, found, times)
+
+
+def count(weights: Floats | None, stamps: pa.Array | None, time: EventTime | None) -> Counted:
+    """Find the rows that are to leave a trace: with a weight, and where it matters with a time.
+
+    Parameters
+    ----------
+    weights : ndarray of float64, or None
+    stamps : pyarrow.Array or None
+        Event times, as they are.
+    time : EventTime or None
+
+    Raises
+    ------
+    SchemaError, InvalidValueError
+        As for `weigh`.
+    """
     keep: NDArray[np.bool_] | None = None
-    if found is not None and not found.all():
-        keep = found > 0
+    if weights is not None and not weights.all():
+        keep = weights > 0
     if stamps is not None and time is not None:
         missing = _missing(stamps)
         if missing is not None and missing.any():
@@ -86,15 +139,12 @@ def weigh(
                 )
             keep = ~missing if keep is None else keep & ~missing
     if keep is not None and not keep.any():
-        return Weighed(batch.slice(0, 0), None, None)
+        return Counted(keep, None, None)
     if keep is not None:
-        wanted = [name for name in batch.schema.names if name in {*columns}]
-        mask = arrow_array(keep)
-        batch = batch.select(wanted).filter(mask)
-        found = None if found is None else found[keep]
-        stamps = None if stamps is None else stamps.filter(mask)
+        weights = None if weights is None else weights[keep]
+        stamps = None if stamps is None else stamps.filter(arrow_array(keep))
     times = None if stamps is None or time is None else times_of(stamps, time)
-    return Weighed(batch, found, times)
+    return Counted(keep, weights, times)
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
@@ -109,8 +159,49 @@ def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
 # ---------------------------------------------------------------------------- weights
 
 
-def weights_of(values: pa.Array | NDArray[Any], name: str) -> Floats:
+def weights_beside(values: Any, rows: int) -> Floats:
+    """Return sample weights that are given beside a batch, one a row.
+
+    Parameters
+    ----------
+    values : array-like or Arrow array
+    rows : int
+        Of the batch.
+
+    Raises
+    ------
+    SchemaError, InvalidValueError
+        As for `weights_of`; or there are more of them or less.
+    """
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    if not isinstance(values, pa.Array):
+        try:
+            values = np.asarray(values, np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidValueError(
+                f"weights must be an array of numbers >= 0, one a row, got {values!r:.60}."
+            ) from error
+        if values.ndim != 1:
+            raise InvalidValueError(
+                f"weights must be an array of one dimension, a number a row; got one of shape "
+                f"{values.shape}."
+            )
+    if len(values) != rows:
+        raise InvalidValueError(
+            f"weights has {len(values)} entries, and the batch {rows} rows. Give one a row."
+        )
+    return weights_of(values, "the array")
+
+
+def weights_of(values: pa.Array | NDArray[Any], what: str) -> Floats:
     """Return sample weights as float64.
+
+    Parameters
+    ----------
+    values : pyarrow.Array or ndarray
+    what : str
+        What they are, for messages: "column 'w'".
 
     Raises
     ------
@@ -123,12 +214,12 @@ def weights_of(values: pa.Array | NDArray[Any], name: str) -> Floats:
         numeric = numeric_type(values.type)
         if numeric is None or numeric[1] is not None:
             raise SchemaError(
-                f"weights: column {name!r} is {values.type}, which is no number a row. Name a "
-                "column of numbers >= 0."
+                f"weights: {what} is {values.type}, which is no number a row. It must hold numbers "
+                ">= 0."
             )
         if values.null_count:
             raise InvalidValueError(
-                f"weights: column {name!r} holds {values.null_count} nulls. The batch was refused "
+                f"weights: {what} holds {values.null_count} nulls. The batch was refused "
                 "whole. Fill them with what such rows weigh, 0 for nothing."
             )
         if is_encoded(values.type) or pa.types.is_decimal(values.type):
@@ -139,7 +230,7 @@ def weights_of(values: pa.Array | NDArray[Any], name: str) -> Floats:
     if len(weights) and not (weights.min() >= 0 and weights.max() <= MAX_WEIGHT):
         bad = int(np.flatnonzero(~((weights >= 0) & (weights <= MAX_WEIGHT)))[0])
         raise InvalidValueError(
-            f"weights: column {name!r} holds {weights[bad]:g} in row {bad} of the batch. The batch "
+            f"weights: {what} holds {weights[bad]:g} in row {bad} of the batch. The batch "
             f"was refused whole. A weight is a number from 0, for a row without effect, to "
             f"{MAX_WEIGHT:g}."
         )
@@ -221,6 +312,22 @@ def _check_kind(kind: pa.DataType, time: EventTime) -> int | None:
     return tick
 
 
+def stamp_of(value: Any) -> pa.Array:
+    """Return an array of one event time, whatever kind of object it is.
+
+    Raises
+    ------
+    pyarrow.ArrowException, TypeError, ValueError, OverflowError
+        Arrow knows none such.
+    """
+    if hasattr(value, "to_datetime64"):
+        value = value.to_datetime64()  # of pandas' Timestamp Arrow would cut off the nanoseconds
+    if not isinstance(value, np.datetime64):
+        return pa.array([None if type(value).__name__ == "NAType" else value])
+    unit = np.datetime_data(value.dtype)[0]
+    return pa.array(np.array([value], None if unit in {"D", *_TICKS} else "datetime64[s]"))
+
+
 def moment(at: Any, time: EventTime) -> Floats:
     """Return a point in time as a policy keeps it, as hi + lo.
 
@@ -235,7 +342,7 @@ def moment(at: Any, time: EventTime) -> Floats:
         It is no such thing.
     """
     try:
-        stamps = pa.array([at])
+        stamps = stamp_of(at)
         missing = _missing(stamps)
         times = None if missing is not None and missing[0] else times_of(stamps, time)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):

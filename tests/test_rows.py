@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import math
 import pickle
 import random
@@ -519,3 +520,400 @@ def test_statistics_go_over_to_columns_and_back(policy):
         one.learn_many(late)
     assert back.stats().equals(norm.stats())
     assert norm.stats()["nulls"].to_pylist() == [3, 3, 13]
+
+
+# ------------------------------------------------------- weights and event time, in rows
+
+
+def statistics(norm):
+    """All that there is of each feature, by name."""
+    rows = norm.stats().to_pylist()
+    return {row.pop("column"): row for row in rows}
+
+
+def assert_close(one, other):
+    one, other = statistics(one), statistics(other)
+    assert one.keys() == other.keys()
+    for name, found in one.items():
+        assert found == pytest.approx(other[name], rel=1e-12), name
+
+
+WEIGHED = {
+    "Welford": sbn.Welford(),
+    "EMA": sbn.EMA(alpha=0.2),
+    "EMAIgnoreNA": sbn.EMA(alpha=0.2, ignore_na=True),
+}
+UNWEIGHED = {
+    "EMARecursive": sbn.EMA(alpha=0.2, adjust=False),
+    "BatchEMA": sbn.BatchEMA(momentum=0.1),
+}
+
+
+def weighed_stream():
+    rng = random.Random(7)
+    rows = [
+        {name: rng.choice([None, 1, rng.gauss(1e6, 1)]) for name in "abc" if rng.random() < 0.8}
+        for _ in range(40)
+    ]
+    return rows, [rng.choice([0.0, 0.5, 1.0, 3.0]) for _ in rows]
+
+
+def as_batch(rows, names="abc"):
+    return pa.record_batch(
+        [pa.array([row.get(name) for row in rows], pa.float64()) for name in names], names=[*names]
+    )
+
+
+@pytest.mark.parametrize("policy", WEIGHED.values(), ids=WEIGHED)
+def test_weights_by_row_are_weights_by_batch_and_weights_in_columns(policy):
+    rows, weights = weighed_stream()
+    by_row, by_batch, mixed = (RowNormalizer(policy) for _ in range(3))
+    of_key, core = RowNormalizer(policy, weights="w"), sbn.Normalizer(policy, weights="w")
+    for row, weight in zip(rows, weights, strict=True):
+        by_row.learn_one(row, weight)
+        of_key.learn_one(row | {"w": weight})
+    batch = as_batch(rows)
+    by_batch.learn_many(batch, weights=weights)
+    mixed.learn_many(batch[:13], weights=np.float32(weights[:13]))
+    for row, weight in zip(rows[13:20], weights[13:20], strict=True):
+        mixed.learn_one(row, weight=weight)
+    mixed.learn_many(batch[20:], ["a", "b", "c"], pa.chunked_array([weights[20:30], weights[30:]]))
+    core.update(batch.append_column("w", pa.array(weights)))
+    assert by_row.rows == by_batch.rows == mixed.rows == sum(w > 0 for w in weights)
+    assert_close(by_row, by_batch)
+    assert_close(by_row, mixed)
+    assert_close(of_key, core)
+    assert_close(by_row, core.with_weights(None))
+
+
+@pytest.mark.parametrize("weights", [[2.0, 0.0, 1.0, 0.5], np.array([0.0, 1.0, 1.0, 1.0])])
+def test_a_matrix_may_have_weights(weights):
+    matrix = np.asfortranarray(np.random.default_rng(0).normal(size=(4, 3)))
+    norm, expected = RowNormalizer(), RowNormalizer()
+    norm.learn_many(matrix, ["a", "b", "c"], weights)
+    for values, weight in zip(matrix.tolist(), weights, strict=True):
+        expected.learn_one(dict(zip("abc", values, strict=True)), weight)
+    assert_close(norm, expected)
+    assert norm.rows == 3
+
+
+def test_weights_are_as_good_as_rows_that_come_again():
+    rows, _ = weighed_stream()
+    times = [i % 4 for i in range(len(rows))]
+    weighed, repeated = RowNormalizer(), RowNormalizer()
+    for row, n in zip(rows, times, strict=True):
+        weighed.learn_one(row, n)
+        for _ in range(n):
+            repeated.learn_one(row)
+    expected = statistics(repeated)
+    for name, of in statistics(weighed).items():
+        for column in ("mean", "var", "std", "min", "max"):
+            assert of[column] == pytest.approx(expected[name][column], rel=1e-12)
+
+
+def test_rows_that_weigh_nothing_leave_no_trace():
+    norm = RowNormalizer(sbn.EMA(alpha=0.5))
+    norm.learn_one({"a": 1.0})
+    before = pickle.dumps(norm)
+    norm.learn_one({"a": 2.0, "b": 1.0}, 0)
+    norm.learn_many(as_batch([{"a": 2.0, "b": 1.0}] * 3), weights=np.zeros(3))
+    norm.learn_many(np.ones((2, 1)), ["new"], [0, 0])
+    assert pickle.dumps(norm) == before
+    assert norm.features == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ([1.0, -1.0], "weights: the array holds -1 in row 1"),
+        ([1.0, math.nan], "weights: the array holds nan in row 1"),
+        ([math.inf, 1.0], "weights: the array holds inf in row 0"),
+        ([1.0, 2e30], r"weights: the array holds 2e\+30 in row 1"),
+        (pa.array([1.0, None]), "weights: the array holds 1 nulls"),
+        ([1.0, None], "weights: the array holds nan in row 1"),
+        (pa.array(["x", "y"]), "weights: the array is string"),
+        (["x", "y"], r"weights must be an array of numbers >= 0, one a row, got \['x', 'y'\]"),
+        ([1.0], "weights has 1 entries, and the batch 2 rows"),
+        ([[1.0], [1.0]], "one of shape"),
+        (1.0, "one of shape"),
+    ],
+    ids=str,
+)
+def test_weights_of_a_batch_that_are_none_are_refused(weights, says):
+    norm = RowNormalizer()
+    norm.learn_one({"a": 1.0})
+    before = pickle.dumps(norm)
+    for batch, names in ((as_batch([{"a": 1.0}] * 2), None), (np.ones((2, 1)), ["a"])):
+        with pytest.raises((InvalidValueError, SchemaError), match=says):
+            norm.learn_many(batch, names, weights)
+    assert pickle.dumps(norm) == before
+
+
+class Unheeding(sbn.Welford):
+    """A policy of one's own, which goes value by value and knows of no weights."""
+
+    takes_weights = False
+
+
+class Blocks:
+    """One that goes by blocks and heeds weights."""
+
+    takes_weights = True
+    init, update, merge, read, tally, take, describe, commutative = (
+        getattr(sbn.Welford(), name)
+        for name in ("init", "update", "merge", "read", "tally", "take", "describe", "commutative")
+    )
+
+
+@pytest.mark.parametrize("policy", [*UNWEIGHED.values(), Unheeding()], ids=repr)
+def test_policies_that_heed_no_weights_refuse_them(policy):
+    norm = RowNormalizer(policy)
+    norm.learn_one({"a": 1.0})
+    norm.learn_one({"a": 2.0}, 1.0)
+    before = pickle.dumps(norm)
+    for weight in (2.0, 0):
+        with pytest.raises(InvalidValueError, match=r"weight.* adjust=True"):
+            norm.learn_one({"a": 1.0}, weight)
+    with pytest.raises(InvalidValueError, match=r"weights=.* has no meaning for .* adjust=True"):
+        norm.learn_many(as_batch([{"a": 1.0}]), weights=[1.0])
+    with pytest.raises(InvalidValueError, match=r"weights='w' has no meaning"):
+        RowNormalizer(policy, weights="w")
+    assert pickle.dumps(norm) == before
+
+
+def test_a_policy_by_blocks_may_heed_weights():
+    norm, expected = RowNormalizer(Blocks()), RowNormalizer()
+    rows, weights = weighed_stream()
+    for row, weight in zip(rows, weights, strict=True):
+        norm.learn_one(row, weight)
+        expected.learn_one(row, weight)
+    for refused in ({"a": "x"}, {"a": math.inf}):
+        with pytest.raises((InvalidValueError, SchemaError), match="'a'"):
+            norm.learn_one(refused, 0)
+    with pytest.raises(InvalidValueError, match="weight must be a number"):
+        norm.learn_one({"a": 1.0}, -1)
+    assert_close(norm, expected)
+
+
+@pytest.mark.parametrize("policy", [sbn.Welford(), Blocks()], ids=["by value", "by block"])
+def test_a_key_may_say_what_rows_weigh(policy):
+    norm = RowNormalizer(policy, weights="w")
+    row = {"w": 3, "a": 1.0, "s": "x"}
+    norm.learn_one(row)
+    norm.learn_one({"a": 5.0, "w": 1})
+    norm.learn_one({"a": 70.0, "w": 0})
+    assert row == {"w": 3, "a": 1.0, "s": "x"}
+    of = statistics(norm)
+    assert list(of) == ["a"]
+    assert (of["a"]["count"], of["a"]["mean"], of["a"]["weight"]) == (2, 2.0, 4.0)
+    out = norm.transform_one({"s": "x", "w": 7, "a": 2.0})
+    assert list(out.items()) == [("s", "x"), ("w", 7), ("a", 0.0)]
+    batch = pa.record_batch({"a": [2.0], "w": [7]})
+    assert norm.transform_many(batch).to_pydict() == {"a": [0.0], "w": [7]}
+    norm.learn_many(batch)
+    norm.learn_many(np.array([[1.0, 2.0], [0.0, 2.0]]), ["w", "a"])
+    norm.learn_many(pa.record_batch({"x": [2.0], "y": [7]}), ["a", "w"])
+    assert statistics(norm)["a"]["weight"] == 19.0
+    before = pickle.dumps(norm)
+    with pytest.raises(InvalidValueError, match="weight under 'w' must be a number from 0"):
+        norm.learn_one({"a": 1.0})
+    with pytest.raises(InvalidValueError, match="weights: column 'w' holds -1 in row 0"):
+        norm.learn_many(pa.record_batch({"a": [2.0], "w": [-1]}))
+    with pytest.raises(SchemaError, match="column 'w' is not in the data"):
+        norm.learn_many(pa.record_batch({"a": [2.0]}))
+    with pytest.raises(SchemaError, match="'w' is there twice"):
+        norm.learn_many(np.ones((1, 3)), ["w", "a", "w"])
+    with pytest.raises(InvalidValueError, match="weight=2 was given, and weights='w' says"):
+        norm.learn_one({"a": 1.0, "w": 1}, 2)
+    with pytest.raises(InvalidValueError, match=r"weights=\[2\] was given, and weights='w' says"):
+        norm.learn_many(batch, weights=[2])
+    with pytest.raises(InvalidValueError, match="a row must be a dict"):
+        norm.learn_one(None)
+    with pytest.raises(InvalidValueError, match="a row must be a dict"):
+        norm.transform_one(None)
+    assert pickle.dumps(norm) == before
+    copied = pickle.loads(before)
+    assert copied.transform_one({"w": 7, "a": 2.0}) == norm.transform_one({"w": 7, "a": 2.0})
+
+
+def test_weights_in_columns_go_on_under_a_key():
+    core = sbn.Normalizer(weights="w").update(pa.table({"a": [1.0, 5.0], "w": [3, 1]}))
+    norm = RowNormalizer.of(core)
+    norm.learn_one({"a": 2.0, "w": 4})
+    core.update(pa.table({"a": [2.0], "w": [4]}))
+    assert norm.to_normalizer().stats().equals(core.stats())
+    both = sbn.Normalizer(columns=["a", "w"], weights="w").update(pa.table({"a": [1.0], "w": [3]}))
+    with pytest.raises(SchemaError, match="column 'w' is normalized, and says"):
+        RowNormalizer.of(both)
+
+
+DAY = np.datetime64("2026-03-01")
+TIMED = sbn.EMA(halflife="1d", time="t")
+
+
+def timed_rows():
+    rng = random.Random(3)
+    rows = [
+        {
+            name: rng.choice([None, math.nan, rng.gauss(5, 1)])
+            for name in "abc"
+            if rng.random() < 0.8
+        }
+        for _ in range(30)
+    ]
+    at = [DAY + np.timedelta64(rng.randint(-9 * 86400, 9 * 86400), "s") for _ in rows]
+    return [{"t": t.item(), **row} for t, row in zip(at, rows, strict=True)], np.array(at)
+
+
+def test_rows_may_fade_by_when_they_happened():
+    rows, at = timed_rows()
+    norm, many, core = RowNormalizer(TIMED), RowNormalizer(TIMED), sbn.Normalizer(TIMED)
+    for row in rows:
+        norm.learn_one(row)
+    batch = as_batch(rows).append_column("t", pa.array(at))
+    many.learn_many(batch[:20])
+    many.learn_many(batch[20:])
+    core.update(batch)
+    assert norm.rows == many.rows == 30
+    assert_close(norm, core)
+    assert_close(many, core)
+    later = at.max() + np.timedelta64(1, "D")
+    assert norm.stats(at=later)["weight"][0].as_py() == pytest.approx(
+        norm.stats()["weight"][0].as_py() / 2, rel=1e-12
+    )
+    row = {"t": None, "a": 5.0, "s": "x"}
+    z = core.transform(pa.table({"a": [5.0], "b": [1.0], "c": [1.0]}))["a"][0].as_py()
+    assert norm.transform_one(row) == {"t": None, "a": pytest.approx(z, rel=1e-12), "s": "x"}
+    out = many.transform_many(batch)
+    assert out.column("t").equals(batch.column("t"))
+    assert out.column("a").null_count == batch.column("a").null_count > 0
+    z, expected = (
+        made.column("a").to_numpy(zero_copy_only=False) for made in (out, core.transform(batch))
+    )
+    np.testing.assert_allclose(z, expected, rtol=1e-12)
+    copied = pickle.loads(pickle.dumps(norm))
+    copied.learn_one(rows[0])
+    norm.learn_one(rows[0])
+    assert copied.stats().equals(norm.stats())
+
+
+def test_event_time_goes_over_to_columns_and_back():
+    rows, at = timed_rows()
+    batch = as_batch(rows).append_column("t", pa.array(at))
+    core = sbn.Normalizer(TIMED).update(batch)
+    norm = RowNormalizer.of(core.freeze())
+    assert norm.to_normalizer().stats().equals(core.stats())
+    assert RowNormalizer.of(norm.to_normalizer()).rows == norm.rows == 30
+    norm.learn_one({"t": at[0].item(), "new": 1.0})
+    of = statistics(norm)["new"]
+    assert (of["count"], of["nulls"], of["mean"]) == (1, 30, 1.0)
+    core.update(pa.table({"a": [None], "b": [None], "c": [None], "t": at[:1]}))
+    assert norm.stats()[:3].equals(core.stats())
+
+
+@pytest.mark.parametrize(
+    ("t", "numeric"),
+    [
+        (datetime.datetime(2026, 3, 2), False),
+        (datetime.datetime(2026, 3, 2, tzinfo=datetime.UTC), False),
+        (datetime.date(2026, 3, 2), False),
+        (np.datetime64("2026-03-02"), False),
+        (np.datetime64("2026-03-02T00"), False),
+        (np.datetime64("2026-03-02T00:00:00.000000000"), False),
+        (pd.Timestamp("2026-03-02"), False),
+        (pd.Timestamp("2026-03-02T02:00", tz="Europe/Helsinki"), False),
+        (1, True),
+        (1.0, True),
+        (np.int8(1), True),
+        (np.float32(1.0), True),
+    ],
+    ids=repr,
+)
+def test_times_of_all_kinds(t, numeric):
+    norm = RowNormalizer(sbn.EMA(halflife=1, time="t") if numeric else TIMED)
+    norm.learn_one({"a": 1.0, "t": 0 if numeric else datetime.datetime(2026, 3, 1)})
+    norm.learn_one({"a": 4.0, "t": t})
+    assert norm.stats()["mean"].to_pylist() == [pytest.approx(3.0, rel=1e-15)]
+
+
+def test_a_nanosecond_is_not_lost():
+    norm = RowNormalizer(sbn.EMA(halflife="1ns", time="t"))
+    norm.learn_one({"a": 1.0, "t": pd.Timestamp("2026-03-02T00:00:00.000000001")})
+    norm.learn_one({"a": 4.0, "t": pd.Timestamp("2026-03-02T00:00:00.000000002")})
+    assert norm.stats()["mean"].to_pylist() == [pytest.approx(3.0, rel=1e-15)]
+    weight = norm.stats(at=pd.Timestamp("2026-03-02T00:00:00.000000003"))["weight"]
+    assert weight.to_pylist() == [0.75]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({}, "column 't' has no time"),
+        ({"t": None}, "column 't' has no time"),
+        ({"t": pd.NaT}, "column 't' has no time"),
+        ({"t": pd.NA}, "column 't' has no time"),
+        ({"t": np.datetime64("NaT")}, "column 't' has no time"),
+        ({"t": 3}, "column 't' holds plain numbers"),
+        ({"t": "2026-03-01"}, "column 't' is string, which is no event time"),
+        ({"t": True}, "column 't' is bool, which is no event time"),
+        ({"t": object()}, "'t' must say when a row happened: .* got <object"),
+        ({"t": 10**40}, "'t' must say when a row happened: .* got 1000"),
+        (None, "a row must be a dict"),
+    ],
+    ids=repr,
+)
+def test_a_row_without_a_time_is_refused(row, says):
+    norm = RowNormalizer(TIMED)
+    norm.learn_one({"t": datetime.date(2026, 3, 1), "a": 1.0})
+    before = pickle.dumps(norm)
+    with pytest.raises((InvalidValueError, SchemaError), match=says):
+        norm.learn_one(row and {"a": 1.0, **row})
+    assert pickle.dumps(norm) == before
+    numbers = RowNormalizer(sbn.EMA(halflife=1, time="t"))
+    with pytest.raises(InvalidValueError, match="column 't' is date32"):
+        numbers.learn_one({"t": datetime.date(2026, 3, 1), "a": 1.0})
+    with pytest.raises(SchemaError, match="column 't' is not in the data"):
+        norm.learn_many(pa.record_batch({"a": [1.0]}))
+
+
+def test_rows_without_a_time_may_be_skipped():
+    norm = RowNormalizer(sbn.EMA(halflife=1, time="t", null_time="skip"))
+    norm.learn_one({"a": 1.0, "t": 0})
+    before = pickle.dumps(norm)
+    norm.learn_one({"a": 7.0, "b": 1.0})
+    norm.learn_one({"a": 7.0, "t": math.nan})
+    norm.learn_many(pa.record_batch({"a": [7.0], "t": pa.nulls(1)}))
+    assert pickle.dumps(norm) == before
+    norm.learn_many(np.array([[math.nan, 7.0], [1.0, 4.0]]), ["t", "a"])
+    norm.learn_one({"t": 1})
+    assert norm.rows == 3
+    assert statistics(norm)["a"]["mean"] == pytest.approx(3.0, rel=1e-15)
+
+
+def test_weights_and_times_together():
+    policy = sbn.EMA(halflife=1, time="t")
+    one, many = RowNormalizer(policy), RowNormalizer(policy)
+    keyed = RowNormalizer(policy, weights="w")
+    rows = [({"a": 1.0, "t": 0}, 2.0), ({"a": 9.0, "t": 5}, 0.0), ({"a": 4.0, "t": 1}, 0.5)]
+    for row, weight in rows:
+        one.learn_one(row, weight)
+        keyed.learn_one({**row, "w": weight})
+    matrix = np.array([[row["t"], row["a"]] for row, _ in rows])
+    many.learn_many(matrix, ["t", "a"], [weight for _, weight in rows])
+    for norm in (one, many, keyed):
+        of = statistics(norm)["a"]
+        assert (of["count"], of["mean"], of["weight"]) == (2, 2.0, 1.5)
+
+
+@pytest.mark.parametrize("policy", [sbn.Welford(), sbn.BatchEMA(momentum=0.1), TIMED], ids=str)
+def test_none_may_be_the_name_of_a_feature_or_no_row_at_all(policy):
+    norm = RowNormalizer(policy)
+    when = {"t": datetime.date(2026, 3, 1)} if policy is TIMED else {}
+    norm.learn_one({None: None} | when)
+    norm.learn_one({"a": None} | when)
+    norm.learn_one({None: 1.0} | when)
+    assert norm.features == [None]
+    assert norm.rows == 3
+    for method in (norm.learn_one, norm.transform_one):
+        with pytest.raises(InvalidValueError, match="a row must be a dict of features, got None"):
+            method(None)

@@ -17,7 +17,7 @@ import numpy as np
 
 from streambn.errors import InvalidValueError, NotFittedError, SchemaError
 
-__all__ = ["MAX_WEIGHT", "MISSING", "UNSEEN", "RowRules", "number", "refuse"]
+__all__ = ["MAX_WEIGHT", "MISSING", "UNSEEN", "RowRules", "number", "refuse", "weight_of"]
 
 # What a NaN or an infinity does, and how a feature without statistics comes out. The extension
 # knows them by their places.
@@ -103,6 +103,23 @@ def number(value: Any, key: Any) -> tuple[float, float, bool] | tuple[()] | None
     return None
 
 
+def weight_of(value: Any, key: Any = None) -> float:
+    """Return what a row weighs, as something says or, with a key, what it has under that.
+
+    Raises
+    ------
+    InvalidValueError
+        It is no number from 0 to `MAX_WEIGHT`.
+    """
+    try:
+        found = number(value, "weight")
+    except InvalidValueError:  # beyond float64
+        found = None
+    if not found or not 0 <= found[0] <= MAX_WEIGHT:
+        refuse("weight", key, value)
+    return found[0]
+
+
 def _float64(value: Any, key: Any) -> float:
     try:
         high = float(value)
@@ -141,9 +158,10 @@ def refuse(why: str, key: Any, value: Any) -> NoReturn:
             f"a row must be a dict of features, got {type(value).__name__}: {_shown(value)}."
         )
     if why == "weight":
+        under = "" if key is None else f" under {key!r}"
         raise InvalidValueError(
-            f"weight must be a number from 0, for a row without effect, to {MAX_WEIGHT:g}, got "
-            f"{_shown(value)}. The row was refused whole."
+            f"weight{under} must be a number from 0, for a row without effect, to {MAX_WEIGHT:g}, "
+            f"got {_shown(value)}. The row was refused whole."
         )
     if why == "recursion":
         raise InvalidValueError(

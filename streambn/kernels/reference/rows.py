@@ -22,7 +22,7 @@ import numpy as np
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Ints, LaneArrays
 from streambn.kernels.reference.merge import LEAST_WEIGHT, empty_moments, merge_moments
-from streambn.kernels.rows import MAX_WEIGHT, MISSING, UNSEEN, RowRules
+from streambn.kernels.rows import MISSING, UNSEEN, RowRules, weight_of
 
 __all__ = ["RowLanes"]
 
@@ -194,15 +194,10 @@ class RowLanes:
             self._learn_row(row, weight if weight is _ONE else self._weight_of(weight))
 
     def _weight_of(self, weight: Any) -> float:
-        try:
-            found = self._number(weight, "weight")
-        except ValueError:  # beyond float64
-            found = None
-        if not found or not 0 <= found[0] <= MAX_WEIGHT:
-            self._refuse("weight", None, weight)
-        if found[0] != 1 and self._rules.prior:
+        found = weight_of(weight)
+        if found != 1 and self._rules.prior:
             self._refuse("recursion", None, weight)
-        return found[0]
+        return found
 
     def _learn_row(self, row: Any, weight: float) -> None:
         read = self._read(row)

@@ -398,18 +398,19 @@ void bind_rows(nb::module_ &module) {
                  const LaneMap without{{0, 0}, 1, unseen == 1 ? 1.0 : 0.0, 0, unseen == 2};
                  new (self) RowLanes(rules, without, std::move(affine), std::move(number), std::move(refuse));
              })
-        .def("learn", [](RowLanes &self, nb::handle row) { self.learn(row, nullptr); })
+        .def("learn", [](RowLanes &self, nb::handle row) { self.learn(row, nullptr); },
+             nb::arg().none())
         .def("learn", [](RowLanes &self, nb::handle row, nb::handle weight) {
                  self.learn(row, weight.ptr());
-             }, nb::arg("row"), nb::arg("weight").none())
-        .def("transform", &RowLanes::transform)
+             }, nb::arg("row").none(), nb::arg("weight").none())
+        .def("transform", &RowLanes::transform, nb::arg().none())
         .def("keys", &RowLanes::keys)
         .def("exact", &RowLanes::exact)
         .def("store", &RowLanes::store, nb::arg(), nb::arg().none(), nb::arg().none(),
              nb::arg().none())
         .def("update", &RowLanes::update, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
              nb::arg().none(), nb::arg().none(), nb::arg().none())
-        .def("index", &RowLanes::index)
+        .def("index", &RowLanes::index, nb::arg().none())
         .def("set_maps", &RowLanes::set_maps)
         .def_prop_ro("rows", &RowLanes::rows)
         .def("__len__", &RowLanes::size);
