@@ -28,6 +28,8 @@ __all__ = ["RiverNormalizer"]
 # Cells of a frame of which a copy is made in passing, if it comes to that.
 _SMALL = 100_000
 
+_ONE = 1.0  # the very object that `learn_one` has for a weight that was not given
+
 Missing = Literal["ignore", "raise", "propagate"]
 
 
@@ -43,9 +45,13 @@ class RiverNormalizer(base.MiniBatchTransformer):
     policy : Policy, optional
         How the past is weighted: `Welford` (the default), `EMA` or `BatchEMA`. Of a `BatchEMA`
         every `learn_many` is one block and every `learn_one` a block of one, so it alone does
-        not learn from many what it learns from one at a time.
+        not learn from many what it learns from one at a time. With ``EMA(halflife="7d",
+        time="t")`` a row says under the key ``"t"`` when it happened; that is no feature, and
+        passes through.
     eps, ddof, center, scale, affine, clip, nan, inf
         As for `streambn.Normalizer`.
+    weights : str, optional
+        A key under which rows say what they weigh, in place of the argument `w`; no feature.
     unseen : {"zero", "passthrough", "raise"}
         How the values of a feature come out of which none was learned: as 0.0, as they are,
         or not at all.
@@ -89,6 +95,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
         clip: float | None = None,
         nan: Missing = "ignore",
         inf: Missing = "raise",
+        weights: str | None = None,
         unseen: Literal["zero", "passthrough", "raise"] = "zero",
     ) -> None:
         self.policy = policy
@@ -100,6 +107,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
         self.clip = clip
         self.nan = nan
         self.inf = inf
+        self.weights = weights
         self.unseen = unseen
         self._frozen = False
         self._rows = RowNormalizer(
@@ -112,6 +120,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
             clip=clip,
             nan=nan,
             inf=inf,
+            weights=weights,
             unseen=unseen,
         )
 
@@ -122,18 +131,30 @@ class RiverNormalizer(base.MiniBatchTransformer):
 
     # ------------------------------------------------------------------- one by one
 
-    def learn_one(self, x: dict[Any, Any]) -> None:
+    def learn_one(self, x: dict[Any, Any], w: float = _ONE) -> None:
         """Learn a row, whole or not at all. Frozen, it does nothing.
+
+        Parameters
+        ----------
+        x : dict
+        w : float
+            What the row weighs, for `Welford` and for `EMA` with ``adjust=True``. One that weighs
+            0 leaves no trace.
 
         Raises
         ------
         InvalidValueError
-            There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses.
+            There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses; or `w` is no weight,
+            or other than 1 for a policy that has weights of its own.
         SchemaError
             A feature that was a number is something else.
         """
-        if not self._frozen:
+        if self._frozen:
+            return
+        if w is _ONE:
             self._rows.learn_one(x)
+        else:
+            self._rows.learn_one(x, w)
 
     def transform_one(self, x: dict[Any, Any]) -> dict[Any, Any]:
         """Return a row normalized by the statistics as they stand.
@@ -149,16 +170,22 @@ class RiverNormalizer(base.MiniBatchTransformer):
 
     # ------------------------------------------------------------------- mini-batches
 
-    def learn_many(self, X: Any) -> None:
+    def learn_many(self, X: Any, w: Any = None) -> None:
         """Learn the rows of a frame, whole or not at all, as `learn_one` would one by one.
 
         Parameters
         ----------
         X : pandas, Polars or other eager frame, pyarrow Table or RecordBatch
             NaN in pandas' NumPy columns is NaN; what is missing elsewhere is missing.
+        w : array-like or float, optional
+            What each row weighs, or all of them do.
         """
-        if not self._frozen:
-            self._rows.learn_many(*_to_learn(X))
+        if self._frozen:
+            return
+        rows, names = _to_learn(X)
+        if w is not None and np.ndim(w) == 0:
+            w = np.full(len(rows), w)
+        self._rows.learn_many(rows, names, w)
 
     def transform_many(self, X: Any) -> Any:
         """Return a frame of the same kind, normalized by the statistics as they stand.
@@ -183,7 +210,9 @@ class RiverNormalizer(base.MiniBatchTransformer):
 
     def _transform_pandas(self, X: Any) -> Any:
         names = _pandas_names(X)
-        matrix = _pandas_matrix(X, len(names))
+        # Of a frame of integers a column of times or weights stays one.
+        apart = self.weights is not None or getattr(self.policy, "time", None) is not None
+        matrix = None if apart else _pandas_matrix(X, len(names))
         if matrix is None:
             out = self._rows.transform_many(_pandas_batch(X), names)
             kinds, columns = X.dtypes.tolist(), {}
@@ -216,9 +245,9 @@ class RiverNormalizer(base.MiniBatchTransformer):
         """Go on learning."""
         self._frozen = False
 
-    def stats(self) -> pa.Table:
+    def stats(self, at: Any = None) -> pa.Table:
         """Return the statistics, a row a feature; see `streambn.Normalizer.stats`."""
-        return self._rows.stats()
+        return self._rows.stats(at)
 
     @classmethod
     def from_frozen(cls, frozen: sbn.FrozenNormalizer, unseen: Any = "zero") -> Self:
@@ -253,6 +282,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
             clip=options.clip,
             nan=options.nan,
             inf=options.inf,
+            weights=options.weights,
             unseen=unseen,
         )
         self._rows = RowNormalizer.of(frozen, unseen)

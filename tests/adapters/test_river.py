@@ -254,6 +254,7 @@ def test_parameters_are_kept_as_they_were_given():
         "clip": None,
         "nan": "ignore",
         "inf": "raise",
+        "weights": None,
         "unseen": "zero",
     }
 

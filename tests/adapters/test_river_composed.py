@@ -8,6 +8,7 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from river import compose, datasets, evaluate, linear_model, metrics, preprocess
 
 import streambn as sbn
 from streambn.adapters.river import RiverNormalizer
+from streambn.errors import InvalidValueError
 
 POLICIES = {
     "Welford": sbn.Welford(),
@@ -344,3 +346,151 @@ def test_a_model_learns_at_an_offset_what_it_learns_without():
     near, far = error(RiverNormalizer(), 0.0), error(RiverNormalizer(), 1e9)
     assert far == pytest.approx(near, rel=1e-6)
     assert not error_of_river(1e9) <= 2 * near  # it may be NaN
+
+
+# ------------------------------------------------------------------ weights and event time
+
+
+def twice_the_even(rows):
+    return [row for i, row in enumerate(rows) for _ in range(1 + (i % 2 == 0))]
+
+
+WEIGHTS = [2.0, 1.0] * (len(ROWS) // 2)
+
+
+def means_and_deviations(model):
+    return model.stats().select(["column", "mean", "std"]).to_pandas().set_index("column")
+
+
+def assert_same_statistics(one, other):
+    pd.testing.assert_frame_equal(
+        means_and_deviations(one), means_and_deviations(other), rtol=1e-12, atol=0
+    )
+
+
+def test_weights_are_as_good_as_rows_that_come_again():
+    expected = learned(twice_the_even(ROWS))
+    one = RiverNormalizer()
+    for x, w in zip(ROWS, WEIGHTS, strict=True):
+        one.learn_one(x, w=w)
+    assert_same_statistics(one, expected)
+    frame = pd.DataFrame(ROWS)
+    for X in (frame, pl.from_pandas(frame), pa.Table.from_pandas(frame), frame.astype(object)):
+        for w in (WEIGHTS, np.array(WEIGHTS), pd.Series(WEIGHTS), pl.Series(WEIGHTS)):
+            many = RiverNormalizer()
+            many.learn_many(X[:11], w[:11])
+            many.learn_many(X[11:], w=w[11:])
+            assert_same_statistics(many, expected)
+    halves = RiverNormalizer()
+    halves.learn_many(frame, 0.5)
+    halves.learn_many(frame, w=np.float32(1))
+    assert_same_statistics(halves, learned(ROWS))
+
+
+def test_rows_that_weigh_nothing_or_come_when_it_is_frozen_leave_no_trace():
+    model = learned(ROWS)
+    before = pickle.dumps(model)
+    model.learn_one({"a": 9.0, "new": 1.0}, 0)
+    model.learn_many(pd.DataFrame(ROWS), 0)
+    model.learn_many(pd.DataFrame(ROWS), [0] * len(ROWS))
+    assert pickle.dumps(model) == before
+    model.freeze()
+    model.learn_one({"a": 9.0}, 2.0)
+    model.learn_many(pd.DataFrame(ROWS), 2.0)
+    model.unfreeze()
+    assert pickle.dumps(model) == before
+
+
+@pytest.mark.parametrize("w", [-1.0, math.nan, "x", None], ids=str)
+def test_what_is_no_weight_is_refused(w):
+    model = learned(ROWS)
+    before = pickle.dumps(model)
+    with pytest.raises(InvalidValueError, match="weight must be a number from 0"):
+        model.learn_one({"a": 1.0}, w)
+    if w is not None:
+        with pytest.raises(InvalidValueError, match="weights"):
+            model.learn_many(pd.DataFrame(ROWS), w)
+    with pytest.raises(InvalidValueError, match="2 entries"):
+        model.learn_many(pd.DataFrame(ROWS), [1.0, 2.0])
+    assert pickle.dumps(model) == before
+
+
+@pytest.mark.parametrize("name", ["EMARecursive", "BatchEMA"])
+def test_policies_with_weights_of_their_own_refuse_others(name):
+    model = learned(ROWS, POLICIES[name])
+    model.learn_one({"a": 1.0}, w=1.0)
+    with pytest.raises(InvalidValueError, match="adjust=True"):
+        model.learn_one({"a": 1.0}, w=2.0)
+    with pytest.raises(InvalidValueError, match="adjust=True"):
+        model.learn_many(pd.DataFrame(ROWS), w=2.0)
+
+
+def test_pipelines_and_unions_pass_weights_on():
+    union, beside = RiverNormalizer() + compose.Renamer({}), RiverNormalizer(sbn.EMA(halflife=10))
+    model = union | linear_model.LinearRegression()
+    alone = compose.Pipeline(beside, linear_model.LinearRegression())
+    expected = RiverNormalizer(sbn.EMA(halflife=10))
+    for x, w in zip(ROWS, WEIGHTS, strict=True):
+        model.learn_one(x, 1.0, w=w)
+        alone.learn_one(x, 1.0, w=w)
+        expected.learn_one(x, w)
+    assert_same_statistics(union["RiverNormalizer"], learned(twice_the_even(ROWS)))
+    assert beside.stats().equals(expected.stats())
+
+
+def test_a_key_may_say_what_rows_weigh():
+    core = sbn.Normalizer(weights="w")
+    rows = [{**row, "w": w} for row, w in zip(ROWS, WEIGHTS, strict=True)]
+    core.update(pd.DataFrame(rows[:20]))
+    model = RiverNormalizer.from_frozen(core.freeze())
+    assert model.clone().weights == "w"
+    for row in rows[20:40]:
+        model.learn_one(row)
+    model.learn_many(pd.DataFrame(rows[40:]))
+    core.update(pd.DataFrame(rows[20:]))
+    assert_same_statistics(model, core)
+    with pytest.raises(InvalidValueError, match="weights='w' says"):
+        model.learn_one(rows[0], 2.0)
+    assert model.transform_one(rows[0])["w"] == 2.0
+
+
+T0 = pd.Timestamp("2026-03-01")
+
+
+def test_rows_may_fade_by_when_they_happened():
+    policy = sbn.EMA(halflife="1h", time="t")
+    frame = pd.DataFrame(ROWS)
+    frame.insert(1, "t", [T0 + pd.Timedelta(minutes=7 * i % 60) for i in range(len(ROWS))])
+    core = sbn.Normalizer(policy).update(frame)
+    one, many = RiverNormalizer(policy), RiverNormalizer(policy)
+    model = one | linear_model.LinearRegression()
+    for row in frame.to_dict("records"):
+        model["RiverNormalizer"].learn_one(row)
+    many.learn_many(frame[:20])
+    many.learn_many(pl.from_pandas(frame[20:]))
+    for found in (one, many, RiverNormalizer.from_frozen(core.freeze())):
+        assert_same_statistics(found, core)
+        assert found.transform_one({"t": T0, "s": "x"}) == {"t": T0, "s": "x"}
+        for X in (frame, pl.from_pandas(frame), pa.Table.from_pandas(frame)):
+            out = found.transform_many(X)
+            assert list(out["t"]) == list(X["t"])
+            np.testing.assert_allclose(out["a"], core.transform(frame)["a"], rtol=1e-10)
+    assert one.stats(at=T0 + pd.Timedelta(days=1))["weight"][0].as_py() < 1e-5
+    with pytest.raises(InvalidValueError, match="column 't' has no time"):
+        one.learn_one({"a": 1.0})
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "float32", "float64"])
+def test_times_in_a_frame_of_one_type_stay_as_they_are(dtype):
+    # Two to the 24th and one is no float32.
+    first = 2**24 if dtype == "float32" else 2**24 + 1
+    frame = pd.DataFrame({"t": [first, 2**25], "a": [1, 4], "b": [7, 9]}, dtype=dtype)
+    model = RiverNormalizer(sbn.EMA(halflife=2**24 - (dtype != "float32"), time="t"))
+    model.learn_many(frame)
+    assert model.stats()["mean"][0].as_py() == pytest.approx(3.0, rel=1e-15)
+    out = model.transform_many(frame)
+    pd.testing.assert_series_equal(out["t"], frame["t"])
+    assert out["a"].tolist() == pytest.approx([-math.sqrt(2), math.sqrt(0.5)], rel=1e-6)
+    weighed = RiverNormalizer(weights="b")
+    weighed.learn_many(frame)
+    pd.testing.assert_series_equal(weighed.transform_many(frame)["b"], frame["b"])
