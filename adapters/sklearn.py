@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn import FrozenNormalizer, Normalizer
+from streambn import FrozenNormalizer, Normalizer, Welford
 from streambn.errors import InvalidValueError, SchemaError
 
 try:
@@ -39,7 +39,7 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     policy : Policy, optional
-        How the past is weighted: `streambn.Welford` (the default), `streambn.EMA` or
+        How the past is weighted: `streambn.Welford` (the default), `streambn.EMA` by row, or
         `streambn.BatchEMA`, to which one call of `fit` or `partial_fit` is one batch.
     with_mean, with_std : bool
         Whether to subtract the mean, and to divide by the standard deviation.
@@ -60,8 +60,9 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     mean_, var_, scale_ : ndarray of shape (n_features,), or None
         Read anew from the running statistics each time; None in the cases in which they
         are None in StandardScaler, NaN where a feature has no value yet.
-    n_samples_seen_ : int, or ndarray of shape (n_features,)
-        Values counted; an array where features differ, that is, where some are missing.
+    n_samples_seen_ : int, float, or ndarray of shape (n_features,)
+        Values counted; an array where features differ, that is, where some are missing. Once
+        there were sample weights, the sum of those of all values, with `streambn.Welford`.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Only when fitted on a frame or table whose columns have names.
@@ -137,6 +138,7 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 f"the normalizer has affine={dict(options.affine)!r}, for which SklearnNormalizer "
                 "has no parameter. Fit it without."
             )
+        _refuse_event_time(frozen.policy)
         self = cls(
             frozen.policy,
             with_mean=options.center,
@@ -166,12 +168,15 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         fits files with those columns. Fitted on arrays, which name nothing, it has one
         column ``x`` of fixed-size lists, the rows: no public way leads from the elements
         of a list to columns. Fit on a frame to have names.
+
+        Once there were sample weights, it takes them from the column that its
+        ``options.weights`` names; ``with_weights(None)`` has it go on without.
         """
         return copy.copy(self._statistics())
 
     # ------------------------------------------------------------------- learning
 
-    def fit(self, X: Any, y: Any = None, *args: Any, **params: Any) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Forget everything, then learn.
 
         Parameters
@@ -179,24 +184,27 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X : array-like, pandas or Polars frame, or pyarrow table, (n_samples, n_features)
         y : None
             Ignored.
-        *args, **params
-            Room for the `sample_weight` of StandardScaler, so that it can be refused.
+        sample_weight : array-like of shape (n_samples,), or float, optional
+            What each sample weighs: 0 as if it were not there, 2 as if it were there twice, to
+            `streambn.Welford`. `streambn.EMA` with ``adjust=True`` heeds it too, others refuse it.
         """
-        _no_weights(*args, **params)
-        return self._learn(X, None)
+        return self._learn(X, sample_weight, None)
 
-    def partial_fit(self, X: Any, y: Any = None, *args: Any, **params: Any) -> Self:
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn one more batch; the arguments are those of `fit`."""
-        _no_weights(*args, **params)
-        return self._learn(X, getattr(self, "_normalizer", None))
+        return self._learn(X, sample_weight, getattr(self, "_normalizer", None))
 
-    def _learn(self, X: Any, normalizer: Normalizer | None) -> Self:
+    def _learn(self, X: Any, sample_weight: Any, normalizer: Normalizer | None) -> Self:
         before = self.__dict__.copy()
         try:
             array = self._checked(X, reset=normalizer is None)
             # A copy: whoever copied this estimator holds the same normalizer.
             learning = self._new() if normalizer is None else copy.copy(normalizer)
-            self._normalizer = learning.update(self._batch(array, learning))
+            batch = self._batch(array, learning)
+            if sample_weight is not None or learning.options.weights is not None:
+                weights = _weights(sample_weight, len(array))
+                learning, batch = _weighed(learning, batch, weights)
+            self._normalizer = learning.update(batch)
         except BaseException:
             # scikit-learn's validation sets names before the data can be refused.
             self.__dict__.clear()
@@ -210,6 +218,7 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 raise InvalidValueError(
                     f"{name} must be True or False, got {getattr(self, name)!r}."
                 )
+        _refuse_event_time(self.policy)
         return Normalizer(
             self.policy,
             eps=self.eps,
@@ -292,10 +301,15 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return wide
 
     @property
-    def n_samples_seen_(self) -> int | NDArray[np.int64]:
-        """Values counted: one number if it is the same for all features."""
-        counts = np.array(self._statistics().stats()["count"])
-        return int(counts[0]) if (counts == counts[0]).all() else counts
+    def n_samples_seen_(self) -> float | NDArray[Any]:
+        """Values counted, or their weights: one number if it is the same for all features."""
+        normalizer = self._statistics()
+        stats = normalizer.stats()
+        weighed = normalizer.options.weights is not None and isinstance(normalizer.policy, Welford)
+        # Of a feature without any value the weight is null.
+        seen = np.array(stats["weight"].fill_null(0.0) if weighed else stats["count"])
+        one: float = seen[0].item()
+        return one if (seen == one).all() else seen
 
     def _read(self, name: str) -> NDArray[np.float64]:
         return np.array(self._statistics().stats()[name])
@@ -375,16 +389,49 @@ def _takes(frozen: FrozenNormalizer, rows: pa.RecordBatch) -> bool:
     return True
 
 
-def _no_weights(sample_weight: Any = None) -> None:
-    """Take what `fit` was given beyond X and y, and refuse it.
-
-    `sample_weight` is no named parameter of `fit`, because scikit-learn and its
-    conformance suite take an estimator that has one to support weights.
-    """
-    if sample_weight is not None:
+def _weights(sample_weight: Any, samples: int) -> NDArray[np.float64]:
+    """Return what each sample weighs; which numbers are weights, the core knows."""
+    if sample_weight is None:
+        return np.ones(samples)
+    try:
+        weights: NDArray[np.float64] = np.asarray(sample_weight, np.float64)
+    except (TypeError, ValueError) as error:
         raise InvalidValueError(
-            "sample_weight was given, but streambn has no sample weights yet. Leave it out, "
-            "repeat rows according to whole weights, or use sklearn's StandardScaler."
+            f"sample_weight must hold numbers >= 0, got {sample_weight!r:.60}."
+        ) from error
+    if weights.ndim == 0:
+        weights = np.full(samples, weights)
+    if weights.shape != (samples,):
+        raise InvalidValueError(
+            f"sample_weight has the shape {weights.shape}, and there are {samples} samples. Give "
+            f"one number a sample: the shape ({samples},)."
+        )
+    if not weights.any():
+        raise InvalidValueError(
+            "sample_weight holds nothing but zeros, so there is nothing to learn. Give at least "
+            "one sample a weight above zero."
+        )
+    return weights
+
+
+def _weighed(
+    normalizer: Normalizer, batch: pa.RecordBatch, weights: NDArray[np.float64]
+) -> tuple[Normalizer, pa.RecordBatch]:
+    """Put the weights beside the features, and have the normalizer find them there."""
+    name = normalizer.options.weights or "sample_weight"
+    while name in batch.schema.names:  # a feature
+        name += "_"
+    if name != normalizer.options.weights:
+        normalizer = normalizer.with_weights(name)
+    columns, names = [*batch.columns, pa.array(weights)], [*batch.schema.names, name]
+    return normalizer, pa.RecordBatch.from_arrays(columns, names=names)
+
+
+def _refuse_event_time(policy: Any) -> None:
+    if getattr(policy, "time", None) is not None:
+        raise InvalidValueError(
+            f"{policy!r} goes by event time, which a matrix of features has not. Take "
+            "streambn.Normalizer, or an EMA that counts rows, such as EMA(halflife=10_000)."
         )
 
 

@@ -1290,6 +1290,23 @@ def test_names_are_escaped_in_html() -> None:
     assert html.escape(name) in page
 
 
+def test_what_was_fitted_without_weights_goes_on_with_them_and_without_again() -> None:
+    norm = fit(xs(1.0, 3.0))
+    weighed = norm.with_weights("w")
+    weighed.update(pa.table({"x": [8.0, 9.0], "w": [2, 0]}))
+    stats = weighed.stats().to_pylist()[0]
+    assert (stats["count"], stats["mean"], stats["weight"]) == (3, 5.0, 4.0)
+    plain = weighed.with_weights(None).update(xs(0.0))
+    assert (plain.stats()["mean"][0].as_py(), plain.lanes) == (4.0, ("x",))
+    assert "weight" not in plain.stats().column_names
+    assert norm.stats()["count"].to_pylist() == [2]
+    assert weighed.stats()["count"].to_pylist() == [3]
+    with pytest.raises(sbn.errors.InvalidValueError, match="weights must be the name"):
+        norm.with_weights(3)  # type: ignore[arg-type]
+    with pytest.raises(sbn.errors.InvalidValueError, match="weights='w' has no meaning for BatchE"):
+        sbn.Normalizer(sbn.BatchEMA(momentum=0.1)).with_weights("w")
+
+
 @policies
 def test_every_policy_shows_itself(policy: Any) -> None:
     norm = fit(xs(1.0, 2.0, 5.0), xs(None), policy=policy)
