@@ -24,7 +24,6 @@ from streambn.kernels import reference
 from streambn.kernels.interface import (
     Columns,
     Floats,
-    Ints,
     LaneArrays,
     LaneTransform,
     Mapped,
@@ -65,23 +64,26 @@ def set_threads(count: int) -> None:
 
 def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> LaneArrays:
     """See `streambn.kernels.reference.block_moments`."""
-    return _moments(None, columns, decay, ignore_na)
+    if columns.layout.encoded:
+        columns = decoded(columns)
+    memory = np.empty((_FIELDS, columns.layout.lanes), np.int64)
+    _core.block_moments(
+        columns.batch, columns.layout, decay, ignore_na, columns.weights, _threads, None, memory
+    )
+    return LaneArrays(memory)
 
 
 def extend_moments(
     older: LaneArrays, columns: Columns, decay: float = 1.0, ignore_na: bool = False
 ) -> LaneArrays:
     """See `streambn.kernels.reference.extend_moments`."""
-    return _moments(older.memory, columns, decay, ignore_na)
-
-
-def _moments(older: Ints | None, columns: Columns, decay: float, ignore_na: bool) -> LaneArrays:
     if columns.layout.encoded:
         columns = decoded(columns)
     memory = np.empty((_FIELDS, columns.layout.lanes), np.int64)
     _core.block_moments(
-        columns.batch, columns.layout, decay, ignore_na, columns.weights, _threads, older, memory
-    )
+        columns.batch, columns.layout, decay, ignore_na, columns.weights, _threads, older.memory,
+        memory,
+    )  # fmt: skip
     return LaneArrays(memory)
 
 

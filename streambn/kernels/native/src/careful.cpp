@@ -108,14 +108,17 @@ Moments careful_piece(const Context &context, const LaneReader &lane, int64_t st
     const int behind = n - 1 - last;
     n = last + 1;
     const uint8_t *there = usable < n ? bits.octets() : nullptr;
-    const double *faded_weights = fading ? context.table->weights(n) : nullptr;
+    RowWeights rows{fading ? context.table->weights(n) : nullptr, nullptr, 1};
     const auto count = static_cast<double>(usable);
     Weighed weighed{count, count * (count - 1) / 2, count, 1};
     if (weighted) {
-        for (int i = 0; fading && i < n; ++i) weights[i] = flushed(weights[i] * faded_weights[i]);
+        for (int i = 0; i < n; ++i) {
+            if (!is_there(i)) weights[i] = 0;
+            if (fading) weights[i] = flushed(weights[i] * rows.weights[i]);
+        }
         std::fill_n(weights + n, 8, 0.0);
-        faded_weights = weights;
-        weighed = Totals(context.inner.weigh(weights, n, there))
+        rows.weights = weights;
+        weighed = Totals(context.inner.weigh(weights, nullptr, n))
                       .with(fading ? context.table->power(n) : 1.0);
     } else if (fading) {
         weighed = there ? context.table->masked(bits.word, n) : context.table->dense(n);
@@ -135,12 +138,13 @@ Moments careful_piece(const Context &context, const LaneReader &lane, int64_t st
             ChunkSums sums;
             sums.clear(Type::float64);
             const SumPiece sum =
-                faded_weights ? context.inner.sum[0] : context.inner.sum_exactly[0];
-            sum(x, n, there, origin, faded_weights, 1.0, &sums.sums);
+                rows.weights ? context.inner.sum[0] : context.inner.sum_exactly[0];
+            PieceWeights known;
+            sum(x, n, there, origin, rows, &sums.sums, &known);
             const Pair first = collapsed(sums.sums.first_hi, sums.sums.first_lo);
             const Pair second = collapsed(sums.sums.second_hi, sums.sums.second_lo);
             set_from_sums(m, {origin.number, 0}, first, second);
-            const bool poor = faded_weights
+            const bool poor = rows.weights
                                   ? first.hi * first.hi > EXCESS * second.hi * m.weight
                                   : m.m2.hi < EXACT_REST * second.hi;
             const double better = std::min(std::max(m.mean.hi, low), high);

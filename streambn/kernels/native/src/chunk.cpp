@@ -15,16 +15,12 @@ constexpr int SAMPLE = 7;  // values looked at for a first centre
 // the weight stops falling; see merge.py.
 constexpr double FADED = 0x1p-300;
 
-// Of a piece of which `valid` rows of n are there, those with a bit.
-void weigh_piece(const Context &context, const double *weights, int64_t start, int n,
-                 const uint8_t *bits, int valid, ChunkSums &to) {
-    if (valid == n && !to.weighs) return;  // it may be that nothing is missing from the chunk
+// A piece of which some rows are missing, or behind such a one of its chunk: `there` is what
+// those that are there weigh.
+void weigh_piece(const Context &context, int64_t start, const Totals &there, ChunkSums &to) {
     if (!to.weighs) to.totals = context.totals_before(start);
     to.weighs = true;
-    if (valid == n)
-        to.totals.follow(context.piece_totals(start));
-    else if (valid > 0)
-        to.totals.follow(Totals(context.inner.weigh(weights, n, bits)));
+    to.totals.follow(there);
 }
 
 }  // namespace
@@ -45,23 +41,20 @@ void add_piece(const Context &context, const LaneReader &lane, const void *value
         valid = lane.valid(start, n, bits);
         to.nulls += n - valid;
     }
-    const double *weights = context.piece(start, n);
-    double factor = 1;
-    if (context.table) {
-        if (valid < n) {
-            to.outcome = Outcome::careful;
-            return;
-        }
-        factor = context.table->piece_factor(rows_behind / PIECE);
+    if (context.table && valid < n) {
+        to.outcome = Outcome::careful;
+        return;
     }
+    const RowWeights rows = context.piece(start, n, rows_behind);
     const bool weighs = context.weighted() && !context.table;
+    PieceWeights there{0, 0, 0};
     if (valid == 0) {
-        if (weighs) weigh_piece(context, weights, start, n, nullptr, 0, to);
+        if (weighs) weigh_piece(context, start, Totals(there), to);
         return;
     }
     const SumPiece sum = context.exact ? context.inner.sum_exactly[type] : context.inner.sum[type];
     Verdict verdict =
-        sum(values, n, valid < n ? bits.octets() : nullptr, to.origin, weights, factor, &to.sums);
+        sum(values, n, valid < n ? bits.octets() : nullptr, to.origin, rows, &to.sums, &there);
     if (verdict == Verdict::not_finite && !context.table) {
         if (valid == n) std::memset(&bits, 0xff, sizeof bits);
         const NotFinite before = to.not_finite;
@@ -69,9 +62,12 @@ void add_piece(const Context &context, const LaneReader &lane, const void *value
         valid -= static_cast<int>(to.not_finite.nans - before.nans + to.not_finite.pos_infs -
                                   before.pos_infs + to.not_finite.neg_infs - before.neg_infs);
         verdict = valid == 0 ? Verdict::taken
-                             : sum(values, n, bits.octets(), to.origin, weights, factor, &to.sums);
+                             : sum(values, n, bits.octets(), to.origin, rows, &to.sums, &there);
     }
-    if (weighs) weigh_piece(context, weights, start, n, bits.octets(), valid, to);
+    if (weighs && valid < n)
+        weigh_piece(context, start, Totals(there), to);
+    else if (to.weighs)
+        to.totals.follow(context.piece_totals(start));
     to.used += valid;
     if (verdict != Verdict::taken) to.outcome = Outcome::careful;
 }

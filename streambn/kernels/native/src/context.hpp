@@ -1,6 +1,7 @@
 // What is the same for all lanes of a call: above all what each row weighs.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -13,7 +14,7 @@ namespace streambn {
 
 class Context {
   public:
-    Context(Weighing weighing, int64_t rows, int threads);
+    Context(Weighing weighing, int64_t rows);
 
     const Kernels &inner = kernels();
     const Weighing weighing;
@@ -27,31 +28,37 @@ class Context {
 
     // The bounds of the pieces of a chunk. Where rows fade, the first piece is the short one: the
     // others then have whole pieces behind them.
-    int first_piece(int64_t rows) const;
+    int first_piece(int64_t rows) const {
+        const int64_t odd = rows % PIECE;
+        return static_cast<int>(table && odd != 0 ? odd : std::min<int64_t>(rows, PIECE));
+    }
+    // What the n rows of a piece weigh, as of the last of `behind` rows, a number of whole pieces.
+    RowWeights piece(int64_t start, int n, int64_t behind) const {
+        const double *own = weighted() ? given(start) : nullptr;
+        if (!table) return {own, nullptr, 1};
+        return {table->weights(n), own, table->piece_factor(behind / PIECE)};
+    }
 
-    // The weights of a piece, none of whose rows is missing where rows fade, as of the last row
-    // of the piece; readable to the next multiple of 8. Null: all weigh 1.
-    const double *piece(int64_t start, int n) const;
-    // Of what begins at a piece and has no missing rows: a piece, where rows have weights and do
-    // not fade, and the pieces of its chunk before it.
+    // To be called for each chunk, by one thread, before the three below are.
+    void weigh(int64_t start, int64_t stop);
+    // Of a chunk that has no missing rows.
+    Weighed chunk(int64_t start, int64_t stop) const;
+    // Of a piece that has none, and of the pieces of its chunk before it, where rows have weights
+    // and do not fade.
     Totals piece_totals(int64_t start) const {
         return Totals(pieces_[static_cast<size_t>(start / PIECE)]);
     }
     Totals totals_before(int64_t start) const;
-    // Of a chunk that has no missing rows.
-    Weighed chunk(int64_t start, int64_t stop) const;
 
   private:
-    void weigh_chunk(int64_t start, int64_t stop);
-
-    const int64_t rows_;
+    const double *given(int64_t start) const {
+        return start < padded_from_ ? weighing.weights + start : padded_ + (start - padded_from_);
+    }
+    int64_t padded_from_;
     Weighed whole_chunk_{}, last_chunk_{};  // without weights of the rows
     std::vector<Weighed> chunks_;           // with them
     std::vector<PieceWeights> pieces_;      // of rows that do not fade
-    // Of rows that fade: their weights as of the last of their piece. Else: those of the last
-    // piece, if it ends amid a pack of eight.
-    std::unique_ptr<double[]> made_;
-    int64_t made_from_ = 0;  // the row at which `made_` begins
+    double padded_[PIECE + 8];  // the weights of the last piece, if it ends amid a pack of eight
 };
 
 }  // namespace streambn

@@ -61,11 +61,22 @@ struct Maps {
     int64_t period;  // a multiple of 8
 };
 
+// What the rows of a piece weigh: weights[i] * given[i] * factor. Each array is readable to the
+// next multiple of 8; null stands for ones, without `weights` for both.
+struct RowWeights {
+    const double *weights, *given;
+    double factor;
+};
+// Of the weights of some rows: W, their sum; C, the sum of w_i*w_j over i < j; Q, of w*w.
+struct PieceWeights {
+    double weight, pairs, squares;
+};
+
 // Add a piece of n <= PIECE values. `bits`: validity, one bit a value from the lowest bit of
-// the first byte, or null for all. `weights`: one a value, readable to the next multiple of
-// 8, or null for ones; the sums are multiplied by `factor`.
+// the first byte, or null for all. `there`, where rows have both bits and weights: gets what
+// those with a bit weigh, but for `given` and `factor`.
 using SumPiece = Verdict (*)(const void *values, int n, const uint8_t *bits, Origin origin,
-                             const double *weights, double factor, Sums *sums);
+                             const RowWeights &rows, Sums *sums, PieceWeights *there);
 // Clear the bits of NaN and infinities, and count them.
 using FindFinite = void (*)(const void *values, int n, uint8_t *bits, NotFinite *counts);
 // Values less the origin, as float64.
@@ -88,12 +99,8 @@ struct Shares {
 // Merge a lane, not empty, with one value.
 using AddValue = void (*)(Growing *lane, double hi, double lo, const Shares &shares);
 
-// Of the weights of some rows: W, their sum; C, the sum of w_i*w_j over i < j; Q, of w*w.
-struct PieceWeights {
-    double weight, pairs, squares;
-};
-// Weigh n <= PIECE rows; `bits` and `weights` as above, but that there are weights.
-using Weigh = PieceWeights (*)(const double *weights, int n, const uint8_t *bits);
+// Weigh n <= PIECE rows by `given`, times `weights` if those are not null.
+using Weigh = PieceWeights (*)(const double *given, const double *weights, int n);
 
 // Weights of n rows by their times, 2**((latest - tick) * factor), or 0 below 2**-1000; times
 // `weights`, unless they are null. `whole`: ticks are int64, else float64.

@@ -111,7 +111,82 @@ STREAMBN_INLINE void lower_and_raise(const Lanes<T> &low, const Lanes<T> &high, 
     store(highs, maximum(high, load<T>(highs)));
 }
 
+// ----------------------------------------------------------------------------- weights
+
+// A subnormal weight costs a hundred cycles and adds nothing.
+STREAMBN_INLINE Pack flushed(const Pack &w) {
+    const Pack zero = broadcast(0.0), least = broadcast(0x1p-1022);
+    return each<double>(STREAMBN_PART(w.part[i] < least.part[i] ? zero.part[i] : w.part[i]));
+}
+
+// W, C and Q of the rows so far of eight interleaved series, in four sets: no sum over a piece
+// is more than 16 terms deep.
+struct WeightSums {
+    Pack weight[4], pairs[4], squares[4];
+
+    STREAMBN_INLINE WeightSums() {
+        for (int i = 0; i < 4; ++i) weight[i] = pairs[i] = squares[i] = broadcast(0.0);
+    }
+    STREAMBN_INLINE void add(int set, const Pack &w) {
+        pairs[set] = pairs[set] + w * weight[set];
+        squares[set] = squares[set] + w * w;
+        weight[set] = weight[set] + w;
+    }
+    // Set b's rows joined to those of set a.
+    STREAMBN_INLINE void join(int a, int b) {
+        pairs[a] = (pairs[a] + pairs[b]) + weight[a] * weight[b];
+        squares[a] = squares[a] + squares[b];
+        weight[a] = weight[a] + weight[b];
+    }
+    STREAMBN_INLINE PieceWeights of_all() {
+        join(0, 1);
+        join(2, 3);
+        join(0, 2);
+        alignas(64) double w[WIDTH], c[WIDTH], q[WIDTH];
+        store(w, weight[0]);
+        store(c, pairs[0]);
+        store(q, squares[0]);
+        for (int step = 1; step < WIDTH; step *= 2)
+            for (int k = 0; k < WIDTH; k += 2 * step) {
+                c[k] = (c[k] + c[k + step]) + w[k] * w[k + step];
+                q[k] = q[k] + q[k + step];
+                w[k] = w[k] + w[k + step];
+            }
+        return {w[0], c[0], q[0]};
+    }
+};
+
+template <bool FADED>
+STREAMBN_INLINE PieceWeights weigh_rows(const double *given, const double *weights, int n) {
+    WeightSums sums;
+    const auto add = [&](int set, const double *from, const double *by) __attribute__((always_inline)) {
+        const Pack w = load<double>(from);
+        sums.add(set, FADED ? flushed(w * load<double>(by)) : w);
+    };
+    const int packs = n / WIDTH, whole = packs / 4 * 4;
+    for (int k = 0; k < whole; k += 4) {
+        for (int j = 0; j < 4; ++j) ask_for(given + (k + j) * WIDTH);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i)
+            add(i, given + (k + i) * WIDTH, FADED ? weights + (k + i) * WIDTH : nullptr);
+    }
+    for (int k = whole; k < packs; ++k)
+        add(0, given + k * WIDTH, FADED ? weights + k * WIDTH : nullptr);
+    if (n % WIDTH) {
+        const Tail<double> tail(given + packs * WIDTH, n % WIDTH, nullptr);
+        add(1, tail.values, FADED ? weights + packs * WIDTH : nullptr);
+    }
+    return sums.of_all();
+}
+
+inline PieceWeights weigh(const double *given, const double *weights, int n) {
+    return weights ? weigh_rows<true>(given, weights, n) : weigh_rows<false>(given, weights, n);
+}
+
 // --------------------------------------------------------------------------- fast sums
+
+// Which weights a loop takes: none, those of the rows, or those and others that were given.
+enum class Takes { none, weights, both };
 
 // What one pass gathers, in four interleaved sets, so that no addition waits for another.
 template <class R>
@@ -120,26 +195,37 @@ struct Gathered {
     Lanes<typename R::Raw> low[2], high[2];
 };
 
-template <class R, bool MASKED, bool WEIGHTED, class T>
-STREAMBN_INLINE void gather(Gathered<R> &g, int set, const T *x, uint8_t present,
-                            const Lanes<typename R::Raw> &c, const double *weights) {
+template <class R, bool MASKED, Takes TAKES, class T>
+STREAMBN_INLINE void gather(Gathered<R> &g, WeightSums &there, int set, const T *x, uint8_t present,
+                            const Lanes<typename R::Raw> &c, const RowWeights &rows, int row) {
     auto value = R::raw(x);
+    const Mask mask = MASKED ? mask_of(present) : Mask{};
     // A missing value becomes the centre, which lies amid the data: nothing is added to the
     // sums, and the extremes stay.
-    if (MASKED) value = select(mask_of(present), value, c);
+    if (MASKED) value = select(mask, value, c);
     const Pack d = R::offset(value, c);
-    const Pack wd = WEIGHTED ? load<double>(weights) * d : d;
+    Pack wd = d;
+    if (TAKES != Takes::none) {
+        Pack w = load<double>(rows.weights + row);
+        if (MASKED) {
+            w = select(mask, w, broadcast(0.0));
+            there.add(set, w);
+        }
+        if (TAKES == Takes::both) w = w * load<double>(rows.given + row);
+        wd = w * d;
+    }
     g.first[set] = g.first[set] + wd;
     g.second[set] = g.second[set] + wd * d;
     g.low[set & 1] = minimum(value, g.low[set & 1]);
     g.high[set & 1] = maximum(value, g.high[set & 1]);
 }
 
-template <class T, bool MASKED, bool WEIGHTED>
+template <class T, bool MASKED, Takes TAKES>
 STREAMBN_INLINE Verdict sum_piece(const T *x, int n, const uint8_t *bits, Origin origin,
-                                  const double *weights, double factor, Sums *sums) {
+                                  const RowWeights rows, Sums *sums, PieceWeights *weighed) {
     using R = Reader<T>;
     const auto c = broadcast(R::centre(origin));
+    WeightSums there;
     Gathered<R> g;
     for (int i = 0; i < 4; ++i) g.first[i] = g.second[i] = broadcast(0.0);
     for (int i = 0; i < 2; ++i) g.low[i] = broadcast(R::TOP), g.high[i] = broadcast(R::BOTTOM);
@@ -149,15 +235,15 @@ STREAMBN_INLINE Verdict sum_piece(const T *x, int n, const uint8_t *bits, Origin
             ask_for(reinterpret_cast<const char *>(x + k * WIDTH) + j);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i)
-            gather<R, MASKED, WEIGHTED>(g, i, x + (k + i) * WIDTH, MASKED ? bits[k + i] : 0, c,
-                                        weights + (k + i) * WIDTH);
+            gather<R, MASKED, TAKES>(g, there, i, x + (k + i) * WIDTH, MASKED ? bits[k + i] : 0, c,
+                                     rows, (k + i) * WIDTH);
     }
     for (int k = whole; k < packs; ++k)
-        gather<R, MASKED, WEIGHTED>(g, 0, x + k * WIDTH, MASKED ? bits[k] : 0, c,
-                                    weights + k * WIDTH);
+        gather<R, MASKED, TAKES>(g, there, 0, x + k * WIDTH, MASKED ? bits[k] : 0, c, rows,
+                                 k * WIDTH);
     if (n % WIDTH) {
         const Tail<T> tail(x + packs * WIDTH, n % WIDTH, MASKED ? bits + packs : nullptr);
-        gather<R, true, WEIGHTED>(g, 1, tail.values, tail.present, c, weights + packs * WIDTH);
+        gather<R, true, TAKES>(g, there, 1, tail.values, tail.present, c, rows, packs * WIDTH);
     }
     Pack first = (g.first[0] + g.first[1]) + (g.first[2] + g.first[3]);
     Pack second = (g.second[0] + g.second[1]) + (g.second[2] + g.second[3]);
@@ -165,23 +251,29 @@ STREAMBN_INLINE Verdict sum_piece(const T *x, int n, const uint8_t *bits, Origin
         if (!R::FLOAT) return Verdict::out_of_range;
         return Verdict::not_finite;
     }
-    if (WEIGHTED) first = first * broadcast(factor), second = second * broadcast(factor);
+    if (TAKES != Takes::none) {
+        const Pack factor = broadcast(rows.factor);
+        first = first * factor, second = second * factor;
+    }
     add_exactly(sums->first_hi, sums->first_lo, first);
     add_exactly(sums->second_hi, sums->second_lo, second);
     lower_and_raise(minimum(g.low[0], g.low[1]), maximum(g.high[0], g.high[1]), R::low(sums),
                     R::high(sums));
+    if (MASKED && TAKES != Takes::none) *weighed = there.of_all();
     return Verdict::taken;
 }
 
 template <class T>
-Verdict sum(const void *values, int n, const uint8_t *bits, Origin origin, const double *weights,
-            double factor, Sums *sums) {
+Verdict sum(const void *values, int n, const uint8_t *bits, Origin origin, const RowWeights &rows,
+            Sums *sums, PieceWeights *there) {
     const T *x = static_cast<const T *>(values);
-    if (weights)
-        return bits ? sum_piece<T, true, true>(x, n, bits, origin, weights, factor, sums)
-                    : sum_piece<T, false, true>(x, n, bits, origin, weights, factor, sums);
-    return bits ? sum_piece<T, true, false>(x, n, bits, origin, weights, factor, sums)
-                : sum_piece<T, false, false>(x, n, bits, origin, weights, factor, sums);
+    if (rows.given)
+        return sum_piece<T, false, Takes::both>(x, n, bits, origin, rows, sums, there);
+    if (rows.weights)
+        return bits ? sum_piece<T, true, Takes::weights>(x, n, bits, origin, rows, sums, there)
+                    : sum_piece<T, false, Takes::weights>(x, n, bits, origin, rows, sums, there);
+    return bits ? sum_piece<T, true, Takes::none>(x, n, bits, origin, rows, sums, there)
+                : sum_piece<T, false, Takes::none>(x, n, bits, origin, rows, sums, there);
 }
 
 // -------------------------------------------------------------------------- exact sums
@@ -305,8 +397,8 @@ STREAMBN_INLINE Verdict sum_piece_exactly(const T *x, int n, const uint8_t *bits
 }
 
 template <class T>
-Verdict sum_exactly(const void *values, int n, const uint8_t *bits, Origin origin, const double *,
-                    double, Sums *sums) {
+Verdict sum_exactly(const void *values, int n, const uint8_t *bits, Origin origin,
+                    const RowWeights &, Sums *sums, PieceWeights *) {
     const T *x = static_cast<const T *>(values);
     if constexpr (!std::is_same<typename Reader<T>::Raw, int64_t>::value) {
         // As all begin that are no 64-bit integers.

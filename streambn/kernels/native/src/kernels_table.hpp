@@ -5,7 +5,6 @@
 #include "kernels_row.hpp"
 #include "kernels_sum.hpp"
 #include "kernels_time.hpp"
-#include "kernels_weight.hpp"
 
 #define STREAMBN_OF_EACH_TYPE(f)                                                             \
     {                                                                                        \

@@ -1,6 +1,7 @@
 #include "reduce.hpp"
 
 #include <algorithm>
+#include <cstddef>
 #include <vector>
 
 #include "careful.hpp"
@@ -80,7 +81,8 @@ void reduce_nulls(const Context &context, const Task &task) {
     }
 }
 
-void reduce_range(const Context &context, const Task &task, Scratch &scratch) {
+// `weigh`: the rows were not weighed before.
+void reduce_range(Context &context, const Task &task, bool weigh, Scratch &scratch) {
     const Leaf &leaf = *task.leaf;
     if (leaf.type == Type::null) return reduce_nulls(context, task);
     const Pair ten = power_of_ten(leaf.decimal_scale);
@@ -92,6 +94,7 @@ void reduce_range(const Context &context, const Task &task, Scratch &scratch) {
     scratch.room.resize(task.lanes > 1 ? static_cast<size_t>(task.lanes * LANE_STRIDE) : 0);
     for (int64_t start = task.start; start < task.stop; start += CHUNK) {
         const int64_t stop = std::min(start + CHUNK, task.stop);
+        if (weigh) context.weigh(start, stop);
         if (lanes.size() == 1) {
             sum_chunk(context, lanes[0].reader, start, stop, lanes[0].sums);
         } else {
@@ -127,7 +130,7 @@ std::vector<Moments> block_moments(const std::vector<Leaf> &leaves, Weighing wei
     }
     const int64_t rows = leaves.empty() ? 0 : leaves.front().rows;
     if (rows == 0) return std::vector<Moments>(static_cast<size_t>(lanes));
-    const Context context(weighing, rows, threads);
+    Context context(weighing, rows);
     const int64_t ranges = (rows + RANGE - 1) / RANGE;
     std::vector<Moments> results(static_cast<size_t>(lanes * ranges));
     std::vector<Task> tasks;
@@ -142,9 +145,17 @@ std::vector<Moments> block_moments(const std::vector<Leaf> &leaves, Weighing wei
             out += leaf.width;
         }
     }
+    // One task a range: it weighs a chunk when it reads it, and the weights are read once.
+    const bool late = static_cast<int64_t>(tasks.size()) == ranges;
+    if (weighing.weights && !late)
+        run_tasks<std::nullptr_t>((rows + CHUNK - 1) / CHUNK, rows * 8, threads,
+                                  [&](int64_t i, std::nullptr_t) {
+                                      context.weigh(i * CHUNK, std::min(rows, (i + 1) * CHUNK));
+                                  });
     run_tasks<Scratch>(static_cast<int64_t>(tasks.size()), bytes, threads,
                        [&](int64_t i, Scratch &scratch) {
-                           reduce_range(context, tasks[static_cast<size_t>(i)], scratch);
+                           reduce_range(context, tasks[static_cast<size_t>(i)],
+                                        weighing.weights && late, scratch);
                        });
     for (int64_t range = 1; range < ranges; ++range)
         for (int64_t lane = 0; lane < lanes; ++lane) {
