@@ -268,7 +268,7 @@ def times_of(stamps: pa.Array, time: EventTime) -> Times:
         return Times(_contiguous(plain, np.int64), tick)
     if not pa.types.is_floating(stamps.type):
         if pa.types.is_uint64(stamps.type):
-            stamps = stamps.cast(pa.int64())
+            stamps = _signed(stamps, time)
         return Times(_contiguous(stamps, np.int64), None)
     ticks = _contiguous(stamps, np.float64)
     if not np.isfinite(ticks).all():
@@ -277,6 +277,16 @@ def times_of(stamps: pa.Array, time: EventTime) -> Times:
             "Clean it."
         )
     return Times(ticks, None)
+
+
+def _signed(stamps: pa.Array, time: EventTime) -> pa.Array:
+    try:
+        return stamps.cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise InvalidValueError(
+            f"column {time.column!r} holds a time beyond 2**63 - 1. The batch was refused whole. "
+            "Count from a later start, or cast the column to float64."
+        ) from error
 
 
 def _contiguous(values: pa.Array, dtype: Any) -> NDArray[Any]:

@@ -37,9 +37,9 @@ _SPELLINGS: Final = {
     _UNITS["ns"]: "ns N nano nanos nanosecond nanoseconds",
 }
 _LENGTHS: Final = {word: size for size, words in _SPELLINGS.items() for word in words.split()}
-_PART: Final = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-zµ]+)\s*,?")
-_ISO_WEEKS: Final = re.compile(r"\s*P(\d+)W\s*$")
-_CLOCK: Final = re.compile(r"\s*(\d+):([0-5]\d):([0-5]\d(?:\.\d{1,9})?)\s*$")
+_PART: Final = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-zµ]+)\s*,?", re.ASCII)
+_ISO_WEEKS: Final = re.compile(r"\s*P(\d+)W\s*$", re.ASCII)
+_CLOCK: Final = re.compile(r"\s*(\d+):([0-5]\d):([0-5]\d(?:\.\d{1,9})?)\s*$", re.ASCII)
 
 
 def nanoseconds(value: object) -> int | None:

@@ -1,0 +1,113 @@
+"""Lengths of time: what says one, what does not, and how it is spelled."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streambn.policies.durations import nanoseconds, shown_duration
+
+SECOND = 10**9
+HOUR = 3600 * SECOND
+DAY = 24 * HOUR
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("7d", 7 * DAY),
+        ("7 days", 7 * DAY),
+        ("2w", 14 * DAY),
+        ("1.5h", HOUR * 3 // 2),
+        ("1h30min", HOUR * 3 // 2),
+        ("1h 30m", HOUR * 3 // 2),
+        ("90 min", HOUR * 3 // 2),
+        (" 3 days, 4 hours ", 3 * DAY + 4 * HOUR),
+        ("1 days 02:03:04.5", DAY + 2 * HOUR + 184_500_000_000),
+        ("10:00:00", 10 * HOUR),
+        ("250ms", 250_000_000),
+        ("10us", 10_000),
+        ("10 µs", 10_000),
+        ("1ns", 1),
+        ("0.5us", 500),
+        (".5s", SECOND // 2),
+        ("0s", 0),
+        ("P7D", 7 * DAY),
+        ("P2W", 14 * DAY),
+        ("PT1H30M", HOUR * 3 // 2),
+        ("P1DT0.25S", DAY + SECOND // 4),
+    ],
+)
+def test_a_text_is_a_length(text, length):
+    assert nanoseconds(text) == length
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "7", "1000", "d", "7x", "7d!", "seven days", "nan d", "inf", "1e3s"),
+        *("1M", "1 month", "1y", "P1M", "P1Y", "P", "PT"),
+        *("-7d", "+7d", "1h-5min", "1:2", "25:61:00", "\N{FULLWIDTH DIGIT ONE}d"),
+    ],
+)
+def test_what_has_no_unit_or_no_fixed_length_is_none(text):
+    assert nanoseconds(text) is None
+
+
+@pytest.mark.parametrize("value", [None, 7, 7.0, True, b"7d", ["7d"], np.float64(7)])
+def test_what_is_no_duration_at_all_is_none(value):
+    assert nanoseconds(value) is None
+
+
+@given(st.timedeltas())
+def test_a_timedelta_is_its_microseconds(value):
+    assert nanoseconds(value) == value // timedelta(microseconds=1) * 1000
+
+
+@given(st.integers(-(2**63) + 1, 2**63 - 1))
+def test_a_timedelta_of_pandas_or_numpy_keeps_its_nanoseconds(value):
+    assert nanoseconds(np.timedelta64(value, "ns")) == value
+    assert nanoseconds(pd.Timedelta(value, "ns")) == value
+
+
+@pytest.mark.parametrize("unit", ["W", "D", "h", "m", "s", "ms", "us", "ns"])
+def test_units_of_numpy_are_those_of_pandas(unit):
+    value = np.timedelta64(3, unit)
+    assert nanoseconds(value) == value.astype("timedelta64[ns]").astype(int)
+    assert nanoseconds(np.array(3).astype(f"timedelta64[5{unit}]")[()]) == 5 * nanoseconds(value)
+
+
+@pytest.mark.parametrize("value", [np.timedelta64(1, "M"), np.timedelta64(1, "Y"), pd.NaT])
+def test_months_and_years_of_numpy_have_no_fixed_length(value):
+    assert nanoseconds(value) is None
+    assert nanoseconds(np.timedelta64("NaT")) is None
+
+
+@given(st.integers(1, 10**20))
+def test_what_is_shown_is_the_length_and_in_the_largest_unit_of_which_it_is_a_multiple(length):
+    text = shown_duration(length)
+    assert nanoseconds(text) == length
+    number = int(text.rstrip("dhminsu"))
+    for unit in ("d", "h", "min", "s", "ms", "us"):
+        if text.endswith(unit) and text == f"{number}{unit}":
+            break
+        assert length % nanoseconds(f"1{unit}")
+
+
+@given(
+    st.integers(0, 400),
+    st.integers(0, 23),
+    st.integers(0, 59),
+    st.decimals(0, 59, places=6),
+)
+def test_texts_are_as_pandas_reads_them(days, hours, minutes, seconds):
+    for text in (
+        f"{days} days {hours:02}:{minutes:02}:{seconds:09}",
+        f"P{days}DT{hours}H{minutes}M{seconds}S",
+    ):
+        assert nanoseconds(text) == pd.Timedelta(text).value

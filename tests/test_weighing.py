@@ -1,0 +1,292 @@
+"""Sample weights and event times at the border: what is taken, and what is refused and how."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+
+import streambn as sbn
+from streambn.errors import InvalidValueError, SchemaError
+
+X = pa.array([1.0, 4.0, 9.0])
+NOON = dt.datetime(2026, 3, 2, 12)
+CLOCK = [NOON, NOON + dt.timedelta(hours=1), NOON + dt.timedelta(hours=2)]
+HOURLY = sbn.EMA(halflife="1h", time="t")
+NUMERIC = sbn.EMA(halflife=1, time="t")
+EXPECTED = (1 / 4 + 4 / 2 + 9) / 1.75
+
+
+def mean(norm):
+    return norm.stats()["mean"].to_pylist()
+
+
+def refused(norm, batch, kind, says):
+    """Learning says what is wrong, and leaves the statistics and the columns as they were."""
+    lanes, stats = norm.lanes, norm.stats() if norm.lanes else None
+    with pytest.raises(kind, match=says):
+        norm.update(batch)
+    assert norm.lanes == lanes
+    assert stats is None or norm.stats() == stats
+
+
+# ------------------------------------------------------------------------- weights
+
+WEIGHTS = {
+    "float64": pa.array([1.0, 0.5, 2.0]),
+    "float32": pa.array([1.0, 0.5, 2.0], pa.float32()),
+    "int8": pa.array([2, 1, 4], pa.int8()),
+    "uint64": pa.array([2, 1, 4], pa.uint64()),
+    "decimal": pa.array([Decimal("1.0"), Decimal("0.5"), Decimal("2.0")]),
+    "dictionary": pa.array([1.0, 0.5, 2.0]).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_weights_may_be_numbers_of_any_type(weights):
+    norm = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": weights}))
+    assert norm.lanes == ("x",)
+    assert mean(norm) == [(1 + 2 + 18) / 3.5]
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind", "says"),
+    [
+        ([1.0, -0.5, 1.0], InvalidValueError, r"column 'w' holds -0.5 in row 1 .*from 0"),
+        ([1.0, 1.0, float("nan")], InvalidValueError, r"column 'w' holds nan in row 2"),
+        ([float("inf"), 1.0, 1.0], InvalidValueError, r"column 'w' holds inf in row 0"),
+        ([1.0, 2e30, 1.0], InvalidValueError, r"holds 2e\+30 in row 1 .*to 1e\+30"),
+        ([1.0, None, 1.0], InvalidValueError, r"column 'w' holds 1 nulls.*0 for nothing"),
+        (["1", "2", "3"], SchemaError, r"column 'w' is string, which is no number a row"),
+        ([True, True, False], SchemaError, r"column 'w' is bool"),
+        ([[1.0], [2.0], [3.0]], SchemaError, r"column 'w' is list"),
+    ],
+)
+@pytest.mark.parametrize("policy", [sbn.Welford(), sbn.EMA(alpha=0.5)], ids=repr)
+@pytest.mark.parametrize("before", [False, True])
+def test_other_weights_are_refused_and_nothing_changes(policy, before, weights, kind, says):
+    norm = sbn.Normalizer(policy, weights="w")
+    if before:
+        norm.update(pa.table({"x": X, "w": [1.0, 2.0, 3.0]}))
+    refused(norm, pa.table({"x": X, "w": pa.array(weights)}), kind, says)
+
+
+def test_a_missing_column_of_weights_is_named_with_the_nearest():
+    table = pa.table({"x": X, "wait": [1.0, 2.0, 3.0]})
+    refused(sbn.Normalizer(weights="weit"), table, SchemaError, r"'weit'.*'wait'")
+    twice = pa.table([X, X, X], names=["x", "w", "w"])
+    refused(sbn.Normalizer(weights="w"), twice, SchemaError, r"'w' is there 2 times")
+    alone = pa.table({"w": X})
+    refused(sbn.Normalizer(weights="w"), alone, SchemaError, r"no numeric column .* than 'w'")
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [sbn.BatchEMA(momentum=0.1), sbn.EMA(alpha=0.5, adjust=False)],
+    ids=repr,
+)
+def test_policies_with_weights_of_their_own_take_no_others(policy):
+    with pytest.raises(InvalidValueError, match=r"weights='w' has no meaning for .*adjust=True"):
+        sbn.Normalizer(policy, weights="w")
+
+
+@pytest.mark.parametrize("weights", [3, "", ["w"], True])
+def test_weights_are_named_by_a_name(weights):
+    with pytest.raises(InvalidValueError, match="weights must be the name of a column"):
+        sbn.Normalizer(weights=weights)
+
+
+def test_a_batch_that_weighs_nothing_leaves_no_trace():
+    nothing = pa.table({"x": [float("inf"), 1.0], "w": [0.0, 0.0]})
+    fresh = sbn.Normalizer(weights="w").update(nothing)
+    assert fresh.lanes == ()
+    norm = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": X}))
+    stats = norm.stats()
+    assert norm.update(nothing).stats() == stats
+
+
+def test_what_is_normalized_need_not_have_weights():
+    frozen = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": X})).freeze()
+    out = frozen.transform(pa.table({"x": X}))
+    assert out["x"].to_pylist() == frozen.transform(pa.table({"w": X, "x": X}))["x"].to_pylist()
+    assert frozen.transform(pa.table({"w": X, "x": X}))["w"].to_pylist() == X.to_pylist()
+
+
+def test_a_batch_normalized_by_itself_goes_by_its_weights():
+    table = pa.table({"x": X, "w": [1.0, 0.0, 1.0]})
+    norm = sbn.Normalizer(weights="w")
+    assert norm.update_transform(table, using="batch")["x"].to_pylist() == [-1.0, -0.25, 1.0]
+    assert norm.stats()["count"].to_pylist() == [2]
+
+
+def test_a_dataset_is_read_with_what_stands_beside(tmp_path):
+    table = pa.table({"a": X, "x": X, "t": CLOCK, "w": [1.0, 2.0, 3.0]})
+    ds.write_dataset(table, tmp_path, format="parquet")
+    dataset = ds.dataset(tmp_path, format="parquet")
+    norm = sbn.Normalizer(HOURLY, columns=["x"], weights="w").update(dataset)
+    assert norm.stats() == sbn.Normalizer(HOURLY, ["x"], weights="w").update(table).stats()
+
+
+# --------------------------------------------------------------------------- times
+
+MICROS = pa.array(CLOCK)
+TIMES = {
+    **{unit: MICROS.cast(pa.timestamp(unit)) for unit in ("s", "ms", "us", "ns")},
+    "zoned": MICROS.cast(pa.timestamp("ms", "Asia/Kolkata")),
+    "elapsed": pa.array([c - NOON for c in CLOCK]),
+}
+
+
+@pytest.mark.parametrize("times", TIMES.values(), ids=TIMES)
+def test_event_times_may_be_of_any_unit_and_zone(times):
+    norm = sbn.Normalizer(HOURLY).update(pa.table({"x": X, "t": times}))
+    assert norm.lanes == ("x",)
+    assert mean(norm) == pytest.approx([EXPECTED], rel=1e-15)
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.date64()])
+def test_event_times_may_be_dates(kind):
+    days = pa.array([NOON.date() + dt.timedelta(days=d) for d in range(3)]).cast(kind)
+    norm = sbn.Normalizer(sbn.EMA(halflife="24h", time="t")).update(pa.table({"x": X, "t": days}))
+    assert mean(norm) == pytest.approx([EXPECTED], rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.int8(), pa.int64(), pa.uint16(), pa.uint64(), pa.float32(), pa.float64()], ids=str
+)
+def test_event_times_may_be_numbers_which_are_not_normalized(kind):
+    norm = sbn.Normalizer(NUMERIC).update(pa.table({"x": X, "t": pa.array([5, 6, 7], kind)}))
+    assert norm.lanes == ("x",)
+    assert mean(norm) == pytest.approx([EXPECTED], rel=1e-15)
+    named = sbn.Normalizer(NUMERIC, columns=["t"]).update(
+        pa.table({"t": pa.array([5, 6, 7], kind)})
+    )
+    assert named.lanes == ("t",)
+
+
+@pytest.mark.parametrize(
+    ("policy", "times", "kind", "says"),
+    [
+        (NUMERIC, MICROS, InvalidValueError, r"'t' is timestamp\[us\], and halflife=1 .*'7d'"),
+        (HOURLY, pa.array([1, 2, 3]), InvalidValueError, r"plain numbers \(int64\).*604_800"),
+        (HOURLY, pa.array([1.0, 2, 3]), InvalidValueError, r"plain numbers \(double\)"),
+        (HOURLY, pa.array(["a", "b", "c"]), SchemaError, r"'t' is string, which is no event time"),
+        (HOURLY, pa.array([dt.time(1)] * 3), SchemaError, r"'t' is time64.*no event time"),
+        (NUMERIC, pa.array([1.0, np.inf, 2]), InvalidValueError, r"'t' holds a time that is inf"),
+        (NUMERIC, pa.array([1, 2**64 - 1, 2], pa.uint64()), InvalidValueError, r"beyond 2\*\*63"),
+        (HOURLY, pa.array([NOON, None, None]), InvalidValueError, r"no time in row 1 .*2 in all"),
+        (NUMERIC, pa.array([1.0, 2.0, np.nan]), InvalidValueError, r"no time in row 2.*null_time"),
+        (HOURLY, pa.nulls(3), InvalidValueError, r"no time in row 0 .*3 in all"),
+    ],
+)
+@pytest.mark.parametrize("before", [False, True])
+def test_other_times_are_refused_and_nothing_changes(policy, before, times, kind, says):
+    norm = sbn.Normalizer(policy)
+    if before:
+        good = MICROS if policy is HOURLY else pa.array([1, 2, 3])
+        norm.update(pa.table({"x": X, "t": good}))
+    refused(norm, pa.table({"x": X, "t": times}), kind, says)
+
+
+def test_a_missing_column_of_times_is_named_with_the_nearest():
+    table = pa.table({"x": X, "time": CLOCK})
+    refused(
+        sbn.Normalizer(sbn.EMA(halflife="1h", time="tme")), table, SchemaError, r"'tme'.*'time'"
+    )
+
+
+@pytest.mark.parametrize("missing", [pa.nulls(2, pa.timestamp("us")), pa.nulls(2)], ids=str)
+def test_rows_without_a_time_can_be_skipped(missing):
+    policy = sbn.EMA(halflife="1h", time="t", null_time="skip")
+    norm = sbn.Normalizer(policy).update(pa.table({"x": X, "t": CLOCK}))
+    stats = norm.stats()
+    skipped = pa.table({"x": [float("inf"), 1.0], "t": missing})
+    assert norm.update(skipped).stats() == stats
+    mixed = pa.table({"x": [7.0, 1.0, 4.0, 9.0], "t": [None, *CLOCK]})
+    assert sbn.Normalizer(policy).update(mixed).stats() == stats
+
+
+def test_a_row_of_no_weight_needs_no_time():
+    table = pa.table({"x": X, "t": [None, *CLOCK[1:]], "w": [0.0, 1.0, 1.0]})
+    norm = sbn.Normalizer(HOURLY, weights="w").update(table)
+    assert mean(norm) == pytest.approx([(4 / 2 + 9) / 1.5], rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: sbn.EMA(halflife=0, time="t"), r"halflife must be a number > 0, got 0"),
+        (lambda: sbn.EMA(halflife="0s", time="t"), r"longer than 0, got '0s'"),
+        (lambda: sbn.EMA(halflife=dt.timedelta(-1), time="t"), r"longer than 0"),
+        (lambda: sbn.EMA(halflife="7 bananas", time="t"), r"a duration such as '7d'.*'7 bananas'"),
+        (
+            lambda: sbn.EMA(halflife="1M", time="t"),
+            r"'1M'.*A month or a year has no fixed length",
+        ),
+        (lambda: sbn.EMA(halflife="7d"), r"is a duration, which needs time=.*halflife=10_000"),
+        (lambda: sbn.EMA(halflife=dt.timedelta(7)), r"is a duration, which needs time="),
+        (lambda: sbn.EMA(alpha=0.5, time="t"), r"alpha= counts rows.*halflife=\"7d\""),
+        (lambda: sbn.EMA(time="t"), r"exactly one of alpha=.*none of them"),
+        (lambda: sbn.EMA(halflife="7d", time=3), r"time must be the name of a column, got 3"),
+        (lambda: sbn.EMA(halflife="7d", time=""), r"time must be the name of a column, got ''"),
+        (lambda: sbn.EMA(halflife="7d", time="t", adjust=False), r"adjust=False is for .* by row"),
+        (lambda: sbn.EMA(halflife="7d", time="t", ignore_na=True), r"ignore_na=True is for"),
+        (lambda: sbn.EMA(halflife="7d", time="t", null_time="drop"), r"'raise' or 'skip', got"),
+        (lambda: sbn.EMA(halflife=7, null_time="skip"), r"name the column of times with time="),
+    ],
+)
+def test_a_bad_argument_is_named_with_what_to_write_instead(make, says):
+    with pytest.raises(InvalidValueError, match=says):
+        make()
+
+
+def test_equal_half_lives_make_equal_policies():
+    spelled = ["7d", "168h", "P7D", "1w", dt.timedelta(days=7), np.timedelta64(7, "D")]
+    policies = [sbn.EMA(halflife=halflife, time="t") for halflife in spelled]
+    assert len({*policies}) == 1
+    assert {*map(repr, policies)} == {"EMA(halflife='7d', time='t')"}
+    assert policies[0] != sbn.EMA(halflife="7d", time="t", null_time="skip")
+
+
+# ------------------------------------------------------------------------- reading
+
+
+def test_weights_fade_until_they_are_read():
+    norm = sbn.Normalizer(HOURLY).update(pa.table({"x": X, "t": CLOCK}))
+    stats = norm.stats()
+    assert stats["weight"].to_pylist() == pytest.approx([1.75], rel=1e-15)
+    assert stats["effective_count"].to_pylist() == pytest.approx([1.75**2 / 1.3125], rel=1e-15)
+    for at in (CLOCK[2], np.datetime64(CLOCK[2]), CLOCK[2].replace(tzinfo=dt.UTC)):
+        assert norm.stats(at=at) == stats
+    later = norm.freeze().stats(at=CLOCK[2] + dt.timedelta(hours=3))
+    assert later["weight"].to_pylist() == pytest.approx([1.75 / 8], rel=1e-15)
+    for name in ("count", "mean", "var", "effective_count"):
+        assert later[name] == stats[name]
+
+
+@pytest.mark.parametrize(
+    ("at", "says"),
+    [
+        (CLOCK[1], r"at lies 1 half-lives before the newest row"),
+        (7, r"at must be a time such as those in column 't', got 7"),
+        ("noon", r"at must be a time .* got 'noon'"),
+        (None, None),
+    ],
+)
+def test_what_is_no_later_time_is_refused(at, says):
+    norm = sbn.Normalizer(HOURLY).update(pa.table({"x": X, "t": CLOCK}))
+    if says is None:
+        assert norm.stats(at=at) == norm.stats()
+        return
+    with pytest.raises(InvalidValueError, match=says):
+        norm.stats(at=at)
+
+
+def test_only_event_time_can_be_read_later():
+    norm = sbn.Normalizer().update(pa.table({"x": X}))
+    with pytest.raises(InvalidValueError, match=r"at=5 is for statistics by event time"):
+        norm.stats(at=5)
