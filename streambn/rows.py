@@ -12,18 +12,15 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from decimal import Decimal
 from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from streambn.columns import Binding, Leaf, SchemaCache, float_type
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.fitted import Fitted, refuse_not_finite
 from streambn.kernels import Columns, LaneTransform, Layout, Place, RowLanes, Times, normalize
-from streambn.kernels.bitmaps import arrow_array
 from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.rows import MISSING, UNSEEN, RowRules, number, refuse, weight_of
 from streambn.ledgers import BlockLedger, ValueLedger
@@ -32,14 +29,14 @@ from streambn.normalizer import FrozenNormalizer, Normalizer, checked_policy
 from streambn.options import Options
 from streambn.policies import (
     ByRow,
-    EventTime,
     Policy,
     RowPolicy,
     Welford,
     event_time_of,
     takes_weights,
 )
-from streambn.weighing import beside, count, stamp_of, weights_beside, weights_of
+from streambn.rowdata import array_of, column_of, filtered, selected, stamp_in
+from streambn.weighing import beside, count, weights_beside, weights_of
 
 __all__ = ["RowNormalizer"]
 
@@ -229,12 +226,12 @@ class RowNormalizer:
         stamps = None
         if self._beside:
             if self.options.weights is not None:
-                column = _column(batch, names, self.options.weights)
+                column = column_of(batch, names, self.options.weights)
                 found = weights_of(column, f"column {self.options.weights!r}")
             if self._time is not None:
-                stamps = _column(batch, names, self._time.column)
+                stamps = column_of(batch, names, self._time.column)
             there = [i for i, name in enumerate(names) if name not in self._beside]
-            batch, names = _select(batch, there), [names[i] for i in there]
+            batch, names = selected(batch, there), [names[i] for i in there]
         self._learn_counted(batch, names, found, stamps)
 
     def _learn_counted(
@@ -243,7 +240,7 @@ class RowNormalizer:
         """Learn those of the rows that count for something."""
         keep, weights, times = count(weights, stamps, self._time)
         if keep is not None:
-            batch = _filtered(batch, keep)
+            batch = filtered(batch, keep)
         if len(batch) == 0:
             return
         with self._lock:
@@ -315,7 +312,7 @@ class RowNormalizer:
                     if is_so and getattr(self.options, why) == "raise":
                         refuse(why, key, value)
                 names.append(key)
-                arrays.append(_array_of(value, read))
+                arrays.append(array_of(value, read))
         if not arrays:
             # Nothing but missing values, or nothing at all: a row all the same.
             names, arrays = [None], [pa.nulls(1)]
@@ -323,7 +320,7 @@ class RowNormalizer:
             pa.RecordBatch.from_arrays(arrays, [str(i) for i in range(len(arrays))]),
             names,
             None if found == 1 else np.array([found]),
-            None if self._time is None else _stamp(row, self._time),
+            None if self._time is None else stamp_in(row, self._time),
         )
 
     # ---------------------------------------------------------------- normalizing
@@ -540,48 +537,3 @@ class RowNormalizer:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.policy!r}) of {len(self._lanes)} features"
-
-
-def _column(batch: Any, names: list[Any], name: str) -> pa.Array:
-    """Find the column of a batch or matrix that says something about the rows."""
-    if name not in names:
-        raise SchemaError.missing(name, map(str, names))
-    if names.count(name) > 1:
-        raise twice(name)
-    at = names.index(name)
-    return pa.array(batch[:, at]) if isinstance(batch, np.ndarray) else batch.column(at)
-
-
-def _select(batch: Any, columns: list[int]) -> Any:
-    if isinstance(batch, np.ndarray):
-        return np.asfortranarray(batch[:, columns])
-    return batch.select(columns)
-
-
-def _filtered(batch: Any, rows: NDArray[np.bool_]) -> Any:
-    if isinstance(batch, np.ndarray):
-        return np.asfortranarray(batch[rows])
-    return batch.filter(arrow_array(rows))
-
-
-def _stamp(row: Row, time: EventTime) -> pa.Array:
-    """Return when a row happened."""
-    value = row.get(time.column)
-    try:
-        return stamp_of(value)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise InvalidValueError(
-            f"{time.column!r} must say when a row happened: a datetime, date, numpy.datetime64 or "
-            f"number; got {value!r:.60}. The row was refused whole."
-        ) from error
-
-
-def _array_of(value: Any, found: tuple[float, float, bool]) -> pa.Array:
-    """Make an array of one number, which keeps its digits."""
-    high, low, _ = found
-    if low == 0 or not math.isfinite(high):
-        return pa.array([high], pa.float64(), from_pandas=False)
-    try:
-        return pa.array([value if isinstance(value, Decimal) else Decimal(int(value))])
-    except (pa.ArrowException, ValueError, OverflowError):
-        return pa.array([high], pa.float64())

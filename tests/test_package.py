@@ -38,6 +38,7 @@ ROOMS = [
     "applying",
     "normalizer",
     "matching",
+    "rowdata",
     "rows",
     "testing",
     "formats",
