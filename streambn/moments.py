@@ -165,8 +165,9 @@ class Moments(LaneArrays):
         """
         with np.errstate(all="ignore"):
             unbiased = np.where(self.pairs > 0, 2 * self.pairs / self.weight, 0.0)
-        # Where Q = W, 2C/W is W − 1, which needs no rounding.
-        unbiased = np.where(self.squares == self.weight, self.weight - 1.0, unbiased)
+        # If W = Q = n, then Σ(w − 1)² = 0: n − 1 needs no rounding.
+        even = (self.weight == self.count) & (self.squares == self.count)
+        unbiased = np.where(even, self.weight - 1.0, unbiased)
         divisor = self.weight if ddof == 0 else unbiased
         var, std = spread((self.m2_hi, self.m2_lo), divisor, self.exponent)
         return Reading(*self.mean_pair, var, std, self.weight > 0)
