@@ -308,8 +308,9 @@ class RowNormalizer:
                 if self._lanes.index(key) >= 0:
                     refuse("other", key, value)
             elif read:
-                for why, is_so in (("nan", math.isnan(read[0])), ("inf", math.isinf(read[0]))):
-                    if is_so and getattr(self.options, why) == "raise":
+                if not math.isfinite(read[0]):
+                    why = "nan" if math.isnan(read[0]) else "inf"
+                    if getattr(self.options, why) == "raise":
                         refuse(why, key, value)
                 names.append(key)
                 arrays.append(array_of(value, read))

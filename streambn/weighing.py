@@ -131,10 +131,11 @@ def count(weights: Floats | None, stamps: pa.Array | None, time: EventTime | Non
         missing = _missing(stamps)
         if missing is not None and missing.any():
             _check_kind(stamps.type, time)
-            if time.null == "raise" and (missing if keep is None else missing & keep).any():
+            bad = missing if keep is None else missing & keep
+            if time.null == "raise" and bad.any():
                 raise InvalidValueError(
-                    f"column {time.column!r} has no time in row {int(missing.argmax())} of the "
-                    f"batch ({int(missing.sum())} in all). The batch was refused whole. Fill them "
+                    f"column {time.column!r} has no time in row {int(bad.argmax())} of the "
+                    f"batch ({int(bad.sum())} in all). The batch was refused whole. Fill them "
                     "in, or choose null_time='skip'."
                 )
             keep = ~missing if keep is None else keep & ~missing

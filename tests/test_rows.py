@@ -874,6 +874,12 @@ def test_a_row_without_a_time_is_refused(row, says):
         numbers.learn_one({"t": datetime.date(2026, 3, 1), "a": 1.0})
     with pytest.raises(SchemaError, match="column 't' is not in the data"):
         norm.learn_many(pa.record_batch({"a": [1.0]}))
+    # A row that weighs nothing needs no time.
+    batch = pa.record_batch({"a": [1.0] * 4, "t": [None, 1, None, None]})
+    numbers.learn_many(batch, weights=[0, 1, 0, 0])
+    assert numbers.rows == 1
+    with pytest.raises(InvalidValueError, match=r"no time in row 2 of the batch \(1 in all\)"):
+        numbers.learn_many(batch, weights=[0, 1, 1, 0])
 
 
 def test_rows_without_a_time_may_be_skipped():
