@@ -245,7 +245,8 @@ def test_every_length_around_the_edges_of_pieces(kernels, rows, weights, decay, 
     w = weights(rng, rows)
     x = 1e6 + rng.normal(size=rows)
     runs = np.repeat(rng.random(rows // 100 + 1) < 0.5, 100)[:rows]
-    arrays = [pa.array(x), pa.array(x, mask=rng.random(rows) < 0.3), pa.array(x, mask=runs)]
+    masks = [None, rng.random(rows) < 0.3, runs, np.arange(rows) // 512 == 1]
+    arrays = [pa.array(x, mask=mask) for mask in masks]
     m = kernels.block_moments(Columns.of(*arrays).weighed(w), decay, ignore_na)
     for lane, array in enumerate(arrays):
         assert_exact(m, exact(array.to_pylist(), w, decay, ignore_na), lane)
@@ -338,6 +339,16 @@ def test_a_value_at_the_end_of_the_range_that_weighs_nothing_takes_no_digits(ker
     weights = np.array([1.0, 2.0, 3.0, 0.0, 4.0])
     m = kernels.block_moments(Columns.of(pa.array(x)).weighed(weights), decay)
     assert_exact(m, exact(x.tolist(), weights, decay))
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+@pytest.mark.parametrize("null", [False, True])
+def test_a_far_integer_that_weighs_nothing_takes_no_digits(kernels, decay, null):
+    x = [2**60 + 1, 2**60 + 3, *([None] if null else []), 2**60 + 4, 2**60 + 7, -(2**60)]
+    array = pa.array(x)
+    weights = np.array([1.0, 2.0, 3.0, 4.0, 1.0, 0.0][-len(x) :])
+    m = kernels.block_moments(Columns.of(array).weighed(weights), decay)
+    assert_exact(m, exact(x, weights, decay))
 
 
 @pytest.mark.parametrize("decay", [1.0, 0.9])
