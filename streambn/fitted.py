@@ -84,7 +84,7 @@ class Fitted:
             return self
         bound = self.bound(batch.schema)
         columns = bound._weighed(batch)
-        if columns.rows == 0:  # each row leaves no trace
+        if columns is None:
             return self
         learned = bound._with(self.policy.update(bound.state, columns))
         before, after = bound.tally, learned.tally
@@ -102,13 +102,15 @@ class Fitted:
         """Names of the top-level columns that learning reads, each once."""
         return list(dict.fromkeys([*self._bound_to().columns, *self._beside]))
 
-    def _weighed(self, batch: pa.RecordBatch) -> Columns:
-        """Find the leaves in a batch, and what each of its rows weighs."""
+    def _weighed(self, batch: pa.RecordBatch) -> Columns | None:
+        """Find the leaves in a batch, and what its rows weigh; None: none leaves a trace."""
         binding = self._bound_to()
         weights, time = self.options.weights, event_time_of(self.policy)
         if weights is None and time is None:
             return binding.extract(batch)
         weighed = weigh(batch, binding.columns, weights, time)
+        if weighed.batch.num_rows == 0:
+            return None
         columns = binding.extract(weighed.batch)
         return Columns(columns.batch, columns.layout, weighed.weights, weighed.times)
 
@@ -316,7 +318,8 @@ class Fitted:
     def normalized_by_itself(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """Return a batch normalized by its own mean and its own biased variance."""
         binding = self._bound_to()
-        own = Moments.of(self._weighed(batch))
+        weighed = self._weighed(batch)
+        own = Moments.empty(len(binding.lanes)) if weighed is None else Moments.of(weighed)
         reading = self._propagated(own.reading(ddof=0), own)
         lanes = self._lane_transform(reading, binding)
         return self._normalized_by(lanes, binding.extract(batch), schema)

@@ -128,6 +128,7 @@ class BatchEMA:
     initial: tuple[float, float] | None = (0.0, 1.0)
     batch_rows: int | None = None
     commutative: ClassVar[bool] = False
+    event_time: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if (self.momentum is _UNSET) == (self.decay is _UNSET):

@@ -32,6 +32,7 @@ class Welford:
 
     commutative: ClassVar[bool] = True
     takes_weights: ClassVar[bool] = True
+    event_time: ClassVar[None] = None
     by_row: ClassVar[ByRow] = ByRow(decay=1.0, ignore_na=False, prior=0.0)
 
     def init(self, lanes: int) -> Moments:
