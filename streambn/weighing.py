@@ -134,9 +134,9 @@ def count(weights: Floats | None, stamps: pa.Array | None, time: EventTime | Non
             bad = missing if keep is None else missing & keep
             if time.null == "raise" and bad.any():
                 raise InvalidValueError(
-                    f"column {time.column!r} has no time in row {int(bad.argmax())} of the "
-                    f"batch ({int(bad.sum())} in all). The batch was refused whole. Fill them "
-                    "in, or choose null_time='skip'."
+                    f"column {time.column!r} has no time in row {int(bad.argmax())} of the batch "
+                    f"({int(bad.sum())} in all). The batch was refused whole. Fill them in, or "
+                    "choose null_time='skip'."
                 )
             keep = ~missing if keep is None else keep & ~missing
     if keep is not None and not keep.any():

@@ -22,6 +22,11 @@ _LEAST = 2.0**-1000
 # A column whose values are so much lighter than the batch's newest row is weighed as of its own
 # newest value: there is room for a thousand half-lives behind that.
 _LIGHT = 2.0**-64
+# Where a row is so much lighter than the newest that this room is needed, no column goes without
+# a part of it: each that has no value in the newest row is weighed so.
+_ROOM = 2.0**-900
+# Plain numbers beyond this are taken in quarters: their difference may be beyond float64.
+_FAR = 2.0**1000
 
 
 class TimedState(NamedTuple):
@@ -71,8 +76,9 @@ class TimedEMA:
         moments = Moments.of(columns.weighed(weights))
         now = instant(latest, times.tick)
         reference = np.repeat(now[:, np.newaxis], len(moments.count), axis=1)
-        light = moments.weight < _LIGHT * (1.0 if given is None else given.max())
-        light &= moments.count > 0
+        heaviest = 1.0 if given is None else given.max()
+        limit = _LIGHT if weights.min() >= _ROOM * heaviest else 1.0
+        light = (moments.weight < limit * heaviest) & (moments.count > 0)
         if light.any():
             memory = moments.memory.copy()
             for lane, values, there in single_lanes(columns, np.flatnonzero(light)):
@@ -88,16 +94,20 @@ class TimedEMA:
         return TimedState(moments, reference * (moments.count > 0), now)
 
     def _weights(self, times: Times, latest: float, given: Floats | None) -> Floats:
-        weights: Floats = time_weights(times, latest, (times.tick or 1) / self.halflife, given)
+        # Not infinitely many, of which in no time at all NaN would pass.
+        halflives = min((times.tick or 1) / self.halflife, 2.0**1021)
+        if times.ticks.dtype == np.float64 and max(latest, -times.ticks.min()) > _FAR:
+            times, latest, halflives = Times(times.ticks / 4, None), latest / 4, halflives * 4
+        weights: Floats = time_weights(times, latest, halflives, given)
         return weights
 
     def merge(self, older: TimedState, newer: TimedState) -> TimedState:
         """See `Policy.merge`. Commutative, up to rounding."""
         a, b = older, newer
         no_a, no_b = a.moments.weight == 0, b.moments.weight == 0
-        later = _apart(a.times, b.times)
+        later = self._half_lives(a.times, b.times)
         late_a = (later < 0) & ~no_a & ~no_b
-        fade = np.where(no_a | no_b, 1.0, self._faded(np.abs(later)))
+        fade = np.where(no_a | no_b, 1.0, _faded(np.abs(later)))
         early, late = a.moments, b.moments
         if late_a.any():
             early, late = (
@@ -108,10 +118,13 @@ class TimedEMA:
         times = np.where(no_b | late_a, a.times, b.times)
         return TimedState(Moments.sealed(merged), times, max(a.latest, b.latest, key=tuple))
 
-    def _faded(self, age: Floats) -> Floats:
-        with np.errstate(over="ignore"):
-            faded = np.exp2(-age / self.halflife)
-        return np.where(faded < _LEAST, 0.0, faded)
+    def _half_lives(self, older: Floats, newer: Floats) -> Floats:
+        """Return how much later times are than others, each as hi + lo along the first axis."""
+        # Of quarters, as for `_FAR`; of no time at all it is infinite or NaN.
+        with np.errstate(over="ignore", invalid="ignore"):
+            a, b = older / -4, newer / 4
+            apart: Floats = dd.add((b[0], b[1]), (a[0], a[1]))[0] / self.halflife
+            return apart * 4
 
     def weight(self, state: TimedState, at: Floats | None) -> Floats:
         """Return Σw as of a time; None: as of the newest row.
@@ -123,16 +136,16 @@ class TimedEMA:
         """
         now = state.latest
         if at is not None:
-            ahead = float(_apart(now, at))
+            ahead = float(self._half_lives(now, at))
             if ahead < 0:
                 raise InvalidValueError(
-                    f"at lies {-ahead / self.halflife:g} half-lives before the newest row that was "
-                    "learned, which it would have to forget. Give a time not before that, or none."
+                    f"at lies {-ahead:g} half-lives before the newest row that was learned, which "
+                    "it would have to forget. Give a time not before that, or none."
                 )
             now = at
         seen = state.moments.weight > 0
-        age = np.where(seen, _apart(state.times, now[:, np.newaxis]), 0.0)
-        return state.moments.weight * self._faded(age)
+        age = np.where(seen, self._half_lives(state.times, now[:, np.newaxis]), 0.0)
+        return state.moments.weight * _faded(age)
 
     def take(self, state: TimedState, lanes: Sequence[int]) -> TimedState:
         """See `Policy.take`."""
@@ -148,13 +161,9 @@ def instant(ticks: np.number, tick: int | None) -> Floats:
     return np.array([high, float(whole - int(high))])
 
 
-def _apart(older: Floats, newer: Floats) -> Floats:
-    """Return how much later times are than others, each as hi + lo along the first axis."""
-    # Of quarters, as the difference of plain numbers may be beyond float64; of none it is NaN.
-    with np.errstate(over="ignore", invalid="ignore"):
-        a, b = older / -4, newer / 4
-        apart: Floats = dd.add((b[0], b[1]), (a[0], a[1]))[0] * 4
-    return apart
+def _faded(half_lives: Floats) -> Floats:
+    faded = np.exp2(-half_lives)
+    return np.where(faded < _LEAST, 0.0, faded)
 
 
 def _times_of(columns: Columns) -> Times:
