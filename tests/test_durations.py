@@ -53,6 +53,8 @@ def test_a_text_is_a_length(text, length):
         *("", " ", "7", "1000", "d", "7x", "7d!", "seven days", "nan d", "inf", "1e3s"),
         *("1M", "1 month", "1y", "P1M", "P1Y", "P", "PT"),
         *("-7d", "+7d", "1h-5min", "1:2", "25:61:00", "\N{FULLWIDTH DIGIT ONE}d"),
+        *("9" * 31 + "d", "." + "9" * 31 + "d", "9" * 5000 + "d", "9" * 400 + ":00:00"),
+        *("P" + "9" * 400 + "W", "P" + "9" * 400 + "D"),
     ],
 )
 def test_what_has_no_unit_or_no_fixed_length_is_none(text):
@@ -97,6 +99,36 @@ def test_what_is_shown_is_the_length_and_in_the_largest_unit_of_which_it_is_a_mu
         if text.endswith(unit) and text == f"{number}{unit}":
             break
         assert length % nanoseconds(f"1{unit}")
+
+
+# Weeks are a capital to pandas.
+WORDS = {
+    "W": ["W"],
+    "D": ["D", "day", "days"],
+    "h": ["h", "hr", "hour", "hours"],
+    "m": ["m", "min", "minute", "minutes"],
+    "s": ["s", "sec", "second", "seconds"],
+    "ms": ["ms", "milli", "millis", "millisecond", "milliseconds"],
+    "us": ["us", "micro", "micros", "microsecond", "microseconds"],
+    "ns": ["ns", "nano", "nanos", "nanosecond", "nanoseconds"],
+}
+
+
+@pytest.mark.parametrize("unit", WORDS)
+@pytest.mark.parametrize("number", ["1", "36", "007", "1.5", "0.001", "12.375"])
+def test_numbers_with_units_are_as_pandas_reads_them(number, unit):
+    # Of a nanosecond pandas cuts off the fraction, and we round to the nearest.
+    slack = 1 if unit == "ns" else 0
+    for word in WORDS[unit]:
+        for text in (f"{number}{word}", f" {number} {word} ", f"1 day {number}{word} 2 h"):
+            expected = pd.Timedelta(text).as_unit("ns").value
+            assert abs(nanoseconds(text) - expected) <= slack, text
+
+
+def test_a_fraction_of_an_hour_in_iso_8601_is_one():
+    # To pandas 3.1 "PT1.5H" is 5 hours and a second.
+    assert nanoseconds("PT1.5H") == nanoseconds("90min")
+    assert pd.Timedelta("PT1.5H") != pd.Timedelta("90min")
 
 
 @given(

@@ -27,7 +27,7 @@ _UNITS: Final = {
     "ns": 1,
 }
 _SPELLINGS: Final = {
-    7 * _DAY: "w week weeks",
+    7 * _DAY: "w W week weeks",
     _UNITS["d"]: "d D day days",
     _UNITS["h"]: "h H hr hour hours",
     _UNITS["min"]: "min m T minute minutes",
@@ -37,9 +37,13 @@ _SPELLINGS: Final = {
     _UNITS["ns"]: "ns N nano nanos nanosecond nanoseconds",
 }
 _LENGTHS: Final = {word: size for size, words in _SPELLINGS.items() for word in words.split()}
-_PART: Final = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([A-Za-zµ]+)\s*,?", re.ASCII)
-_ISO_WEEKS: Final = re.compile(r"\s*P(\d+)W\s*$", re.ASCII)
-_CLOCK: Final = re.compile(r"\s*(\d+):([0-5]\d):([0-5]\d(?:\.\d{1,9})?)\s*$", re.ASCII)
+# No number has more digits than any length needs, nor than Python reads.
+_DIGITS: Final = r"\d{1,30}"
+_PART: Final = re.compile(
+    rf"\s*({_DIGITS}(?:\.{_DIGITS})?|\.{_DIGITS})\s*([A-Za-zµ]+)\s*,?", re.ASCII
+)
+_ISO_WEEKS: Final = re.compile(rf"\s*P({_DIGITS})W\s*$", re.ASCII)
+_CLOCK: Final = re.compile(rf"\s*({_DIGITS}):([0-5]\d):([0-5]\d(?:\.\d{{1,9}})?)\s*$", re.ASCII)
 
 
 def nanoseconds(value: object) -> int | None:
