@@ -71,25 +71,27 @@ class TimedEMA:
     def _segment(self, columns: Columns) -> TimedState:
         """Return the state of one batch."""
         times, given = _times_of(columns), columns.weights
-        latest = times.ticks.max()
+        newest = int(times.ticks.argmax())
+        latest = times.ticks[newest]
         weights = self._weights(times, latest, given)
         moments = Moments.of(columns.weighed(weights))
         now = instant(latest, times.tick)
         reference = np.repeat(now[:, np.newaxis], len(moments.count), axis=1)
-        heaviest = 1.0 if given is None else given.max()
-        limit = _LIGHT if weights.min() >= _ROOM * heaviest else 1.0
-        light = (moments.weight < limit * heaviest) & (moments.count > 0)
+        # Whatever has a value in the newest row weighs at least as much as that one.
+        light = (moments.weight < weights[newest]) & (moments.count > 0)
+        if light.any() and weights.min() >= _ROOM * weights[newest]:
+            light &= moments.weight < _LIGHT * weights[newest]
         if light.any():
             memory = moments.memory.copy()
             for lane, values, there in single_lanes(columns, np.flatnonzero(light)):
                 at = np.flatnonzero(there)
                 own = times.take(at)
-                newest = own.ticks.max()
-                weights = self._weights(own, newest, None if given is None else given[at])
+                last = own.ticks.max()
+                weights = self._weights(own, last, None if given is None else given[at])
                 alone = Moments.of(Columns.of(values.take(at)).weighed(weights))
                 books = {name: getattr(moments, name)[lane] for name in Moments.BOOKS}
                 memory[:, lane] = alone.replace(**books).memory[:, 0]
-                reference[:, lane] = instant(newest, times.tick)
+                reference[:, lane] = instant(last, times.tick)
             moments = Moments.sealed(Moments(memory))
         return TimedState(moments, reference * (moments.count > 0), now)
 
