@@ -203,7 +203,8 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             batch = self._batch(array, learning)
             if sample_weight is not None or learning.options.weights is not None:
                 weights = _weights(sample_weight, len(array))
-                learning, batch = _weighed(learning, batch, weights)
+                if learning.options.weights is not None or not (weights == 1).all():
+                    learning, batch = _weighed(learning, batch, weights)
             self._normalizer = learning.update(batch)
         except BaseException:
             # scikit-learn's validation sets names before the data can be refused.
@@ -395,7 +396,7 @@ def _weights(sample_weight: Any, samples: int) -> NDArray[np.float64]:
         return np.ones(samples)
     try:
         weights: NDArray[np.float64] = np.asarray(sample_weight, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidValueError(
             f"sample_weight must hold numbers >= 0, got {sample_weight!r:.60}."
         ) from error

@@ -16,7 +16,7 @@ import pyarrow as pa
 import typer
 
 import streambn as sbn
-from streambn.errors import InvalidValueError, StreamBNError
+from streambn.errors import InvalidValueError
 from streambn.policies import EventTime
 
 __all__ = [
@@ -363,9 +363,10 @@ def flag(option: str) -> str:
     return "--" + option.replace("_", "-")
 
 
-# What the library calls an option, with a value or without; or a whole call, which stays.
+# What the library calls an option, with a value or without. A whole call stays as it is, and so
+# does what stands in quotation marks, which is the user's.
 _KEYWORD = re.compile(
-    r"\w+\([^()]*\)|"
+    r"\w+\([^()]*\)|'[^']*'|"
     rf"\b({'|'.join(f.name for f in fields(FitOptions))})="
     r"""(?:'([^']*)'|"([^"]*)"|(True|False)|(\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?))?"""
 )
@@ -387,7 +388,7 @@ def in_flags() -> Iterator[None]:
 
     try:
         yield
-    except StreamBNError as error:
+    except InvalidValueError as error:
         raise type(error)(_KEYWORD.sub(spelled, str(error))) from error
 
 
@@ -479,5 +480,5 @@ def parse_time(text: str, time: EventTime) -> Any:
                 return pa.scalar(text.strip()).cast(kind)
     wanted = "a number" if time.numeric else "a time such as 2026-01-31 or 2026-01-31T12:30:00Z"
     raise InvalidValueError(
-        f"--at {text}: must be {wanted}, as those in the column {time.column!r}"
+        f"--at {text!r}: must be {wanted}, as those in the column {time.column!r}"
     )

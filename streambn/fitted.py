@@ -108,10 +108,12 @@ class Fitted:
         weights, time = self.options.weights, event_time_of(self.policy)
         if weights is None and time is None:
             return binding.extract(batch)
+        columns = binding.extract(batch)
         weighed = weigh(batch, binding.columns, weights, time)
         if weighed.batch.num_rows == 0:
             return None
-        columns = binding.extract(weighed.batch)
+        if weighed.batch is not batch:
+            columns = binding.extract(weighed.batch)
         return Columns(columns.batch, columns.layout, weighed.weights, weighed.times)
 
     def _with(self, state: Any) -> Fitted:
@@ -222,8 +224,12 @@ class Fitted:
         spread = reading.defined & ~(np.isnan(reading.var) & np.isfinite(reading.mean_hi))
         seen = low <= high
 
+        poisoned = reading.defined & ~np.isfinite(reading.mean_hi)
         more = {
+            # What is in the weights, no NaN among the values changes.
             name: arrow_array(values, ~np.isnan(values) & reading.defined)
+            if name in ("weight", "effective_count")
+            else arrow_array(np.where(poisoned, np.nan, values), spread)
             for name, values in self._extras(at).items()
         }
         return pa.table(
@@ -255,9 +261,12 @@ class Fitted:
         extras: Callable[..., dict[str, Floats]] | None = getattr(self.policy, "extras", None)
         if extras is not None:
             return extras(self.state, when)
-        if self.options.weights is None:
-            return {}
-        return {"weight": self.tally.weight, "effective_count": self.tally.effective}
+        tally = self.tally
+        if takes_weights(self.policy) and (
+            self.options.weights is not None or (tally.weight != tally.count).any()
+        ):
+            return {"weight": tally.weight, "effective_count": tally.effective}
+        return {}
 
     # ---------------------------------------------------------------- normalizing
 

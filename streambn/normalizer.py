@@ -59,8 +59,9 @@ class Normalizer(Applying):
     inf : {"raise", "ignore", "propagate"}
         What an infinity does, likewise; "raise" holds for `transform` too.
     weights : str, optional
-        Name of a column of sample weights >= 0, for `Welford` and `EMA`. A row that weighs 0
-        leaves no trace. The column is not normalized, unless `columns` names it.
+        Name of a column of sample weights, from 0 to 1e30, for `Welford` and for `EMA` with
+        ``adjust=True``. A row that weighs 0 leaves no trace. The column is not normalized, unless
+        `columns` names it.
 
     Raises
     ------
@@ -154,8 +155,8 @@ class Normalizer(Applying):
         SchemaError
             A column is missing or not numeric.
         InvalidValueError
-            There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses, or `data`
-            is no Arrow data.
+            There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses, a weight or an
+            event time that is missing or none, or `data` is no Arrow data.
 
         Notes
         -----
@@ -187,7 +188,8 @@ class Normalizer(Applying):
             learned; "before", those before it, so that no value is judged by itself
             (the first batch comes out null); "batch", its own mean and its own biased
             variance, which is batch normalization's training pass. A batch is here a
-            record batch as it comes, whatever `batch_rows` makes of it for learning.
+            record batch as it comes, whatever `batch_rows` makes of it for learning;
+            if its rows have weights, those are in it.
         dtype : data type, optional
             As for `transform`.
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn.errors import InvalidValueError, SchemaError
-from streambn.kernels.bitmaps import arrow_array
+from streambn.kernels.bitmaps import kept
 from streambn.matching import twice
 from streambn.policies import EventTime
 from streambn.weighing import stamp_of
@@ -46,7 +46,8 @@ def filtered(batch: Any, rows: NDArray[np.bool_]) -> Any:
     """Return some rows of a batch or matrix."""
     if isinstance(batch, np.ndarray):
         return np.asfortranarray(batch[rows])
-    return batch.filter(arrow_array(rows))
+    arrays = [kept(column, rows) for column in batch.columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
 
 
 def stamp_in(row: dict[Any, Any], time: EventTime) -> pa.Array:

@@ -221,8 +221,9 @@ class RowNormalizer:
         names = list(batch.schema.names if names is None else names)
         found: Floats | None = None
         if weights is not None:
-            self._refuse_weights("weights", weights)
             found = weights_beside(weights, len(batch))
+            if not (found == 1).all():
+                self._refuse_weights("weights", weights)
         stamps = None
         if self._beside:
             if self.options.weights is not None:

@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn.columns import is_encoded, numeric_type
+from streambn.columns import numeric_type
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import Times
-from streambn.kernels.bitmaps import arrow_array, unpack_validity
+from streambn.kernels.bitmaps import kept, unpack_validity
 from streambn.kernels.interface import Floats
-from streambn.kernels.rows import MAX_WEIGHT
+from streambn.kernels.nesting import unpacked
+from streambn.kernels.rows import MAX_WEIGHT, MIN_WEIGHT
 from streambn.policies import EventTime
 from streambn.policies.timed import instant
 
@@ -99,13 +100,15 @@ def weigh(
     found = None
     if weights is not None:
         found = weights_of(_column(batch, weights), f"column {weights!r}")
-    stamps = None if time is None else _column(batch, time.column)
+    stamps = None if time is None else unpacked(_column(batch, time.column))
     keep, found, times = count(found, stamps, time)
     if keep is not None and not keep.any():
         return Weighed(batch.slice(0, 0), None, None)
     if keep is not None:
         wanted = [name for name in batch.schema.names if name in {*columns}]
-        batch = batch.select(wanted).filter(arrow_array(keep))
+        arrays = [kept(batch.column(name), keep) for name in wanted]
+        fields = [batch.schema.field(name) for name in wanted]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
     return Weighed(batch, found, times)
 
 
@@ -143,7 +146,7 @@ def count(weights: Floats | None, stamps: pa.Array | None, time: EventTime | Non
         return Counted(keep, None, None)
     if keep is not None:
         weights = None if weights is None else weights[keep]
-        stamps = None if stamps is None else stamps.filter(arrow_array(keep))
+        stamps = None if stamps is None else kept(stamps, keep)
     times = None if stamps is None or time is None else times_of(stamps, time)
     return Counted(keep, weights, times)
 
@@ -179,7 +182,7 @@ def weights_beside(values: Any, rows: int) -> Floats:
     if not isinstance(values, pa.Array):
         try:
             values = np.asarray(values, np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidValueError(
                 f"weights must be an array of numbers >= 0, one a row, got {values!r:.60}."
             ) from error
@@ -209,7 +212,7 @@ def weights_of(values: pa.Array | NDArray[Any], what: str) -> Floats:
     SchemaError
         They are no numbers.
     InvalidValueError
-        One is null, NaN, negative or too large.
+        One is null, NaN, negative or too large; or all are too small.
     """
     if isinstance(values, pa.Array):
         numeric = numeric_type(values.type)
@@ -218,12 +221,13 @@ def weights_of(values: pa.Array | NDArray[Any], what: str) -> Floats:
                 f"weights: {what} is {values.type}, which is no number a row. It must hold numbers "
                 ">= 0."
             )
+        values = unpacked(values)
         if values.null_count:
             raise InvalidValueError(
                 f"weights: {what} holds {values.null_count} nulls. The batch was refused "
                 "whole. Fill them with what such rows weigh, 0 for nothing."
             )
-        if is_encoded(values.type) or pa.types.is_decimal(values.type):
+        if pa.types.is_decimal(values.type):
             values = values.cast(pa.float64())
         values = values.to_numpy(zero_copy_only=False)
     weights: Floats = np.ascontiguousarray(values, np.float64)
@@ -234,6 +238,12 @@ def weights_of(values: pa.Array | NDArray[Any], what: str) -> Floats:
             f"weights: {what} holds {weights[bad]:g} in row {bad} of the batch. The batch "
             f"was refused whole. A weight is a number from 0, for a row without effect, to "
             f"{MAX_WEIGHT:g}."
+        )
+    if len(weights) and 0 < weights.max() < MIN_WEIGHT:
+        raise InvalidValueError(
+            f"weights: {what} holds nothing above {weights.max():g}, and below {MIN_WEIGHT:g} the "
+            "product of two would leave float64. The batch was refused whole. Multiply all weights "
+            "of the stream by the same number."
         )
     return weights
 
@@ -298,7 +308,7 @@ def _check_kind(kind: pa.DataType, time: EventTime) -> int | None:
     """Return nanoseconds in a tick; None: the times are numbers."""
     if pa.types.is_null(kind):
         return None if time.numeric else 1
-    if pa.types.is_timestamp(kind) or pa.types.is_duration(kind):
+    if pa.types.is_timestamp(kind):
         tick = _TICKS[kind.unit]
     elif pa.types.is_date(kind):
         tick = _DAY if pa.types.is_date32(kind) else 10**6

@@ -783,7 +783,7 @@ def test_times_to_show_that_are_none_or_have_passed(trades: pa.Table) -> None:
         ema = ("--policy", "ema", "--halflife", halflife, "--time", column)
         good("fit", "t.parquet", "-o", f"{name}.json", *ema)
     for path, at, said in (
-        ("t.json", "tomorrow", "--at tomorrow: must be a time such as 2026-01-31"),
+        ("t.json", "tomorrow", "--at 'tomorrow': must be a time such as 2026-01-31"),
         ("t.json", "3", "--at 3: must be a time"),
         ("t.json", "2026-03-01", "--at 2026-03-01: lies "),
         ("n.json", "2026-03-01", "--at 2026-03-01: must be a number"),

@@ -675,10 +675,12 @@ def test_policies_that_heed_no_weights_refuse_them(policy):
         with pytest.raises(InvalidValueError, match=r"weight.* adjust=True"):
             norm.learn_one({"a": 1.0}, weight)
     with pytest.raises(InvalidValueError, match=r"weights=.* has no meaning for .* adjust=True"):
-        norm.learn_many(as_batch([{"a": 1.0}]), weights=[1.0])
+        norm.learn_many(as_batch([{"a": 1.0}]), weights=[2.0])
     with pytest.raises(InvalidValueError, match=r"weights='w' has no meaning"):
         RowNormalizer(policy, weights="w")
     assert pickle.dumps(norm) == before
+    norm.learn_many(as_batch([{"a": 1.0}]), weights=[1.0])  # which is as without
+    assert norm.rows == 3
 
 
 def test_a_policy_by_blocks_may_heed_weights():

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["arrow_array", "unpack_validity"]
+__all__ = ["arrow_array", "kept", "unpack_validity"]
 
 
 def unpack_validity(array: pa.Array, start: int, stop: int) -> NDArray[np.bool_] | None:
@@ -36,3 +36,14 @@ def arrow_array(values: NDArray[Any], valid: NDArray[np.bool_] | None = None) ->
     bitmap = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
     kind = pa.from_numpy_dtype(values.dtype)
     return pa.Array.from_buffers(kind, values.size, [bitmap, pa.py_buffer(data)])
+
+
+def kept(array: pa.Array, rows: NDArray[np.bool_]) -> pa.Array:
+    """Return the rows of an array for which the mask is true."""
+    try:
+        return array.filter(arrow_array(rows))
+    except pa.ArrowNotImplementedError:
+        # Arrow has not got that for all types: for views and for what is run-end-encoded.
+        edges = np.flatnonzero(np.diff(rows, prepend=False, append=False)).reshape(-1, 2)
+        runs = [array.slice(start, stop - start) for start, stop in edges.tolist()]
+        return pa.concat_arrays(runs) if runs else array.slice(0, 0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
 from streambn.kernels.interface import ABSENT, Columns, Layout, Place
 
-__all__ = ["Column", "decoded", "opened", "single_lanes"]
+__all__ = ["Column", "decoded", "opened", "single_lanes", "unpacked"]
 
 
 class Column(NamedTuple):
@@ -122,13 +122,18 @@ def _opened(batch: pa.RecordBatch | NDArray[Any], place: Place) -> Column:
     elif pa.types.is_fixed_size_list(array.type):
         outer = _both(outer, unpack_validity(array, 0, len(array)))
         array = array.values.slice(array.offset * width, len(array) * width)
+    return Column(unpacked(array), width, outer)
+
+
+def unpacked(array: pa.Array) -> pa.Array:
+    """Return an array without dictionary or run ends."""
     if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    elif pa.types.is_run_end_encoded(array.type):
+        return array.dictionary_decode()
+    if pa.types.is_run_end_encoded(array.type):
         import pyarrow.compute as pc  # noqa: PLC0415 - rarely needed, 40 ms to import
 
-        array = pc.run_end_decode(array)
-    return Column(array, width, outer)
+        return pc.run_end_decode(array)
+    return array
 
 
 def _both(a: NDArray[np.bool_] | None, b: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:

@@ -17,7 +17,16 @@ import numpy as np
 
 from streambn.errors import InvalidValueError, NotFittedError, SchemaError
 
-__all__ = ["MAX_WEIGHT", "MISSING", "UNSEEN", "RowRules", "number", "refuse", "weight_of"]
+__all__ = [
+    "MAX_WEIGHT",
+    "MIN_WEIGHT",
+    "MISSING",
+    "UNSEEN",
+    "RowRules",
+    "number",
+    "refuse",
+    "weight_of",
+]
 
 # What a NaN or an infinity does, and how a feature without statistics comes out. The extension
 # knows them by their places.
@@ -26,6 +35,8 @@ UNSEEN = ("zero", "passthrough", "raise")
 
 # Products of two weights, and of one with a square, are to stay inside float64.
 MAX_WEIGHT: Final = 1e30
+# The heaviest row of a batch weighs no less, or nothing.
+MIN_WEIGHT = 1e-30
 
 # Digits enough for the difference of a decimal and the float64 next to it.
 _EXACT = Context(prec=1100)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, NamedTuple
@@ -11,6 +13,9 @@ import numpy as np
 from streambn.errors import InvalidValueError
 
 __all__ = ["Domain", "check_flag", "is_number", "number", "shown_arguments"]
+
+
+_LARGEST = int(sys.float_info.max)
 
 
 class Domain(NamedTuple):
@@ -30,6 +35,8 @@ def number(
 ) -> float:
     """Return `value` as a Python number if it lies in its domain, else raise."""
     plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, int) and abs(plain) > _LARGEST:
+        plain = math.inf if plain > 0 else -math.inf
     if not isinstance(plain, int | float) or isinstance(plain, bool) or not holds(plain):
         raise InvalidValueError(f"{owner}: {name} must be a number {words}, got {value!r}.")
     return plain

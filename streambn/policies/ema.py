@@ -93,6 +93,8 @@ class EMA:
     S·W/(2C), its ``bias=False``, without the cancellation of W² − Σw². A recursion with
     ``ignore_na=False`` weighs anew after a gap of g rows: y = (λ**g·y + α·x)/(λ**g + α).
 
+    While nothing but missing values come, Σw falls no lower than 2**−400: mean and variance stay.
+
     By row, merging takes (older, newer) in the order of the stream. By event time, rows and
     merges may come in any order, with the same result up to rounding (1e-12).
 

@@ -11,14 +11,12 @@ import numpy as np
 from streambn.errors import InvalidValueError
 from streambn.kernels import Columns, Times, time_weights
 from streambn.kernels import doubledouble as dd
-from streambn.kernels.interface import Floats
+from streambn.kernels.interface import NEGLIGIBLE, Floats
 from streambn.kernels.nesting import single_lanes
 from streambn.moments import Moments
 
 __all__ = ["TimedEMA", "TimedState", "instant"]
 
-# Less than this is nothing: a subnormal number has not got all digits.
-_LEAST = 2.0**-1000
 # A column whose values are so much lighter than the batch's newest row is weighed as of its own
 # newest value: there is room for a thousand half-lives behind that.
 _LIGHT = 2.0**-64
@@ -165,7 +163,7 @@ def instant(ticks: np.number, tick: int | None) -> Floats:
 
 def _faded(half_lives: Floats) -> Floats:
     faded = np.exp2(-half_lives)
-    return np.where(faded < _LEAST, 0.0, faded)
+    return np.where(faded < NEGLIGIBLE, 0.0, faded)
 
 
 def _times_of(columns: Columns) -> Times:

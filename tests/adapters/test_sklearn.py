@@ -76,10 +76,7 @@ ESTIMATORS = [
 REFUSES_WEIGHTS = {
     f"check_sample_weight{name}": "a recursion or a batch has weights of its own"
     for name in (
-        "s_pandas_series",
-        "s_not_an_array",
         "s_list",
-        "s_shape",
         "s_not_overwritten",
         "_equivalence_on_dense_data",
     )

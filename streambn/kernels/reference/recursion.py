@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streambn.kernels.interface import Floats, Ints, Recursion
+from streambn.kernels.interface import NEGLIGIBLE, Floats, Ints, Recursion
 
 __all__ = ["recursion_step", "recursion_weights"]
 
 _GAPS = 1024  # rows
 _TOGETHER = 8192
-_LEAST = 2.0**-1000
 
 
 def recursion_step(gap: Ints, decay: float, alpha: float) -> tuple[Floats, Floats]:
@@ -60,9 +59,9 @@ def _products_behind(fades: Floats) -> Floats:
     # Some at a time and no further than there is something left: the smallest float64 times 0.7
     # is itself, and takes a hundred times as long as any other.
     stop = len(fades)
-    while stop > 0 and product >= _LEAST:
+    while stop > 0 and product >= NEGLIGIBLE:
         start = max(0, stop - _TOGETHER)
         behind[start:stop] = product * np.cumprod(fades[start:stop][::-1])[::-1]
         product, stop = float(behind[start]), start
-    behind[behind < _LEAST] = 0.0
+    behind[behind < NEGLIGIBLE] = 0.0
     return behind

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from streambn.kernels.interface import Floats, Times
+from streambn.kernels.interface import NEGLIGIBLE, Floats, Times
 
 __all__ = ["time_weights"]
-
-# Less than this is nothing: a subnormal number has not got all digits, and costs a hundred
-# cycles wherever it is multiplied.
-_LEAST = 2.0**-1000
 
 
 @np.errstate(all="ignore")
@@ -41,7 +37,7 @@ def time_weights(
     else:
         age = np.float64(latest) - times.ticks
     aged: Floats = np.exp2(age * -halflives)
-    aged[aged < _LEAST] = 0.0
+    aged[aged < NEGLIGIBLE] = 0.0
     if weights is not None:
         aged *= weights
     return aged
