@@ -784,10 +784,10 @@ def test_times_to_show_that_are_none_or_have_passed(trades: pa.Table) -> None:
         good("fit", "t.parquet", "-o", f"{name}.json", *ema)
     for path, at, said in (
         ("t.json", "tomorrow", "--at 'tomorrow': must be a time such as 2026-01-31"),
-        ("t.json", "3", "--at 3: must be a time"),
+        ("t.json", "3", "--at '3': must be a time"),
         ("t.json", "2026-03-01", "--at 2026-03-01: lies "),
-        ("n.json", "2026-03-01", "--at 2026-03-01: must be a number"),
-        ("n.json", "nan", "--at nan: must be a time such as those in column 'volume'"),
+        ("n.json", "2026-03-01", "--at '2026-03-01': must be a number"),
+        ("n.json", "nan", "--at 'nan': must be a time such as those in column 'volume'"),
         ("n.json", "3", "--at 3: lies 1 half-lives before the newest row"),
     ):
         assert said in bad(2, "show", path, "--at", at)
