@@ -359,15 +359,15 @@ def _instant(at: str, loaded: sbn.Normalizer | sbn.FrozenNormalizer) -> Any:
     time = event_time_of(loaded.policy)
     if time is None:
         raise InvalidValueError(
-            f"--at {at}: these statistics do not go by event time ({loaded.policy.describe()}), so "
-            "nothing of them fades with time: leave it out"
+            f"--at {at!r}: these statistics do not go by event time "
+            f"({loaded.policy.describe()}), so nothing of them fades with time: leave it out"
         )
     when = parse_time(at, time)
     try:
         if loaded.lanes:
             loaded.stats(when)
     except InvalidValueError as error:
-        raise InvalidValueError(f"--at {at}: {str(error).removeprefix('at ')}") from error
+        raise InvalidValueError(f"--at {at!r}: {str(error).removeprefix('at ')}") from error
     return when
 
 

@@ -752,7 +752,7 @@ def test_usage_errors() -> None:
         ("--weights x has no meaning for EMA(alpha=0.1, adjust=False)",
          [*fit, "--policy", "ema", "--alpha", 0.1, "--no-adjust", "--weights", "x"]),
         ("--weights cannot be changed", [*fit, "--continue-from", "s.json", "--weights", "x"]),
-        ("--at 3: these statistics do not go by event time", ["show", "s.json", "--at", 3]),
+        ("--at '3': these statistics do not go by event time", ["show", "s.json", "--at", 3]),
         ("momentum", [*fit, "--policy", "batch-ema", "--momentum", 0.1, "--decay", 0.9]),
         ("--momentum", [*fit, "--policy", "batch-ema", "--momentum", "much"]),
         ("--initial", [*fit, "--policy", "batch-ema", "--momentum", 0.1, "--initial", "0"]),
@@ -785,10 +785,10 @@ def test_times_to_show_that_are_none_or_have_passed(trades: pa.Table) -> None:
     for path, at, said in (
         ("t.json", "tomorrow", "--at 'tomorrow': must be a time such as 2026-01-31"),
         ("t.json", "3", "--at '3': must be a time"),
-        ("t.json", "2026-03-01", "--at 2026-03-01: lies "),
+        ("t.json", "2026-03-01", "--at '2026-03-01': lies "),
         ("n.json", "2026-03-01", "--at '2026-03-01': must be a number"),
         ("n.json", "nan", "--at 'nan': must be a time such as those in column 'volume'"),
-        ("n.json", "3", "--at 3: lies 1 half-lives before the newest row"),
+        ("n.json", "3", "--at '3': lies 1 half-lives before the newest row"),
     ):
         assert said in bad(2, "show", path, "--at", at)
 
