@@ -198,17 +198,23 @@ def test_a_column_whose_newest_value_is_a_little_older_keeps_its_statistics(sile
     assert got["weight"] == pytest.approx(alone["weight"] * 2.0**-silence, rel=1e-14, abs=0)
 
 
+@pytest.mark.parametrize("newest", [None, 1e-25, 1.0, 1e25])
 @pytest.mark.parametrize("late", [0, 30, 63, 65, 2000])
 @pytest.mark.parametrize("age", [1, 500, 930, 960, 999])
-def test_a_value_is_not_lost_within_a_thousand_half_lives_of_the_next(age, late):
+def test_a_value_is_not_lost_within_a_thousand_half_lives_of_the_next(age, late, newest):
     # Of two values the unbiased variance is half the squared difference, however light one is.
     rows = two_columns([1.0, 3.0, None], [0.0] * 3, hours(0, age, age + late))
+    how = {"halflife": "1h", "ddof": 1, "columns": ["x", "y"]}
+    if newest is not None:
+        rows = rows.append_column("w", pa.array([1.0, 1.0, newest]))
+        how["weights"] = "w"
     for norm in (
-        fit(rows, halflife="1h", ddof=1),
-        fit(*(rows.slice(i, 1) for i in range(3)), halflife="1h", ddof=1),
-        fit(*(rows.slice(i, 1) for i in (2, 1, 0)), halflife="1h", ddof=1),
+        fit(rows, **how),
+        fit(*(rows.slice(i, 1) for i in range(3)), **how),
+        fit(*(rows.slice(i, 1) for i in (2, 1, 0)), **how),
     ):
         assert lane(norm)["var"] == pytest.approx(2, rel=1e-13, abs=0)
+        assert lane(norm, "y")["var"] == (None if late > 1000 else 0)
 
 
 @pytest.mark.parametrize("half_lives", [1001, 5000, 1e8])

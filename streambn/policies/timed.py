@@ -75,10 +75,13 @@ class TimedEMA:
         moments = Moments.of(columns.weighed(weights))
         now = instant(latest, times.tick)
         reference = np.repeat(now[:, np.newaxis], len(moments.count), axis=1)
-        # Whatever has a value in the newest row weighs at least as much as that one.
-        light = (moments.weight < weights[newest]) & (moments.count > 0)
-        if light.any() and weights.min() >= _ROOM * weights[newest]:
-            light &= moments.weight < _LIGHT * weights[newest]
+        heaviest = 1.0 if given is None else given.max()
+        light = (moments.weight < heaviest) & (moments.count > 0)
+        if light.any() and weights.min() >= _ROOM * heaviest:
+            light &= moments.weight < _LIGHT * heaviest
+        if light.any():
+            # A value in the newest row is the column's own newest one, whatever it weighs.
+            light &= Moments.of(columns.slice(newest, 1)).count == 0
         if light.any():
             memory = moments.memory.copy()
             for lane, values, there in single_lanes(columns, np.flatnonzero(light)):
