@@ -69,8 +69,7 @@ class TimedEMA:
     def _segment(self, columns: Columns) -> TimedState:
         """Return the state of one batch."""
         times, given = _times_of(columns), columns.weights
-        newest = int(times.ticks.argmax())
-        latest = times.ticks[newest]
+        latest = times.ticks.max()
         weights = self._weights(times, latest, given)
         moments = Moments.of(columns.weighed(weights))
         now = instant(latest, times.tick)
@@ -81,6 +80,7 @@ class TimedEMA:
             light &= moments.weight < _LIGHT * heaviest
         if light.any():
             # A value in the newest row is the column's own newest one, whatever it weighs.
+            newest = int(times.ticks.argmax())
             light &= Moments.of(columns.slice(newest, 1)).count == 0
         if light.any():
             memory = moments.memory.copy()
