@@ -26,8 +26,9 @@ class Domain(NamedTuple):
 
 
 def is_number(value: object) -> bool:
-    """Say whether `value` is a real number; a bool is not."""
-    return isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
+    """Say whether `value` is a real number; a bool is not, nor numpy's duration of 3 months."""
+    numeric = isinstance(value, int | float | np.floating | np.integer)
+    return numeric and not isinstance(value, bool | np.timedelta64)
 
 
 def number(
@@ -37,7 +38,7 @@ def number(
     plain = value.item() if isinstance(value, np.generic) else value
     if isinstance(plain, int) and abs(plain) > _LARGEST:
         plain = math.inf if plain > 0 else -math.inf
-    if not isinstance(plain, int | float) or isinstance(plain, bool) or not holds(plain):
+    if not is_number(value) or not isinstance(plain, int | float) or not holds(plain):
         raise InvalidValueError(f"{owner}: {name} must be a number {words}, got {value!r}.")
     return plain
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -148,7 +148,7 @@ class BatchEMA:
         if self.initial is not None:
             object.__setattr__(self, "initial", _checked_initial(self.initial))
         rows = self.batch_rows
-        if isinstance(rows, np.integer):
+        if isinstance(rows, np.integer) and is_number(rows):
             rows = int(rows)
             object.__setattr__(self, "batch_rows", rows)
         if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
@@ -323,9 +323,11 @@ class BatchEMA:
 
 def _checked_initial(initial: object) -> tuple[float, float]:
     if isinstance(initial, tuple | list) and len(initial) == 2 and all(map(is_number, initial)):
-        mean, var = map(float, initial)
-        if math.isfinite(mean) and 0 <= var < math.inf:
-            return mean, var
+        mean, var = initial
+        # An integer too large for a float64 is finite all the same.
+        largest = sys.float_info.max
+        if -largest <= mean <= largest and 0 <= var <= largest:
+            return float(mean), float(var)
     raise InvalidValueError(
         "BatchEMA: initial must be (mean, variance), finite numbers with variance >= 0, or "
         f"None; got {initial!r}."
