@@ -20,7 +20,7 @@ from streambn.kernels.interface import Floats, Ints
 from streambn.moments import Moments, Reading
 from streambn.options import Options
 from streambn.policies import Policy, event_time_of, takes_weights
-from streambn.weighing import beside, moment, weigh
+from streambn.weighing import beside, moment, refuse_weights, weigh
 
 __all__ = ["Fitted", "check_affine", "refuse_not_finite"]
 
@@ -50,11 +50,8 @@ class Fitted:
     state: Any = None
 
     def __post_init__(self) -> None:
-        if self.options.weights is not None and not takes_weights(self.policy):
-            raise InvalidValueError(
-                f"weights={self.options.weights!r} has no meaning for {self.policy!r}. Take "
-                "Welford() or EMA(...) with adjust=True, or leave weights out."
-            )
+        if self.options.weights is not None:
+            refuse_weights(self.policy, "weights", self.options.weights)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the cached properties: equal statistics make equal pickles.

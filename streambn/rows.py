@@ -36,7 +36,7 @@ from streambn.policies import (
     takes_weights,
 )
 from streambn.rowdata import array_of, column_of, filtered, selected, stamp_in
-from streambn.weighing import beside, count, weights_beside, weights_of
+from streambn.weighing import beside, count, refuse_weights, weights_beside, weights_of
 
 __all__ = ["RowNormalizer"]
 
@@ -271,11 +271,7 @@ class RowNormalizer:
 
     def _refuse_weights(self, name: str, given: Any) -> None:
         """Refuse weights that are given where they have no meaning."""
-        if not takes_weights(self.policy):
-            raise InvalidValueError(
-                f"{name}={given!r:.60} has no meaning for {self.policy!r}. Take Welford() or "
-                f"EMA(...) with adjust=True, or leave {name} out."
-            )
+        refuse_weights(self.policy, name, given)
         if self.options.weights is not None:
             raise InvalidValueError(
                 f"{name}={given!r:.60} was given, and weights={self.options.weights!r} says what "

@@ -16,7 +16,7 @@ from streambn.kernels.bitmaps import kept, unpack_validity
 from streambn.kernels.interface import Floats
 from streambn.kernels.nesting import unpacked
 from streambn.kernels.rows import MAX_WEIGHT, MIN_WEIGHT
-from streambn.policies import EventTime
+from streambn.policies import EventTime, Policy, takes_weights
 from streambn.policies.timed import instant
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "beside",
     "count",
     "moment",
+    "refuse_weights",
     "stamp_of",
     "times_of",
     "weigh",
@@ -68,6 +69,21 @@ class Weighed(NamedTuple):
     batch: pa.RecordBatch
     weights: Floats | None
     times: Times | None
+
+
+def refuse_weights(policy: Policy, name: str, given: object) -> None:
+    """Raise if a policy heeds no sample weights, which are given under some name.
+
+    Raises
+    ------
+    InvalidValueError
+        It does not.
+    """
+    if not takes_weights(policy):
+        raise InvalidValueError(
+            f"{name}={given!r:.60} has no meaning for {policy!r}. Take Welford() or EMA(...) with "
+            f"adjust=True, or leave {name} out."
+        )
 
 
 def beside(weights: str | None, time: EventTime | None) -> list[str]:

@@ -139,6 +139,19 @@ def exact_ewm(x, weights):
     return mean, square / total, square * total / pairs if pairs else None
 
 
+def assert_variance_of_peer(got, ddof, var, rtol, rate):
+    if ddof == 0:
+        # A small one among values of size 1 is as exact as their differences.
+        assert_close(got["var"], var, rtol, unit=0.1)
+    elif got["var"] is not None:
+        # The peer divides by W² − Σw², which loses what the newest weighs too much.
+        lost = got["effective_count"] / (got["effective_count"] - 1 or EPSILON)
+        if lost < 1e12:
+            assert_close(got["var"], var, rtol + 16 * EPSILON * lost, unit=0.1)
+    else:
+        assert got["count"] < 2 or rate in (0, 1)
+
+
 @pytest.mark.parametrize("ignore_na", [False, True], ids=["absolute", "ignore_na"])
 @pytest.mark.parametrize("adjust", [True, False], ids=["adjust", "recursive"])
 @pytest.mark.parametrize("rate", RATES)
@@ -159,16 +172,7 @@ def test_ema_is_pandas_ewm_however_it_is_cut_and_merged(data, rate, adjust, igno
             got = lane(norm)
             assert got["count"] == np.count_nonzero(~np.isnan(x))
             assert_close(got["mean"], peer.mean().iloc[-1], rtol, unit=1)
-            if ddof == 0:
-                # A small one among values of size 1 is as exact as their differences.
-                assert_close(got["var"], var, rtol, unit=0.1)
-            elif got["var"] is not None:
-                # pandas divides by W² − Σw², which loses what the newest weighs too much.
-                lost = got["effective_count"] / (got["effective_count"] - 1 or EPSILON)
-                if lost < 1e12:
-                    assert_close(got["var"], var, rtol + 16 * EPSILON * lost, unit=0.1)
-            else:
-                assert got["count"] < 2 or how[rate] in (0, 1)
+            assert_variance_of_peer(got, ddof, var, rtol, how[rate])
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e9])
@@ -403,14 +407,7 @@ def test_ema_is_polars_ewm(data, rate, adjust, ignore_nulls):
         for norm in both_ways(data, maker(policy, ddof=ddof), batch):
             got = lane(norm)
             assert_close(got["mean"], last(series.ewm_mean(**how)), rtol, unit=1)
-            if ddof == 0:
-                assert_close(got["var"], var, rtol, unit=0.1)
-            elif got["var"] is not None:
-                lost = got["effective_count"] / (got["effective_count"] - 1 or EPSILON)
-                if lost < 1e12:
-                    assert_close(got["var"], var, rtol + 16 * EPSILON * lost, unit=0.1)
-            else:
-                assert got["count"] < 2 or value in (0, 1)
+            assert_variance_of_peer(got, ddof, var, rtol, value)
 
 
 def test_polars_mean_by_time_is_a_recursion_and_ours_a_weighted_mean():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -57,11 +59,11 @@ def single_lanes(
     there : ndarray of bool, shape (rows,)
         Where there is a value: neither null nor NaN nor infinite.
     """
-    wanted = sorted(map(int, lanes))
-    before = 0
-    for place in columns.layout.places:
-        here = [lane for lane in wanted if before <= lane < before + place.width]
-        column = _opened(columns.batch, place)
+    places = columns.layout.places
+    ends = list(itertools.accumulate(place.width for place in places))
+    by_place = itertools.groupby(sorted(map(int, lanes)), lambda lane: bisect_right(ends, lane))
+    for i, here in by_place:
+        column, before = _opened(columns.batch, places[i]), ends[i] - places[i].width
         for lane in here:
             values = column.values
             if column.width > 1:
@@ -75,7 +77,6 @@ def single_lanes(
             if pa.types.is_floating(values.type):
                 there = there & np.isfinite(_floats(values))
             yield lane, values, there
-        before += place.width
 
 
 def _floats(values: pa.Array) -> NDArray[np.floating]:
