@@ -8,17 +8,21 @@
 [0.0]
 """
 
-from streambn import errors
-from streambn.errors import (
-    InvalidValueError,
-    MergeError,
-    NotFittedError,
-    SchemaError,
-    SnapshotError,
-    StreamBNError,
-)
-from streambn.normalizer import FrozenNormalizer, Normalizer, load
-from streambn.policies import EMA, BatchEMA, Welford
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streambn import errors
+    from streambn.errors import (
+        InvalidValueError,
+        MergeError,
+        NotFittedError,
+        SchemaError,
+        SnapshotError,
+        StreamBNError,
+    )
+    from streambn.normalizer import FrozenNormalizer, Normalizer, load
+    from streambn.policies import EMA, BatchEMA, Welford
 
 __all__ = [
     "EMA",
@@ -38,3 +42,43 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Names are looked up when they are first asked for: `streambn --help` and the parsing of a
+# command line need neither NumPy nor Arrow, which take longer to import than all that they do.
+_HOMES = {
+    "EMA": "policies",
+    "BatchEMA": "policies",
+    "FrozenNormalizer": "normalizer",
+    "InvalidValueError": "errors",
+    "MergeError": "errors",
+    "Normalizer": "normalizer",
+    "NotFittedError": "errors",
+    "SchemaError": "errors",
+    "SnapshotError": "errors",
+    "StreamBNError": "errors",
+    "Welford": "policies",
+    "load": "normalizer",
+}
+# What stands behind them is there as well after a plain `import streambn`.
+_ROOMS = frozenset(
+    {
+        *("applying", "atomic", "columns", "display", "errors", "fitted", "kernels", "moments"),
+        *("normalizer", "options", "policies", "replacing", "snapshot", "streams", "weighing"),
+    }
+)
+
+if not TYPE_CHECKING:  # to whom it would mean that there is every name
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            value = getattr(import_module(f"streambn.{_HOMES[name]}"), name)
+        elif name in _ROOMS:
+            value = import_module(f"streambn.{name}")
+        else:
+            raise AttributeError(f"module 'streambn' has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +33,8 @@ def as_text(kind: str, fitted: Fitted) -> str:
 
 def as_html(kind: str, fitted: Fitted) -> str:
     """Return the same as an HTML table."""
+    import html  # noqa: PLC0415 - only for notebooks
+
     head = f"<b>{kind}</b>: {html.escape(fitted.policy.describe())}"
     if fitted.binding is None:
         return f"<p>{head}, nothing seen yet</p>"

@@ -16,7 +16,6 @@ A message names the column or argument, the value received, and the remedy.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 __all__ = [
@@ -39,6 +38,8 @@ class SchemaError(StreamBNError):
     @classmethod
     def missing(cls, name: str, available: Iterable[str]) -> SchemaError:
         """Column `name` is not there; the message names the nearest that is."""
+        import difflib  # noqa: PLC0415 - only to say what went wrong
+
         names = list(available)
         near = [n for n in names if n.casefold() == name.casefold()]
         near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.5)

@@ -7,17 +7,22 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
 
 import pyarrow as pa
 
-from streambn import snapshot
+import streambn
 from streambn.applying import FINGERPRINT_KEY, Applying, float_type_of
 from streambn.errors import InvalidValueError, NotFittedError
 from streambn.fitted import Fitted
 from streambn.options import Missing, Options
 from streambn.policies import Policy, Welford
 from streambn.streams import map_stream, open_stream
+
+# The package imports it when it is first asked for `streambn.snapshot`: who only learns needs no
+# statistics file, and msgspec and what is defined with it are half of what else is to import.
+if TYPE_CHECKING:
+    import streambn.snapshot
 
 __all__ = ["FrozenNormalizer", "Normalizer", "checked_policy", "load"]
 
@@ -298,7 +303,7 @@ class Normalizer(Applying):
         SnapshotError
             The policy is none of streambn's own.
         """
-        snapshot.write(path, snapshot.Saved(self._fitted, frozen=False))
+        streambn.snapshot.write(path, streambn.snapshot.Saved(self._fitted, frozen=False))
 
     def _wanted(self, schema: pa.Schema) -> list[str]:
         """Name the columns that a dataset has to read."""
@@ -342,7 +347,7 @@ class FrozenNormalizer(Applying):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of the statistics and hyperparameters."""
-        return snapshot.fingerprint(self._fitted)
+        return streambn.snapshot.fingerprint(self._fitted)
 
     def thaw(self) -> Normalizer:
         """Return a live Normalizer that goes on from here; this one stays as it is."""
@@ -356,10 +361,10 @@ class FrozenNormalizer(Applying):
         OSError, SnapshotError
             As for `Normalizer.save`.
         """
-        snapshot.write(path, snapshot.Saved(self._fitted, frozen=True))
+        streambn.snapshot.write(path, streambn.snapshot.Saved(self._fitted, frozen=True))
 
     def _labelled(self, schema: pa.Schema) -> pa.Schema:
-        if not snapshot.can_hold(self.policy):
+        if not streambn.snapshot.can_hold(self.policy):
             # A policy of the user's own: what it is cannot be told from outside.
             return super()._labelled(schema)
         label = {FINGERPRINT_KEY: self.fingerprint.encode()}
@@ -379,12 +384,14 @@ class FrozenNormalizer(Applying):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FrozenNormalizer):
             return NotImplemented
-        if not snapshot.can_hold(self.policy):
+        if not streambn.snapshot.can_hold(self.policy):
             return self._fitted is other._fitted
         return self.fingerprint == other.fingerprint
 
     def __hash__(self) -> int:
-        return hash(self.fingerprint) if snapshot.can_hold(self.policy) else id(self._fitted)
+        return (
+            hash(self.fingerprint) if streambn.snapshot.can_hold(self.policy) else id(self._fitted)
+        )
 
 
 def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
@@ -397,7 +404,7 @@ def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
     OSError
         It cannot be read.
     """
-    saved = snapshot.read(path)
+    saved = streambn.snapshot.read(path)
     return (FrozenNormalizer if saved.frozen else Normalizer)._of(saved.fitted)
 
 

@@ -53,6 +53,7 @@ ROOMS = [
 # Inside kernels/ too.
 KERNELS = [
     "interface",
+    "common",
     "rows",
     "bitmaps",
     "nesting",

@@ -18,8 +18,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from streambn.errors import InvalidValueError
+from streambn.kernels.common import empty_moments, recursion_step
 from streambn.kernels.interface import Columns, LaneArrays, LaneTransform, Layout, Place, Times
-from streambn.kernels.reference.recursion import recursion_step
 
 __all__ = [
     "Columns",
@@ -69,7 +69,6 @@ if active == "native":
         RowLanes,
         block_moments,
         denormalize,
-        empty_moments,
         extend_moments,
         merge_moments,
         normalize,
@@ -81,7 +80,6 @@ else:
         RowLanes,
         block_moments,
         denormalize,
-        empty_moments,
         extend_moments,
         merge_moments,
         normalize,

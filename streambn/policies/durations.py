@@ -7,7 +7,6 @@ from datetime import timedelta
 from fractions import Fraction
 from typing import Final
 
-import msgspec
 import numpy as np
 
 __all__ = ["DURATIONS", "nanoseconds", "shown_duration"]
@@ -72,6 +71,8 @@ def nanoseconds(value: object) -> int | None:
 def _from_iso(text: str) -> int | None:
     if weeks := _ISO_WEEKS.match(text):
         return int(weeks[1]) * 7 * _DAY
+    import msgspec  # noqa: PLC0415 - hardly ever needed
+
     try:
         return nanoseconds(msgspec.convert(text.strip(), timedelta))
     except msgspec.ValidationError:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn.kernels import reference
+from streambn.kernels.common import empty_moments
 from streambn.kernels.interface import (
     Columns,
     Floats,
@@ -32,7 +32,6 @@ from streambn.kernels.interface import (
 )
 from streambn.kernels.native import _core
 from streambn.kernels.nesting import decoded
-from streambn.kernels.reference import empty_moments
 
 __all__ = [
     "RowLanes",
@@ -111,16 +110,22 @@ def recursion_weights(there: NDArray[np.bool_], decay: float, alpha: float) -> R
 
 def normalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapped:
     """See `streambn.kernels.reference.normalize`."""
-    return _transform(columns, lanes, schema, lanes.clip, False) or reference.normalize(
-        columns, lanes, schema
-    )
+    mapped = _transform(columns, lanes, schema, lanes.clip, False)
+    if mapped is None:
+        from streambn.kernels import reference  # noqa: PLC0415 - hardly ever needed
+
+        mapped = reference.normalize(columns, lanes, schema)
+    return mapped
 
 
 def denormalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapped:
     """See `streambn.kernels.reference.denormalize`."""
-    return _transform(columns, lanes, schema, None, True) or reference.denormalize(
-        columns, lanes, schema
-    )
+    mapped = _transform(columns, lanes, schema, None, True)
+    if mapped is None:
+        from streambn.kernels import reference  # noqa: PLC0415 - hardly ever needed
+
+        mapped = reference.denormalize(columns, lanes, schema)
+    return mapped
 
 
 # The last output's schema, and the same exported: a stream has one.

@@ -5,9 +5,10 @@ of 1e8 the latter has no digit left. Data is taken in blocks that stay in the ca
 while they are passed over several times.
 """
 
+from streambn.kernels.common import empty_moments, recursion_step
 from streambn.kernels.reference.blocks import block_moments, extend_moments
-from streambn.kernels.reference.merge import empty_moments, merge_moments
-from streambn.kernels.reference.recursion import recursion_step, recursion_weights
+from streambn.kernels.reference.merge import merge_moments
+from streambn.kernels.reference.recursion import recursion_weights
 from streambn.kernels.reference.rows import RowLanes
 from streambn.kernels.reference.times import time_weights
 from streambn.kernels.reference.transforms import denormalize, normalize

@@ -8,15 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from streambn.kernels.common import ZERO_EXPONENT, empty_moments
 from streambn.kernels.decode import Source, group
 from streambn.kernels.interface import Columns, Floats, Ints, LaneArrays
 from streambn.kernels.nesting import opened
-from streambn.kernels.reference.merge import (
-    LEAST_WEIGHT,
-    ZERO_EXPONENT,
-    empty_moments,
-    merge_moments,
-)
+from streambn.kernels.reference.merge import LEAST_WEIGHT, merge_moments
 from streambn.kernels.reference.sums import Sums, from_sums
 
 __all__ = ["BLOCK", "block_moments", "extend_moments"]

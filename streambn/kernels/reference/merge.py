@@ -1,4 +1,4 @@
-"""Moments of nothing, and of two segments of which one follows the other."""
+"""Moments of two segments of which one follows the other."""
 
 from __future__ import annotations
 
@@ -8,42 +8,11 @@ from numpy.typing import NDArray
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Floats, Ints, LaneArrays
 
-__all__ = ["LEAST_WEIGHT", "ZERO_EXPONENT", "empty_moments", "merge_moments"]
+__all__ = ["LEAST_WEIGHT", "merge_moments"]
 
-# The exponent of a lane that has seen nothing but zeros: any other outranks it.
-ZERO_EXPONENT = -1100
 # While nothing but missing values arrive, an EMA's weight stops falling here: it is
 # negligible beside any new value, and mean and variance stay readable.
 LEAST_WEIGHT = 2.0**-400
-
-
-def empty_moments(shape: int | tuple[int, ...]) -> LaneArrays:
-    """Return the moments of nothing: the identity of `merge_moments`."""
-
-    def zero() -> Floats:
-        return np.zeros(shape)
-
-    def none() -> Ints:
-        return np.zeros(shape, np.int64)
-
-    return LaneArrays.from_fields(
-        count=none(),
-        nulls=none(),
-        nans=none(),
-        pos_infs=none(),
-        neg_infs=none(),
-        min=np.full(shape, np.inf),
-        max=np.full(shape, -np.inf),
-        weight=zero(),
-        pairs=zero(),
-        squares=zero(),
-        mean_hi=zero(),
-        mean_lo=zero(),
-        m2_hi=zero(),
-        m2_lo=zero(),
-        decay=np.ones(shape),
-        exponent=np.full(shape, ZERO_EXPONENT, np.int64),
-    )
 
 
 def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:

@@ -5,27 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streambn.kernels.interface import NEGLIGIBLE, Floats, Ints, Recursion
+from streambn.kernels.common import recursion_step
+from streambn.kernels.interface import NEGLIGIBLE, Floats, Recursion
 
-__all__ = ["recursion_step", "recursion_weights"]
+__all__ = ["recursion_weights"]
 
-_GAPS = 1024  # rows
 _TOGETHER = 8192
-
-
-def recursion_step(gap: Ints, decay: float, alpha: float) -> tuple[Floats, Floats]:
-    """Return what a value weighs so many rows after the last, and by what it discounts.
-
-    A gap of g rows makes of the mean y: (λ**g·y + α·x)/(λ**g + α). Where all before it weighs
-    1/α, that is a weight ω = 1/(λ**g + α), and a discount f = λ**g·ω.
-    """
-    # Most gaps are short, and a power takes longer than a look at a table.
-    short = np.minimum(gap, _GAPS)
-    faded = np.power(decay, np.arange(short.max(initial=0) + 1.0))[short]
-    faded = np.where(gap > _GAPS, np.power(decay, gap), faded)
-    weight = 1.0 / (faded + alpha)
-    direct = gap == 1  # where λ + α is 1, and rounding must not say otherwise
-    return np.where(direct, 1.0, weight), np.where(direct, decay, faded * weight)
 
 
 def recursion_weights(there: NDArray[np.bool_], decay: float, alpha: float) -> Recursion:

@@ -20,8 +20,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from streambn.kernels import doubledouble as dd
+from streambn.kernels.common import empty_moments
 from streambn.kernels.interface import Ints, LaneArrays
-from streambn.kernels.reference.merge import LEAST_WEIGHT, empty_moments, merge_moments
+from streambn.kernels.reference.merge import LEAST_WEIGHT, merge_moments
 from streambn.kernels.rows import MISSING, UNSEEN, RowRules, weight_of
 
 __all__ = ["RowLanes"]
