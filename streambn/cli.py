@@ -17,11 +17,12 @@ Whatever happens, there is one line on stderr at most, no traceback, and an exit
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from streambn.errors import SchemaError, SnapshotError, StreamBNError
@@ -85,20 +86,28 @@ def _catch_signals() -> None:
 
 def _invoke(arguments: Sequence[str]) -> None:
     """Parse and run, leaving every exception to the caller."""
-    import pyarrow as pa  # noqa: PLC0415
     import typer  # noqa: PLC0415
 
     from streambn.commands import app  # noqa: PLC0415
 
-    # Arrow would answer Ctrl-C by itself, with an error of its own.
-    pa.enable_signal_handlers(False)
-    command = typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
+    for each in command.commands.values():
+        each.callback = functools.partial(_interruptible, each.callback)
     try:
         with command.make_context("streambn", list(arguments) or ["--help"]) as context:
             command.invoke(context)
     except typer.Exit as done:  # --help and --version
         if done.exit_code:
             raise
+
+
+def _interruptible(run: Callable[..., None], **given: Any) -> None:
+    """Run a command, Ctrl-C being answered here: Arrow would, with an error of its own."""
+    # Here, as --help needs no Arrow: it would take twice as long.
+    import pyarrow as pa  # noqa: PLC0415
+
+    pa.enable_signal_handlers(False)
+    run(**given)
 
 
 def _explain(error: Exception) -> int:

@@ -1,4 +1,7 @@
-"""The options of the shell, and what those of `fit` mean: from words to a `Normalizer`."""
+"""The options of the shell, and what those of `fit` mean: from words to a `Normalizer`.
+
+To be imported for ``--help`` too, so nothing here imports Arrow before it is needed.
+"""
 
 import contextlib
 import functools
@@ -10,14 +13,15 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pyarrow as pa
 import typer
 
 import streambn as sbn
 from streambn.errors import InvalidValueError
-from streambn.policies import EventTime
+
+if TYPE_CHECKING:
+    from streambn.policies import EventTime
 
 __all__ = [
     "CsvTypes",
@@ -306,7 +310,7 @@ def taking(options: type[Any]) -> Callable[[Command], Command]:
             chosen = {parameter.name: given.pop(parameter.name) for parameter in shared}
             command(options=options(**chosen), **given)
 
-        signature = inspect.signature(command)
+        signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.name != "options"]
         parameters = [p.replace(kind=keyword) for p in own] + shared
         vars(wrapper)["__signature__"] = signature.replace(parameters=parameters)
@@ -317,7 +321,7 @@ def taking(options: type[Any]) -> Callable[[Command], Command]:
     return decorate
 
 
-def fresh_normalizer(options: FitOptions) -> sbn.Normalizer:
+def fresh_normalizer(options: FitOptions) -> "sbn.Normalizer":
     """Build the normalizer that the options describe.
 
     Raises
@@ -451,9 +455,13 @@ def _read_affine(path: str) -> dict[str, Any]:
 
 def parse_csv_types(texts: Iterable[str] | None) -> dict[str, Any]:
     """Read ``NAME=TYPE`` pairs, the type in Arrow's words."""
+    if not texts:
+        return {}
+    import pyarrow as pa  # noqa: PLC0415
+
     type_for_alias: Any = pa.type_for_alias
     types = {}
-    for text in texts or ():
+    for text in texts:
         column, equals, alias = text.rpartition("=")
         try:
             types[column] = type_for_alias(alias)
@@ -467,8 +475,10 @@ def parse_csv_types(texts: Iterable[str] | None) -> dict[str, Any]:
     return types
 
 
-def parse_time(text: str, time: EventTime) -> Any:
+def parse_time(text: str, time: "EventTime") -> Any:
     """Read a point in time, such as those by which statistics forget."""
+    import pyarrow as pa  # noqa: PLC0415
+
     if time.numeric:
         number = _number_or_text(text)
         if not isinstance(number, str):
