@@ -3,20 +3,19 @@
 Nothing here handles an error or a signal; that is for `streambn.cli`, which runs them.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pyarrow as pa
 import typer
 
 import streambn as sbn
-from streambn import files, outputs, render
-from streambn.atomic import staged
 from streambn.cli_options import (
     CsvTypes,
     Dtype,
@@ -37,10 +36,11 @@ from streambn.cli_options import (
     taking,
 )
 from streambn.errors import InvalidValueError, StreamBNError
-from streambn.files import Source
-from streambn.outputs import Output
-from streambn.policies import event_time_of
-from streambn.weighing import beside
+
+if TYPE_CHECKING:
+    from streambn import render
+    from streambn.files import Source
+    from streambn.outputs import Output
 
 __all__ = [
     "ShowFormat",
@@ -77,6 +77,8 @@ class ShowFormat(StrEnum):
 
 def _version(wanted: bool) -> None:
     if wanted:
+        import pyarrow as pa  # noqa: PLC0415
+
         from streambn import kernels  # noqa: PLC0415
 
         print(f"streambn {sbn.__version__}, {kernels.describe()}; pyarrow {pa.__version__}")
@@ -128,6 +130,8 @@ def fit(
     By event time: [bold]streambn fit trades.csv -o stats.json --policy ema
     --halflife 7d --time traded_at --weights volume[/bold]
     """
+    from streambn import files, outputs, render  # noqa: PLC0415
+
     sources = files.scan(inputs)
     with _usage():
         outputs.check_target(output, sources)
@@ -160,6 +164,8 @@ def apply(
 
     Example: [bold]streambn apply stats.json data/ -o normalized/[/bold]
     """
+    from streambn import files, outputs  # noqa: PLC0415
+
     with _naming(stats):
         frozen = _frozen(sbn.load(stats))
     sources = files.scan(inputs)
@@ -192,6 +198,8 @@ def normalize(
 
     Example: [bold]streambn normalize data.csv -o normalized.parquet --save stats.json[/bold]
     """
+    from streambn import files, outputs, render  # noqa: PLC0415
+
     sources = files.scan(inputs)
     with _usage():
         _check_rereadable(sources)
@@ -231,6 +239,8 @@ def merge(
 
     Example: [bold]streambn merge monday.json tuesday.json -o week.json[/bold]
     """
+    from streambn import outputs  # noqa: PLC0415
+
     del quiet  # there is nothing to be quiet about; scripts may say it everywhere
     with _usage():
         outputs.check_target(output)
@@ -263,6 +273,8 @@ def show(
 
     Example: [bold]streambn show stats.json --format csv[/bold]
     """
+    from streambn import render  # noqa: PLC0415
+
     loaded = sbn.load(stats)
     with _usage():
         when = None if at is None else _instant(at, loaded)
@@ -286,6 +298,7 @@ def demo(
     Example: [bold]streambn demo --save-data co2.csv[/bold]
     """
     from streambn import demo as story  # noqa: PLC0415
+    from streambn import outputs  # noqa: PLC0415
 
     if save_data is not None:
         with _usage():
@@ -356,6 +369,8 @@ def _asked(options: FitOptions) -> list[str] | None:
 
 def _instant(at: str, loaded: sbn.Normalizer | sbn.FrozenNormalizer) -> Any:
     """Read the time of --at, and see that the statistics can be read as of then."""
+    from streambn.policies import event_time_of  # noqa: PLC0415
+
     time = event_time_of(loaded.policy)
     if time is None:
         raise InvalidValueError(
@@ -380,6 +395,10 @@ def _learn(
     quiet: bool,
 ) -> int:
     """Update with every source, in order; return the number of rows."""
+    from streambn import files, render  # noqa: PLC0415
+    from streambn.policies import event_time_of  # noqa: PLC0415
+    from streambn.weighing import beside  # noqa: PLC0415
+
     names = names or list(normalizer.lanes) or None
     others = beside(normalizer.options.weights, event_time_of(normalizer.policy))
     keys = [*(names or ()), *others]
@@ -409,6 +428,10 @@ class _Emission:
 
     def stream(self, source: Source, job: Output, progress: render.Progress) -> Any:
         """Open a source and normalize it, lazily."""
+        import pyarrow as pa  # noqa: PLC0415
+
+        from streambn import files  # noqa: PLC0415
+
         # In a folder's copy the partition keys stay where they are, in its path.
         keys = self.frozen.lanes if job.mirrored else source.keys
         reader = files.open_reader(
@@ -430,6 +453,9 @@ class _Emission:
 
 def _emit(emission: _Emission, jobs: list[Output], *, quiet: bool) -> None:
     """Normalize every source into its output."""
+    from streambn import outputs, render  # noqa: PLC0415
+    from streambn.atomic import staged  # noqa: PLC0415
+
     count = sum(len(job.sources) for job in jobs)
     # On one stage: of a job that fails, nothing is left that looks like its result.
     with render.progress("applying", count, quiet=quiet) as progress, staged() as stage:
