@@ -5,15 +5,19 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.metadata
+import os
 import pkgutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import streambn
+from streambn import kernels
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(streambn.__file__).parent
@@ -75,11 +79,17 @@ def imports(path):
 
 
 def rooms_of(path):
+    """Name the rooms that a file imports, or asks the package for, which then imports them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Attribute(value=ast.Name(id="streambn" | "sbn"), attr=name):
+                yield streambn._HOMES.get(name, name)
     for module, names in imports(path):
         parts = module.split(".")
         if parts[0] != "streambn":
             continue
-        yield from [parts[1]] if len(parts) > 1 else names
+        asked = [parts[1]] if len(parts) > 1 else names
+        yield from (streambn._HOMES.get(name, name) for name in asked)
 
 
 def sources(folder):
@@ -171,22 +181,98 @@ def test_the_public_names_are_these():
     }
 
 
-def test_importing_streambn_imports_nothing_heavy():
-    def loaded_by(imports):
-        code = f"import sys, {imports}; print('\\n'.join(sys.modules))"
-        ran = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        )
-        return set(ran.stdout.split())
+def loaded_by(code, **environment):
+    """Name the modules that there are in a process which has run this."""
+    code += "\nimport sys; print(*sys.modules, file=sys.stderr)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **environment},
+    )
+    return set(ran.stderr.split())
 
-    loaded = loaded_by("streambn")
+
+def run_by_command(*arguments):
+    """Name the modules that a command has loaded when it ends."""
+    return loaded_by(
+        f"import sys; sys.argv = ['streambn', *{[*map(str, arguments)]}]\n"
+        "from streambn.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+    )
+
+
+def test_importing_streambn_imports_nothing_but_itself():
+    loaded = loaded_by("import streambn")
+    assert {name for name in loaded if name.startswith("streambn")} == {"streambn"}
+    assert {name.partition(".")[0] for name in loaded} <= {
+        *sys.stdlib_module_names,
+        *{name.partition(".")[0] for name in loaded_by("")},
+        "streambn",
+    }
+
+
+def test_using_streambn_imports_nothing_heavy():
+    loaded = loaded_by("import streambn; streambn.Normalizer, streambn.snapshot")
     roots = {name.partition(".")[0] for name in loaded}
     assert not roots & {"typer", "click", "rich", "pandas", "polars", "hypothesis", "duckdb"}
     heavy = {"pyarrow.dataset", "pyarrow.fs", "pyarrow.parquet", "pyarrow.csv", "pyarrow.compute"}
     assert not loaded & heavy
     # numpy and pyarrow themselves load other packages where those are installed.
-    ours = roots - {name.partition(".")[0] for name in loaded_by("numpy, pyarrow, msgspec")}
+    loaded_anyway = loaded_by("import numpy, pyarrow, msgspec")
+    ours = roots - {name.partition(".")[0] for name in loaded_anyway}
     assert ours - set(sys.stdlib_module_names) == {"streambn"}
+
+
+def test_learning_needs_no_statistics_file_and_no_second_implementation():
+    loaded = loaded_by(
+        "import pyarrow as pa, streambn as sbn\n"
+        "sbn.Normalizer().update(pa.table({'x': [1.0, 2.0]})).stats()"
+    )
+    assert not loaded & {"streambn.snapshot", "msgspec"}
+    assert ("streambn.kernels.reference" in loaded) == (kernels.active == "reference")
+
+
+def test_the_reference_is_taken_where_it_is_asked_for():
+    loaded = loaded_by("import streambn; streambn.kernels", STREAMBN_KERNELS="reference")
+    assert "streambn.kernels.reference" in loaded
+    assert "streambn.kernels.native" not in loaded
+
+
+@pytest.mark.parametrize("command", [[], ["fit"], ["apply"], ["normalize"], ["merge"], ["show"]])
+def test_help_needs_no_arrow(command):
+    loaded = run_by_command(*command, "--help")
+    assert not loaded & {"pyarrow", "numpy", "msgspec", "pydantic"}
+    # What there is to know of the options, and no more.
+    ours = {name for name in loaded if name.startswith("streambn.")}
+    assert ours == {f"streambn.{name}" for name in ("cli", "cli_options", "commands", "errors")}
+
+
+def test_a_fit_imports_only_what_it_uses(tmp_path):
+    pq.write_table(pa.table({"x": [1.0, 2.0]}), tmp_path / "x.parquet")
+    output = tmp_path / "stats.json"
+    loaded = run_by_command("fit", tmp_path / "x.parquet", "-o", output, "--policy", "ema",
+                            "--halflife", "10", "--eps", "0.1")  # fmt: skip
+    assert output.exists()
+    roots = {name.partition(".")[0] for name in loaded}
+    assert not roots & {"rich", "pandas", "pydantic"}
+    assert not loaded & {"pyarrow.dataset", "pyarrow.csv", "pyarrow.compute"}
+    assert ("streambn.kernels.reference" in loaded) == (kernels.active == "reference")
+
+
+def test_names_are_there_before_they_are_asked_for():
+    code = (
+        "import streambn; listed = dir(streambn); from streambn import *; "
+        "assert {*streambn.__all__} <= {*listed} & {*globals()}; "
+        "assert streambn.errors.SchemaError is SchemaError; "
+        "assert streambn.kernels.active in streambn.kernels.describe()"
+    )
+    loaded_by(code)
+    with pytest.raises(AttributeError, match="no attribute 'Normaliser'"):
+        streambn.Normaliser  # noqa: B018
+    assert not hasattr(streambn, "__wrapped__")
 
 
 def test_every_error_is_a_value_error_of_the_one_tree():
