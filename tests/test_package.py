@@ -49,6 +49,7 @@ ROOMS = [
     "files",
     "outputs",
     "render",
+    "progress",
     "demo",
     "cli_options",
     "commands",
