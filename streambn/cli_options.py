@@ -292,27 +292,32 @@ class FitOptions:
 Command = Callable[..., None]
 
 
-def taking(options: type[Any]) -> Callable[[Command], Command]:
-    """Give a command the fields of a dataclass as parameters.
+def taking(**groups: type[Any]) -> Callable[[Command], Command]:
+    """Give a command the fields of dataclasses as parameters.
 
-    The command itself receives them as one value, called ``options``, so that two
-    commands can share them.
+    The command itself receives each of them as one value, under its keyword here, so that
+    several commands can share them.
     """
     keyword = inspect.Parameter.KEYWORD_ONLY
-    shared = [
-        inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type)
-        for f in fields(options)
-    ]
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def wrapper(**given: Any) -> None:
-            chosen = {parameter.name: given.pop(parameter.name) for parameter in shared}
-            command(options=options(**chosen), **given)
+            values = {
+                name: group(**{f.name: given.pop(f.name) for f in fields(group)})
+                for name, group in groups.items()
+            }
+            command(**given, **values)
 
         signature = inspect.signature(command, eval_str=True)
-        own = [p for p in signature.parameters.values() if p.name != "options"]
-        parameters = [p.replace(kind=keyword) for p in own] + shared
+        parameters = [
+            p.replace(kind=keyword) for p in signature.parameters.values() if p.name not in groups
+        ]
+        parameters += [
+            inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type)
+            for group in groups.values()
+            for f in fields(group)
+        ]
         vars(wrapper)["__signature__"] = signature.replace(parameters=parameters)
         wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
         del wrapper.__wrapped__  # or its parameters would be looked at instead

@@ -6,10 +6,8 @@ Nothing here handles an error or a signal; that is for `streambn.cli`, which run
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +15,6 @@ import typer
 
 import streambn as sbn
 from streambn.cli_options import (
-    CsvTypes,
     Dtype,
     FitOptions,
     Float,
@@ -30,16 +27,20 @@ from streambn.cli_options import (
     flag,
     fresh_normalizer,
     in_flags,
-    parse_csv_types,
     parse_time,
     split_columns,
     taking,
 )
 from streambn.errors import InvalidValueError, StreamBNError
+from streambn.job_options import CheckpointOptions, JobOptions, WriteOptions
 
 if TYPE_CHECKING:
-    from streambn import render
+    from streambn.checkpoints import Interval, Keeper, Reached
+    from streambn.fileapply import Turning
     from streambn.files import Source
+    from streambn.fitted import Fitted
+    from streambn.jobs import Folder
+    from streambn.locations import Location
     from streambn.outputs import Output
 
 __all__ = [
@@ -55,10 +56,6 @@ __all__ = [
     "streambn",
 ]
 
-# A longer batch is normalized in slices: its results would otherwise need as much
-# memory again as the batch itself.
-_APPLY_ROWS = 1 << 17
-
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
@@ -73,6 +70,14 @@ class ShowFormat(StrEnum):
     table = "table"
     json = "json"
     csv = "csv"
+
+
+class UsingOption(StrEnum):
+    """By which statistics a batch is normalized that is learned as well."""
+
+    running = "running"
+    before = "before"
+    batch = "batch"
 
 
 def _version(wanted: bool) -> None:
@@ -102,12 +107,23 @@ def streambn(version: Version = False) -> None:
 
 
 @app.command()
-@taking(FitOptions)
+@taking(options=FitOptions, job=JobOptions, keeping=CheckpointOptions)
 def fit(
     inputs: Inputs,
     *,
-    output: StatsOut,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="STATS",
+            help="The statistics file to write; --checkpoint FILE can take its place.",
+            show_default=False,
+        ),
+    ] = None,
     options: FitOptions,
+    job: JobOptions,
+    keeping: CheckpointOptions,
     continue_from: Annotated[
         str | None,
         typer.Option(
@@ -117,33 +133,56 @@ def fit(
         ),
     ] = None,
     frozen: Frozen = False,
-    csv_type: CsvTypes = None,
-    quiet: Quiet = False,
 ) -> None:
     """Learn means and variances of columns, and write them to a statistics file.
 
-    Inputs are read once, in the order given, a batch at a time.
+    Inputs are read once, in the order given, a batch at a time. A job that was
+    stopped goes on with [bold]--resume[/bold], and its result is the same.
 
     Example: [bold]streambn fit 'data/**/*.parquet' -o stats.json --policy ema
     --halflife 10000 --columns price,volume[/bold]
 
     By event time: [bold]streambn fit trades.csv -o stats.json --policy ema
     --halflife 7d --time traded_at --weights volume[/bold]
-    """
-    from streambn import files, outputs, render  # noqa: PLC0415
 
+    An endless stream: [bold]produce | streambn fit - --checkpoint stats.json[/bold]
+    """
+    from streambn import files, jobs, outputs  # noqa: PLC0415
+    from streambn.locations import locate  # noqa: PLC0415
+    from streambn.progress import fitted  # noqa: PLC0415
+
+    with _usage():
+        target = output or keeping.checkpoint
+        if target is None:
+            raise InvalidValueError("Missing option '-o' / '--output' (or --checkpoint)")
+        how, interval = job.reading(), keeping.interval()
     sources = files.scan(inputs)
     with _usage():
-        outputs.check_target(output, sources)
-        types = parse_csv_types(csv_type)
+        outputs.check_target(target, sources)
+        if job.resume:
+            jobs.check_resumable(sources)
         normalizer = _start(options, continue_from)
-    rows = _learn(normalizer, sources, _asked(options), types, quiet=quiet)
-    (normalizer.freeze() if frozen else normalizer).save(output)
-    if not quiet:
-        render.fitted(normalizer, rows, output)
+    kept_at = locate(keeping.checkpoint or f"{target}.checkpoint")
+    jobs.use_threads(how.threads)
+    with _kept(kept_at, sources, normalizer, job, interval) as (start, keeper):
+        end, done = jobs.fit_job(
+            start, sources, _asked(options, normalizer), how, job.showing(), keeper, _learned
+        )
+        normalizer = sbn.Normalizer._of(end.fitted)
+        if output is None:
+            keeper.write()
+        else:
+            _save(normalizer.freeze() if frozen else normalizer, output)
+    if output is not None:
+        kept_at.remove()
+    if not job.quiet:
+        fitted(normalizer, done.rows, target)
+    fingerprint = normalizer.freeze().fingerprint if normalizer.lanes else None
+    _tell(job, "fit", target, done, fingerprint)
 
 
 @app.command()
+@taking(job=JobOptions, writing=WriteOptions)
 def apply(
     stats: Stats,
     inputs: Inputs,
@@ -153,8 +192,15 @@ def apply(
     inverse: Annotated[
         bool, typer.Option("--inverse", help="Undo: from normalized values to the original ones.")
     ] = False,
-    csv_type: CsvTypes = None,
-    quiet: Quiet = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read each output back: counts, nulls, and that the inverse gives the input.",
+        ),
+    ] = False,
+    job: JobOptions,
+    writing: WriteOptions,
 ) -> None:
     """Normalize data with a statistics file, frozen or not; nothing is learned.
 
@@ -164,21 +210,35 @@ def apply(
 
     Example: [bold]streambn apply stats.json data/ -o normalized/[/bold]
     """
-    from streambn import files, outputs  # noqa: PLC0415
+    from streambn import files, jobs, outputs  # noqa: PLC0415
+    from streambn.fileapply import Turning  # noqa: PLC0415
 
+    with _usage():
+        how, encoding = job.reading(), writing.encoding()
+    loaded = _load(stats)
     with _naming(stats):
-        frozen = _frozen(sbn.load(stats))
+        frozen = _frozen(loaded)
     sources = files.scan(inputs)
     with _usage():
-        types = parse_csv_types(csv_type)
-        jobs = outputs.plan(sources, output)
-        if any(os.path.realpath(stats) == os.path.realpath(job.target) for job in jobs):
+        plan = outputs.plan(sources, output)
+        if any(os.path.realpath(stats) == os.path.realpath(each.target) for each in plan):
             raise InvalidValueError(f"{stats}, the statistics, would be replaced by the output")
-    _emit(_Emission(frozen, types, dtype, inverse), jobs, quiet=quiet)
+    jobs.use_threads(how.threads)
+    turning = Turning(frozen, _arrow_type(dtype), inverse)
+    applied = jobs.apply_job(
+        turning,
+        plan,
+        how,
+        encoding,
+        job.showing(),
+        folder=_folder(output, plan, turning, job, writing),
+        fsync=writing.fsync,
+    )
+    _tell(job, "apply", output, applied, frozen.fingerprint)
 
 
 @app.command()
-@taking(FitOptions)
+@taking(options=FitOptions, job=JobOptions, keeping=CheckpointOptions, writing=WriteOptions)
 def normalize(
     inputs: Inputs,
     *,
@@ -191,31 +251,81 @@ def normalize(
         ),
     ] = None,
     dtype: Dtype = None,
-    csv_type: CsvTypes = None,
-    quiet: Quiet = False,
+    online: Annotated[
+        bool,
+        typer.Option(
+            "--online", help="In one pass: learn each batch, and normalize it by what is known then."
+        ),
+    ] = False,
+    using: Annotated[
+        UsingOption,
+        typer.Option(
+            help="With --online: by the statistics with the batch in them (running), without it "
+            "(before), or by its own (batch)."
+        ),
+    ] = UsingOption.running,
+    job: JobOptions,
+    keeping: CheckpointOptions,
+    writing: WriteOptions,
 ) -> None:
-    """Fit on the inputs, then apply to the same inputs: two passes over them.
+    """Fit on the inputs, then apply to the same inputs: two passes over them, or one.
 
     Example: [bold]streambn normalize data.csv -o normalized.parquet --save stats.json[/bold]
-    """
-    from streambn import files, outputs, render  # noqa: PLC0415
 
+    A stream, as it comes: [bold]produce | streambn normalize --online - -o - | consume[/bold]
+    """
+    from streambn import files, jobs, outputs  # noqa: PLC0415
+    from streambn.fileapply import Learning, Turning  # noqa: PLC0415
+    from streambn.locations import locate  # noqa: PLC0415
+    from streambn.progress import fitted  # noqa: PLC0415
+
+    with _usage():
+        how, encoding, interval = job.reading(), writing.encoding(), keeping.interval()
     sources = files.scan(inputs)
     with _usage():
-        _check_rereadable(sources)
-        types = parse_csv_types(csv_type)
-        jobs = outputs.plan(sources, output)
+        if not online:
+            _check_rereadable(sources)
+        elif job.resume:
+            raise InvalidValueError(
+                "--online with --resume: what is normalized by statistics of the moment cannot be "
+                "gone on with; begin anew"
+            )
+        plan = outputs.plan(sources, output)
         if save is not None:
             outputs.check_target(save, sources)
-            if any(os.path.realpath(save) == os.path.realpath(job.target) for job in jobs):
+            if any(os.path.realpath(save) == os.path.realpath(each.target) for each in plan):
                 raise InvalidValueError(f"--save and --output are the same file, {save}")
         normalizer = fresh_normalizer(options)
-    rows = _learn(normalizer, sources, _asked(options), types, quiet=quiet)
-    _emit(_Emission(normalizer.freeze(), types, dtype), jobs, quiet=quiet)
+    jobs.use_threads(how.threads)
+    if online:
+        learning = Learning(normalizer, using.value, _arrow_type(dtype))
+        applied = jobs.apply_job(
+            learning, plan, how, encoding, job.showing(), fsync=writing.fsync
+        )
+    else:
+        kept_at = _checkpoint_of(output, plan, keeping)
+        with _kept(kept_at, sources, normalizer, job, interval) as (start, keeper):
+            end, _ = jobs.fit_job(
+                start, sources, _asked(options, normalizer), how, job.showing(), keeper, _learned
+            )
+            normalizer = sbn.Normalizer._of(end.fitted)
+            turning = Turning(normalizer.freeze(), _arrow_type(dtype))
+            applied = jobs.apply_job(
+                turning,
+                plan,
+                how,
+                encoding,
+                job.showing(),
+                folder=_folder(output, plan, turning, job, writing),
+                fsync=writing.fsync,
+            )
+        if kept_at is not None:
+            kept_at.remove()
     if save is not None:
-        normalizer.save(save)
-        if not quiet:
-            render.fitted(normalizer, rows, save)
+        _save(normalizer, save)
+        if not job.quiet:
+            fitted(normalizer, applied.rows, save)
+    _tell(job, "normalize", output, applied, normalizer.freeze().fingerprint)
 
 
 @app.command()
@@ -324,15 +434,102 @@ def _usage() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _naming(name: str, progress: render.Progress | None = None) -> Iterator[None]:
-    """Say in which file, and where in it, the library met what it complains about."""
+def _naming(name: str) -> Iterator[None]:
+    """Say in which file the library met what it complains about."""
     try:
         yield
     except StreamBNError as error:
         if str(error).startswith(name):
             raise
-        where = f" after row {progress.in_file:,}" if progress and progress.in_file else ""
-        raise type(error)(f"{name}{where}: {error}") from error
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _learned(fitted: Fitted, batch: Any) -> Fitted:
+    """Learn a batch; what is wrong with it is told in the words of the options."""
+    with in_flags():
+        return fitted.learned(batch)
+
+
+@contextlib.contextmanager
+def _kept(
+    location: Location | None,
+    sources: list[Source],
+    normalizer: sbn.Normalizer,
+    job: JobOptions,
+    interval: Interval,
+) -> Iterator[tuple[Reached, Keeper]]:
+    """Keep a checkpoint of a fit while it runs."""
+    from streambn import jobs  # noqa: PLC0415
+
+    options = [f"csv types {sorted(job.csv_type or ())}", f"on error {job.on_error.value}"]
+    begun = normalizer._current
+    with jobs.kept(location, sources, begun, options, interval, resume=job.resume) as kept:
+        yield kept
+
+
+def _checkpoint_of(
+    output: str, plan: list[Output], keeping: CheckpointOptions
+) -> Location | None:
+    """Say where the checkpoint of a job that writes outputs is kept."""
+    from streambn.files import PIPE  # noqa: PLC0415
+    from streambn.locations import locate  # noqa: PLC0415
+
+    if keeping.checkpoint is not None:
+        return locate(keeping.checkpoint)
+    if output == PIPE:
+        return None
+    if plan[0].mirrored:
+        return locate(output).child("_streambn.checkpoint")
+    return locate(f"{output}.checkpoint")
+
+
+def _folder(
+    output: str, plan: list[Output], turning: Turning, job: JobOptions, writing: WriteOptions
+) -> Folder | None:
+    """Describe the folder that outputs go to; None: it is one output."""
+    from streambn.jobs import Folder  # noqa: PLC0415
+    from streambn.locations import locate  # noqa: PLC0415
+
+    if not plan[0].mirrored:
+        return None
+    depends = {
+        "dtype": None if turning.dtype is None else str(turning.dtype),
+        "inverse": turning.inverse,
+        "compression": writing.compression and writing.compression.value,
+        "row_group_rows": writing.row_group_rows,
+        "csv_types": sorted(job.csv_type or ()),
+        "on_error": job.on_error.value,
+    }
+    return Folder(locate(output), depends, job.resume, writing.overwrite)
+
+
+def _arrow_type(dtype: Float | None) -> Any:
+    import pyarrow as pa  # noqa: PLC0415
+
+    return None if dtype is None else pa.type_for_alias(dtype.value)
+
+
+def _load(path: str) -> sbn.Normalizer | sbn.FrozenNormalizer:
+    return sbn.load(path)
+
+
+def _save(normalizer: sbn.Normalizer | sbn.FrozenNormalizer, path: str) -> None:
+    normalizer.save(path)
+
+
+def _tell(
+    job: JobOptions,
+    command: str,
+    output: str,
+    counted: Any,
+    fingerprint: str | None,
+) -> None:
+    """Say what was left out, and if asked for, in JSON what was done."""
+    from streambn.progress import Report, list_skipped, print_json  # noqa: PLC0415
+
+    list_skipped(counted.skipped)
+    if job.json:
+        print_json(Report(command=command, output=output, fingerprint=fingerprint, **counted._asdict()))
 
 
 def _check_rereadable(sources: list[Source]) -> None:
@@ -363,8 +560,11 @@ def _frozen(loaded: sbn.Normalizer | sbn.FrozenNormalizer) -> sbn.FrozenNormaliz
     return loaded if isinstance(loaded, sbn.FrozenNormalizer) else loaded.freeze()
 
 
-def _asked(options: FitOptions) -> list[str] | None:
-    return None if options.columns is None else split_columns(options.columns)
+def _asked(options: FitOptions, normalizer: sbn.Normalizer) -> list[str] | None:
+    """Name the columns to read: those asked for, or those that the statistics have."""
+    if options.columns is not None:
+        return split_columns(options.columns)
+    return list(normalizer.lanes) or None
 
 
 def _instant(at: str, loaded: sbn.Normalizer | sbn.FrozenNormalizer) -> Any:
@@ -384,81 +584,3 @@ def _instant(at: str, loaded: sbn.Normalizer | sbn.FrozenNormalizer) -> Any:
     except InvalidValueError as error:
         raise InvalidValueError(f"--at {at!r}: {str(error).removeprefix('at ')}") from error
     return when
-
-
-def _learn(
-    normalizer: sbn.Normalizer,
-    sources: list[Source],
-    names: list[str] | None,
-    csv_types: dict[str, Any],
-    *,
-    quiet: bool,
-) -> int:
-    """Update with every source, in order; return the number of rows."""
-    from streambn import files, render  # noqa: PLC0415
-    from streambn.policies import event_time_of  # noqa: PLC0415
-    from streambn.weighing import beside  # noqa: PLC0415
-
-    names = names or list(normalizer.lanes) or None
-    others = beside(normalizer.options.weights, event_time_of(normalizer.policy))
-    keys = [*(names or ()), *others]
-    with render.progress("fitting", len(sources), quiet=quiet) as progress:
-        for source in sources:
-            progress.start_file()
-            choose = functools.partial(
-                files.fitting_columns, names=names, beside=others, keys=source.keys
-            )
-            with _naming(source.name, progress):
-                reader = files.open_reader(source, keys=keys, choose=choose, csv_types=csv_types)
-                for batch in reader:
-                    with in_flags():
-                        normalizer.update(batch)
-                    progress.add(batch.num_rows)
-    return progress.rows
-
-
-@dataclass(frozen=True)
-class _Emission:
-    """A frozen normalizer and how it is to be applied."""
-
-    frozen: sbn.FrozenNormalizer
-    csv_types: dict[str, Any]
-    dtype: Float | None = None
-    inverse: bool = False
-
-    def stream(self, source: Source, job: Output, progress: render.Progress) -> Any:
-        """Open a source and normalize it, lazily."""
-        import pyarrow as pa  # noqa: PLC0415
-
-        from streambn import files  # noqa: PLC0415
-
-        # In a folder's copy the partition keys stay where they are, in its path.
-        keys = self.frozen.lanes if job.mirrored else source.keys
-        reader = files.open_reader(
-            source, keys=keys, csv_types=self.csv_types, max_rows=_APPLY_ROWS
-        )
-        turn = self.frozen.inverse_transform if self.inverse else self.frozen.transform
-        progress.start_file()
-        with _naming(source.name):
-            turned = turn(reader, dtype=self.dtype and pa.type_for_alias(self.dtype.value))
-
-        def batches() -> Iterator[Any]:
-            with _naming(source.name, progress):
-                for batch in turned:
-                    yield batch
-                    progress.add(batch.num_rows)
-
-        return pa.RecordBatchReader.from_batches(turned.schema, batches())
-
-
-def _emit(emission: _Emission, jobs: list[Output], *, quiet: bool) -> None:
-    """Normalize every source into its output."""
-    from streambn import outputs, render  # noqa: PLC0415
-    from streambn.atomic import staged  # noqa: PLC0415
-
-    count = sum(len(job.sources) for job in jobs)
-    # On one stage: of a job that fails, nothing is left that looks like its result.
-    with render.progress("applying", count, quiet=quiet) as progress, staged() as stage:
-        for job in jobs:
-            streams = ((s.name, emission.stream(s, job, progress)) for s in job.sources)
-            outputs.write(outputs.concat(streams), job, stage)

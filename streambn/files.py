@@ -16,23 +16,23 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
 
-from streambn import formats
+from streambn import reading
 from streambn.errors import StreamBNError
-from streambn.formats import Choose
+from streambn.reading import Choose, Opened, Piece
 
-__all__ = ["PIPE", "Source", "fitting_columns", "open_reader", "scan"]
+__all__ = ["PIPE", "Source", "fitting_columns", "open_reader", "open_source", "scan"]
 
 # Standard input among the inputs; standard output as an output.
 PIPE = "-"
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Source:
     """One input.
 
@@ -60,6 +60,16 @@ class Source:
     def name(self) -> str:
         """What messages call it."""
         return "standard input" if self.path == PIPE else self.path
+
+    distant = False
+
+    def open(self) -> Any:
+        return pa.OSFile(self.path, "r")
+
+    def stamp(self) -> Any:
+        s = os.stat(self.path)
+        from streambn.locations import Stamp
+        return Stamp(s.st_size, s.st_mtime_ns, None)
 
     @property
     def rereadable(self) -> bool:
@@ -184,15 +194,14 @@ def _hive_keys(paths: Iterable[str]) -> list[dict[str, Any]]:
 # --- reading --------------------------------------------------------------------------
 
 
-def open_reader(
+def open_source(
     source: Source,
     *,
     keys: Iterable[str] = (),
     choose: Choose | None = None,
     csv_types: Mapping[str, Any] | None = None,
-    max_rows: int | None = None,
-) -> Any:
-    """Open a source as a lazy stream of record batches, its format told by its content.
+) -> Opened:
+    """Open a source, its format told by its content.
 
     Parameters
     ----------
@@ -203,15 +212,9 @@ def open_reader(
         under that name is left alone.
     choose : callable, optional
         Given the schema, names the top-level columns that are needed, or None for all.
-        Parquet files then read no others.
+        Parquet and Arrow IPC files then read no others.
     csv_types : mapping of str to pyarrow.DataType, optional
         Types of CSV columns that are not to be inferred.
-    max_rows : int, optional
-        Longer batches are sliced. Without it, they come as they lie in the file.
-
-    Returns
-    -------
-    pyarrow.RecordBatchReader
 
     Raises
     ------
@@ -220,35 +223,36 @@ def open_reader(
         on is raised when the reader arrives there.
     """
     if source.rereadable:
-        schema, batches = formats.read_file(source.path, choose, csv_types)
+        opened = reading.open_file(
+            source.open, source.name, choose, csv_types, distant=source.distant
+        )
     elif source.path != PIPE:
-        pipe = open(source.path, "rb")  # noqa: SIM115  (closed at its end)
-        schema, batches = formats.read_pipe(pipe, source.name)
-        batches = _closing(pipe, batches)
+        pipe = open(source.path, "rb", buffering=0)  # noqa: SIM115  (closed at its end)
+        opened = reading.open_pipe(pipe, source.name)
     elif sys.stdin.isatty():
         raise StreamBNError("standard input is a terminal: pipe an Arrow IPC stream into it")
     else:
-        schema, batches = formats.read_pipe(sys.stdin.buffer, source.name)
-    if max_rows is not None:
-        batches = _sliced(batches, max_rows)
-    wanted = set(keys) - set(schema.names)
+        opened = reading.open_pipe(open(0, "rb", buffering=0, closefd=False), source.name)
+    wanted = set(keys) - set(opened.schema.names)
     appended = {key: value for key, value in source.keys.items() if key in wanted}
+    if not appended:
+        return opened
+    schema = opened.schema
     for key, value in appended.items():
         schema = schema.append(pa.field(key, value.type))
-    if appended:
-        batches = _with_columns(batches, list(appended.values()), schema)
-    return pa.RecordBatchReader.from_batches(schema, batches)
+    values = list(appended.values())
+
+    def with_keys(piece: Piece) -> Piece:
+        return piece._replace(read=lambda: _with_columns(piece.read(), values, schema))
+
+    return Opened(opened.kind, schema, [with_keys(piece) for piece in opened.pieces])
 
 
-def _closing(pipe: BinaryIO, batches: Iterable[Any]) -> Iterator[Any]:
-    with pipe:
-        yield from batches
-
-
-def _sliced(batches: Iterable[Any], rows: int) -> Iterator[Any]:
-    for batch in batches:
-        for start in range(0, max(batch.num_rows, 1), rows):
-            yield batch.slice(start, rows)
+def open_reader(source: Source, **how: Any) -> Any:
+    """Open a source as a lazy pyarrow.RecordBatchReader; the arguments are `open_source`'s."""
+    opened = open_source(source, **how)
+    batches = (batch for piece in opened.pieces for batch in piece.read())
+    return pa.RecordBatchReader.from_batches(opened.schema, batches)
 
 
 def _with_columns(batches: Iterable[Any], values: list[Any], schema: Any) -> Iterator[Any]:

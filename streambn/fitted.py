@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -166,6 +166,31 @@ class Fitted:
             where = {lane: i for i, lane in enumerate(theirs.lanes)}
             state = self.policy.take(state, [where[lane] for lane in mine.lanes])
         return replace(self, state=self.policy.merge(self.state, state))
+
+    def part(self, columns: Collection[str]) -> Fitted | None:
+        """Return the statistics of some of the top-level columns; None: they have none.
+
+        What it normalizes has the same values as those columns of the whole.
+        """
+        leaves = self._bound_to().leaves
+        kept = [leaf.path[0] in columns for leaf in leaves]
+        if all(kept):
+            return self
+        if not any(kept):
+            return None
+        binding = Binding(tuple(leaf for leaf, keep in zip(leaves, kept, strict=True) if keep))
+        lanes = np.flatnonzero(np.repeat(kept, [leaf.width for leaf in leaves]))
+        affine = self.options.affine
+        if affine is not None:
+            keys = _affine_keys(binding)
+            affine = {name: pair for name, pair in affine.items() if name in keys}
+        return Fitted(
+            self.policy,
+            replace(self.options, affine=affine or None),
+            self.columns,
+            binding,
+            self.policy.take(self.state, lanes.tolist()),
+        )
 
     # -------------------------------------------------------------------- reading
 

@@ -1,7 +1,7 @@
 """The outputs of a file job: which sources go where, each written whole or not at all.
 
-`plan` says which sources go into which output, `concat` joins streams that go into the
-same one, and `write` drains a stream into a file, a folder's file, or standard output.
+`plan` says which sources go into which output, and `concat` joins streams that go into
+the same one.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import pyarrow as pa
 
 from streambn import formats
-from streambn.atomic import Stage
-from streambn.errors import InvalidValueError, SchemaError, StreamBNError
+from streambn.errors import InvalidValueError, SchemaError
 from streambn.files import PIPE, Source
 from streambn.formats import Format
+from streambn.reading import format_of
 
-__all__ = ["Output", "check_target", "concat", "plan", "write"]
+__all__ = ["Output", "check_target", "concat", "plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,11 @@ class Output:
     format: Format
     sources: tuple[Source, ...]
     mirrored: bool = False
+
+    @property
+    def location(self):
+        from streambn.locations import locate
+        return locate(self.target)
 
 
 def plan(sources: Sequence[Source], out: str) -> list[Output]:
@@ -96,8 +101,7 @@ def _plan_folder(sources: Sequence[Source], out: str) -> list[Output]:
         check_target(target, sources, in_folder=False)
         kind = Format.IPC_STREAM
         if source.rereadable:
-            with open(source.path, "rb") as file:
-                kind = formats.sniff(file.read(formats.HEAD), source.name)
+            kind, _ = format_of(source.open, source.name)
         outputs.append(Output(target, kind, (source,), mirrored=True))
     return outputs
 
@@ -201,51 +205,3 @@ def _conform(batch: Any, schema: Any, name: str, first: str) -> Any:
                 f"{target.type}, which it is in {first}, of the same output"
             ) from error
     return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def write(reader: Any, output: Output, stage: Stage) -> None:
-    """Drain a stream into an output, which appears when the stage commits.
-
-    Parameters
-    ----------
-    reader : pyarrow.RecordBatchReader
-        What to write; the schema's metadata is kept where the format can hold it.
-    output : Output
-        Where to. Standard output is not staged: it is flushed at each batch.
-    stage : Stage
-        On which files wait for the rest of their job.
-
-    Raises
-    ------
-    StreamBNError
-        The format cannot hold a column, or the reader failed.
-    """
-    if output.target == PIPE:
-        _write_stdout(reader)
-        return
-    first = output.sources[0]
-    keeps_codec = output.format is Format.PARQUET and first.rereadable
-    codec = formats.codec_of(first.path) if keeps_codec else formats.CODEC
-    stage.make_folder(Path(output.target).parent)
-    with stage.write(output.target) as file:
-        try:
-            formats.write_batches(file, reader, output.format, codec)
-        except pa.ArrowException as error:
-            said = str(error).strip().partition("\n")[0]
-            # Inputs that encode a column by unlike dictionaries meet here.
-            remedy = " Write .arrows or .parquet instead." if "Dictionary repl" in said else ""
-            raise StreamBNError(
-                f"{output.target}: cannot be written as {output.format.value}: {said}{remedy}"
-            ) from error
-
-
-def _write_stdout(reader: Any) -> None:
-    out: Any = sys.stdout.buffer
-    writer = pa.ipc.new_stream(out, reader.schema)
-    out.flush()
-    for batch in reader:
-        writer.write_batch(batch)
-        out.flush()
-    # Closed only here: the mark of the stream's end must not follow a failure.
-    writer.close()
-    out.flush()

@@ -1,13 +1,12 @@
-"""What the command prints for people: the table of statistics, progress, summaries."""
+"""What the command prints for people: the table of statistics."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from streambn.weighing import moment
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Progress", "fitted", "number", "progress", "rows_seen", "show", "table"]
+__all__ = ["number", "rows_seen", "show", "table"]
 
 
 # What stats() has of any policy, also where nothing was seen and there are none.
@@ -214,76 +213,3 @@ def _remark(lane: dict[str, Any]) -> str:
 def number(value: float | None) -> str:
     """Write six significant digits, thousands separated."""
     return "-" if value is None else f"{value:,.6g}"
-
-
-def fitted(normalizer: sbn.Normalizer, rows: int, path: str) -> None:
-    """Say on stderr what a fit did."""
-    lanes = len(normalizer.lanes)
-    print(
-        f"streambn: {rows:,} rows, statistics of {lanes:,} column{'s' * (lanes != 1)} in {path}",
-        file=sys.stderr,
-    )
-
-
-# --- progress -------------------------------------------------------------------------
-
-
-class Progress:
-    """Counts rows and files, and tells whoever listens.
-
-    Attributes
-    ----------
-    rows, files, in_file : int
-        Rows so far, files begun, rows so far of the file under way.
-    """
-
-    def __init__(self, listener: Callable[[Progress], None] | None = None) -> None:
-        self.rows = self.files = self.in_file = 0
-        self._listener = listener
-
-    def start_file(self) -> None:
-        """Count a file."""
-        self.files += 1
-        self.in_file = 0
-        self.add(0)
-
-    def add(self, rows: int) -> None:
-        """Count rows."""
-        self.rows += rows
-        self.in_file += rows
-        if self._listener:
-            self._listener(self)
-
-
-@contextlib.contextmanager
-def progress(verb: str, files: int, *, quiet: bool) -> Iterator[Progress]:
-    """Count, with a bar on stderr if that is a terminal and `quiet` is not set."""
-    if quiet or not sys.stderr.isatty():
-        yield Progress()
-        return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, TextColumn  # noqa: PLC0415
-    from rich.progress import Progress as Bar  # noqa: PLC0415
-
-    bar = Bar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[rows]:,} rows"),
-        TextColumn("{task.fields[rate]:,.0f} rows/s"),
-        TextColumn("file {task.fields[file]:,} of {task.fields[files]:,}"),
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=False,  # which may be a pipe that carries the result
-        redirect_stderr=False,
-    )
-    with bar:
-        # The bar is of files done; of a single file nobody knows the length, so it pulses.
-        total = files if files > 1 else None
-        task = bar.add_task(verb, total=total, rows=0, rate=0.0, file=0, files=files)
-
-        def listener(counted: Progress) -> None:
-            rate = counted.rows / max(bar.tasks[0].elapsed or 0.0, 1e-3)
-            done = counted.files - 1
-            bar.update(task, completed=done, rows=counted.rows, rate=rate, file=counted.files)
-
-        yield Progress(listener)

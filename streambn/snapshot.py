@@ -38,7 +38,10 @@ from streambn.policies import (
 __all__ = ["Saved", "can_hold", "decode", "encode", "fingerprint", "read", "write"]
 
 FORMAT = "streambn statistics"
-VERSION = 2  # since which there are Σw², sample weights, event times, gaps of a recursion
+VERSION = 3
+# A file is of the earliest version that can say what it says: since 2 there are Σw², sample
+# weights, event times and gaps of a recursion; since 3, notes.
+_PLAIN_VERSION = 2
 _NOT_NEGATIVE = (
     *("count", "nulls", "nans", "pos_infs", "neg_infs"),
     *("weight", "pairs", "squares", "m2_hi", "decay"),
@@ -298,6 +301,7 @@ class _File(_Typed):
     fingerprint: str | None
     checksum: str
     body: _Body
+    note: dict[str, Any] | None = None
 
 
 class _Header(msgspec.Struct):
@@ -308,10 +312,22 @@ class _Header(msgspec.Struct):
 
 
 class Saved(NamedTuple):
-    """What a file holds."""
+    """What a file holds.
+
+    Attributes
+    ----------
+    fitted : Fitted
+        The statistics.
+    frozen : bool
+        Whether they may change no more.
+    note : dict, optional
+        What somebody wrote beside them, such as a job that is to go on from them; of
+        JSON's types. It is no part of the statistics.
+    """
 
     fitted: Fitted
     frozen: bool
+    note: dict[str, Any] | None = None
 
 
 _POLICIES: dict[type, type[_Welford] | type[_EMA] | type[_BatchEMA]] = {
@@ -337,11 +353,12 @@ def encode(saved: Saved) -> bytes:
     body = _body(saved.fitted)
     file = _File(
         format=FORMAT,
-        version=VERSION,
+        version=_PLAIN_VERSION if saved.note is None else VERSION,
         kind="frozen" if saved.frozen else "normalizer",
         fingerprint=_sha256(body) if saved.frozen else None,
         checksum="",
         body=body,
+        note=saved.note,
     )
     file = msgspec.structs.replace(file, checksum=_sha256(file))
     return msgspec.json.encode(file, order="deterministic") + b"\n"
@@ -396,7 +413,7 @@ def decode(content: bytes, name: str = "the statistics") -> Saved:
         elif file.fingerprint != (_sha256(file.body) if file.kind == "frozen" else None):
             problem = "its fingerprint is not that of its statistics"
         else:
-            return Saved(_fitted(file.body), file.kind == "frozen")
+            return Saved(_fitted(file.body), file.kind == "frozen", file.note)
     except _OutdatedError as error:
         raise SnapshotError(f"{name} {error}") from error
     except (msgspec.MsgspecError, StreamBNError, OverflowError, UnicodeDecodeError) as error:

@@ -1,0 +1,231 @@
+"""The footers of Parquet files, taken apart and put together.
+
+A Parquet file is column chunks one after the other, and a footer that says where they
+are. So columns can be encoded on several threads, each into a small file in memory, by
+Arrow's own writer; here the chunks of these find their places in one file. A footer is a
+structure in Thrift's compact protocol [1]_, whose numbers of fields are those of the
+Parquet format [2]_. What is not looked at is passed on as it is.
+
+References
+----------
+.. [1] https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
+.. [2] https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+__all__ = ["Chunks", "chunks_of", "moved", "with_row_groups"]
+
+_MAGIC = b"PAR1"
+_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
+
+# FileMetaData
+_NUM_ROWS, _ROW_GROUPS = 3, 4
+# RowGroup
+_COLUMNS, _TOTAL_BYTES, _ROWS, _FILE_OFFSET, _COMPRESSED_BYTES, _ORDINAL = 1, 2, 3, 5, 6, 7
+# ColumnChunk
+_CHUNK_OFFSET, _META = 2, 3
+# ColumnMetaData; the offsets are those of data, index and dictionary pages
+_UNCOMPRESSED, _COMPRESSED, _OFFSETS = 6, 7, (9, 10, 11)
+
+
+class Chunks(NamedTuple):
+    """Column chunks of one row group, encoded.
+
+    Attributes
+    ----------
+    data : buffer
+        Their bytes.
+    columns : list
+        What the footer says of each, with offsets that begin with `data`.
+    """
+
+    data: Any
+    columns: list[Any]
+
+
+# A structure is {number of field: (type, value)}; a list, (type, values).
+_Fields = dict[int, tuple[int, Any]]
+
+
+def chunks_of(file: Any) -> Chunks:
+    """Take the column chunks out of a whole Parquet file of one row group.
+
+    Parameters
+    ----------
+    file : pyarrow.Buffer
+        The file's bytes, as Arrow's writer made them.
+    """
+    view = memoryview(file)
+    start, footer = _footer(view)
+    ((_, groups),) = [footer[_ROW_GROUPS][1]]
+    (group,) = groups
+    columns = group[_COLUMNS][1][1]
+    return Chunks(view[len(_MAGIC) : start], [moved(column, -len(_MAGIC)) for column in columns])
+
+
+def moved(column: _Fields, by: int) -> _Fields:
+    """Say of a column chunk that it lies `by` bytes further on."""
+    meta = dict(column[_META][1])
+    for field in _OFFSETS:
+        if field in meta:
+            meta[field] = (_I64, meta[field][1] + by)
+    out = {**column, _META: (_STRUCT, meta)}
+    if column.get(_CHUNK_OFFSET, (_I64, 0))[1]:  # 0 since it was deprecated
+        out[_CHUNK_OFFSET] = (_I64, column[_CHUNK_OFFSET][1] + by)
+    return out
+
+
+def with_row_groups(empty: Any, groups: Iterable[tuple[int, list[_Fields]]]) -> bytes:
+    """Make the end of a file: footer, its length, the mark.
+
+    Parameters
+    ----------
+    empty : pyarrow.Buffer
+        A Parquet file without rows, of the schema and the metadata that are wanted.
+    groups : iterable of (int, list)
+        Rows, and the columns of a row group, moved to where they are in the file.
+    """
+    _, footer = _footer(memoryview(empty))
+    made, total = [], 0
+    for ordinal, (rows, columns) in enumerate(groups):
+        metas = [column[_META][1] for column in columns]
+        first = metas[0]
+        group = {
+            _COLUMNS: (_LIST, (_STRUCT, columns)),
+            _TOTAL_BYTES: (_I64, sum(meta[_UNCOMPRESSED][1] for meta in metas)),
+            _ROWS: (_I64, rows),
+            _FILE_OFFSET: (_I64, min(first[f][1] for f in _OFFSETS if f in first)),
+            _COMPRESSED_BYTES: (_I64, sum(meta[_COMPRESSED][1] for meta in metas)),
+        }
+        if ordinal < 1 << 15:
+            group[_ORDINAL] = (_I16, ordinal)
+        made.append(group)
+        total += rows
+    footer[_NUM_ROWS] = (_I64, total)
+    footer[_ROW_GROUPS] = (_LIST, (_STRUCT, made))
+    out = bytearray()
+    _write_struct(out, footer)
+    return bytes(out) + struct.pack("<i", len(out)) + _MAGIC
+
+
+def _footer(file: memoryview) -> tuple[int, _Fields]:
+    """Return where the footer of a file begins, and what it says."""
+    (length,) = struct.unpack_from("<i", file, len(file) - 8)
+    start = len(file) - 8 - length
+    reader = _Reader(file[start : len(file) - 8].tobytes())
+    return start, reader.struct()
+
+
+# --- Thrift's compact protocol --------------------------------------------------------
+
+
+class _Reader:
+    """Reads what Arrow has written a moment ago, so without distrust."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def struct(self) -> _Fields:
+        fields: _Fields = {}
+        number = 0
+        while byte := self._byte():
+            delta, type_ = byte >> 4, byte & 15
+            number = number + delta if delta else self._zigzag()
+            fields[number] = (type_, self._value(type_))
+        return fields
+
+    def _value(self, type_: int) -> Any:
+        if type_ in (_I64, _I32, _I16):
+            return self._zigzag()
+        if type_ == _BINARY:
+            return self._take(self._varint())
+        if type_ == _STRUCT:
+            return self.struct()
+        if type_ in (_LIST, _SET):
+            header = self._byte()
+            count = header >> 4
+            count = self._varint() if count == 15 else count
+            kind = header & 15
+            if kind in (_TRUE, _FALSE):  # in a list a truth takes a byte
+                return kind, [self._byte() for _ in range(count)]
+            return kind, [self._value(kind) for _ in range(count)]
+        if type_ == _DOUBLE:
+            return self._take(8)
+        # A truth that is a field is its type alone. There are no maps in a footer.
+        return self._byte() if type_ == _BYTE else type_ == _TRUE
+
+    def _byte(self) -> int:
+        self._at += 1
+        return self._data[self._at - 1]
+
+    def _take(self, count: int) -> bytes:
+        self._at += count
+        return self._data[self._at - count : self._at]
+
+    def _varint(self) -> int:
+        value = shift = 0
+        while (byte := self._byte()) & 0x80:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+        return value | byte << shift
+
+    def _zigzag(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)
+
+
+def _write_struct(out: bytearray, fields: _Fields) -> None:
+    last = 0
+    for number in sorted(fields):
+        type_, value = fields[number]
+        delta = number - last
+        if 0 < delta <= 15:
+            out.append(delta << 4 | type_)
+        else:
+            out.append(type_)
+            _write_varint(out, _zigzagged(number))
+        last = number
+        _write_value(out, type_, value)
+    out.append(0)
+
+
+def _write_value(out: bytearray, type_: int, value: Any) -> None:
+    if type_ in (_I64, _I32, _I16):
+        _write_varint(out, _zigzagged(value))
+    elif type_ == _BINARY:
+        _write_varint(out, len(value))
+        out += value
+    elif type_ == _STRUCT:
+        _write_struct(out, value)
+    elif type_ in (_LIST, _SET):
+        kind, values = value
+        if len(values) < 15:
+            out.append(len(values) << 4 | kind)
+        else:
+            out.append(0xF0 | kind)
+            _write_varint(out, len(values))
+        for item in values:
+            if kind in (_TRUE, _FALSE):
+                out.append(item)
+            else:
+                _write_value(out, kind, item)
+    elif type_ == _DOUBLE:
+        out += value
+    elif type_ == _BYTE:
+        out.append(value)
+
+
+def _write_varint(out: bytearray, value: int) -> None:
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+
+
+def _zigzagged(value: int) -> int:
+    return value << 1 if value >= 0 else (-value << 1) - 1

@@ -1,0 +1,234 @@
+"""The options of the shell that are about files: how they are read, told of and written.
+
+To be imported for ``--help`` too, so nothing here imports Arrow.
+"""
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streambn.cli_options import parse_csv_types
+from streambn.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from streambn.checkpoints import Interval
+    from streambn.filefit import Reading
+    from streambn.jobs import Showing
+    from streambn.writing import Encoding
+
+__all__ = [
+    "CheckpointOptions",
+    "Codec",
+    "JobOptions",
+    "OnError",
+    "ProgressForm",
+    "WriteOptions",
+    "parse_interval",
+]
+
+# Long enough that writing it costs nothing, short enough that losing it costs little.
+_SECONDS = 30.0
+
+_JOB = "Job"
+_CHECKPOINT = "Checkpoint"
+_OUTPUT = "Output"
+
+
+class OnError(StrEnum):
+    """What to do about damaged input."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+class ProgressForm(StrEnum):
+    """How to tell of progress."""
+
+    auto = "auto"
+    plain = "plain"
+    off = "off"
+
+
+class Codec(StrEnum):
+    """Compression of Parquet."""
+
+    none = "none"
+    snappy = "snappy"
+    gzip = "gzip"
+    brotli = "brotli"
+    lz4 = "lz4"
+    zstd = "zstd"
+
+
+def _option(text: str, *names: str, panel: str, metavar: str | None = None) -> Any:
+    return typer.Option(
+        *names, help=text, rich_help_panel=panel, metavar=metavar, show_default=False
+    )
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What every job over files can be told."""
+
+    csv_type: Annotated[
+        list[str] | None,
+        _option(
+            "Type of a CSV column, instead of what its first rows suggest. Repeatable.",
+            panel=_JOB,
+            metavar="NAME=TYPE",
+        ),
+    ] = None
+    on_error: Annotated[
+        OnError,
+        _option(
+            "What to do about a damaged row group or record batch, the damaged rest of a stream, "
+            "or a file with other columns. stop, unless skip is given: left out, counted, listed.",
+            panel=_JOB,
+        ),
+    ] = OnError.stop
+    threads: Annotated[
+        int | None,
+        _option(
+            "Threads to use; as many as there are cores unless given. Results do not depend on it.",
+            panel=_JOB,
+            metavar="N",
+        ),
+    ] = None
+    resume: Annotated[
+        bool,
+        _option("Go on where an earlier run of the same job was stopped.", "--resume", panel=_JOB),
+    ] = False
+    progress: Annotated[
+        ProgressForm,
+        _option(
+            "auto: a bar on a terminal; plain: a line a minute, for logs; off: nothing.",
+            panel=_JOB,
+        ),
+    ] = ProgressForm.auto
+    json: Annotated[
+        bool,
+        _option("Print one line of JSON at the end: what was done.", "--json", panel=_JOB),
+    ] = False
+    quiet: Annotated[
+        bool, _option("Print nothing to stderr but an error.", "--quiet", "-q", panel=_JOB)
+    ] = False
+
+    @property
+    def count(self) -> int:
+        """The number of threads."""
+        if self.threads is not None:
+            if self.threads < 1:
+                raise InvalidValueError(f"--threads {self.threads}: must be at least 1")
+            return self.threads
+        asked = os.environ.get("STREAMBN_THREADS", "")
+        if asked.isdigit() and int(asked) > 0:
+            return int(asked)
+        if hasattr(os, "sched_getaffinity"):
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
+
+    def showing(self) -> "Showing":
+        """Say how progress is to be shown."""
+        from streambn.jobs import Showing  # noqa: PLC0415
+
+        return Showing(self.progress.value, self.quiet)
+
+    def reading(self) -> "Reading":
+        """Say how inputs are to be read."""
+        from streambn.filefit import Reading  # noqa: PLC0415
+
+        skipping = self.on_error is OnError.skip
+        return Reading(parse_csv_types(self.csv_type), self.count, skipping)
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """How a fit is kept from being lost."""
+
+    checkpoint: Annotated[
+        str | None,
+        _option(
+            "Where to keep how far the fit has come, itself a statistics file: beside the output "
+            "unless given, with .checkpoint at its end. Removed at the end of the job; one that "
+            "was asked for by name stays, if the inputs are endless, as their statistics.",
+            panel=_CHECKPOINT,
+            metavar="FILE",
+        ),
+    ] = None
+    checkpoint_every: Annotated[
+        str | None,
+        _option(
+            "How often: 30s unless given, or a number of rows. Besides on SIGUSR1, and when the "
+            "job is stopped.",
+            panel=_CHECKPOINT,
+            metavar="DURATION|ROWS",
+        ),
+    ] = None
+
+    def interval(self) -> "Interval":
+        """Say how often a checkpoint is to be written."""
+        return parse_interval(self.checkpoint_every)
+
+
+def parse_interval(text: str | None) -> "Interval":
+    """Read a duration or a number of rows."""
+    from streambn.checkpoints import Interval  # noqa: PLC0415
+    from streambn.policies.durations import nanoseconds  # noqa: PLC0415
+
+    if text is None:
+        return Interval(_SECONDS, None)
+    if text.isdigit() and int(text) > 0:
+        return Interval(None, int(text))
+    length = nanoseconds(text)
+    if length is None or length <= 0:
+        raise InvalidValueError(
+            f"--checkpoint-every {text!r}: must be a duration such as 30s or 5min, or a number of "
+            "rows"
+        )
+    return Interval(length / 1e9, None)
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How outputs are written."""
+
+    compression: Annotated[
+        Codec | None,
+        _option("Compression of Parquet; that of the input unless given.", panel=_OUTPUT),
+    ] = None
+    row_group_rows: Annotated[
+        int | None,
+        _option(
+            "Rows of a Parquet row group; as in the input unless given.",
+            panel=_OUTPUT,
+            metavar="N",
+        ),
+    ] = None
+    overwrite: Annotated[
+        bool,
+        _option(
+            "Replace outputs of other statistics or options in the folder.",
+            "--overwrite",
+            panel=_OUTPUT,
+        ),
+    ] = False
+    fsync: Annotated[
+        bool,
+        _option(
+            "Wait until each output is on the disk before it gets its name: then even a power cut "
+            "leaves it whole. Statistics, checkpoints and manifests are always waited for.",
+            "--fsync",
+            panel=_OUTPUT,
+        ),
+    ] = False
+
+    def encoding(self) -> "Encoding":
+        """Say how Parquet is to be written."""
+        from streambn.writing import Encoding  # noqa: PLC0415
+
+        if self.row_group_rows is not None and self.row_group_rows < 1:
+            raise InvalidValueError(f"--row-group-rows {self.row_group_rows}: must be at least 1")
+        return Encoding(self.compression and self.compression.value, self.row_group_rows)

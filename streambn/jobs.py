@@ -1,0 +1,233 @@
+"""File jobs as the commands run them: safe to stop, and told of while they run.
+
+How files are learned from and written is for `streambn.filefit` and `streambn.fileapply`;
+here these meet checkpoints, manifests and progress.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from streambn import checkpoints
+from streambn.checkpoints import Interval, Keeper, Place, Reached
+from streambn.errors import InvalidValueError, NotFittedError
+from streambn.fileapply import Learning, Turning, apply_files, write_stdout
+from streambn.filefit import Learn, Reading, fit_files
+from streambn.files import PIPE, Source
+from streambn.fitted import Fitted
+from streambn.locations import Location, writing
+from streambn.manifests import Manifest
+from streambn.outputs import Output
+from streambn.progress import Progress, Skipped, progress
+from streambn.writing import Encoding
+
+__all__ = ["Done", "Folder", "Showing", "apply_job", "check_resumable", "fit_job", "kept", "use_threads"]
+
+
+class Showing(NamedTuple):
+    """How progress is shown: see `streambn.progress.progress`."""
+
+    form: str
+    quiet: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder that outputs go to, each under its input's relative path.
+
+    Attributes
+    ----------
+    location : Location
+    options : dict
+        What the outputs depend on, besides the statistics.
+    resume : bool
+        Whether those that are done are left as they are.
+    overwrite : bool
+        Whether those of other statistics or options may be replaced.
+    """
+
+    location: Location
+    options: dict[str, Any]
+    resume: bool = False
+    overwrite: bool = False
+
+
+class Done(NamedTuple):
+    """What a job did: counts, and what was left out."""
+
+    rows: int
+    bytes: int
+    seconds: float
+    files: int
+    skipped: Sequence[Skipped]
+    resumed: bool
+
+
+def use_threads(count: int) -> None:
+    """Let Arrow and the kernels use so many threads."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    from streambn import kernels  # noqa: PLC0415
+
+    pa.set_cpu_count(count)
+    kernels.set_threads(count)
+
+
+@contextlib.contextmanager
+def kept(
+    location: Location | None,
+    sources: Sequence[Source],
+    begun: Fitted,
+    options: Sequence[str],
+    interval: Interval,
+    *,
+    resume: bool,
+) -> Iterator[tuple[Reached, Keeper]]:
+    """Keep a checkpoint while a job runs that begins with a fit.
+
+    Parameters
+    ----------
+    location : Location or None
+        Of the checkpoint. None: there is none.
+    sources : sequence of Source
+        What is fitted.
+    begun : Fitted
+        What the fit begins with.
+    options : sequence of str
+        What else its result depends on.
+    interval : Interval
+    resume : bool
+        Whether to go on from a checkpoint that is there.
+
+    Yields
+    ------
+    (Reached, Keeper)
+        Where to begin, and whom to tell what was reached.
+    """
+    reached = None
+    if resume and location is not None:
+        reached = checkpoints.read(location, sources, begun, options)
+    with checkpoints.keeping(location, sources, begun, options, interval) as keeper:
+        yield reached or Reached(begun, Place()), keeper
+
+
+def fit_job(
+    start: Reached,
+    sources: Sequence[Source],
+    names: Sequence[str] | None,
+    how: Reading,
+    showing: Showing,
+    keeper: Keeper,
+    learn: Learn = Fitted.learned,
+) -> tuple[Reached, Done]:
+    """Learn from files, from where an earlier run was stopped if it was.
+
+    Raises
+    ------
+    NotFittedError
+        All that there was had to be skipped.
+    """
+    with progress("fitting", len(sources), _total(sources), **showing._asdict()) as counted:
+        end = fit_files(start, sources, names, how, counted, keeper.reach, learn)
+    keeper.reach(end)
+    if end.place.skipped and end.fitted.binding is None:
+        raise NotFittedError("nothing is left to learn: all inputs were skipped")
+    resumed = start.place.rows > 0
+    return end, _done(counted, len(sources), end.place.skipped, resumed=resumed)
+
+
+def apply_job(
+    turns: Turning | Learning,
+    plan: Sequence[Output],
+    how: Reading,
+    encoding: Encoding,
+    showing: Showing,
+    *,
+    folder: Folder | None = None,
+    fsync: bool = False,
+) -> Done:
+    """Write the outputs of a plan.
+
+    Parameters
+    ----------
+    turns : Turning or Learning
+        What is done to the inputs.
+    plan : sequence of Output
+    how : Reading
+    encoding : Encoding
+    showing : Showing
+    folder : Folder, optional
+        Into which the outputs go; None: it is one output, a file or standard output.
+    fsync : bool
+        Whether to wait for the disk before an output gets its name.
+    """
+    sources = [source for output in plan for source in output.sources]
+    with progress("applying", len(sources), _total(sources), **showing._asdict()) as counted:
+        if plan[0].target == PIPE:
+            skipped = write_stdout(turns, plan[0], how, counted)
+            return _done(counted, len(sources), skipped, resumed=False)
+        manifest = None
+        todo = list(plan)
+        if folder is not None and isinstance(turns, Turning):
+            manifest, todo = _begun(folder, turns.frozen.fingerprint, plan)
+            earlier = _sources([output for output in plan if output not in todo])
+            counted.skip_done(files=len(earlier), bytes=_total(earlier) or 0)
+
+        def finished(output: Output, size: int) -> None:
+            if manifest is not None:
+                relative = output.sources[0].relative
+                manifest.add(relative, size, output.sources, durable=fsync)
+
+        def write(output: Output) -> Any:
+            return writing(output.location, fsync=fsync)
+
+        skipped = apply_files(turns, todo, how, encoding, counted, write, finished)
+    return _done(counted, len(sources), skipped, resumed=len(todo) < len(plan))
+
+
+def _begun(
+    folder: Folder, fingerprint: str, plan: Sequence[Output]
+) -> tuple[Manifest, list[Output]]:
+    """Begin or go on with a folder: its manifest, and the outputs that are still to be made."""
+    manifest = Manifest(folder.location, fingerprint, folder.options, fresh=folder.overwrite)
+    todo = list(plan)
+    if folder.resume:
+        todo = [
+            output
+            for output in plan
+            if not manifest.has(output.sources[0].relative, output.location, output.sources)
+        ]
+        for output in todo:
+            output.location.remove_leftovers()
+    manifest.begin(resume=folder.resume)
+    return manifest, todo
+
+
+def _done(counted: Progress, files: int, skipped: Sequence[Skipped], *, resumed: bool) -> Done:
+    return Done(counted.rows, counted.bytes, counted.seconds, files, skipped, resumed)
+
+
+def _sources(plan: Sequence[Output]) -> list[Source]:
+    return [source for output in plan for source in output.sources]
+
+
+def _total(sources: Sequence[Source]) -> int | None:
+    """Add up the sizes of files; None: one is a pipe, or far away, where asking takes long."""
+    if any(source.distant or not source.rereadable for source in sources):
+        return None
+    with contextlib.suppress(OSError):
+        return sum(source.stamp().size for source in sources)
+    return None
+
+
+def check_resumable(sources: Sequence[Source]) -> None:
+    """Refuse to go on with a job that reads a pipe among other inputs."""
+    pipes = [source.name for source in sources if not source.rereadable]
+    if pipes and len(sources) > 1:
+        raise InvalidValueError(
+            f"--resume: {pipes[0]} cannot be read again, so that nobody knows what of it is in the "
+            "statistics: give it as the only input"
+        )

@@ -1,0 +1,172 @@
+"""Which files of a folder job are done: a manifest in the folder that it writes to.
+
+A manifest is lines of JSON: first what the outputs are made by, then a line for each that
+has got its name. Each line has a checksum, and is on the disk before the job goes on. A
+line cut short by a crash is as if it had never been; its output is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streambn.errors import InvalidValueError, StreamBNError
+from streambn.files import Source
+from streambn.locations import Location, Stamp
+
+__all__ = ["NAME", "Manifest"]
+
+NAME = "_streambn.manifest"
+_FORMAT = "streambn manifest"
+_VERSION = 1
+# What a process wrote outlives it, but not the machine, unless it was waited for.
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class _Head(msgspec.Struct, forbid_unknown_fields=True):
+    format: str
+    version: int
+    fingerprint: str
+    options: dict[str, Any]
+
+
+class _Done(msgspec.Struct, forbid_unknown_fields=True):
+    """One output: its path below the folder, its size, and what it was made of.
+
+    `boot` is which run of the machine it was written in; None: it is on the disk.
+    """
+
+    output: str
+    size: int
+    inputs: list[tuple[str, Stamp | None]]
+    boot: str | None
+
+
+class Manifest:
+    """The outputs that are done, of a job that writes into a folder.
+
+    Parameters
+    ----------
+    folder : Location
+    fingerprint : str
+        Of the statistics.
+    options : dict
+        What else the outputs depend on.
+    fresh : bool
+        Whether outputs of other statistics or options may be replaced.
+
+    Raises
+    ------
+    InvalidValueError
+        The folder holds outputs of other statistics or options.
+    StreamBNError
+        The manifest is damaged.
+    """
+
+    def __init__(
+        self, folder: Location, fingerprint: str, options: dict[str, Any], *, fresh: bool
+    ) -> None:
+        self._location = folder.child(NAME)
+        self._head = _Head(_FORMAT, _VERSION, fingerprint, options)
+        self._lines: list[bytes] = []
+        self._done: dict[str, _Done] = {}
+        try:
+            content = b"" if fresh else self._location.read_bytes()
+        except FileNotFoundError:
+            content = b""
+        if content:
+            self._read(content)
+
+    def begin(self, *, resume: bool) -> None:
+        """Begin to take notes, with what was done before or without."""
+        if not resume:
+            self._done.clear()
+        self._lines = [_line(self._head), *map(_line, self._done.values())]
+        if self._location.exists():
+            self._location.write_bytes(b"".join(self._lines))
+
+    def has(self, output: str, target: Location, sources: Sequence[Source]) -> bool:
+        """Say whether an output is done, and of these very inputs."""
+        done = self._done.get(output)
+        if done is None or done.boot not in (None, _boot()):
+            return False
+        try:
+            whole = target.stamp().size == done.size
+            return whole and done.inputs == _inputs(sources)
+        except OSError:
+            return False
+
+    def add(self, output: str, size: int, sources: Sequence[Source], *, durable: bool) -> None:
+        """Take note of an output that has got its name."""
+        boot = None if durable else _boot()
+        line = _line(_Done(output, size, _inputs(sources), boot))
+        self._lines.append(line)
+        path = self._location.local
+        if path is None or not self._location.exists():  # elsewhere nothing can be appended
+            self._location.write_bytes(b"".join(self._lines))
+            return
+        with open(path, "ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self, content: bytes) -> None:
+        name = self._location.text
+        *lines, rest = content.split(b"\n")
+        heads = [_parsed(lines[0], _Head)] if lines else []
+        head = heads[0] if heads else None
+        if head is None or head.format != _FORMAT or head.version != _VERSION:
+            raise StreamBNError(
+                f"{name} is damaged, or from another version of streambn: with --overwrite the "
+                "job begins anew"
+            )
+        if head != self._head:
+            what = "statistics" if head.fingerprint != self._head.fingerprint else "options"
+            raise InvalidValueError(
+                f"{name}: this folder holds outputs of other {what}, which are not mixed: write "
+                "to another folder, or begin anew with --overwrite"
+            )
+        for number, line in enumerate(lines[1:], 2):
+            done = _parsed(line, _Done)
+            if done is None and (number < len(lines) or rest):
+                raise StreamBNError(
+                    f"{name} is damaged in line {number}: with --overwrite the job begins anew"
+                )
+            if done is not None:
+                self._done[done.output] = done
+
+
+def _inputs(sources: Sequence[Source]) -> list[tuple[str, Stamp | None]]:
+    return [(s.path, s.stamp() if s.rereadable else None) for s in sources]
+
+
+def _boot() -> str:
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _line(content: msgspec.Struct) -> bytes:
+    text = msgspec.json.encode(content, order="deterministic")
+    return _check(text) + b" " + text + b"\n"
+
+
+def _check(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:32].encode()
+
+
+def _parsed(line: bytes, kind: type[Any]) -> Any:
+    """Read a line; None: it is not as it was written."""
+    check, _, text = line.partition(b" ")
+    if check != _check(text):
+        return None
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError:
+        return None

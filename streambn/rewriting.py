@@ -1,0 +1,196 @@
+"""Parquet files written anew with some columns changed: column by column, in parallel.
+
+The row groups stay those of the input, and so do the order of the columns and their
+compression. A *block* is a few columns of one row group, some megabytes: it is read,
+changed and encoded by itself, and the blocks find their places in the file in order. So
+all threads are busy although there is one file, no more is in memory than the blocks
+under way however large the row groups are, and the file does not depend on the threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from streambn.footers import Chunks, chunks_of, moved, with_row_groups
+from streambn.formats import Format, explained
+from streambn.reading import Opener, parquet_file
+from streambn.writing import parquet_writer
+
+__all__ = ["Assembly", "Block", "ParquetSource", "codecs_of", "encoded"]
+
+# Below this a block costs more to handle than to encode.
+_BLOCK_BYTES = 4 << 20
+# Of columns larger than this, in one row group, too much would be in memory.
+_COLUMN_BYTES = 256 << 20
+
+class Block(NamedTuple):
+    """Some columns of a row group.
+
+    Attributes
+    ----------
+    group : int
+        Number of the row group.
+    columns : range
+        Top-level columns, by their place in the schema.
+    rows, bytes : int
+        Rows of it, and what it takes in the file.
+    last : bool
+        Whether the row group ends with it.
+    """
+
+    group: int
+    columns: range
+    rows: int
+    bytes: int
+    last: bool
+
+    @property
+    def where(self) -> str:
+        """What messages call its place."""
+        return f"in row group {self.group}"
+
+
+class ParquetSource:
+    """A Parquet file that can be read in blocks, on several threads.
+
+    Attributes
+    ----------
+    name : str
+    metadata : pyarrow.parquet.FileMetaData
+    schema : pyarrow.Schema
+    """
+
+    def __init__(self, opener: Opener, name: str, distant: bool) -> None:
+        self.name, self._opener, self._distant = name, opener, distant
+        self._mine = threading.local()
+        with explained(name, Format.PARQUET):
+            self._mine.file = parquet_file(opener, distant=distant)
+        self.metadata = self._mine.file.metadata
+        self.schema: Any = self._mine.file.schema_arrow
+
+    def read(self, block: Block) -> list[Any]:
+        """Read a block, as batches."""
+        names = [self.schema.field(i).name for i in block.columns]
+        with explained(self.name, Format.PARQUET, block.where):
+            if not hasattr(self._mine, "file"):
+                self._mine.file = parquet_file(self._opener, self.metadata, distant=self._distant)
+            table = self._mine.file.read_row_group(block.group, columns=names, use_threads=False)
+            table.validate()
+        batches: list[Any] = table.to_batches()
+        return batches
+
+    def blocks(self) -> list[Block] | None:
+        """Cut the file into blocks, in its order; None: it cannot be read so."""
+        leaves = [_leaves(field.type) for field in self.schema]
+        names = self.schema.names
+        told_apart = len(set(names)) == len(names) and not any("." in name for name in names)
+        if not told_apart or sum(leaves) != self.metadata.num_columns or not names:
+            return None
+        blocks: list[Block] = []
+        for group in range(self.metadata.num_row_groups):
+            cut = self._cut(group, leaves)
+            if cut is None:
+                return None
+            blocks += cut
+        return blocks
+
+    def _cut(self, group: int, leaves: Sequence[int]) -> list[Block] | None:
+        metadata = self.metadata.row_group(group)
+        rows = metadata.num_rows
+        blocks: list[Block] = []
+        start = leaf = size = stored = 0
+        for column, count in enumerate(leaves):
+            chunks = [metadata.column(i) for i in range(leaf, leaf + count)]
+            leaf += count
+            own = sum(chunk.total_uncompressed_size for chunk in chunks)
+            if own > _COLUMN_BYTES:
+                return None
+            size += own
+            stored += sum(chunk.total_compressed_size for chunk in chunks)
+            last = column == len(leaves) - 1
+            if size >= _BLOCK_BYTES or last:
+                blocks.append(Block(group, range(start, column + 1), rows, stored, last))
+                start, size, stored = column + 1, 0, 0
+        return blocks
+
+
+def _leaves(type_: Any) -> int:
+    """Count the columns that Parquet makes of one of Arrow's."""
+    if isinstance(type_, pa.BaseExtensionType):
+        return _leaves(type_.storage_type)
+    if pa.types.is_dictionary(type_):
+        return _leaves(type_.value_type)
+    if pa.types.is_nested(type_):
+        return sum(_leaves(type_.field(i).type) for i in range(type_.num_fields))
+    return 1
+
+
+def encoded(batches: Sequence[Any], schema: Any, codecs: dict[str, str] | str) -> Chunks:
+    """Encode batches as the column chunks of one row group."""
+    table = pa.Table.from_batches(batches, schema)
+    sink = pa.BufferOutputStream()
+    with parquet_writer(sink, schema, codecs) as writer:
+        writer.write_table(table, row_group_size=max(table.num_rows, 1))
+    return chunks_of(sink.getvalue())
+
+
+class Assembly:
+    """The file under way: takes chunks in order, and knows at the end where each lies.
+
+    Parameters
+    ----------
+    write : callable
+        Appends to the file.
+    schema : pyarrow.Schema
+        Of the whole file.
+    codecs : dict or str
+        Compression of the columns, by path.
+    """
+
+    def __init__(
+        self, write: Callable[[Any], Any], schema: Any, codecs: dict[str, str] | str
+    ) -> None:
+        self._write = write
+        sink = pa.BufferOutputStream()
+        parquet_writer(sink, schema, codecs).close()
+        self._empty = sink.getvalue()
+        self._groups: list[tuple[int, list[Any]]] = []
+        self._open: list[Any] = []
+        self._at = 4
+        write(b"PAR1")
+
+    def add(self, chunks: Chunks) -> None:
+        """Append columns to the row group under way."""
+        self._open += [moved(column, self._at) for column in chunks.columns]
+        self._write(chunks.data)
+        self._at += len(chunks.data)
+
+    def end_group(self, rows: int) -> None:
+        """Close the row group."""
+        self._groups.append((rows, self._open))
+        self._open = []
+
+    def drop_group(self) -> None:
+        """Forget the row group under way: its bytes stay, but nothing points to them."""
+        self._open = []
+
+    def close(self) -> None:
+        """Write the footer."""
+        self._write(with_row_groups(self._empty, self._groups))
+
+
+def codecs_of(metadata: Any) -> dict[str, str]:
+    """Give the compression of each column of a Parquet file, by its path."""
+    if metadata.num_row_groups == 0:
+        return {}
+    group = metadata.row_group(0)
+    codecs = {}
+    for index in range(metadata.num_columns):
+        column = group.column(index)
+        codec = str(column.compression).lower()
+        codecs[column.path_in_schema] = {"uncompressed": "none", "lz4_raw": "lz4"}.get(codec, codec)
+    return codecs
