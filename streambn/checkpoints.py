@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streambn import snapshot
-from streambn.errors import InvalidValueError, SnapshotError
+from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
 from streambn.files import Source
 from streambn.fitted import Fitted
 from streambn.locations import Location, Stamp
@@ -113,11 +113,9 @@ def read(
     SnapshotError
         It is damaged, or no checkpoint.
     """
-    try:
-        content = location.read_bytes()
-    except FileNotFoundError:
+    if not location.exists():
         return None
-    saved = snapshot.decode(content, location.text)
+    saved = snapshot.decode(location.read_bytes(), location.text)
     if saved.note is None:
         raise SnapshotError(
             f"{location.text} holds statistics but no place to go on from, so it is no checkpoint; "
@@ -261,9 +259,9 @@ def keeping(
                 return
             try:
                 keeper.write()
-            except OSError as error:
+            except (OSError, StreamBNError) as error:
                 # Not the end of the job, which may be days old; the next time may do.
-                why = error.strerror or error
+                why = getattr(error, "strerror", None) or error
                 print(f"streambn: no checkpoint, {location.text}: {why}", file=sys.stderr)
 
     thread = threading.Thread(target=run, name="streambn-checkpoint", daemon=True)
@@ -276,7 +274,7 @@ def keeping(
         lost = not all(source.rereadable for source in sources)
         # What failed at once would fail again: there is nothing to go on with.
         if stopped or lost or keeper.begun:
-            with contextlib.suppress(OSError):  # what went wrong first is what is told
+            with contextlib.suppress(OSError, StreamBNError):  # what went wrong first is what is told
                 if keeper.write():
                     error.add_note(f"--resume goes on from {location.text}")
         raise

@@ -230,7 +230,7 @@ def check_unchanged(source: Source, stamp: Stamp | None) -> None:
         return
     try:
         same = source.stamp() == stamp
-    except OSError:
+    except (OSError, StreamBNError):
         same = False
     if not same:
         raise StreamBNError(

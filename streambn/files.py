@@ -8,7 +8,6 @@ knows about statistics, and nothing is in memory beyond the batch under way.
 from __future__ import annotations
 
 import dataclasses
-import glob
 import os
 import re
 import stat
@@ -23,6 +22,7 @@ import pyarrow as pa
 
 from streambn import reading
 from streambn.errors import StreamBNError
+from streambn.locations import Location, Stamp, glob, locate, walk
 from streambn.reading import Choose, Opened, Piece
 
 __all__ = ["PIPE", "Source", "fitting_columns", "open_reader", "open_source", "scan"]
@@ -32,14 +32,14 @@ PIPE = "-"
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """One input.
 
     Attributes
     ----------
     path : str
-        As the user would write it; ``"-"`` is standard input.
+        As the user would write it, a path or a URL; ``"-"`` is standard input.
     relative : str
         The path below the folder that all inputs have in common.
     keys : mapping of str to pyarrow.Scalar
@@ -61,20 +61,40 @@ class Source:
         """What messages call it."""
         return "standard input" if self.path == PIPE else self.path
 
-    distant = False
+    @property
+    def location(self) -> Location | None:
+        """Where it is; standard input is nowhere."""
+        return None if self.path == PIPE else locate(self.path)
 
-    def open(self) -> Any:
-        return pa.OSFile(self.path, "r")
-
-    def stamp(self) -> Any:
-        s = os.stat(self.path)
-        from streambn.locations import Stamp
-        return Stamp(s.st_size, s.st_mtime_ns, None)
+    @property
+    def distant(self) -> bool:
+        """Whether each read of it takes long, as over a network."""
+        where = self.location
+        return where is not None and where.local is None
 
     @property
     def rereadable(self) -> bool:
         """Whether it can be read a second time: a pipe cannot."""
-        return self.path != PIPE and stat.S_ISREG(os.stat(self.path).st_mode)
+        where = self.location
+        if where is None or where.local is None:
+            return where is not None
+        try:
+            return stat.S_ISREG(os.stat(where.local).st_mode)
+        except FileNotFoundError:  # which is told when it is opened
+            return True
+
+    def open(self) -> Any:
+        """Open it to be read at any place in it, if it is rereadable: a `pyarrow.NativeFile`."""
+        return self._there().open_input()
+
+    def stamp(self) -> Stamp:
+        """Look up what tells whether it is still the file that it was, if it is rereadable."""
+        return self._there().stamp()
+
+    def _there(self) -> Location:
+        if (where := self.location) is None:
+            raise StreamBNError("standard input can be read once, from its beginning to its end")
+        return where
 
 
 # --- finding --------------------------------------------------------------------------
@@ -86,10 +106,10 @@ def scan(inputs: Sequence[str]) -> list[Source]:
     Parameters
     ----------
     inputs : sequence of str
-        Files, globs (``**`` crosses folders), folders, or ``"-"`` for standard input.
-        A folder is listed recursively and sorted by path; names in it that begin with
-        a dot or an underscore are skipped, as Hive and Spark do. A file that several
-        arguments mean is read once, where it came first.
+        Files, globs (``**`` crosses folders), folders, each a path or a URL; or ``"-"`` for
+        standard input. A folder is listed recursively and sorted by path; names in it that
+        begin with a dot or an underscore are skipped, as Hive and Spark do. A file that
+        several arguments mean is read once, where it came first.
 
     Returns
     -------
@@ -98,74 +118,57 @@ def scan(inputs: Sequence[str]) -> list[Source]:
     Raises
     ------
     StreamBNError
-        An argument means no file at all.
+        An argument means no file at all, or a store that cannot be reached.
     """
     found: dict[str, Source] = {}
-    bases = []
+    bases: dict[str, list[str]] = {}
     for text in inputs:
         base, sources = _expand(text)
-        bases += [] if base is None else [os.path.abspath(base)]
+        if base is not None:
+            bases.setdefault(base.store, []).append(_place(base))
         for source in sources:
-            found.setdefault(os.path.abspath(source.path), source)
-    common = os.path.commonpath(bases) if bases else os.curdir
+            where = source.location
+            found.setdefault(PIPE if where is None else where.store + _place(where), source)
+    # Each store has a common folder of its own, and this machine one.
+    common = {store: os.path.commonpath(places) for store, places in bases.items()}
+    wheres = [source.location for source in found.values()]
+    keys = _hive_keys(["" if where is None else _place(where) for where in wheres])
     return [
         source
-        if source.path == PIPE
-        else dataclasses.replace(source, relative=os.path.relpath(path, common), keys=keys)
-        for (path, source), keys in zip(found.items(), _hive_keys(found), strict=True)
+        if where is None
+        else dataclasses.replace(
+            source, relative=os.path.relpath(_place(where), common[where.store]), keys=mine
+        )
+        for source, where, mine in zip(found.values(), wheres, keys, strict=True)
     ]
 
 
-def _expand(text: str) -> tuple[str | None, list[Source]]:
+def _place(where: Location) -> str:
+    """Give an absolute path, on this machine or in a store; links are what they are called."""
+    return "/" + where.key.strip("/") if where.local is None else os.path.abspath(where.local)
+
+
+def _expand(text: str) -> tuple[Location | None, list[Source]]:
     """Give the folder that relative paths start from, and the files one argument means."""
     if text == PIPE:
         return None, [Source(PIPE)]
-    if os.path.isdir(text):
-        files = list(_walk(text))
+    where = locate(text)
+    if where.is_folder():
+        files = list(walk(where))
         if not files:
             raise StreamBNError(f"{text}: no data files in this folder")
-        return text, [Source(file, listed=True, root=text) for file in files]
-    if os.path.exists(text):
-        return os.path.dirname(text), [Source(text)]
-    if not glob.has_magic(text):
+        return where, [Source(file.text, listed=True, root=where.text) for file in files]
+    if where.exists():
+        return where.parent, [Source(where.text)]
+    if not where.is_pattern:
+        where.check_store()
         raise StreamBNError(f"{text}: no such file or folder")
-    return _match(text)
-
-
-def _match(pattern: str) -> tuple[str, list[Source]]:
-    """Expand a glob; a folder that it matches stands for the files in it."""
-    parts = Path(pattern).parts
-    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    base = os.path.join(*parts[:fixed]) if fixed else os.curdir
-    hidden_meant = any(map(_hidden, parts[fixed:]))
-    hits = sorted(glob.glob(pattern, recursive=True), key=lambda hit: Path(hit).parts)
-    files: list[str] = []
-    for hit in hits:
-        if hidden_meant or not any(map(_hidden, Path(hit).parts[fixed:])):
-            files += _walk(hit) if os.path.isdir(hit) else [hit]
+    base, files = glob(where)
     if not files:
-        raise StreamBNError(f"{pattern}: no file matches this glob")
-    root = base if "**" in parts else None
-    return base, [Source(file, listed=True, root=root) for file in files]
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith((".", "_")) and name not in {os.curdir, os.pardir}
-
-
-def _walk(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield the files of a tree, sorted; links are followed, but not in a circle."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    for name in sorted(os.listdir(folder)):
-        path = os.path.join(folder, name)
-        if _hidden(name):
-            continue
-        if os.path.isdir(path):
-            yield from _walk(path, (*above, real))
-        elif os.path.isfile(path):
-            yield path
+        where.check_store()
+        raise StreamBNError(f"{text}: no file matches this glob")
+    root = base.text if "**" in (where.local or where.key).split("/") else None
+    return base, [Source(file.text, listed=True, root=root) for file in files]
 
 
 def _hive_keys(paths: Iterable[str]) -> list[dict[str, Any]]:
@@ -226,8 +229,8 @@ def open_source(
         opened = reading.open_file(
             source.open, source.name, choose, csv_types, distant=source.distant
         )
-    elif source.path != PIPE:
-        pipe = open(source.path, "rb", buffering=0)  # noqa: SIM115  (closed at its end)
+    elif (where := source.location) is not None and where.local is not None:
+        pipe = open(where.local, "rb", buffering=0)  # noqa: SIM115  (closed at its end)
         opened = reading.open_pipe(pipe, source.name)
     elif sys.stdin.isatty():
         raise StreamBNError("standard input is a terminal: pipe an Arrow IPC stream into it")

@@ -75,12 +75,8 @@ class Manifest:
         self._head = _Head(_FORMAT, _VERSION, fingerprint, options)
         self._lines: list[bytes] = []
         self._done: dict[str, _Done] = {}
-        try:
-            content = b"" if fresh else self._location.read_bytes()
-        except FileNotFoundError:
-            content = b""
-        if content:
-            self._read(content)
+        if not fresh and self._location.exists():
+            self._read(self._location.read_bytes())
 
     def begin(self, *, resume: bool) -> None:
         """Begin to take notes, with what was done before or without."""
@@ -98,7 +94,7 @@ class Manifest:
         try:
             whole = target.stamp().size == done.size
             return whole and done.inputs == _inputs(sources)
-        except OSError:
+        except (OSError, StreamBNError):
             return False
 
     def add(self, output: str, size: int, sources: Sequence[Source], *, durable: bool) -> None:

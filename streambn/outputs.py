@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from streambn import formats
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.files import PIPE, Source
 from streambn.formats import Format
+from streambn.locations import Location, locate
 from streambn.reading import format_of
 
 __all__ = ["Output", "check_target", "concat", "plan"]
@@ -31,7 +32,7 @@ class Output:
     Attributes
     ----------
     target : str
-        The file's path; ``"-"`` is standard output.
+        The file's path or URL; ``"-"`` is standard output.
     format : Format
         What is written there.
     sources : tuple of Source
@@ -46,9 +47,9 @@ class Output:
     mirrored: bool = False
 
     @property
-    def location(self):
-        from streambn.locations import locate
-        return locate(self.target)
+    def location(self) -> Location | None:
+        """Where it is to be; standard output is nowhere."""
+        return None if self.target == PIPE else locate(self.target)
 
 
 def plan(sources: Sequence[Source], out: str) -> list[Output]:
@@ -62,7 +63,7 @@ def plan(sources: Sequence[Source], out: str) -> list[Output]:
         ``"-"``: one Arrow IPC stream on standard output. A file name: one file, its
         format by its suffix. A folder (it exists, or ends in a slash, or takes several
         sources and has no known suffix): one file for each source, under the same
-        relative path and in the source's own format.
+        relative path and in the source's own format. Both may be URLs.
 
     Returns
     -------
@@ -78,71 +79,90 @@ def plan(sources: Sequence[Source], out: str) -> list[Output]:
         if sys.stdout.isatty():
             raise InvalidValueError("standard output is a terminal: pipe it on, or name a file")
         return [Output(PIPE, Format.IPC_STREAM, tuple(sources))]
-    kind = formats.SUFFIXES.get(Path(out).suffix.lower())
+    where = locate(out)
+    where.check_store()
+    kind = formats.SUFFIXES.get(Path(where.name).suffix.lower())
     many = len(sources) > 1 or any(source.listed for source in sources)
-    if os.path.isdir(out) or out.endswith("/") or (many and kind is None):
-        return _plan_folder(sources, out)
+    if where.ends_in_slash or where.is_folder() or (many and kind is None):
+        return _plan_folder(sources, where)
     if kind is None:
         raise InvalidValueError(
             f"{out}: an output's format is told by its suffix, one of {', '.join(formats.SUFFIXES)}"
             "; a folder's name ends in a slash, and - is standard output"
         )
-    check_target(out, sources)
-    return [Output(out, kind, tuple(sources))]
+    check_target(where.text, sources)
+    return [Output(where.text, kind, tuple(sources))]
 
 
-def _plan_folder(sources: Sequence[Source], out: str) -> list[Output]:
-    if os.path.isfile(out):
-        raise InvalidValueError(f"{out} is a file, but these inputs need a folder to go into")
-    _check_outside(out, sources)
-    outputs = []
+def _plan_folder(sources: Sequence[Source], folder: Location) -> list[Output]:
+    if folder.is_file():
+        raise InvalidValueError(
+            f"{folder.text} is a file, but these inputs need a folder to go into"
+        )
+    identities = _identities(sources)
+    _check_outside(folder, sources)
+    outputs: dict[str, Output] = {}
     for source in sources:
-        target = os.path.join(out, source.relative)
-        check_target(target, sources, in_folder=False)
+        target = folder.child(source.relative)
+        _check_replaceable(target, identities)
+        if target.text in outputs:
+            first = outputs[target.text].sources[0]
+            raise InvalidValueError(f"{first.name} and {source.name} would both be {target.text}")
         kind = Format.IPC_STREAM
         if source.rereadable:
             kind, _ = format_of(source.open, source.name)
-        outputs.append(Output(target, kind, (source,), mirrored=True))
-    return outputs
+        outputs[target.text] = Output(target.text, kind, (source,), mirrored=True)
+    return list(outputs.values())
 
 
-def _check_outside(target: str, sources: Sequence[Source]) -> None:
+def _identities(sources: Sequence[Source]) -> set[str]:
+    return {where.identity for source in sources if (where := source.location) is not None}
+
+
+def _check_outside(target: Location, sources: Sequence[Source]) -> None:
     """Refuse a target in a folder that is listed: the next run would take it for an input."""
-    real = os.path.realpath(target)
+    inner = target.identity.rstrip("/") + "/"
     for root in sorted({source.root for source in sources if source.root is not None}):
-        if os.path.commonpath([real, os.path.realpath(root)]) == os.path.realpath(root):
+        if inner.startswith(locate(root).identity.rstrip("/") + "/"):
             raise InvalidValueError(
-                f"{target} lies in the input folder {root}, so that the next run would read it as "
-                "an input: write outside of it"
+                f"{target.text} lies in the input folder {root}, so that the next run would read "
+                "it as an input: write outside of it"
             )
 
 
-def check_target(target: str, sources: Sequence[Source] = (), *, in_folder: bool = True) -> None:
+def _check_replaceable(target: Location, inputs: Collection[str]) -> None:
+    """Refuse a target that is an input, or is there and is no file."""
+    if target.identity in inputs:
+        raise InvalidValueError(f"{target.text} is one of the inputs: write somewhere else")
+    # In a store, an object and a folder of one name do not stand in each other's way.
+    if target.local is not None and target.exists() and not target.is_file():
+        raise InvalidValueError(f"{target.text} exists and is not a regular file")
+
+
+def check_target(target: str, sources: Sequence[Source] = ()) -> None:
     """Refuse, before any work is done, a file that cannot or must not be written.
 
     Parameters
     ----------
     target : str
-        The file to be written.
+        The path or URL of the file to be written; a local folder must exist already.
     sources : sequence of Source
         Inputs, none of which may be replaced.
-    in_folder : bool
-        Whether the file's folder must exist already.
 
     Raises
     ------
     InvalidValueError
         With the reason.
+    StreamBNError
+        The store that it would be in cannot be reached.
     """
-    real = os.path.realpath(target)
-    if any(source.path != PIPE and os.path.realpath(source.path) == real for source in sources):
-        raise InvalidValueError(f"{target} is one of the inputs: write somewhere else")
     if target == PIPE:
         raise InvalidValueError("statistics go to a file, not to standard output: name one")
-    _check_outside(target, sources)
-    if os.path.exists(real) and not os.path.isfile(real):
-        raise InvalidValueError(f"{target} exists and is not a regular file")
-    if in_folder and not os.path.isdir(os.path.dirname(real)):
+    where = locate(target)
+    where.check_store()
+    _check_outside(where, sources)
+    _check_replaceable(where, _identities(sources))
+    if where.local is not None and not os.path.isdir(os.path.dirname(where.identity)):
         raise InvalidValueError(f"{target}: the folder {os.path.dirname(target)} does not exist")
 
 

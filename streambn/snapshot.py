@@ -11,18 +11,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streambn.atomic import atomic_write
 from streambn.columns import Binding, Leaf
 from streambn.errors import SnapshotError, StreamBNError
 from streambn.fitted import Fitted, check_affine
 from streambn.kernels import LaneArrays
+from streambn.locations import Location, locate
 from streambn.moments import Moments
 from streambn.options import Options
 from streambn.policies import (
@@ -370,27 +369,31 @@ def fingerprint(fitted: Fitted) -> str:
 
 
 def write(path: str | os.PathLike[str], saved: Saved) -> None:
-    """Write a statistics file: whole, or not at all."""
-    content = encode(saved)
-    with atomic_write(path) as file:
-        file.write(content)
+    """Write a statistics file, here or where a URL leads: whole, or not at all."""
+    _located(path).write_bytes(encode(saved))
 
 
 def read(path: str | os.PathLike[str]) -> Saved:
-    """Read a statistics file.
+    """Read a statistics file, from here or from where a URL leads.
 
     Raises
     ------
     SnapshotError
         The file is damaged, foreign or too new; the message says which.
     OSError
-        It cannot be read.
+        It cannot be read here.
+    StreamBNError
+        It cannot be read from a store.
     """
-    with Path(path).open("rb") as file:
-        start = file.read(1)
-        # A foreign file may be of any size: one that cannot be JSON is not read.
-        content = start + (file.read() if start in (b"{", b"") else b"")
-    return decode(content, str(path))
+    where = _located(path)
+    # A foreign file may be of any size: one that cannot be JSON is not read.
+    return decode(where.read_bytes(beginning=b"{"), where.text)
+
+
+def _located(path: str | os.PathLike[str]) -> Location:
+    """Give the place of a file; a path object is never a URL."""
+    text = os.fspath(path)
+    return locate(text) if isinstance(path, str) else Location(text, text)
 
 
 def decode(content: bytes, name: str = "the statistics") -> Saved:

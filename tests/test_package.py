@@ -27,6 +27,8 @@ PACKAGE = Path(streambn.__file__).parent
 ROOMS = [
     "errors",
     "atomic",
+    "stores",
+    "locations",
     "kernels",
     "moments",
     "policies",
