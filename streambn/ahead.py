@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Generic, TypeVar
 
 __all__ = ["ahead"]
@@ -28,7 +28,7 @@ def ahead(
     workers: int,
     room: int,
     size: Callable[[T], int],
-) -> Iterator[tuple[Task, Iterator[T]]]:
+) -> Generator[tuple[Task, Iterator[T]], None, None]:
     """Run tasks on threads, ahead of the consumer, and give their items in order.
 
     Parameters

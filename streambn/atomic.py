@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["Stage", "atomic_write", "staged"]
+__all__ = ["Stage", "atomic_write", "remove_leftovers", "staged"]
 
 # Small writes are gathered up to this size; a larger one goes to the system as it is.
 _BUFFER = 1 << 20
@@ -100,8 +101,7 @@ class Stage:
             with target.open("wb") as file:
                 yield file
             return
-        prefix = f".{target.name[:40]}."  # the whole may be as long as a name can be
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=_prefix(target), suffix=".tmp", dir=target.parent)
         self._waiting.append((Path(name), target))
         raw = _Draining(handle)
         with io.BufferedWriter(raw, _BUFFER) as file:
@@ -163,6 +163,20 @@ class _Draining(io.FileIO):
             with contextlib.suppress(OSError):  # it is advice, and not every file system's
                 os.posix_fadvise(self.fileno(), self._begun, length, os.POSIX_FADV_DONTNEED)
         self._begun = self._written
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what a killed process left behind that had begun to write this file."""
+    target = Path(os.path.realpath(path))
+    left = re.compile(re.escape(_prefix(target)) + r"\w{8}\.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        for file in list(target.parent.iterdir()):
+            if left.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name[:40]}."  # the whole may be as long as a name can be
 
 
 def _mode(target: Path) -> int:

@@ -22,7 +22,7 @@ from streambn import snapshot
 from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
 from streambn.files import Source
 from streambn.fitted import Fitted
-from streambn.locations import Location, Stamp
+from streambn.locations import Location, Stamp, writing
 from streambn.progress import Skipped
 
 __all__ = ["Interval", "Keeper", "Place", "Reached", "keeping", "read"]
@@ -191,7 +191,8 @@ class Keeper:
             reached = self._reached  # the two belong together, so they are one value
             new = reached is not None and reached is not self._written and reached.place.rows > 0
             if self._location is not None and reached is not None and new:
-                self._location.write_bytes(self._content(reached))
+                with writing(self._location, fsync=True) as file:
+                    file.write(self._content(reached))
                 self._written = reached
             return self._written is not None
 
@@ -274,7 +275,9 @@ def keeping(
         lost = not all(source.rereadable for source in sources)
         # What failed at once would fail again: there is nothing to go on with.
         if stopped or lost or keeper.begun:
-            with contextlib.suppress(OSError, StreamBNError):  # what went wrong first is what is told
+            with contextlib.suppress(
+                OSError, StreamBNError
+            ):  # what went wrong first is what is told
                 if keeper.write():
                     error.add_note(f"--resume goes on from {location.text}")
         raise
@@ -291,4 +294,3 @@ def _on_request(handler: Callable[..., None]) -> Any:
     if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
         return signal.signal(signal.SIGUSR1, handler)
     return None
-

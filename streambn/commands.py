@@ -36,12 +36,12 @@ from streambn.job_options import CheckpointOptions, JobOptions, WriteOptions
 
 if TYPE_CHECKING:
     from streambn.checkpoints import Interval, Keeper, Reached
-    from streambn.fileapply import Turning
     from streambn.files import Source
     from streambn.fitted import Fitted
     from streambn.jobs import Folder
     from streambn.locations import Location
     from streambn.outputs import Output
+    from streambn.turning import Turning
 
 __all__ = [
     "ShowFormat",
@@ -211,7 +211,7 @@ def apply(
     Example: [bold]streambn apply stats.json data/ -o normalized/[/bold]
     """
     from streambn import files, jobs, outputs  # noqa: PLC0415
-    from streambn.fileapply import Turning  # noqa: PLC0415
+    from streambn.turning import Turning  # noqa: PLC0415
 
     with _usage():
         how, encoding = job.reading(), writing.encoding()
@@ -254,7 +254,8 @@ def normalize(
     online: Annotated[
         bool,
         typer.Option(
-            "--online", help="In one pass: learn each batch, and normalize it by what is known then."
+            "--online",
+            help="In one pass: learn each batch, and normalize it by what is known then.",
         ),
     ] = False,
     using: Annotated[
@@ -275,9 +276,8 @@ def normalize(
     A stream, as it comes: [bold]produce | streambn normalize --online - -o - | consume[/bold]
     """
     from streambn import files, jobs, outputs  # noqa: PLC0415
-    from streambn.fileapply import Learning, Turning  # noqa: PLC0415
-    from streambn.locations import locate  # noqa: PLC0415
     from streambn.progress import fitted  # noqa: PLC0415
+    from streambn.turning import Learning, Turning  # noqa: PLC0415
 
     with _usage():
         how, encoding, interval = job.reading(), writing.encoding(), keeping.interval()
@@ -299,9 +299,7 @@ def normalize(
     jobs.use_threads(how.threads)
     if online:
         learning = Learning(normalizer, using.value, _arrow_type(dtype))
-        applied = jobs.apply_job(
-            learning, plan, how, encoding, job.showing(), fsync=writing.fsync
-        )
+        applied = jobs.apply_job(learning, plan, how, encoding, job.showing(), fsync=writing.fsync)
     else:
         kept_at = _checkpoint_of(output, plan, keeping)
         with _kept(kept_at, sources, normalizer, job, interval) as (start, keeper):
@@ -467,9 +465,7 @@ def _kept(
         yield kept
 
 
-def _checkpoint_of(
-    output: str, plan: list[Output], keeping: CheckpointOptions
-) -> Location | None:
+def _checkpoint_of(output: str, plan: list[Output], keeping: CheckpointOptions) -> Location | None:
     """Say where the checkpoint of a job that writes outputs is kept."""
     from streambn.files import PIPE  # noqa: PLC0415
     from streambn.locations import locate  # noqa: PLC0415
@@ -529,7 +525,9 @@ def _tell(
 
     list_skipped(counted.skipped)
     if job.json:
-        print_json(Report(command=command, output=output, fingerprint=fingerprint, **counted._asdict()))
+        print_json(
+            Report(command=command, output=output, fingerprint=fingerprint, **counted._asdict())
+        )
 
 
 def _check_rereadable(sources: list[Source]) -> None:

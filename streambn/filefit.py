@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,36 +19,19 @@ from streambn.checkpoints import Place, Reached
 from streambn.errors import StreamBNError
 from streambn.files import Source
 from streambn.fitted import Fitted
+from streambn.inputs import Reading, after, check_unchanged, left_out, located
 from streambn.locations import Stamp
 from streambn.policies import event_time_of
-from streambn.progress import Progress, Skipped
+from streambn.progress import Progress
 from streambn.reading import Piece
 from streambn.weighing import beside
 
-__all__ = ["Reading", "check_unchanged", "fit_files", "located"]
+__all__ = ["Learn", "fit_files"]
 
 # Decoded batches that wait to be learned.
 _ROOM = 48 << 20
 
 Learn = Callable[[Fitted, Any], Fitted]
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How inputs are to be read.
-
-    Attributes
-    ----------
-    csv_types : mapping of str to pyarrow.DataType
-        Types of CSV columns that are not to be inferred.
-    threads : int
-    skipping : bool
-        Whether what is damaged is left out, instead of ending the job.
-    """
-
-    csv_types: Mapping[str, Any]
-    threads: int = 1
-    skipping: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +128,7 @@ def fit_files(
             fitted_before, rows_before = fitted, progress.rows
             try:
                 for batch in batches:
-                    with located(source.name, after(progress)):
+                    with located(source.name, after(progress.in_file)):
                         fitted = learn(fitted, batch)
                     progress.add(batch.num_rows, 0 if part.apart else int(batch.nbytes))
                     if not part.apart:
@@ -157,7 +140,9 @@ def fit_files(
                 if part.apart:
                     fitted = fitted_before
                     progress.add(rows_before - progress.rows)
-                skipped.append(_left_out(part.piece, source, progress, error))
+                where = part.piece.where if part.piece is not None else ""
+                where = where or after(progress.in_file)
+                skipped.append(left_out(source.name, where, error))
             if part.apart and part.piece is not None and stamp is not None:
                 progress.add(0, round(part.piece.share * stamp.size))
             if part.ends:
@@ -177,9 +162,7 @@ def _count_done(progress: Progress, start: Place) -> None:
 def _open(fitted: Fitted, names: Sequence[str] | None, how: Reading, source: Source) -> Any:
     """Open a source, so that no columns are read but those that can be needed."""
     others = beside(fitted.options.weights, event_time_of(fitted.policy))
-    choose = functools.partial(
-        files.fitting_columns, names=names, beside=others, keys=source.keys
-    )
+    choose = functools.partial(files.fitting_columns, names=names, beside=others, keys=source.keys)
     keys = [*(names or ()), *others]
     return files.open_source(source, keys=keys, choose=choose, csv_types=how.csv_types)
 
@@ -214,42 +197,3 @@ def _batches(part: _Part, start: Place) -> Iterator[Any]:
     for number, batch in enumerate(part.piece.read()):
         if number >= known:
             yield batch
-
-
-def _left_out(
-    piece: Piece | None, source: Source, progress: Progress, error: Exception
-) -> Skipped:
-    """Say what was left out, and why."""
-    where = after(progress) if piece is None else piece.where or after(progress)
-    return Skipped(source.name, where, str(error).removeprefix(f"{source.name}: "))
-
-
-def check_unchanged(source: Source, stamp: Stamp | None) -> None:
-    """Refuse what was read of a file that was written to meanwhile."""
-    if stamp is None:
-        return
-    try:
-        same = source.stamp() == stamp
-    except (OSError, StreamBNError):
-        same = False
-    if not same:
-        raise StreamBNError(
-            f"{source.name} changed, or went away, while it was read: what was read of it is of no "
-            "use; run again when it is whole"
-        )
-
-
-@contextlib.contextmanager
-def located(name: str, where: str = "") -> Iterator[None]:
-    """Say in which file, and where in it, the library met what it complains about."""
-    try:
-        yield
-    except StreamBNError as error:
-        if str(error).startswith(name):
-            raise
-        raise type(error)(f"{name}{where and ' '}{where}: {error}") from error
-
-
-def after(progress: Progress) -> str:
-    """Name the place in a file by the rows before it."""
-    return f"after row {progress.in_file:,}" if progress.in_file else ""

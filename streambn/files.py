@@ -235,7 +235,8 @@ def open_source(
     elif sys.stdin.isatty():
         raise StreamBNError("standard input is a terminal: pipe an Arrow IPC stream into it")
     else:
-        opened = reading.open_pipe(open(0, "rb", buffering=0, closefd=False), source.name)
+        pipe = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
+        opened = reading.open_pipe(pipe, source.name)
     wanted = set(keys) - set(opened.schema.names)
     appended = {key: value for key, value in source.keys.items() if key in wanted}
     if not appended:

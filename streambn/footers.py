@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Chunks", "chunks_of", "moved", "with_row_groups"]
 
@@ -33,7 +34,8 @@ _CHUNK_OFFSET, _META = 2, 3
 _UNCOMPRESSED, _COMPRESSED, _OFFSETS = 6, 7, (9, 10, 11)
 
 
-class Chunks(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Chunks:
     """Column chunks of one row group, encoded.
 
     Attributes
@@ -46,6 +48,9 @@ class Chunks(NamedTuple):
 
     data: Any
     columns: list[Any]
+
+    def __len__(self) -> int:
+        return len(self.data)
 
 
 # A structure is {number of field: (type, value)}; a list, (type, values).

@@ -15,9 +15,9 @@ from streambn.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from streambn.checkpoints import Interval
-    from streambn.filefit import Reading
+    from streambn.inputs import Reading
     from streambn.jobs import Showing
-    from streambn.writing import Encoding
+from streambn.writing import Encoding
 
 __all__ = [
     "CheckpointOptions",
@@ -138,7 +138,7 @@ class JobOptions:
 
     def reading(self) -> "Reading":
         """Say how inputs are to be read."""
-        from streambn.filefit import Reading  # noqa: PLC0415
+        from streambn.inputs import Reading  # noqa: PLC0415
 
         skipping = self.on_error is OnError.skip
         return Reading(parse_csv_types(self.csv_type), self.count, skipping)

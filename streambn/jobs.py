@@ -14,17 +14,29 @@ from typing import Any, NamedTuple
 from streambn import checkpoints
 from streambn.checkpoints import Interval, Keeper, Place, Reached
 from streambn.errors import InvalidValueError, NotFittedError
-from streambn.fileapply import Learning, Turning, apply_files, write_stdout
-from streambn.filefit import Learn, Reading, fit_files
+from streambn.fileapply import apply_files
+from streambn.filefit import Learn, fit_files
 from streambn.files import PIPE, Source
 from streambn.fitted import Fitted
+from streambn.inputs import Reading
 from streambn.locations import Location, writing
 from streambn.manifests import Manifest
 from streambn.outputs import Output
 from streambn.progress import Progress, Skipped, progress
+from streambn.streaming import write_stdout
+from streambn.turning import Learning, Turning
 from streambn.writing import Encoding
 
-__all__ = ["Done", "Folder", "Showing", "apply_job", "check_resumable", "fit_job", "kept", "use_threads"]
+__all__ = [
+    "Done",
+    "Folder",
+    "Showing",
+    "apply_job",
+    "check_resumable",
+    "fit_job",
+    "kept",
+    "use_threads",
+]
 
 
 class Showing(NamedTuple):

@@ -24,7 +24,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from streambn import stores
-from streambn.atomic import atomic_write, staged
+from streambn.atomic import atomic_write, remove_leftovers, staged
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.stores import told
 
@@ -192,6 +192,11 @@ class Location:
             return
         with told(self.text), contextlib.suppress(FileNotFoundError):
             self._filesystem.delete_file(self.key)
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed process left of its attempts to write this file, if it is local."""
+        if self.local is not None:
+            remove_leftovers(self.local)
 
     @property
     def _path(self) -> str:

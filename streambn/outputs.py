@@ -47,9 +47,9 @@ class Output:
     mirrored: bool = False
 
     @property
-    def location(self) -> Location | None:
+    def location(self) -> Location:
         """Where it is to be; standard output is nowhere."""
-        return None if self.target == PIPE else locate(self.target)
+        return locate(self.target)
 
 
 def plan(sources: Sequence[Source], out: str) -> list[Output]:

@@ -27,6 +27,7 @@ _BLOCK_BYTES = 4 << 20
 # Of columns larger than this, in one row group, too much would be in memory.
 _COLUMN_BYTES = 256 << 20
 
+
 class Block(NamedTuple):
     """Some columns of a row group.
 
