@@ -104,6 +104,45 @@ class Roundtrip:
         # There a quarter of everything is mapped, and its result taken fourfold.
         far = np.maximum(np.abs(self.hi), self.spread).max(initial=0.0) > _FAR
         self.part = 0.25 if far else 1.0
+        self._affine = lanes.gamma is not None
+        with np.errstate(all="ignore"):
+            self._finite = np.isfinite(self.hi + self.lo) & np.isfinite(self.spread)
+        self._plain = not far and bool((self._finite & (self.gamma != 0)).all())
+
+    def doubtful(
+        self, given: Floats, written: Floats, ignored: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Say where it is not plain to see that an output is of an input.
+
+        It takes a sixth of the time of `differ`, which is then for few values only.
+        """
+        if not self._plain:
+            return ~ignored
+        few = _ROUNDINGS * _U
+        if self.inverse:
+            back = self._y(self._z(written))
+            slope = np.abs(self.gamma) / self.spread
+        else:
+            back = written
+            if self._affine:
+                back = (written - self.beta) / self.gamma
+            inside = None if self.clip is None else np.abs(back) < self.clip * (1 - 1e-9)
+            back = back * self.spread
+            back += self.lo
+            back += self.hi
+            slope = self.spread / np.abs(self.gamma)
+        # Less than the bound that `differ` takes: it leaves terms out.
+        bound = np.abs(written)
+        bound *= slope * (few + 1.001 * self.kind.roundoff)
+        back -= given
+        near: NDArray[np.bool_] = np.abs(back, out=back) <= bound
+        if not near.all():
+            bound += few * np.abs(given)
+            near = back <= bound
+        near &= np.isfinite(back)  # an infinity is within infinite bounds
+        if not self.inverse and inside is not None:
+            near &= inside
+        return ~(near | ignored)
 
     def differ(
         self, given: Floats, written: Floats, blur: Floats | float = 0.0
@@ -118,13 +157,13 @@ class Roundtrip:
         """
         ahead = self._ahead(given)
         x, y = (written, given) if self.inverse else (given, written)
-        # What became infinite stands at the end of its type.
-        z = np.abs(
-            self._z(np.clip(x, -self.kind.largest, self.kind.largest) if self.inverse else x)
-        )
+        z = np.abs(self._z(x))
+        if self.inverse:
+            # What became infinite stands at the end of its type.
+            end = self.kind.largest
+            z = _limited(np.abs(self._z(np.clip(x, -end, end))))
         back = self._y(self._z(x)) if self.inverse else self._x(y)
-        finite = np.isfinite(self.hi + self.lo) & np.isfinite(self.spread)
-        by_back = finite & (self.gamma != 0) & np.isfinite(given) & np.isfinite(written)
+        by_back = self._finite & (self.gamma != 0) & np.isfinite(given) & np.isfinite(written)
         if self.clip is not None:
             # Close to the bound, rounding may have brought a value there.
             by_back &= z < self.clip * (1 - 1e-9)
@@ -165,7 +204,7 @@ class Roundtrip:
         # Slightly more than a half: the output was rounded after it was computed.
         rounded = 1.001 * kind.roundoff * (x if self.inverse else y) + kind.tiny
         of_x = few * _limited(z * self.spread) + 4 * _TINY * (1 + self.spread)
-        of_z = (of_x + few * blur) / self.spread
+        of_z = (of_x + few * np.abs(blur)) / self.spread
         in_clip = z
         if self.clip is not None:
             in_clip = np.minimum(z, self.clip)
@@ -176,7 +215,9 @@ class Roundtrip:
         in_x, in_y = of_x + few * x, of_y + few * y
         if self.inverse:
             slope = gamma / self.spread
-            return in_y + slope * (in_x + rounded), in_x + (of_y + few * blur) / slope + rounded
+            return in_y + slope * (in_x + rounded), in_x + (
+                of_y + few * np.abs(blur)
+            ) / slope + rounded
         slope = self.spread / gamma
         return in_x + slope * (in_y + rounded), in_y + of_z * gamma + rounded
 

@@ -200,33 +200,39 @@ class _Checker:
         maps = Roundtrip(lanes, kind, self.inverse)
         exact = not pa.types.is_floating(given.values.type)
         for (x, x_null), (stored, y_null), row in _pieces(given, written):
-            expected = x_null | ~lanes.known[:, np.newaxis]
-            wrong, apart = expected != y_null, None
             # What was text is rounded as it was before.
             y = stored.astype(kind.dtype).astype(np.float64) if self.text else stored
+            blur = self._blur(leaf, x, x_null) if exact else None
+            expected = x_null | ~lanes.known[:, np.newaxis]
+            wrong, apart = expected != y_null, None
+            where = np.arange(x.shape[1])
             if not wrong.any():
-                wrong, apart = maps.differ(x, y, self._blur(leaf, x, x_null) if exact else 0.0)
-                wrong &= ~expected
+                where = np.flatnonzero(maps.doubtful(x, y, expected).any(axis=0))
+                if not where.size:
+                    continue
+                wrong, apart = maps.differ(
+                    x[:, where], y[:, where], 0.0 if blur is None else blur[:, where]
+                )
+                wrong &= ~expected[:, where]
             if wrong.any():
                 # The first row, and in it the first lane.
-                at = int(wrong.any(axis=0).argmax())
-                lane = int(wrong[:, at].argmax())
-                here = lane, at
+                among = int(wrong.any(axis=0).argmax())
+                lane, at = int(wrong[:, among].argmax()), int(where[among])
                 how = "" if lanes.known[lane] else ", and not null: it has no statistics"
                 if apart is not None:
-                    how = f", which {apart.words(here)}"
+                    how = f", which {apart.words((lane, among))}"
                 self._fail(
                     leaf.lanes[lane],
                     start + row + at,
-                    "null" if x_null[here] else repr(float(x[here])),
-                    "null" if y_null[here] else repr(float(y[here])),
+                    "null" if x_null[lane, at] else repr(float(x[lane, at])),
+                    "null" if y_null[lane, at] else repr(float(y[lane, at])),
                     how,
                 )
 
     def _blur(self, leaf: Leaf, x: Floats, null: NDArray[np.bool_]) -> Floats:
         """Say how large the numbers are that integers or decimals were rounded as."""
         if kernels.active == "native":
-            return np.abs(x)
+            return x
         # These take differences from one of the first values, which may be a larger one.
         largest = np.abs(np.where(null, 0.0, x)).max(initial=self.largest.get(leaf.path, 0.0))
         self.largest[leaf.path] = largest
