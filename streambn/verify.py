@@ -7,7 +7,8 @@ not by the kernels that wrote the output, so that an error of theirs would show.
 
 **What is not found.** A change smaller than rounding: of integers and decimals beyond 2⁵³
 that includes their low digits. In CSV, which has one spelling for both, an empty string in
-the place of a null one. Whether a column of lists that passes through has changed its type.
+the place of a null one. The types of columns: formats do not keep all, so only values are
+compared.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from streambn.kernels.nesting import Column, opened
 from streambn.normalizer import FrozenNormalizer
 from streambn.roundtrip import KINDS, Kind, Roundtrip
 
-__all__ = ["verify"]
+__all__ = ["text_types", "verify"]
 
 # Rows compared at once, and values of a column: temporaries stay in the cache.
 _ROWS = 1 << 16
@@ -63,9 +64,7 @@ def verify(
     dtype : data type, optional
         As it was given to `transform`.
     text : bool
-        The output was CSV, which keeps no types. Best read with the types of the input, where
-        it was written from typed data: a column of strings such as "007" is else read as
-        numbers.
+        The output was CSV, which keeps no types: best read as `text_types` says.
 
     Returns
     -------
@@ -89,6 +88,45 @@ def verify(
             checker.check(given, written, start)
         start += given.num_rows
     return tuple(checker.unchecked)
+
+
+def text_types(frozen: FrozenNormalizer, schema: pa.Schema) -> dict[str, pa.DataType]:
+    """Give the types with which a CSV output is to be read back, by column.
+
+    Parameters
+    ----------
+    frozen : FrozenNormalizer
+    schema : pyarrow.Schema
+        The input's.
+
+    Returns
+    -------
+    dict
+        Of columns that pass through and that would not come back by what they look like:
+        strings such as "007", decimals, times.
+    """
+    bound = set(frozen._current._bound_to().columns)
+    types = pa.types
+    kinds: dict[str, pa.DataType] = {}
+    for field in schema:
+        kind = field.type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        if field.name in bound:
+            continue
+        if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+            kinds[field.name] = pa.string()
+        elif any(
+            is_such(kind)
+            for is_such in (
+                types.is_decimal128,
+                types.is_timestamp,
+                types.is_time,
+                types.is_integer,
+            )
+        ):
+            kinds[field.name] = kind
+    return kinds
 
 
 # --- both sides in step ---------------------------------------------------------------
@@ -149,7 +187,7 @@ class _Checker:
             after = opened(self.binding.extract(written))
         except SchemaError as error:
             raise SchemaError(f"{self.name}: {error}") from error
-        kinds = [self._kind(given, leaf) for leaf in self.binding.leaves]
+        kinds = [self._kind(given, written, leaf) for leaf in self.binding.leaves]
         if self.kinds is None:
             # Of several inputs into one output, the first says of which type its columns are.
             self.kinds = kinds
@@ -179,9 +217,10 @@ class _Checker:
                 raise SchemaError(f"{self.name}: column {name!r} is not in the input")
         return written.select(names)
 
-    def _kind(self, given: pa.RecordBatch, leaf: Leaf) -> Kind:
-        """Give the type in which the output of this input was rounded."""
-        return KINDS[(self.dtype or float_type(_leaf_type(given.schema, leaf))).id]
+    def _kind(self, given: pa.RecordBatch, written: pa.RecordBatch, leaf: Leaf) -> Kind:
+        """Give the coarser of the types in which the output of this input was rounded."""
+        kind = KINDS[(self.dtype or float_type(_leaf_type(given.schema, leaf))).id]
+        return max(kind, KINDS[float_type(_leaf_type(written.schema, leaf)).id])
 
     # -------------------------------------------------------------- normalized columns
 

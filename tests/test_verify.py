@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import streambn as sbn
 from streambn.errors import SchemaError, StreamBNError
 from streambn.roundtrip import KINDS, Roundtrip
-from streambn.verify import verify
+from streambn.verify import text_types, verify
 
 TYPES = [pa.float64(), pa.float32(), pa.float16()]
 
@@ -543,6 +543,38 @@ def test_through_csv(dtype):
     fails(frozen, batch, bad, "'f', row 101", text=True, dtype=dtype)
     texts = table.set_column(6, "when", pa.array([True] * 500)).to_batches()
     assert check(frozen, batch, texts, text=True, dtype=dtype) == ("when",)
+
+
+def test_csv_is_read_back_with_the_types_of_the_input(frozen):
+    from pyarrow import csv
+
+    exact = [decimal.Decimal("12345678901234567890.12"), None, decimal.Decimal("-0.05")]
+    columns = {
+        "x": pa.array([1.0, 2.0, None]),
+        "key": pa.array(["007", "008", ""], pa.large_string()),
+        "word": pa.array(["01", None, "1"]).dictionary_encode(),
+        "exact": pa.array(exact, pa.decimal128(25, 2)),
+        "when": pa.array([_DAY, None, _DAY], pa.timestamp("us", "UTC")),
+        "here": pa.array([_DAY, None, _DAY], pa.timestamp("ms", "Europe/Berlin")),
+        "time": pa.array([_DAY.time(), None, _DAY.time()]),
+        "id": pa.array([2**64 - 1, None, 5], pa.uint64()),
+        "span": pa.array([1, None, 5], pa.duration("s")),
+        "ok": pa.array([True, None, False]),
+    }
+    batch = pa.record_batch(columns)
+    kinds = text_types(frozen, batch.schema)
+    assert set(kinds) == {"key", "word", "exact", "when", "here", "time", "id"}
+    file = io.BytesIO()
+    plain = frozen.transform(batch)
+    plain = plain.set_column(2, "word", plain["word"].dictionary_decode())
+    csv.write_csv(pa.table(plain), file)
+    options = csv.ConvertOptions(column_types=kinds, null_values=[""])
+    file.seek(0)
+    table = csv.read_csv(file, convert_options=options)
+    assert check(frozen, batch, table.to_batches(), text=True) == ()
+    for name, other in (("key", "7"), ("exact", exact[2]), ("id", 1), ("when", None)):
+        changed = replaced(table.to_batches()[0], name, 0, other)
+        fails(frozen, batch, changed, f"{name!r}, row 1", text=True)
 
 
 @pytest.mark.parametrize("dtype", [None, *TYPES])
