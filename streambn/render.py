@@ -1,4 +1,4 @@
-"""What the command prints for people: the table of statistics."""
+"""What `show` prints: statistics, as a table for people and as JSON or CSV for programs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,6 @@ __all__ = ["number", "rows_seen", "show", "table"]
 
 # What stats() has of any policy, also where nothing was seen and there are none.
 _COLUMNS = ["column", "count", "nulls", "nans", "infs", "mean", "var", "std", "min", "max"]
-
-
-# --- statistics -----------------------------------------------------------------------
 
 
 def show(loaded: sbn.Normalizer | sbn.FrozenNormalizer, form: str, at: Any = None) -> None:
