@@ -1127,7 +1127,7 @@ def test_progress_only_on_a_terminal(large: str) -> None:
     shown = in_a_terminal("fit", large, "-o", "t.json")
     assert "fitting" in shown
     assert "rows/s" in shown
-    assert "file 1 of 1" in shown
+    assert "of 1 file" in shown
     shown = in_a_terminal("fit", large, "-o", "t.json", "--quiet")
     assert shown == ""
 
