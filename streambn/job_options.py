@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streambn.checkpoints import Interval
     from streambn.inputs import Reading
     from streambn.jobs import Showing
-from streambn.writing import Encoding
+    from streambn.writing import Encoding
 
 __all__ = [
     "CheckpointOptions",
