@@ -282,6 +282,19 @@ def test_a_fit_imports_only_what_it_uses(tmp_path):
     assert ("streambn.kernels.reference" in loaded) == (kernels.active == "reference")
 
 
+def test_garbage_is_collected_while_a_command_works():
+    code = (
+        "import gc, sys, streambn.commands\n"
+        "def work(stats): assert gc.isenabled(); sys.exit(7)\n"
+        "streambn.commands.app.command()(work)\n"
+        "from streambn.cli import main\n"
+        "sys.argv = ['streambn', 'work', 'x']\n"
+        "try: main()\n"
+        "except SystemExit as end: assert end.code == 7"
+    )
+    loaded_by(code)
+
+
 def test_names_are_there_before_they_are_asked_for():
     code = (
         "import streambn; listed = dir(streambn); from streambn import *; "
