@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-THREADS = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+from benchmarks import THREADS
 
 if __name__ == "__main__":
     # The libraries read these when they are loaded, which is why that comes after.

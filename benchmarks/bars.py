@@ -1,11 +1,12 @@
-"""How fast streambn has to be: bounds on ratios of times, taken in one run."""
+"""How fast streambn has to be: bounds on ratios of times, or of memory, taken in one run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from benchmarks.measure import Measured
+from benchmarks.filejobs import ALLOWED, AN_EIGHTH
+from benchmarks.measure import Compared
 from benchmarks.workloads import COPIES, ON_TWO_THREADS
 
 
@@ -17,18 +18,18 @@ class Bar(NamedTuple):
     title : str
         What is compared.
     workload : str
-        The name of the one in whose rounds both are timed.
+        The name of the one, or of the job on files, in whose rounds both are measured.
     against : tuple of str
         By what the ratio is taken; of several, the hardest on streambn counts.
-    what : {"speed", "time"}
-        The speed has to be at least `bound` times that of the other; the time at most.
+    what : {"speed", "time", "memory"}
+        The speed has to be at least `bound` times that of the other; time and memory at most.
     bound : float
     """
 
     title: str
     workload: str
     against: tuple[str, ...]
-    what: Literal["speed", "time"]
+    what: Literal["speed", "time", "memory"]
     bound: float
 
 
@@ -95,16 +96,31 @@ BARS = (
         "speed",
         5.0,
     ),
+    Bar("streambn --help against import pyarrow", "help", ("import pyarrow",), "time", 1.6),
+    Bar("fit a file against Polars, streaming", "fit-file", ("Polars",), "time", 1.0),
+    Bar("fit a file against DuckDB", "fit-file", ("DuckDB",), "time", 0.6),
+    Bar(
+        "fit a file, process under way, against a scan of pyarrow's",
+        "fit-inside",
+        ("pyarrow's scan",),
+        "time",
+        1.25,
+    ),
+    Bar("normalize a file against Polars", "normalize-file", ("Polars",), "time", 0.75),
+    Bar("normalize a file against DuckDB", "normalize-file", ("DuckDB",), "time", 0.4),
+    Bar("normalize eight files against Polars", "normalize-files", ("Polars",), "time", 0.6),
+    Bar("eight times the rows against once", "normalize-memory", (AN_EIGHTH,), "memory", 1.15),
+    Bar("the same against 600 MB", "normalize-memory", (ALLOWED,), "memory", 1.0),
 )
 
 
-def judged(measurements: Sequence[Measured]) -> list[Verdict]:
-    """Judge the bars of those workloads that were measured."""
-    by_name = {m.workload.name: m for m in measurements}
+def judged(measurements: Sequence[Compared]) -> list[Verdict]:
+    """Judge the bars of those workloads and jobs that were measured."""
+    by_name = {m.name: m for m in measurements}
     return [Verdict(b, _ratio(b, by_name[b.workload])) for b in BARS if b.workload in by_name]
 
 
-def _ratio(bar: Bar, measured: Measured) -> float | None:
+def _ratio(bar: Bar, measured: Compared) -> float | None:
     if any(other not in measured.timings for other in bar.against):
         return None
     if bar.what == "speed":

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import plot, report
 from benchmarks.bars import judged
+from benchmarks.filejobs import FILE_JOBS, FileJob, FilesMeasured, measured_files
 from benchmarks.measure import Measured, available, measured
 from benchmarks.peers import PEERS, one_thread
 from benchmarks.workloads import WORKLOADS, Workload
@@ -38,21 +39,25 @@ def main(arguments: Sequence[str]) -> int:
     for workload in chosen:
         if workload not in able:
             print(f"{workload.title} is left out: it is work inside of what is not installed")
-    measurements = _measured(able, options.rounds)
-    verdicts = judged(measurements)
-    print(report.table(measurements), report.verdict_table(verdicts), sep="\n\n")
+    jobs = [j for j in FILE_JOBS if not options.only or j.name in options.only]
+    measurements, files = _measured(able, jobs, options.rounds)
+    verdicts = judged([*measurements, *files])
+    tables = [report.table(measurements)] * bool(measurements)
+    tables += [report.file_table(files)] * bool(files)
+    print(*tables, report.verdict_table(verdicts), sep="\n\n")
 
     if not options.only:
-        results = report.as_json(measurements, verdicts, options.rounds)
+        results = report.as_json(measurements, files, verdicts, options.rounds)
         RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         plot.draw(measurements, PICTURE)
         if not options.no_readme:
-            part = report.readme_part(measurements, options.rounds)
+            part = report.readme_part(measurements, files, options.rounds)
             README.write_text(report.replaced(readme, part))
     return 0 if able == chosen and all(verdict.holds for verdict in verdicts) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
+    names = [each.name for each in (*WORKLOADS, *FILE_JOBS)]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure streambn and its peers; write results.json, throughput.svg and the "
@@ -61,9 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=[w.name for w in WORKLOADS],
+        choices=names,
         metavar="NAME",
-        help=f"measure and print these, write nothing: {', '.join(w.name for w in WORKLOADS)}",
+        help=f"measure and print these, write nothing: {', '.join(names)}",
     )
     parser.add_argument("--rounds", type=_positive, default=21, help="default: %(default)s")
     parser.add_argument("--no-readme", action="store_true", help="leave the README as it is")
@@ -77,8 +82,10 @@ def _positive(text: str) -> int:
     return number
 
 
-def _measured(chosen: Sequence[Workload], rounds: int) -> list[Measured]:
-    """Measure workloads, one after the other, and show on a terminal how far it is."""
+def _measured(
+    chosen: Sequence[Workload], jobs: Sequence[FileJob], rounds: int
+) -> tuple[list[Measured], list[FilesMeasured]]:
+    """Measure one after the other, and show on a terminal how far it is."""
     console = Console(stderr=True)
     bar = Progress(
         BarColumn(),
@@ -89,9 +96,10 @@ def _measured(chosen: Sequence[Workload], rounds: int) -> list[Measured]:
         disable=not console.is_terminal,
         auto_refresh=False,  # a thread that draws would take time from what is measured
     )
-    found = []
+    found, files = [], []
     with bar:
-        task = bar.add_task("", total=len(chosen) * rounds)
+        total = len(chosen) * rounds + sum(min(job.rounds, rounds) for job in jobs)
+        task = bar.add_task("", total=total)
 
         def after_round() -> None:
             bar.update(task, advance=1, refresh=True)
@@ -100,4 +108,7 @@ def _measured(chosen: Sequence[Workload], rounds: int) -> list[Measured]:
             bar.update(task, description=workload.title, refresh=True)
             found.append(measured(workload, rounds, after_round))
             gc.collect()  # the next one's data takes its place in memory
-    return found
+        for job in jobs:
+            bar.update(task, description=job.title, refresh=True)
+            files.append(measured_files(job, rounds, after_round))
+    return found, files

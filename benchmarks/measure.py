@@ -49,13 +49,40 @@ class Timing(NamedTuple):
         return statistics.median(self.taken)
 
 
+class Compared:
+    """The samples of all that did the same, in turn.
+
+    Attributes
+    ----------
+    timings : mapping of str to Timing
+        By who did it.
+    """
+
+    timings: Mapping[str, Timing]
+
+    @property
+    def name(self) -> str:
+        """Of what they did."""
+        raise NotImplementedError
+
+    def ratio(self, slow: str, fast: str) -> float:
+        """Say how many times as long as `fast` `slow` takes."""
+        pairs = zip(self.timings[slow].seconds, self.timings[fast].seconds, strict=True)
+        return statistics.median(a / b for a, b in pairs if a is not None and b is not None)
+
+
 @dataclass(frozen=True)
-class Measured:
+class Measured(Compared):
     """A workload and the times of all that did it."""
 
     workload: Workload
     nbytes: int
     timings: Mapping[str, Timing]
+
+    @property
+    def name(self) -> str:
+        """That of the workload."""
+        return self.workload.name
 
     def figure(self, who: str) -> float:
         """Give the speed, or the time of a batch or a row, in the workload's unit."""
@@ -64,11 +91,6 @@ class Measured:
             return self.nbytes / seconds / 1e9
         rows = shape.rows if self.workload.unit == "µs per row" else 1
         return seconds / (shape.batches * rows) * 1e6
-
-    def ratio(self, slow: str, fast: str) -> float:
-        """Say how many times as long as `fast` `slow` takes."""
-        pairs = zip(self.timings[slow].seconds, self.timings[fast].seconds, strict=True)
-        return statistics.median(a / b for a, b in pairs if a is not None and b is not None)
 
     def of_limit(self, who: str) -> float | None:
         """Give the speed as a fraction of the hardest limit; None: there is none."""
