@@ -2,8 +2,8 @@
 
 A process has all cores of the machine, as users run it. Its files lie in a temporary folder,
 and have been read before, so that they are in the system's cache; what an earlier run wrote is
-gone. Peers do the same as well as they can: Polars streams, DuckDB has its defaults, and both
-write with the compression of streambn.
+gone. Peers do the same as well as they can: Polars streams, DuckDB has its defaults, by which it
+keeps the order of rows as the others do, and both write with the compression of streambn.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import itertools
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import streambn as sbn
@@ -33,11 +35,12 @@ def load(package):
 
 
 load("benchmarks")
-bars, command, forgetting, jobs, measure, peers, plot, references, report, workloads = (
+bars, command, filejobs, forgetting, jobs, measure, peers, plot, references, report, workloads = (
     importlib.import_module(f"benchmarks.{name}")
     for name in (
         "bars",
         "command",
+        "filejobs",
         "forgetting",
         "jobs",
         "measure",
@@ -49,6 +52,7 @@ bars, command, forgetting, jobs, measure, peers, plot, references, report, workl
     )
 )
 WORKLOADS = {w.name: w for w in workloads.WORKLOADS}
+FILE_JOBS = {job.name: job for job in filejobs.FILE_JOBS}
 
 
 def small(workload):
@@ -56,6 +60,15 @@ def small(workload):
     return shape._replace(
         rows=min(shape.rows, 500), columns=min(shape.columns, 5), batches=min(shape.batches, 3)
     )
+
+
+def few(job):
+    """The same job on small files."""
+    places = {
+        name: files._replace(rows=min(files.rows, 2000), files=min(files.files, 3), columns=3)
+        for name, files in job.places.items()
+    }
+    return dataclasses.replace(job, places=places)
 
 
 # ------------------------------------------------------- right answers, exactly
@@ -316,9 +329,12 @@ def test_what_is_quick_is_timed_many_times_over():
 
 
 def measured(name, seconds):
-    """Make up a workload's times: by whom, round by round."""
-    workload = WORKLOADS[name]
+    """Make up a workload's times, or a job's: by whom, round by round."""
     timings = {who: measure.Timing(1, tuple(times)) for who, times in seconds.items()}
+    if name in FILE_JOBS:
+        peaks = {who: 100.0 for who in timings if who in FILE_JOBS[name].contenders}
+        return filejobs.FilesMeasured(FILE_JOBS[name], timings, peaks)
+    workload = WORKLOADS[name]
     return measure.Measured(workload, 16_000_000, timings)
 
 
@@ -351,7 +367,7 @@ def test_what_has_no_limit_is_reported_without(tmp_path):
     assert found.of_limit("streambn") is None
     [line] = [line for line in report.table([found]).splitlines() if "River: learn" in line]
     assert [cell.strip() for cell in line.split("|")[2:-1]] == ["µs per row", "**10**", "", "100"]
-    assert report.as_json([found], [], 1)["workloads"]["rows"]["limits"] == ()
+    assert report.as_json([found], [], [], 1)["workloads"]["rows"]["limits"] == ()
     plot.draw(
         [found, measured("float64", {"np.max": [1.0], "streambn": [1.0]})], tmp_path / "t.svg"
     )
@@ -380,6 +396,11 @@ def test_a_bar_is_cleared_at_its_bound_and_missed_beyond_it(bar):
 
 @pytest.mark.parametrize("bar", bars.BARS, ids=lambda bar: bar.title)
 def test_a_bar_names_what_is_timed(bar):
+    if bar.workload in FILE_JOBS:
+        job = FILE_JOBS[bar.workload]
+        assert {*bar.against} <= {*job.contenders, *(job.constants or {})}
+        assert "streambn" in job.contenders
+        return
     workload = WORKLOADS[bar.workload]
     able = [peer.name for peer in peers.PEERS if workload.task in peer.tasks]
     assert {*bar.against} <= {*workload.limits, *workload.beside, *able}
@@ -408,6 +429,7 @@ def place(tmp_path, monkeypatch, threads):
     """A checkout of its own, with all workloads at a small size."""
     fewer = tuple(measure.Workload(**{**vars(w), "shape": small(w)}) for w in workloads.WORKLOADS)
     monkeypatch.setattr(command, "WORKLOADS", fewer)
+    monkeypatch.setattr(command, "FILE_JOBS", tuple(map(few, filejobs.FILE_JOBS)))
     monkeypatch.setattr(command, "one_thread", lambda: None)
     monkeypatch.setattr(measure, "SAMPLE", 0)
     for name, file in (("README", "README.md"), ("RESULTS", "r.json"), ("PICTURE", "t.svg")):
@@ -432,6 +454,13 @@ def test_the_command_writes_what_it_measured(place, capsys):
             else:
                 assert sample["of_limit"] is None
     assert found["kernels"] == kernels.describe()
+    assert found["file_jobs"].keys() == FILE_JOBS.keys()
+    for name, job in found["file_jobs"].items():
+        assert job["samples"].keys() == FILE_JOBS[name].contenders.keys()
+        for sample in job["samples"].values():
+            assert 0 < sample["min"] <= sample["median"] <= sample["max"]
+            assert sample["samples"] == min(2, FILE_JOBS[name].rounds)
+            assert 5 < sample["peak_mb"] < 2000
 
     readme = (place / "README.md").read_text()
     assert readme.startswith(f"before\n{report.BEGIN}\n")
@@ -442,6 +471,9 @@ def test_the_command_writes_what_it_measured(place, capsys):
         assert f"| {workload.title} " in readme
         assert f"| {workload.title} " in printed
         assert (workload.title in (place / "t.svg").read_text()) == bool(workload.limits)
+    for job in FILE_JOBS.values():
+        assert f"| {job.title} " in readme
+        assert f"| {job.title} " in printed
     assert "MISSED" in printed or status == 0
 
 
@@ -452,6 +484,7 @@ def test_the_command_writes_what_it_measured(place, capsys):
 def test_what_is_not_asked_for_is_not_written(place, arguments, written, monkeypatch):
     two = tuple(w for w in command.WORKLOADS if w.name in ("ema", "transform"))
     monkeypatch.setattr(command, "WORKLOADS", two)
+    monkeypatch.setattr(command, "FILE_JOBS", ())
     before = (place / "README.md").read_text()
     command.main([*arguments, "--rounds", "1"])
     assert {path.name for path in place.iterdir()} == {"README.md", *written}
@@ -488,6 +521,13 @@ def test_without_river_what_is_done_in_it_is_left_out(place, capsys, monkeypatch
     assert f"{WORKLOADS['rows'].title} is left out" in printed
 
 
+def test_jobs_on_files_are_measured_by_themselves(place, capsys):
+    assert command.main(["--only", "help", "--rounds", "1"]) in (0, 1)
+    printed = capsys.readouterr().out
+    assert f"| {FILE_JOBS['help'].title} " in printed
+    assert not any(w.title in printed for w in WORKLOADS.values())
+
+
 def test_a_readme_without_a_place_for_the_table_is_left_alone(place):
     (place / "README.md").write_text(f"{report.END} {report.BEGIN}")
     with pytest.raises(ValueError, match=r"README\.md must have"):
@@ -503,6 +543,106 @@ def test_the_same_times_make_the_same_picture(tmp_path):
     pictures = [(tmp_path / name).read_text() for name in ("a.svg", "b.svg")]
     assert pictures[0] == pictures[1]
     assert all(peer.name in pictures[0] for peer in peers.PEERS)
+
+
+# ---------------------------------------------------------------- jobs on files
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A place with two small files."""
+    place = tmp_path / "place with a space"
+    filejobs.write_files(place, filejobs.Files(2, 500, 3))
+    return place
+
+
+def script(code, **others):
+    return filejobs.Contender((sys.executable, "-c", code, "{place}"), **others)
+
+
+@pytest.mark.parametrize("rows", [500, 2_500])
+def test_files_have_the_rows_asked_for(tmp_path, monkeypatch, rows):
+    monkeypatch.setattr(filejobs, "GROUP", 1000)
+    filejobs.write_files(tmp_path, filejobs.Files(2, rows, 3))
+    for path in (tmp_path / "in").iterdir():
+        metadata = pq.read_metadata(path)
+        groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        assert (sum(groups), max(groups), metadata.num_columns) == (rows, min(rows, 1000), 3)
+
+
+def test_a_process_is_watched_and_no_other(data):
+    """Neither its memory nor its threads are those of whoever started it."""
+    ballast = np.ones(30_000_000)  # 240 MB
+    run = filejobs.process(script("import time; time.sleep(0.2); b'x' * 50_000_000"), data)
+    assert 50 < run.peak < 200
+    assert run.seconds >= 0.2
+    del ballast
+
+
+def test_a_process_has_all_cores_and_its_output_goes_nowhere(data, monkeypatch, capfd):
+    monkeypatch.setenv("POLARS_MAX_THREADS", "1")
+    filejobs.process(
+        script("import os, sys; print('hello'); assert 'POLARS_MAX_THREADS' not in os.environ"),
+        data,
+    )
+    assert capfd.readouterr().out == ""
+
+
+def test_what_an_earlier_run_wrote_is_gone(data):
+    write = script("import sys; open(sys.argv[1] + '/out/new', 'x').close()")
+    for _ in range(2):
+        filejobs.process(write, data)
+    assert [path.name for path in (data / "out").iterdir()] == ["new"]
+
+
+def test_a_process_that_fails_is_told_with_what_it_said(data):
+    with pytest.raises(RuntimeError, match="failed: no such luck"):
+        filejobs.process(script("import sys; sys.exit('no such luck')"), data)
+
+
+def finding(mean, std):
+    code = "import sys; open(sys.argv[1] + '/found.json', 'w').write"
+    return script(f"""{code}('{{{{"x0": [{mean}, {std}]}}}}')""")
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "agrees"),
+    [(100 + 1e-8, 15.0, True), (100 + 2e-8, 15.0, False), (100.0, 15 + 2e-8, False)],
+)
+def test_statistics_have_to_agree(mean, std, agrees):
+    both = {"streambn": finding(100.0, 15.0), "other": finding(mean, std)}
+    job = filejobs.FileJob("job", "a job", {"data": filejobs.Files(1, 10, 1)}, both)
+    if agrees:
+        filejobs.measured_files(job, 1)
+    else:
+        with pytest.raises(RuntimeError, match="x0: other finds"):
+            filejobs.measured_files(job, 1)
+
+
+@pytest.mark.parametrize("what", ["as it was", "half"])
+def test_what_is_written_has_to_be_normalized(what):
+    start = 5 if what == "half" else 0
+    code = (
+        "import sys, pyarrow.parquet as pq\n"
+        "table = pq.read_table(sys.argv[1] + '/in/part-0.parquet')\n"
+        f"pq.write_table(table[{start}:], sys.argv[1] + '/out/part-0.parquet')"
+    )
+    job = filejobs.FileJob(
+        "job", "a job", {"data": filejobs.Files(1, 10, 1)}, {"streambn": script(code)}
+    )
+    match = "became files of" if what == "half" else "x0 is not normalized"
+    with pytest.raises(RuntimeError, match=match):
+        filejobs.measured_files(job, 1)
+
+
+def test_who_is_not_installed_is_left_out_of_a_job():
+    both = {"streambn": script("0"), "other": script("0", needs="no_such_module")}
+    job = filejobs.FileJob("fit-file", "a job", {}, both, constants={"limit": 0.5})
+    found = filejobs.measured_files(job, 2)
+    assert found.timings.keys() == {"streambn", "limit"}
+    assert found.timings["limit"].seconds == (0.5, 0.5)
+    verdicts = bars.judged([found])
+    assert {(v.ratio, v.holds) for v in verdicts} == {(None, False)}
 
 
 # ------------------------------------------------------------------- forgetting
