@@ -32,16 +32,17 @@ from streambn.cli_options import (
     taking,
 )
 from streambn.errors import InvalidValueError, StreamBNError
-from streambn.job_options import CheckpointOptions, JobOptions, WriteOptions
+from streambn.job_options import (
+    CheckpointOptions,
+    JobOptions,
+    UsingStatistics,
+    WriteOptions,
+    folder_of,
+)
 
 if TYPE_CHECKING:
-    from streambn.checkpoints import Interval, Keeper, Reached
     from streambn.files import Source
     from streambn.fitted import Fitted
-    from streambn.jobs import Folder
-    from streambn.locations import Location
-    from streambn.outputs import Output
-    from streambn.turning import Turning
 
 __all__ = [
     "ShowFormat",
@@ -70,14 +71,6 @@ class ShowFormat(StrEnum):
     table = "table"
     json = "json"
     csv = "csv"
-
-
-class UsingOption(StrEnum):
-    """By which statistics a batch is normalized that is learned as well."""
-
-    running = "running"
-    before = "before"
-    batch = "batch"
 
 
 def _version(wanted: bool) -> None:
@@ -164,7 +157,11 @@ def fit(
         normalizer = _start(options, continue_from)
     kept_at = locate(keeping.checkpoint or f"{target}.checkpoint")
     jobs.use_threads(how.threads)
-    with _kept(kept_at, sources, normalizer, job, interval) as (start, keeper):
+    begun = normalizer._current
+    with jobs.kept(kept_at, sources, begun, job.depends(), interval, resume=job.resume) as (
+        start,
+        keeper,
+    ):
         end, done = jobs.fit_job(
             start, sources, _asked(options, normalizer), how, job.showing(), keeper, _learned
         )
@@ -172,7 +169,7 @@ def fit(
         if output is None:
             keeper.write()
         else:
-            _save(normalizer.freeze() if frozen else normalizer, output)
+            (normalizer.freeze() if frozen else normalizer).save(output)
     if output is not None:
         kept_at.remove()
     if not job.quiet:
@@ -215,7 +212,12 @@ def apply(
 
     with _usage():
         how, encoding = job.reading(), writing.encoding()
-    loaded = _load(stats)
+        if verify and (output == files.PIPE or how.skipping):
+            raise InvalidValueError(
+                "--verify reads the output back beside all of the input: not standard output, and "
+                "not with --on-error skip"
+            )
+    loaded = sbn.load(stats)
     with _naming(stats):
         frozen = _frozen(loaded)
     sources = files.scan(inputs)
@@ -231,8 +233,9 @@ def apply(
         how,
         encoding,
         job.showing(),
-        folder=_folder(output, plan, turning, job, writing),
+        folder=folder_of(output, plan, turning, job, writing),
         fsync=writing.fsync,
+        check=jobs.verified(turning, how) if verify else None,
     )
     _tell(job, "apply", output, applied, frozen.fingerprint)
 
@@ -259,12 +262,12 @@ def normalize(
         ),
     ] = False,
     using: Annotated[
-        UsingOption,
+        UsingStatistics,
         typer.Option(
             help="With --online: by the statistics with the batch in them (running), without it "
             "(before), or by its own (batch)."
         ),
-    ] = UsingOption.running,
+    ] = UsingStatistics.running,
     job: JobOptions,
     keeping: CheckpointOptions,
     writing: WriteOptions,
@@ -301,8 +304,11 @@ def normalize(
         learning = Learning(normalizer, using.value, _arrow_type(dtype))
         applied = jobs.apply_job(learning, plan, how, encoding, job.showing(), fsync=writing.fsync)
     else:
-        kept_at = _checkpoint_of(output, plan, keeping)
-        with _kept(kept_at, sources, normalizer, job, interval) as (start, keeper):
+        kept_at, begun = keeping.location(output, plan), normalizer._current
+        with jobs.kept(kept_at, sources, begun, job.depends(), interval, resume=job.resume) as (
+            start,
+            keeper,
+        ):
             end, _ = jobs.fit_job(
                 start, sources, _asked(options, normalizer), how, job.showing(), keeper, _learned
             )
@@ -314,13 +320,13 @@ def normalize(
                 how,
                 encoding,
                 job.showing(),
-                folder=_folder(output, plan, turning, job, writing),
+                folder=folder_of(output, plan, turning, job, writing),
                 fsync=writing.fsync,
             )
         if kept_at is not None:
             kept_at.remove()
     if save is not None:
-        _save(normalizer, save)
+        normalizer.save(save)
         if not job.quiet:
             fitted(normalizer, applied.rows, save)
     _tell(job, "normalize", output, applied, normalizer.freeze().fingerprint)
@@ -448,69 +454,10 @@ def _learned(fitted: Fitted, batch: Any) -> Fitted:
         return fitted.learned(batch)
 
 
-@contextlib.contextmanager
-def _kept(
-    location: Location | None,
-    sources: list[Source],
-    normalizer: sbn.Normalizer,
-    job: JobOptions,
-    interval: Interval,
-) -> Iterator[tuple[Reached, Keeper]]:
-    """Keep a checkpoint of a fit while it runs."""
-    from streambn import jobs  # noqa: PLC0415
-
-    options = [f"csv types {sorted(job.csv_type or ())}", f"on error {job.on_error.value}"]
-    begun = normalizer._current
-    with jobs.kept(location, sources, begun, options, interval, resume=job.resume) as kept:
-        yield kept
-
-
-def _checkpoint_of(output: str, plan: list[Output], keeping: CheckpointOptions) -> Location | None:
-    """Say where the checkpoint of a job that writes outputs is kept."""
-    from streambn.files import PIPE  # noqa: PLC0415
-    from streambn.locations import locate  # noqa: PLC0415
-
-    if keeping.checkpoint is not None:
-        return locate(keeping.checkpoint)
-    if output == PIPE:
-        return None
-    if plan[0].mirrored:
-        return locate(output).child("_streambn.checkpoint")
-    return locate(f"{output}.checkpoint")
-
-
-def _folder(
-    output: str, plan: list[Output], turning: Turning, job: JobOptions, writing: WriteOptions
-) -> Folder | None:
-    """Describe the folder that outputs go to; None: it is one output."""
-    from streambn.jobs import Folder  # noqa: PLC0415
-    from streambn.locations import locate  # noqa: PLC0415
-
-    if not plan[0].mirrored:
-        return None
-    depends = {
-        "dtype": None if turning.dtype is None else str(turning.dtype),
-        "inverse": turning.inverse,
-        "compression": writing.compression and writing.compression.value,
-        "row_group_rows": writing.row_group_rows,
-        "csv_types": sorted(job.csv_type or ()),
-        "on_error": job.on_error.value,
-    }
-    return Folder(locate(output), depends, job.resume, writing.overwrite)
-
-
 def _arrow_type(dtype: Float | None) -> Any:
     import pyarrow as pa  # noqa: PLC0415
 
     return None if dtype is None else pa.type_for_alias(dtype.value)
-
-
-def _load(path: str) -> sbn.Normalizer | sbn.FrozenNormalizer:
-    return sbn.load(path)
-
-
-def _save(normalizer: sbn.Normalizer | sbn.FrozenNormalizer, path: str) -> None:
-    normalizer.save(path)
 
 
 def _tell(

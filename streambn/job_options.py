@@ -4,6 +4,7 @@ To be imported for ``--help`` too, so nothing here imports Arrow.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,10 @@ from streambn.errors import InvalidValueError
 if TYPE_CHECKING:
     from streambn.checkpoints import Interval
     from streambn.inputs import Reading
-    from streambn.jobs import Showing
+    from streambn.jobs import Folder, Showing
+    from streambn.locations import Location
+    from streambn.outputs import Output
+    from streambn.turning import Turning
     from streambn.writing import Encoding
 
 __all__ = [
@@ -25,7 +29,9 @@ __all__ = [
     "JobOptions",
     "OnError",
     "ProgressForm",
+    "UsingStatistics",
     "WriteOptions",
+    "folder_of",
     "parse_interval",
 ]
 
@@ -61,6 +67,14 @@ class Codec(StrEnum):
     brotli = "brotli"
     lz4 = "lz4"
     zstd = "zstd"
+
+
+class UsingStatistics(StrEnum):
+    """By which statistics a batch is normalized that is learned as well."""
+
+    running = "running"
+    before = "before"
+    batch = "batch"
 
 
 def _option(text: str, *names: str, panel: str, metavar: str | None = None) -> Any:
@@ -136,6 +150,10 @@ class JobOptions:
 
         return Showing(self.progress.value, self.quiet)
 
+    def depends(self) -> list[str]:
+        """Say what results depend on, of these options."""
+        return [f"csv types {sorted(self.csv_type or ())}", f"on error {self.on_error.value}"]
+
     def reading(self) -> "Reading":
         """Say how inputs are to be read."""
         from streambn.inputs import Reading  # noqa: PLC0415
@@ -167,6 +185,19 @@ class CheckpointOptions:
             metavar="DURATION|ROWS",
         ),
     ] = None
+
+    def location(self, output: str, plan: "Sequence[Output]") -> "Location | None":
+        """Say where the checkpoint of a job is kept that writes these outputs."""
+        from streambn.files import PIPE  # noqa: PLC0415
+        from streambn.locations import locate  # noqa: PLC0415
+
+        if self.checkpoint is not None:
+            return locate(self.checkpoint)
+        if output == PIPE:
+            return None
+        if plan[0].mirrored:
+            return locate(output).child("_streambn.checkpoint")
+        return locate(f"{output}.checkpoint")
 
     def interval(self) -> "Interval":
         """Say how often a checkpoint is to be written."""
@@ -232,3 +263,26 @@ class WriteOptions:
         if self.row_group_rows is not None and self.row_group_rows < 1:
             raise InvalidValueError(f"--row-group-rows {self.row_group_rows}: must be at least 1")
         return Encoding(self.compression and self.compression.value, self.row_group_rows)
+
+
+def folder_of(
+    output: str,
+    plan: "Sequence[Output]",
+    turning: "Turning",
+    job: JobOptions,
+    writing: WriteOptions,
+) -> "Folder | None":
+    """Describe the folder that outputs go to; None: it is one output."""
+    from streambn.jobs import Folder  # noqa: PLC0415
+    from streambn.locations import locate  # noqa: PLC0415
+
+    if not plan[0].mirrored:
+        return None
+    depends = [
+        *job.depends(),
+        f"type {turning.dtype}",
+        f"inverse {turning.inverse}",
+        f"compression {writing.compression and writing.compression.value}",
+        f"rows of a row group {writing.row_group_rows}",
+    ]
+    return Folder(locate(output), depends, job.resume, writing.overwrite)

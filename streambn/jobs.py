@@ -7,23 +7,25 @@ here these meet checkpoints, manifests and progress.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from streambn import checkpoints
 from streambn.checkpoints import Interval, Keeper, Place, Reached
-from streambn.errors import InvalidValueError, NotFittedError
+from streambn.errors import InvalidValueError, NotFittedError, StreamBNError
 from streambn.fileapply import apply_files
 from streambn.filefit import Learn, fit_files
-from streambn.files import PIPE, Source
+from streambn.files import PIPE, Source, open_reader, open_source
 from streambn.fitted import Fitted
+from streambn.formats import Format
 from streambn.inputs import Reading
 from streambn.locations import Location, writing
 from streambn.manifests import Manifest
 from streambn.outputs import Output
 from streambn.progress import Progress, Skipped, progress
-from streambn.streaming import write_stdout
+from streambn.streaming import keys_of, write_stdout
 from streambn.turning import Learning, Turning
 from streambn.writing import Encoding
 
@@ -36,6 +38,7 @@ __all__ = [
     "fit_job",
     "kept",
     "use_threads",
+    "verified",
 ]
 
 
@@ -53,7 +56,7 @@ class Folder:
     Attributes
     ----------
     location : Location
-    options : dict
+    options : list of str
         What the outputs depend on, besides the statistics.
     resume : bool
         Whether those that are done are left as they are.
@@ -62,7 +65,7 @@ class Folder:
     """
 
     location: Location
-    options: dict[str, Any]
+    options: list[str]
     resume: bool = False
     overwrite: bool = False
 
@@ -160,6 +163,7 @@ def apply_job(
     *,
     folder: Folder | None = None,
     fsync: bool = False,
+    check: Callable[[Output], None] | None = None,
 ) -> Done:
     """Write the outputs of a plan.
 
@@ -175,6 +179,8 @@ def apply_job(
         Into which the outputs go; None: it is one output, a file or standard output.
     fsync : bool
         Whether to wait for the disk before an output gets its name.
+    check : callable, optional
+        Raises if an output is not what it should be, which is then removed.
     """
     sources = [source for output in plan for source in output.sources]
     with progress("applying", len(sources), _total(sources), **showing._asdict()) as counted:
@@ -184,14 +190,21 @@ def apply_job(
         manifest = None
         todo = list(plan)
         if folder is not None and isinstance(turns, Turning):
-            manifest, todo = _begun(folder, turns.frozen.fingerprint, plan)
-            earlier = _sources([output for output in plan if output not in todo])
-            counted.skip_done(files=len(earlier), bytes=_total(earlier) or 0)
+            manifest, rows = _begun(folder, turns.frozen.fingerprint, plan)
+            todo = [output for output in plan if output.target not in rows]
+            earlier = [s for output in plan if output.target in rows for s in output.sources]
+            counted.skip_done(len(earlier), _total(earlier) or 0, sum(rows.values()))
 
         def finished(output: Output, size: int) -> None:
+            if check is not None:
+                try:
+                    check(output)
+                except StreamBNError:
+                    output.location.remove()
+                    raise
             if manifest is not None:
                 relative = output.sources[0].relative
-                manifest.add(relative, size, output.sources, durable=fsync)
+                manifest.add(relative, size, counted.in_file, output.sources, durable=fsync)
 
         def write(output: Output) -> Any:
             return writing(output.location, fsync=fsync)
@@ -200,30 +213,53 @@ def apply_job(
     return _done(counted, len(sources), skipped, resumed=len(todo) < len(plan))
 
 
+def verified(turning: Turning, how: Reading) -> Callable[[Output], None]:
+    """Give what reads an output back, and compares it with its inputs: see `verify`."""
+    from streambn.verify import text_types, verify  # noqa: PLC0415  (only if it is asked for)
+
+    def check(output: Output) -> None:
+        def batches(source: Source) -> Iterator[Any]:
+            keys = keys_of(output, source, turning)
+            yield from open_reader(source, keys=keys, csv_types=how.csv_types)
+
+        inputs = itertools.chain.from_iterable(map(batches, output.sources))
+        text = output.format is Format.CSV
+        types = {}
+        if text:
+            first = open_source(output.sources[0], csv_types=how.csv_types)
+            types = text_types(turning.frozen, first.schema)
+        written = open_reader(Source(output.target), csv_types=types)
+        verify(
+            turning.frozen,
+            inputs,
+            written,
+            name=output.target,
+            inverse=turning.inverse,
+            dtype=turning.dtype,
+            text=text,
+        )
+
+    return check
+
+
 def _begun(
     folder: Folder, fingerprint: str, plan: Sequence[Output]
-) -> tuple[Manifest, list[Output]]:
-    """Begin or go on with a folder: its manifest, and the outputs that are still to be made."""
+) -> tuple[Manifest, dict[str, int]]:
+    """Begin or go on with a folder: its manifest, and the rows of the outputs that are done."""
     manifest = Manifest(folder.location, fingerprint, folder.options, fresh=folder.overwrite)
-    todo = list(plan)
-    if folder.resume:
-        todo = [
-            output
-            for output in plan
-            if not manifest.has(output.sources[0].relative, output.location, output.sources)
-        ]
-        for output in todo:
+    done: dict[str, int] = {}
+    for output in plan if folder.resume else ():
+        rows = manifest.rows(output.sources[0].relative, output.location, output.sources)
+        if rows is None:
             output.location.remove_leftovers()
+        else:
+            done[output.target] = rows
     manifest.begin(resume=folder.resume)
-    return manifest, todo
+    return manifest, done
 
 
 def _done(counted: Progress, files: int, skipped: Sequence[Skipped], *, resumed: bool) -> Done:
     return Done(counted.rows, counted.bytes, counted.seconds, files, skipped, resumed)
-
-
-def _sources(plan: Sequence[Output]) -> list[Source]:
-    return [source for output in plan for source in output.sources]
 
 
 def _total(sources: Sequence[Source]) -> int | None:

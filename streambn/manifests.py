@@ -32,17 +32,18 @@ class _Head(msgspec.Struct, forbid_unknown_fields=True):
     format: str
     version: int
     fingerprint: str
-    options: dict[str, Any]
+    options: list[str]
 
 
 class _Done(msgspec.Struct, forbid_unknown_fields=True):
-    """One output: its path below the folder, its size, and what it was made of.
+    """One output: its path below the folder, its size, the rows read for it, its inputs.
 
     `boot` is which run of the machine it was written in; None: it is on the disk.
     """
 
     output: str
     size: int
+    rows: int
     inputs: list[tuple[str, Stamp | None]]
     boot: str | None
 
@@ -55,7 +56,7 @@ class Manifest:
     folder : Location
     fingerprint : str
         Of the statistics.
-    options : dict
+    options : list of str
         What else the outputs depend on.
     fresh : bool
         Whether outputs of other statistics or options may be replaced.
@@ -69,7 +70,7 @@ class Manifest:
     """
 
     def __init__(
-        self, folder: Location, fingerprint: str, options: dict[str, Any], *, fresh: bool
+        self, folder: Location, fingerprint: str, options: list[str], *, fresh: bool
     ) -> None:
         self._location = folder.child(NAME)
         self._head = _Head(_FORMAT, _VERSION, fingerprint, options)
@@ -86,21 +87,35 @@ class Manifest:
         if self._location.exists():
             self._location.write_bytes(b"".join(self._lines))
 
-    def has(self, output: str, target: Location, sources: Sequence[Source]) -> bool:
-        """Say whether an output is done, and of these very inputs."""
+    def rows(self, output: str, target: Location, sources: Sequence[Source]) -> int | None:
+        """Say how many rows were read for an output; None: it is not done, or of other inputs."""
         done = self._done.get(output)
         if done is None or done.boot not in (None, _boot()):
-            return False
+            return None
         try:
-            whole = target.stamp().size == done.size
-            return whole and done.inputs == _inputs(sources)
+            whole = target.stamp().size == done.size and done.inputs == _inputs(sources)
         except (OSError, StreamBNError):
-            return False
+            return None
+        return done.rows if whole else None
 
-    def add(self, output: str, size: int, sources: Sequence[Source], *, durable: bool) -> None:
-        """Take note of an output that has got its name."""
+    def add(
+        self, output: str, size: int, rows: int, sources: Sequence[Source], *, durable: bool
+    ) -> None:
+        """Take note of an output that has got its name.
+
+        Parameters
+        ----------
+        output : str
+            Its path below the folder.
+        size, rows : int
+            Its bytes, and the rows read for it.
+        sources : sequence of Source
+            What it is made of.
+        durable : bool
+            Whether it is on the disk, and not only on its way there.
+        """
         boot = None if durable else _boot()
-        line = _line(_Done(output, size, _inputs(sources), boot))
+        line = _line(_Done(output, size, rows, _inputs(sources), boot))
         self._lines.append(line)
         path = self._location.local
         if path is None or not self._location.exists():  # elsewhere nothing can be appended

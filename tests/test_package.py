@@ -267,7 +267,8 @@ def test_help_needs_no_arrow(command):
     assert not loaded & {"pyarrow", "numpy", "msgspec", "pydantic"}
     # What there is to know of the options, and no more.
     ours = {name for name in loaded if name.startswith("streambn.")}
-    assert ours == {f"streambn.{name}" for name in ("cli", "cli_options", "commands", "errors")}
+    rooms = ("cli", "cli_options", "commands", "errors", "job_options")
+    assert ours == {f"streambn.{name}" for name in rooms}
 
 
 def test_a_fit_imports_only_what_it_uses(tmp_path):
