@@ -8,6 +8,7 @@ knows about statistics, and nothing is in memory beyond the batch under way.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 import stat
@@ -231,7 +232,7 @@ def open_source(
         )
     elif (where := source.location) is not None and where.local is not None:
         pipe = open(where.local, "rb", buffering=0)  # noqa: SIM115  (closed at its end)
-        opened = reading.open_pipe(pipe, source.name)
+        opened = _closing(pipe, reading.open_pipe(pipe, source.name))
     elif sys.stdin.isatty():
         raise StreamBNError("standard input is a terminal: pipe an Arrow IPC stream into it")
     else:
@@ -250,6 +251,17 @@ def open_source(
         return piece._replace(read=lambda: _with_columns(piece.read(), values, schema))
 
     return Opened(opened.kind, schema, [with_keys(piece) for piece in opened.pieces])
+
+
+def _closing(pipe: Any, opened: Opened) -> Opened:
+    """Close a pipe when it was read to its end."""
+
+    def read(piece: Piece) -> Iterator[Any]:
+        with pipe:
+            yield from piece.read()
+
+    pieces = [p._replace(read=functools.partial(read, p)) for p in opened.pieces]
+    return opened._replace(pieces=pieces)
 
 
 def open_reader(source: Source, **how: Any) -> Any:
