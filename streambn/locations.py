@@ -122,7 +122,8 @@ class Location:
         key = os.path.join(self.key, relative)
         if self._of_arrow:
             return self._in_store(key)
-        return Location(os.path.join(self.text, relative), None, self.store, key)
+        text = os.path.join(self.text, relative)
+        return Location(text, None, self.store, key.rstrip("/") or key)
 
     def open_input(self) -> Any:
         """Open the file to be read at any place in it: a `pyarrow.NativeFile`."""
