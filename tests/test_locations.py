@@ -660,8 +660,9 @@ DENIED = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Erro
     ],
 )
 def test_a_server_that_refuses_is_told_in_one_line(
-    status: int, body: str, told: str, s3: Location
+    status: int, body: str, told: str, s3: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stores, "_ATTEMPTS", 1)
     with answering(status, body) as server:
         there = locate(f"s3://{uuid.uuid4().hex}/a.csv?endpoint_override={server}")
         for use in (
@@ -716,6 +717,22 @@ def test_a_server_that_goes_away_in_mid_upload_leaves_nothing(
     del error
     assert everything(s3) == []
     assert capfd.readouterr() == ("", "")  # Arrow says nothing of its own either
+
+
+def test_a_server_that_goes_away_while_a_file_is_read_is_known_as_that(
+    s3: Location, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "_ATTEMPTS", 1)
+    s3.child("f").write_bytes(b"n" * 1000)
+    with locate(f"{s3.text}/f?endpoint_override={relay.url}").open_input() as file:
+        assert file.read(10) == b"n" * 10
+        relay.cut()
+        with pytest.raises(OSError, match="AWS Error") as error:
+            file.read(10)
+    said = stores.trouble(error.value)
+    assert said is not None
+    assert said.startswith("the store cannot be reached")
+    assert stores.trouble(pa.ArrowInvalid("Not a Parquet file")) is None
 
 
 def test_what_s3_cannot_rename_is_refused_under_way(
