@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 import streambn as sbn
 from streambn import files
-from streambn.atomic import atomic_write
+from streambn.locations import locate
 
 __all__ = ["save_data", "story", "tell"]
 
@@ -28,9 +28,8 @@ _LABELS = {"welford": "Welford", "ema": f"EMA(halflife={_HALFLIFE})"}
 
 
 def save_data(path: str) -> None:
-    """Write the data set, a CSV file, to `path`."""
-    with atomic_write(path) as file:
-        file.write(_resource().read_bytes())
+    """Write the data set, a CSV file, to a path or a URL."""
+    locate(path).write_bytes(_resource().read_bytes())
 
 
 def tell(data: str | None = None) -> None:

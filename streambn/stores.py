@@ -45,6 +45,10 @@ _SILENT_SECONDS = 15
 _RETRY_SECONDS = 40
 # What goes to a store goes in pieces no smaller than this.
 _BUFFER = 1 << 20
+# Arrow sends pieces in the background, as many at once as there are, and keeps them in memory
+# until they are sent; a slow network would have it keep the whole file. So it is waited for
+# when so much is under way.
+_UNDER_WAY = 48 << 20
 # An object takes its name by a copy within the store, and S3 copies none that is larger.
 _S3_COPY_LIMIT = 5 << 30
 
@@ -216,7 +220,7 @@ class _Upload(io.RawIOBase):
         self._stream = stream
         self._name = name
         self._limit = limit
-        self._size = 0
+        self._size = self._sent = 0
         self.completed = False
 
     def writable(self) -> bool:
@@ -232,6 +236,9 @@ class _Upload(io.RawIOBase):
             )
         with told(self._name):
             self._stream.write(data)
+            if self._size - self._sent >= _UNDER_WAY:
+                self._stream.flush()
+                self._sent = self._size
         return size
 
     def close(self) -> None:

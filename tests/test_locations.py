@@ -735,6 +735,47 @@ def test_a_server_that_goes_away_while_a_file_is_read_is_known_as_that(
     assert stores.trouble(pa.ArrowInvalid("Not a Parquet file")) is None
 
 
+def test_what_is_under_way_to_a_store_is_bounded(
+    s3: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is slower than the job must not have the whole file kept in memory."""
+
+    class Watched:
+        def __init__(self, stream: pa.NativeFile) -> None:
+            self._stream = stream
+            self.under_way = self.most = 0
+
+        def write(self, data: memoryview) -> None:
+            self.under_way += data.nbytes
+            self.most = max(self.most, self.under_way)
+            self._stream.write(data)
+
+        def flush(self) -> None:
+            self._stream.flush()
+            self.under_way = 0
+
+        def close(self) -> None:
+            self._stream.close()
+
+    class Store:
+        def __getattr__(self, name: str) -> object:
+            return getattr(really, name)
+
+        def open_output_stream(self, key: str) -> Watched:
+            streams.append(Watched(really.open_output_stream(key)))
+            return streams[-1]
+
+    really = stores.open_store(s3.store)
+    streams: list[Watched] = []
+    monkeypatch.setattr(stores, "_UNDER_WAY", 12 << 20)
+    monkeypatch.setattr(stores, "open_store", lambda _: Store())
+    with writing(s3.child("f"), fsync=False) as file:
+        for _ in range(8):
+            file.write(b"n" * (5 << 20))
+    assert 5 << 20 < streams[0].most < 20 << 20
+    assert s3.child("f").read_bytes() == b"n" * (40 << 20)
+
+
 def test_what_s3_cannot_rename_is_refused_under_way(
     s3: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
