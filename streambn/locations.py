@@ -94,13 +94,11 @@ class Location:
         """
         if self.local is not None:
             return os.path.realpath(self.local)
-        scheme = stores.scheme_of(self.store)
+        store = self.store
         if self._of_arrow:
-            where = (stores.endpoint_of(self.store) or "").rpartition("://")[2]
-        else:
-            with told(self.text):
-                where = str(hash(self._filesystem.handler.fs))
-        return f"{scheme}://{where}/{self.key.strip('/')}"
+            endpoint = stores.endpoint_of(store) or ""
+            store = f"{stores.scheme_of(store)}://{endpoint.rpartition('://')[2]}"
+        return f"{store}/{self.key.strip('/')}"
 
     @property
     def parent(self) -> Location:

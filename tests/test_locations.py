@@ -310,6 +310,7 @@ def test_one_place_has_one_identity_however_it_is_written(
         ["d/f", "link/f", "./d/../d/f", f"file://{tmp_path}/d/f"],
         ["s3://b/k", "s3://b/k/", "s3://b/k?region=x", "s3://b/k?endpoint_override=127.0.0.1:9000"],
         ["gs://b/k", "gcs://b/k?anonymous=true"],
+        ["memory://b/k", "memory:///b/k/"],
     ):
         assert len({locate(text).identity for text in same}) == 1
     other = locate("s3://b/k?endpoint_override=http://127.0.0.1:9001")
