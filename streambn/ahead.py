@@ -19,6 +19,9 @@ T = TypeVar("T")
 # A thread that is abandoned ends when the item under way is made; one that hangs in a
 # read is not waited for longer than this.
 _PATIENCE = 5.0
+# Tasks that are begun, even if all that they make is made: each may hold an open file, and
+# those that make little take no room. Enough that no worker waits for a long one.
+_TASKS = 64
 
 
 def ahead(
@@ -35,7 +38,7 @@ def ahead(
     ----------
     tasks : iterable
         What there is to do. It is asked for the next task by one thread at a time, so it may
-        be lazy; it must not raise.
+        be lazy. What it raises is raised when all tasks before are done.
     work : callable
         Makes the items of a task, one after the other.
     workers : int
@@ -58,14 +61,13 @@ def ahead(
         for task in tasks:
             yield task, iter(work(task))
         return
-    board = _Board(iter(tasks), work, room, size)
-    threads = [
-        threading.Thread(target=board.work, name=f"streambn-ahead-{i}", daemon=True)
-        for i in range(workers)
-    ]
-    for thread in threads:
-        thread.start()
+    board = _Board(iter(tasks), work, room, size, max(_TASKS, 2 * workers))
+    threads: list[threading.Thread] = []
     try:
+        for i in range(workers):
+            thread = threading.Thread(target=board.work, name=f"streambn-ahead-{i}", daemon=True)
+            thread.start()
+            threads.append(thread)
         while (lane := board.next_lane()) is not None:
             yield lane.task, board.items(lane)
             board.leave(lane)
@@ -95,13 +97,16 @@ class _Board(Generic[Task, T]):
         work: Callable[[Task], Iterable[T]],
         room: int,
         size: Callable[[T], int],
+        most_tasks: int,
     ) -> None:
         self._tasks, self._make, self._room, self._size = tasks, work, room, size
+        self._most_tasks = most_tasks
         self._changed = threading.Condition()
         self._taking = threading.Lock()
         self._lanes: deque[_Lane[Task, T]] = deque()
         self._held = 0
         self._exhausted = self._stopped = False
+        self._failure: BaseException | None = None  # of the tasks themselves
 
     # ------------------------------------------------------------- the threads' side
 
@@ -111,7 +116,9 @@ class _Board(Generic[Task, T]):
             error: BaseException | None = None
             try:
                 for item in self._make(lane.task):
-                    if not self._put(lane, item):
+                    wanted = self._put(lane, item)
+                    del item  # or it would be held while the next is made
+                    if not wanted:
                         break
             except BaseException as caught:
                 error = caught
@@ -127,19 +134,25 @@ class _Board(Generic[Task, T]):
                 if self._stopped or self._exhausted:
                     return None
             lane = None
-            for task in self._tasks:
-                lane = _Lane[Task, T](task)
-                break
+            failure: BaseException | None = None
+            try:
+                for task in self._tasks:
+                    lane = _Lane[Task, T](task)
+                    break
+            except BaseException as caught:
+                failure = caught
             with self._changed:
                 if lane is None:
-                    self._exhausted = True
+                    self._exhausted, self._failure = True, failure
                 else:
                     self._lanes.append(lane)
                 self._changed.notify_all()
             return lane
 
     def _may_take(self) -> bool:
-        return self._stopped or self._exhausted or not self._lanes or self._held < self._room
+        if self._stopped or self._exhausted or not self._lanes:
+            return True
+        return self._held < self._room and len(self._lanes) < self._most_tasks
 
     def _put(self, lane: _Lane[Task, T], item: T) -> bool:
         """Hand an item over when there is room; say whether anybody still wants it."""
@@ -167,7 +180,11 @@ class _Board(Generic[Task, T]):
         """Wait for the next task to be begun; None: there are no more."""
         with self._changed:
             self._changed.wait_for(lambda: self._lanes or self._exhausted)
-            return self._lanes[0] if self._lanes else None
+            if self._lanes:
+                return self._lanes[0]
+            if self._failure is not None:
+                raise self._failure
+            return None
 
     def items(self, lane: _Lane[Task, T]) -> Iterator[T]:
         """Give the items of a task as they come."""
