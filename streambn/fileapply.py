@@ -23,7 +23,7 @@ from streambn.inputs import Reading, check_unchanged, left_out, located
 from streambn.outputs import Output
 from streambn.progress import Progress, Skipped
 from streambn.reading import format_of
-from streambn.rewriting import Assembly, Block, ParquetSource, codecs_of, encoded
+from streambn.rewriting import Assembly, Block, ParquetSource, codecs_of, encoded, paths_of
 from streambn.streaming import Made, NothingLeftError, keys_of, made_as_stream, rereadable
 from streambn.turning import Turn, Turning, Turns
 from streambn.writing import Encoding
@@ -183,7 +183,8 @@ class _Rewrite:
     def __init__(self, source: ParquetSource, turning: Turning, compression: str | None) -> None:
         self.source, self.name = source, source.name
         self._schema = turning.schema(source.schema)
-        self._codecs = compression or codecs_of(source.metadata)
+        codecs = codecs_of(source.metadata)
+        self._codecs = compression or dict(zip(paths_of(self._schema), codecs, strict=True))
         self._turning = turning
         self._turns: dict[range, tuple[Turn, Any]] = {}
 

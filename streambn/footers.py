@@ -19,15 +19,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Chunks", "chunks_of", "moved", "with_row_groups"]
+__all__ = ["MAGIC", "Chunks", "chunks_of", "moved", "with_row_groups"]
 
-_MAGIC = b"PAR1"
+# How a Parquet file begins and ends.
+MAGIC = b"PAR1"
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 
 # FileMetaData
 _NUM_ROWS, _ROW_GROUPS = 3, 4
 # RowGroup
-_COLUMNS, _TOTAL_BYTES, _ROWS, _FILE_OFFSET, _COMPRESSED_BYTES, _ORDINAL = 1, 2, 3, 5, 6, 7
+_COLUMNS, _TOTAL_BYTES, _ROWS, _FILE_OFFSET, _COMPRESSED_BYTES = 1, 2, 3, 5, 6
 # ColumnChunk
 _CHUNK_OFFSET, _META = 2, 3
 # ColumnMetaData; the offsets are those of data, index and dictionary pages
@@ -43,7 +44,8 @@ class Chunks:
     data : buffer
         Their bytes.
     columns : list
-        What the footer says of each, with offsets that begin with `data`.
+        What the footer says of each, with the offsets that they would have in a file of
+        their own.
     """
 
     data: Any
@@ -67,21 +69,19 @@ def chunks_of(file: Any) -> Chunks:
     """
     view = memoryview(file)
     start, footer = _footer(view)
-    ((_, groups),) = [footer[_ROW_GROUPS][1]]
-    (group,) = groups
-    columns = group[_COLUMNS][1][1]
-    return Chunks(view[len(_MAGIC) : start], [moved(column, -len(_MAGIC)) for column in columns])
+    _, (group,) = footer[_ROW_GROUPS][1]
+    return Chunks(view[len(MAGIC) : start], group[_COLUMNS][1][1])
 
 
 def moved(column: _Fields, by: int) -> _Fields:
     """Say of a column chunk that it lies `by` bytes further on."""
     meta = dict(column[_META][1])
-    for field in _OFFSETS:
-        if field in meta:
-            meta[field] = (_I64, meta[field][1] + by)
     out = {**column, _META: (_STRUCT, meta)}
-    if column.get(_CHUNK_OFFSET, (_I64, 0))[1]:  # 0 since it was deprecated
-        out[_CHUNK_OFFSET] = (_I64, column[_CHUNK_OFFSET][1] + by)
+    for fields, names in ((meta, _OFFSETS), (out, (_CHUNK_OFFSET,))):
+        for field in names:
+            # 0 is where nothing is: the pages of no rows, or what is deprecated.
+            if field in fields and fields[field][1]:
+                fields[field] = (_I64, fields[field][1] + by)
     return out
 
 
@@ -97,25 +97,23 @@ def with_row_groups(empty: Any, groups: Iterable[tuple[int, list[_Fields]]]) -> 
     """
     _, footer = _footer(memoryview(empty))
     made, total = [], 0
-    for ordinal, (rows, columns) in enumerate(groups):
+    for rows, columns in groups:
         metas = [column[_META][1] for column in columns]
-        first = metas[0]
+        offsets = [metas[0][field][1] for field in _OFFSETS if field in metas[0]]
         group = {
             _COLUMNS: (_LIST, (_STRUCT, columns)),
             _TOTAL_BYTES: (_I64, sum(meta[_UNCOMPRESSED][1] for meta in metas)),
             _ROWS: (_I64, rows),
-            _FILE_OFFSET: (_I64, min(first[f][1] for f in _OFFSETS if f in first)),
+            _FILE_OFFSET: (_I64, min((offset for offset in offsets if offset), default=0)),
             _COMPRESSED_BYTES: (_I64, sum(meta[_COMPRESSED][1] for meta in metas)),
         }
-        if ordinal < 1 << 15:
-            group[_ORDINAL] = (_I16, ordinal)
         made.append(group)
         total += rows
     footer[_NUM_ROWS] = (_I64, total)
     footer[_ROW_GROUPS] = (_LIST, (_STRUCT, made))
     out = bytearray()
     _write_struct(out, footer)
-    return bytes(out) + struct.pack("<i", len(out)) + _MAGIC
+    return bytes(out) + struct.pack("<i", len(out)) + MAGIC
 
 
 def _footer(file: memoryview) -> tuple[int, _Fields]:

@@ -15,17 +15,19 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from streambn.footers import Chunks, chunks_of, moved, with_row_groups
+from streambn.footers import MAGIC, Chunks, chunks_of, moved, with_row_groups
 from streambn.formats import Format, explained
 from streambn.reading import Opener, parquet_file
 from streambn.writing import parquet_writer
 
-__all__ = ["Assembly", "Block", "ParquetSource", "codecs_of", "encoded"]
+__all__ = ["Assembly", "Block", "ParquetSource", "codecs_of", "encoded", "paths_of"]
 
 # Below this a block costs more to handle than to encode.
 _BLOCK_BYTES = 4 << 20
 # Of columns larger than this, in one row group, too much would be in memory.
 _COLUMN_BYTES = 256 << 20
+# Arrow's writer makes two row groups of more rows.
+_GROUP_ROWS = 64 << 20
 
 
 class Block(NamedTuple):
@@ -102,6 +104,8 @@ class ParquetSource:
     def _cut(self, group: int, leaves: Sequence[int]) -> list[Block] | None:
         metadata = self.metadata.row_group(group)
         rows = metadata.num_rows
+        if rows > _GROUP_ROWS:
+            return None
         blocks: list[Block] = []
         start = leaf = size = stored = 0
         for column, count in enumerate(leaves):
@@ -161,12 +165,13 @@ class Assembly:
         self._empty = sink.getvalue()
         self._groups: list[tuple[int, list[Any]]] = []
         self._open: list[Any] = []
-        self._at = 4
-        write(b"PAR1")
+        self._at = len(MAGIC)
+        write(MAGIC)
 
     def add(self, chunks: Chunks) -> None:
         """Append columns to the row group under way."""
-        self._open += [moved(column, self._at) for column in chunks.columns]
+        by = self._at - len(MAGIC)
+        self._open += [moved(column, by) for column in chunks.columns]
         self._write(chunks.data)
         self._at += len(chunks.data)
 
@@ -184,14 +189,23 @@ class Assembly:
         self._write(with_row_groups(self._empty, self._groups))
 
 
-def codecs_of(metadata: Any) -> dict[str, str]:
-    """Give the compression of each column of a Parquet file, by its path."""
+def codecs_of(metadata: Any) -> list[str]:
+    """Give the compression of each column of a Parquet file, none if it has no row groups."""
     if metadata.num_row_groups == 0:
-        return {}
+        return []
     group = metadata.row_group(0)
-    codecs = {}
-    for index in range(metadata.num_columns):
-        column = group.column(index)
-        codec = str(column.compression).lower()
-        codecs[column.path_in_schema] = {"uncompressed": "none", "lz4_raw": "lz4"}.get(codec, codec)
-    return codecs
+    codecs = [str(group.column(i).compression).lower() for i in range(metadata.num_columns)]
+    return [{"uncompressed": "none", "lz4_raw": "lz4"}.get(codec, codec) for codec in codecs]
+
+
+def paths_of(schema: Any) -> list[str]:
+    """Give the path of each column of Parquet that Arrow makes of a schema.
+
+    Others may have made other ones of it: what is in a list has been called by many names.
+    """
+    import pyarrow.parquet as pq  # noqa: PLC0415  (only if Parquet is rewritten)
+
+    sink = pa.BufferOutputStream()
+    parquet_writer(sink, schema, None).close()
+    columns = pq.read_metadata(pa.BufferReader(sink.getvalue())).schema
+    return [column.path for column in columns]

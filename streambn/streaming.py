@@ -156,7 +156,7 @@ def _written(
         kind, codec = format_of(source.open, source.name)
         if kind is output.format is Format.PARQUET and encoding.compression is None:
             codecs = codecs_of(ParquetSource(source.open, source.name, source.distant).metadata)
-            encoding = replace(encoding, compression=next(iter(codecs.values()), None))
+            encoding = replace(encoding, compression=next(iter(codecs), None))
     file: Any = spool
     if codec is not None and output.mirrored:  # under a name that says so
         file = pa.CompressedOutputStream(pa.PythonFile(spool, "w"), codec)
