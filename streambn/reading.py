@@ -217,6 +217,7 @@ def _open_parquet(opener: Opener, name: str, choose: Choose | None, distant: boo
     metadata = file.metadata
     columns = choose(schema) if choose else None
     if columns is not None:
+        columns = sorted(columns, key=schema.names.index)  # batches come in the order asked for
         schema = pa.schema([f for f in schema if f.name in columns], schema.metadata)
 
     def piece(groups: list[int], rows: int) -> Piece:
