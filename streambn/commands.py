@@ -156,6 +156,8 @@ def fit(
             jobs.check_resumable(sources)
         normalizer = _start(options, continue_from)
     kept_at = locate(keeping.checkpoint or f"{target}.checkpoint")
+    if job.resume:
+        _remove_leftovers(kept_at, locate(target))
     jobs.use_threads(how.threads)
     begun = normalizer._current
     with jobs.kept(kept_at, sources, begun, job.depends(), interval, resume=job.resume) as (
@@ -225,6 +227,8 @@ def apply(
         plan = outputs.plan(sources, output)
         if any(os.path.realpath(stats) == os.path.realpath(each.target) for each in plan):
             raise InvalidValueError(f"{stats}, the statistics, would be replaced by the output")
+    if job.resume:
+        _remove_leftovers(*_files(plan))
     jobs.use_threads(how.threads)
     turning = Turning(frozen, _arrow_type(dtype), inverse)
     applied = jobs.apply_job(
@@ -279,6 +283,7 @@ def normalize(
     A stream, as it comes: [bold]produce | streambn normalize --online - -o - | consume[/bold]
     """
     from streambn import files, jobs, outputs  # noqa: PLC0415
+    from streambn.locations import locate  # noqa: PLC0415
     from streambn.progress import fitted  # noqa: PLC0415
     from streambn.turning import Learning, Turning  # noqa: PLC0415
 
@@ -305,6 +310,8 @@ def normalize(
         applied = jobs.apply_job(learning, plan, how, encoding, job.showing(), fsync=writing.fsync)
     else:
         kept_at, begun = keeping.location(output, plan), normalizer._current
+        if job.resume:
+            _remove_leftovers(kept_at, locate(save) if save else None, *_files(plan))
         with jobs.kept(kept_at, sources, begun, job.depends(), interval, resume=job.resume) as (
             start,
             keeper,
@@ -452,6 +459,18 @@ def _learned(fitted: Fitted, batch: Any) -> Fitted:
     """Learn a batch; what is wrong with it is told in the words of the options."""
     with in_flags():
         return fitted.learned(batch)
+
+
+def _files(plan: list[Output]) -> list[Location]:
+    from streambn.files import PIPE  # noqa: PLC0415
+
+    return [each.location for each in plan if each.target != PIPE]
+
+
+def _remove_leftovers(*files: Location | None) -> None:
+    """Remove what an earlier run left that was killed while it wrote one of these."""
+    for file in filter(None, files):
+        file.remove_leftovers()
 
 
 def _arrow_type(dtype: Float | None) -> Any:
