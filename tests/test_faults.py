@@ -9,7 +9,6 @@ each job is killed at, and a tenth of how many times each file is damaged:
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import json
@@ -19,7 +18,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,8 +154,10 @@ OFTEN = ["--checkpoint-every", 1, "-q"]
 JOBS: dict[str, list[object]] = {
     "fit": ["fit", "data", "-o", "stats.json", *OFTEN],
     "fit ema": ["fit", "data", "-o", "stats.json", "--policy", "ema", "--halflife", 100, *OFTEN],
-    "fit batch-ema": ["fit", "data", "-o", "stats.json", "--policy", "batch-ema"]
-    + ["--momentum", 0.1, "--columns", "x", *OFTEN],
+    "fit batch-ema": [
+        *("fit", "data", "-o", "stats.json", "--policy", "batch-ema"),
+        *("--momentum", 0.1, "--columns", "x", *OFTEN),
+    ],
     "normalize": ["normalize", "data", "-o", "out/", "--save", "stats.json", *OFTEN],
     "normalize into one": ["normalize", "data", "-o", "out.parquet", *OFTEN],
     "apply": ["apply", "given.json", "data", "-o", "out/", "-q"],

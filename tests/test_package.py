@@ -71,6 +71,8 @@ ROOMS = [
     "demo",
     "cli_options",
     "job_options",
+    "command",
+    "file_commands",
     "commands",
     "cli",
 ]
@@ -267,7 +269,7 @@ def test_help_needs_no_arrow(command):
     assert not loaded & {"pyarrow", "numpy", "msgspec", "pydantic"}
     # What there is to know of the options, and no more.
     ours = {name for name in loaded if name.startswith("streambn.")}
-    rooms = ("cli", "cli_options", "commands", "errors", "job_options")
+    rooms = ["cli", "cli_options", "command", "commands", "errors", "file_commands", "job_options"]
     assert ours == {f"streambn.{name}" for name in rooms}
 
 

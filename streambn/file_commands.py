@@ -1,0 +1,353 @@
+"""The commands that read files: `fit`, `apply` and `normalize`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import streambn as sbn
+from streambn.cli_options import (
+    Dtype,
+    FitOptions,
+    Float,
+    Frozen,
+    Inputs,
+    Out,
+    Stats,
+    flag,
+    fresh_normalizer,
+    in_flags,
+    split_columns,
+    taking,
+)
+from streambn.command import app, as_frozen, as_live, naming, usage
+from streambn.errors import InvalidValueError
+from streambn.job_options import (
+    CheckpointOptions,
+    JobOptions,
+    UsingStatistics,
+    WriteOptions,
+    folder_of,
+)
+
+if TYPE_CHECKING:
+    from streambn.files import Source
+    from streambn.fitted import Fitted
+    from streambn.jobs import Done
+    from streambn.locations import Location
+    from streambn.outputs import Output
+
+__all__ = ["apply", "fit", "normalize"]
+
+
+@app.command()
+@taking(options=FitOptions, job=JobOptions, keeping=CheckpointOptions)
+def fit(
+    inputs: Inputs,
+    *,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="STATS",
+            help="The statistics file to write; --checkpoint FILE can take its place.",
+            show_default=False,
+        ),
+    ] = None,
+    options: FitOptions,
+    job: JobOptions,
+    keeping: CheckpointOptions,
+    continue_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATS",
+            help="Go on learning from this statistics file, with its policy and settings.",
+            show_default=False,
+        ),
+    ] = None,
+    frozen: Frozen = False,
+) -> None:
+    """Learn means and variances of columns, and write them to a statistics file.
+
+    Inputs are read once, in the order given, a batch at a time. A job that was
+    stopped goes on with [bold]--resume[/bold], and its result is the same.
+
+    Example: [bold]streambn fit 'data/**/*.parquet' -o stats.json --policy ema
+    --halflife 10000 --columns price,volume[/bold]
+
+    By event time: [bold]streambn fit trades.csv -o stats.json --policy ema
+    --halflife 7d --time traded_at --weights volume[/bold]
+
+    An endless stream: [bold]produce | streambn fit - --checkpoint stats.json[/bold]
+    """
+    from streambn import files, jobs, outputs  # noqa: PLC0415
+    from streambn.locations import locate  # noqa: PLC0415
+    from streambn.progress import fitted  # noqa: PLC0415
+
+    with usage():
+        target = output or keeping.checkpoint
+        if target is None:
+            raise InvalidValueError("Missing option '-o' / '--output' (or --checkpoint)")
+        how, interval = job.reading(), keeping.interval()
+    sources = files.scan(inputs)
+    with usage():
+        outputs.check_target(target, sources)
+        if job.resume:
+            jobs.check_resumable(sources)
+        normalizer = _start(options, continue_from)
+    kept_at = locate(keeping.checkpoint or f"{target}.checkpoint")
+    if job.resume:
+        _remove_leftovers(kept_at, locate(target))
+    jobs.use_threads(how.threads)
+    begun = normalizer._current
+    with jobs.kept(kept_at, sources, begun, job.depends(), interval, resume=job.resume) as (
+        start,
+        keeper,
+    ):
+        end, done = jobs.fit_job(
+            start, sources, _asked(options, normalizer), how, job.showing(), keeper, _learned
+        )
+        normalizer = sbn.Normalizer._of(end.fitted)
+        if output is None:
+            keeper.write()
+        else:
+            (normalizer.freeze() if frozen else normalizer).save(output)
+    if output is not None:
+        kept_at.remove()
+    if not job.quiet:
+        fitted(normalizer, done.rows, target)
+    fingerprint = normalizer.freeze().fingerprint if normalizer.lanes else None
+    _tell(job, "fit", target, done, fingerprint)
+
+
+@app.command()
+@taking(job=JobOptions, writing=WriteOptions)
+def apply(
+    stats: Stats,
+    inputs: Inputs,
+    *,
+    output: Out,
+    dtype: Dtype = None,
+    inverse: Annotated[
+        bool, typer.Option("--inverse", help="Undo: from normalized values to the original ones.")
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read each output back: counts, nulls, and that the inverse gives the input.",
+        ),
+    ] = False,
+    job: JobOptions,
+    writing: WriteOptions,
+) -> None:
+    """Normalize data with a statistics file, frozen or not; nothing is learned.
+
+    Columns without statistics pass through. Several inputs into one file
+    are joined by column name, with Hive partition keys as columns; into a
+    folder, each input keeps its path and format.
+
+    Example: [bold]streambn apply stats.json data/ -o normalized/[/bold]
+    """
+    from streambn import files, jobs, outputs  # noqa: PLC0415
+    from streambn.turning import Turning  # noqa: PLC0415
+
+    with usage():
+        how, encoding = job.reading(), writing.encoding()
+        if verify and (output == files.PIPE or how.skipping):
+            raise InvalidValueError(
+                "--verify reads the output back beside all of the input: not standard output, and "
+                "not with --on-error skip"
+            )
+    loaded = sbn.load(stats)
+    with naming(stats):
+        frozen = as_frozen(loaded)
+    sources = files.scan(inputs)
+    with usage():
+        plan = outputs.plan(sources, output)
+        if any(os.path.realpath(stats) == os.path.realpath(each.target) for each in plan):
+            raise InvalidValueError(f"{stats}, the statistics, would be replaced by the output")
+    if job.resume:
+        _remove_leftovers(*_files(plan))
+    jobs.use_threads(how.threads)
+    turning = Turning(frozen, _arrow_type(dtype), inverse)
+    applied = jobs.apply_job(
+        turning,
+        plan,
+        how,
+        encoding,
+        job.showing(),
+        folder=folder_of(output, plan, turning, job, writing),
+        fsync=writing.fsync,
+        check=jobs.verified(turning, how) if verify else None,
+    )
+    _tell(job, "apply", output, applied, frozen.fingerprint)
+
+
+@app.command()
+@taking(options=FitOptions, job=JobOptions, keeping=CheckpointOptions, writing=WriteOptions)
+def normalize(
+    inputs: Inputs,
+    *,
+    output: Out,
+    options: FitOptions,
+    save: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATS", help="Keep the statistics in this file too.", show_default=False
+        ),
+    ] = None,
+    dtype: Dtype = None,
+    online: Annotated[
+        bool,
+        typer.Option(
+            "--online",
+            help="In one pass: learn each batch, and normalize it by what is known then.",
+        ),
+    ] = False,
+    using: Annotated[
+        UsingStatistics,
+        typer.Option(
+            help="With --online: by the statistics with the batch in them (running), without it "
+            "(before), or by its own (batch)."
+        ),
+    ] = UsingStatistics.running,
+    job: JobOptions,
+    keeping: CheckpointOptions,
+    writing: WriteOptions,
+) -> None:
+    """Fit on the inputs, then apply to the same inputs: two passes over them, or one.
+
+    Example: [bold]streambn normalize data.csv -o normalized.parquet --save stats.json[/bold]
+
+    A stream, as it comes: [bold]produce | streambn normalize --online - -o - | consume[/bold]
+    """
+    from streambn import files, jobs, outputs  # noqa: PLC0415
+    from streambn.locations import locate  # noqa: PLC0415
+    from streambn.progress import fitted  # noqa: PLC0415
+    from streambn.turning import Learning, Turning  # noqa: PLC0415
+
+    with usage():
+        how, encoding, interval = job.reading(), writing.encoding(), keeping.interval()
+    sources = files.scan(inputs)
+    with usage():
+        if not online:
+            _check_rereadable(sources)
+        elif job.resume:
+            raise InvalidValueError(
+                "--online with --resume: what is normalized by statistics of the moment cannot be "
+                "gone on with; begin anew"
+            )
+        plan = outputs.plan(sources, output)
+        if save is not None:
+            outputs.check_target(save, sources)
+            if any(os.path.realpath(save) == os.path.realpath(each.target) for each in plan):
+                raise InvalidValueError(f"--save and --output are the same file, {save}")
+        normalizer = fresh_normalizer(options)
+    jobs.use_threads(how.threads)
+    if online:
+        learning = Learning(normalizer, using.value, _arrow_type(dtype))
+        applied = jobs.apply_job(learning, plan, how, encoding, job.showing(), fsync=writing.fsync)
+    else:
+        kept_at, begun = keeping.location(output, plan), normalizer._current
+        if job.resume:
+            _remove_leftovers(kept_at, locate(save) if save else None, *_files(plan))
+        with jobs.kept(kept_at, sources, begun, job.depends(), interval, resume=job.resume) as (
+            start,
+            keeper,
+        ):
+            end, _ = jobs.fit_job(
+                start, sources, _asked(options, normalizer), how, job.showing(), keeper, _learned
+            )
+            normalizer = sbn.Normalizer._of(end.fitted)
+            turning = Turning(normalizer.freeze(), _arrow_type(dtype))
+            applied = jobs.apply_job(
+                turning,
+                plan,
+                how,
+                encoding,
+                job.showing(),
+                folder=folder_of(output, plan, turning, job, writing),
+                fsync=writing.fsync,
+            )
+        if kept_at is not None:
+            kept_at.remove()
+    if save is not None:
+        normalizer.save(save)
+        if not job.quiet:
+            fitted(normalizer, applied.rows, save)
+    _tell(job, "normalize", output, applied, normalizer.freeze().fingerprint)
+
+
+# --- what they share -------------------------------------------------------------------
+
+
+def _learned(fitted: Fitted, batch: Any) -> Fitted:
+    """Learn a batch; what is wrong with it is told in the words of the options."""
+    with in_flags():
+        return fitted.learned(batch)
+
+
+def _files(plan: list[Output]) -> list[Location]:
+    from streambn.files import PIPE  # noqa: PLC0415
+
+    return [each.location for each in plan if each.target != PIPE]
+
+
+def _remove_leftovers(*files: Location | None) -> None:
+    """Remove what an earlier run left that was killed while it wrote one of these."""
+    for file in filter(None, files):
+        file.remove_leftovers()
+
+
+def _arrow_type(dtype: Float | None) -> Any:
+    import pyarrow as pa  # noqa: PLC0415
+
+    return None if dtype is None else pa.type_for_alias(dtype.value)
+
+
+def _tell(
+    job: JobOptions,
+    command: str,
+    output: str,
+    counted: Done,
+    fingerprint: str | None,
+) -> None:
+    """Say what was left out, and if asked for, in JSON what was done."""
+    from streambn.progress import Report, list_skipped, print_json  # noqa: PLC0415
+
+    list_skipped(counted.skipped)
+    if job.json:
+        print_json(
+            Report(command=command, output=output, fingerprint=fingerprint, **counted._asdict())
+        )
+
+
+def _check_rereadable(sources: list[Source]) -> None:
+    for source in sources:
+        if not source.rereadable:
+            raise InvalidValueError(
+                f"normalize reads its inputs twice, which {source.name} does not allow: fit on one "
+                "copy of the stream and apply to another, or save it to a file first"
+            )
+
+
+def _start(options: FitOptions, continue_from: str | None) -> sbn.Normalizer:
+    if continue_from is None:
+        return fresh_normalizer(options)
+    for option in options.given():
+        raise InvalidValueError(
+            f"{flag(option)} cannot be changed under way: --continue-from takes the policy and "
+            f"all settings from {continue_from}"
+        )
+    return as_live(sbn.load(continue_from))
+
+
+def _asked(options: FitOptions, normalizer: sbn.Normalizer) -> list[str] | None:
+    """Name the columns to read: those asked for, or those that the statistics have."""
+    if options.columns is not None:
+        return split_columns(options.columns)
+    return list(normalizer.lanes) or None
