@@ -10,6 +10,7 @@ place is a folder with the data in ``in``; ``out`` is where files go that are no
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Any
 
 Found = dict[str, tuple[float, float]]
 
+THREADS = len(os.sched_getaffinity(0))
 PASSES = 5  # of what is timed inside a process
 
 
@@ -83,12 +85,17 @@ def streambn_inside(place: Path) -> Any:
     """Learn from the file in a process that has begun long ago."""
     import streambn as sbn  # noqa: PLC0415
     from streambn import files  # noqa: PLC0415
+    from streambn.checkpoints import Place, Reached  # noqa: PLC0415
+    from streambn.filefit import fit_files  # noqa: PLC0415
+    from streambn.inputs import Reading  # noqa: PLC0415
+    from streambn.progress import Progress  # noqa: PLC0415
+
+    sources = files.scan([str(path) for path in _inputs(place)])
+    begun = Reached(sbn.Normalizer()._current, Place())
+    how = Reading({}, threads=THREADS)
 
     def learn() -> None:
-        norm = sbn.Normalizer()
-        for source in files.scan([str(path) for path in _inputs(place)]):
-            for batch in files.open_reader(source):
-                norm.update(batch)
+        fit_files(begun, sources, None, how, Progress("fitting", len(sources)))
 
     return {"seconds": _seconds(learn)}
 

@@ -17,6 +17,7 @@ Whatever happens, there is one line on stderr at most, no traceback, and an exit
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import importlib.util
@@ -43,7 +44,12 @@ def main() -> NoReturn:
     if any(importlib.util.find_spec(name) is None for name in ("typer", "rich")):
         _say("the streambn command needs its extra: pip install 'streambn[cli]'")
         sys.exit(1)
-    sys.exit(_run(sys.argv[1:]))
+    code = _run(sys.argv[1:])
+    # The interpreter is not taken apart: a thread of Arrow or of ours that hangs in a read, as
+    # of a store that is gone, would be killed in the midst of it and could take all down.
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(code)
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -51,8 +57,12 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         _invoke(arguments)
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        _say_notes(stop)
         return _INTERRUPTED
+    except SystemExit as stop:
+        _say_notes(stop)
+        return stop.code if isinstance(stop.code, int) else _FAILED
     except BrokenPipeError:
         # What is still buffered has nowhere to go, and must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -157,16 +167,23 @@ def _explain(error: Exception) -> int:
         return _USAGE
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        _say(f"{where}{error.strerror}")
+        said = f"{where}{error.strerror}"
     elif isinstance(error, StreamBNError | OSError):
-        _say(str(error))
+        said = str(error)
     else:
-        _say(f"{type(error).__name__}: {error}")
+        said = f"{type(error).__name__}: {error}"
+    _say("; ".join([said, *getattr(error, "__notes__", ())]))
     if isinstance(error, UsageError):
         return _USAGE
     if isinstance(error, SchemaError):
         return _SCHEMA
     return _CORRUPT if isinstance(error, SnapshotError) else _FAILED
+
+
+def _say_notes(stop: BaseException) -> None:
+    """Say what there is to know of a job that was stopped from outside."""
+    for note in getattr(stop, "__notes__", ()):
+        _say(f"stopped; {note}")
 
 
 def _say(message: str) -> None:
