@@ -176,14 +176,24 @@ class Keeper:
         self._writing = threading.Lock()
         self._written: Reached | None = None
         self._reached: Reached | None = None
+        self._tried = 0  # rows, when it was last time by the rows
 
     def reach(self, reached: Reached) -> None:
         """Take note of how far the job is; write it down if it is time by the rows."""
         self._reached = reached
-        if self._rows is not None:
-            since = self._written.place.rows if self._written else 0
-            if reached.place.rows - since >= self._rows:
-                self.write()
+        if self._rows is not None and reached.place.rows - self._tried >= self._rows:
+            self._tried = reached.place.rows
+            self.try_to_write()
+
+    def try_to_write(self) -> None:
+        """Write down what was reached last, or tell why not."""
+        try:
+            self.write()
+        except (OSError, StreamBNError) as error:
+            # Not the end of the job, which may be days old; the next time may do.
+            why = getattr(error, "strerror", None) or error
+            where = "" if self._location is None else f" at {self._location.text}"
+            print(f"streambn: no checkpoint{where}: {why}", file=sys.stderr)
 
     def write(self) -> bool:
         """Write down what was reached last; say whether there is a checkpoint."""
@@ -258,12 +268,7 @@ def keeping(
             due.clear()
             if ended:
                 return
-            try:
-                keeper.write()
-            except (OSError, StreamBNError) as error:
-                # Not the end of the job, which may be days old; the next time may do.
-                why = getattr(error, "strerror", None) or error
-                print(f"streambn: no checkpoint, {location.text}: {why}", file=sys.stderr)
+            keeper.try_to_write()
 
     thread = threading.Thread(target=run, name="streambn-checkpoint", daemon=True)
     before = _on_request(lambda *_: due.set())
@@ -275,9 +280,8 @@ def keeping(
         lost = not all(source.rereadable for source in sources)
         # What failed at once would fail again: there is nothing to go on with.
         if stopped or lost or keeper.begun:
-            with contextlib.suppress(
-                OSError, StreamBNError
-            ):  # what went wrong first is what is told
+            # What went wrong first is what is told.
+            with contextlib.suppress(OSError, StreamBNError):
                 if keeper.write():
                     error.add_note(f"--resume goes on from {location.text}")
         raise

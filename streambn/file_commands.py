@@ -97,6 +97,8 @@ def fit(
         outputs.check_target(target, sources)
         if job.resume:
             jobs.check_resumable(sources)
+        if output is not None:
+            _check_checkpoint(keeping, sources, output, continue_from)
         normalizer = _start(options, continue_from)
     kept_at = locate(keeping.checkpoint or f"{target}.checkpoint")
     if job.resume:
@@ -246,6 +248,7 @@ def normalize(
             outputs.check_target(save, sources)
             if any(os.path.realpath(save) == os.path.realpath(each.target) for each in plan):
                 raise InvalidValueError(f"--save and --output are the same file, {save}")
+        _check_checkpoint(keeping, sources, *(each.target for each in plan), save)
         normalizer = fresh_normalizer(options)
     jobs.use_threads(how.threads)
     if online:
@@ -332,6 +335,25 @@ def _check_rereadable(sources: list[Source]) -> None:
             raise InvalidValueError(
                 f"normalize reads its inputs twice, which {source.name} does not allow: fit on one "
                 "copy of the stream and apply to another, or save it to a file first"
+            )
+
+
+def _check_checkpoint(
+    keeping: CheckpointOptions, sources: list[Source], *others: str | None
+) -> None:
+    """Refuse a checkpoint where something else is or will be: it is removed at the end."""
+    from streambn import outputs  # noqa: PLC0415
+    from streambn.locations import locate  # noqa: PLC0415
+
+    if keeping.checkpoint is None:
+        return
+    outputs.check_target(keeping.checkpoint, sources)
+    place = locate(keeping.checkpoint).identity
+    for other in others:
+        if other is not None and locate(other).identity == place:
+            raise InvalidValueError(
+                f"--checkpoint {keeping.checkpoint} would take the place of {other}, and is "
+                "removed at the end: name another file"
             )
 
 
