@@ -18,8 +18,10 @@ import pyarrow as pa
 
 from streambn.ahead import ahead
 from streambn.errors import StreamBNError
+from streambn.files import Source
 from streambn.formats import Format
 from streambn.inputs import Reading, check_unchanged, left_out, located
+from streambn.locations import Stamp
 from streambn.outputs import Output
 from streambn.progress import Progress, Skipped
 from streambn.reading import format_of
@@ -28,10 +30,13 @@ from streambn.streaming import Made, NothingLeftError, keys_of, made_as_stream, 
 from streambn.turning import Turn, Turning, Turns
 from streambn.writing import Encoding
 
-__all__ = ["apply_files"]
+__all__ = ["Stamps", "apply_files"]
 
 # Encoded bytes that wait to be written.
 _ROOM = 32 << 20
+
+# Of the sources of an output, in order.
+Stamps = tuple[Stamp | None, ...]
 
 
 def apply_files(
@@ -41,7 +46,7 @@ def apply_files(
     encoding: Encoding,
     progress: Progress,
     write: Callable[[Output], contextlib.AbstractContextManager[Any]],
-    done: Callable[[Output, int], None] = lambda *_: None,
+    done: Callable[[Output, int, Stamps], None] = lambda *_: None,
 ) -> list[Skipped]:
     """Turn files into files.
 
@@ -60,7 +65,8 @@ def apply_files(
     write : callable
         Opens an output, which gets its name when the block ends well.
     done : callable
-        Is told of each output that has got its name, and of its size in bytes.
+        Is told of each output that has got its name, of its size in bytes, and what its
+        sources were when they were read.
 
     Returns
     -------
@@ -82,17 +88,17 @@ def apply_files(
         size=lambda made: len(made.data) + 1,
     )
     with contextlib.closing(under_way):
-        for output, group in itertools.groupby(under_way, lambda pair: pair[0].output):
-            stamps = {s.path: (s, s.stamp()) for s in output.sources if s.rereadable}
-            sizes = [stamp.size for _, stamp in stamps.values()]
+        grouped = itertools.groupby(under_way, lambda pair: (pair[0].output, pair[0].stamps))
+        for (output, stamps), group in grouped:
+            sizes = [stamp.size for stamp in stamps if stamp is not None]
             progress.start_file(output.sources[0].name, sum(sizes) if sizes else None)
             with contextlib.suppress(NothingLeftError):
                 with write(output) as file:
                     sink = _Sink(file.write)
                     _append(group, sink, how, progress, skipped)
-                    for source, stamp in stamps.values():
+                    for source, stamp in zip(output.sources, stamps, strict=True):
                         check_unchanged(source, stamp)
-                done(output, sink.size)
+                done(output, sink.size, stamps)
             progress.end_file()
     return skipped
 
@@ -114,6 +120,7 @@ class _Task(NamedTuple):
     """A block of an output, or an output that is made as one stream."""
 
     output: Output
+    stamps: Stamps
     made: Callable[[], Iterator[Made]]
     rewrite: _Rewrite | None = None
     block: Block | None = None
@@ -163,6 +170,7 @@ def _tasks(
     # A single output keeps the threads busy by reading ahead.
     workers = how.threads if len(plan) == 1 else 1
     for output in plan:
+        stamps = _stamps(output)  # before anything is read: see `check_unchanged`
         rewrite, blocks = None, None
         if isinstance(turns, Turning) and encoding.group_rows is None:
             # What is wrong with it is told when it is read as a stream.
@@ -171,10 +179,21 @@ def _tasks(
                 blocks = rewrite and rewrite.source.blocks()
         if rewrite is not None and blocks:
             for block in blocks:
-                yield _Task(output, functools.partial(rewrite.made, block), rewrite, block)
+                yield _Task(output, stamps, functools.partial(rewrite.made, block), rewrite, block)
         else:
             stream = functools.partial(made_as_stream, output, turns, how, encoding, workers)
-            yield _Task(output, stream)
+            yield _Task(output, stamps, stream)
+
+
+def _stamps(output: Output) -> Stamps:
+    """Take note of what the sources are; None: of a pipe, or of one that cannot be read."""
+
+    def stamp(source: Source) -> Stamp | None:
+        with contextlib.suppress(StreamBNError, OSError):
+            return source.stamp() if source.rereadable else None
+        return None
+
+    return tuple(map(stamp, output.sources))
 
 
 class _Rewrite:

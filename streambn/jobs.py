@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from streambn import checkpoints
 from streambn.checkpoints import Interval, Keeper, Place, Reached
 from streambn.errors import InvalidValueError, NotFittedError, StreamBNError
-from streambn.fileapply import apply_files
+from streambn.fileapply import Stamps, apply_files
 from streambn.filefit import Learn, fit_files
 from streambn.files import PIPE, Source, open_reader, open_source
 from streambn.fitted import Fitted
@@ -195,7 +195,7 @@ def apply_job(
             earlier = [s for output in plan if output.target in rows for s in output.sources]
             counted.skip_done(len(earlier), _total(earlier) or 0, sum(rows.values()))
 
-        def finished(output: Output, size: int) -> None:
+        def finished(output: Output, size: int, stamps: Stamps) -> None:
             if check is not None:
                 try:
                     check(output)
@@ -204,7 +204,8 @@ def apply_job(
                     raise
             if manifest is not None:
                 relative = output.sources[0].relative
-                manifest.add(relative, size, counted.in_file, output.sources, durable=fsync)
+                inputs = [(s.path, stamp) for s, stamp in zip(output.sources, stamps, strict=True)]
+                manifest.add(relative, size, counted.in_file, inputs, durable=fsync)
 
         def write(output: Output) -> Any:
             return writing(output.location, fsync=fsync)

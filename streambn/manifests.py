@@ -99,7 +99,13 @@ class Manifest:
         return done.rows if whole else None
 
     def add(
-        self, output: str, size: int, rows: int, sources: Sequence[Source], *, durable: bool
+        self,
+        output: str,
+        size: int,
+        rows: int,
+        inputs: Sequence[tuple[str, Stamp | None]],
+        *,
+        durable: bool,
     ) -> None:
         """Take note of an output that has got its name.
 
@@ -109,13 +115,13 @@ class Manifest:
             Its path below the folder.
         size, rows : int
             Its bytes, and the rows read for it.
-        sources : sequence of Source
-            What it is made of.
+        inputs : sequence of (str, Stamp or None)
+            What it is made of: paths, and what was there when they were read.
         durable : bool
             Whether it is on the disk, and not only on its way there.
         """
         boot = None if durable else _boot()
-        line = _line(_Done(output, size, rows, _inputs(sources), boot))
+        line = _line(_Done(output, size, rows, list(inputs), boot))
         self._lines.append(line)
         path = self._location.local
         if path is None or not self._location.exists():  # elsewhere nothing can be appended

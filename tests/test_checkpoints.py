@@ -497,13 +497,10 @@ def test_what_stops_the_job_leaves_a_checkpoint(stop: type[BaseException]) -> No
     Path("a").write_text("x\n1\n")
     sources = files.scan(["a"])
     begun = sbn.Normalizer()._current
-    with (
-        pytest.raises(stop),
-        checkpoints.keeping(  # noqa: PT012
-            locate("kept"), sources, begun, [], NEVER
-        ) as keeper,
-    ):
-        keeper.reach(Reached(fitted_on(1.0), Place(1, rows=1, stamps=[sources[0].stamp()])))
+    reached = Reached(fitted_on(1.0), Place(1, rows=1, stamps=[sources[0].stamp()]))
+    keeping = checkpoints.keeping(locate("kept"), sources, begun, [], NEVER)
+    with pytest.raises(stop), keeping as keeper:  # noqa: PT012
+        keeper.reach(reached)
         raise stop
     assert checkpoints.read(locate("kept"), sources, begun, []) is not None
 
