@@ -96,7 +96,7 @@ def explained(
     """Turn what Arrow says of a file into one line that names it, the place and what helps."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of names
         said = str(error).strip().partition("\n")[0]
         where = where and f" {where}"
         misfit = re.match(r"In CSV column #(\d+): (.*conversion error.*)", said)
