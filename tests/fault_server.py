@@ -16,6 +16,7 @@ through a write if it is one, or a file is truncated.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import itertools
 import json
@@ -123,36 +124,62 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     points.install()
     if (size := request.get("file_size")) is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    code = cli._run(request["args"])
-    return {"code": code, "points": points.count}
+    return {"code": command(request["args"]), "points": points.count}
+
+
+def command(args: list[str]) -> Any:
+    """Run the command in this process; return its exit code."""
+    try:
+        return cli._run(args)
+    except SystemExit as stop:
+        return stop.code
 
 
 def damage(request: dict[str, Any]) -> dict[str, Any]:
-    """Run the command over each of many damaged forms of one file."""
+    """Run the command over each of many damaged forms of one file.
+
+    A case is where the file is cut off, and which byte is changed then by which bits, or null.
+    """
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     path, out = Path(request["file"]), Path(request["out"])
     whole = path.read_bytes()
     answers = []
-    with open("answers", "w") as log:
-        for case in request["cases"]:
-            cut, position, mask = case
-            spoilt = bytearray(whole[:cut])
-            if position is not None:
-                spoilt[position] ^= mask
-            path.write_bytes(spoilt)
-            for name, content in request.get("restore", {}).items():
-                Path(name).write_bytes(bytes.fromhex(content))
-            for name in request.get("remove", ()):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name)
-            log.write(json.dumps(case) + "\n")  # if it kills the process, this is seen
-            log.flush()
-            with contextlib.redirect_stderr(io.StringIO()) as said:
-                code = cli._run(request["args"])
-            result = out.read_bytes().hex() if out.exists() else None
-            answers.append({"case": case, "code": code, "said": said.getvalue(), "out": result})
+    for case in request["cases"]:
+        print(case, flush=True)  # seen if this one kills the process
+        remove(out)
+        for saved, name in request.get("restore", ()):
+            remove(Path(name))
+            shutil.copytree(saved, name)
+        cut, position, mask = case
+        spoilt = bytearray(whole[:cut])
+        if position is not None:
+            spoilt[position] ^= mask
+        path.write_bytes(spoilt)
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            code = command(request["args"])
+        answers.append({"case": case, "code": code, "said": said.getvalue(), "out": digest(out)})
     path.write_bytes(whole)
     return {"code": 0, "answers": answers}
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder and all in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str | None:
+    """Tell a file, or a folder and all in it, from any other; None: it is not there."""
+    if not path.exists():
+        return None
+    summed = hashlib.sha256()
+    for file in [path, *sorted(path.rglob("*"))]:
+        if file.is_file():
+            content = file.read_bytes()
+            summed.update(f"{file.relative_to(path)} {len(content)} ".encode() + content)
+    return summed.hexdigest()
 
 
 def in_child(request: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import streambn as sbn
+from streambn import footers
 
 FAULTS = int(os.environ.get("STREAMBN_FAULTS", "3"))
 SERVER = Path(__file__).with_name("fault_server.py")
@@ -197,3 +198,203 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
         found = contents(folder)
         assert sorted(found) == sorted(expected), (job, at, number)
         assert found == expected, (job, at, number)
+
+
+# --- stopped ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_stopped_job_is_quiet_and_goes_on_to_the_same_bytes(
+    job: str, server: Server, data: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(job)
+    args = JOBS[job]
+    folder = copy_of(data, tmp_path / "work")
+    done = server.good(args, folder)
+    expected = contents(folder)
+    for at in points(FAULTS, done["points"], rng):
+        copy_of(data, folder)
+        number = rng.choice([signal.SIGTERM, signal.SIGINT])
+        threads = ["--threads", rng.choice([1, 2, 3])]
+        stopped = server.ask("run", [*args, *threads], folder, at=at, act=["signal", number])
+        # At the last points there may be nothing left to be stopped.
+        assert stopped["status"] == 0, stopped
+        assert stopped["code"] in (128 + number, 0), stopped
+        assert len(stopped["stderr"].splitlines()) <= 1, stopped
+        assert "Traceback" not in stopped["stderr"]
+        assert not [name for name in contents(folder) if name.endswith(".tmp")], at
+        for checkpoint in folder.rglob("*.checkpoint"):
+            assert sbn.load(checkpoint).stats()["count"].to_pylist()[0] > 0
+        server.good([*args, "--resume"], folder)
+        assert contents(folder) == expected, (job, at)
+
+
+# --- damaged ------------------------------------------------------------------------------
+
+
+def cases(size: int, rng: random.Random) -> list[tuple[int, int | None, int]]:
+    """Damage a file of so many bytes: the whole one first, then cut off, and a bit changed."""
+    number = 10 * FAULTS
+    cut = [(rng.randrange(size), None, 0) for _ in range(number // 3)]
+    flipped = [(size, rng.randrange(size), 1 << rng.randrange(8)) for _ in range(number)]
+    return [(size, None, 0), *cut, *flipped]
+
+
+def damaged(
+    server: Server, args: list[object], folder: Path, file: str, out: str, **request: Any
+) -> list[dict[str, Any]]:
+    """Run over damaged forms of a file, and see that each that fails does so in one line.
+
+    Those are returned that gave a result although something was wrong, and not that of the
+    whole file.
+    """
+    rng = random.Random(f"{args} {file}")
+    drawn = cases((folder / file).stat().st_size, rng)
+    done = server.ask("damage", args, folder, file=file, out=out, cases=drawn, **request)
+    assert done["status"] == 0, (done["stdout"].splitlines()[-1], done["stderr"])
+    assert done["code"] == 0, done
+    assert done["stderr"] == ""
+    whole, *spoilt = done["answers"]
+    assert (whole["code"], whole["said"]) == (0, ""), whole
+    assert len(spoilt) == len(drawn) - 1
+    for answer in spoilt:
+        if answer["code"]:
+            assert answer["code"] in (1, 3, 5), answer
+            one_line(answer["said"])
+    return [a for a in spoilt if a["code"] == 0 and a["out"] != whole["out"]]
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_from(
+    server: Server, data: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(data, tmp_path / "work")
+    stopped = server.ask("run", JOBS["fit"], folder, only="reach", at=12)
+    assert stopped["status"] == -signal.SIGKILL
+    args = [*JOBS["fit"], "--resume"]
+    (checkpoint,) = folder.rglob("*.checkpoint")
+    drawn = cases(checkpoint.stat().st_size, random.Random(0))
+    name = str(checkpoint.relative_to(folder))
+    done = server.ask("damage", args, folder, file=name, out="stats.json", cases=drawn)
+    whole, *spoilt = done["answers"]
+    assert whole["code"] == 0
+    for answer in spoilt:
+        # Another way to write the same, such as 1E5 for 1e5, is no damage.
+        if (answer["code"], answer["out"]) != (0, whole["out"]):
+            assert (answer["code"], answer["out"]) == (5, None), answer
+            assert "stats.json.checkpoint" in one_line(answer["said"])
+
+
+def test_a_damaged_manifest_is_told_or_its_files_are_made_again(
+    server: Server, data: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(data, tmp_path / "work")
+    done = server.good(JOBS["apply"], folder)
+    shutil.rmtree(folder / "out")
+    stopped = server.ask("run", JOBS["apply"], folder, at=done["points"] * 3 // 4)
+    assert stopped["status"] == -signal.SIGKILL
+    manifest = "out/_streambn.manifest"
+    assert len((folder / manifest).read_text().splitlines()) > 2
+    shutil.copytree(folder / "out", folder / "half")
+    args = [*JOBS["apply"], "--resume"]
+    assert damaged(server, args, folder, manifest, "out", restore=[("half", "out")]) == []
+
+
+FIT: list[object] = ["fit", "-q", "--threads", 1, "-o", "stats.json"]
+
+
+def apply(name: str) -> tuple[list[object], str]:
+    out = "out." + name.partition(".")[2].removesuffix(".gz")
+    return ["apply", "given.json", "-q", "--threads", 1, "-o", out, name], out
+
+
+@pytest.fixture
+def alone(data: Path, tmp_path: Path) -> Path:
+    """A folder with nothing in it but statistics of the data."""
+    shutil.copy(data / "given.json", tmp_path)
+    return tmp_path
+
+
+def pages(content: bytes) -> set[int]:
+    """Say which bytes of a Parquet file are covered by the checksums of its pages."""
+    metadata = pq.read_metadata(io.BytesIO(content))
+    covered: set[int] = set()
+    for group in range(metadata.num_row_groups):
+        for index in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(index)
+            at = chunk.dictionary_page_offset or chunk.data_page_offset
+            end = at + chunk.total_compressed_size
+            while at < end:
+                reader = footers._Reader(content[at:end])
+                header = reader.struct()
+                at += reader._at
+                covered |= set(range(at, at + header[3][1]))
+                at += header[3][1]
+            assert at == end
+    return covered
+
+
+def test_damaged_parquet_is_told_wherever_a_checksum_covers_it(
+    server: Server, alone: Path
+) -> None:
+    """Page headers and the footer have no checksum in the format.
+
+    Damage of them is told where it makes no sense: an offset beyond the file, a size that does
+    not fit. Other damage there cannot be told from what might have been written: another
+    name or type of a column, fewer values. So a changed result is accepted there, and only
+    there. A page that has no checksum at all, as most writers leave it out, is no better.
+    """
+    file = write(alone / "f.parquet", some_table())
+    covered = pages(file.read_bytes())
+    assert len(covered) > 0.7 * file.stat().st_size
+    for args, out in (([*FIT, file.name], "stats.json"), apply(file.name)):
+        wrong = damaged(server, args, alone, file.name, out)
+        for answer in wrong:
+            cut, position, _ = answer["case"]
+            assert position is not None, answer
+            assert position not in covered, answer
+            assert cut == file.stat().st_size
+
+
+@pytest.mark.parametrize("name", ["f.arrow", "f.arrows"])
+def test_damaged_ipc_is_told_or_gives_numbers_but_never_crashes(
+    name: str, server: Server, alone: Path
+) -> None:
+    """The format has no checksums: a bit of a value that changed is another value.
+
+    What was cut off is told, except at the end of a batch of a stream: the mark of the end
+    is optional.
+    """
+    file = write(alone / name, some_table())
+    for args, out in (([*FIT, name], "stats.json"), apply(name)):
+        for answer in damaged(server, args, alone, name, out):
+            assert answer["case"][1] is not None, answer
+
+
+def test_damaged_csv_is_told_or_gives_numbers_but_never_crashes(
+    server: Server, alone: Path
+) -> None:
+    """A digit that changed, or the last one that was cut off, makes another number."""
+    write(alone / "f.csv", some_table())
+    damaged(server, [*FIT, "f.csv"], alone, "f.csv", "stats.json")
+    damaged(server, apply("f.csv")[0], alone, "f.csv", "out.csv")
+
+
+def test_damaged_gzip_is_told(server: Server, alone: Path) -> None:
+    file = write(alone / "f.csv.gz", some_table())
+    for args, out in (([*FIT, file.name], "stats.json"), apply(file.name)):
+        assert damaged(server, args, alone, file.name, out) == []
+
+
+@pytest.mark.parametrize("name", ["data/y=1/a.parquet", "data/y=2/c.arrow", "data/y=3/e.csv.gz"])
+def test_the_real_command_tells_damage_in_one_line(
+    name: str, data: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(data, tmp_path / "work")
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+    done = subprocess.run(
+        [*COMMAND, "normalize", "data", "-o", "out/"],
+        capture_output=True, text=True, check=False, env=ENV, timeout=TIMEOUT, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert name in one_line(done.stderr)
