@@ -81,7 +81,9 @@ class Manifest:
 
     def begin(self, *, resume: bool) -> None:
         """Begin to take notes, with what was done before or without."""
-        if not resume:
+        if resume:
+            self._location.remove_leftovers()
+        else:
             self._done.clear()
         self._lines = [_line(self._head), *map(_line, self._done.values())]
         if self._location.exists():
