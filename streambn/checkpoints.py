@@ -139,6 +139,8 @@ def read(
             f"{location.text} is the checkpoint of a job with other options: give the same ones, "
             "or begin anew without --resume"
         )
+    if not all(source.rereadable for source in sources):  # what comes now is new
+        return Reached(saved.fitted, Place(rows=note.rows, bytes=note.bytes))
     _check_inputs(location.text, note.inputs, place, sources)
     return Reached(saved.fitted, place)
 

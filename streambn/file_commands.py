@@ -154,7 +154,7 @@ def apply(
 
     Example: [bold]streambn apply stats.json data/ -o normalized/[/bold]
     """
-    from streambn import files, jobs, outputs  # noqa: PLC0415
+    from streambn import applyjobs, files, jobs, outputs  # noqa: PLC0415
     from streambn.turning import Turning  # noqa: PLC0415
 
     with usage():
@@ -176,7 +176,7 @@ def apply(
         _remove_leftovers(*_files(plan))
     jobs.use_threads(how.threads)
     turning = Turning(frozen, _arrow_type(dtype), inverse)
-    applied = jobs.apply_job(
+    applied = applyjobs.apply_job(
         turning,
         plan,
         how,
@@ -184,7 +184,7 @@ def apply(
         job.showing(),
         folder=folder_of(output, plan, turning, job, writing),
         fsync=writing.fsync,
-        check=jobs.verified(turning, how) if verify else None,
+        check=applyjobs.verified(turning, how) if verify else None,
     )
     _tell(job, "apply", output, applied, frozen.fingerprint)
 
@@ -227,7 +227,7 @@ def normalize(
 
     A stream, as it comes: [bold]produce | streambn normalize --online - -o - | consume[/bold]
     """
-    from streambn import files, jobs, outputs  # noqa: PLC0415
+    from streambn import applyjobs, files, jobs, outputs  # noqa: PLC0415
     from streambn.locations import locate  # noqa: PLC0415
     from streambn.progress import fitted  # noqa: PLC0415
     from streambn.turning import Learning, Turning  # noqa: PLC0415
@@ -253,7 +253,9 @@ def normalize(
     jobs.use_threads(how.threads)
     if online:
         learning = Learning(normalizer, using.value, _arrow_type(dtype))
-        applied = jobs.apply_job(learning, plan, how, encoding, job.showing(), fsync=writing.fsync)
+        applied = applyjobs.apply_job(
+            learning, plan, how, encoding, job.showing(), fsync=writing.fsync
+        )
     else:
         kept_at, begun = keeping.location(output, plan), normalizer._current
         if job.resume:
@@ -267,7 +269,7 @@ def normalize(
             )
             normalizer = sbn.Normalizer._of(end.fitted)
             turning = Turning(normalizer.freeze(), _arrow_type(dtype))
-            applied = jobs.apply_job(
+            applied = applyjobs.apply_job(
                 turning,
                 plan,
                 how,

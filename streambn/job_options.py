@@ -15,9 +15,10 @@ from streambn.cli_options import parse_csv_types
 from streambn.errors import InvalidValueError
 
 if TYPE_CHECKING:
+    from streambn.applyjobs import Folder
     from streambn.checkpoints import Interval
     from streambn.inputs import Reading
-    from streambn.jobs import Folder, Showing
+    from streambn.jobs import Showing
     from streambn.locations import Location
     from streambn.outputs import Output
     from streambn.turning import Turning
@@ -273,7 +274,7 @@ def folder_of(
     writing: WriteOptions,
 ) -> "Folder | None":
     """Describe the folder that outputs go to; None: it is one output."""
-    from streambn.jobs import Folder  # noqa: PLC0415
+    from streambn.applyjobs import Folder  # noqa: PLC0415
     from streambn.locations import locate  # noqa: PLC0415
 
     if not plan[0].mirrored:

@@ -976,9 +976,7 @@ def test_head(large: str) -> None:
         "apply s.json - -o -",
     ],
 )
-def test_an_interrupt_while_waiting_leaves_no_output(
-    number: int, code: int, args: str
-) -> None:
+def test_an_interrupt_while_waiting_leaves_no_output(number: int, code: int, args: str) -> None:
     table = pa.table({"x": pa.array(range(1000), pa.float64())})
     pq.write_table(table, "t.parquet")
     good("fit", "t.parquet", "-o", "s.json")

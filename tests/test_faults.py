@@ -333,9 +333,7 @@ def pages(content: bytes) -> set[int]:
     return covered
 
 
-def test_damaged_parquet_is_told_wherever_a_checksum_covers_it(
-    server: Server, alone: Path
-) -> None:
+def test_damaged_parquet_is_told_wherever_a_checksum_covers_it(server: Server, alone: Path) -> None:
     """Page headers and the footer have no checksum in the format.
 
     Damage of them is told where it makes no sense: an offset beyond the file, a size that does
@@ -364,7 +362,7 @@ def test_damaged_ipc_is_told_or_gives_numbers_but_never_crashes(
     What was cut off is told, except at the end of a batch of a stream: the mark of the end
     is optional.
     """
-    file = write(alone / name, some_table())
+    write(alone / name, some_table())
     for args, out in (([*FIT, name], "stats.json"), apply(name)):
         for answer in damaged(server, args, alone, name, out):
             assert answer["case"][1] is not None, answer
@@ -386,9 +384,7 @@ def test_damaged_gzip_is_told(server: Server, alone: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["data/y=1/a.parquet", "data/y=2/c.arrow", "data/y=3/e.csv.gz"])
-def test_the_real_command_tells_damage_in_one_line(
-    name: str, data: Path, tmp_path: Path
-) -> None:
+def test_the_real_command_tells_damage_in_one_line(name: str, data: Path, tmp_path: Path) -> None:
     folder = copy_of(data, tmp_path / "work")
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2])

@@ -1,0 +1,153 @@
+"""Jobs that write data, as the commands run them: which outputs are done, and are they right.
+
+How files are written is for `streambn.fileapply`; here that meets manifests and progress.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from streambn.errors import StreamBNError
+from streambn.fileapply import Stamps, apply_files
+from streambn.files import PIPE, Source, open_reader, open_source
+from streambn.formats import Format
+from streambn.inputs import Reading
+from streambn.jobs import Done, Showing, done, total_size
+from streambn.locations import Location, writing
+from streambn.manifests import Manifest
+from streambn.outputs import Output
+from streambn.progress import progress
+from streambn.streaming import keys_of, write_stdout
+from streambn.turning import Learning, Turning
+from streambn.writing import Encoding
+
+__all__ = ["Folder", "apply_job", "verified"]
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder that outputs go to, each under its input's relative path.
+
+    Attributes
+    ----------
+    location : Location
+    options : list of str
+        What the outputs depend on, besides the statistics.
+    resume : bool
+        Whether those that are done are left as they are.
+    overwrite : bool
+        Whether those of other statistics or options may be replaced.
+    """
+
+    location: Location
+    options: list[str]
+    resume: bool = False
+    overwrite: bool = False
+
+
+def apply_job(
+    turns: Turning | Learning,
+    plan: Sequence[Output],
+    how: Reading,
+    encoding: Encoding,
+    showing: Showing,
+    *,
+    folder: Folder | None = None,
+    fsync: bool = False,
+    check: Callable[[Output], None] | None = None,
+) -> Done:
+    """Write the outputs of a plan.
+
+    Parameters
+    ----------
+    turns : Turning or Learning
+        What is done to the inputs.
+    plan : sequence of Output
+    how : Reading
+    encoding : Encoding
+    showing : Showing
+    folder : Folder, optional
+        Into which the outputs go; None: it is one output, a file or standard output.
+    fsync : bool
+        Whether to wait for the disk before an output gets its name.
+    check : callable, optional
+        Raises if an output is not what it should be, which is then removed.
+    """
+    sources = [source for output in plan for source in output.sources]
+    with progress("applying", len(sources), total_size(sources), **showing._asdict()) as counted:
+        if plan[0].target == PIPE:
+            skipped = write_stdout(turns, plan[0], how, counted)
+            return done(counted, len(sources), skipped, resumed=False)
+        manifest = None
+        todo = list(plan)
+        if folder is not None and isinstance(turns, Turning):
+            manifest, rows = _begun(folder, turns.frozen.fingerprint, plan)
+            todo = [output for output in plan if output.target not in rows]
+            earlier = [s for output in plan if output.target in rows for s in output.sources]
+            counted.skip_done(len(earlier), total_size(earlier) or 0, sum(rows.values()))
+
+        def finished(output: Output, size: int, stamps: Stamps) -> None:
+            if check is not None:
+                try:
+                    check(output)
+                except StreamBNError:
+                    output.location.remove()
+                    raise
+            if manifest is not None:
+                relative = output.sources[0].relative
+                inputs = [(s.path, stamp) for s, stamp in zip(output.sources, stamps, strict=True)]
+                manifest.add(relative, size, counted.in_file, inputs, durable=fsync)
+
+        def write(output: Output) -> Any:
+            return writing(output.location, fsync=fsync)
+
+        skipped = apply_files(turns, todo, how, encoding, counted, write, finished)
+    return done(counted, len(sources), skipped, resumed=len(todo) < len(plan))
+
+
+def verified(turning: Turning, how: Reading) -> Callable[[Output], None]:
+    """Give what reads an output back, and compares it with its inputs: see `verify`."""
+    from streambn.verify import text_types, verify  # noqa: PLC0415  (only if it is asked for)
+
+    def check(output: Output) -> None:
+        def batches(source: Source) -> Iterator[Any]:
+            keys = keys_of(output, source, turning)
+            yield from open_reader(source, keys=keys, csv_types=how.csv_types)
+
+        inputs = itertools.chain.from_iterable(map(batches, output.sources))
+        text = output.format is Format.CSV
+        types = {}
+        if text:
+            first = open_source(output.sources[0], csv_types=how.csv_types)
+            types = text_types(turning.frozen, first.schema)
+        written = open_reader(Source(output.target), csv_types=types)
+        verify(
+            turning.frozen,
+            inputs,
+            written,
+            name=output.target,
+            inverse=turning.inverse,
+            dtype=turning.dtype,
+            text=text,
+        )
+
+    return check
+
+
+def _begun(
+    folder: Folder, fingerprint: str, plan: Sequence[Output]
+) -> tuple[Manifest, dict[str, int]]:
+    """Begin or go on with a folder: its manifest, and the rows of the outputs that are done."""
+    manifest = Manifest(folder.location, fingerprint, folder.options, fresh=folder.overwrite)
+    rows_of: dict[str, int] = {}
+    for output in plan if folder.resume else ():
+        rows = manifest.rows(output.sources[0].relative, output.location, output.sources)
+        if rows is None:
+            output.location.remove_leftovers()
+        else:
+            rows_of[output.target] = rows
+    manifest.begin(resume=folder.resume)
+    return manifest, rows_of
