@@ -220,10 +220,9 @@ def loaded_by(code, **environment):
 def run_by_command(*arguments):
     """Name the modules that a command has loaded when it ends."""
     return loaded_by(
-        f"import sys; sys.argv = ['streambn', *{[*map(str, arguments)]}]\n"
-        "from streambn.cli import main\n"
-        "try: main()\n"
-        "except SystemExit as end: assert not end.code, end.code\n"
+        "from streambn.cli import run\n"
+        f"code = run({[*map(str, arguments)]})\n"
+        "assert code == 0, code\n"
     )
 
 
@@ -291,10 +290,8 @@ def test_garbage_is_collected_while_a_command_works():
         "import gc, sys, streambn.commands\n"
         "def work(stats): assert gc.isenabled(); sys.exit(7)\n"
         "streambn.commands.app.command()(work)\n"
-        "from streambn.cli import main\n"
-        "sys.argv = ['streambn', 'work', 'x']\n"
-        "try: main()\n"
-        "except SystemExit as end: assert end.code == 7"
+        "from streambn.cli import run\n"
+        "assert run(['work', 'x']) == 7"
     )
     loaded_by(code)
 
