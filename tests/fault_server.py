@@ -130,7 +130,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 def command(args: list[str]) -> Any:
     """Run the command in this process; return its exit code."""
     try:
-        return cli._run(args)
+        return cli.run(args)
     except SystemExit as stop:
         return stop.code
 
