@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -155,6 +154,7 @@ def apply(
     Example: [bold]streambn apply stats.json data/ -o normalized/[/bold]
     """
     from streambn import applyjobs, files, jobs, outputs  # noqa: PLC0415
+    from streambn.locations import locate  # noqa: PLC0415
     from streambn.turning import Turning  # noqa: PLC0415
 
     with usage():
@@ -170,7 +170,7 @@ def apply(
     sources = files.scan(inputs)
     with usage():
         plan = outputs.plan(sources, output)
-        if any(os.path.realpath(stats) == os.path.realpath(each.target) for each in plan):
+        if any(locate(stats).identity == place for place in _identities(plan)):
             raise InvalidValueError(f"{stats}, the statistics, would be replaced by the output")
     if job.resume:
         _remove_leftovers(*_files(plan))
@@ -246,7 +246,7 @@ def normalize(
         plan = outputs.plan(sources, output)
         if save is not None:
             outputs.check_target(save, sources)
-            if any(os.path.realpath(save) == os.path.realpath(each.target) for each in plan):
+            if any(locate(save).identity == place for place in _identities(plan)):
                 raise InvalidValueError(f"--save and --output are the same file, {save}")
         _check_checkpoint(keeping, sources, *(each.target for each in plan), save)
         normalizer = fresh_normalizer(options)
@@ -300,6 +300,10 @@ def _files(plan: list[Output]) -> list[Location]:
     from streambn.files import PIPE  # noqa: PLC0415
 
     return [each.location for each in plan if each.target != PIPE]
+
+
+def _identities(plan: list[Output]) -> list[str]:
+    return [place.identity for place in _files(plan)]
 
 
 def _remove_leftovers(*files: Location | None) -> None:

@@ -126,7 +126,12 @@ class Location:
     def open_input(self) -> Any:
         """Open the file to be read at any place in it: a `pyarrow.NativeFile`."""
         if self.local is not None:
-            return pa.OSFile(self.local, "r")
+            try:
+                return pa.OSFile(self.local, "r")
+            except OSError as error:  # Arrow says it at length
+                if error.errno is None:
+                    raise
+                raise OSError(error.errno, os.strerror(error.errno), self.local) from error
         with told(self.text):
             return self._filesystem.open_input_file(self.key)
 

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streambn as sbn
-from streambn import checkpoints, cli, commands, files, kernels, reading
+from streambn import checkpoints, cli, file_commands, files, kernels, reading
 from streambn.checkpoints import Interval, Place, Reached
 from streambn.locations import locate
 from streambn.progress import Skipped
@@ -107,12 +107,12 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int | None) -> list[int
         learned.append(batch.num_rows)
         return real(fitted, batch)
 
-    monkeypatch.setattr(commands, "_learned", counted)
+    monkeypatch.setattr(file_commands, "_learned", counted)
     return learned
 
 
 class Learned:
-    real = staticmethod(commands._learned)
+    real = staticmethod(file_commands._learned)
 
 
 POLICIES: dict[str, list[object]] = {
@@ -416,7 +416,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_job(
 
     monkeypatch.setattr(checkpoints.Keeper, "_content", full)
     if every == "1ms":
-        monkeypatch.setattr(commands, "_learned", patient)
+        monkeypatch.setattr(file_commands, "_learned", patient)
         inputs = inputs[4:]  # of which each batch is a place
     done = run("fit", *inputs, "-o", "s.json", "--checkpoint-every", every, "-q")
     assert done.code == 0, done.lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import importlib.util
+import json
 import os
 import pickle
 import socket
@@ -819,3 +820,56 @@ def test_a_file_system_with_real_folders_is_reached_through_fsspec(tmp_path: Pat
     assert (tmp_path / "made/for it/f.csv").read_bytes() == b"x\n2\n"
     assert [s.relative for s in files.scan([f"local://{tmp_path}"])] == ["made/for it/f.csv"]
     assert there.parent.parent == locate(f"local://{tmp_path}/made")
+
+
+# --- whole jobs -----------------------------------------------------------------------
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "streambn.cli", *arguments],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+    )  # fmt: skip
+
+
+def test_jobs_read_and_write_a_bucket_as_they_do_a_folder(s3: Location, tmp_path: Path) -> None:
+    for year in (2020, 2021):
+        table = pa.table({"x": [year + 0.5, None, 1.0], "s": ["a", "b", None]})
+        for place in (s3, locate(str(tmp_path))):
+            with writing(place.child(f"in/year={year}/t.parquet"), fsync=False) as file:
+                pq.write_table(table, file, row_group_size=2)
+    there, here = s3.text, str(tmp_path)
+    for base in (there, here):
+        done = run("fit", f"{base}/in", "-o", f"{base}/s.json", "-q")
+        assert (done.returncode, done.stderr) == (0, "")
+        done = run("apply", f"{base}/s.json", f"{base}/in/**/*.parquet", "-o", f"{base}/out/")
+        assert (done.returncode, done.stderr) == (0, "")
+    names = [f"out/year={year}/t.parquet" for year in (2020, 2021)]
+    for name in ("s.json", *names):
+        assert s3.child(name).read_bytes() == (tmp_path / name).read_bytes()
+    listed = {place.text for place in walk(s3)}
+    assert listed == {s3.child(name).text for name in ("s.json", *names)} | {
+        s3.child(name.replace("out", "in")).text for name in names
+    }
+    assert s3.child("out/_streambn.manifest").exists()
+    again = run(
+        "apply", f"{there}/s.json", f"{there}/in", "-o", f"{there}/out/", "--resume", "--json"
+    )
+    assert json.loads(again.stdout)["resumed"]
+    wrong = run("fit", f"{there}/nothing", "-o", "s.json")
+    assert wrong.returncode == 1
+    assert wrong.stderr.count("\n") == 1
+    assert f"{there}/nothing" in wrong.stderr
+
+
+def test_a_job_whose_store_goes_away_ends_in_one_line(
+    s3: Location, relay: Relay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"x": [1.0, 2.0]}), tmp_path / "t.parquet")
+    relay.cut()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", relay.url)
+    done = run("normalize", str(tmp_path / "t.parquet"), "-o", f"{s3.text}/out.parquet")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "cannot be reached" in done.stderr
