@@ -101,7 +101,11 @@ class Stage:
             with target.open("wb") as file:
                 yield file
             return
-        handle, name = tempfile.mkstemp(prefix=_prefix(target), suffix=".tmp", dir=target.parent)
+        try:
+            handle, name = tempfile.mkstemp(".tmp", _prefix(target), target.parent)
+        except OSError as error:
+            error.filename = str(path)  # what was asked for, not what it is called meanwhile
+            raise
         self._waiting.append((Path(name), target))
         raw = _Draining(handle)
         with io.BufferedWriter(raw, _BUFFER) as file:
