@@ -36,6 +36,7 @@ import pyarrow.csv
 import pyarrow.pandas_compat
 import pyarrow.parquet  # noqa: F401
 import rich.console  # noqa: F401
+import typer._adapters  # noqa: F401  (as do options that are numbers)
 import typer.main  # noqa: F401
 
 import streambn.commands  # noqa: F401
@@ -66,13 +67,14 @@ class Points:
         self._folder = os.getcwd()
 
     def come(self, kind: str, before: Callable[[], object] = lambda: None) -> None:
-        """Come through a point; `before` is done first if something happens there."""
+        """Come through a point; if the process kills itself there, `before` is done first."""
         if self._only is not None and kind != self._only:
             return
         number = next(self._numbers)  # whatever thread asks
         self.count = max(self.count, number)
         if number == self._at:
-            before()
+            if self._act == ["signal", signal.SIGKILL]:
+                before()
             self._happen()
 
     def _happen(self) -> None:
@@ -122,9 +124,14 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     """Run the command once, while something may happen to it."""
     points = Points(request.get("at"), request.get("act", ["signal", 9]), request.get("only"))
     points.install()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if (size := request.get("file_size")) is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    return {"code": command(request["args"]), "points": points.count}
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    with contextlib.redirect_stderr(io.StringIO()) as said:  # which may be larger than allowed
+        code = command(request["args"])
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    sys.stderr.write(said.getvalue())
+    return {"code": code, "points": points.count}
 
 
 def command(args: list[str]) -> Any:

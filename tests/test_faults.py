@@ -14,6 +14,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -98,9 +99,20 @@ def one_line(said: str) -> str:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder, hidden files too."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    """Everything in a folder, hidden files too.
+
+    In a manifest the order says nothing, and of lines about one output the last one counts.
+    """
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            if path.suffix == ".manifest":
+                lines = content.splitlines()
+                last = {line.partition(b" ")[2].partition(b",")[0]: line for line in lines}
+                content = b"\n".join(sorted(last.values()))
+            found[str(path.relative_to(folder))] = content
+    return found
 
 
 def some_table(rows: int = 1100, seed: int = 0) -> pa.Table:
@@ -383,9 +395,9 @@ def test_damaged_gzip_is_told(server: Server, alone: Path) -> None:
         assert damaged(server, args, alone, file.name, out) == []
 
 
-@pytest.mark.parametrize("name", ["data/y=1/a.parquet", "data/y=2/c.arrow", "data/y=3/e.csv.gz"])
-def test_the_real_command_tells_damage_in_one_line(name: str, data: Path, tmp_path: Path) -> None:
+def test_the_real_command_tells_damage_in_one_line(data: Path, tmp_path: Path) -> None:
     folder = copy_of(data, tmp_path / "work")
+    name = "data/y=2/c.arrow"
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2])
     done = subprocess.run(
@@ -394,3 +406,102 @@ def test_the_real_command_tells_damage_in_one_line(name: str, data: Path, tmp_pa
     )  # fmt: skip
     assert done.returncode == 1
     assert name in one_line(done.stderr)
+
+
+# --- no room, no folder, no input ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("job", ["fit", "normalize", "normalize into one", "apply"])
+def test_a_full_disk_is_one_line_and_what_was_done_is_good(
+    job: str, server: Server, data: Path, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands for it: the system then refuses to write on."""
+    args = JOBS[job]
+    folder = copy_of(data, tmp_path / "work")
+    server.good(args, folder)
+    expected = contents(folder)
+    made = {name: len(content) for name, content in expected.items() if name not in contents(data)}
+    for size in (0, 1000, max(made.values()) - 1):
+        copy_of(data, folder)
+        full = server.ask("run", args, folder, file_size=size)
+        assert (full["status"], full["code"]) == (0, 1), full
+        assert "File too large" in full["stderr"]
+        left = contents(folder)
+        assert not [name for name in left if name.endswith(".tmp")]
+        for name in left.keys() & expected.keys() - {"out/_streambn.manifest"}:
+            assert left[name] == expected[name]
+        server.good([*args, "--resume"], folder)
+        assert contents(folder) == expected
+
+
+@pytest.mark.parametrize("job", ["fit", "normalize", "normalize into one", "apply"])
+def test_an_output_that_cannot_be_made_is_one_line(
+    job: str, server: Server, data: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(data, tmp_path / "work")
+    (folder / "file").touch()
+    before = contents(folder)
+    args = JOBS[job]
+    place = args.index("-o") + 1
+    # Even root may make no file in the one, and no folder below the other.
+    for bad in ("/proc", "file"):
+        wanted = [*args]
+        wanted[place] = f"{bad}/{args[place]}"
+        done = server.ask("run", wanted, folder)
+        assert done["status"] == 0
+        assert done["code"] in (1, 2), done
+        assert bad in one_line(done["stderr"])
+        assert contents(folder) == before
+
+
+@pytest.mark.parametrize("what", ["truncate", "remove"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("job", ["fit", "normalize", "apply"])
+def test_an_input_that_goes_away_half_way_is_one_line(
+    job: str, name: str, what: str, server: Server, data: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(f"{job}{name}{what}")
+    folder = copy_of(data, tmp_path / "work")
+    args = JOBS[job]
+    total = server.good(args, folder)["points"]
+    expected = contents(folder)
+    for at in points(max(FAULTS // 3, 1), total, rng):
+        copy_of(data, folder)
+        done = server.ask("run", args, folder, at=at, act=[what, f"data/{name}"])
+        assert done["status"] == 0, done
+        left = contents(folder)
+        assert not [name for name in left if name.endswith(".tmp")]
+        if done["code"]:
+            assert done["code"] in (1, 3), done
+            assert name in one_line(done["stderr"])
+            # What was written before is good; of CSV nobody can tell that it was cut off.
+            own = {f"data/{name}", f"out/{name}", "out/_streambn.manifest"}
+            for each in left.keys() & expected.keys() - own:
+                assert left[each] == expected[each], each
+        shutil.copytree(data, folder, dirs_exist_ok=True)  # as it was, its time included
+        again = server.ask("run", [*args, "--resume"], folder)
+        if again["code"]:  # it had been begun in its other form, or that became the statistics
+            assert name in again["stderr"] or "--overwrite" in again["stderr"]
+            assert re.search("has changed since|other statistics", one_line(again["stderr"]))
+            server.good([*args, *["--overwrite"][: job != "fit"]], folder)
+        assert contents(folder) == expected
+
+
+@pytest.mark.parametrize("job", ["normalize", "apply"])
+def test_an_output_folder_that_goes_away_half_way_is_one_line(
+    job: str, server: Server, data: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(job)
+    folder = copy_of(data, tmp_path / "work")
+    args = JOBS[job]
+    total = server.good(args, folder)["points"]
+    expected = contents(folder)
+    for at in points(FAULTS, total, rng):
+        copy_of(data, folder)
+        (folder / "out").mkdir()
+        done = server.ask("run", args, folder, at=at, act=["remove", "out"])
+        assert done["status"] == 0, done
+        if done["code"]:
+            one_line(done["stderr"])
+        server.good([*args, "--resume"], folder)
+        assert contents(folder) == expected
