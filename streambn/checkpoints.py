@@ -179,6 +179,7 @@ class Keeper:
         self._written: Reached | None = None
         self._reached: Reached | None = None
         self._tried = 0  # rows, when it was last time by the rows
+        self._told: str | None = None  # why none could be written, until one can again
 
     def reach(self, reached: Reached) -> None:
         """Take note of how far the job is; write it down if it is time by the rows."""
@@ -191,11 +192,14 @@ class Keeper:
         """Write down what was reached last, or tell why not."""
         try:
             self.write()
+            self._told = None
         except (OSError, StreamBNError) as error:
             # Not the end of the job, which may be days old; the next time may do.
-            why = getattr(error, "strerror", None) or error
+            why = str(getattr(error, "strerror", None) or error)
             where = "" if self._location is None else f" at {self._location.text}"
-            print(f"streambn: no checkpoint{where}: {why}", file=sys.stderr)
+            if why != self._told:  # or a disk that stays full would fill the log too
+                print(f"streambn: no checkpoint{where}: {why}", file=sys.stderr)
+            self._told = why
 
     def write(self) -> bool:
         """Write down what was reached last; say whether there is a checkpoint."""
