@@ -36,7 +36,7 @@ import pyarrow.csv
 import pyarrow.pandas_compat
 import pyarrow.parquet  # noqa: F401
 import rich.console  # noqa: F401
-import typer._adapters  # noqa: F401  (as do options that are numbers)
+import typer._adapters  # (as do options that are numbers)
 import typer.main  # noqa: F401
 
 import streambn.commands  # noqa: F401
