@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streambn as sbn
-from streambn import checkpoints, cli, file_commands, files, kernels, reading
+from streambn import checkpoints, file_commands, files, kernels, reading
 from streambn.checkpoints import Interval, Place, Reached
 from streambn.locations import locate
 from streambn.progress import Skipped
@@ -40,31 +40,6 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     yield
     pa.set_cpu_count(threads)
     kernels.set_threads(1)
-
-
-class Ran:
-    """What a command did: its exit code, its lines on stderr, what it printed."""
-
-    def __init__(self, code: int, err: str, out: str) -> None:
-        self.code, self.lines, self.out = code, err.splitlines(), out
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Run a command in this process."""
-
-    def run(*args: object) -> Ran:
-        code = 0
-        try:
-            cli._invoke([str(arg) for arg in args])
-        except KeyboardInterrupt:
-            code = 130
-        except Exception as error:
-            code = cli._explain(error)
-        captured = capsys.readouterr()
-        return Ran(code, captured.err, captured.out)
-
-    return run
 
 
 def table_of(rows: int, seed: int = 0) -> pa.Table:
@@ -134,7 +109,7 @@ EACH_POLICY = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
 @EACH_POLICY
 def test_wherever_it_was_stopped_the_result_is_the_same(
-    policy: list[object], run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    policy: list[object], run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = lay_out()
     learned = stop_after(monkeypatch, None)
@@ -158,7 +133,7 @@ def test_wherever_it_was_stopped_the_result_is_the_same(
 
 @EACH_POLICY
 def test_stopped_again_and_again(
-    policy: list[object], run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    policy: list[object], run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = lay_out()
     fit = ["fit", *inputs, *policy, "--threads", 2, "-q"]
@@ -178,7 +153,7 @@ def test_stopped_again_and_again(
 
 @EACH_POLICY
 def test_the_result_does_not_depend_on_the_threads(
-    policy: list[object], run: Callable[..., Ran]
+    policy: list[object], run: Callable[..., Any]
 ) -> None:
     inputs = lay_out()
     made = set()
@@ -189,7 +164,7 @@ def test_the_result_does_not_depend_on_the_threads(
 
 
 def test_what_the_report_counts_is_the_whole_job(
-    run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = lay_out()
     whole = json.loads(run("fit", *inputs, "-o", "s.json", "--json", "-q").out)
@@ -205,7 +180,7 @@ def test_what_the_report_counts_is_the_whole_job(
             assert again[name] == whole[name], (count, name)
 
 
-def test_normalize_goes_on_too(run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_normalize_goes_on_too(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = lay_out()
     assert run("normalize", *inputs, "-o", "whole/", "-q").code == 0
     for out in ("out/", "out.arrow"):
@@ -223,7 +198,7 @@ def test_normalize_goes_on_too(run: Callable[..., Ran], monkeypatch: pytest.Monk
 
 
 def test_without_resume_it_begins_anew(
-    run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = lay_out()
     stop_after(monkeypatch, 12)
@@ -234,7 +209,7 @@ def test_without_resume_it_begins_anew(
     assert not Path("s.json.checkpoint").exists()
 
 
-def test_with_nothing_to_go_on_from_it_begins(run: Callable[..., Ran]) -> None:
+def test_with_nothing_to_go_on_from_it_begins(run: Callable[..., Any]) -> None:
     inputs = lay_out()
     assert run("fit", *inputs, "-o", "s.json", "--resume", "-q").lines == []
     assert sbn.load("s.json").stats()["count"].to_pylist()[0] == 191
@@ -244,7 +219,7 @@ def test_with_nothing_to_go_on_from_it_begins(run: Callable[..., Ran]) -> None:
 
 
 @pytest.fixture
-def stopped(run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def stopped(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A fit that was stopped in the second of three files."""
     paths = [f"{name}.parquet" for name in "abc"]
     for seed, path in enumerate(paths):
@@ -255,7 +230,7 @@ def stopped(run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> list[st
     return paths
 
 
-def resumed(run: Callable[..., Ran], paths: list[str], *more: object) -> str:
+def resumed(run: Callable[..., Any], paths: list[str], *more: object) -> str:
     """Go on, which must be refused, and return the one line."""
     before = Path("s.json.checkpoint").read_bytes()
     done = run("fit", *paths, "-o", "s.json", "--resume", *more)
@@ -266,7 +241,7 @@ def resumed(run: Callable[..., Ran], paths: list[str], *more: object) -> str:
     return line
 
 
-def test_an_input_that_was_read_and_changed(run: Callable[..., Ran], stopped: list[str]) -> None:
+def test_an_input_that_was_read_and_changed(run: Callable[..., Any], stopped: list[str]) -> None:
     for path in stopped[:2]:
         status = os.stat(path)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
@@ -281,14 +256,14 @@ def test_an_input_that_was_read_and_changed(run: Callable[..., Ran], stopped: li
     assert run("fit", *stopped, "-o", "s.json", "--resume").code == 0
 
 
-def test_an_input_that_was_not_read_may_change(run: Callable[..., Ran], stopped: list[str]) -> None:
+def test_an_input_that_was_not_read_may_change(run: Callable[..., Any], stopped: list[str]) -> None:
     pq.write_table(table_of(40, 9), "c.parquet")
     assert run("fit", *stopped, "-o", "s.json", "--resume", "-q").code == 0
     assert run("fit", *stopped, "-o", "whole.json", "-q").code == 0
     assert Path("s.json").read_bytes() == Path("whole.json").read_bytes()
 
 
-def test_other_inputs(run: Callable[..., Ran], stopped: list[str]) -> None:
+def test_other_inputs(run: Callable[..., Any], stopped: list[str]) -> None:
     a, b, c = stopped
     assert f"{c} was an input and is none any more" in resumed(run, [a, b])
     pq.write_table(table_of(9), "d.parquet")
@@ -312,11 +287,11 @@ def test_other_inputs(run: Callable[..., Ran], stopped: list[str]) -> None:
     ],
     ids=lambda more: more[0],
 )
-def test_other_options(more: list[object], run: Callable[..., Ran], stopped: list[str]) -> None:
+def test_other_options(more: list[object], run: Callable[..., Any], stopped: list[str]) -> None:
     assert "other options" in resumed(run, stopped, *more)
 
 
-def test_what_does_not_matter_may_be_other(run: Callable[..., Ran], stopped: list[str]) -> None:
+def test_what_does_not_matter_may_be_other(run: Callable[..., Any], stopped: list[str]) -> None:
     done = run("fit", *stopped, "-o", "t.json", "--resume", "--threads", 3, "--frozen",
                "--checkpoint", "s.json.checkpoint", "--checkpoint-every", 5, "-q")  # fmt: skip
     assert done.lines == []
@@ -324,7 +299,7 @@ def test_what_does_not_matter_may_be_other(run: Callable[..., Ran], stopped: lis
     assert Path("t.json").read_bytes() == Path("whole.json").read_bytes()
 
 
-def test_what_is_no_checkpoint(run: Callable[..., Ran], stopped: list[str]) -> None:
+def test_what_is_no_checkpoint(run: Callable[..., Any], stopped: list[str]) -> None:
     whole = Path("s.json.checkpoint").read_bytes()
     sbn.load("s.json.checkpoint").save("s.json.checkpoint")
     done = run("fit", *stopped, "-o", "s.json", "--resume")
@@ -345,7 +320,7 @@ def test_what_is_no_checkpoint(run: Callable[..., Ran], stopped: list[str]) -> N
 )
 @pytest.mark.parametrize("command", ["fit", "normalize"])
 def test_a_checkpoint_replaces_neither_the_output_nor_an_input(
-    command: str, clash: list[str], run: Callable[..., Ran]
+    command: str, clash: list[str], run: Callable[..., Any]
 ) -> None:
     if command == "normalize":
         clash = [arg.replace("json", "parquet") for arg in clash]
@@ -356,7 +331,7 @@ def test_a_checkpoint_replaces_neither_the_output_nor_an_input(
     assert [path.name for path in Path().iterdir()] == ["x.csv"]
 
 
-def test_a_checkpoint_does_not_replace_what_the_job_goes_on_from(run: Callable[..., Ran]) -> None:
+def test_a_checkpoint_does_not_replace_what_the_job_goes_on_from(run: Callable[..., Any]) -> None:
     Path("x.csv").write_text("x\n1\n2\n")
     assert run("fit", "x.csv", "-o", "old.json", "-q").code == 0
     done = run("fit", "x.csv", "--continue-from", "old.json", "--checkpoint", "old.json",
@@ -366,7 +341,7 @@ def test_a_checkpoint_does_not_replace_what_the_job_goes_on_from(run: Callable[.
 
 
 def test_a_checkpoint_goes_where_it_was_asked_for(
-    run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = lay_out()
     stop_after(monkeypatch, 9)
@@ -379,7 +354,7 @@ def test_a_checkpoint_goes_where_it_was_asked_for(
 
 
 def test_it_is_written_every_so_many_rows(
-    run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = lay_out()
     written: list[int] = []
@@ -399,7 +374,7 @@ def test_it_is_written_every_so_many_rows(
 
 @pytest.mark.parametrize("every", [5, "1ms"])
 def test_a_checkpoint_that_cannot_be_written_does_not_end_the_job(
-    every: object, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    every: object, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = lay_out()
     tried = threading.Event()
@@ -425,7 +400,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_job(
 
 
 @pytest.mark.parametrize("every", ["0", "0s", "-3", "soon", "1.5"])
-def test_intervals_that_are_none(every: str, run: Callable[..., Ran]) -> None:
+def test_intervals_that_are_none(every: str, run: Callable[..., Any]) -> None:
     Path("x.csv").write_text("x\n1\n")
     done = run("fit", "x.csv", "-o", "s.json", f"--checkpoint-every={every}")
     assert (done.code, len(done.lines)) == (2, 1)

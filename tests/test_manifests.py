@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streambn as sbn
-from streambn import InvalidValueError, StreamBNError, atomic, cli, files, kernels, manifests
+from streambn import InvalidValueError, StreamBNError, atomic, files, kernels, manifests
 from streambn import outputs as plans
 from streambn.files import Source
 from streambn.locations import locate
@@ -35,31 +35,6 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     kernels.set_threads(1)
 
 
-class Ran:
-    """What a command did: its exit code, its lines on stderr, what it printed."""
-
-    def __init__(self, code: int, err: str, out: str) -> None:
-        self.code, self.lines, self.out = code, err.splitlines(), out
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Run a command in this process."""
-
-    def run(*args: object) -> Ran:
-        code = 0
-        try:
-            cli._invoke([str(arg) for arg in args])
-        except KeyboardInterrupt:
-            code = 130
-        except Exception as error:
-            code = cli._explain(error)
-        captured = capsys.readouterr()
-        return Ran(code, captured.err, captured.out)
-
-    return run
-
-
 def table_of(rows: int, seed: int = 0) -> pa.Table:
     rng = np.random.default_rng(seed)
     return pa.table(
@@ -72,7 +47,7 @@ def table_of(rows: int, seed: int = 0) -> pa.Table:
 
 
 @pytest.fixture
-def inputs(run: Callable[..., Ran]) -> list[str]:
+def inputs(run: Callable[..., Any]) -> list[str]:
     """Files of all formats in data/, in folders too, and stats.json of them."""
     Path("data/more").mkdir(parents=True)
     pq.write_table(table_of(500, 1), "data/a.parquet", row_group_size=90, compression="zstd")
@@ -129,7 +104,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, count: int, error: BaseException) -
     "more", [[], ["--compression", "gzip"], ["--row-group-rows", 70], ["--fsync"]], ids=str
 )
 def test_outputs_do_not_depend_on_the_threads(
-    target: str, more: list[object], run: Callable[..., Ran], inputs: list[str]
+    target: str, more: list[object], run: Callable[..., Any], inputs: list[str]
 ) -> None:
     made = []
     for threads in (1, 2, 7):
@@ -141,7 +116,7 @@ def test_outputs_do_not_depend_on_the_threads(
     assert len(made[0]) == (len(inputs) if target == "out/" else 1)
 
 
-def test_a_folder_has_what_transform_gives(run: Callable[..., Ran], inputs: list[str]) -> None:
+def test_a_folder_has_what_transform_gives(run: Callable[..., Any], inputs: list[str]) -> None:
     assert run("apply", "stats.json", "data", "-o", "out", "-q").code == 0
     assert found("out") == inputs
     frozen = sbn.load("stats.json").freeze()
@@ -156,7 +131,7 @@ def test_a_folder_has_what_transform_gives(run: Callable[..., Ran], inputs: list
 
 
 @pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "zstd", "lz4", "brotli"])
-def test_compression(codec: str, run: Callable[..., Ran], inputs: list[str]) -> None:
+def test_compression(codec: str, run: Callable[..., Any], inputs: list[str]) -> None:
     for target in ("out/", "out.parquet"):
         apply = ["apply", "stats.json", "data", "-o", target, "--compression", codec, "-q"]
         assert run(*apply).lines == []
@@ -171,7 +146,7 @@ def test_compression(codec: str, run: Callable[..., Ran], inputs: list[str]) -> 
 
 
 @pytest.mark.parametrize("rows", [1, 7, 90, 10_000])
-def test_rows_of_a_row_group(rows: int, run: Callable[..., Ran], inputs: list[str]) -> None:
+def test_rows_of_a_row_group(rows: int, run: Callable[..., Any], inputs: list[str]) -> None:
     apply = ["apply", "stats.json", "data/a.parquet", "-o"]
     assert run(*apply, "out.parquet", "--row-group-rows", rows, "-q").lines == []
     assert run(*apply, "plain.parquet", "-q").code == 0
@@ -186,7 +161,7 @@ def test_rows_of_a_row_group(rows: int, run: Callable[..., Ran], inputs: list[st
     "more", [["--row-group-rows", 0], ["--compression", "rar"], ["--threads", 0]], ids=str
 )
 def test_options_that_make_no_sense(
-    more: list[object], run: Callable[..., Ran], inputs: list[str]
+    more: list[object], run: Callable[..., Any], inputs: list[str]
 ) -> None:
     done = run("apply", "stats.json", "data", "-o", "out/", *more)
     assert (done.code, len(done.lines)) == (2, 1)
@@ -196,7 +171,7 @@ def test_options_that_make_no_sense(
 @pytest.mark.parametrize("fsync", [True, False])
 def test_only_fsync_waits_for_the_disk(
     fsync: bool,
-    run: Callable[..., Ran],
+    run: Callable[..., Any],
     inputs: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -223,7 +198,7 @@ def test_only_fsync_waits_for_the_disk(
 def test_only_the_rest_is_made(
     error: BaseException,
     threads: int,
-    run: Callable[..., Ran],
+    run: Callable[..., Any],
     inputs: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -254,7 +229,7 @@ def test_only_the_rest_is_made(
         (Path("out") / NAME).unlink()
 
 
-def test_without_resume_all_is_made_again(run: Callable[..., Ran], inputs: list[str]) -> None:
+def test_without_resume_all_is_made_again(run: Callable[..., Any], inputs: list[str]) -> None:
     apply = ["apply", "stats.json", "data", "-o", "out/", "-q"]
     assert run(*apply).code == 0
     before, made = identities("out"), contents("out")
@@ -264,7 +239,7 @@ def test_without_resume_all_is_made_again(run: Callable[..., Ran], inputs: list[
 
 
 def test_what_changed_or_went_away_is_made_again(
-    run: Callable[..., Ran], inputs: list[str]
+    run: Callable[..., Any], inputs: list[str]
 ) -> None:
     apply = ["apply", "stats.json", "data", "-o", "out/", "-q"]
     assert run(*apply).code == 0
@@ -286,7 +261,7 @@ def test_what_changed_or_went_away_is_made_again(
 
 
 def test_an_input_that_changes_while_others_are_written_is_not_taken_for_done(
-    run: Callable[..., Ran], inputs: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Any], inputs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Its bytes were made, ahead of their turn, of what it was before.
     real = atomic.Stage.commit
@@ -315,7 +290,7 @@ def test_an_input_that_changes_while_others_are_written_is_not_taken_for_done(
     ids=lambda more: more[0],
 )  # fmt: skip
 def test_other_options_are_refused_unless_overwritten(
-    more: list[object], run: Callable[..., Ran], inputs: list[str]
+    more: list[object], run: Callable[..., Any], inputs: list[str]
 ) -> None:
     apply = ["apply", "stats.json", "data", "-o", "out/"]
     assert run(*apply, "-q").code == 0
@@ -334,7 +309,7 @@ def test_other_options_are_refused_unless_overwritten(
 
 
 def test_other_statistics_are_refused_unless_overwritten(
-    run: Callable[..., Ran], inputs: list[str]
+    run: Callable[..., Any], inputs: list[str]
 ) -> None:
     assert run("apply", "stats.json", "data", "-o", "out/", "-q").code == 0
     before = contents("out")
@@ -351,7 +326,7 @@ def test_other_statistics_are_refused_unless_overwritten(
 
 
 def test_overwrite_that_was_stopped_does_not_mix(
-    run: Callable[..., Ran], inputs: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Any], inputs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("apply", "stats.json", "data", "-o", "out/", "-q").code == 0
     apply = ["apply", "stats.json", "data", "-o", "out/", "--dtype", "float64", "-q"]
@@ -364,7 +339,7 @@ def test_overwrite_that_was_stopped_does_not_mix(
 
 
 def test_a_run_that_was_killed_leaves_hidden_files_that_resume_removes(
-    run: Callable[..., Ran], inputs: list[str]
+    run: Callable[..., Any], inputs: list[str]
 ) -> None:
     apply = ["apply", "stats.json", "data", "-o", "out/", "-q"]
     assert run(*apply).code == 0
@@ -375,7 +350,7 @@ def test_a_run_that_was_killed_leaves_hidden_files_that_resume_removes(
     assert found("out") == sorted([*inputs, ".mine.tmp"])
 
 
-def test_the_manifest_is_no_input(run: Callable[..., Ran], inputs: list[str]) -> None:
+def test_the_manifest_is_no_input(run: Callable[..., Any], inputs: list[str]) -> None:
     assert run("apply", "stats.json", "data", "-o", "out/", "-q").code == 0
     assert [source.relative for source in files.scan(["out"])] == inputs
 
