@@ -9,6 +9,7 @@ Whatever happens, there is one line on stderr at most, no traceback, and an exit
 3     the data's columns do not match the statistics
 4     a gate said no (reserved)
 5     a statistics file is corrupt
+129   the terminal went away
 130   interrupted (Ctrl-C)
 141   whoever read the output went away (`| head`)
 143   terminated
@@ -32,8 +33,8 @@ from streambn.errors import SchemaError, SnapshotError, StreamBNError
 __all__ = ["main", "run"]
 
 _FAILED, _USAGE, _SCHEMA, _CORRUPT = 1, 2, 3, 5
-# As a shell reports death by SIGINT, SIGPIPE and SIGTERM.
-_INTERRUPTED, _BROKEN_PIPE, _TERMINATED = 130, 141, 143
+# As a shell reports death by SIGINT, SIGPIPE, SIGTERM and SIGHUP.
+_INTERRUPTED, _BROKEN_PIPE, _TERMINATED, _HUNG_UP = 130, 141, 143, 129
 
 
 def main() -> NoReturn:
@@ -74,14 +75,16 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _catch_signals() -> None:
-    """Make SIGTERM an exception, as SIGINT is, and see to it that neither is lost.
+    """Make SIGTERM and SIGHUP exceptions, as SIGINT is, and see to it that none is lost.
 
     As exceptions they remove temporary files on their way out. But one that strikes in a
     callback from C, or in a finalizer, is swallowed there: Python hands it to the hook,
     which raises it again a moment later, elsewhere.
     """
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    for name, code in (("SIGTERM", _TERMINATED), ("SIGHUP", _HUNG_UP)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda *_, code=code: sys.exit(code))
 
     def raise_again(swallowed: Any) -> None:
         stop = swallowed.exc_value

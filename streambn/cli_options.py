@@ -81,8 +81,9 @@ Inputs = Annotated[
     list[str],
     typer.Argument(
         metavar="INPUT",
-        help="Files, quoted globs (** crosses folders), folders (Hive partitions too), or - for "
-        "an Arrow IPC stream on stdin. Parquet, Arrow IPC and CSV are told apart by content.",
+        help="Files, quoted globs (** crosses folders), folders (Hive partitions too), here or "
+        "behind s3://, gs:// and the like; or - for an Arrow IPC stream on stdin. Parquet, Arrow "
+        "IPC and CSV are told apart by content.",
         show_default=False,
     ),
 ]

@@ -171,8 +171,8 @@ class CheckpointOptions:
         str | None,
         _option(
             "Where to keep how far the fit has come, itself a statistics file: beside the output "
-            "unless given, with .checkpoint at its end. Removed at the end of the job; one that "
-            "was asked for by name stays, if the inputs are endless, as their statistics.",
+            "unless given, with .checkpoint at its end. Removed when the output is there; in the "
+            "place of an output, it stays.",
             panel=_CHECKPOINT,
             metavar="FILE",
         ),
