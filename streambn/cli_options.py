@@ -40,6 +40,7 @@ __all__ = [
     "flag",
     "fresh_normalizer",
     "in_flags",
+    "option",
     "parse_csv_types",
     "parse_time",
     "split_columns",
@@ -153,7 +154,8 @@ _BATCH = "Statistics: --policy batch-ema (exactly one of the first two)"
 _NORMALIZATION = "Normalization"
 
 
-def _option(text: str, *names: str, panel: str, metavar: str | None = None) -> Any:
+def option(text: str, *names: str, panel: str, metavar: str | None = None) -> Any:
+    """Describe an option that is not shown with its default."""
     return typer.Option(
         *names, help=text, rich_help_panel=panel, metavar=metavar, show_default=False
     )
@@ -165,11 +167,11 @@ class FitOptions:
 
     policy: Annotated[
         PolicyName | None,
-        _option("How rows count; welford unless given: all alike.", panel=_STATISTICS),
+        option("How rows count; welford unless given: all alike.", panel=_STATISTICS),
     ] = None
     columns: Annotated[
         list[str] | None,
-        _option(
+        option(
             "Columns to keep statistics of; every numeric one unless given. Repeatable; "
             "a struct's field is S.F.",
             panel=_STATISTICS,
@@ -177,45 +179,45 @@ class FitOptions:
         ),
     ] = None
     nan: Annotated[
-        Reaction | None, _option("What to do about NaN; ignore unless given.", panel=_STATISTICS)
+        Reaction | None, option("What to do about NaN; ignore unless given.", panel=_STATISTICS)
     ] = None
     inf: Annotated[
         Reaction | None,
-        _option("What to do about infinity; raise unless given.", panel=_STATISTICS),
+        option("What to do about infinity; raise unless given.", panel=_STATISTICS),
     ] = None
     weights: Annotated[
         str | None,
-        _option(
+        option(
             "Column of sample weights, for welford and ema; a row that weighs 0 leaves no trace.",
             panel=_STATISTICS,
             metavar="COLUMN",
         ),
     ] = None
-    alpha: Annotated[float | None, _option("Weight of the newest row.", panel=_EMA)] = None
+    alpha: Annotated[float | None, option("Weight of the newest row.", panel=_EMA)] = None
     halflife: Annotated[
         str | None,
-        _option(
+        option(
             "After so many rows a row's weight is half; or, with --time, after so long: 7d, "
             "1h30min, 250ms, P7D, or a number if the times are numbers.",
             panel=_EMA,
             metavar="NUMBER|DURATION",
         ),
     ] = None
-    span: Annotated[float | None, _option("As alpha = 2 / (span + 1).", panel=_EMA)] = None
+    span: Annotated[float | None, option("As alpha = 2 / (span + 1).", panel=_EMA)] = None
     com: Annotated[
-        float | None, _option("Centre of mass, as alpha = 1 / (1 + com).", panel=_EMA)
+        float | None, option("Centre of mass, as alpha = 1 / (1 + com).", panel=_EMA)
     ] = None
     adjust: Annotated[
         bool | None,
-        _option("Weights as in pandas; adjusted unless given.", "--adjust/--no-adjust", panel=_EMA),
+        option("Weights as in pandas; adjusted unless given.", "--adjust/--no-adjust", panel=_EMA),
     ] = None
     ignore_na: Annotated[
         bool | None,
-        _option("A missing value does not age the others.", "--ignore-na", panel=_EMA),
+        option("A missing value does not age the others.", "--ignore-na", panel=_EMA),
     ] = None
     time: Annotated[
         str | None,
-        _option(
+        option(
             "Column of event times: values age by the time that passed, wherever they stand, and "
             "not by the row. Timestamps, dates or numbers.",
             panel=_EMA,
@@ -224,33 +226,33 @@ class FitOptions:
     ] = None
     null_time: Annotated[
         NullTime | None,
-        _option("What to do about a row without a time; raise unless given.", panel=_EMA),
+        option("What to do about a row without a time; raise unless given.", panel=_EMA),
     ] = None
     momentum: Annotated[
         str | None,
-        _option(
+        option(
             "Weight of the new batch, as in PyTorch; none: the plain average of all batches.",
             panel=_BATCH,
             metavar="NUMBER|none",
         ),
     ] = None
     decay: Annotated[
-        float | None, _option("Weight of the old value, as in Keras.", panel=_BATCH)
+        float | None, option("Weight of the old value, as in Keras.", panel=_BATCH)
     ] = None
     batch_rows: Annotated[
         int | None,
-        _option(
+        option(
             "Rows to a batch. Unless given, a batch is what the file has as one: a record batch "
             "of Arrow, 65,536 rows of Parquet, about two megabytes of CSV.",
             panel=_BATCH,
         ),
     ] = None
     batch_ddof: Annotated[
-        int | None, _option("Divisor n - ddof of a batch's variance; 1 unless given.", panel=_BATCH)
+        int | None, option("Divisor n - ddof of a batch's variance; 1 unless given.", panel=_BATCH)
     ] = None
     initial: Annotated[
         str | None,
-        _option(
+        option(
             "Where the running values start; 0,1 unless given. none: from the first batches, "
             "debiased.",
             panel=_BATCH,
@@ -258,26 +260,26 @@ class FitOptions:
         ),
     ] = None
     eps: Annotated[
-        float | None, _option("Added to the variance before the square root.", panel=_NORMALIZATION)
+        float | None, option("Added to the variance before the square root.", panel=_NORMALIZATION)
     ] = None
     ddof: Annotated[
         int | None,
-        _option("Divisor n - ddof of the variance; 0 unless given.", panel=_NORMALIZATION),
+        option("Divisor n - ddof of the variance; 0 unless given.", panel=_NORMALIZATION),
     ] = None
     center: Annotated[
         bool | None,
-        _option("Subtract the mean, or not.", "--center/--no-center", panel=_NORMALIZATION),
+        option("Subtract the mean, or not.", "--center/--no-center", panel=_NORMALIZATION),
     ] = None
     scale: Annotated[
         bool | None,
-        _option("Divide by the deviation, or not.", "--scale/--no-scale", panel=_NORMALIZATION),
+        option("Divide by the deviation, or not.", "--scale/--no-scale", panel=_NORMALIZATION),
     ] = None
     clip: Annotated[
-        float | None, _option("Clamp results to [-CLIP, CLIP].", panel=_NORMALIZATION)
+        float | None, option("Clamp results to [-CLIP, CLIP].", panel=_NORMALIZATION)
     ] = None
     affine: Annotated[
         list[str] | None,
-        _option(
+        option(
             "Afterwards z * gamma + beta: COLUMN=GAMMA,BETA (repeatable), or a JSON object in a "
             "file, from names to pairs.",
             panel=_NORMALIZATION,

@@ -103,25 +103,27 @@ def fit(
     if job.resume:
         _remove_leftovers(kept_at, locate(target))
     jobs.use_threads(how.threads)
-    begun = normalizer._current
-    with jobs.kept(kept_at, sources, begun, job.depends(), interval, resume=job.resume) as (
-        start,
-        keeper,
-    ):
-        end, done = jobs.fit_job(
-            start, sources, _asked(options, normalizer), how, job.showing(), keeper, _learned
-        )
-        normalizer = sbn.Normalizer._of(end.fitted)
+    checkpointing = jobs.Checkpointing(kept_at, interval, job.depends(), job.resume)
+    with jobs.fit_job(
+        normalizer._current,
+        sources,
+        _asked(options, normalizer),
+        how,
+        job.showing(),
+        checkpointing,
+        _learned,
+    ) as ended:
+        normalizer = sbn.Normalizer._of(ended.fitted)
         if output is None:
-            keeper.write()
+            ended.keeper.write()
         else:
             (normalizer.freeze() if frozen else normalizer).save(output)
     if output is not None:
         kept_at.remove()
     if not job.quiet:
-        fitted(normalizer, done.rows, target)
+        fitted(normalizer, ended.done.rows, target)
     fingerprint = normalizer.freeze().fingerprint if normalizer.lanes else None
-    _tell(job, "fit", target, done, fingerprint)
+    _tell(job, "fit", target, ended.done, fingerprint)
 
 
 @app.command()
@@ -257,17 +259,20 @@ def normalize(
             learning, plan, how, encoding, job.showing(), fsync=writing.fsync
         )
     else:
-        kept_at, begun = keeping.location(output, plan), normalizer._current
+        kept_at = keeping.location(output, plan)
         if job.resume:
             _remove_leftovers(kept_at, locate(save) if save else None, *_files(plan))
-        with jobs.kept(kept_at, sources, begun, job.depends(), interval, resume=job.resume) as (
-            start,
-            keeper,
-        ):
-            end, _ = jobs.fit_job(
-                start, sources, _asked(options, normalizer), how, job.showing(), keeper, _learned
-            )
-            normalizer = sbn.Normalizer._of(end.fitted)
+        checkpointing = jobs.Checkpointing(kept_at, interval, job.depends(), job.resume)
+        with jobs.fit_job(
+            normalizer._current,
+            sources,
+            _asked(options, normalizer),
+            how,
+            job.showing(),
+            checkpointing,
+            _learned,
+        ) as ended:
+            normalizer = sbn.Normalizer._of(ended.fitted)
             turning = Turning(normalizer.freeze(), _arrow_type(dtype))
             applied = applyjobs.apply_job(
                 turning,

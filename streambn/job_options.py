@@ -7,11 +7,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from streambn.cli_options import parse_csv_types
+from streambn.cli_options import option, parse_csv_types
 from streambn.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -78,19 +76,13 @@ class UsingStatistics(StrEnum):
     batch = "batch"
 
 
-def _option(text: str, *names: str, panel: str, metavar: str | None = None) -> Any:
-    return typer.Option(
-        *names, help=text, rich_help_panel=panel, metavar=metavar, show_default=False
-    )
-
-
 @dataclass(frozen=True)
 class JobOptions:
     """What every job over files can be told."""
 
     csv_type: Annotated[
         list[str] | None,
-        _option(
+        option(
             "Type of a CSV column, instead of what its first rows suggest. Repeatable.",
             panel=_JOB,
             metavar="NAME=TYPE",
@@ -98,7 +90,7 @@ class JobOptions:
     ] = None
     on_error: Annotated[
         OnError,
-        _option(
+        option(
             "What to do about a damaged row group or record batch, the damaged rest of a stream, "
             "or a file with other columns. stop, unless skip is given: left out, counted, listed.",
             panel=_JOB,
@@ -106,7 +98,7 @@ class JobOptions:
     ] = OnError.stop
     threads: Annotated[
         int | None,
-        _option(
+        option(
             "Threads to use; as many as there are cores unless given. Results do not depend on it.",
             panel=_JOB,
             metavar="N",
@@ -114,21 +106,21 @@ class JobOptions:
     ] = None
     resume: Annotated[
         bool,
-        _option("Go on where an earlier run of the same job was stopped.", "--resume", panel=_JOB),
+        option("Go on where an earlier run of the same job was stopped.", "--resume", panel=_JOB),
     ] = False
     progress: Annotated[
         ProgressForm,
-        _option(
+        option(
             "auto: a bar on a terminal; plain: a line a minute, for logs; off: nothing.",
             panel=_JOB,
         ),
     ] = ProgressForm.auto
     json: Annotated[
         bool,
-        _option("Print one line of JSON at the end: what was done.", "--json", panel=_JOB),
+        option("Print one line of JSON at the end: what was done.", "--json", panel=_JOB),
     ] = False
     quiet: Annotated[
-        bool, _option("Print nothing to stderr but an error.", "--quiet", "-q", panel=_JOB)
+        bool, option("Print nothing to stderr but an error.", "--quiet", "-q", panel=_JOB)
     ] = False
 
     @property
@@ -169,7 +161,7 @@ class CheckpointOptions:
 
     checkpoint: Annotated[
         str | None,
-        _option(
+        option(
             "Where to keep how far the fit has come, itself a statistics file: beside the output "
             "unless given, with .checkpoint at its end. Removed when the output is there; in the "
             "place of an output, it stays.",
@@ -179,7 +171,7 @@ class CheckpointOptions:
     ] = None
     checkpoint_every: Annotated[
         str | None,
-        _option(
+        option(
             "How often: 30s unless given, or a number of rows. Besides on SIGUSR1, and when the "
             "job is stopped.",
             panel=_CHECKPOINT,
@@ -229,11 +221,11 @@ class WriteOptions:
 
     compression: Annotated[
         Codec | None,
-        _option("Compression of Parquet; that of the input unless given.", panel=_OUTPUT),
+        option("Compression of Parquet; that of the input unless given.", panel=_OUTPUT),
     ] = None
     row_group_rows: Annotated[
         int | None,
-        _option(
+        option(
             "Rows of a Parquet row group; as in the input unless given.",
             panel=_OUTPUT,
             metavar="N",
@@ -241,7 +233,7 @@ class WriteOptions:
     ] = None
     overwrite: Annotated[
         bool,
-        _option(
+        option(
             "Replace outputs of other statistics or options in the folder.",
             "--overwrite",
             panel=_OUTPUT,
@@ -249,7 +241,7 @@ class WriteOptions:
     ] = False
     fsync: Annotated[
         bool,
-        _option(
+        option(
             "Wait until each output is on the disk before it gets its name: then even a power cut "
             "leaves it whole. Statistics, checkpoints and manifests are always waited for.",
             "--fsync",

@@ -21,12 +21,13 @@ from streambn.locations import Location
 from streambn.progress import Progress, Skipped, progress
 
 __all__ = [
+    "Checkpointing",
     "Done",
+    "Fit",
     "Showing",
     "check_resumable",
     "done",
     "fit_job",
-    "kept",
     "total_size",
     "use_threads",
 ]
@@ -60,67 +61,88 @@ def use_threads(count: int) -> None:
     kernels.set_threads(count)
 
 
-@contextlib.contextmanager
-def kept(
-    location: Location | None,
-    sources: Sequence[Source],
-    begun: Fitted,
-    options: Sequence[str],
-    interval: Interval,
-    *,
-    resume: bool,
-) -> Iterator[tuple[Reached, Keeper]]:
-    """Keep a checkpoint while a job runs that begins with a fit.
+class Checkpointing(NamedTuple):
+    """How a fit is kept from being lost.
 
-    Parameters
+    Attributes
     ----------
     location : Location or None
         Of the checkpoint. None: there is none.
-    sources : sequence of Source
-        What is fitted.
-    begun : Fitted
-        What the fit begins with.
-    options : sequence of str
-        What else its result depends on.
     interval : Interval
+        How often it is written.
+    options : list of str
+        What the result depends on, besides the inputs and the statistics begun with.
     resume : bool
         Whether to go on from a checkpoint that is there.
-
-    Yields
-    ------
-    (Reached, Keeper)
-        Where to begin, and whom to tell what was reached.
     """
-    reached = None
-    if resume and location is not None:
-        reached = checkpoints.read(location, sources, begun, options)
-    with checkpoints.keeping(location, sources, begun, options, interval) as keeper:
-        yield reached or Reached(begun, Place()), keeper
+
+    location: Location | None
+    interval: Interval
+    options: list[str]
+    resume: bool
 
 
+class Fit(NamedTuple):
+    """A fit that has come to its end.
+
+    Attributes
+    ----------
+    fitted : Fitted
+        The statistics.
+    done : Done
+    keeper : Keeper
+        Of the checkpoint, as long as what follows from the fit is not safe.
+    """
+
+    fitted: Fitted
+    done: Done
+    keeper: Keeper
+
+
+@contextlib.contextmanager
 def fit_job(
-    start: Reached,
+    begun: Fitted,
     sources: Sequence[Source],
     names: Sequence[str] | None,
     how: Reading,
     showing: Showing,
-    keeper: Keeper,
+    checkpointing: Checkpointing,
     learn: Learn = Fitted.learned,
-) -> tuple[Reached, Done]:
-    """Learn from files, from where an earlier run was stopped if it was.
+) -> Iterator[Fit]:
+    """Learn from files, and keep a checkpoint until the block has ended.
+
+    Parameters
+    ----------
+    begun : Fitted
+        Statistics to begin with.
+    sources, names, how, learn
+        As for `streambn.filefit.fit_files`.
+    showing : Showing
+    checkpointing : Checkpointing
+
+    Yields
+    ------
+    Fit
 
     Raises
     ------
     NotFittedError
         All that there was had to be skipped.
     """
-    with progress("fitting", len(sources), total_size(sources), **showing._asdict()) as counted:
-        end = fit_files(start, sources, names, how, counted, keeper.reach, learn)
-    keeper.reach(end)
-    if end.place.skipped and end.fitted.binding is None:
-        raise NotFittedError("nothing is left to learn: all inputs were skipped")
-    resumed = start.place.rows > 0
-    return end, done(counted, len(sources), end.place.skipped, resumed=resumed)
+    location, interval, options, resume = checkpointing
+    start = None
+    if resume and location is not None:
+        start = checkpoints.read(location, sources, begun, options)
+    start = start or Reached(begun, Place())
+    with checkpoints.keeping(location, sources, begun, options, interval) as keeper:
+        with progress("fitting", len(sources), total_size(sources), **showing._asdict()) as counted:
+            end = fit_files(start, sources, names, how, counted, keeper.reach, learn)
+        keeper.reach(end)
+        if end.place.skipped and end.fitted.binding is None:
+            raise NotFittedError("nothing is left to learn: all inputs were skipped")
+        resumed = start.place.rows > 0
+        skipped = end.place.skipped
+        yield Fit(end.fitted, done(counted, len(sources), skipped, resumed=resumed), keeper)
 
 
 def done(counted: Progress, files: int, skipped: Sequence[Skipped], *, resumed: bool) -> Done:
