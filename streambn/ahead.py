@@ -59,7 +59,7 @@ def ahead(
     """
     if workers <= 1:
         for task in tasks:
-            yield task, iter(work(task))
+            yield task, _asked_for(work, task)
         return
     board = _Board(iter(tasks), work, room, size, max(_TASKS, 2 * workers))
     threads: list[threading.Thread] = []
@@ -75,6 +75,11 @@ def ahead(
         board.stop()
         for thread in threads:
             thread.join(_PATIENCE)
+
+
+def _asked_for(work: Callable[[Task], Iterable[T]], task: Task) -> Iterator[T]:
+    # A generator, so that even what `work` raises before its first item is raised for that.
+    yield from work(task)
 
 
 class _Lane(Generic[Task, T]):
