@@ -171,7 +171,7 @@ def apply(
         frozen = as_frozen(loaded)
     sources = files.scan(inputs)
     with usage():
-        plan = outputs.plan(sources, output)
+        plan = outputs.plan(sources, output, skipping=how.skipping)
         if any(locate(stats).identity == place for place in _identities(plan)):
             raise InvalidValueError(f"{stats}, the statistics, would be replaced by the output")
     if job.resume:
@@ -245,7 +245,7 @@ def normalize(
                 "--online with --resume: what is normalized by statistics of the moment cannot be "
                 "gone on with; begin anew"
             )
-        plan = outputs.plan(sources, output)
+        plan = outputs.plan(sources, output, skipping=how.skipping)
         if save is not None:
             outputs.check_target(save, sources)
             if any(locate(save).identity == place for place in _identities(plan)):

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from streambn import formats
-from streambn.errors import InvalidValueError, SchemaError
+from streambn.errors import InvalidValueError, SchemaError, StreamBNError
 from streambn.files import PIPE, Source
 from streambn.formats import Format
 from streambn.locations import Location, locate
@@ -52,7 +52,7 @@ class Output:
         return locate(self.target)
 
 
-def plan(sources: Sequence[Source], out: str) -> list[Output]:
+def plan(sources: Sequence[Source], out: str, *, skipping: bool = False) -> list[Output]:
     """Say which sources go into which output.
 
     Parameters
@@ -64,6 +64,9 @@ def plan(sources: Sequence[Source], out: str) -> list[Output]:
         format by its suffix. A folder (it exists, or ends in a slash, or takes several
         sources and has no known suffix): one file for each source, under the same
         relative path and in the source's own format. Both may be URLs.
+    skipping : bool
+        Whether a source of no known format is planned for all the same: it will be found
+        to be damaged when it is read, and then be left out.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def plan(sources: Sequence[Source], out: str) -> list[Output]:
     kind = formats.SUFFIXES.get(Path(where.name).suffix.lower())
     many = len(sources) > 1 or any(source.listed for source in sources)
     if where.ends_in_slash or where.is_folder() or (many and kind is None):
-        return _plan_folder(sources, where)
+        return _plan_folder(sources, where, skipping)
     if kind is None:
         raise InvalidValueError(
             f"{out}: an output's format is told by its suffix, one of {', '.join(formats.SUFFIXES)}"
@@ -94,7 +97,7 @@ def plan(sources: Sequence[Source], out: str) -> list[Output]:
     return [Output(where.text, kind, tuple(sources))]
 
 
-def _plan_folder(sources: Sequence[Source], folder: Location) -> list[Output]:
+def _plan_folder(sources: Sequence[Source], folder: Location, skipping: bool) -> list[Output]:
     if folder.is_file():
         raise InvalidValueError(
             f"{folder.text} is a file, but these inputs need a folder to go into"
@@ -110,7 +113,11 @@ def _plan_folder(sources: Sequence[Source], folder: Location) -> list[Output]:
             raise InvalidValueError(f"{first.name} and {source.name} would both be {target.text}")
         kind = Format.IPC_STREAM
         if source.rereadable:
-            kind, _ = format_of(source.open, source.name)
+            try:
+                kind, _ = format_of(source.open, source.name)
+            except (StreamBNError, OSError):
+                if not skipping:
+                    raise
         outputs[target.text] = Output(target.text, kind, (source,), mirrored=True)
     return list(outputs.values())
 
