@@ -16,7 +16,7 @@ from typing import Any
 from streambn import files
 from streambn.ahead import ahead
 from streambn.checkpoints import Place, Reached
-from streambn.errors import StreamBNError
+from streambn.errors import SchemaError, StreamBNError
 from streambn.files import Source
 from streambn.fitted import Fitted
 from streambn.inputs import Reading, after, check_unchanged, left_out, located
@@ -105,7 +105,7 @@ def fit_files(
         tell(now)
         return now
 
-    last = reached
+    last, unfit = reached, -1
     under_way = ahead(
         _parts(sources, start, functools.partial(_open, fitted, names, how)),
         lambda part: _batches(part, start),
@@ -127,7 +127,7 @@ def fit_files(
                     progress.skip_done(rows=start.within, bytes=start.bytes - done)
             fitted_before, rows_before = fitted, progress.rows
             try:
-                for batch in batches:
+                for batch in batches if part.index != unfit else ():
                     with located(source.name, after(progress.in_file)):
                         fitted = learn(fitted, batch)
                     progress.add(batch.num_rows, 0 if part.apart else int(batch.nbytes))
@@ -142,7 +142,11 @@ def fit_files(
                     progress.add(rows_before - progress.rows)
                 where = part.piece.where if part.piece is not None else ""
                 where = where or after(progress.in_file)
-                skipped.append(left_out(source.name, where, error))
+                if isinstance(error, SchemaError):  # so it is in all pieces, and told once
+                    unfit, where = part.index, ""
+                entry = left_out(source.name, where, error)
+                if skipped[-1:] != [entry]:  # nor told again by the run that goes on
+                    skipped.append(entry)
             if part.apart and part.piece is not None and stamp is not None:
                 progress.add(0, round(part.piece.share * stamp.size))
             if part.ends:
