@@ -511,3 +511,85 @@ def test_an_output_folder_that_goes_away_half_way_is_one_line(
             one_line(done["stderr"])
         server.good([*args, "--resume"], folder)
         assert contents(folder) == expected
+
+
+# --- damage that is left out --------------------------------------------------------------
+
+
+def spoilt_folder(folder: Path) -> pa.Table:
+    """Make a folder of files of which parts are damaged; return the sound rest of them."""
+    tables = [some_table(seed=seed) for seed in range(3)]
+    parquet = write(folder / "a.parquet", tables[0])
+    content = bytearray(parquet.read_bytes())
+    chunk = pq.read_metadata(parquet).row_group(2).column(0)
+    content[chunk.data_page_offset + chunk.total_compressed_size - 9] ^= 1
+    parquet.write_bytes(content)
+    arrow = write(folder / "b.arrow", tables[1])
+    content = bytearray(arrow.read_bytes())
+    reader = pa.BufferReader(bytes(content))
+    reader.seek(8)
+    for _ in range(3):  # the schema and two batches
+        pa.ipc.read_message(reader)
+    content[reader.tell() : reader.tell() + 12] = bytes(12)
+    arrow.write_bytes(content)
+    other = pa.table({"other": np.arange(500.0), "s": ["a"] * 500})
+    write(folder / "c.parquet", other)  # two pieces, but one file that does not fit
+    (folder / "d.csv").touch()
+    write(folder / "e.csv", tables[2])
+    # What is cut off in a batch ends the stream there.
+    stream = write(folder / "f.arrows", tables[2])
+    stream.write_bytes(stream.read_bytes()[: stream.stat().st_size // 2])
+    rest = [pa.concat_tables([t.slice(0, 500), t.slice(750)]) for t in tables[:2]]
+    return pa.concat_tables([*rest, tables[2], tables[2].slice(0, 500)])
+
+
+SKIPPED = [
+    ("a.parquet", "in row group 2"),
+    ("b.arrow", "in record batch 2"),
+    ("c.parquet", ""),
+    ("d.csv", ""),
+    ("f.arrows", "after row 500"),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("job", ["fit", "normalize", "apply"])
+def test_what_is_damaged_is_left_out_and_listed(
+    job: str, threads: int, server: Server, tmp_path: Path
+) -> None:
+    sound = spoilt_folder(tmp_path / "data")
+    expected = sbn.Normalizer(columns=["x", "n"]).update(sound)
+    expected.save(tmp_path / "given.json")
+    args = ["--on-error", "skip", "--json", "--threads", threads, "-q"]
+    done = server.ask("run", [*JOBS[job], *args], tmp_path)
+    assert (done["status"], done["code"]) == (0, 0), done
+    told = json.loads(done["stdout"])
+    found = [(entry["file"].removeprefix("data/"), entry["where"]) for entry in told["skipped"]]
+    lines = done["stderr"].splitlines()
+    assert found == SKIPPED
+    assert len(lines) == len(SKIPPED)
+    for line, (name, where) in zip(lines, SKIPPED, strict=True):
+        assert line.startswith(f"streambn: skipped data/{name}{where and ', '}{where}: "), line
+    assert all(entry["why"] for entry in told["skipped"])
+    assert told["rows"] == sound.num_rows
+    if job != "apply":
+        stats = sbn.load(tmp_path / "stats.json").stats().select(["column", "count", "nulls"])
+        assert stats == expected.stats().select(["column", "count", "nulls"])
+        for name in ("mean", "var"):
+            values = sbn.load(tmp_path / "stats.json").stats()[name].to_numpy()
+            np.testing.assert_allclose(values, expected.stats()[name].to_numpy(), rtol=1e-13)
+    if job != "fit":
+        out = {path.name: path for path in (tmp_path / "out").iterdir()}
+        assert sorted(out) == ["_streambn.manifest", "a.parquet", "b.arrow", "e.csv", "f.arrows"]
+        statistics = sbn.load(tmp_path / {"apply": "given.json"}.get(job, "stats.json")).freeze()
+        wanted = statistics.transform(sound)
+        assert pq.read_table(out["a.parquet"])["x"].to_pylist() == wanted["x"].to_pylist()[:850]
+        assert pa.ipc.open_stream(out["f.arrows"]).read_all()["x"] == wanted["x"].slice(2800)
+
+
+def test_damage_stops_a_job_that_is_not_told_to_go_on(server: Server, tmp_path: Path) -> None:
+    spoilt_folder(tmp_path / "data")
+    done = server.ask("run", JOBS["fit"], tmp_path)
+    assert done["code"] == 1
+    assert "a.parquet" in one_line(done["stderr"])
+    assert not (tmp_path / "stats.json").exists()
