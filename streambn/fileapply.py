@@ -143,6 +143,7 @@ def _append(
                 sink.write(item.data)
                 progress.add(item.rows, item.bytes)
                 skipped += item.skipped
+                del item  # or it would be held while the next is made
             continue
         assembly = assembly or rewrite.assembly(sink.write)
         if block.group == damaged:
@@ -160,6 +161,7 @@ def _append(
         progress.add(item.rows, item.bytes)
         if block.last:
             assembly.end_group(item.rows)
+        del item  # or it would be held while the next is made
     if assembly is not None:
         assembly.close()
 
@@ -214,11 +216,11 @@ class _Rewrite:
             turn = self._turning.turn([field.name for field in fields])
             self._turns[block.columns] = turn, pa.schema(fields)
         turn, schema = self._turns[block.columns]
-        read = self.source.read(block)
         with located(self.name, block.where):
-            batches = [turn(batch, schema) for batch in read]
-        rows = block.rows if block.last else 0
-        yield Made(encoded(batches, schema, self._codecs), rows, block.bytes)
+            batches = [turn(batch, schema) for batch in self.source.read(block)]
+        data = encoded(batches, schema, self._codecs)
+        del batches  # or they would be held until the block is written
+        yield Made(data, block.rows if block.last else 0, block.bytes)
 
     def assembly(self, write: Callable[[Any], Any]) -> Assembly:
         """Begin the file."""

@@ -10,14 +10,14 @@ under way however large the row groups are, and the file does not depend on the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from streambn.footers import MAGIC, Chunks, chunks_of, moved, with_row_groups
 from streambn.formats import Format, explained
-from streambn.reading import Opener, parquet_file
+from streambn.reading import PARQUET_ROWS, Opener, parquet_file
 from streambn.writing import parquet_writer
 
 __all__ = ["Assembly", "Block", "ParquetSource", "codecs_of", "encoded", "paths_of"]
@@ -75,16 +75,24 @@ class ParquetSource:
         self.metadata = self._mine.file.metadata
         self.schema: Any = self._mine.file.schema_arrow
 
-    def read(self, block: Block) -> list[Any]:
-        """Read a block, as batches."""
+    def read(self, block: Block) -> Iterator[Any]:
+        """Read a block, a batch after the other."""
         names = [self.schema.field(i).name for i in block.columns]
-        with explained(self.name, Format.PARQUET, block.where):
+        place = self.name, Format.PARQUET, block.where
+        with explained(*place):
             if not hasattr(self._mine, "file"):
                 self._mine.file = parquet_file(self._opener, self.metadata, distant=self._distant)
-            table = self._mine.file.read_row_group(block.group, columns=names, use_threads=False)
-            table.validate()
-        batches: list[Any] = table.to_batches()
-        return batches
+            batches = self._mine.file.iter_batches(
+                PARQUET_ROWS, row_groups=[block.group], columns=names, use_threads=False
+            )
+        while True:
+            with explained(*place):
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                batch.validate()
+            yield batch
+            del batch  # or it would be held while the next is read
 
     def blocks(self) -> list[Block] | None:
         """Cut the file into blocks, in its order; None: it cannot be read so."""
