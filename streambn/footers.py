@@ -23,6 +23,8 @@ __all__ = ["MAGIC", "Chunks", "chunks_of", "moved", "with_row_groups"]
 
 # How a Parquet file begins and ends.
 MAGIC = b"PAR1"
+# Behind the footer: its length, and the mark.
+_TAIL = 8
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 
 # FileMetaData
@@ -41,36 +43,41 @@ class Chunks:
 
     Attributes
     ----------
-    data : buffer
-        Their bytes.
+    data : list of buffer
+        Their bytes, in parts.
     columns : list
         What the footer says of each, with the offsets that they would have in a file of
         their own.
     """
 
-    data: Any
+    data: list[Any]
     columns: list[Any]
 
     def __len__(self) -> int:
-        return len(self.data)
+        return sum(map(len, self.data))
 
 
 # A structure is {number of field: (type, value)}; a list, (type, values).
 _Fields = dict[int, tuple[int, Any]]
 
 
-def chunks_of(file: Any) -> Chunks:
+def chunks_of(file: list[bytes]) -> Chunks:
     """Take the column chunks out of a whole Parquet file of one row group.
 
     Parameters
     ----------
-    file : pyarrow.Buffer
-        The file's bytes, as Arrow's writer made them.
+    file : list of bytes
+        The file in parts, as Arrow's writer wrote them; they are used up.
     """
-    view = memoryview(file)
+    end = file.pop()
+    while len(end) < _TAIL or len(end) < _TAIL + _footer_length(end):
+        end = file.pop() + end
+    view = memoryview(end)
     start, footer = _footer(view)
     _, (group,) = footer[_ROW_GROUPS][1]
-    return Chunks(view[len(MAGIC) : start], group[_COLUMNS][1][1])
+    parts = [memoryview(part) for part in file] + [view[:start]]
+    parts[0] = parts[0][len(MAGIC) :]
+    return Chunks([part for part in parts if len(part)], group[_COLUMNS][1][1])
 
 
 def moved(column: _Fields, by: int) -> _Fields:
@@ -118,10 +125,14 @@ def with_row_groups(empty: Any, groups: Iterable[tuple[int, list[_Fields]]]) -> 
 
 def _footer(file: memoryview) -> tuple[int, _Fields]:
     """Return where the footer of a file begins, and what it says."""
-    (length,) = struct.unpack_from("<i", file, len(file) - 8)
-    start = len(file) - 8 - length
-    reader = _Reader(file[start : len(file) - 8].tobytes())
+    start = len(file) - _TAIL - _footer_length(file)
+    reader = _Reader(file[start : len(file) - _TAIL].tobytes())
     return start, reader.struct()
+
+
+def _footer_length(end: Any) -> int:
+    length: int = struct.unpack_from("<i", end, len(end) - _TAIL)[0]
+    return length
 
 
 # --- Thrift's compact protocol --------------------------------------------------------

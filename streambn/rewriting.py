@@ -18,7 +18,7 @@ import pyarrow as pa
 from streambn.footers import MAGIC, Chunks, chunks_of, moved, with_row_groups
 from streambn.formats import Format, explained
 from streambn.reading import PARQUET_ROWS, Opener, parquet_file
-from streambn.writing import parquet_writer
+from streambn.writing import Spool, parquet_writer
 
 __all__ = ["Assembly", "Block", "ParquetSource", "codecs_of", "encoded", "paths_of"]
 
@@ -145,10 +145,11 @@ def _leaves(type_: Any) -> int:
 def encoded(batches: Sequence[Any], schema: Any, codecs: dict[str, str] | str) -> Chunks:
     """Encode batches as the column chunks of one row group."""
     table = pa.Table.from_batches(batches, schema)
-    sink = pa.BufferOutputStream()
-    with parquet_writer(sink, schema, codecs) as writer:
+    # Not one buffer, which would grow by being copied.
+    spool = Spool()
+    with parquet_writer(spool, schema, codecs) as writer:
         writer.write_table(table, row_group_size=max(table.num_rows, 1))
-    return chunks_of(sink.getvalue())
+    return chunks_of(spool.taken())
 
 
 class Assembly:
@@ -180,8 +181,9 @@ class Assembly:
         """Append columns to the row group under way."""
         by = self._at - len(MAGIC)
         self._open += [moved(column, by) for column in chunks.columns]
-        self._write(chunks.data)
-        self._at += len(chunks.data)
+        for part in chunks.data:
+            self._write(part)
+            self._at += len(part)
 
     def end_group(self, rows: int) -> None:
         """Close the row group."""

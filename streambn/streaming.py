@@ -22,7 +22,7 @@ from streambn.progress import Progress, Skipped
 from streambn.reading import format_of
 from streambn.rewriting import ParquetSource, codecs_of
 from streambn.turning import Turns
-from streambn.writing import Encoding, written
+from streambn.writing import Encoding, Spool, written
 
 __all__ = ["Made", "NothingLeftError", "keys_of", "made_as_stream", "rereadable", "write_stdout"]
 
@@ -79,13 +79,13 @@ def made_as_stream(
     StreamBNError, OSError
         Something cannot be read, turned or written.
     """
-    tally, spool = _Tally(), _Spool()
+    tally, spool = _Tally(), Spool()
     schema, batches = _joined(output, turns, how, workers, tally)
     if schema is None:
         yield tally.made(b"")
         raise NothingLeftError(f"{output.target}: nothing is left to write, all was skipped")
     for _ in _written(spool, schema, batches, output, encoding):
-        yield tally.made(spool.taken())
+        yield tally.made(b"".join(spool.taken()))
 
 
 def rereadable(plan: Sequence[Output]) -> bool:
@@ -122,33 +122,8 @@ class _Tally:
         return made
 
 
-class _Spool:
-    """A file object of which the bytes are taken out as they come."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self._parts: list[Any] = []
-
-    def write(self, data: Any) -> int:
-        """Keep some bytes."""
-        self._parts.append(bytes(data))
-        return len(data)
-
-    def flush(self) -> None:
-        """Do nothing: there is nothing behind it."""
-
-    def close(self) -> None:
-        """Do nothing: what was written may still be taken."""
-
-    def taken(self) -> bytes:
-        """Take out what was written."""
-        parts, self._parts = self._parts, []
-        return b"".join(parts)
-
-
 def _written(
-    spool: _Spool, schema: Any, batches: Iterator[Any], output: Output, encoding: Encoding
+    spool: Spool, schema: Any, batches: Iterator[Any], output: Output, encoding: Encoding
 ) -> Iterator[None]:
     source = output.sources[0]
     codec = None

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from streambn.formats import Format
 
-__all__ = ["Encoding", "parquet_writer", "written"]
+__all__ = ["Encoding", "Spool", "parquet_writer", "written"]
 
 # A row group is closed at whichever of the two comes first, unless the input's are kept.
 _GROUP_ROWS = 1 << 20
@@ -31,6 +31,31 @@ class Encoding:
 
     compression: str | None = None
     group_rows: int | None = None
+
+
+class Spool:
+    """A file object of which what was written is taken out as it comes."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: Any) -> int:
+        """Keep some bytes."""
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing: there is nothing behind it."""
+
+    def close(self) -> None:
+        """Do nothing: what was written may still be taken."""
+
+    def taken(self) -> list[bytes]:
+        """Take out what was written, in parts."""
+        parts, self._parts = self._parts, []
+        return parts
 
 
 def written(
