@@ -43,41 +43,36 @@ class Chunks:
 
     Attributes
     ----------
-    data : list of buffer
-        Their bytes, in parts.
+    data : memoryview
+        Their bytes.
     columns : list
         What the footer says of each, with the offsets that they would have in a file of
         their own.
     """
 
-    data: list[Any]
+    data: memoryview
     columns: list[Any]
 
     def __len__(self) -> int:
-        return sum(map(len, self.data))
+        return len(self.data)
 
 
 # A structure is {number of field: (type, value)}; a list, (type, values).
 _Fields = dict[int, tuple[int, Any]]
 
 
-def chunks_of(file: list[bytes]) -> Chunks:
+def chunks_of(file: Any) -> Chunks:
     """Take the column chunks out of a whole Parquet file of one row group.
 
     Parameters
     ----------
-    file : list of bytes
-        The file in parts, as Arrow's writer wrote them; they are used up.
+    file : pyarrow.Buffer
+        The file's bytes, as Arrow's writer made them.
     """
-    end = file.pop()
-    while len(end) < _TAIL or len(end) < _TAIL + _footer_length(end):
-        end = file.pop() + end
-    view = memoryview(end)
+    view = memoryview(file)
     start, footer = _footer(view)
     _, (group,) = footer[_ROW_GROUPS][1]
-    parts = [memoryview(part) for part in file] + [view[:start]]
-    parts[0] = parts[0][len(MAGIC) :]
-    return Chunks([part for part in parts if len(part)], group[_COLUMNS][1][1])
+    return Chunks(view[len(MAGIC) : start], group[_COLUMNS][1][1])
 
 
 def moved(column: _Fields, by: int) -> _Fields:
@@ -125,14 +120,10 @@ def with_row_groups(empty: Any, groups: Iterable[tuple[int, list[_Fields]]]) -> 
 
 def _footer(file: memoryview) -> tuple[int, _Fields]:
     """Return where the footer of a file begins, and what it says."""
-    start = len(file) - _TAIL - _footer_length(file)
+    (length,) = struct.unpack_from("<i", file, len(file) - _TAIL)
+    start = len(file) - _TAIL - length
     reader = _Reader(file[start : len(file) - _TAIL].tobytes())
     return start, reader.struct()
-
-
-def _footer_length(end: Any) -> int:
-    length: int = struct.unpack_from("<i", end, len(end) - _TAIL)[0]
-    return length
 
 
 # --- Thrift's compact protocol --------------------------------------------------------

@@ -243,7 +243,7 @@ class WriteOptions:
         bool,
         option(
             "Wait until each output is on the disk before it gets its name: then even a power cut "
-            "leaves it whole. Statistics, checkpoints and manifests are always waited for.",
+            "leaves it whole. Statistics and checkpoints are always waited for.",
             "--fsync",
             panel=_OUTPUT,
         ),

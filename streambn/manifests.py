@@ -1,14 +1,14 @@
 """Which files of a folder job are done: a manifest in the folder that it writes to.
 
 A manifest is lines of JSON: first what the outputs are made by, then a line for each that
-has got its name. Each line has a checksum, and is on the disk before the job goes on. A
-line cut short by a crash is as if it had never been; its output is made again.
+has got its name. Each line has a checksum. One that a crash has cut short or taken away is
+as if it had never been: its output is made again. One that outlived its output is known by
+the run of the machine that it is from.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import msgspec
 
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.files import Source
-from streambn.locations import Location, Stamp
+from streambn.locations import Location, Stamp, writing
 
 __all__ = ["NAME", "Manifest"]
 
@@ -86,7 +86,7 @@ class Manifest:
         else:
             self._done.clear()
         self._lines = [_line(self._head), *map(_line, self._done.values())]
-        if self._location.exists():
+        if self._location.exists():  # and to the disk, or a power cut could bring the old one back
             self._location.write_bytes(b"".join(self._lines))
 
     def rows(self, output: str, target: Location, sources: Sequence[Source]) -> int | None:
@@ -126,13 +126,13 @@ class Manifest:
         line = _line(_Done(output, size, rows, list(inputs), boot))
         self._lines.append(line)
         path = self._location.local
+        # Nothing is waited for: a line that is lost costs no more than its output made again.
         if path is None or not self._location.exists():  # elsewhere nothing can be appended
-            self._location.write_bytes(b"".join(self._lines))
-            return
-        with open(path, "ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+            with writing(self._location, fsync=False) as file:
+                file.write(b"".join(self._lines))
+        else:
+            with open(path, "ab") as file:
+                file.write(line)
 
     def _read(self, content: bytes) -> None:
         name = self._location.text

@@ -18,12 +18,14 @@ import pyarrow as pa
 from streambn.footers import MAGIC, Chunks, chunks_of, moved, with_row_groups
 from streambn.formats import Format, explained
 from streambn.reading import PARQUET_ROWS, Opener, parquet_file
-from streambn.writing import Spool, parquet_writer
+from streambn.writing import parquet_writer
 
 __all__ = ["Assembly", "Block", "ParquetSource", "codecs_of", "encoded", "paths_of"]
 
 # Below this a block costs more to handle than to encode.
 _BLOCK_BYTES = 4 << 20
+# What a column's pages and its part of the footer take besides its values.
+_ROOM_BESIDE = 64 << 10
 # Of columns larger than this, in one row group, too much would be in memory.
 _COLUMN_BYTES = 256 << 20
 # Arrow's writer makes two row groups of more rows.
@@ -145,11 +147,22 @@ def _leaves(type_: Any) -> int:
 def encoded(batches: Sequence[Any], schema: Any, codecs: dict[str, str] | str) -> Chunks:
     """Encode batches as the column chunks of one row group."""
     table = pa.Table.from_batches(batches, schema)
-    # Not one buffer, which would grow by being copied.
-    spool = Spool()
-    with parquet_writer(spool, schema, codecs) as writer:
+    # Into a buffer that is hardly ever too small: one that grows is copied as it grows. Of
+    # 16 columns of 3M rows this takes 0.21 s, with one that grows 0.25 s, and 0.36 s in parts.
+    room = pa.allocate_buffer(table.nbytes + table.nbytes // 6 + (_ROOM_BESIDE * (1 + len(schema))))
+    sink = pa.FixedSizeBufferWriter(room)
+    try:
+        _write_group(sink, table, codecs)
+        return chunks_of(room.slice(0, sink.tell()))
+    except OSError:  # it was, as of many like strings that Arrow shares and Parquet does not
+        grown = pa.BufferOutputStream()
+        _write_group(grown, table, codecs)
+        return chunks_of(grown.getvalue())
+
+
+def _write_group(sink: Any, table: Any, codecs: dict[str, str] | str) -> None:
+    with parquet_writer(sink, table.schema, codecs) as writer:
         writer.write_table(table, row_group_size=max(table.num_rows, 1))
-    return chunks_of(spool.taken())
 
 
 class Assembly:
@@ -181,9 +194,8 @@ class Assembly:
         """Append columns to the row group under way."""
         by = self._at - len(MAGIC)
         self._open += [moved(column, by) for column in chunks.columns]
-        for part in chunks.data:
-            self._write(part)
-            self._at += len(part)
+        self._write(chunks.data)
+        self._at += len(chunks)
 
     def end_group(self, rows: int) -> None:
         """Close the row group."""
