@@ -87,27 +87,10 @@ def fit_files(
     StreamBNError, OSError
         Something cannot be read or learned; the message says where.
     """
-    fitted, start = reached
-    stamps, skipped = list(start.stamps), list(start.skipped)
-    _count_done(progress, start)
-
-    def reach(files_done: int, parts: int) -> Reached:
-        place = Place(
-            files_done,
-            parts,
-            progress.rows,
-            progress.bytes,
-            progress.in_file if parts else 0,
-            stamps,
-            tuple(skipped),
-        )
-        now = Reached(fitted, place)
-        tell(now)
-        return now
-
-    last, unfit = reached, -1
+    start = reached.place
+    run = _Run(reached, how, progress, tell, learn)
     under_way = ahead(
-        _parts(sources, start, functools.partial(_open, fitted, names, how)),
+        _parts(sources, start, functools.partial(_open, reached.fitted, names, how)),
         lambda part: _batches(part, start),
         # A pipe is read here and now: what comes slowly is learned when it comes, and a
         # thread that hangs in a read could not be ended.
@@ -117,50 +100,88 @@ def fit_files(
     )
     with contextlib.closing(under_way):
         for part, batches in under_way:
-            source, stamp, number = part.source, part.stamp, part.number
-            if progress.name is None:
-                progress.start_file(source.name, stamp and stamp.size)
-                if len(stamps) == part.index:
-                    stamps.append(stamp)
-                else:  # what an earlier run did of this file
-                    done = sum(s.size for s in stamps[: part.index] if s is not None)
-                    progress.skip_done(rows=start.within, bytes=start.bytes - done)
-            fitted_before, rows_before = fitted, progress.rows
-            try:
-                for batch in batches if part.index != unfit else ():
-                    with located(source.name, after(progress.in_file)):
-                        fitted = learn(fitted, batch)
-                    progress.add(batch.num_rows, 0 if part.apart else int(batch.nbytes))
-                    if not part.apart:
-                        number += 1
-                        last = reach(part.index, number)
-            except (StreamBNError, OSError) as error:
-                if not how.skipping:
-                    raise
-                if part.apart:
-                    fitted = fitted_before
-                    progress.add(rows_before - progress.rows)
-                where = part.piece.where if part.piece is not None else ""
-                where = where or after(progress.in_file)
-                if isinstance(error, SchemaError):  # so it is in all pieces, and told once
-                    unfit, where = part.index, ""
-                entry = left_out(source.name, where, error)
-                if skipped[-1:] != [entry]:  # nor told again by the run that goes on
-                    skipped.append(entry)
-            if part.apart and part.piece is not None and stamp is not None:
-                progress.add(0, round(part.piece.share * stamp.size))
-            if part.ends:
-                check_unchanged(source, stamp)
-                progress.end_file()
-                last = reach(part.index + 1, 0)
-            elif part.apart:
-                last = reach(part.index, number + 1)
-    return last
+            run.take(part, batches)
+    return run.reached
 
 
-def _count_done(progress: Progress, start: Place) -> None:
-    size = sum(stamp.size for stamp in start.stamps[: start.files] if stamp is not None)
-    progress.skip_done(files=start.files, rows=start.rows - start.within, bytes=size)
+class _Run:
+    """Learns one part after the other, and knows how far it is."""
+
+    def __init__(
+        self,
+        reached: Reached,
+        how: Reading,
+        progress: Progress,
+        tell: Callable[[Reached], None],
+        learn: Learn,
+    ) -> None:
+        self.reached = reached
+        self._fitted, self._start = reached
+        self._how, self._progress, self._tell, self._learn = how, progress, tell, learn
+        self._stamps, self._skipped = list(self._start.stamps), list(self._start.skipped)
+        self._unfit = -1  # the source that has other columns
+        done, rows = self._start.files, self._start.rows - self._start.within
+        progress.skip_done(files=done, rows=rows, bytes=self._size_of(done))
+
+    def take(self, part: _Part, batches: Iterator[Any]) -> None:
+        """Learn a part; what cannot be, is left out if that is allowed."""
+        if self._progress.name is None:
+            self._begin(part)
+        fitted, rows = self._fitted, self._progress.rows
+        try:
+            if part.index != self._unfit:
+                self._learn_all(part, batches)
+        except (StreamBNError, OSError) as error:
+            if not self._how.skipping:
+                raise
+            if part.apart:  # then it is left out whole
+                self._fitted = fitted
+                self._progress.add(rows - self._progress.rows)
+            self._leave_out(part, error)
+        if part.apart and part.piece is not None and part.stamp is not None:
+            self._progress.add(0, round(part.piece.share * part.stamp.size))
+        if part.ends:
+            check_unchanged(part.source, part.stamp)
+            self._progress.end_file()
+            self._reach(part.index + 1, 0)
+        elif part.apart:
+            self._reach(part.index, part.number + 1)
+
+    def _begin(self, part: _Part) -> None:
+        self._progress.start_file(part.source.name, part.stamp and part.stamp.size)
+        if len(self._stamps) == part.index:
+            self._stamps.append(part.stamp)
+        else:  # it was begun by an earlier run
+            size = self._start.bytes - self._size_of(part.index)
+            self._progress.skip_done(rows=self._start.within, bytes=size)
+
+    def _learn_all(self, part: _Part, batches: Iterator[Any]) -> None:
+        for number, batch in enumerate(batches, part.number + 1):
+            with located(part.source.name, after(self._progress.in_file)):
+                self._fitted = self._learn(self._fitted, batch)
+            self._progress.add(batch.num_rows, 0 if part.apart else int(batch.nbytes))
+            if not part.apart:
+                self._reach(part.index, number)
+
+    def _leave_out(self, part: _Part, error: Exception) -> None:
+        where = part.piece.where if part.piece is not None else ""
+        where = where or after(self._progress.in_file)
+        if isinstance(error, SchemaError):  # so it is in all pieces, and told once
+            self._unfit, where = part.index, ""
+        entry = left_out(part.source.name, where, error)
+        if self._skipped[-1:] != [entry]:  # nor told again by the run that goes on
+            self._skipped.append(entry)
+
+    def _reach(self, files_done: int, parts: int) -> None:
+        counted = self._progress
+        within = counted.in_file if parts else 0
+        skipped = tuple(self._skipped)
+        place = Place(files_done, parts, counted.rows, counted.bytes, within, self._stamps, skipped)
+        self.reached = Reached(self._fitted, place)
+        self._tell(self.reached)
+
+    def _size_of(self, files_done: int) -> int:
+        return sum(stamp.size for stamp in self._stamps[:files_done] if stamp is not None)
 
 
 def _open(fitted: Fitted, names: Sequence[str] | None, how: Reading, source: Source) -> Any:

@@ -9,6 +9,7 @@ the run of the machine that it is from.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -126,13 +127,17 @@ class Manifest:
         line = _line(_Done(output, size, rows, list(inputs), boot))
         self._lines.append(line)
         path = self._location.local
-        # Nothing is waited for: a line that is lost costs no more than its output made again.
+        # Of an output that is not waited for, neither is the line: lost, it costs no more than
+        # the output made again.
         if path is None or not self._location.exists():  # elsewhere nothing can be appended
-            with writing(self._location, fsync=False) as file:
+            with writing(self._location, fsync=durable) as file:
                 file.write(b"".join(self._lines))
-        else:
-            with open(path, "ab") as file:
-                file.write(line)
+            return
+        with open(path, "ab") as file:
+            file.write(line)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
 
     def _read(self, content: bytes) -> None:
         name = self._location.text
