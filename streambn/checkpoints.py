@@ -9,6 +9,7 @@ it would have given without the interruption.
 from __future__ import annotations
 
 import contextlib
+import queue
 import signal
 import sys
 import threading
@@ -265,19 +266,20 @@ def keeping(
     if location is None:
         yield keeper
         return
-    due = threading.Event()
-    ended = False
+    # An event would not do: it takes a lock to be set, so that a second signal, which strikes
+    # while the first is handled, would wait for that lock for ever.
+    asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def run() -> None:
-        while True:
-            due.wait(interval.seconds)
-            due.clear()
-            if ended:
-                return
-            keeper.try_to_write()
+        goes_on = True
+        while goes_on:
+            with contextlib.suppress(queue.Empty):
+                goes_on = asked.get(timeout=interval.seconds)
+            if goes_on:
+                keeper.try_to_write()
 
     thread = threading.Thread(target=run, name="streambn-checkpoint", daemon=True)
-    before = _on_request(lambda *_: due.set())
+    before = _on_request(lambda *_: asked.put(True))
     thread.start()
     try:
         yield keeper
@@ -292,8 +294,7 @@ def keeping(
                     error.add_note(f"--resume goes on from {location.text}")
         raise
     finally:
-        ended = True
-        due.set()
+        asked.put(False)
         thread.join()
         if before is not None:
             signal.signal(signal.SIGUSR1, before)
