@@ -25,7 +25,7 @@ from streambn.locations import Stamp
 from streambn.outputs import Output
 from streambn.progress import Progress, Skipped
 from streambn.reading import format_of
-from streambn.rewriting import Assembly, Block, ParquetSource, codecs_of, encoded, paths_of
+from streambn.rewriting import Assembly, Block, ParquetSource, encoded, paths_of
 from streambn.streaming import Made, NothingLeftError, keys_of, made_as_stream, rereadable
 from streambn.turning import Turn, Turning, Turns
 from streambn.writing import Encoding
@@ -204,7 +204,7 @@ class _Rewrite:
     def __init__(self, source: ParquetSource, turning: Turning, compression: str | None) -> None:
         self.source, self.name = source, source.name
         self._schema = turning.schema(source.schema)
-        codecs = codecs_of(source.metadata)
+        codecs = source.codecs
         self._codecs = compression or dict(zip(paths_of(self._schema), codecs, strict=True))
         self._turning = turning
         self._turns: dict[range, tuple[Turn, Any]] = {}
@@ -235,6 +235,6 @@ def _rewrite(output: Output, turning: Turning, encoding: Encoding) -> _Rewrite |
     if format_of(source.open, source.name) != (Format.PARQUET, None):
         return None
     opened = ParquetSource(source.open, source.name, source.distant)
-    if set(keys_of(output, source, turning)) - set(opened.schema.names):
+    if set(keys_of(output, source, turning)) - set(opened.schema.names) or not opened.codecs:
         return None
     return _Rewrite(opened, turning, encoding.compression)

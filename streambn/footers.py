@@ -14,12 +14,15 @@ References
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["MAGIC", "Chunks", "chunks_of", "moved", "with_row_groups"]
+from streambn.errors import StreamBNError
+
+__all__ = ["MAGIC", "Chunks", "Stored", "chunks_of", "moved", "stored_chunks", "with_row_groups"]
 
 # How a Parquet file begins and ends.
 MAGIC = b"PAR1"
@@ -34,7 +37,8 @@ _COLUMNS, _TOTAL_BYTES, _ROWS, _FILE_OFFSET, _COMPRESSED_BYTES = 1, 2, 3, 5, 6
 # ColumnChunk
 _CHUNK_OFFSET, _META = 2, 3
 # ColumnMetaData; the offsets are those of data, index and dictionary pages
-_UNCOMPRESSED, _COMPRESSED, _OFFSETS = 6, 7, (9, 10, 11)
+_CODEC, _UNCOMPRESSED, _COMPRESSED, _OFFSETS = 4, 6, 7, (9, 10, 11)
+_CODECS = ("none", "snappy", "gzip", "lzo", "brotli", "lz4", "zstd", "lz4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,53 @@ def chunks_of(file: Any) -> Chunks:
     start, footer = _footer(view)
     _, (group,) = footer[_ROW_GROUPS][1]
     return Chunks(view[len(MAGIC) : start], group[_COLUMNS][1][1])
+
+
+class Stored(NamedTuple):
+    """How a column chunk is stored: by which codec, and its bytes before and after it."""
+
+    codec: str
+    uncompressed: int
+    compressed: int
+
+
+def stored_chunks(file: Any, name: str) -> list[list[Stored]]:
+    """Say how the columns of each row group of a file are stored.
+
+    Arrow would say it too, but where what it knows of a chunk is damaged, such as a histogram of
+    the wrong length, it ends the process.
+
+    Parameters
+    ----------
+    file : binary file object
+        Somebody's, so the footer may be damaged.
+    name : str
+        What messages call it.
+
+    Raises
+    ------
+    StreamBNError
+        The footer makes no sense.
+    """
+    try:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(size - _TAIL)
+        length = _footer_length(file.read(_TAIL))
+        file.seek(size - _TAIL - length)
+        footer = _Reader(file.read(length)).struct()
+        groups = [group[_COLUMNS][1][1] for group in footer[_ROW_GROUPS][1][1]]
+        return [[_stored(column[_META][1]) for column in columns] for columns in groups]
+    except (LookupError, TypeError, ValueError, RecursionError, struct.error) as error:
+        raise StreamBNError(
+            f"{name}: damaged or truncated, not readable as Parquet: its footer makes no sense"
+        ) from error
+
+
+def _stored(meta: _Fields) -> Stored:
+    codec, *sizes = (meta[field][1] for field in (_CODEC, _UNCOMPRESSED, _COMPRESSED))
+    if min(codec, *sizes) < 0:
+        raise ValueError("there is nothing less than nothing")
+    return Stored(_CODECS[codec], *sizes)
 
 
 def moved(column: _Fields, by: int) -> _Fields:
@@ -130,7 +181,7 @@ def _footer(file: memoryview) -> tuple[int, _Fields]:
 
 
 class _Reader:
-    """Reads what Arrow has written a moment ago, so without distrust."""
+    """Reads a structure; of one that is damaged it raises some error or makes no sense."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
@@ -156,6 +207,8 @@ class _Reader:
             count = header >> 4
             count = self._varint() if count == 15 else count
             kind = header & 15
+            if count > len(self._data):
+                raise ValueError("more than there can be")
             if kind in (_TRUE, _FALSE):  # in a list a truth takes a byte
                 return kind, [self._byte() for _ in range(count)]
             return kind, [self._value(kind) for _ in range(count)]

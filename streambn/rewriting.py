@@ -9,18 +9,19 @@ under way however large the row groups are, and the file does not depend on the 
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from streambn.footers import MAGIC, Chunks, chunks_of, moved, with_row_groups
+from streambn.footers import MAGIC, Chunks, Stored, chunks_of, moved, stored_chunks, with_row_groups
 from streambn.formats import Format, explained
 from streambn.reading import PARQUET_ROWS, Opener, parquet_file
 from streambn.writing import parquet_writer
 
-__all__ = ["Assembly", "Block", "ParquetSource", "codecs_of", "encoded", "paths_of"]
+__all__ = ["Assembly", "Block", "ParquetSource", "encoded", "paths_of"]
 
 # Below this a block costs more to handle than to encode.
 _BLOCK_BYTES = 4 << 20
@@ -77,6 +78,17 @@ class ParquetSource:
         self.metadata = self._mine.file.metadata
         self.schema: Any = self._mine.file.schema_arrow
 
+    @functools.cached_property
+    def stored(self) -> list[list[Stored]]:
+        """How the columns of each row group are stored."""
+        with self._opener() as file:
+            return stored_chunks(file, self.name)
+
+    @property
+    def codecs(self) -> list[str]:
+        """The compression of each column, none if there are no row groups."""
+        return [chunk.codec for chunk in self.stored[0]] if self.stored else []
+
     def read(self, block: Block) -> Iterator[Any]:
         """Read a block, a batch after the other."""
         names = [self.schema.field(i).name for i in block.columns]
@@ -112,20 +124,19 @@ class ParquetSource:
         return blocks
 
     def _cut(self, group: int, leaves: Sequence[int]) -> list[Block] | None:
-        metadata = self.metadata.row_group(group)
-        rows = metadata.num_rows
+        rows = self.metadata.row_group(group).num_rows
         if rows > _GROUP_ROWS:
             return None
         blocks: list[Block] = []
         start = leaf = size = stored = 0
         for column, count in enumerate(leaves):
-            chunks = [metadata.column(i) for i in range(leaf, leaf + count)]
+            chunks = self.stored[group][leaf : leaf + count]
             leaf += count
-            own = sum(chunk.total_uncompressed_size for chunk in chunks)
+            own = sum(chunk.uncompressed for chunk in chunks)
             if own > _COLUMN_BYTES:
                 return None
             size += own
-            stored += sum(chunk.total_compressed_size for chunk in chunks)
+            stored += sum(chunk.compressed for chunk in chunks)
             last = column == len(leaves) - 1
             if size >= _BLOCK_BYTES or last:
                 blocks.append(Block(group, range(start, column + 1), rows, stored, last))
@@ -209,15 +220,6 @@ class Assembly:
     def close(self) -> None:
         """Write the footer."""
         self._write(with_row_groups(self._empty, self._groups))
-
-
-def codecs_of(metadata: Any) -> list[str]:
-    """Give the compression of each column of a Parquet file, none if it has no row groups."""
-    if metadata.num_row_groups == 0:
-        return []
-    group = metadata.row_group(0)
-    codecs = [str(group.column(i).compression).lower() for i in range(metadata.num_columns)]
-    return [{"uncompressed": "none", "lz4_raw": "lz4"}.get(codec, codec) for codec in codecs]
 
 
 def paths_of(schema: Any) -> list[str]:

@@ -20,7 +20,7 @@ from streambn.inputs import Reading, after, left_out, located
 from streambn.outputs import Output
 from streambn.progress import Progress, Skipped
 from streambn.reading import format_of
-from streambn.rewriting import ParquetSource, codecs_of
+from streambn.rewriting import ParquetSource
 from streambn.turning import Turns
 from streambn.writing import Encoding, Spool, written
 
@@ -130,7 +130,7 @@ def _written(
     if source.rereadable:
         kind, codec = format_of(source.open, source.name)
         if kind is output.format is Format.PARQUET and encoding.compression is None:
-            codecs = codecs_of(ParquetSource(source.open, source.name, source.distant).metadata)
+            codecs = ParquetSource(source.open, source.name, source.distant).codecs
             encoding = replace(encoding, compression=next(iter(codecs), None))
     file: Any = spool
     if codec is not None and output.mirrored:  # under a name that says so

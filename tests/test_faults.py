@@ -18,6 +18,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -371,6 +372,29 @@ def test_damaged_parquet_is_told_wherever_a_checksum_covers_it(server: Server, a
             assert position is not None, answer
             assert position not in covered, answer
             assert cut == file.stat().st_size
+
+
+def test_a_footer_whose_histograms_are_damaged_does_not_end_the_process(
+    server: Server, alone: Path
+) -> None:
+    """Arrow's own `metadata.row_group(0).column(0)` aborts on such a file."""
+    file = alone / "f.parquet"
+    column = pa.array([[i] * (i % 3) for i in range(100)])
+    pq.write_table(pa.table({"x": np.arange(100.0), "v": column}), file)
+    content = file.read_bytes()
+    start, footer = footers._footer(memoryview(content))
+    _, (group,) = footer[4][1]
+    meta = group[1][1][1][1][3][1]  # of the second column
+    histogram = meta[16][1][2][1][1]  # of its repetition levels
+    histogram.pop()
+    damaged_footer = bytearray()
+    footers._write_struct(damaged_footer, footer)
+    end = struct.pack("<i", len(damaged_footer)) + b"PAR1"
+    file.write_bytes(content[:start] + damaged_footer + end)
+    for args in ([*FIT, file.name], apply(file.name)[0]):
+        done = server.ask("run", args, alone)
+        assert done["status"] == 0, done
+        assert done["code"] == 0 or one_line(done["stderr"])
 
 
 @pytest.mark.parametrize("name", ["f.arrow", "f.arrows"])
@@ -798,3 +822,11 @@ def test_statistics_of_real_data_are_those_of_duckdb_and_pandas(
     year = sbn.load(tmp_path / "stats.json").stats().to_pylist()[1]
     assert (year["count"], year["mean"]) == (len(frame), pytest.approx(frame.year.mean()))
     assert year["std"] == pytest.approx(frame.year.std(ddof=0), rel=1e-12)
+
+
+def test_a_parquet_file_without_row_groups_becomes_another(server: Server, alone: Path) -> None:
+    with pq.ParquetWriter(alone / "f.parquet", some_table().schema):
+        pass
+    args, out = apply("f.parquet")
+    server.good(args, alone)
+    assert pq.read_table(alone / out).num_rows == 0

@@ -28,7 +28,7 @@ from streambn.fileapply import apply_files
 from streambn.inputs import Reading
 from streambn.locations import writing
 from streambn.progress import Progress, Skipped
-from streambn.rewriting import Assembly, ParquetSource, codecs_of, encoded
+from streambn.rewriting import Assembly, ParquetSource, encoded
 from streambn.turning import Turning
 from streambn.writing import Encoding, parquet_writer
 
@@ -46,6 +46,13 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- tables ---------------------------------------------------------------------------
+
+
+def codecs_of(metadata: pq.FileMetaData) -> list[str]:
+    """Say, by Arrow's reader, how the columns of the first row group are compressed."""
+    group = metadata.row_group(0)
+    codecs = [group.column(i).compression.lower() for i in range(metadata.num_columns)]
+    return [{"uncompressed": "none", "lz4_raw": "lz4"}.get(codec, codec) for codec in codecs]
 
 
 def _list(make: Any) -> Any:
