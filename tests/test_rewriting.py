@@ -41,8 +41,9 @@ CODECS = ["none", "snappy", "gzip", "zstd", "lz4", "brotli"]
 
 @pytest.fixture
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a block for every few columns, although the tables are small."""
+    """Have a block for every few columns, of several batches, although the tables are small."""
     monkeypatch.setattr(rewriting, "_BLOCK_BYTES", 300)
+    monkeypatch.setattr(rewriting, "PARQUET_ROWS", 5)
 
 
 # --- tables ---------------------------------------------------------------------------
