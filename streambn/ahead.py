@@ -7,6 +7,7 @@ what is made of them does not depend on how many threads there are.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Generic, TypeVar
@@ -16,8 +17,8 @@ __all__ = ["ahead"]
 Task = TypeVar("Task")
 T = TypeVar("T")
 
-# A thread that is abandoned ends when the item under way is made; one that hangs in a
-# read is not waited for longer than this.
+# A thread that is abandoned ends when the item under way is made; those that hang in a
+# read are not waited for longer than this, all together.
 _PATIENCE = 5.0
 # Tasks that are begun, even if all that they make is made: each may hold an open file, and
 # those that make little take no room. Enough that no worker waits for a long one.
@@ -73,8 +74,9 @@ def ahead(
             board.leave(lane)
     finally:
         board.stop()
+        until = time.monotonic() + _PATIENCE
         for thread in threads:
-            thread.join(_PATIENCE)
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 def _asked_for(work: Callable[[Task], Iterable[T]], task: Task) -> Iterator[T]:

@@ -170,6 +170,36 @@ def test_what_is_abandoned_is_closed() -> None:
     assert set(closed) >= {0, 1, 2}
 
 
+def test_threads_that_hang_are_not_waited_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    hang = threading.Event()
+    waited: list[float | None] = []
+    join = threading.Thread.join
+
+    def work(number: int) -> Iterator[int]:
+        if number:
+            hang.wait(LONG)
+        yield number
+
+    def noted(self: threading.Thread, timeout: float | None = None) -> None:
+        waited.append(timeout)
+        join(self, timeout)
+
+    monkeypatch.setattr("streambn.ahead._PATIENCE", 0.2)
+    made = run(range(9), work, workers=5)
+    number, items = next(made)
+    assert (number, list(items)) == (0, [0])
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", noted)
+        made.close()
+    assert len(waited) == 5
+    assert waited[-1] is not None
+    assert waited[-1] < 0.1
+    threads = [t for t in threading.enumerate() if t.name.startswith("streambn-ahead")]
+    hang.set()
+    for thread in threads:
+        thread.join(LONG)
+
+
 # --- memory ---------------------------------------------------------------------------
 
 
