@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     yield
     pa.set_cpu_count(threads)
     kernels.set_threads(1)
+    # Whatever happened, no thread of a job outlives it.
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("streambn")]
 
 
 def table_of(rows: int, seed: int = 0) -> pa.Table:
