@@ -90,6 +90,8 @@ def fit(
         target = output or keeping.checkpoint
         if target is None:
             raise InvalidValueError("Missing option '-o' / '--output' (or --checkpoint)")
+        if frozen and output is None:
+            raise InvalidValueError("--frozen without --output: a checkpoint goes on learning")
         how, interval = job.reading(), keeping.interval()
     sources = files.scan(inputs)
     with usage():
@@ -115,12 +117,13 @@ def fit(
     ) as ended:
         normalizer = sbn.Normalizer._of(ended.fitted)
         if output is None:
-            ended.keeper.write()
+            written = ended.keeper.write()  # not if there was nothing to learn
         else:
+            written = True
             (normalizer.freeze() if frozen else normalizer).save(output)
     if output is not None:
         kept_at.remove()
-    if not job.quiet:
+    if written and not job.quiet:
         fitted(normalizer, ended.done.rows, target)
     fingerprint = normalizer.freeze().fingerprint if normalizer.lanes else None
     _tell(job, "fit", target, ended.done, fingerprint)

@@ -342,6 +342,27 @@ def test_a_checkpoint_does_not_replace_what_the_job_goes_on_from(run: Callable[.
     assert sbn.load("old.json").lanes
 
 
+def test_a_checkpoint_in_the_place_of_an_output(run: Callable[..., Any]) -> None:
+    inputs = lay_out()
+    assert run("fit", *inputs, "--checkpoint", "kept").lines == [
+        "streambn: 191 rows, statistics of 4 columns in kept"
+    ]
+    assert run("fit", *inputs, "-o", "whole.json", "-q").code == 0
+    assert sbn.load("kept").stats().equals(sbn.load("whole.json").stats())
+    before = Path("kept").read_bytes()
+    assert run("fit", *inputs, "--checkpoint", "kept", "--resume", "-q").lines == []
+    assert Path("kept").read_bytes() == before
+    done = run("fit", *inputs, "--checkpoint", "kept", "--frozen")
+    assert (done.code, len(done.lines)) == (2, 1)
+
+
+def test_no_checkpoint_of_nothing_is_told_of(run: Callable[..., Any]) -> None:
+    Path("x.csv").write_text("x\n")
+    done = run("fit", "x.csv", "--checkpoint", "kept")
+    assert (done.code, done.lines) == (0, [])
+    assert not Path("kept").exists()
+
+
 def test_a_checkpoint_goes_where_it_was_asked_for(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
