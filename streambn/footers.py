@@ -171,10 +171,14 @@ def with_row_groups(empty: Any, groups: Iterable[tuple[int, list[_Fields]]]) -> 
 
 def _footer(file: memoryview) -> tuple[int, _Fields]:
     """Return where the footer of a file begins, and what it says."""
-    (length,) = struct.unpack_from("<i", file, len(file) - _TAIL)
-    start = len(file) - _TAIL - length
+    start = len(file) - _TAIL - _footer_length(file[-_TAIL:])
     reader = _Reader(file[start : len(file) - _TAIL].tobytes())
     return start, reader.struct()
+
+
+def _footer_length(tail: Any) -> int:
+    length: int = struct.unpack_from("<i", tail)[0]
+    return length
 
 
 # --- Thrift's compact protocol --------------------------------------------------------
