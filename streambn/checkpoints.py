@@ -175,7 +175,7 @@ class Keeper:
         self, location: Location | None, sources: Sequence[Source], job: str, rows: int | None
     ) -> None:
         self._location, self._job, self._rows = location, job, rows
-        self._inputs = [source.path for source in sources]
+        self._sources = sources
         self._writing = threading.Lock()
         self._written: Reached | None = None
         self._reached: Reached | None = None
@@ -207,11 +207,24 @@ class Keeper:
         with self._writing:
             reached = self._reached  # the two belong together, so they are one value
             new = reached is not None and reached is not self._written and reached.place.rows > 0
-            if self._location is not None and reached is not None and new:
+            if (
+                self._location is not None
+                and reached is not None
+                and new
+                and self._sound(reached.place)
+            ):
                 with writing(self._location, fsync=True) as file:
                     file.write(self._content(reached))
                 self._written = reached
             return self._written is not None
+
+    def _sound(self, place: Place) -> bool:
+        """See that the input under way is still what it was: what is read of another is not."""
+        stamp = place.stamps[place.files] if place.parts else None
+        try:
+            return stamp is None or self._sources[place.files].stamp() == stamp
+        except (OSError, StreamBNError):
+            return False
 
     @property
     def begun(self) -> bool:
@@ -222,7 +235,7 @@ class Keeper:
         place = reached.place
         note = _Note(
             self._job,
-            self._inputs,
+            [source.path for source in self._sources],
             place.files,
             place.parts,
             place.rows,
