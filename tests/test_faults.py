@@ -830,3 +830,22 @@ def test_a_parquet_file_without_row_groups_becomes_another(server: Server, alone
     args, out = apply("f.parquet")
     server.good(args, alone)
     assert pq.read_table(alone / out).num_rows == 0
+
+
+def test_what_was_read_of_a_file_that_was_cut_short_is_in_no_checkpoint(
+    server: Server, data: Path, tmp_path: Path
+) -> None:
+    """A last block that is shorter than it will be, and is counted as one that was read."""
+    folder = copy_of(data, tmp_path / "work")
+    total = server.good(JOBS["fit"], folder, only="reach")["points"]
+    expected = contents(folder)
+    for at in range(1, total, max(total // (5 * FAULTS), 1)):
+        copy_of(data, folder)
+        act = ["truncate", "data/y=1/b.csv"]
+        server.ask("run", JOBS["fit"], folder, only="reach", at=at, act=act)
+        shutil.copytree(data, folder, dirs_exist_ok=True)
+        again = server.ask("run", [*JOBS["fit"], "--resume"], folder)
+        if again["code"] == 0:
+            assert contents(folder) == expected
+        else:
+            assert "has changed since" in one_line(again["stderr"])
