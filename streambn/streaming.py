@@ -149,11 +149,36 @@ def _written(
         yield
 
 
+class _Whole:
+    """A file of which each write is done whole.
+
+    With PYTHONUNBUFFERED, as in many containers, what is written to stdout goes to the system
+    at once, which may take only a part of it if the process is stopped and continued, or
+    frozen, while it waits for whoever reads. Arrow would not write the rest.
+    """
+
+    closed = False
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, data: Any) -> int:
+        """Write all of it."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        return len(data)
+
+    def flush(self) -> None:
+        """Have the system take what was gathered."""
+        self._file.flush()
+
+
 def write_stdout(turns: Turns, output: Output, how: Reading, progress: Progress) -> list[Skipped]:
     """Write an Arrow IPC stream to standard output, each batch as soon as it is there."""
     tally = _Tally()
     skipped: list[Skipped] = []
-    out: Any = sys.stdout.buffer
+    out = _Whole(sys.stdout.buffer)
     progress.start_file(output.sources[0].name)
     workers = how.threads if rereadable([output]) else 1
     schema, batches = _joined(output, turns, how, workers, tally)
