@@ -10,6 +10,7 @@ each job is killed at, and a tenth of how many times each file is damaged:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
 import io
 import json
@@ -21,6 +22,7 @@ import signal
 import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -745,6 +747,44 @@ def test_each_batch_is_passed_on_before_the_next_one_comes(tmp_path: Path) -> No
         with pytest.raises(StopIteration):
             reader.read_next_batch()
         assert process.wait(TIMEOUT) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_process_that_is_stopped_and_continued_loses_no_bytes(
+    unbuffered: str, tmp_path: Path
+) -> None:
+    """A system call that writes to a pipe ends half-way then."""
+    table = pa.table({"x": np.arange(200_000.0)})
+    write(tmp_path / "data.arrow", table, rows=100_000)
+    statistics = sbn.Normalizer().update(table)
+    statistics.save(tmp_path / "s.json")
+    environment = {**ENV, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(
+        [*COMMAND, "apply", "s.json", "data.arrow", "-o", "-"],
+        stdout=subprocess.PIPE, env=environment, cwd=tmp_path,
+    ) as process:  # fmt: skip
+        assert process.stdout
+
+        def state() -> str:
+            content = Path(f"/proc/{process.pid}/stat").read_text()
+            return content.rpartition(")")[2].split()[0]
+
+        full = bytes(4)
+
+        def waits() -> bool:
+            nonlocal full
+            before = full
+            full = fcntl.ioctl(process.stdout.fileno(), termios.FIONREAD, bytes(4))
+            return full != bytes(4) and full == before and state() == "S"
+
+        until(waits)
+        for number, wanted in ((signal.SIGSTOP, "T"), (signal.SIGCONT, "S")):
+            process.send_signal(number)
+            until(lambda wanted=wanted: state() == wanted)
+        found = pa.ipc.open_stream(process.stdout).read_all()
+        assert process.wait(TIMEOUT) == 0
+    assert found == statistics.freeze().transform(table)
 
 
 def peak(folder: Path, args: list[object], batches: int) -> int:
