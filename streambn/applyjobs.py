@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streambn.errors import StreamBNError
+from streambn.errors import InvalidValueError, StreamBNError
 from streambn.fileapply import Stamps, apply_files
 from streambn.files import PIPE, Source, open_reader, open_source
 from streambn.formats import Format
 from streambn.inputs import Reading
 from streambn.jobs import Done, Showing, done, total_size
 from streambn.locations import Location, writing
-from streambn.manifests import Manifest
+from streambn.manifests import NAME, Manifest
 from streambn.outputs import Output
 from streambn.progress import progress
 from streambn.streaming import keys_of, write_stdout
@@ -83,13 +83,15 @@ def apply_job(
             return done(counted, len(sources), skipped, resumed=False)
         manifest = None
         todo = list(plan)
-        if folder is not None and isinstance(turns, Turning):
+        if folder is not None and isinstance(turns, Learning):
+            _check_no_manifest(folder)
+        elif folder is not None and isinstance(turns, Turning):
             manifest, rows = _begun(folder, turns.frozen.fingerprint, plan)
             todo = [output for output in plan if output.target not in rows]
             earlier = [s for output in plan if output.target in rows for s in output.sources]
             counted.skip_done(len(earlier), total_size(earlier) or 0, sum(rows.values()))
 
-        def finished(output: Output, size: int, stamps: Stamps) -> None:
+        def finished(output: Output, stamps: Stamps) -> None:
             if check is not None:
                 try:
                     check(output)
@@ -99,7 +101,7 @@ def apply_job(
             if manifest is not None:
                 relative = output.sources[0].relative
                 inputs = [(s.path, stamp) for s, stamp in zip(output.sources, stamps, strict=True)]
-                manifest.add(relative, size, counted.in_file, inputs, durable=fsync)
+                manifest.add(relative, output.location, counted.in_file, inputs, durable=fsync)
 
         def write(output: Output) -> Any:
             return writing(output.location, fsync=fsync)
@@ -135,6 +137,18 @@ def verified(turning: Turning, how: Reading) -> Callable[[Output], None]:
         )
 
     return check
+
+
+def _check_no_manifest(folder: Folder) -> None:
+    """Refuse to mix outputs of statistics that change with those that a manifest speaks of."""
+    manifest = folder.location.child(NAME)
+    if folder.overwrite:
+        manifest.remove()
+    elif manifest.exists():
+        raise InvalidValueError(
+            f"{manifest.text}: this folder holds outputs of frozen statistics, which are not mixed "
+            "with others: write to another folder, or begin anew with --overwrite"
+        )
 
 
 def _begun(

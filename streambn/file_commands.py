@@ -259,7 +259,13 @@ def normalize(
     if online:
         learning = Learning(normalizer, using.value, _arrow_type(dtype))
         applied = applyjobs.apply_job(
-            learning, plan, how, encoding, job.showing(), fsync=writing.fsync
+            learning,
+            plan,
+            how,
+            encoding,
+            job.showing(),
+            folder=folder_of(output, plan, learning, job, writing),
+            fsync=writing.fsync,
         )
     else:
         kept_at = keeping.location(output, plan)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +35,10 @@ __all__ = ["Stamps", "apply_files"]
 
 # Encoded bytes that wait to be written.
 _ROOM = 32 << 20
+# What all blocks under way hold together; one that is larger goes alone.
+_UNDER_WAY = 192 << 20
+# A block is there read, turned and encoded at once.
+_COPIES = 3
 
 # Of the sources of an output, in order.
 Stamps = tuple[Stamp | None, ...]
@@ -46,7 +51,7 @@ def apply_files(
     encoding: Encoding,
     progress: Progress,
     write: Callable[[Output], contextlib.AbstractContextManager[Any]],
-    done: Callable[[Output, int, Stamps], None] = lambda *_: None,
+    done: Callable[[Output, Stamps], None] = lambda *_: None,
 ) -> list[Skipped]:
     """Turn files into files.
 
@@ -65,8 +70,8 @@ def apply_files(
     write : callable
         Opens an output, which gets its name when the block ends well.
     done : callable
-        Is told of each output that has got its name, of its size in bytes, and what its
-        sources were when they were read.
+        Is told of each output that has got its name, and what its sources were when they
+        were read.
 
     Returns
     -------
@@ -94,26 +99,12 @@ def apply_files(
             progress.start_file(output.sources[0].name, sum(sizes) if sizes else None)
             with contextlib.suppress(NothingLeftError):
                 with write(output) as file:
-                    sink = _Sink(file.write)
-                    _append(group, sink, how, progress, skipped)
+                    _append(group, file.write, how, progress, skipped)
                     for source, stamp in zip(output.sources, stamps, strict=True):
                         check_unchanged(source, stamp)
-                done(output, sink.size, stamps)
+                done(output, stamps)
             progress.end_file()
     return skipped
-
-
-class _Sink:
-    """Where an output's bytes go, counted."""
-
-    def __init__(self, write: Callable[[Any], Any]) -> None:
-        self._write = write
-        self.size = 0
-
-    def write(self, data: Any) -> None:
-        """Append."""
-        self._write(data)
-        self.size += len(data)
 
 
 class _Task(NamedTuple):
@@ -128,7 +119,7 @@ class _Task(NamedTuple):
 
 def _append(
     group: Iterator[tuple[_Task, Iterator[Made]]],
-    sink: _Sink,
+    write: Callable[[Any], Any],
     how: Reading,
     progress: Progress,
     skipped: list[Skipped],
@@ -140,12 +131,12 @@ def _append(
         rewrite, block = task.rewrite, task.block
         if rewrite is None or block is None:
             for item in made:
-                sink.write(item.data)
+                write(item.data)
                 progress.add(item.rows, item.bytes)
                 skipped += item.skipped
                 del item  # or it would be held while the next is made
             continue
-        assembly = assembly or rewrite.assembly(sink.write)
+        assembly = assembly or rewrite.assembly(write)
         if block.group == damaged:
             continue
         try:
@@ -171,13 +162,14 @@ def _tasks(
 ) -> Iterator[_Task]:
     # A single output keeps the threads busy by reading ahead.
     workers = how.threads if len(plan) == 1 else 1
+    budget = _Budget(_UNDER_WAY)
     for output in plan:
         stamps = _stamps(output)  # before anything is read: see `check_unchanged`
         rewrite, blocks = None, None
         if isinstance(turns, Turning) and encoding.group_rows is None:
             # What is wrong with it is told when it is read as a stream.
             with contextlib.suppress(StreamBNError, OSError):
-                rewrite = _rewrite(output, turns, encoding)
+                rewrite = _rewrite(output, turns, encoding, budget)
                 blocks = rewrite and rewrite.source.blocks()
         if rewrite is not None and blocks:
             for block in blocks:
@@ -198,11 +190,34 @@ def _stamps(output: Output) -> Stamps:
     return tuple(map(stamp, output.sources))
 
 
+class _Budget:
+    """Memory that several threads share: each waits until there is as much as it needs."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._taken = total, 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taking(self, size: int) -> Iterator[None]:
+        """Take a part of it for the time of the block; what is more than all, takes all."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + size <= self._total)
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= size
+                self._changed.notify_all()
+
+
 class _Rewrite:
     """A Parquet file that becomes another: what its blocks have in common."""
 
-    def __init__(self, source: ParquetSource, turning: Turning, compression: str | None) -> None:
-        self.source, self.name = source, source.name
+    def __init__(
+        self, source: ParquetSource, turning: Turning, compression: str | None, budget: _Budget
+    ) -> None:
+        self.source, self.name, self._budget = source, source.name, budget
         self._schema = turning.schema(source.schema)
         codecs = source.codecs
         self._codecs = compression or dict(zip(paths_of(self._schema), codecs, strict=True))
@@ -216,10 +231,11 @@ class _Rewrite:
             turn = self._turning.turn([field.name for field in fields])
             self._turns[block.columns] = turn, pa.schema(fields)
         turn, schema = self._turns[block.columns]
-        with located(self.name, block.where):
-            batches = [turn(batch, schema) for batch in self.source.read(block)]
-        data = encoded(batches, schema, self._codecs)
-        del batches  # or they would be held until the block is written
+        with self._budget.taking(_COPIES * block.size):
+            with located(self.name, block.where):
+                batches = [turn(batch, schema) for batch in self.source.read(block)]
+            data = encoded(batches, schema, self._codecs)
+            del batches  # or they would be held until the block is written
         yield Made(data, block.rows if block.last else 0, block.bytes)
 
     def assembly(self, write: Callable[[Any], Any]) -> Assembly:
@@ -227,7 +243,9 @@ class _Rewrite:
         return Assembly(write, self._schema, self._codecs)
 
 
-def _rewrite(output: Output, turning: Turning, encoding: Encoding) -> _Rewrite | None:
+def _rewrite(
+    output: Output, turning: Turning, encoding: Encoding, budget: _Budget
+) -> _Rewrite | None:
     """Say how a Parquet file becomes another; None: it is not one that does."""
     source = output.sources[0]
     if output.format is not Format.PARQUET or len(output.sources) > 1 or not source.rereadable:
@@ -237,4 +255,4 @@ def _rewrite(output: Output, turning: Turning, encoding: Encoding) -> _Rewrite |
     opened = ParquetSource(source.open, source.name, source.distant)
     if set(keys_of(output, source, turning)) - set(opened.schema.names) or not opened.codecs:
         return None
-    return _Rewrite(opened, turning, encoding.compression)
+    return _Rewrite(opened, turning, encoding.compression, budget)

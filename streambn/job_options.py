@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streambn.jobs import Showing
     from streambn.locations import Location
     from streambn.outputs import Output
-    from streambn.turning import Turning
+    from streambn.turning import Learning, Turning
     from streambn.writing import Encoding
 
 __all__ = [
@@ -99,7 +99,8 @@ class JobOptions:
     threads: Annotated[
         int | None,
         option(
-            "Threads to use; as many as there are cores unless given. Results do not depend on it.",
+            "Threads to use; STREAMBN_THREADS or as many as there are cores unless given. Results "
+            "do not depend on it.",
             panel=_JOB,
             metavar="N",
         ),
@@ -261,7 +262,7 @@ class WriteOptions:
 def folder_of(
     output: str,
     plan: "Sequence[Output]",
-    turning: "Turning",
+    turns: "Turning | Learning",
     job: JobOptions,
     writing: WriteOptions,
 ) -> "Folder | None":
@@ -273,8 +274,8 @@ def folder_of(
         return None
     depends = [
         *job.depends(),
-        f"type {turning.dtype}",
-        f"inverse {turning.inverse}",
+        f"type {turns.dtype}",
+        f"inverse {getattr(turns, 'inverse', False)}",
         f"compression {writing.compression and writing.compression.value}",
         f"rows of a row group {writing.row_group_rows}",
     ]

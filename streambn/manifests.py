@@ -37,13 +37,13 @@ class _Head(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Done(msgspec.Struct, forbid_unknown_fields=True):
-    """One output: its path below the folder, its size, the rows read for it, its inputs.
+    """One output: its path below the folder, what it was then, the rows read for it, its inputs.
 
     `boot` is which run of the machine it was written in; None: it is on the disk.
     """
 
     output: str
-    size: int
+    stamp: Stamp
     rows: int
     inputs: list[tuple[str, Stamp | None]]
     boot: str | None
@@ -96,7 +96,7 @@ class Manifest:
         if done is None or done.boot not in (None, _boot()):
             return None
         try:
-            whole = target.stamp().size == done.size and done.inputs == _inputs(sources)
+            whole = target.stamp() == done.stamp and done.inputs == _inputs(sources)
         except (OSError, StreamBNError):
             return None
         return done.rows if whole else None
@@ -104,7 +104,7 @@ class Manifest:
     def add(
         self,
         output: str,
-        size: int,
+        target: Location,
         rows: int,
         inputs: Sequence[tuple[str, Stamp | None]],
         *,
@@ -116,15 +116,17 @@ class Manifest:
         ----------
         output : str
             Its path below the folder.
-        size, rows : int
-            Its bytes, and the rows read for it.
+        target : Location
+            Where it is.
+        rows : int
+            Rows that were read for it.
         inputs : sequence of (str, Stamp or None)
             What it is made of: paths, and what was there when they were read.
         durable : bool
             Whether it is on the disk, and not only on its way there.
         """
         boot = None if durable else _boot()
-        line = _line(_Done(output, size, rows, list(inputs), boot))
+        line = _line(_Done(output, target.stamp(), rows, list(inputs), boot))
         self._lines.append(line)
         path = self._location.local
         # Of an output that is not waited for, neither is the line: lost, it costs no more than

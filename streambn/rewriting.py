@@ -42,8 +42,9 @@ class Block(NamedTuple):
         Number of the row group.
     columns : range
         Top-level columns, by their place in the schema.
-    rows, bytes : int
-        Rows of it, and what it takes in the file.
+    rows : int
+    size, bytes : int
+        What its pages hold when they are decompressed, and what they take in the file.
     last : bool
         Whether the row group ends with it.
     """
@@ -51,6 +52,7 @@ class Block(NamedTuple):
     group: int
     columns: range
     rows: int
+    size: int
     bytes: int
     last: bool
 
@@ -139,7 +141,7 @@ class ParquetSource:
             stored += sum(chunk.compressed for chunk in chunks)
             last = column == len(leaves) - 1
             if size >= _BLOCK_BYTES or last:
-                blocks.append(Block(group, range(start, column + 1), rows, stored, last))
+                blocks.append(Block(group, range(start, column + 1), rows, size, stored, last))
                 start, size, stored = column + 1, 0, 0
         return blocks
 

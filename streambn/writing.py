@@ -119,6 +119,8 @@ def _repeating(column: Any, path: str) -> Iterator[str]:
     if pa.types.is_struct(type_):
         for child in type_:
             yield from _repeating(child, f"{path}.{child.name}")
+    elif pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        yield from _repeating(type_.value_field, f"{path}.list.element")
     elif not pa.types.is_nested(type_) and not pa.types.is_floating(type_):
         yield path
 

@@ -379,7 +379,7 @@ def test_a_round_trip_whatever_is_cut_off(outputs: dict[str, int], durable: bool
     made = manifest()
     made.begin(resume=False)
     for name, rows in outputs.items():
-        made.add(name, 3, rows, inputs, durable=durable)
+        made.add(name, locate("it"), rows, inputs, durable=durable)
     if not outputs:
         assert not (Path("m") / NAME).exists()
         return
@@ -395,7 +395,7 @@ def test_a_round_trip_whatever_is_cut_off(outputs: dict[str, int], durable: bool
         name: rows if i < kept else None for i, (name, rows) in enumerate(outputs.items())
     }
     for name, rows in list(outputs.items())[kept:]:
-        read.add(name, 3, rows, inputs, durable=durable)
+        read.add(name, locate("it"), rows, inputs, durable=durable)
     assert (Path("m") / NAME).read_bytes() == whole
 
 
@@ -409,7 +409,7 @@ def test_a_changed_byte_is_never_believed(data: st.DataObject) -> None:
     made = manifest()
     made.begin(resume=False)
     for name in "abc":
-        made.add(name, 3, 1, [(s.path, s.stamp()) for s in sources], durable=True)
+        made.add(name, locate("it"), 1, [(s.path, s.stamp()) for s in sources], durable=True)
     content = bytearray((Path("m") / NAME).read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))
     content[at] ^= data.draw(st.integers(1, 255))
@@ -434,8 +434,8 @@ def test_what_is_only_on_its_way_to_the_disk_counts_until_the_machine_restarts(
     inputs = [(source.path, source.stamp()) for source in sources]
     made = manifest()
     made.begin(resume=False)
-    made.add("soon", 3, 1, inputs, durable=False)
-    made.add("there", 3, 1, inputs, durable=True)
+    made.add("soon", locate("it"), 1, inputs, durable=False)
+    made.add("there", locate("it"), 1, inputs, durable=True)
     assert manifest().rows("soon", locate("it"), sources) == 1
     monkeypatch.setattr(manifests, "_boot", lambda: "another")
     assert manifest().rows("soon", locate("it"), sources) is None
@@ -445,9 +445,10 @@ def test_what_is_only_on_its_way_to_the_disk_counts_until_the_machine_restarts(
 @pytest.mark.parametrize("other", [{"fingerprint": "g"}, {"options": []}])
 def test_another_job_is_refused(other: dict[str, Any]) -> None:
     Path("m").mkdir()
+    Path("it").touch()
     made = manifest()
     made.begin(resume=False)
-    made.add("a", 3, 1, [], durable=True)
+    made.add("a", locate("it"), 1, [], durable=True)
     with pytest.raises(InvalidValueError, match=r"other (statistics|options)"):
         manifest(**other)
     manifest(**other, fresh=True).begin(resume=False)
@@ -459,3 +460,31 @@ def test_a_plan_writes_each_output_once() -> None:
     pq.write_table(table_of(3), "data/a.parquet")
     (output,) = plans.plan(files.scan(["data"]), "out/")
     assert (output.mirrored, output.target) == (True, "out/a.parquet")
+
+
+def test_an_online_job_does_not_mix_its_outputs_with_others(
+    run: Callable[..., Any], inputs: list[str]
+) -> None:
+    assert run("apply", "stats.json", "data", "-o", "out/", "-q").code == 0
+    before = contents("out")
+    refused = run("normalize", "--online", "data", "-o", "out/", "-q")
+    assert (refused.code, len(refused.lines)) == (1, 1)
+    assert "--overwrite" in refused.lines[0]
+    assert contents("out") == before
+    assert run("normalize", "--online", "data", "-o", "out/", "-q", "--overwrite").code == 0
+    assert sorted(contents("out")) == sorted(inputs)
+
+
+def test_an_output_that_was_replaced_is_made_again(
+    run: Callable[..., Any], inputs: list[str]
+) -> None:
+    assert run("apply", "stats.json", "data", "-o", "out/", "-q").code == 0
+    before = contents("out")
+    replaced = Path("out") / inputs[0]
+    content = bytearray(replaced.read_bytes())
+    content[len(content) // 2] ^= 1
+    replaced.write_bytes(content)
+    assert run("apply", "stats.json", "data", "-o", "out/", "-q", "--resume").code == 0
+    assert {path: contents("out")[path] for path in inputs} == {
+        path: before[path] for path in inputs
+    }
