@@ -16,13 +16,24 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from streambn.errors import StreamBNError
 
-__all__ = ["MAGIC", "Chunks", "Stored", "chunks_of", "moved", "stored_chunks", "with_row_groups"]
+__all__ = [
+    "MAGIC",
+    "Chunks",
+    "Stored",
+    "chunks_of",
+    "joined",
+    "moved",
+    "stored_chunks",
+    "thrift",
+    "varint",
+    "with_row_groups",
+]
 
 # How a Parquet file begins and ends.
 MAGIC = b"PAR1"
@@ -47,18 +58,18 @@ class Chunks:
 
     Attributes
     ----------
-    data : memoryview
-        Their bytes.
+    data : list of buffer
+        Their bytes, in parts.
     columns : list
         What the footer says of each, with the offsets that they would have in a file of
         their own.
     """
 
-    data: memoryview
+    data: list[Any]
     columns: list[Any]
 
     def __len__(self) -> int:
-        return len(self.data)
+        return sum(map(len, self.data))
 
 
 # A structure is {number of field: (type, value)}; a list, (type, values).
@@ -76,7 +87,19 @@ def chunks_of(file: Any) -> Chunks:
     view = memoryview(file)
     start, footer = _footer(view)
     _, (group,) = footer[_ROW_GROUPS][1]
-    return Chunks(view[len(MAGIC) : start], group[_COLUMNS][1][1])
+    return Chunks([view[len(MAGIC) : start]], group[_COLUMNS][1][1])
+
+
+def joined(pieces: Sequence[Chunks]) -> Chunks:
+    """Put chunks of the same rows behind one another."""
+    parts: list[Any] = []
+    columns: list[_Fields] = []
+    size = 0
+    for piece in pieces:
+        parts += piece.data
+        columns += [moved(column, size) for column in piece.columns]
+        size += len(piece)
+    return Chunks(parts, columns)
 
 
 class Stored(NamedTuple):
@@ -164,9 +187,8 @@ def with_row_groups(empty: Any, groups: Iterable[tuple[int, list[_Fields]]]) -> 
         total += rows
     footer[_NUM_ROWS] = (_I64, total)
     footer[_ROW_GROUPS] = (_LIST, (_STRUCT, made))
-    out = bytearray()
-    _write_struct(out, footer)
-    return bytes(out) + struct.pack("<i", len(out)) + MAGIC
+    out = thrift(footer)
+    return out + struct.pack("<i", len(out)) + MAGIC
 
 
 def _footer(file: memoryview) -> tuple[int, _Fields]:
@@ -239,6 +261,20 @@ class _Reader:
     def _zigzag(self) -> int:
         value = self._varint()
         return (value >> 1) ^ -(value & 1)
+
+
+def thrift(fields: _Fields) -> bytes:
+    """Write a structure: {number of field: (type, value)}."""
+    out = bytearray()
+    _write_struct(out, fields)
+    return bytes(out)
+
+
+def varint(value: int) -> bytes:
+    """Write a number that is not negative in as many times seven bits as it has."""
+    out = bytearray()
+    _write_varint(out, value)
+    return bytes(out)
 
 
 def _write_struct(out: bytearray, fields: _Fields) -> None:

@@ -16,9 +16,19 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from streambn.footers import MAGIC, Chunks, Stored, chunks_of, moved, stored_chunks, with_row_groups
+from streambn import plainpages
+from streambn.footers import (
+    MAGIC,
+    Chunks,
+    Stored,
+    chunks_of,
+    joined,
+    moved,
+    stored_chunks,
+    with_row_groups,
+)
 from streambn.formats import Format, explained
-from streambn.reading import PARQUET_ROWS, Opener, parquet_file
+from streambn.reading import Opener, parquet_file
 from streambn.writing import parquet_writer
 
 __all__ = ["Assembly", "Block", "ParquetSource", "encoded", "paths_of"]
@@ -27,6 +37,9 @@ __all__ = ["Assembly", "Block", "ParquetSource", "encoded", "paths_of"]
 _BLOCK_BYTES = 4 << 20
 # What a column's pages and its part of the footer take besides its values.
 _ROOM_BESIDE = 64 << 10
+# Rows of a batch: of a plain column a few megabytes, which is most often all of a block. In
+# batches of 65,536 rows 16 columns of 3M took 0.57 s to rewrite, in these 0.49 s (of CPU).
+_ROWS = 1 << 20
 # Of columns larger than this, in one row group, too much would be in memory.
 _COLUMN_BYTES = 256 << 20
 # Arrow's writer makes two row groups of more rows.
@@ -99,7 +112,7 @@ class ParquetSource:
             if not hasattr(self._mine, "file"):
                 self._mine.file = parquet_file(self._opener, self.metadata, distant=self._distant)
             batches = self._mine.file.iter_batches(
-                PARQUET_ROWS, row_groups=[block.group], columns=names, use_threads=False
+                _ROWS, row_groups=[block.group], columns=names, use_threads=False
             )
         while True:
             with explained(*place):
@@ -160,9 +173,31 @@ def _leaves(type_: Any) -> int:
 def encoded(batches: Sequence[Any], schema: Any, codecs: dict[str, str] | str) -> Chunks:
     """Encode batches as the column chunks of one row group."""
     table = pa.Table.from_batches(batches, schema)
+    pieces: list[Chunks] = []
+    others: list[int] = []  # columns since the last that could be written as it lies in memory
+
+    def encode_others() -> None:
+        if others:
+            pieces.append(_encoded(table.select(others), codecs))
+            others.clear()
+
+    for index, field in enumerate(schema):
+        codec = codecs if isinstance(codecs, str) else codecs.get(field.name, "")
+        arrays = table.column(index).chunks
+        if codec in plainpages.CODECS and plainpages.is_noise(arrays, field.type):
+            encode_others()
+            pieces.append(plainpages.chunk(arrays, field, codec))
+        else:
+            others.append(index)
+    encode_others()
+    return joined(pieces)
+
+
+def _encoded(table: Any, codecs: dict[str, str] | str) -> Chunks:
     # Into a buffer that is hardly ever too small: one that grows is copied as it grows. Of
     # 16 columns of 3M rows this takes 0.21 s, with one that grows 0.25 s, and 0.36 s in parts.
-    room = pa.allocate_buffer(table.nbytes + table.nbytes // 6 + (_ROOM_BESIDE * (1 + len(schema))))
+    beside = _ROOM_BESIDE * (1 + table.num_columns)
+    room = pa.allocate_buffer(table.nbytes + table.nbytes // 6 + beside)
     sink = pa.FixedSizeBufferWriter(room)
     try:
         _write_group(sink, table, codecs)
@@ -207,7 +242,8 @@ class Assembly:
         """Append columns to the row group under way."""
         by = self._at - len(MAGIC)
         self._open += [moved(column, by) for column in chunks.columns]
-        self._write(chunks.data)
+        for part in chunks.data:
+            self._write(part)
         self._at += len(chunks)
 
     def end_group(self, rows: int) -> None:

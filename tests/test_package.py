@@ -58,6 +58,7 @@ ROOMS = [
     "jobs",
     "outputs",
     "footers",
+    "plainpages",
     "writing",
     "rewriting",
     "turning",
