@@ -1,8 +1,8 @@
 """What file jobs do when they are killed, when their inputs are damaged, when the disk is full.
 
 Each test draws its points, or its damage, at random from a fixed seed: a few in the short form
-that runs by default, and many in the long one, in which `STREAMBN_FAULTS` is how many points
-each job is killed at, and a tenth of how many times each file is damaged:
+that runs by default, and many in the long one. `STREAMBN_FAULTS` is at how many points each job
+is killed; ten times as often each file is damaged. The long form takes some ten minutes:
 
     STREAMBN_FAULTS=100 python -m pytest tests/test_faults.py
 """
