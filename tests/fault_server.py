@@ -178,12 +178,12 @@ def remove(path: Path) -> None:
 
 
 def digest(path: Path) -> str | None:
-    """Tell a file, or a folder and all in it, from any other; None: it is not there."""
+    """Tell a file, or a folder and the outputs in it, from any other; None: it is not there."""
     if not path.exists():
         return None
     summed = hashlib.sha256()
     for file in [path, *sorted(path.rglob("*"))]:
-        if file.is_file():
+        if file.is_file() and file.suffix != ".manifest":  # which knows when they were written
             content = file.read_bytes()
             summed.update(f"{file.relative_to(path)} {len(content)} ".encode() + content)
     return summed.hexdigest()

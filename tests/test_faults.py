@@ -112,16 +112,19 @@ def last_line(said: str) -> str:
 def contents(folder: Path) -> dict[str, bytes]:
     """Everything in a folder, hidden files too.
 
-    In a manifest the order says nothing, and of lines about one output the last one counts.
+    In a manifest the order says nothing, of lines about one output the last one counts, and
+    when an output was written is another time in each run.
     """
     found = {}
     for path in folder.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
             if path.suffix == ".manifest":
-                lines = content.splitlines()
-                last = {line.partition(b" ")[2].partition(b",")[0]: line for line in lines}
-                content = b"\n".join(sorted(last.values()))
+                lines = [json.loads(line.partition(b" ")[2]) for line in content.splitlines()]
+                for line in lines[1:]:
+                    line["stamp"] = line["stamp"][0]
+                last = {line.get("output", ""): line for line in lines}
+                content = json.dumps(last, sort_keys=True).encode()
             found[str(path.relative_to(folder))] = content
     return found
 
