@@ -32,6 +32,7 @@ def ahead(
     workers: int,
     room: int,
     size: Callable[[T], int],
+    weight: Callable[[Task], int] = lambda _: 0,
 ) -> Generator[tuple[Task, Iterator[T]], None, None]:
     """Run tasks on threads, ahead of the consumer, and give their items in order.
 
@@ -50,6 +51,9 @@ def ahead(
         task whose turn it is may always go on; the others wait when there is no room.
     size : callable
         What an item takes of the room.
+    weight : callable, optional
+        What a task is worth of the room while it is worked on: tasks that are as large as all
+        of it go one at a time.
 
     Yields
     ------
@@ -62,7 +66,7 @@ def ahead(
         for task in tasks:
             yield task, _asked_for(work, task)
         return
-    board = _Board(iter(tasks), work, room, size, max(_TASKS, 2 * workers))
+    board = _Board(iter(tasks), work, room, size, weight, max(_TASKS, 2 * workers))
     threads: list[threading.Thread] = []
     try:
         for i in range(workers):
@@ -104,10 +108,11 @@ class _Board(Generic[Task, T]):
         work: Callable[[Task], Iterable[T]],
         room: int,
         size: Callable[[T], int],
+        weight: Callable[[Task], int],
         most_tasks: int,
     ) -> None:
         self._tasks, self._make, self._room, self._size = tasks, work, room, size
-        self._most_tasks = most_tasks
+        self._weight, self._most_tasks = weight, most_tasks
         self._changed = threading.Condition()
         self._taking = threading.Lock()
         self._lanes: deque[_Lane[Task, T]] = deque()
@@ -159,7 +164,8 @@ class _Board(Generic[Task, T]):
     def _may_take(self) -> bool:
         if self._stopped or self._exhausted or not self._lanes:
             return True
-        return self._held < self._room and len(self._lanes) < self._most_tasks
+        weight = sum(self._weight(lane.task) for lane in self._lanes if not lane.ended)
+        return self._held + weight < self._room and len(self._lanes) < self._most_tasks
 
     def _put(self, lane: _Lane[Task, T], item: T) -> bool:
         """Hand an item over when there is room; say whether anybody still wants it."""

