@@ -84,13 +84,14 @@ def _duckdb_statistics(connection: Any, path: Path) -> Found:
 def streambn_inside(place: Path) -> Any:
     """Learn from the file in a process that has begun long ago."""
     import streambn as sbn  # noqa: PLC0415
-    from streambn import files  # noqa: PLC0415
+    from streambn import files, jobs  # noqa: PLC0415
     from streambn.checkpoints import Place, Reached  # noqa: PLC0415
     from streambn.filefit import fit_files  # noqa: PLC0415
     from streambn.inputs import Reading  # noqa: PLC0415
     from streambn.progress import Progress  # noqa: PLC0415
 
     sources = files.scan([str(path) for path in _inputs(place)])
+    jobs.use_threads(THREADS)
     begun = Reached(sbn.Normalizer()._current, Place())
     how = Reading({}, threads=THREADS)
 
