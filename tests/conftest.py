@@ -5,6 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine that others use as well can be slow to make examples, which is no defect of theirs.
+settings.register_profile("shared machine", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 # Python processes that tests start see the installed package, as the tests themselves do, not
 # the source folder that they may stand in, which has no compiled kernels.
