@@ -159,9 +159,7 @@ def _begun(
     rows_of: dict[str, int] = {}
     for output in plan if folder.resume else ():
         rows = manifest.rows(output.sources[0].relative, output.location, output.sources)
-        if rows is None:
-            output.location.remove_leftovers()
-        else:
+        if rows is not None:
             rows_of[output.target] = rows
     manifest.begin(resume=folder.resume)
     return manifest, rows_of

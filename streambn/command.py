@@ -11,7 +11,7 @@ import typer
 import streambn as sbn
 from streambn.errors import InvalidValueError, StreamBNError
 
-__all__ = ["UsageError", "Version", "app", "as_frozen", "as_live", "naming", "streambn", "usage"]
+__all__ = ["UsageError", "Version", "app", "as_frozen", "as_live", "streambn", "usage"]
 
 app = typer.Typer(
     add_completion=False,
@@ -58,17 +58,6 @@ def usage() -> Iterator[None]:
         yield
     except InvalidValueError as error:
         raise UsageError(str(error)) from error
-
-
-@contextlib.contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Say in which file the library met what it complains about."""
-    try:
-        yield
-    except StreamBNError as error:
-        if str(error).startswith(name):
-            raise
-        raise type(error)(f"{name}: {error}") from error
 
 
 def as_live(loaded: sbn.Normalizer | sbn.FrozenNormalizer) -> sbn.Normalizer:

@@ -14,7 +14,7 @@ import typer
 import streambn as sbn
 from streambn import file_commands  # first, as help lists commands in the order of definition
 from streambn.cli_options import Frozen, Quiet, Stats, StatsOut, parse_time
-from streambn.command import UsageError, Version, app, as_live, naming, usage
+from streambn.command import UsageError, Version, app, as_live, usage
 from streambn.errors import InvalidValueError
 
 __all__ = ["ShowFormat", "UsageError", "app", "demo", "file_commands", "merge", "show"]
@@ -50,6 +50,7 @@ def merge(
     Example: [bold]streambn merge monday.json tuesday.json -o week.json[/bold]
     """
     from streambn import outputs  # noqa: PLC0415
+    from streambn.inputs import located  # noqa: PLC0415
 
     del quiet  # there is nothing to be quiet about; scripts may say it everywhere
     with usage():
@@ -57,7 +58,7 @@ def merge(
     merged = as_live(sbn.load(stats[0]))
     for path in stats[1:]:
         newer = as_live(sbn.load(path))
-        with naming(path):
+        with located(path):
             merged = merged.merge(newer)
     (merged.freeze() if frozen else merged).save(output)
 

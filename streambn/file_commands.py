@@ -21,7 +21,7 @@ from streambn.cli_options import (
     split_columns,
     taking,
 )
-from streambn.command import app, as_frozen, as_live, naming, usage
+from streambn.command import app, as_frozen, as_live, usage
 from streambn.errors import InvalidValueError
 from streambn.job_options import (
     CheckpointOptions,
@@ -32,9 +32,13 @@ from streambn.job_options import (
 )
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from streambn.checkpoints import Interval
     from streambn.files import Source
     from streambn.fitted import Fitted
-    from streambn.jobs import Done
+    from streambn.inputs import Reading
+    from streambn.jobs import Done, Fit
     from streambn.locations import Location
     from streambn.outputs import Output
 
@@ -105,16 +109,7 @@ def fit(
     if job.resume:
         _remove_leftovers(kept_at, locate(target))
     jobs.use_threads(how.threads)
-    checkpointing = jobs.Checkpointing(kept_at, interval, job.depends(), job.resume)
-    with jobs.fit_job(
-        normalizer._current,
-        sources,
-        _asked(options, normalizer),
-        how,
-        job.showing(),
-        checkpointing,
-        _learned,
-    ) as ended:
+    with _fitting(normalizer, sources, options, job, how, kept_at, interval) as ended:
         normalizer = sbn.Normalizer._of(ended.fitted)
         if output is None:
             written = ended.keeper.write()  # not if there was nothing to learn
@@ -159,6 +154,7 @@ def apply(
     Example: [bold]streambn apply stats.json data/ -o normalized/[/bold]
     """
     from streambn import applyjobs, files, jobs, outputs  # noqa: PLC0415
+    from streambn.inputs import located  # noqa: PLC0415
     from streambn.locations import locate  # noqa: PLC0415
     from streambn.turning import Turning  # noqa: PLC0415
 
@@ -170,7 +166,7 @@ def apply(
                 "not with --on-error skip"
             )
     loaded = sbn.load(stats)
-    with naming(stats):
+    with located(stats):
         frozen = as_frozen(loaded)
     sources = files.scan(inputs)
     with usage():
@@ -271,16 +267,7 @@ def normalize(
         kept_at = keeping.location(output, plan)
         if job.resume:
             _remove_leftovers(kept_at, locate(save) if save else None, *_files(plan))
-        checkpointing = jobs.Checkpointing(kept_at, interval, job.depends(), job.resume)
-        with jobs.fit_job(
-            normalizer._current,
-            sources,
-            _asked(options, normalizer),
-            how,
-            job.showing(),
-            checkpointing,
-            _learned,
-        ) as ended:
+        with _fitting(normalizer, sources, options, job, how, kept_at, interval) as ended:
             normalizer = sbn.Normalizer._of(ended.fitted)
             turning = Turning(normalizer.freeze(), _arrow_type(dtype))
             applied = applyjobs.apply_job(
@@ -302,6 +289,29 @@ def normalize(
 
 
 # --- what they share -------------------------------------------------------------------
+
+
+def _fitting(
+    normalizer: sbn.Normalizer,
+    sources: list[Source],
+    options: FitOptions,
+    job: JobOptions,
+    how: Reading,
+    kept_at: Location | None,
+    interval: Interval,
+) -> AbstractContextManager[Fit]:
+    """Learn from the sources, with a checkpoint until the block has ended."""
+    from streambn import jobs  # noqa: PLC0415
+
+    return jobs.fit_job(
+        normalizer._current,
+        sources,
+        _asked(options, normalizer),
+        how,
+        job.showing(),
+        jobs.Checkpointing(kept_at, interval, job.depends(), job.resume),
+        _learned,
+    )
 
 
 def _learned(fitted: Fitted, batch: Any) -> Fitted:

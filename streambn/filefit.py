@@ -19,7 +19,8 @@ from streambn.checkpoints import Place, Reached
 from streambn.errors import SchemaError, StreamBNError
 from streambn.files import Source
 from streambn.fitted import Fitted
-from streambn.inputs import Reading, after, check_unchanged, left_out, located
+from streambn.formats import after
+from streambn.inputs import Reading, check_unchanged, left_out, located
 from streambn.locations import Stamp
 from streambn.policies import event_time_of
 from streambn.progress import Progress

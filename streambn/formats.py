@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from streambn.errors import StreamBNError
 
-__all__ = ["HEAD", "SUFFIXES", "Format", "compression_of", "explained", "sniff"]
+__all__ = ["HEAD", "SUFFIXES", "Format", "after", "compression_of", "explained", "sniff"]
 
 # Enough to tell a format, and to see that a text is one.
 HEAD = 8192
@@ -87,6 +87,11 @@ def _is_csv(head: bytes) -> bool:
         return False
     control = re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
     return control is None and re.match(r"\s*[^\s{\[]", text) is not None
+
+
+def after(rows: int) -> str:
+    """Name a place in a file by the rows before it."""
+    return f"after row {rows:,}" if rows else ""
 
 
 @contextlib.contextmanager

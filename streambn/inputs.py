@@ -12,7 +12,7 @@ from streambn.files import Source
 from streambn.locations import Stamp
 from streambn.progress import Skipped
 
-__all__ = ["Reading", "after", "check_unchanged", "left_out", "located"]
+__all__ = ["Reading", "check_unchanged", "left_out", "located"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,6 @@ def located(name: str, where: str = "") -> Iterator[None]:
         if str(error).startswith(name):
             raise
         raise type(error)(f"{name}{where and ' '}{where}: {error}") from error
-
-
-def after(rows: int) -> str:
-    """Name a place in a file by the rows before it."""
-    return f"after row {rows:,}" if rows else ""
 
 
 def left_out(name: str, where: str, error: Exception) -> Skipped:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from streambn.errors import StreamBNError
-from streambn.formats import HEAD, Format, compression_of, explained, sniff
+from streambn.formats import HEAD, Format, after, compression_of, explained, sniff
 
 __all__ = [
     "PARQUET_ROWS",
@@ -27,6 +27,7 @@ __all__ = [
     "open_file",
     "open_pipe",
     "parquet_file",
+    "sound",
 ]
 
 # A CSV column's type is inferred from the first block, so the block is larger than
@@ -229,7 +230,7 @@ def _open_parquet(opener: Opener, name: str, choose: Choose | None, distant: boo
             with explained(name, Format.PARQUET, where):
                 part = parquet_file(opener, metadata, distant=distant)
                 batches = part.iter_batches(PARQUET_ROWS, row_groups=groups, columns=columns)
-            return _sound(batches, name, Format.PARQUET, lambda _: where)
+            return sound(batches, name, Format.PARQUET, lambda _: where)
 
         return Piece(where, read, rows / max(metadata.num_rows, 1), apart=True)
 
@@ -265,7 +266,7 @@ def _open_ipc_file(opener: Opener, name: str, choose: Choose | None) -> Opened:
                 if not hasattr(mine, "reader"):
                     mine.reader = pa.ipc.open_file(opener(), options=options)
                 batch = mine.reader.get_batch(index)
-            return _sound((batch,), name, Format.IPC_FILE, lambda _: where)
+            return sound((batch,), name, Format.IPC_FILE, lambda _: where)
 
         return Piece(where, read, 1 / count, apart=True)
 
@@ -301,13 +302,10 @@ def _open_csv(
 
 
 def _only_piece(batches: Iterable[Any], name: str, kind: Format, columns: list[str]) -> Piece:
-    def after(rows: int) -> str:
-        return f"after row {rows:,}" if rows else ""
-
-    return Piece("", lambda: _sound(batches, name, kind, after, columns), 1.0, apart=False)
+    return Piece("", lambda: sound(batches, name, kind, after, columns), 1.0, apart=False)
 
 
-def _sound(
+def sound(
     batches: Iterable[Any],
     name: str,
     kind: Format,

@@ -28,7 +28,7 @@ from streambn.footers import (
     with_row_groups,
 )
 from streambn.formats import Format, explained
-from streambn.reading import Opener, parquet_file
+from streambn.reading import Opener, parquet_file, sound
 from streambn.writing import parquet_writer
 
 __all__ = ["Assembly", "Block", "ParquetSource", "encoded", "paths_of"]
@@ -107,21 +107,13 @@ class ParquetSource:
     def read(self, block: Block) -> Iterator[Any]:
         """Read a block, a batch after the other."""
         names = [self.schema.field(i).name for i in block.columns]
-        place = self.name, Format.PARQUET, block.where
-        with explained(*place):
+        with explained(self.name, Format.PARQUET, block.where):
             if not hasattr(self._mine, "file"):
                 self._mine.file = parquet_file(self._opener, self.metadata, distant=self._distant)
             batches = self._mine.file.iter_batches(
                 _ROWS, row_groups=[block.group], columns=names, use_threads=False
             )
-        while True:
-            with explained(*place):
-                batch = next(batches, None)
-                if batch is None:
-                    return
-                batch.validate()
-            yield batch
-            del batch  # or it would be held while the next is read
+        return sound(batches, self.name, Format.PARQUET, lambda _: block.where)
 
     def blocks(self) -> list[Block] | None:
         """Cut the file into blocks, in its order; None: it cannot be read so."""

@@ -15,8 +15,8 @@ from streambn import files, outputs
 from streambn.ahead import ahead
 from streambn.errors import StreamBNError
 from streambn.files import Source
-from streambn.formats import Format
-from streambn.inputs import Reading, after, left_out, located
+from streambn.formats import Format, after
+from streambn.inputs import Reading, left_out, located
 from streambn.outputs import Output
 from streambn.progress import Progress, Skipped
 from streambn.reading import format_of
@@ -85,7 +85,7 @@ def made_as_stream(
         yield tally.made(b"")
         raise NothingLeftError(f"{output.target}: nothing is left to write, all was skipped")
     for _ in _written(spool, schema, batches, output, encoding):
-        yield tally.made(b"".join(spool.taken()))
+        yield tally.made(spool.taken())
 
 
 def rereadable(plan: Sequence[Output]) -> bool:

@@ -52,10 +52,10 @@ class Spool:
     def close(self) -> None:
         """Do nothing: what was written may still be taken."""
 
-    def taken(self) -> list[bytes]:
-        """Take out what was written, in parts."""
+    def taken(self) -> bytes:
+        """Take out what was written."""
         parts, self._parts = self._parts, []
-        return parts
+        return b"".join(parts)
 
 
 def written(
