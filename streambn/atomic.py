@@ -168,14 +168,18 @@ class _Draining(io.FileIO):
         self._begun = self._written
 
 
-def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove what a killed process left behind that had begun to write this file."""
-    target = Path(os.path.realpath(path))
-    left = re.compile(re.escape(_prefix(target)) + r"\w{8}\.tmp")
-    with contextlib.suppress(FileNotFoundError):
-        for file in list(target.parent.iterdir()):
-            if left.fullmatch(file.name):
-                file.unlink(missing_ok=True)
+def remove_leftovers(*paths: str | os.PathLike[str]) -> None:
+    """Remove what a killed process left behind that had begun to write these files."""
+    begun: dict[Path, set[str]] = {}
+    for path in paths:
+        target = Path(os.path.realpath(path))
+        begun.setdefault(target.parent, set()).add(_prefix(target))
+    for folder, prefixes in begun.items():  # each is listed once, however many files it has
+        with contextlib.suppress(FileNotFoundError):
+            for file in list(folder.iterdir()):
+                left = re.fullmatch(r"(\..*\.)\w{8}\.tmp", file.name, re.DOTALL)
+                if left and left[1] in prefixes:
+                    file.unlink(missing_ok=True)
 
 
 def _prefix(target: Path) -> str:

@@ -87,7 +87,7 @@ def fit(
     An endless stream: [bold]produce | streambn fit - --checkpoint stats.json[/bold]
     """
     from streambn import files, jobs, outputs  # noqa: PLC0415
-    from streambn.locations import locate  # noqa: PLC0415
+    from streambn.locations import locate, remove_leftovers  # noqa: PLC0415
     from streambn.progress import fitted  # noqa: PLC0415
 
     with usage():
@@ -107,7 +107,7 @@ def fit(
         normalizer = _start(options, continue_from)
     kept_at = locate(keeping.checkpoint or f"{target}.checkpoint")
     if job.resume:
-        _remove_leftovers(kept_at, locate(target))
+        remove_leftovers(kept_at, locate(target))
     jobs.use_threads(how.threads)
     with _fitting(normalizer, sources, options, job, how, kept_at, interval) as ended:
         normalizer = sbn.Normalizer._of(ended.fitted)
@@ -155,7 +155,7 @@ def apply(
     """
     from streambn import applyjobs, files, jobs, outputs  # noqa: PLC0415
     from streambn.inputs import located  # noqa: PLC0415
-    from streambn.locations import locate  # noqa: PLC0415
+    from streambn.locations import locate, remove_leftovers  # noqa: PLC0415
     from streambn.turning import Turning  # noqa: PLC0415
 
     with usage():
@@ -174,7 +174,7 @@ def apply(
         if any(locate(stats).identity == place for place in _identities(plan)):
             raise InvalidValueError(f"{stats}, the statistics, would be replaced by the output")
     if job.resume:
-        _remove_leftovers(*_files(plan))
+        remove_leftovers(*_files(plan))
     jobs.use_threads(how.threads)
     turning = Turning(frozen, _arrow_type(dtype), inverse)
     applied = applyjobs.apply_job(
@@ -229,7 +229,7 @@ def normalize(
     A stream, as it comes: [bold]produce | streambn normalize --online - -o - | consume[/bold]
     """
     from streambn import applyjobs, files, jobs, outputs  # noqa: PLC0415
-    from streambn.locations import locate  # noqa: PLC0415
+    from streambn.locations import locate, remove_leftovers  # noqa: PLC0415
     from streambn.progress import fitted  # noqa: PLC0415
     from streambn.turning import Learning, Turning  # noqa: PLC0415
 
@@ -266,7 +266,8 @@ def normalize(
     else:
         kept_at = keeping.location(output, plan)
         if job.resume:
-            _remove_leftovers(kept_at, locate(save) if save else None, *_files(plan))
+            places = [kept_at, locate(save) if save else None, *_files(plan)]
+            remove_leftovers(*filter(None, places))
         with _fitting(normalizer, sources, options, job, how, kept_at, interval) as ended:
             normalizer = sbn.Normalizer._of(ended.fitted)
             turning = Turning(normalizer.freeze(), _arrow_type(dtype))
@@ -328,12 +329,6 @@ def _files(plan: list[Output]) -> list[Location]:
 
 def _identities(plan: list[Output]) -> list[str]:
     return [place.identity for place in _files(plan)]
-
-
-def _remove_leftovers(*files: Location | None) -> None:
-    """Remove what an earlier run left that was killed while it wrote one of these."""
-    for file in filter(None, files):
-        file.remove_leftovers()
 
 
 def _arrow_type(dtype: Float | None) -> Any:

@@ -23,12 +23,12 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from streambn import stores
-from streambn.atomic import atomic_write, remove_leftovers, staged
+from streambn import atomic, stores
+from streambn.atomic import atomic_write, staged
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.stores import told
 
-__all__ = ["Location", "Stamp", "glob", "locate", "walk", "writing"]
+__all__ = ["Location", "Stamp", "glob", "locate", "remove_leftovers", "walk", "writing"]
 
 
 class Stamp(NamedTuple):
@@ -196,11 +196,6 @@ class Location:
             return
         with told(self.text), contextlib.suppress(FileNotFoundError):
             self._filesystem.delete_file(self.key)
-
-    def remove_leftovers(self) -> None:
-        """Remove what a killed process left of its attempts to write this file, if it is local."""
-        if self.local is not None:
-            remove_leftovers(self.local)
 
     @property
     def _path(self) -> str:
@@ -418,6 +413,11 @@ def _matches(names: Sequence[str], wanted: Sequence[str]) -> bool:
 
 
 # --- writing --------------------------------------------------------------------------
+
+
+def remove_leftovers(*files: Location) -> None:
+    """Remove what a killed process left of its attempts to write files, where they are local."""
+    atomic.remove_leftovers(*(file.local for file in files if file.local is not None))
 
 
 @contextlib.contextmanager

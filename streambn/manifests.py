@@ -18,7 +18,7 @@ import msgspec
 
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.files import Source
-from streambn.locations import Location, Stamp, writing
+from streambn.locations import Location, Stamp, remove_leftovers, writing
 
 __all__ = ["NAME", "Manifest"]
 
@@ -83,7 +83,7 @@ class Manifest:
     def begin(self, *, resume: bool) -> None:
         """Begin to take notes, with what was done before or without."""
         if resume:
-            self._location.remove_leftovers()
+            remove_leftovers(self._location)
         else:
             self._done.clear()
         self._lines = [_line(self._head), *map(_line, self._done.values())]
