@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streambn as sbn
-from streambn import checkpoints, file_commands, files, kernels, reading
+from streambn import checkpoints, file_commands, files, reading
 from streambn.checkpoints import Interval, Place, Reached
 from streambn.locations import locate
 from streambn.progress import Skipped
@@ -31,17 +31,10 @@ NEVER = Interval(None, None)
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    # Pieces of many row groups and many batches, although the tables are small.
+def _small_pieces(jobs_in_a_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have pieces of many row groups and many batches, although the tables are small."""
     monkeypatch.setattr(reading, "PARQUET_ROWS", 8)
     monkeypatch.setattr(reading, "_CSV_BLOCK", 300)
-    threads = pa.cpu_count()
-    yield
-    pa.set_cpu_count(threads)
-    kernels.set_threads(1)
-    # Whatever happened, no thread of a job outlives it.
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("streambn")]
 
 
 def table_of(rows: int, seed: int = 0) -> pa.Table:

@@ -6,8 +6,7 @@ import gzip
 import io
 import json
 import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streambn as sbn
-from streambn import InvalidValueError, StreamBNError, atomic, files, kernels, manifests
+from streambn import InvalidValueError, StreamBNError, atomic, files, manifests
 from streambn import outputs as plans
 from streambn.files import Source
 from streambn.locations import locate
 from streambn.manifests import NAME, Manifest
 
-
-@pytest.fixture(autouse=True)
-def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    threads = pa.cpu_count()
-    yield
-    pa.set_cpu_count(threads)
-    kernels.set_threads(1)
-    # Whatever happened, no thread of a job outlives it.
-    assert not [t.name for t in threading.enumerate() if t.name.startswith("streambn")]
+pytestmark = pytest.mark.usefixtures("jobs_in_a_folder")
 
 
 def table_of(rows: int, seed: int = 0) -> pa.Table:
