@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from streambn import kernels
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.fileapply import Stamps, apply_files
 from streambn.files import PIPE, Source, open_reader, open_source
@@ -77,6 +78,9 @@ def apply_job(
         Raises if an output is not what it should be, which is then removed.
     """
     sources = [source for output in plan for source in output.sources]
+    if isinstance(turns, Turning):
+        # As many threads turn a block each, between reading and encoding it.
+        kernels.set_threads(max(1, how.threads // 6))
     with progress("applying", len(sources), total_size(sources), **showing._asdict()) as counted:
         if plan[0].target == PIPE:
             skipped = write_stdout(turns, plan[0], how, counted)

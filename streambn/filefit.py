@@ -52,6 +52,11 @@ class _Part:
         return self.piece is None or self.piece.apart
 
     @property
+    def alone(self) -> Piece | None:
+        """The piece, if it is read when it is learned."""
+        return self.piece if self.piece is not None and self.piece.together else None
+
+    @property
     def size(self) -> int:
         """Its bytes in the file, as far as known."""
         if self.piece is None or self.stamp is None:
@@ -111,7 +116,7 @@ def fit_files(
     )
     with contextlib.closing(under_way):
         for part, batches in under_way:
-            run.take(part, batches)
+            run.take(part, batches if part.alone is None else part.alone.read())
     return run.reached
 
 
@@ -226,7 +231,7 @@ def _parts(
 def _batches(part: _Part, start: Place) -> Iterator[Any]:
     if part.error is not None:
         raise part.error
-    if part.piece is None:
+    if part.piece is None or part.alone is not None:
         return
     # A piece that cannot be read apart is read from its beginning; what is known is skipped.
     known = 0 if part.piece.apart else part.number

@@ -58,8 +58,7 @@ def use_threads(count: int) -> None:
     from streambn import kernels  # noqa: PLC0415
 
     pa.set_cpu_count(count)
-    # One reduces what six decode: more would only take the cores from these.
-    kernels.set_threads(max(1, count // 6))
+    kernels.set_threads(count)
 
 
 class Checkpointing(NamedTuple):

@@ -8,6 +8,7 @@ batches, follows from the file alone.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from streambn.errors import StreamBNError
+from streambn.flatchunks import FlatChunks, FlatGroup
 from streambn.formats import HEAD, Format, after, compression_of, explained, sniff
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Opened",
     "Opener",
     "Piece",
+    "continued",
     "format_of",
     "open_file",
     "open_pipe",
@@ -61,12 +64,16 @@ class Piece(NamedTuple):
         Which part of the file it is, from 0 to 1.
     apart : bool
         Whether the rest of the file can be read although this piece is damaged.
+    together : bool
+        Whether all threads are at work on it while it is read, so that nothing is gained by
+        reading it before it is needed.
     """
 
     where: str
     read: Callable[[], Iterator[Any]]
     share: float
     apart: bool
+    together: bool = False
 
 
 class Opened(NamedTuple):
@@ -221,18 +228,31 @@ def _open_parquet(opener: Opener, name: str, choose: Choose | None, distant: boo
         columns = sorted(columns, key=schema.names.index)  # batches come in the order asked for
         schema = pa.schema([f for f in schema if f.name in columns], schema.metadata)
 
+    flat = FlatChunks(opener, schema, metadata)
+
     def piece(groups: list[int], rows: int) -> Piece:
         where = f"in row group {groups[0]}"
         if len(groups) > 1:
             where = f"in row groups {groups[0]} to {groups[-1]}"
 
-        def read() -> Iterator[Any]:
+        def decoded() -> Iterator[Any]:
             with explained(name, Format.PARQUET, where):
                 part = parquet_file(opener, metadata, distant=distant)
                 batches = part.iter_batches(PARQUET_ROWS, row_groups=groups, columns=columns)
             return sound(batches, name, Format.PARQUET, lambda _: where)
 
-        return Piece(where, read, rows / max(metadata.num_rows, 1), apart=True)
+        def read() -> Iterator[Any]:
+            plain = opened()
+            if plain is None:
+                return decoded()
+            return continued(plain.batches(PARQUET_ROWS, pa.cpu_count()), rows, decoded)
+
+        def opened() -> FlatGroup | None:
+            # Batches of several go from one to the next.
+            return flat.opened(groups[0], rows, schema.names) if len(groups) == 1 else None
+
+        together = len(schema) >= pa.cpu_count() and opened() is not None
+        return Piece(where, read, rows / max(metadata.num_rows, 1), True, together)
 
     pieces, groups, rows = [], [], 0
     for index in range(metadata.num_row_groups):
@@ -242,6 +262,20 @@ def _open_parquet(opener: Opener, name: str, choose: Choose | None, distant: boo
             pieces.append(piece(groups, rows))
             groups, rows = [], 0
     return Opened(Format.PARQUET, schema, pieces)
+
+
+def continued(
+    first: Iterable[Any], rows: int, others: Callable[[], Iterator[Any]]
+) -> Iterator[Any]:
+    """Give batches, and where these end before all rows, those of the same cut that are left."""
+    count = done = 0
+    for batch in first:
+        count += 1
+        done += batch.num_rows
+        yield batch
+        del batch  # or it would be held while the next is made
+    if done < rows:
+        yield from itertools.islice(others(), count, None)
 
 
 # --- Arrow IPC ------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from streambn import plainpages
+from streambn.flatchunks import FlatChunks
 from streambn.footers import (
     MAGIC,
     Chunks,
@@ -28,7 +29,7 @@ from streambn.footers import (
     with_row_groups,
 )
 from streambn.formats import Format, explained
-from streambn.reading import Opener, parquet_file, sound
+from streambn.reading import Opener, continued, parquet_file, sound
 from streambn.writing import parquet_writer
 
 __all__ = ["Assembly", "Block", "ParquetSource", "encoded", "paths_of"]
@@ -92,6 +93,7 @@ class ParquetSource:
             self._mine.file = parquet_file(opener, distant=distant)
         self.metadata = self._mine.file.metadata
         self.schema: Any = self._mine.file.schema_arrow
+        self._flat = FlatChunks(opener, self.schema, self.metadata)
 
     @functools.cached_property
     def stored(self) -> list[list[Stored]]:
@@ -107,6 +109,13 @@ class ParquetSource:
     def read(self, block: Block) -> Iterator[Any]:
         """Read a block, a batch after the other."""
         names = [self.schema.field(i).name for i in block.columns]
+        plain = self._flat.opened(block.group, block.rows, names)
+        if plain is None:
+            return self._decoded(block, names)
+        first = plain.batches(_ROWS, threads=1)
+        return continued(first, block.rows, functools.partial(self._decoded, block, names))
+
+    def _decoded(self, block: Block, names: Sequence[str]) -> Iterator[Any]:
         with explained(self.name, Format.PARQUET, block.where):
             if not hasattr(self._mine, "file"):
                 self._mine.file = parquet_file(self._opener, self.metadata, distant=self._distant)

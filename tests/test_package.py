@@ -49,6 +49,7 @@ ROOMS = [
     "testing",
     "progress",
     "formats",
+    "flatchunks",
     "reading",
     "files",
     "inputs",

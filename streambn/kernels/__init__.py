@@ -23,6 +23,7 @@ from streambn.kernels.interface import Columns, LaneArrays, LaneTransform, Layou
 
 __all__ = [
     "Columns",
+    "FlatFile",
     "LaneArrays",
     "LaneTransform",
     "Layout",
@@ -66,6 +67,7 @@ def _choose() -> str:
 active: str = _choose()
 if active == "native":
     from streambn.kernels.native import (
+        FlatFile,
         RowLanes,
         block_moments,
         denormalize,
@@ -76,6 +78,7 @@ if active == "native":
         time_weights,
     )
 else:
+    FlatFile = None  # type: ignore[assignment,misc]  # Arrow reads Parquet, and is the reference
     from streambn.kernels.reference import (  # type: ignore[assignment]
         RowLanes,
         block_moments,

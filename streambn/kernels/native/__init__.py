@@ -34,6 +34,7 @@ from streambn.kernels.native import _core
 from streambn.kernels.nesting import decoded
 
 __all__ = [
+    "FlatFile",
     "RowLanes",
     "block_moments",
     "denormalize",
@@ -49,6 +50,7 @@ __all__ = [
 
 simd: str = _core.simd
 RowLanes = _core.RowLanes
+FlatFile = _core.FlatFile
 
 _FIELDS = len(LaneArrays.FIELDS)
 

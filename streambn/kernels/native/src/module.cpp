@@ -357,4 +357,5 @@ NB_MODULE(_core, m) {
     m.def("transform", &py_transform);
     bind_rows(m);
     bind_recursion(m);
+    bind_parquet(m);
 }

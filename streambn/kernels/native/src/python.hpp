@@ -52,5 +52,7 @@ inline void expect(size_t items, int64_t wanted, const char *what) {
 void bind_rows(nb::module_ &module);
 // Adds recursion_weights; see recursion.cpp.
 void bind_recursion(nb::module_ &module);
+// Adds FlatFile and FlatReader; see parquet.cpp.
+void bind_parquet(nb::module_ &module);
 
 }  // namespace streambn
