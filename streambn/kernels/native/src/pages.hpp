@@ -9,8 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "hybrid.hpp"
 #include "room.hpp"
-#include <memory>
 
 namespace streambn {
 
@@ -22,28 +22,7 @@ struct Chunk {
     int64_t type = -1, codec = -1, values = -1, length = -1, offset = -1;
 };
 
-// Numbers of a few bits, in runs of the same or packed.
-class Hybrid {
-  public:
-    Hybrid() = default;
-    // Eight more bytes must be readable behind the end.
-    Hybrid(const uint8_t *data, size_t size, int width)
-        : at_(data), end_(data + size), width_(width) {}
-    // The next numbers. False: there are not so many.
-    bool take(uint32_t *out, int64_t count);
-    // The same of one bit each, as a bitmap, which is 0 before.
-    bool take_bits(uint8_t *out, int64_t count);
-    // Whether they are so many ones in a run, of one bit each.
-    bool ones(int64_t count);
-
-  private:
-    bool run();
-    const uint8_t *at_ = nullptr, *end_ = nullptr;
-    const uint8_t *packed_ = nullptr;  // null: a run of `same_`
-    int width_ = 0;
-    int64_t left_ = 0, bit_ = 0;
-    uint32_t same_ = 0;
-};
+struct PageHeader;
 
 // The rows of one column chunk, from the first to the last.
 class ChunkReader {
@@ -63,9 +42,9 @@ class ChunkReader {
 
   private:
     bool next_page(Room &scratch, uint8_t *to, int64_t wanted, int64_t *whole);
-    bool load(uint8_t *to, size_t size, size_t stored, Room &scratch) const;
+    bool load(const PageHeader &page, uint8_t *to, Room &scratch) const;
     bool all_there(const uint8_t *levels, int64_t size) const;
-    bool begin(int64_t encoding, size_t size);
+    bool begin(const PageHeader &page);
     bool decode(int64_t count, uint8_t *to);
 
     const int file_;

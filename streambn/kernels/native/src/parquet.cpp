@@ -24,12 +24,12 @@ Chunk column_meta(Thrift &thrift) {
     int64_t dictionary = 0;
     thrift.fields([&](int64_t number, int type) {
         switch (number) {
-        case 1: chunk.type = thrift.integer_of(type); break;
-        case 4: chunk.codec = thrift.integer_of(type); break;
-        case 5: chunk.values = thrift.integer_of(type); break;
-        case 7: chunk.length = thrift.integer_of(type); break;
-        case 9: chunk.offset = thrift.integer_of(type); break;
-        case 11: dictionary = thrift.integer_of(type); break;
+        case 1: chunk.type = thrift.int32(type); break;
+        case 4: chunk.codec = thrift.int32(type); break;
+        case 5: chunk.values = thrift.int64(type); break;
+        case 7: chunk.length = thrift.int64(type); break;
+        case 9: chunk.offset = thrift.int64(type); break;
+        case 11: dictionary = thrift.int64(type); break;
         default: thrift.skip(type);
         }
     });
@@ -117,6 +117,8 @@ class FlatReader {
     nb::object read(int64_t rows, int threads) {
         if (rows < 0 || rows > MOST_ROWS) throw std::invalid_argument("so many rows are no batch");
         const Turn turn(busy_);
+        if (declined_) return nb::none();
+        declined_ = true;  // unless all goes well: a chunk that stopped half-way cannot go on
         const size_t count = columns_.size();
         std::vector<int64_t> values(count), bits(count), nulls(count);
         int64_t size = 0;
@@ -145,6 +147,7 @@ class FlatReader {
             places.append(nb::make_tuple(address + static_cast<uintptr_t>(values[i]),
                                          address + static_cast<uintptr_t>(bits[i]), nulls[i]));
         }
+        declined_ = false;
         return nb::make_tuple(
             nb::cast(decoded.release(), nb::rv_policy::take_ownership), places);
     }
@@ -166,6 +169,7 @@ class FlatReader {
     };
 
     std::vector<ChunkReader> columns_;
+    bool declined_ = false;
     std::atomic<bool> busy_{false};
 };
 
@@ -185,7 +189,8 @@ class FlatFile {
             const auto leaf = nb::cast<int64_t>(column[0]), type = nb::cast<int64_t>(column[1]);
             if (leaf < 0 || leaf >= static_cast<int64_t>(chunks.size())) return nb::none();
             const Chunk &chunk = chunks[static_cast<size_t>(leaf)];
-            const bool known = chunk.codec == 0 || chunk.codec == 1;
+            const bool known = chunk.codec == static_cast<int64_t>(Codec::none) ||
+                               chunk.codec == static_cast<int64_t>(Codec::snappy);
             if (!known || chunk.type != type || chunk.values != rows) return nb::none();
             columns.emplace_back(file_, chunk, nb::cast<bool>(column[2]));
         }

@@ -35,22 +35,23 @@ class Thrift {
         if (count > static_cast<uint64_t>(end_ - at_)) fail();
         for (uint64_t i = 0; i < count && sound_; ++i) take(head & 15);
     }
-    int64_t integer() {
-        const uint64_t value = varint();
-        return static_cast<int64_t>(value >> 1) ^ -static_cast<int64_t>(value & 1);
-    }
-    // A number if the type is one of them; whatever else it is, is skipped.
-    int64_t integer_of(int type) {
-        if (type == I16 || type == I32 || type == I64) return integer();
-        skip(type);
-        fail();
-        return 0;
-    }
+    // A number of 32 or 64 bits, if the type is that.
+    int64_t int32(int type) { return integer_if(type, I32); }
+    int64_t int64(int type) { return integer_if(type, I64); }
     void skip(int type) { skip(type, 0); }
 
   private:
     static constexpr int DEEPEST = 32;
 
+    int64_t integer_if(int type, Type wanted) {
+        if (type == wanted) return integer();
+        fail();
+        return 0;
+    }
+    int64_t integer() {
+        const uint64_t value = varint();
+        return static_cast<int64_t>(value >> 1) ^ -static_cast<int64_t>(value & 1);
+    }
     int byte() {
         if (at_ == end_) fail();
         return sound_ ? *at_++ : 0;
