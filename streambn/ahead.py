@@ -33,7 +33,7 @@ def ahead(
     room: int,
     size: Callable[[T], int],
     weight: Callable[[Task], int] = lambda _: 0,
-) -> Generator[tuple[Task, Iterator[T]], None, None]:
+) -> Generator[tuple[Task, Generator[T, None, None]], None, None]:
     """Run tasks on threads, ahead of the consumer, and give their items in order.
 
     Parameters
@@ -83,7 +83,7 @@ def ahead(
             thread.join(max(0.0, until - time.monotonic()))
 
 
-def _asked_for(work: Callable[[Task], Iterable[T]], task: Task) -> Iterator[T]:
+def _asked_for(work: Callable[[Task], Iterable[T]], task: Task) -> Generator[T, None, None]:
     # A generator, so that even what `work` raises before its first item is raised for that.
     yield from work(task)
 
@@ -199,7 +199,7 @@ class _Board(Generic[Task, T]):
                 raise self._failure
             return None
 
-    def items(self, lane: _Lane[Task, T]) -> Iterator[T]:
+    def items(self, lane: _Lane[Task, T]) -> Generator[T, None, None]:
         """Give the items of a task as they come."""
         while True:
             with self._changed:

@@ -72,7 +72,7 @@ def apply_files(
     progress : Progress
         Is told how it goes.
     write : callable
-        Opens an output, which gets its name when the block ends well.
+        Opens an output, which gets its name when the block ends well; on any thread.
     done : callable
         Is told of each output that has got its name, and what its sources were when they
         were read.
@@ -98,7 +98,8 @@ def apply_files(
         for (output, stamps), steps in parts:
             sizes = [stamp.size for stamp in stamps if stamp is not None]
             progress.start_file(output.sources[0].name, sum(sizes) if sizes else None)
-            with contextlib.suppress(NothingLeftError):
+            # However it ends, what was begun of the output is removed before all else goes on.
+            with contextlib.suppress(NothingLeftError), contextlib.closing(steps):
                 for step in steps:
                     progress.add(step.rows, step.bytes)
                     skipped += step.skipped
@@ -133,7 +134,7 @@ class _Task(NamedTuple):
 
 # Opens an output, which gets its name when the block ends well.
 _Write = Callable[[Output], contextlib.AbstractContextManager[Any]]
-_Parts = Generator[tuple[_Begun, Iterator[_Step]], None, None]
+_Parts = Generator[tuple[_Begun, Generator[_Step, None, None]], None, None]
 
 
 def _apart(plan: Sequence[Output], make: _Making, write: _Write, workers: int) -> _Parts:
@@ -164,7 +165,7 @@ def _in_blocks(plan: Sequence[Output], make: _Making, write: _Write, workers: in
 
 def _written(
     begun: _Begun, made: Iterator[tuple[_Task, Iterator[Made]]], write: _Write, how: Reading
-) -> Iterator[_Step]:
+) -> Generator[_Step, None, None]:
     with write(begun.output) as file:
         yield from _appended(made, file.write, how)
         for source, stamp in zip(begun.output.sources, begun.stamps, strict=True):
@@ -238,13 +239,8 @@ class _Making:
             for block in blocks:
                 yield _Task(begun, functools.partial(rewrite.made, block), rewrite, block)
         else:
-            how, encoding = self.how, self._encoding
-            yield _Task(
-                begun,
-                functools.partial(
-                    made_as_stream, output, self._turns, how, encoding, self._readers
-                ),
-            )
+            how = (self._turns, self.how, self._encoding, self._readers)
+            yield _Task(begun, functools.partial(made_as_stream, output, *how))
 
     def _rewrite(self, output: Output, turning: Turning) -> _Rewrite | None:
         """Say how a Parquet file becomes another; None: it is not one that does."""

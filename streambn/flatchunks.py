@@ -35,29 +35,22 @@ class FlatChunks:
 
     Parameters
     ----------
-    opener : callable
-        Opens the file.
+    opener : callable or None
+        Opens the file; None: it is not on this machine.
     schema : pyarrow.Schema
         Arrow's of the file.
     metadata : pyarrow.parquet.FileMetaData
     """
 
-    def __init__(self, opener: Callable[[], Any], schema: Any, metadata: Any) -> None:
+    def __init__(self, opener: Callable[[], Any] | None, schema: Any, metadata: Any) -> None:
+        self._file: Any = None
         self._chunks: Any = None
-        self._fields: dict[str, tuple[Any, tuple[int, int, bool]]] = {}
-        self._file = opener() if kernels.FlatFile is not None else None
-        if kernels.FlatFile is None or not isinstance(self._file, pa.OSFile):
+        self._fields = _flat(schema, metadata.schema)
+        if kernels.FlatFile is None or opener is None or not self._fields:
             return
-        self._chunks = kernels.FlatFile(self._file.fileno())
-        leaves = metadata.schema
-        paths = [leaves.column(i).path for i in range(len(leaves))]
-        for field in schema:
-            if field.type in _STORED and paths.count(field.name) == 1:
-                place = paths.index(field.name)
-                leaf = leaves.column(place)
-                if leaf.max_repetition_level == 0 and leaf.max_definition_level <= 1:
-                    stored = (place, _STORED[field.type], leaf.max_definition_level == 1)
-                    self._fields[field.name] = field, stored
+        self._file = opener()
+        if isinstance(self._file, pa.OSFile):
+            self._chunks = kernels.FlatFile(self._file.fileno())
 
     def opened(self, group: int, rows: int, names: Sequence[str]) -> FlatGroup | None:
         """Open columns of a row group.
@@ -82,6 +75,23 @@ class FlatChunks:
         if reader is None:
             return None
         return FlatGroup(self._file, reader, pa.schema([field for field, _ in found]), rows)
+
+
+def _flat(schema: Any, leaves: Any) -> dict[str, tuple[Any, tuple[int, int, bool]]]:
+    """Find the fields that may be flat: of each its place, its type, and may there be nulls."""
+    places: dict[str, list[int]] = {}
+    for index in range(len(leaves)):
+        places.setdefault(leaves.column(index).path, []).append(index)
+    flat = {}
+    for field in schema:
+        # A name with a dot in it may be that of a column in a struct too.
+        if field.type in _STORED and len(places.get(field.name, ())) == 1:
+            (place,) = places[field.name]
+            leaf = leaves.column(place)
+            if leaf.max_repetition_level == 0 and leaf.max_definition_level <= 1:
+                stored = (place, _STORED[field.type], leaf.max_definition_level == 1)
+                flat[field.name] = field, stored
+    return flat
 
 
 class FlatGroup:

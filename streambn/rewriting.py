@@ -93,7 +93,7 @@ class ParquetSource:
             self._mine.file = parquet_file(opener, distant=distant)
         self.metadata = self._mine.file.metadata
         self.schema: Any = self._mine.file.schema_arrow
-        self._flat = FlatChunks(opener, self.schema, self.metadata)
+        self._flat = FlatChunks(None if distant else opener, self.schema, self.metadata)
 
     @functools.cached_property
     def stored(self) -> list[list[Stored]]:

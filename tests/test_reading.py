@@ -5,7 +5,10 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import os
+import select
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -347,6 +350,29 @@ def test_a_stream_through_a_pipe(count: int) -> None:
     table = table_of(100)
     of = open_pipe(Drops(MAKE[Format.IPC_STREAM](table), count), "it")
     assert whole(of).equals(table)
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="needs a system with poll: Linux or macOS")
+def test_a_pipe_is_read_when_something_is_in_it_so_that_no_signal_waits_for_data() -> None:
+    class Ready(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            assert select.select([self], [], [], 0)[0], "the read would have blocked"
+            return super().read(size) or b""
+
+    content = MAKE[Format.IPC_STREAM](table_of(100))
+    end, start = os.pipe()
+
+    def produce() -> None:
+        with open(start, "wb", buffering=0) as sink:
+            for at in range(0, len(content), 300):
+                sink.write(content[at : at + 300])
+                time.sleep(0.01)
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    with Ready(end) as pipe:
+        assert whole(open_pipe(pipe, "it")).equals(table_of(100))
+    producer.join()
 
 
 @pytest.mark.parametrize(

@@ -34,12 +34,18 @@ bool read_at(int file, int64_t offset, uint8_t *to, size_t size) {
     return true;
 }
 
-// Give values their places among nulls: they lie at the end of where they are to be.
+// Give values their places among nulls: they lie at the end of where they are to be. Without a
+// branch, which random nulls would have guessed wrong; behind the last value another word is read,
+// where the bitmap is.
 template <class Word>
 void spread(uint8_t *values, const uint8_t *bits, int64_t from, int64_t count, int64_t there) {
-    auto *to = reinterpret_cast<Word *>(values);
+    auto *const to = reinterpret_cast<Word *>(values);
     const Word *next = to + (count - there);
-    for (int64_t i = 0; i < count; ++i) to[i] = is_set(bits, from + i) ? *next++ : Word{0};
+    for (int64_t i = 0; i < count; ++i) {
+        const Word is_there = is_set(bits, from + i);
+        to[i] = *next & (Word{0} - is_there);
+        next += is_there;
+    }
 }
 
 // The memory of values is aligned for any of them: it is Arrow's, and a page's comes from `new`.

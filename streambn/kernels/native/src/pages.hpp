@@ -31,7 +31,8 @@ class ChunkReader {
 
     // Decode the next rows: their values, 0 for nulls, and for each a bit that says whether it is
     // there; `validity` has room for whole words, and is null if values are never missing. In
-    // front of `values` are bytes that may be written to, and are as they were in the end.
+    // front of `values` are bytes that may be written to, and are as they were in the end; behind
+    // them another word may be read, if there is a bitmap.
     // `scratch` is for the time of the call. Returns how many are null; DECLINED: for Arrow.
     int64_t read(int64_t rows, uint8_t *values, uint8_t *validity, Room &scratch);
 
