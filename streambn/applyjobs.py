@@ -18,9 +18,9 @@ from streambn.formats import Format
 from streambn.inputs import Reading
 from streambn.jobs import Done, Showing, done, total_size
 from streambn.locations import Location, writing
-from streambn.manifests import NAME, Manifest
+from streambn.manifests import NAME, Manifest, Outcome
 from streambn.outputs import Output
-from streambn.progress import progress
+from streambn.progress import Skipped, progress
 from streambn.streaming import keys_of, write_stdout
 from streambn.turning import Learning, Turning
 from streambn.writing import Encoding
@@ -87,15 +87,17 @@ def apply_job(
             return done(counted, len(sources), skipped, resumed=False)
         manifest = None
         todo = list(plan)
+        outcomes: dict[str, Outcome] = {}
         if folder is not None and isinstance(turns, Learning):
             _check_no_manifest(folder)
         elif folder is not None and isinstance(turns, Turning):
-            manifest, rows = _begun(folder, turns.frozen.fingerprint, plan)
-            todo = [output for output in plan if output.target not in rows]
-            earlier = [s for output in plan if output.target in rows for s in output.sources]
-            counted.skip_done(len(earlier), total_size(earlier) or 0, sum(rows.values()))
+            manifest, outcomes = _begun(folder, turns.frozen.fingerprint, plan)
+            todo = [output for output in plan if output.target not in outcomes]
+            earlier = [s for output in plan if output.target in outcomes for s in output.sources]
+            rows = sum(outcome.rows for outcome in outcomes.values())
+            counted.skip_done(len(earlier), total_size(earlier) or 0, rows)
 
-        def finished(output: Output, stamps: Stamps) -> None:
+        def finished(output: Output, stamps: Stamps, skipped: Sequence[Skipped]) -> None:
             if check is not None:
                 try:
                     check(output)
@@ -105,12 +107,17 @@ def apply_job(
             if manifest is not None:
                 relative = output.sources[0].relative
                 inputs = [(s.path, stamp) for s, stamp in zip(output.sources, stamps, strict=True)]
-                manifest.add(relative, output.location, counted.in_file, inputs, durable=fsync)
+                outcome = Outcome(counted.in_file, skipped)
+                manifest.add(relative, output.location, outcome, inputs, durable=fsync)
 
         def write(output: Output) -> Any:
             return writing(output.location, fsync=fsync)
 
-        skipped = apply_files(turns, todo, how, encoding, counted, write, finished)
+        skipped = [entry for outcome in outcomes.values() for entry in outcome.skipped]
+        skipped += apply_files(turns, todo, how, encoding, counted, write, finished)
+    # Listed as by a run that was not interrupted: in the order of the inputs.
+    order = {source.name: number for number, source in enumerate(sources)}
+    skipped.sort(key=lambda entry: order[entry.file])
     return done(counted, len(sources), skipped, resumed=len(todo) < len(plan))
 
 
@@ -157,13 +164,13 @@ def _check_no_manifest(folder: Folder) -> None:
 
 def _begun(
     folder: Folder, fingerprint: str, plan: Sequence[Output]
-) -> tuple[Manifest, dict[str, int]]:
-    """Begin or go on with a folder: its manifest, and the rows of the outputs that are done."""
+) -> tuple[Manifest, dict[str, Outcome]]:
+    """Begin or go on with a folder: its manifest, and what came of the outputs that are done."""
     manifest = Manifest(folder.location, fingerprint, folder.options, fresh=folder.overwrite)
-    rows_of: dict[str, int] = {}
+    outcomes: dict[str, Outcome] = {}
     for output in plan if folder.resume else ():
-        rows = manifest.rows(output.sources[0].relative, output.location, output.sources)
-        if rows is not None:
-            rows_of[output.target] = rows
+        outcome = manifest.done(output.sources[0].relative, output.location, output.sources)
+        if outcome is not None:
+            outcomes[output.target] = outcome
     manifest.begin(resume=folder.resume)
-    return manifest, rows_of
+    return manifest, outcomes

@@ -55,7 +55,7 @@ def apply_files(
     encoding: Encoding,
     progress: Progress,
     write: Callable[[Output], contextlib.AbstractContextManager[Any]],
-    done: Callable[[Output, Stamps], None] = lambda *_: None,
+    done: Callable[[Output, Stamps, Sequence[Skipped]], None] = lambda *_: None,
 ) -> list[Skipped]:
     """Turn files into files.
 
@@ -74,8 +74,8 @@ def apply_files(
     write : callable
         Opens an output, which gets its name when the block ends well; on any thread.
     done : callable
-        Is told of each output that has got its name, and what its sources were when they
-        were read.
+        Is told of each output that has got its name, what its sources were when they
+        were read, and what of them was left out.
 
     Returns
     -------
@@ -98,12 +98,13 @@ def apply_files(
         for (output, stamps), steps in parts:
             sizes = [stamp.size for stamp in stamps if stamp is not None]
             progress.start_file(output.sources[0].name, sum(sizes) if sizes else None)
+            before = len(skipped)
             # However it ends, what was begun of the output is removed before all else goes on.
             with contextlib.suppress(NothingLeftError), contextlib.closing(steps):
                 for step in steps:
                     progress.add(step.rows, step.bytes)
                     skipped += step.skipped
-                done(output, stamps)
+                done(output, stamps, skipped[before:])
             progress.end_file()
     return skipped
 

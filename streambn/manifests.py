@@ -12,19 +12,22 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.files import Source
 from streambn.locations import Location, Stamp, remove_leftovers, writing
+from streambn.progress import Skipped
 
-__all__ = ["NAME", "Manifest"]
+__all__ = ["NAME", "Manifest", "Outcome"]
 
 NAME = "_streambn.manifest"
 _FORMAT = "streambn manifest"
-_VERSION = 1
+_VERSION = 2
+# Those of version 1 do not say what was left out.
+_READABLE = (1, _VERSION)
 # What a process wrote outlives it, but not the machine, unless it was waited for.
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -39,7 +42,8 @@ class _Head(msgspec.Struct, forbid_unknown_fields=True):
 class _Done(msgspec.Struct, forbid_unknown_fields=True):
     """One output: its path below the folder, what it was then, the rows read for it, its inputs.
 
-    `boot` is which run of the machine it was written in; None: it is on the disk.
+    `boot` is which run of the machine it was written in; None: it is on the disk. `skipped` is
+    what of the inputs was damaged and left out.
     """
 
     output: str
@@ -47,6 +51,14 @@ class _Done(msgspec.Struct, forbid_unknown_fields=True):
     rows: int
     inputs: list[tuple[str, Stamp | None]]
     boot: str | None
+    skipped: list[Skipped] = []
+
+
+class Outcome(NamedTuple):
+    """What came of the inputs of an output: rows that were read, and what was left out."""
+
+    rows: int
+    skipped: Sequence[Skipped] = ()
 
 
 class Manifest:
@@ -90,8 +102,8 @@ class Manifest:
         if self._location.exists():  # and to the disk, or a power cut could bring the old one back
             self._location.write_bytes(b"".join(self._lines))
 
-    def rows(self, output: str, target: Location, sources: Sequence[Source]) -> int | None:
-        """Say how many rows were read for an output; None: it is not done, or of other inputs."""
+    def done(self, output: str, target: Location, sources: Sequence[Source]) -> Outcome | None:
+        """Say what came of an output's inputs; None: it is not done, or of other inputs."""
         done = self._done.get(output)
         if done is None or done.boot not in (None, _boot()):
             return None
@@ -99,13 +111,13 @@ class Manifest:
             whole = target.stamp() == done.stamp and done.inputs == _inputs(sources)
         except (OSError, StreamBNError):
             return None
-        return done.rows if whole else None
+        return Outcome(done.rows, done.skipped) if whole else None
 
     def add(
         self,
         output: str,
         target: Location,
-        rows: int,
+        outcome: Outcome,
         inputs: Sequence[tuple[str, Stamp | None]],
         *,
         durable: bool,
@@ -118,15 +130,16 @@ class Manifest:
             Its path below the folder.
         target : Location
             Where it is.
-        rows : int
-            Rows that were read for it.
+        outcome : Outcome
+            What came of its inputs.
         inputs : sequence of (str, Stamp or None)
             What it is made of: paths, and what was there when they were read.
         durable : bool
             Whether it is on the disk, and not only on its way there.
         """
         boot = None if durable else _boot()
-        line = _line(_Done(output, target.stamp(), rows, list(inputs), boot))
+        rows, skipped = outcome
+        line = _line(_Done(output, target.stamp(), rows, list(inputs), boot, list(skipped)))
         self._lines.append(line)
         path = self._location.local
         # Of an output that is not waited for, neither is the line: lost, it costs no more than
@@ -146,12 +159,12 @@ class Manifest:
         *lines, rest = content.split(b"\n")
         heads = [_parsed(lines[0], _Head)] if lines else []
         head = heads[0] if heads else None
-        if head is None or head.format != _FORMAT or head.version != _VERSION:
+        if head is None or head.format != _FORMAT or head.version not in _READABLE:
             raise StreamBNError(
                 f"{name} is damaged, or from another version of streambn: with --overwrite the "
                 "job begins anew"
             )
-        if head != self._head:
+        if (head.fingerprint, head.options) != (self._head.fingerprint, self._head.options):
             what = "statistics" if head.fingerprint != self._head.fingerprint else "options"
             raise InvalidValueError(
                 f"{name}: this folder holds outputs of other {what}, which are not mixed: write "

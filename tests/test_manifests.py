@@ -23,7 +23,8 @@ from streambn import InvalidValueError, StreamBNError, atomic, files, manifests
 from streambn import outputs as plans
 from streambn.files import Source
 from streambn.locations import locate
-from streambn.manifests import NAME, Manifest
+from streambn.manifests import NAME, Manifest, Outcome
+from streambn.progress import Skipped
 
 pytestmark = pytest.mark.usefixtures("jobs_in_a_folder")
 
@@ -221,6 +222,40 @@ def test_only_the_rest_is_made(
         (Path("out") / NAME).unlink()
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("job", ["apply", "normalize"])
+def test_what_an_earlier_run_left_out_is_told_too(
+    job: str,
+    threads: int,
+    run: Callable[..., Any],
+    inputs: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for path in ("data/a.parquet", "data/more/g.parquet"):
+        damaged = bytearray(Path(path).read_bytes())
+        for group in (1, 4):
+            chunk = pq.read_metadata(path).row_group(group).column(0)
+            at = chunk.dictionary_page_offset or chunk.data_page_offset
+            damaged[at : at + 8] = bytes(8)  # the header of a page
+        Path(path).write_bytes(damaged)
+    Path("data/c.arrow").write_bytes(b"")  # of which nothing is left, so that it has no output
+    begin = {"apply": ["apply", "stats.json"], "normalize": ["normalize", "--columns", "x,y"]}[job]
+    args = [*begin, "data", "-o", "out/", "--on-error", "skip", "--threads", threads, "-q"]
+    whole = run(*args, "--json")
+    told = json.loads(whole.out)["skipped"]
+    names = [entry["file"] for entry in told]
+    assert names == ["data/a.parquet"] * 2 + ["data/c.arrow"] + ["data/more/g.parquet"] * 2
+    assert len(whole.lines) == len(told)
+    for count in range(len(inputs) - 1):
+        with monkeypatch.context() as patch:
+            fail_at(patch, count, KeyboardInterrupt())
+            assert run(*args, "--overwrite").code == 130
+        for _ in range(2):  # and again when there is nothing left to be done
+            done = run(*args, "--resume", "--json")
+            assert done.lines == whole.lines
+            assert json.loads(done.out)["skipped"] == told
+
+
 def test_without_resume_all_is_made_again(run: Callable[..., Any], inputs: list[str]) -> None:
     apply = ["apply", "stats.json", "data", "-o", "out/", "-q"]
     assert run(*apply).code == 0
@@ -349,9 +384,9 @@ def test_the_manifest_is_no_input(run: Callable[..., Any], inputs: list[str]) ->
 
 # --- the room itself ------------------------------------------------------------------
 
-OUTPUTS = st.dictionaries(
-    st.text(min_size=1).filter(str.isprintable), st.integers(0, 9), max_size=6
-)
+TEXTS = st.text(min_size=1).filter(str.isprintable)
+OUTCOMES = st.builds(Outcome, st.integers(0, 9), st.lists(st.builds(Skipped, TEXTS, TEXTS, TEXTS)))
+OUTPUTS = st.dictionaries(TEXTS, OUTCOMES, max_size=6)
 
 
 def manifest(*, fresh: bool = False, fingerprint: str = "f", options: Any = ("o",)) -> Manifest:
@@ -360,7 +395,9 @@ def manifest(*, fresh: bool = False, fingerprint: str = "f", options: Any = ("o"
 
 @settings(max_examples=25, deadline=None)
 @given(outputs=OUTPUTS, durable=st.booleans(), cut=st.integers(0, 200))
-def test_a_round_trip_whatever_is_cut_off(outputs: dict[str, int], durable: bool, cut: int) -> None:
+def test_a_round_trip_whatever_is_cut_off(
+    outputs: dict[str, Outcome], durable: bool, cut: int
+) -> None:
     Path("m").mkdir(exist_ok=True)
     (Path("m") / NAME).unlink(missing_ok=True)
     Path("it").write_bytes(b"123")
@@ -368,8 +405,8 @@ def test_a_round_trip_whatever_is_cut_off(outputs: dict[str, int], durable: bool
     inputs = [(source.path, source.stamp()) for source in sources]
     made = manifest()
     made.begin(resume=False)
-    for name, rows in outputs.items():
-        made.add(name, locate("it"), rows, inputs, durable=durable)
+    for name, outcome in outputs.items():
+        made.add(name, locate("it"), outcome, inputs, durable=durable)
     if not outputs:
         assert not (Path("m") / NAME).exists()
         return
@@ -379,13 +416,13 @@ def test_a_round_trip_whatever_is_cut_off(outputs: dict[str, int], durable: bool
     (Path("m") / NAME).write_bytes(short)
     read = manifest()
     read.begin(resume=True)
-    done = {name: read.rows(name, locate("it"), sources) for name in outputs}
+    done = {name: read.done(name, locate("it"), sources) for name in outputs}
     kept = short.count(b"\n") - 1
     assert done == {
-        name: rows if i < kept else None for i, (name, rows) in enumerate(outputs.items())
+        name: outcome if i < kept else None for i, (name, outcome) in enumerate(outputs.items())
     }
-    for name, rows in list(outputs.items())[kept:]:
-        read.add(name, locate("it"), rows, inputs, durable=durable)
+    for name, outcome in list(outputs.items())[kept:]:
+        read.add(name, locate("it"), outcome, inputs, durable=durable)
     assert (Path("m") / NAME).read_bytes() == whole
 
 
@@ -399,7 +436,8 @@ def test_a_changed_byte_is_never_believed(data: st.DataObject) -> None:
     made = manifest()
     made.begin(resume=False)
     for name in "abc":
-        made.add(name, locate("it"), 1, [(s.path, s.stamp()) for s in sources], durable=True)
+        inputs = [(source.path, source.stamp()) for source in sources]
+        made.add(name, locate("it"), Outcome(1), inputs, durable=True)
     content = bytearray((Path("m") / NAME).read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))
     content[at] ^= data.draw(st.integers(1, 255))
@@ -409,10 +447,11 @@ def test_a_changed_byte_is_never_believed(data: st.DataObject) -> None:
         with pytest.raises(StreamBNError, match=rf"{NAME}.*--overwrite"):
             manifest()
         manifest(fresh=True).begin(resume=False)
-        assert manifest().rows("a", locate("it"), sources) is None
+        assert manifest().done("a", locate("it"), sources) is None
     else:  # at the end, as if it had been cut off
         read = manifest()
-        assert [read.rows(name, locate("it"), sources) for name in "abc"] == [1, 1, None]
+        done = [read.done(name, locate("it"), sources) for name in "abc"]
+        assert [outcome and outcome.rows for outcome in done] == [1, 1, None]
 
 
 def test_what_is_only_on_its_way_to_the_disk_counts_until_the_machine_restarts(
@@ -424,12 +463,12 @@ def test_what_is_only_on_its_way_to_the_disk_counts_until_the_machine_restarts(
     inputs = [(source.path, source.stamp()) for source in sources]
     made = manifest()
     made.begin(resume=False)
-    made.add("soon", locate("it"), 1, inputs, durable=False)
-    made.add("there", locate("it"), 1, inputs, durable=True)
-    assert manifest().rows("soon", locate("it"), sources) == 1
+    made.add("soon", locate("it"), Outcome(1), inputs, durable=False)
+    made.add("there", locate("it"), Outcome(1), inputs, durable=True)
+    assert manifest().done("soon", locate("it"), sources)
     monkeypatch.setattr(manifests, "_boot", lambda: "another")
-    assert manifest().rows("soon", locate("it"), sources) is None
-    assert manifest().rows("there", locate("it"), sources) == 1
+    assert manifest().done("soon", locate("it"), sources) is None
+    assert manifest().done("there", locate("it"), sources)
 
 
 @pytest.mark.parametrize("other", [{"fingerprint": "g"}, {"options": []}])
@@ -438,11 +477,45 @@ def test_another_job_is_refused(other: dict[str, Any]) -> None:
     Path("it").touch()
     made = manifest()
     made.begin(resume=False)
-    made.add("a", locate("it"), 1, [], durable=True)
+    made.add("a", locate("it"), Outcome(1), [], durable=True)
     with pytest.raises(InvalidValueError, match=r"other (statistics|options)"):
         manifest(**other)
     manifest(**other, fresh=True).begin(resume=False)
     manifest(**other)
+
+
+def written_by_version(version: int) -> bytes:
+    """Give a manifest of "it" as that version wrote it: the first did not know of `skipped`."""
+    (source,) = files.scan(["it"])
+    head = {"format": "streambn manifest", "version": version, "fingerprint": "f", "options": ["o"]}
+    stamp = list(source.stamp())
+    done = {"output": "a", "stamp": stamp, "rows": 3, "inputs": [["it", stamp]], "boot": None}
+    texts = [json.dumps(line).encode() for line in (head, done)]
+    return b"".join(manifests._check(text) + b" " + text + b"\n" for text in texts)
+
+
+def test_a_manifest_of_the_first_version_is_gone_on_with() -> None:
+    Path("m").mkdir()
+    Path("it").write_bytes(b"123")
+    sources = files.scan(["it"])
+    (Path("m") / NAME).write_bytes(written_by_version(1))
+    old = manifest()
+    assert old.done("a", locate("it"), sources) == Outcome(3, [])
+    old.begin(resume=True)
+    inputs = [(source.path, source.stamp()) for source in sources]
+    damage = [Skipped("it", "in row group 1", "damaged")]
+    old.add("b", locate("it"), Outcome(2, damage), inputs, durable=True)
+    assert b'"version":2' in (Path("m") / NAME).read_bytes().splitlines()[0]
+    assert manifest().done("a", locate("it"), sources) == Outcome(3, [])
+    assert manifest().done("b", locate("it"), sources) == Outcome(2, damage)
+
+
+def test_a_manifest_of_a_later_version_is_refused() -> None:
+    Path("m").mkdir()
+    Path("it").write_bytes(b"123")
+    (Path("m") / NAME).write_bytes(written_by_version(3))
+    with pytest.raises(StreamBNError, match="another version of streambn: with --overwrite"):
+        manifest()
 
 
 def test_a_plan_writes_each_output_once() -> None:
