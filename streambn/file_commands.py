@@ -88,6 +88,7 @@ def fit(
     """
     from streambn import files, jobs, outputs  # noqa: PLC0415
     from streambn.locations import locate, remove_leftovers  # noqa: PLC0415
+    from streambn.locks import alone  # noqa: PLC0415
     from streambn.progress import fitted  # noqa: PLC0415
 
     with usage():
@@ -106,18 +107,19 @@ def fit(
             _check_checkpoint(keeping, sources, output, continue_from)
         normalizer = _start(options, continue_from)
     kept_at = locate(keeping.checkpoint or f"{target}.checkpoint")
-    if job.resume:
-        remove_leftovers(kept_at, locate(target))
     jobs.use_threads(how.threads)
-    with _fitting(normalizer, sources, options, job, how, kept_at, interval) as ended:
-        normalizer = sbn.Normalizer._of(ended.fitted)
-        if output is None:
-            written = ended.keeper.write()  # not if there was nothing to learn
-        else:
-            written = True
-            (normalizer.freeze() if frozen else normalizer).save(output)
-    if output is not None:
-        kept_at.remove()
+    with alone(kept_at):
+        if job.resume:
+            remove_leftovers(kept_at, locate(target))
+        with _fitting(normalizer, sources, options, job, how, kept_at, interval) as ended:
+            normalizer = sbn.Normalizer._of(ended.fitted)
+            if output is None:
+                written = ended.keeper.write()  # not if there was nothing to learn
+            else:
+                written = True
+                (normalizer.freeze() if frozen else normalizer).save(output)
+        if output is not None:
+            kept_at.remove()
     if written and not job.quiet:
         fitted(normalizer, ended.done.rows, target)
     fingerprint = normalizer.freeze().fingerprint if normalizer.lanes else None
@@ -156,6 +158,7 @@ def apply(
     from streambn import applyjobs, files, jobs, outputs  # noqa: PLC0415
     from streambn.inputs import located  # noqa: PLC0415
     from streambn.locations import locate, remove_leftovers  # noqa: PLC0415
+    from streambn.locks import alone  # noqa: PLC0415
     from streambn.turning import Turning  # noqa: PLC0415
 
     with usage():
@@ -173,20 +176,21 @@ def apply(
         plan = outputs.plan(sources, output, skipping=how.skipping)
         if any(locate(stats).identity == place for place in _identities(plan)):
             raise InvalidValueError(f"{stats}, the statistics, would be replaced by the output")
-    if job.resume:
-        remove_leftovers(*_files(plan))
     jobs.use_threads(how.threads)
     turning = Turning(frozen, _arrow_type(dtype), inverse)
-    applied = applyjobs.apply_job(
-        turning,
-        plan,
-        how,
-        encoding,
-        job.showing(),
-        folder=folder_of(output, plan, turning, job, writing),
-        fsync=writing.fsync,
-        check=applyjobs.verified(turning, how) if verify else None,
-    )
+    with alone(*_manifests(output, plan)):
+        if job.resume:
+            remove_leftovers(*_files(plan))
+        applied = applyjobs.apply_job(
+            turning,
+            plan,
+            how,
+            encoding,
+            job.showing(),
+            folder=folder_of(output, plan, turning, job, writing),
+            fsync=writing.fsync,
+            check=applyjobs.verified(turning, how) if verify else None,
+        )
     _tell(job, "apply", output, applied, frozen.fingerprint)
 
 
@@ -230,6 +234,7 @@ def normalize(
     """
     from streambn import applyjobs, files, jobs, outputs  # noqa: PLC0415
     from streambn.locations import locate, remove_leftovers  # noqa: PLC0415
+    from streambn.locks import alone  # noqa: PLC0415
     from streambn.progress import fitted  # noqa: PLC0415
     from streambn.turning import Learning, Turning  # noqa: PLC0415
 
@@ -254,34 +259,36 @@ def normalize(
     jobs.use_threads(how.threads)
     if online:
         learning = Learning(normalizer, using.value, _arrow_type(dtype))
-        applied = applyjobs.apply_job(
-            learning,
-            plan,
-            how,
-            encoding,
-            job.showing(),
-            folder=folder_of(output, plan, learning, job, writing),
-            fsync=writing.fsync,
-        )
-    else:
-        kept_at = keeping.location(output, plan)
-        if job.resume:
-            places = [kept_at, locate(save) if save else None, *_files(plan)]
-            remove_leftovers(*filter(None, places))
-        with _fitting(normalizer, sources, options, job, how, kept_at, interval) as ended:
-            normalizer = sbn.Normalizer._of(ended.fitted)
-            turning = Turning(normalizer.freeze(), _arrow_type(dtype))
+        with alone(*_manifests(output, plan)):
             applied = applyjobs.apply_job(
-                turning,
+                learning,
                 plan,
                 how,
                 encoding,
                 job.showing(),
-                folder=folder_of(output, plan, turning, job, writing),
+                folder=folder_of(output, plan, learning, job, writing),
                 fsync=writing.fsync,
             )
-        if kept_at is not None:
-            kept_at.remove()
+    else:
+        kept_at = keeping.location(output, plan)
+        kept = [] if kept_at is None else [kept_at]
+        with alone(*kept, *_manifests(output, plan)):
+            if job.resume:
+                remove_leftovers(*kept, *([locate(save)] if save else []), *_files(plan))
+            with _fitting(normalizer, sources, options, job, how, kept_at, interval) as ended:
+                normalizer = sbn.Normalizer._of(ended.fitted)
+                turning = Turning(normalizer.freeze(), _arrow_type(dtype))
+                applied = applyjobs.apply_job(
+                    turning,
+                    plan,
+                    how,
+                    encoding,
+                    job.showing(),
+                    folder=folder_of(output, plan, turning, job, writing),
+                    fsync=writing.fsync,
+                )
+            for place in kept:
+                place.remove()
     if save is not None:
         normalizer.save(save)
         if not job.quiet:
@@ -325,6 +332,14 @@ def _files(plan: list[Output]) -> list[Location]:
     from streambn.files import PIPE  # noqa: PLC0415
 
     return [each.location for each in plan if each.target != PIPE]
+
+
+def _manifests(output: str, plan: list[Output]) -> list[Location]:
+    """Name what two jobs that write into one folder must not both write: none is of one file."""
+    from streambn.locations import locate  # noqa: PLC0415
+    from streambn.manifests import NAME  # noqa: PLC0415
+
+    return [locate(output).child(NAME)] if plan[0].mirrored else []
 
 
 def _identities(plan: list[Output]) -> list[str]:

@@ -29,6 +29,7 @@ ROOMS = [
     "atomic",
     "stores",
     "locations",
+    "locks",
     "kernels",
     "moments",
     "policies",
