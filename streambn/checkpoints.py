@@ -206,17 +206,17 @@ class Keeper:
         """Write down what was reached last; say whether there is a checkpoint."""
         with self._writing:
             reached = self._reached  # the two belong together, so they are one value
-            new = reached is not None and reached is not self._written and reached.place.rows > 0
-            if (
-                self._location is not None
-                and reached is not None
-                and new
-                and self._sound(reached.place)
-            ):
+            if self._location is not None and reached is not None and self._worth(reached):
                 with writing(self._location, fsync=True) as file:
                     file.write(self._content(reached))
                 self._written = reached
             return self._written is not None
+
+    def _worth(self, reached: Reached) -> bool:
+        """Say whether there is something in it that was not written before, and is sound."""
+        if reached is self._written or reached.place.rows == 0:
+            return False
+        return self._sound(reached.place)
 
     def _sound(self, place: Place) -> bool:
         """See that the input under way is still what it was: what is read of another is not."""

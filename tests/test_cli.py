@@ -126,6 +126,41 @@ def test_fit_show_and_apply_a_csv(co2: pd.DataFrame) -> None:
     pd.testing.assert_series_equal(out.co2, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet", "partitioned"])
+def test_statistics_are_those_of_duckdb_and_pandas(form: str, co2: pd.DataFrame) -> None:
+    import duckdb
+
+    co2["year"] = co2.date.dt.year
+    if form == "csv":
+        given, query = CO2, f"read_csv('{CO2}')"
+    elif form == "parquet":
+        co2.drop(columns="year").to_parquet("co2.parquet", row_group_size=100)
+        given, query = Path("co2.parquet"), "read_parquet('co2.parquet')"
+    else:
+        for year, part in co2.groupby("year"):
+            path = Path("co2") / f"year={year}" / "part.parquet"
+            path.parent.mkdir(parents=True)
+            part.drop(columns="year").to_parquet(path)
+        given, query = Path("co2"), "read_parquet('co2/*/*.parquet', hive_partitioning = true)"
+    good("fit", given, "-o", "stats.json")
+    (lane,) = stats().values()
+    asked = f"""SELECT count(co2), count(*) - count(co2), avg(co2), stddev_pop(co2), min(co2),
+        max(co2) FROM {query}"""
+    found = tuple(lane[name] for name in ("count", "nulls", "mean", "std", "min", "max"))
+    with duckdb.connect() as connection:
+        assert found == pytest.approx(connection.execute(asked).fetchone(), rel=1e-12)
+    x = co2.co2
+    theirs = (x.count(), x.isna().sum(), x.mean(), x.std(ddof=0), x.min(), x.max())
+    assert found == pytest.approx(theirs, rel=1e-12)
+    if form != "partitioned":
+        return
+    # A partition key is a column like any other, if it is asked for.
+    good("fit", given, "-o", "stats.json", "--columns", "co2,year")
+    year = stats()["year"]
+    assert (year["count"], year["mean"]) == (len(co2), pytest.approx(co2.year.mean()))
+    assert year["std"] == pytest.approx(co2.year.std(ddof=0), rel=1e-12)
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".arrows", ".csv"])
 def test_apply_and_its_inverse_give_the_data_back(suffix: str, co2: pd.DataFrame) -> None:
     good("fit", CO2, "-o", "stats.json", "--frozen", "--eps", 1e-3, "--ddof", 1)

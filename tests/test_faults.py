@@ -9,8 +9,6 @@ is killed; ten times as often each file is damaged. The long form takes some ten
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import gzip
 import io
 import json
@@ -22,8 +20,6 @@ import signal
 import struct
 import subprocess
 import sys
-import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,6 +192,15 @@ def points(count: int, total: int, rng: random.Random) -> list[int]:
     return [1 + int((i + rng.random()) * total / count) for i in range(count)]
 
 
+def undisturbed(
+    args: list[object], server: Server, data: Path, folder: Path, **request: Any
+) -> tuple[int, dict[str, bytes]]:
+    """Run a job that nothing happens to: through how many points it comes, and what it leaves."""
+    done = server.good(args, copy_of(data, folder), **request)
+    assert done["stderr"] == ""
+    return done["points"], contents(folder)
+
+
 # --- killed -------------------------------------------------------------------------------
 
 
@@ -204,19 +209,17 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
     job: str, server: Server, data: Path, tmp_path: Path
 ) -> None:
     rng = random.Random(job)
-    args = JOBS[job]
-    folder = copy_of(data, tmp_path / "work")
-    done = server.good(args, folder)
-    expected = contents(folder)
+    args, folder = JOBS[job], tmp_path / "work"
+    total, expected = undisturbed(args, server, data, folder)
     assert not [name for name in expected if name.endswith((".tmp", ".checkpoint"))]
-    for number, at in enumerate(points(FAULTS, done["points"], rng)):
+    for number, at in enumerate(points(FAULTS, total, rng)):
         copy_of(data, folder)
         threads = ["--threads", rng.choice([1, 2, 3])]
         killed = server.ask("run", [*args, *threads], folder, at=at)
         # Another number of threads, or another order of theirs, has a few points less.
         assert killed["status"] == -signal.SIGKILL or killed["code"] == 0, killed
         for _ in range(number % 3):  # killed again while it goes on
-            again = rng.randint(1, done["points"])
+            again = rng.randint(1, total)
             killed = server.ask("run", [*args, "--resume"], folder, at=again)
             assert killed["status"] == -signal.SIGKILL or killed["code"] == 0, killed
         last = server.good([*args, *threads, "--resume"], folder)
@@ -234,11 +237,9 @@ def test_a_stopped_job_is_quiet_and_goes_on_to_the_same_bytes(
     job: str, server: Server, data: Path, tmp_path: Path
 ) -> None:
     rng = random.Random(job)
-    args = JOBS[job]
-    folder = copy_of(data, tmp_path / "work")
-    done = server.good(args, folder)
-    expected = contents(folder)
-    for at in points(FAULTS, done["points"], rng):
+    args, folder = JOBS[job], tmp_path / "work"
+    total, expected = undisturbed(args, server, data, folder)
+    for at in points(FAULTS, total, rng):
         copy_of(data, folder)
         number = rng.choice([signal.SIGTERM, signal.SIGINT])
         threads = ["--threads", rng.choice([1, 2, 3])]
@@ -402,6 +403,14 @@ def test_a_footer_whose_histograms_are_damaged_does_not_end_the_process(
         assert done["code"] == 0 or one_line(done["stderr"])
 
 
+def test_a_parquet_file_without_row_groups_becomes_another(server: Server, alone: Path) -> None:
+    with pq.ParquetWriter(alone / "f.parquet", some_table().schema):
+        pass
+    args, out = apply("f.parquet")
+    server.good(args, alone)
+    assert pq.read_table(alone / out).num_rows == 0
+
+
 @pytest.mark.parametrize("name", ["f.arrow", "f.arrows"])
 def test_damaged_ipc_is_told_or_gives_numbers_but_never_crashes(
     name: str, server: Server, alone: Path
@@ -453,10 +462,8 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_good(
     job: str, server: Server, data: Path, tmp_path: Path
 ) -> None:
     """A limit on the size of files stands for it: the system then refuses to write on."""
-    args = JOBS[job]
-    folder = copy_of(data, tmp_path / "work")
-    server.good(args, folder)
-    expected = contents(folder)
+    args, folder = JOBS[job], tmp_path / "work"
+    _, expected = undisturbed(args, server, data, folder)
     made = {name: len(content) for name, content in expected.items() if name not in contents(data)}
     for size in (0, max(made.values()) // 2, max(made.values()) - 1):
         copy_of(data, folder)
@@ -498,10 +505,8 @@ def test_an_input_that_goes_away_half_way_is_one_line(
     job: str, name: str, what: str, server: Server, data: Path, tmp_path: Path
 ) -> None:
     rng = random.Random(f"{job}{name}{what}")
-    folder = copy_of(data, tmp_path / "work")
-    args = JOBS[job]
-    total = server.good(args, folder)["points"]
-    expected = contents(folder)
+    args, folder = JOBS[job], tmp_path / "work"
+    total, expected = undisturbed(args, server, data, folder)
     for at in points(max(FAULTS // 3, 1), total, rng):
         copy_of(data, folder)
         done = server.ask("run", args, folder, at=at, act=[what, f"data/{name}"])
@@ -529,10 +534,8 @@ def test_an_output_folder_that_goes_away_half_way_is_one_line(
     job: str, server: Server, data: Path, tmp_path: Path
 ) -> None:
     rng = random.Random(job)
-    folder = copy_of(data, tmp_path / "work")
-    args = JOBS[job]
-    total = server.good(args, folder)["points"]
-    expected = contents(folder)
+    args, folder = JOBS[job], tmp_path / "work"
+    total, expected = undisturbed(args, server, data, folder)
     for at in points(FAULTS, total, rng):
         copy_of(data, folder)
         (folder / "out").mkdir()
@@ -626,102 +629,13 @@ def test_damage_stops_a_job_that_is_not_told_to_go_on(server: Server, tmp_path: 
     assert not (tmp_path / "stats.json").exists()
 
 
-# --- streams ------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def fed(folder: Path, *args: object, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the command with pipes that the test holds the other ends of."""
-    with subprocess.Popen(
-        [*COMMAND, *map(str, args)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV, cwd=folder,
-        **options,
-    ) as process:  # fmt: skip
-        try:
-            yield process
-        except BaseException:
-            process.kill()
-            raise
-
-
-def until(true: Any) -> None:
-    """Wait, for as long as a slow machine may need."""
-    deadline = time.monotonic() + TIMEOUT
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def seen(checkpoint: Path) -> int:
-    """Say how many rows a checkpoint is of."""
-    if not checkpoint.exists():
-        return 0
-    lane = sbn.load(checkpoint).stats().select(["count", "nulls"]).to_pylist()[0]
-    return int(lane["count"] + lane["nulls"])
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs SIGUSR1")
-@pytest.mark.parametrize("every", [["--checkpoint-every", "1h"], ["--checkpoint-every", 1]])
-def test_the_checkpoint_of_an_endless_stream_has_what_came_so_far(
-    every: list[object], tmp_path: Path
-) -> None:
-    table = some_table(600)
-    checkpoint = tmp_path / "s.json"
-    with fed(tmp_path, "fit", "-", "--checkpoint", "s.json", "-q", *every) as process:
-        assert process.stdin
-        assert process.stderr
-        writer = pa.ipc.new_stream(process.stdin, table.schema)
-        for sent in (100, 200, 300):
-            writer.write_table(table.slice(sent - 100, 100))
-            process.stdin.flush()
-
-            def asked(sent: int = sent) -> bool:
-                # Of a batch that is still in the pipe nothing can be told: it is asked again.
-                # Before it handles the signal, the command would be ended by it.
-                if "1h" in every and (checkpoint.exists() or ready(process.pid)):
-                    process.send_signal(signal.SIGUSR1)
-                return seen(checkpoint) == sent
-
-            until(asked)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(TIMEOUT) == 143
-        assert len(process.stderr.read().splitlines()) <= 1
-    assert seen(checkpoint) == 300
-    rest = io.BytesIO()
-    with pa.ipc.new_stream(rest, table.schema) as again:
-        again.write_table(table.slice(300), max_chunksize=100)
-    for more in (rest.getvalue(), None):  # the second time nothing comes
-        done = subprocess.run(
-            [*COMMAND, "fit", "-", "--checkpoint", "s.json", "-q", "--resume"],
-            input=more or empty(table.schema), capture_output=True, check=False, env=ENV,
-            timeout=TIMEOUT, cwd=tmp_path,
-        )  # fmt: skip
-        assert (done.returncode, done.stderr) == (0, b"")
-        assert seen(checkpoint) == 600
-    expected = sbn.Normalizer()
-    for start in range(0, 600, 100):
-        expected.update(table.slice(start, 100))
-    assert sbn.load(checkpoint).stats() == expected.stats()
-
-
-def empty(schema: pa.Schema) -> bytes:
-    sink = io.BytesIO()
-    pa.ipc.new_stream(sink, schema).close()
-    return sink.getvalue()
-
-
-def ready(pid: int) -> bool:
-    """Say whether a process handles SIGUSR1."""
-    (line,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
-    return bool(int(line, 16) >> (signal.SIGUSR1 - 1) & 1)
+# --- at any place of a fit ----------------------------------------------------------------
 
 
 def test_sigusr1_does_not_end_or_change_a_job(server: Server, data: Path, tmp_path: Path) -> None:
-    folder = copy_of(data, tmp_path / "work")
-    args = [*JOBS["fit"][:4], "-q"]
-    done = server.good(args, folder)
-    expected = contents(folder)
-    for at in range(1, done["points"], max(done["points"] // FAULTS, 1)):
+    args, folder = [*JOBS["fit"][:4], "-q"], tmp_path / "work"
+    total, expected = undisturbed(args, server, data, folder)
+    for at in range(1, total, max(total // FAULTS, 1)):
         copy_of(data, folder)
         act = ["signal", signal.SIGUSR1]
         again = server.good(args, folder, at=at, act=act, only="reach")
@@ -729,159 +643,12 @@ def test_sigusr1_does_not_end_or_change_a_job(server: Server, data: Path, tmp_pa
         assert contents(folder) == expected
 
 
-def test_each_batch_is_passed_on_before_the_next_one_comes(tmp_path: Path) -> None:
-    table = some_table(500)
-    expected = sbn.Normalizer()
-    with fed(tmp_path, "normalize", "--online", "-", "-o", "-", "-q") as process:
-        assert process.stdin
-        assert process.stdout
-        writer = pa.ipc.new_stream(process.stdin, table.schema)
-        process.stdin.flush()
-        reader = None
-        for batch in table.to_batches(max_chunksize=100):
-            writer.write_batch(batch)
-            process.stdin.flush()
-            reader = reader or pa.ipc.open_stream(process.stdout)
-            wanted = expected.update_transform(batch)
-            assert reader.read_next_batch().to_pydict() == wanted.to_pydict()
-        writer.close()
-        process.stdin.close()
-        assert reader
-        with pytest.raises(StopIteration):
-            reader.read_next_batch()
-        assert process.wait(TIMEOUT) == 0
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_process_that_is_stopped_and_continued_loses_no_bytes(
-    unbuffered: str, tmp_path: Path
-) -> None:
-    """A system call that writes to a pipe ends half-way then."""
-    table = pa.table({"x": np.arange(200_000.0)})
-    write(tmp_path / "data.arrow", table, rows=100_000)
-    statistics = sbn.Normalizer().update(table)
-    statistics.save(tmp_path / "s.json")
-    environment = {**ENV, "PYTHONUNBUFFERED": unbuffered}
-    with subprocess.Popen(
-        [*COMMAND, "apply", "s.json", "data.arrow", "-o", "-"],
-        stdout=subprocess.PIPE, env=environment, cwd=tmp_path,
-    ) as process:  # fmt: skip
-        assert process.stdout
-
-        def state() -> str:
-            content = Path(f"/proc/{process.pid}/stat").read_text()
-            return content.rpartition(")")[2].split()[0]
-
-        full = bytes(4)
-
-        def waits() -> bool:
-            nonlocal full
-            before = full
-            full = fcntl.ioctl(process.stdout.fileno(), termios.FIONREAD, bytes(4))
-            return full != bytes(4) and full == before and state() == "S"
-
-        until(waits)
-        for number, wanted in ((signal.SIGSTOP, "T"), (signal.SIGCONT, "S")):
-            process.send_signal(number)
-            until(lambda wanted=wanted: state() == wanted)
-        found = pa.ipc.open_stream(process.stdout).read_all()
-        assert process.wait(TIMEOUT) == 0
-    assert found == statistics.freeze().transform(table)
-
-
-def peak(folder: Path, args: list[object], batches: int) -> int:
-    """Feed so many batches; return the highest memory of the process, in bytes."""
-    rng = np.random.default_rng(0)
-    batch = pa.record_batch({f"x{i}": rng.normal(size=20_000) for i in range(4)})
-    with fed(folder, *args) as process:
-        assert process.stdin
-        writer = pa.ipc.new_stream(process.stdin, batch.schema)
-        for _ in range(batches):
-            writer.write_batch(batch)
-        process.stdin.flush()
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        (kilobytes,) = re.findall(r"^VmHWM:\s*(\d+) kB$", status, re.M)
-        writer.close()
-        process.stdin.close()
-        assert process.wait(TIMEOUT) == 0
-    return int(kilobytes) * 1024
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-@pytest.mark.parametrize(
-    "args",
-    [
-        ["fit", "-", "--checkpoint", "s.json", "-q"],
-        ["normalize", "--online", "-", "-o", "out.arrows", "-q"],
-    ],
-)
-def test_a_long_stream_needs_no_more_memory_than_a_short_one(
-    args: list[object], tmp_path: Path
-) -> None:
-    short, long = (peak(tmp_path, args, batches) for batches in (60, 300))
-    assert long - short < 50e6  # what came more is 154 MB
-
-
-# --- the same as others find --------------------------------------------------------------
-
-
-@pytest.mark.parametrize("form", ["csv", "parquet", "partitioned"])
-def test_statistics_of_real_data_are_those_of_duckdb_and_pandas(
-    form: str, server: Server, tmp_path: Path
-) -> None:
-    import duckdb
-    import pandas as pd
-
-    source = Path(sbn.__file__).parent / "data" / "co2.csv"
-    frame = pd.read_csv(source, parse_dates=["date"])
-    frame["year"] = frame.date.dt.year
-    if form == "csv":
-        shutil.copy(source, tmp_path / "co2.csv")
-        given, query = "co2.csv", "read_csv('co2.csv')"
-    elif form == "parquet":
-        frame.drop(columns="year").to_parquet(tmp_path / "co2.parquet", row_group_size=100)
-        given, query = "co2.parquet", "read_parquet('co2.parquet')"
-    else:
-        for year, part in frame.groupby("year"):
-            path = tmp_path / "co2" / f"year={year}" / "part.parquet"
-            path.parent.mkdir(parents=True)
-            part.drop(columns="year").to_parquet(path)
-        given, query = "co2", "read_parquet('co2/*/*.parquet', hive_partitioning = true)"
-    server.good(["fit", given, "-o", "stats.json", "-q"], tmp_path)
-    (lane,) = sbn.load(tmp_path / "stats.json").stats().to_pylist()
-    asked = f"""SELECT count(co2), count(*) - count(co2), avg(co2), stddev_pop(co2), min(co2),
-        max(co2) FROM {query.replace("'co2", f"'{tmp_path}/co2")}"""
-    found = (lane["count"], lane["nulls"], lane["mean"], lane["std"], lane["min"], lane["max"])
-    with duckdb.connect() as connection:
-        assert found == pytest.approx(connection.execute(asked).fetchone(), rel=1e-12)
-    co2 = frame.co2
-    theirs = (co2.count(), co2.isna().sum(), co2.mean(), co2.std(ddof=0), co2.min(), co2.max())
-    assert found == pytest.approx(theirs, rel=1e-12)
-    if form != "partitioned":
-        return
-    # A partition key is a column like any other, if it is asked for.
-    server.good(["fit", given, "-o", "stats.json", "-q", "--columns", "co2,year"], tmp_path)
-    year = sbn.load(tmp_path / "stats.json").stats().to_pylist()[1]
-    assert (year["count"], year["mean"]) == (len(frame), pytest.approx(frame.year.mean()))
-    assert year["std"] == pytest.approx(frame.year.std(ddof=0), rel=1e-12)
-
-
-def test_a_parquet_file_without_row_groups_becomes_another(server: Server, alone: Path) -> None:
-    with pq.ParquetWriter(alone / "f.parquet", some_table().schema):
-        pass
-    args, out = apply("f.parquet")
-    server.good(args, alone)
-    assert pq.read_table(alone / out).num_rows == 0
-
-
 def test_what_was_read_of_a_file_that_was_cut_short_is_in_no_checkpoint(
     server: Server, data: Path, tmp_path: Path
 ) -> None:
     """A last block that is shorter than it will be, and is counted as one that was read."""
-    folder = copy_of(data, tmp_path / "work")
-    total = server.good(JOBS["fit"], folder, only="reach")["points"]
-    expected = contents(folder)
+    folder = tmp_path / "work"
+    total, expected = undisturbed(JOBS["fit"], server, data, folder, only="reach")
     for at in range(1, total, max(total // (5 * FAULTS), 1)):
         copy_of(data, folder)
         act = ["truncate", "data/y=1/b.csv"]
