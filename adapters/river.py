@@ -43,11 +43,11 @@ class RiverNormalizer(base.MiniBatchTransformer):
     Parameters
     ----------
     policy : Policy, optional
-        How the past is weighted: `Welford` (the default), `EMA` or `BatchEMA`. Of a `BatchEMA`
-        every `learn_many` is one block and every `learn_one` a block of one, so it alone does
-        not learn from many what it learns from one at a time. With ``EMA(halflife="7d",
-        time="t")`` a row says under the key ``"t"`` when it happened; that is no feature, and
-        passes through.
+        How the past is weighted: `Welford` (the default), `EMA`, `BatchEMA` or `Exact`. Of a
+        `BatchEMA` every `learn_many` is one block and every `learn_one` a block of one, so it
+        alone does not learn from many what it learns from one at a time. With
+        ``EMA(halflife="7d", time="t")`` a row says under the key ``"t"`` when it happened; that
+        is no feature, and passes through.
     eps, ddof, center, scale, affine, clip, nan, inf
         As for `streambn.Normalizer`.
     weights : str, optional

@@ -39,8 +39,9 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     policy : Policy, optional
-        How the past is weighted: `streambn.Welford` (the default), `streambn.EMA` by row, or
-        `streambn.BatchEMA`, to which one call of `fit` or `partial_fit` is one batch.
+        How the past is weighted: `streambn.Welford` (the default), `streambn.EMA` by row,
+        `streambn.BatchEMA`, to which one call of `fit` or `partial_fit` is one batch, or
+        `streambn.Exact`.
     with_mean, with_std : bool
         Whether to subtract the mean, and to divide by the standard deviation.
     eps : float

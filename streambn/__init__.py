@@ -22,11 +22,12 @@ if TYPE_CHECKING:
         StreamBNError,
     )
     from streambn.normalizer import FrozenNormalizer, Normalizer, load
-    from streambn.policies import EMA, BatchEMA, Welford
+    from streambn.policies import EMA, BatchEMA, Exact, Welford
 
 __all__ = [
     "EMA",
     "BatchEMA",
+    "Exact",
     "FrozenNormalizer",
     "InvalidValueError",
     "MergeError",
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "EMA": "policies",
     "BatchEMA": "policies",
+    "Exact": "policies",
     "FrozenNormalizer": "normalizer",
     "InvalidValueError": "errors",
     "MergeError": "errors",
@@ -63,7 +65,16 @@ _HOMES = {
 _ROOMS = frozenset(
     {
         *("applying", "atomic", "columns", "display", "errors", "fitted", "kernels", "moments"),
-        *("normalizer", "options", "policies", "replacing", "snapshot", "streams", "weighing"),
+        *(
+            "normalizer",
+            "options",
+            "policies",
+            "replacing",
+            "snapshot",
+            "streams",
+            "totals",
+            "weighing",
+        ),
     }
 )
 

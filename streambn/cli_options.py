@@ -54,6 +54,7 @@ class PolicyName(StrEnum):
     welford = "welford"
     ema = "ema"
     batch_ema = "batch-ema"
+    exact = "exact"
 
 
 class Reaction(StrEnum):
@@ -146,6 +147,7 @@ _BELONGS = {
         "batch_ddof": "ddof",
         "initial": "initial",
     },
+    PolicyName.exact: {},
 }
 
 _STATISTICS = "Statistics"
@@ -167,7 +169,11 @@ class FitOptions:
 
     policy: Annotated[
         PolicyName | None,
-        option("How rows count; welford unless given: all alike.", panel=_STATISTICS),
+        option(
+            "How rows count; welford unless given: all alike. exact: likewise, and not a bit "
+            "depends on their order, or on where files and batches begin.",
+            panel=_STATISTICS,
+        ),
     ] = None
     columns: Annotated[
         list[str] | None,
@@ -365,6 +371,7 @@ def fresh_normalizer(options: FitOptions) -> "sbn.Normalizer":
         PolicyName.welford: sbn.Welford,
         PolicyName.ema: sbn.EMA,
         PolicyName.batch_ema: sbn.BatchEMA,
+        PolicyName.exact: sbn.Exact,
     }
     with in_flags():
         return sbn.Normalizer(policies[name](**arguments), **given)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from streambn import kernels
 from streambn.columns import Binding, SchemaCache, bind
 from streambn.errors import InvalidValueError, MergeError, NotFittedError, SchemaError
-from streambn.kernels import Columns, LaneTransform
+from streambn.kernels import Columns, LaneTransform, UnmergeableError
 from streambn.kernels.bitmaps import arrow_array
 from streambn.kernels.interface import Floats, Ints
 from streambn.moments import Moments, Reading
@@ -73,7 +73,8 @@ class Fitted:
         Raises
         ------
         SchemaError
-            The batch has not got the columns.
+            The batch has not got the columns, or has decimals where there were floats and the
+            policy is `Exact`.
         InvalidValueError
             It holds a NaN or an infinity that ``nan=`` or ``inf=`` refuses.
         """
@@ -83,7 +84,14 @@ class Fitted:
         columns = bound._weighed(batch)
         if columns is None:
             return self
-        learned = bound._with(self.policy.update(bound.state, columns))
+        try:
+            state = self.policy.update(bound.state, columns)
+        except UnmergeableError as error:
+            lane = bound._bound_to().lanes[error.lane]
+            raise SchemaError(
+                f"column {lane!r} {error.reason} The batch was refused whole."
+            ) from error
+        learned = bound._with(state)
         before, after = bound.tally, learned.tally
         # Most streams are finite, and this look at them is the cheapest there is.
         if np.count_nonzero(after.not_finite):
@@ -136,7 +144,8 @@ class Fitted:
         Raises
         ------
         MergeError
-            The policies, options or columns differ.
+            The policies, options or columns differ; or a column is of decimals here and of floats
+            there, and the policy is `Exact`.
         """
         for name in ("policy", "options"):
             mine, other = getattr(self, name), getattr(newer, name)
@@ -165,7 +174,11 @@ class Fitted:
         if mine.lanes != theirs.lanes:
             where = {lane: i for i, lane in enumerate(theirs.lanes)}
             state = self.policy.take(state, [where[lane] for lane in mine.lanes])
-        return replace(self, state=self.policy.merge(self.state, state))
+        try:
+            merged = self.policy.merge(self.state, state)
+        except UnmergeableError as error:
+            raise MergeError(f"column {mine.lanes[error.lane]!r} {error.reason}") from error
+        return replace(self, state=merged)
 
     def part(self, columns: Collection[str]) -> Fitted | None:
         """Return the statistics of some of the top-level columns; None: they have none.

@@ -15,6 +15,7 @@ from streambn.kernels import Columns, Layout, Place, RowLanes, Times
 from streambn.kernels.interface import Ints, LaneArrays
 from streambn.moments import Moments
 from streambn.policies import Policy, RowPolicy, event_time_of
+from streambn.totals import Totals
 
 __all__ = ["BlockLedger", "ValueLedger"]
 
@@ -171,12 +172,13 @@ def _nulls(rows: int, times: Times | None) -> Columns:
 
 
 def _beside(state: Any, other: Any) -> Any:
-    """Put the one lane of another state behind those of a state made of moments and arrays.
+    """Put the one lane of another state behind those of a state made of arrays over lanes.
 
     An array whose last axis is not the lanes, and a number, are the first state's.
     """
-    if isinstance(state, Moments):
-        return Moments.sealed(LaneArrays(np.hstack([state.memory, other.memory])))
+    if isinstance(state, Moments | Totals):
+        both = np.hstack([state.memory, other.memory])
+        return type(state).sealed(type(state)(both))
     if isinstance(state, np.ndarray) and other.shape[-1:] == (1,):
         return np.concatenate([state, other], axis=-1)
     if isinstance(state, tuple) and hasattr(state, "_make"):

@@ -42,7 +42,7 @@ class Normalizer(Applying):
     Parameters
     ----------
     policy : Policy
-        How the past is weighted: `Welford`, `EMA` or `BatchEMA`.
+        How the past is weighted: `Welford`, `EMA`, `BatchEMA` or `Exact`.
     columns : sequence of str, optional
         Names of columns, or dotted names of struct fields; a struct stands for all that
         is numeric in it. Default: every float, integer and decimal column, and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from decimal import Decimal
 from typing import Any
@@ -69,11 +70,12 @@ def stamp_in(row: dict[Any, Any], time: EventTime) -> pa.Array:
 
 
 def array_of(value: Any, found: tuple[float, float, bool]) -> pa.Array:
-    """Make an array of one number, which keeps its digits."""
-    high, low, _ = found
-    if low == 0 or not math.isfinite(high):
-        return pa.array([high], pa.float64(), from_pandas=False)
-    try:
-        return pa.array([value if isinstance(value, Decimal) else Decimal(int(value))])
-    except (pa.ArrowException, ValueError, OverflowError):
-        return pa.array([high], pa.float64())
+    """Make an array of one number: of an integer or a decimal it keeps the digits."""
+    high, _, exact = found
+    if exact and math.isfinite(high):
+        with contextlib.suppress(pa.ArrowException, ValueError, OverflowError):
+            if isinstance(value, Decimal):
+                return pa.array([value])
+            if value == (whole := int(value)):
+                return pa.array([whole if -(2**63) <= whole < 2**63 else Decimal(whole)])
+    return pa.array([high], pa.float64(), from_pandas=False)

@@ -20,7 +20,16 @@ import pyarrow as pa
 from streambn.columns import Binding, Leaf, SchemaCache, float_type
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.fitted import Fitted, refuse_not_finite
-from streambn.kernels import Columns, LaneTransform, Layout, Place, RowLanes, Times, normalize
+from streambn.kernels import (
+    Columns,
+    LaneTransform,
+    Layout,
+    Place,
+    RowLanes,
+    Times,
+    UnmergeableError,
+    normalize,
+)
 from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.rows import MISSING, UNSEEN, RowRules, number, refuse, weight_of
 from streambn.ledgers import BlockLedger, ValueLedger
@@ -256,7 +265,13 @@ class RowNormalizer:
         older = self._ledger.state(len(match.fresh))
         if self.rows != before:
             return False
-        state = self.policy.update(older, Columns(batch, match.layout, weights, times))
+        try:
+            state = self.policy.update(older, Columns(batch, match.layout, weights, times))
+        except UnmergeableError as error:
+            feature = [*self.features, *match.fresh][error.lane]
+            raise SchemaError(
+                f"feature {feature!r} {error.reason} All that came with it was refused."
+            ) from error
         after = self.policy.tally(state).not_finite
         if np.count_nonzero(after):
             nans, *infs = after - self.policy.tally(older).not_finite

@@ -28,19 +28,24 @@ from streambn.policies import (
     EMA,
     BatchEMA,
     BatchState,
+    Exact,
     Policy,
     RecursiveState,
     TimedState,
     Welford,
 )
+from streambn.storedsums import StoredSums
+from streambn.totals import Totals
 
 __all__ = ["Saved", "can_hold", "decode", "encode", "fingerprint", "read", "write"]
 
 FORMAT = "streambn statistics"
-VERSION = 3
+VERSION = 4
 # A file is of the earliest version that can say what it says: since 2 there are Σw², sample
-# weights, event times and gaps of a recursion; since 3, notes.
+# weights, event times and gaps of a recursion; since 3, notes; since 4, exact sums.
 _PLAIN_VERSION = 2
+_NOTE_VERSION = 3
+_EXACT_VERSION = 4
 _NOT_NEGATIVE = (
     *("count", "nulls", "nans", "pos_infs", "neg_infs"),
     *("weight", "pairs", "squares", "m2_hi", "decay"),
@@ -268,6 +273,21 @@ class _BatchEMA(_Typed, tag="batch-ema", tag_field="kind", kw_only=True):
         )
 
 
+class _Exact(_Typed, tag="exact", tag_field="kind"):
+    state: StoredSums | None
+
+    @classmethod
+    def of(cls, policy: Exact, state: Totals | None) -> Self:
+        del policy
+        return cls(state=None if state is None else StoredSums.of(state))
+
+    def policy(self) -> Exact:
+        return Exact()
+
+    def restored(self, lanes: int) -> Totals | None:
+        return None if self.state is None else self.state.totals(lanes)
+
+
 class _Options(_Typed):
     eps: float
     ddof: int
@@ -290,7 +310,7 @@ class _Body(_Typed):
     options: _Options
     columns: list[str] | None
     leaves: list[_Leaf] | None
-    policy: _Welford | _EMA | _BatchEMA
+    policy: _Welford | _EMA | _BatchEMA | _Exact
 
 
 class _File(_Typed):
@@ -329,10 +349,11 @@ class Saved(NamedTuple):
     note: dict[str, Any] | None = None
 
 
-_POLICIES: dict[type, type[_Welford] | type[_EMA] | type[_BatchEMA]] = {
+_POLICIES: dict[type, type[_Welford] | type[_EMA] | type[_BatchEMA] | type[_Exact]] = {
     Welford: _Welford,
     EMA: _EMA,
     BatchEMA: _BatchEMA,
+    Exact: _Exact,
 }
 
 
@@ -350,9 +371,10 @@ def encode(saved: Saved) -> bytes:
         The policy is none of streambn's own.
     """
     body = _body(saved.fitted)
+    version = _PLAIN_VERSION if saved.note is None else _NOTE_VERSION
     file = _File(
         format=FORMAT,
-        version=_PLAIN_VERSION if saved.note is None else VERSION,
+        version=_EXACT_VERSION if isinstance(body.policy, _Exact) else version,
         kind="frozen" if saved.frozen else "normalizer",
         fingerprint=_sha256(body) if saved.frozen else None,
         checksum="",

@@ -32,6 +32,8 @@ ROOMS = [
     "locks",
     "kernels",
     "moments",
+    "totals",
+    "storedsums",
     "policies",
     "ledgers",
     "options",
@@ -192,6 +194,7 @@ def test_the_public_names_are_these():
     assert set(streambn.__all__) == {
         "EMA",
         "BatchEMA",
+        "Exact",
         "FrozenNormalizer",
         "InvalidValueError",
         "MergeError",

@@ -18,11 +18,20 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from streambn.errors import InvalidValueError
-from streambn.kernels.common import empty_moments, recursion_step
-from streambn.kernels.interface import Columns, LaneArrays, LaneTransform, Layout, Place, Times
+from streambn.kernels.common import UnmergeableError, empty_moments, empty_sums, recursion_step
+from streambn.kernels.interface import (
+    Columns,
+    ExactSums,
+    LaneArrays,
+    LaneTransform,
+    Layout,
+    Place,
+    Times,
+)
 
 __all__ = [
     "Columns",
+    "ExactSums",
     "FlatFile",
     "LaneArrays",
     "LaneTransform",
@@ -30,12 +39,17 @@ __all__ = [
     "Place",
     "RowLanes",
     "Times",
+    "UnmergeableError",
     "active",
     "block_moments",
     "denormalize",
     "describe",
     "empty_moments",
+    "empty_sums",
+    "exact_sums",
+    "extend_exact",
     "extend_moments",
+    "merge_exact",
     "merge_moments",
     "normalize",
     "recursion_step",
@@ -77,13 +91,26 @@ if active == "native":
         recursion_weights,
         time_weights,
     )
+
+    # To be removed, and the three names imported above, once the compiled kernels have them.
+    try:
+        from streambn.kernels.native import (  # type: ignore[attr-defined]
+            exact_sums,
+            extend_exact,
+            merge_exact,
+        )
+    except ImportError:
+        from streambn.kernels.reference.exact import exact_sums, extend_exact, merge_exact
 else:
     FlatFile = None  # type: ignore[assignment,misc]  # Arrow reads Parquet, and is the reference
     from streambn.kernels.reference import (  # type: ignore[assignment]
         RowLanes,
         block_moments,
         denormalize,
+        exact_sums,
+        extend_exact,
         extend_moments,
+        merge_exact,
         merge_moments,
         normalize,
         recursion_weights,

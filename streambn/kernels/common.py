@@ -8,9 +8,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from streambn.kernels.interface import Floats, Ints, LaneArrays
+from streambn.errors import MergeError
+from streambn.kernels.interface import ExactSums, Floats, Ints, LaneArrays
 
-__all__ = ["ZERO_EXPONENT", "empty_moments", "recursion_step"]
+__all__ = [
+    "ZERO_EXPONENT",
+    "UnmergeableError",
+    "empty_moments",
+    "empty_sums",
+    "in_decimals",
+    "recursion_step",
+    "unmergeable",
+]
 
 # The exponent of a lane that has seen nothing but zeros: any other outranks it.
 ZERO_EXPONENT = -1100
@@ -44,6 +53,56 @@ def empty_moments(shape: int | tuple[int, ...]) -> LaneArrays:
         decay=np.ones(shape),
         exponent=np.full(shape, ZERO_EXPONENT, np.int64),
     )
+
+
+def empty_sums(lanes: int) -> ExactSums:
+    """Return the exact sums of nothing: the identity of `merge_exact`."""
+    sums = ExactSums(np.zeros((ExactSums.ROWS, lanes), np.int64))
+    sums.min[:], sums.max[:] = np.inf, -np.inf
+    return sums
+
+
+class UnmergeableError(MergeError):
+    """Two exact sums of a lane have no sum of which all digits could be kept.
+
+    Whoever knows the lane's column says so, before the reason.
+
+    Attributes
+    ----------
+    lane : int
+    reason : str
+        What it holds, and what helps.
+    """
+
+    def __init__(self, lane: int, reason: str) -> None:
+        super().__init__(f"lane {lane} {reason}")
+        self.lane = lane
+        self.reason = reason
+
+
+def in_decimals(sums: ExactSums, lane: int, scale: int) -> tuple[int, int] | None:
+    """Return Σx and Σx² of a lane in units of 10**-scale; None: those are not whole numbers."""
+    total, squares = sums.integers(lane)
+    if not sums.decimal[lane]:
+        bits = sums.UNIT_BITS
+        if total & ((1 << bits) - 1) or squares & ((1 << 2 * bits) - 1):
+            return None
+        total, squares = total >> bits, squares >> 2 * bits
+    factor = 10 ** (scale - int(sums.scale[lane]))
+    return total * factor, squares * factor * factor
+
+
+def unmergeable(lane: int, older: ExactSums, newer: ExactSums) -> UnmergeableError:
+    """Return the error for a lane of two segments that `merge_exact` cannot merge."""
+    other, decimal = (older, newer) if newer.decimal[lane] else (newer, older)
+    low, high = float(other.min[lane]), float(other.max[lane])
+    values = f"{low!r}" if low == high else f"values from {low!r} to {high!r}"
+    place = f"beside decimals of scale {decimal.scale[lane]}"
+    if in_decimals(other, lane, max(0, int(other.scale[lane]))) is None:
+        why = f"holds {values}, not whole, {place}: no unit holds the exact sums of both"
+    else:
+        why = f"holds {values} {place}: exact sums of both would have too many digits"
+    return UnmergeableError(lane, f"{why}. Cast it to one type, such as float64.")
 
 
 def recursion_step(gap: Ints, decay: float, alpha: float) -> tuple[Floats, Floats]:

@@ -19,6 +19,7 @@ __all__ = [
     "ABSENT",
     "NEGLIGIBLE",
     "Columns",
+    "ExactSums",
     "Floats",
     "Ints",
     "LaneArrays",
@@ -181,23 +182,23 @@ class Columns:
 
 
 class _FloatRow:
-    """A field of LaneArrays that holds float64."""
+    """A field that holds float64."""
 
     def __init__(self, row: int) -> None:
         self._row = row
 
-    def __get__(self, arrays: LaneArrays, owner: type | None = None) -> Floats:
+    def __get__(self, arrays: LaneArrays | ExactSums, owner: type | None = None) -> Floats:
         floats: Floats = arrays.memory[self._row].view(np.float64)
         return floats
 
 
 class _IntRow:
-    """A field of LaneArrays that holds int64."""
+    """A field that holds int64."""
 
     def __init__(self, row: int) -> None:
         self._row = row
 
-    def __get__(self, arrays: LaneArrays, owner: type | None = None) -> Ints:
+    def __get__(self, arrays: LaneArrays | ExactSums, owner: type | None = None) -> Ints:
         ints: Ints = arrays.memory[self._row]
         return ints
 
@@ -301,6 +302,87 @@ class LaneArrays:
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         return (getattr(self, name) for name in self.FIELDS)
+
+
+class ExactSums:
+    """Exact sums of one segment of a stream: arrays over lanes, in one block of memory.
+
+    The sums are integers, in units in which every value is whole: 2**-1074 for floats and
+    integers, 10**-scale for decimals. So no addition rounds, and equal values give equal
+    memory in whatever order they came and however they were cut and merged.
+
+    Parameters
+    ----------
+    memory : ndarray of int64, shape (110, L)
+        The fields in their order; those of float64 bit for bit.
+
+    Attributes
+    ----------
+    count, nulls, nans, pos_infs, neg_infs : int64
+        As in `LaneArrays`.
+    min, max : float64
+        Likewise, the nearest float64 of an integer or decimal. -0.0 is less than 0.0.
+    decimal : int64
+        Whether the unit is 10**-scale; 0 or 1.
+    scale : int64
+        Digits behind the point, may be negative; 0 where `decimal` is 0.
+    total : int64, shape (34, L)
+        The sum of x in units: limbs of 64 bits, the lowest first, in two's complement. Of
+        floats, 2**63 values of 2**2098 units fit.
+    squares : int64, shape (67, L)
+        The sum of x**2 in units squared, likewise.
+    """
+
+    __slots__ = ("memory",)
+
+    # One unit is 2**-UNIT_BITS where it is not decimal: that of the smallest float64.
+    UNIT_BITS: ClassVar[int] = 1074
+    TOTAL: ClassVar[slice] = slice(9, 43)
+    SQUARES: ClassVar[slice] = slice(43, 110)
+    ROWS: ClassVar[int] = 110
+
+    count = _IntRow(0)
+    nulls = _IntRow(1)
+    nans = _IntRow(2)
+    pos_infs = _IntRow(3)
+    neg_infs = _IntRow(4)
+    min = _FloatRow(5)
+    max = _FloatRow(6)
+    decimal = _IntRow(7)
+    scale = _IntRow(8)
+
+    def __init__(self, memory: Ints) -> None:
+        self.memory = memory
+
+    @property
+    def total(self) -> Ints:
+        """The limbs of Σx."""
+        return self.memory[self.TOTAL]
+
+    @property
+    def squares(self) -> Ints:
+        """The limbs of Σx²."""
+        return self.memory[self.SQUARES]
+
+    def integers(self, lane: int) -> tuple[int, int]:
+        """Return Σx and Σx² of a lane, in units."""
+        total, squares = (
+            int.from_bytes(limbs[:, lane].tobytes(), "little", signed=True)
+            for limbs in (self.total, self.squares)
+        )
+        return total, squares
+
+    def put(self, lane: int, total: int, squares: int) -> None:
+        """Set Σx and Σx² of a lane, in units.
+
+        Raises
+        ------
+        OverflowError
+            They do not fit into the limbs.
+        """
+        for limbs, value in ((self.total, total), (self.squares, squares)):
+            octets = value.to_bytes(8 * len(limbs), "little", signed=True)
+            limbs[:, lane] = np.frombuffer(octets, "<i8")
 
 
 class Recursion(NamedTuple):

@@ -11,6 +11,7 @@ when a state is *read*; a state into which they were baked could not be merged.
 
 from streambn.policies.batch_ema import BatchEMA, BatchState
 from streambn.policies.ema import EMA
+from streambn.policies.exact import Exact
 from streambn.policies.protocol import (
     ByRow,
     EventTime,
@@ -30,6 +31,7 @@ __all__ = [
     "BatchState",
     "ByRow",
     "EventTime",
+    "Exact",
     "Extras",
     "Policy",
     "RecursiveState",

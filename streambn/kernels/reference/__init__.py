@@ -5,8 +5,9 @@ of 1e8 the latter has no digit left. Data is taken in blocks that stay in the ca
 while they are passed over several times.
 """
 
-from streambn.kernels.common import empty_moments, recursion_step
+from streambn.kernels.common import empty_moments, empty_sums, recursion_step
 from streambn.kernels.reference.blocks import block_moments, extend_moments
+from streambn.kernels.reference.exact import exact_sums, extend_exact, merge_exact
 from streambn.kernels.reference.merge import merge_moments
 from streambn.kernels.reference.recursion import recursion_weights
 from streambn.kernels.reference.rows import RowLanes
@@ -18,7 +19,11 @@ __all__ = [
     "block_moments",
     "denormalize",
     "empty_moments",
+    "empty_sums",
+    "exact_sums",
+    "extend_exact",
     "extend_moments",
+    "merge_exact",
     "merge_moments",
     "normalize",
     "recursion_step",

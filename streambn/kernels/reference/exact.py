@@ -1,0 +1,190 @@
+"""Exact sums of values and of their squares: no addition rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyarrow.types import is_decimal
+
+from streambn.kernels.common import empty_sums, in_decimals, unmergeable
+from streambn.kernels.decode import Source
+from streambn.kernels.interface import Columns, ExactSums, Floats, Ints
+from streambn.kernels.nesting import Column, opened
+
+__all__ = ["exact_sums", "extend_exact", "merge_exact"]
+
+# Rows at a time. `np.bincount` adds up in float64, which is exact below 2**53: halves of 27
+# bits may be 2**26.
+_BLOCK = 1 << 20
+_HALF = 27
+_LOW = (1 << _HALF) - 1
+
+
+def exact_sums(columns: Columns) -> ExactSums:
+    """Exact sums of all lanes of one batch.
+
+    Parameters
+    ----------
+    columns : Columns
+        Weights and times are not looked at.
+
+    Returns
+    -------
+    ExactSums
+        Lanes in the order of the columns.
+    """
+    sums = empty_sums(columns.layout.lanes)
+    first = 0
+    for column in opened(columns):
+        sums.memory[:, first : first + column.width] = _column_sums(column).memory
+        first += column.width
+    return sums
+
+
+def extend_exact(older: ExactSums, columns: Columns) -> ExactSums:
+    """Exact sums of the segment `older` followed by one batch; see `merge_exact`."""
+    return merge_exact(older, exact_sums(columns))
+
+
+def merge_exact(older: ExactSums, newer: ExactSums) -> ExactSums:
+    """Exact sums of two segments, lane by lane. Commutative, and associative, bit for bit.
+
+    Decimals of two scales are counted in units of the finer one. Beside decimals a float counts
+    as one of scale 0, if the sums are whole numbers.
+
+    Raises
+    ------
+    UnmergeableError
+        The sums of a lane are not whole, or do not fit.
+    """
+    a, b = older, newer
+    lanes = a.memory.shape[1]
+    merged = empty_sums(lanes)
+    merged.memory[:5] = a.memory[:5] + b.memory[:5]
+    merged.min[:] = np.where(_order(a.min) < _order(b.min), a.min, b.min)
+    merged.max[:] = np.where(_order(a.max) > _order(b.max), a.max, b.max)
+    merged.decimal[:] = a.decimal | b.decimal
+    for lane in range(lanes):
+        # A lane without values has no unit: it takes the other's.
+        sides = [side for side in (a, b) if side.count[lane]]
+        if merged.decimal[lane]:
+            scale = merged.scale[lane] = max(int(side.scale[lane]) for side in sides)
+            parts = [in_decimals(side, lane, int(scale)) for side in sides]
+        else:
+            parts = [side.integers(lane) for side in sides]
+        if not _put_all(merged, lane, parts):
+            raise unmergeable(lane, a, b)
+    return merged
+
+
+def _put_all(sums: ExactSums, lane: int, parts: Sequence[tuple[int, int] | None]) -> bool:
+    """Set the sums of a lane to those of its parts, if all are there and they fit."""
+    there = [part for part in parts if part is not None]
+    try:
+        sums.put(lane, sum(total for total, _ in there), sum(squares for _, squares in there))
+    except OverflowError:
+        return False
+    return len(there) == len(parts)
+
+
+def _column_sums(column: Column) -> ExactSums:
+    """Exact sums of the lanes of one column."""
+    source = Source({0: column})
+    [part] = source.parts
+    sums = empty_sums(column.width)
+    null = source.missing(0, source.rows)
+    # What has no more than 53 bits, integers too, is read as float64.
+    floats = source.read(0, source.rows) if part.layout.words == 0 else None
+    for lane in range(column.width):
+        there: Any = slice(None) if null is None else ~null[lane]
+        if floats is not None:
+            _add_floats(sums, lane, floats[lane, there])
+        else:
+            words = part.data.reshape(source.rows, column.width, -1)[there, lane]
+            scale = part.layout.power if is_decimal(column.values.type) else None
+            _add_integers(sums, lane, words, scale)
+    if null is not None:
+        sums.nulls[:] = null.sum(axis=1)
+    return sums
+
+
+def _add_floats(sums: ExactSums, lane: int, x: Floats) -> None:
+    sums.nans[lane] = np.count_nonzero(np.isnan(x))
+    sums.pos_infs[lane] = np.count_nonzero(x == np.inf)
+    sums.neg_infs[lane] = np.count_nonzero(x == -np.inf)
+    if sums.memory[2:5, lane].any():
+        x = x[np.isfinite(x)]
+    if not len(x):
+        return
+    order = _order(x)
+    sums.count[lane] = len(x)
+    sums.min[lane], sums.max[lane] = x[order.argmin()], x[order.argmax()]
+    blocks = [_float_sums(x[start : start + _BLOCK]) for start in range(0, len(x), _BLOCK)]
+    sums.put(lane, sum(total for total, _ in blocks), sum(square for _, square in blocks))
+
+
+def _float_sums(x: Floats) -> tuple[int, int]:
+    """Return Σx and Σx² in units of 2**-1074."""
+    bits = np.ascontiguousarray(x).view(np.int64)
+    biased = bits >> 52 & 0x7FF
+    # A subnormal number has the exponent of the smallest normal one, and no leading 1.
+    exponent = np.maximum(biased, 1) - 1
+    mantissa = (bits & (1 << 52) - 1) | (biased > 0).astype(np.int64) << 52
+    high, low = mantissa >> _HALF, mantissa & _LOW
+    total = _sums_by(exponent, np.where(bits < 0, -mantissa, mantissa))
+    outer, mixed, inner = (
+        _sums_by(exponent, term) for term in (high * high, high * low, low * low)
+    )
+    squares = [
+        (o << 2 * _HALF) + (m << _HALF + 1) + i for o, m, i in zip(outer, mixed, inner, strict=True)
+    ]
+    return (
+        sum(part << e for e, part in enumerate(total) if part),
+        sum(part << 2 * e for e, part in enumerate(squares) if part),
+    )
+
+
+def _sums_by(exponent: Ints, terms: Ints) -> list[int]:
+    """Add up terms below 2**54 for each exponent."""
+    high = np.bincount(exponent, (terms >> _HALF).astype(np.float64))
+    low = np.bincount(exponent, (terms & _LOW).astype(np.float64))
+    pairs = zip(high.tolist(), low.tolist(), strict=True)
+    return [(int(upper) << _HALF) + int(lower) for upper, lower in pairs]
+
+
+def _add_integers(
+    sums: ExactSums, lane: int, words: NDArray[np.integer[Any]], scale: int | None
+) -> None:
+    """Add integers of one or more 64-bit words, shape (n, words), the lowest first.
+
+    With a scale, they are decimals.
+    """
+    if not len(words):
+        return
+    values = words[:, -1].astype(np.int64 if scale is not None else words.dtype).tolist()
+    for word in range(words.shape[1] - 2, -1, -1):
+        below = words[:, word].tolist()
+        values = [(high << 64) + low for high, low in zip(values, below, strict=True)]
+    low, high = min(values), max(values)
+    shift = sums.UNIT_BITS if scale is None else 0
+    sums.count[lane] = len(values)
+    sums.min[lane], sums.max[lane] = (_nearest(value, scale or 0) for value in (low, high))
+    sums.decimal[lane], sums.scale[lane] = scale is not None, scale or 0
+    sums.put(lane, sum(values) << shift, sum(v * v for v in values) << 2 * shift)
+
+
+def _nearest(value: int, scale: int) -> float:
+    """Return value / 10**scale, rounded once."""
+    try:
+        return value / 10**scale if scale >= 0 else float(value * 10**-scale)
+    except OverflowError:
+        return np.inf if value > 0 else -np.inf
+
+
+def _order(x: Floats) -> Ints:
+    """Return integers in the order of floats, in which -0.0 is less than 0.0."""
+    bits = np.ascontiguousarray(x).view(np.int64)
+    return bits ^ (bits >> 63 & np.iinfo(np.int64).max)
