@@ -19,7 +19,7 @@ from streambn.kernels.bitmaps import arrow_array
 from streambn.kernels.interface import Floats, Ints
 from streambn.moments import Moments, Reading
 from streambn.options import Options
-from streambn.policies import Policy, event_time_of, takes_weights
+from streambn.policies import Exact, Policy, Welford, event_time_of, takes_weights
 from streambn.weighing import beside, moment, refuse_weights, weigh
 
 __all__ = ["Fitted", "check_affine", "refuse_not_finite"]
@@ -363,8 +363,11 @@ class Fitted:
         """Return a batch normalized by its own mean and its own biased variance."""
         binding = self._bound_to()
         weighed = self._weighed(batch)
-        own = Moments.empty(len(binding.lanes)) if weighed is None else Moments.of(weighed)
-        reading = self._propagated(own.reading(ddof=0), own)
+        # In it all rows count alike, whatever the policy makes of them later.
+        policy = self.policy if isinstance(self.policy, Exact) else Welford()
+        own = policy.init(len(binding.lanes))
+        own = own if weighed is None else policy.update(own, weighed)
+        reading = self._propagated(policy.read(own, 0), policy.tally(own))
         lanes = self._lane_transform(reading, binding)
         return self._normalized_by(lanes, binding.extract(batch), schema)
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from streambn.kernels import Columns, Layout, Place, RowLanes, Times
+from streambn.kernels import Columns, ExactSums, Layout, Place, RowLanes, Times
 from streambn.kernels.interface import Ints, LaneArrays
 from streambn.moments import Moments
 from streambn.policies import Policy, RowPolicy, event_time_of
@@ -176,9 +176,10 @@ def _beside(state: Any, other: Any) -> Any:
 
     An array whose last axis is not the lanes, and a number, are the first state's.
     """
-    if isinstance(state, Moments | Totals):
-        both = np.hstack([state.memory, other.memory])
-        return type(state).sealed(type(state)(both))
+    if isinstance(state, Moments):
+        return Moments.sealed(LaneArrays(np.hstack([state.memory, other.memory])))
+    if isinstance(state, Totals):
+        return Totals.sealed(ExactSums(np.hstack([state.memory, other.memory])))
     if isinstance(state, np.ndarray) and other.shape[-1:] == (1,):
         return np.concatenate([state, other], axis=-1)
     if isinstance(state, tuple) and hasattr(state, "_make"):

@@ -95,6 +95,7 @@ POLICIES: dict[str, list[object]] = {
     "batch-ema": ["--policy", "batch-ema", "--momentum", 0.1],
     "batch-ema of rows": ["--policy", "batch-ema", "--momentum", 0.1, "--batch-rows", 7],
     "batch-ema, debiased": ["--policy", "batch-ema", "--decay", 0.9, "--initial", "none"],
+    "exact": ["--policy", "exact"],
 }
 EACH_POLICY = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 

@@ -760,7 +760,7 @@ def test_usage_errors() -> None:
         ("--nonsense", [*fit, "--nonsense"]),
         ("output", ["fit", "t.parquet"]),
         ("INPUT", ["fit", "-o", "out.json"]),
-        ("exact", [*fit, "--policy", "exact"]),
+        ("median", [*fit, "--policy", "median"]),
         ("--halflife belongs to --policy ema, but the policy is welford", [*fit, "--halflife", 3]),
         ("--batch-ddof belongs to --policy batch-ema", [*fit, "--policy", "ema", "--alpha", 0.1,
                                                         "--batch-ddof", 0]),

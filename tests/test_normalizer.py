@@ -37,6 +37,7 @@ POLICIES: dict[str, Any] = {
     "batch-ema keras": sbn.BatchEMA(decay=0.75, ddof=0, initial=None),
     "batch-ema average": sbn.BatchEMA(momentum=None),
     "batch-ema rows": sbn.BatchEMA(momentum=0.5, batch_rows=3),
+    "exact": sbn.Exact(),
 }
 policies = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 

@@ -18,6 +18,7 @@ POLICIES = {
     "EMA": sbn.EMA(halflife=20),
     "EMARecursive": sbn.EMA(alpha=0.1, adjust=False),
     "BatchEMA": sbn.BatchEMA(momentum=0.1),
+    "Exact": sbn.Exact(),
 }
 MANY_IS_ONE_BY_ONE = "check_learn_many_matches_learn_one"
 

@@ -23,6 +23,7 @@ POLICIES = {
     "EMA": sbn.EMA(halflife=10),
     "EMARecursive": sbn.EMA(alpha=0.2, adjust=False),
     "BatchEMA": sbn.BatchEMA(momentum=0.1),
+    "Exact": sbn.Exact(),
 }
 # A block is not its rows: what goes on row by row has to be compared with rows.
 BY_ROW = {name: policy for name, policy in POLICIES.items() if name != "BatchEMA"}
@@ -415,7 +416,7 @@ def test_what_is_no_weight_is_refused(w):
     assert pickle.dumps(model) == before
 
 
-@pytest.mark.parametrize("name", ["EMARecursive", "BatchEMA"])
+@pytest.mark.parametrize("name", ["EMARecursive", "BatchEMA", "Exact"])
 def test_policies_with_weights_of_their_own_refuse_others(name):
     model = learned(ROWS, POLICIES[name])
     model.learn_one({"a": 1.0}, w=1.0)

@@ -29,6 +29,7 @@ policies = {
     "EMARecursive": sbn.EMA(alpha=0.1, adjust=False),
     "EMAIgnoreNA": sbn.EMA(span=9, ignore_na=True),
     "BatchEMA": sbn.BatchEMA(momentum=0.1),
+    "Exact": sbn.Exact(),
 }
 rows = json.load(sys.stdin)
 found = {"kernels": kernels.active}
@@ -78,7 +79,7 @@ def by_kernels(kernels):
     return found
 
 
-@pytest.mark.parametrize("name", ["Welford", "EMA", "EMARecursive", "EMAIgnoreNA", "BatchEMA"])
+@pytest.mark.parametrize("name", ["Welford", "EMA", "EMARecursive", "EMAIgnoreNA", "BatchEMA", "Exact"])
 def test_both_kernels_learn_and_transform_a_row_alike(name):
     pytest.importorskip(
         "streambn.kernels.native",

@@ -72,6 +72,14 @@ class TestWelfordOneByOne(OneByOne):
     policy = sbn.Welford()
 
 
+class TestExactOnBatches(OnFrames):
+    policy = sbn.Exact()
+
+
+class TestExactOneByOne(OneByOne):
+    policy = sbn.Exact()
+
+
 class TestEMAOneByOne(OneByOne):
     policy = sbn.EMA(span=5)
 

@@ -29,6 +29,7 @@ POLICIES = {
     "EMARecursive": sbn.EMA(halflife=5, adjust=False),
     "EMAIgnoreNA": sbn.EMA(span=4, ignore_na=True),
     "EMARecursiveIgnoreNA": sbn.EMA(com=3, adjust=False, ignore_na=True),
+    "Exact": sbn.Exact(),
 }
 for_every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 

@@ -34,7 +34,7 @@ from streambn.adapters.sklearn import SklearnNormalizer
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.testing import AdapterLaws, exact_moments
 
-POLICIES = [sbn.Welford(), sbn.EMA(halflife=50), sbn.BatchEMA(momentum=0.1)]
+POLICIES = [sbn.Welford(), sbn.EMA(halflife=50), sbn.BatchEMA(momentum=0.1), sbn.Exact()]
 BUNDLED = ["iris", "wine", "breast_cancer", "diabetes", "digits"]
 
 

@@ -23,6 +23,7 @@ _HALF = 27
 _LOW = (1 << _HALF) - 1
 
 
+@np.errstate(all="ignore")
 def exact_sums(columns: Columns) -> ExactSums:
     """Exact sums of all lanes of one batch.
 
