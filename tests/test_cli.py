@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,28 @@ def test_merge_can_replace_its_own_input() -> None:
     good("fit", CO2, "-o", "total.json")
     good("merge", "total.json", "total.json", "-o", "total.json")
     assert stats("total.json")["co2"]["count"] == 2 * 2225
+
+
+def test_exact_statistics_are_the_same_file_however_the_data_lie() -> None:
+    rng = np.random.default_rng(0)
+    x = np.append(rng.normal(1e9, 1, 5000), [1e300, -1e300])
+    pq.write_table(pa.table({"x": x}), "whole.parquet", row_group_size=700)
+    for i, part in enumerate(np.array_split(rng.permutation(x), 5)):
+        pq.write_table(pa.table({"x": part}), f"part-{i}.parquet")
+    exact = ("--policy", "exact", "--frozen", "--quiet")
+    good("fit", "whole.parquet", "-o", "whole.json", *exact, "--threads", 2)
+    good("fit", "part-*.parquet", "-o", "parts.json", *exact)
+    for i in range(5):
+        good("fit", f"part-{i}.parquet", "-o", f"{i}.json", *exact)
+    good("merge", *(f"{i}.json" for i in (3, 0, 4, 1, 2)), "-o", "merged.json", "--frozen")
+    whole = Path("whole.json").read_bytes()
+    assert Path("parts.json").read_bytes() == whole
+    assert Path("merged.json").read_bytes() == whole
+    assert stats("whole.json")["x"]["mean"] == float(sum(map(Fraction, x.tolist())) / len(x))
+    good("apply", "whole.json", "whole.parquet", "-o", "out.parquet", "--quiet")
+    shown = json.loads(good("show", "whole.json", "--format", "json").stdout)
+    assert shown["policy"].startswith("Exact: every value counts equally")
+    assert "weights" in bad(2, "fit", "whole.parquet", "-o", "w.json", *exact, "--weights", "x")
 
 
 # --- by event time, with weights ------------------------------------------------------

@@ -461,7 +461,9 @@ def test_arguments_are_checked():
         RowNormalizer(eps=-1.0)
 
 
-@pytest.mark.parametrize("policy", [sbn.Welford(), sbn.BatchEMA(momentum=0.1)], ids=str)
+@pytest.mark.parametrize(
+    "policy", [sbn.Welford(), sbn.BatchEMA(momentum=0.1), sbn.Exact()], ids=str
+)
 def test_a_feature_that_is_there_twice_is_refused(policy):
     norm = RowNormalizer(policy)
     for _ in range(2):  # as new features, then as known ones
@@ -546,6 +548,7 @@ WEIGHED = {
 UNWEIGHED = {
     "EMARecursive": sbn.EMA(alpha=0.2, adjust=False),
     "BatchEMA": sbn.BatchEMA(momentum=0.1),
+    "Exact": sbn.Exact(),
 }
 
 
@@ -913,7 +916,9 @@ def test_weights_and_times_together():
         assert (of["count"], of["mean"], of["weight"]) == (2, 2.0, 1.5)
 
 
-@pytest.mark.parametrize("policy", [sbn.Welford(), sbn.BatchEMA(momentum=0.1), TIMED], ids=str)
+@pytest.mark.parametrize(
+    "policy", [sbn.Welford(), sbn.BatchEMA(momentum=0.1), sbn.Exact(), TIMED], ids=str
+)
 def test_none_may_be_the_name_of_a_feature_or_no_row_at_all(policy):
     norm = RowNormalizer(policy)
     when = {"t": datetime.date(2026, 3, 1)} if policy is TIMED else {}
@@ -925,3 +930,69 @@ def test_none_may_be_the_name_of_a_feature_or_no_row_at_all(policy):
     for method in (norm.learn_one, norm.transform_one):
         with pytest.raises(InvalidValueError, match="a row must be a dict of features, got None"):
             method(None)
+
+
+# --------------------------------------------------------------------------- exact sums
+
+
+def test_exact_sums_of_rows_are_those_of_a_batch():
+    rng = random.Random(5)
+    rows = [
+        {
+            "a": rng.gauss(1e15, 1),
+            "i": rng.randrange(-(2**63), 2**63),
+            "d": Decimal(i) / 8,
+            "late": i,
+        }
+        for i in range(60)
+    ]
+    for row in rows[:20]:
+        del row["late"]
+    rows[3]["a"], rows[4]["a"] = None, math.nan
+    batch = pa.RecordBatch.from_arrays(
+        [
+            pa.array([row.get(name) for row in rows], kind, from_pandas=False)
+            for name, kind in (
+                ("a", pa.float64()),
+                ("i", pa.int64()),
+                ("d", pa.decimal128(9, 3)),
+                ("late", pa.int64()),
+            )
+        ],
+        ["a", "i", "d", "late"],
+    )
+    columns = sbn.Normalizer(sbn.Exact()).update(batch).freeze()
+    by_batch, by_row = RowNormalizer(sbn.Exact()), RowNormalizer(sbn.Exact())
+    by_batch.learn_many(batch)
+    for row in rng.sample(rows, len(rows)):
+        by_row.learn_one(row)
+    assert by_batch.to_normalizer().freeze() == columns
+    for name, of in statistics(by_row).items():
+        assert of == statistics(by_batch)[name]
+    copied = pickle.loads(pickle.dumps(by_row))
+    assert copied.transform_one(rows[7]) == by_row.transform_one(rows[7])
+    again = RowNormalizer.of(columns)
+    again.learn_one(rows[0])
+    assert statistics(again)["a"]["count"] == statistics(by_batch)["a"]["count"] + 1
+
+
+def test_decimals_keep_their_digits_and_meet_no_other_floats():
+    norm = RowNormalizer(sbn.Exact(), ddof=1)
+    for i in range(1001):
+        norm.learn_one({"d": Decimal("1.2") if not i else Decimal("1.1" if i % 2 else "1.3")})
+    assert statistics(norm)["d"]["std"] == 0.1
+    norm.learn_one({"d": 10**30})
+    norm.learn_one({"d": 7.0})  # whole
+    before = pickle.dumps(norm)
+    with pytest.raises(SchemaError, match=r"feature 'd' holds 0\.5, not whole, beside decimals"):
+        norm.learn_one({"d": 0.5, "new": 1})
+    assert pickle.dumps(norm) == before
+    assert norm.features == ["d"]
+
+
+@pytest.mark.parametrize("policy", [sbn.BatchEMA(momentum=None), sbn.Exact()], ids=str)
+def test_what_is_neither_whole_nor_a_decimal_is_a_float(policy):
+    norm = RowNormalizer(policy)
+    for value in (Fraction(1, 3), np.longdouble(1) / 3):
+        norm.learn_one({"a": value})
+    assert statistics(norm)["a"]["mean"] == 1 / 3

@@ -79,7 +79,9 @@ def by_kernels(kernels):
     return found
 
 
-@pytest.mark.parametrize("name", ["Welford", "EMA", "EMARecursive", "EMAIgnoreNA", "BatchEMA", "Exact"])
+@pytest.mark.parametrize(
+    "name", ["Welford", "EMA", "EMARecursive", "EMAIgnoreNA", "BatchEMA", "Exact"]
+)
 def test_both_kernels_learn_and_transform_a_row_alike(name):
     pytest.importorskip(
         "streambn.kernels.native",
