@@ -364,7 +364,7 @@ class Fitted:
         binding = self._bound_to()
         weighed = self._weighed(batch)
         # In it all rows count alike, whatever the policy makes of them later.
-        policy = self.policy if isinstance(self.policy, Exact) else Welford()
+        policy: Policy = self.policy if isinstance(self.policy, Exact) else Welford()
         own = policy.init(len(binding.lanes))
         own = own if weighed is None else policy.update(own, weighed)
         reading = self._propagated(policy.read(own, 0), policy.tally(own))

@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 import streambn as sbn
@@ -46,6 +46,18 @@ def implementation(request):
 class TestExactLaws(PolicyLaws):
     policy = sbn.Exact()
     rtol = 0.0
+
+
+def test_the_laws_find_what_is_right_to_most_digits_only():
+    laws = type("Laws", (PolicyLaws,), {"policy": sbn.Welford(), "rtol": 0.0})()
+
+    @settings(deadline=None, database=None, phases=[Phase.generate])
+    @given(data=st.data())
+    def broken(data):
+        laws.law_pieces_merge_in_any_order_where_it_is_said_to_be_without_effect(data)
+
+    with pytest.raises(AssertionError):
+        broken()
 
 
 # --------------------------------------------------------------------------- the oracles
@@ -388,6 +400,36 @@ def test_columns_in_lists_structs_encodings_and_matrices():
     assert norm.lanes == ("s.y",)
     assert norm.stats()["mean"].to_pylist() == [nearest(sum(map(Fraction, x[1::2, 0])) / 20)]
     assert norm.stats()["nulls"].to_pylist() == [20]
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_both_implementations_give_the_same_bytes(data, implementation):
+    if implementation == "reference":
+        return  # it would be compared with itself
+    rows = data.draw(st.integers(0, 70))
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2**64, 3 * rows, dtype=np.uint64)
+    missing = rng.random(3 * rows) < data.draw(st.sampled_from([0.0, 0.3, 1.0]))
+    decimals = [_decimal(int(b) ** 2 * (-1) ** int(b % 2), 5) for b in bits.tolist()]
+    anything = pa.array(bits.view(np.float64), mask=missing, from_pandas=False)
+    arrays = [
+        anything.slice(rows, rows),
+        pa.FixedSizeListArray.from_arrays(anything, 3),
+        pa.array(bits.view(np.int64), mask=missing).slice(3, rows)[:rows],
+        pa.array(bits, mask=missing)[:rows],
+        pa.array(bits.astype(np.uint32).view(np.float32), mask=missing, from_pandas=False)[:rows],
+        pa.array(bits.astype(np.int8), mask=missing)[:rows],
+        pa.array([None if m else d for m, d in zip(missing, decimals, strict=True)],
+                 pa.decimal256(76, 5))[rows : 2 * rows],
+    ]  # fmt: skip
+    arrays = [array.slice(0, min(map(len, arrays))) for array in arrays]
+    state = totals(*arrays)
+    assert state.memory.tobytes() == reference.exact_sums(Columns.of(*arrays)).memory.tobytes()
+    again = state.extend(Columns.of(*arrays)).memory.tobytes()
+    assert again == reference.merge_exact(state, state).memory.tobytes()
+    assert again == state.merge(state).memory.tobytes()
 
 
 def test_the_value_under_a_null_is_never_read():

@@ -15,6 +15,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -567,6 +568,55 @@ def test_a_right_checksum_over_nonsense_is_still_damage(name: str) -> None:
     TAMPERED[name](document)
     with pytest.raises(sbn.SnapshotError, match=DAMAGED):
         snapshot.decode(signed(document))
+
+
+def _sums(document: Any) -> Any:
+    return document["body"]["policy"]["state"]
+
+
+TAMPERED_SUMS: dict[str, Tamper] = {
+    "no integer": lambda d: _sums(d)["total"].__setitem__(0, "one"),
+    "no hexadecimal": lambda d: _sums(d)["total"].__setitem__(0, "1.8p0"),
+    "an even integer": lambda d: _sums(d)["total"].__setitem__(0, "2p0"),
+    "zero in another way": lambda d: _sums(d)["total"].__setitem__(0, "0p1"),
+    "a zero in front": lambda d: _sums(d)["total"].__setitem__(0, "03p0"),
+    "capitals": lambda d: _sums(d)["squares"].__setitem__(0, "FFp0"),
+    "digits of another script": lambda d: _sums(d)["total"].__setitem__(0, "1p\u0661"),
+    "a sum below the smallest unit": lambda d: _sums(d)["total"].__setitem__(0, "1p-1075"),
+    "a sum beyond the largest": lambda d: _sums(d)["squares"].__setitem__(0, "1p2200"),
+    "an exponent of many digits": lambda d: _sums(d)["total"].__setitem__(0, "1p99999999"),
+    "squares below zero": lambda d: _sums(d)["squares"].__setitem__(0, "-1p0"),
+    "squares too small for the sum": lambda d: _sums(d)["squares"].__setitem__(0, "1p-9"),
+    "a sum of no values": lambda d: _sums(d)["count"].__setitem__(0, 0),
+    "a negative count": lambda d: _sums(d)["nulls"].__setitem__(0, -1),
+    "values without extremes": lambda d: _sums(d)["min"].__setitem__(0, None),
+    "a minimum above the maximum": lambda d: _sums(d)["min"].__setitem__(0, 1e9),
+    "a lane too few": lambda d: _sums(d)["scale"].pop(),
+    "a scale beyond 64 bits": lambda d: _sums(d)["scale"].__setitem__(0, 2**64),
+    "a field is new": lambda d: _sums(d).update(surprise=[]),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED_SUMS)
+def test_sums_of_no_data_are_damage(name: str) -> None:
+    document = json.loads(content(example(sbn.Exact())))
+    TAMPERED_SUMS[name](document)
+    with pytest.raises(sbn.SnapshotError, match=DAMAGED):
+        snapshot.decode(signed(document))
+
+
+def test_exact_sums_are_written_in_the_only_way_there_is() -> None:
+    rows: dict[str, Any] = {
+        "x": [1.0, 2.0], "tiny": [5e-324, 0.0], "none": pa.nulls(2, pa.float64()),
+        "big": [-1e300, 1.0], "i": [2**62, -1], "d": [Decimal("0.25"), Decimal("-1.75")],
+    }  # fmt: skip
+    norm = sbn.Normalizer(sbn.Exact()).update(pa.table(rows))
+    state = _sums(json.loads(content(norm)))
+    assert state["total"][:3] == ["3p0", "1p-1074", "0p0"]
+    assert state["squares"][:3] == ["5p0", "1p-2148", "0p0"]
+    assert (state["total"][5], state["scale"]) == ("-4bp1", [None] * 5 + [2])  # -150 hundredths
+    assert same_state(restored(norm), norm)
+    assert restored(norm)._fitted.state == norm._fitted.state
 
 
 @pytest.mark.parametrize(
