@@ -20,10 +20,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from streambn.errors import MergeError
 from streambn.kernels.common import empty_moments
 from streambn.kernels.interface import (
     Columns,
+    ExactSums,
     Floats,
+    Ints,
     LaneArrays,
     LaneTransform,
     Mapped,
@@ -39,7 +42,10 @@ __all__ = [
     "block_moments",
     "denormalize",
     "empty_moments",
+    "exact_sums",
+    "extend_exact",
     "extend_moments",
+    "merge_exact",
     "merge_moments",
     "normalize",
     "recursion_weights",
@@ -93,6 +99,40 @@ def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
     memory = np.empty(older.memory.shape, np.int64)
     _core.merge_moments(older.memory, newer.memory, memory)
     return LaneArrays(memory)
+
+
+def exact_sums(columns: Columns) -> ExactSums:
+    """See `streambn.kernels.reference.exact_sums`."""
+    return _exact_sums(None, columns)
+
+
+def extend_exact(older: ExactSums, columns: Columns) -> ExactSums:
+    """See `streambn.kernels.reference.extend_exact`."""
+    return _exact_sums(older.memory, columns)
+
+
+def merge_exact(older: ExactSums, newer: ExactSums) -> ExactSums:
+    """See `streambn.kernels.reference.merge_exact`."""
+    memory = np.empty(older.memory.shape, np.int64)
+    _refuse(_core.merge_exact(older.memory, newer.memory, memory))
+    return ExactSums(memory)
+
+
+def _exact_sums(older: Ints | None, columns: Columns) -> ExactSums:
+    if columns.layout.encoded:
+        columns = decoded(columns)
+    memory = np.empty((ExactSums.ROWS, columns.layout.lanes), np.int64)
+    _refuse(_core.exact_sums(columns.batch, columns.layout, _threads, older, memory))
+    return ExactSums(memory)
+
+
+def _refuse(lane: int) -> None:
+    if lane >= 0:
+        raise MergeError(
+            f"the exact sums of lane {lane} cannot be merged: one is of decimals, the other of "
+            "floats which are no whole numbers in sum, or the sum is too large. Cast the column "
+            "to one type in both."
+        )
 
 
 def time_weights(

@@ -77,6 +77,28 @@ struct PieceWeights {
 // those with a bit weigh, but for `given` and `factor`.
 using SumPiece = Verdict (*)(const void *values, int n, const uint8_t *bits, Origin origin,
                              const RowWeights &rows, Sums *sums, PieceWeights *there);
+// A part of a sum: amount * 2**exponent. Parts of one piece may overlap.
+struct ExactTerm {
+    int64_t amount;
+    int exponent;
+};
+// The exact sums of a piece and its extremes, of 64-bit unsigned integers less 2**63.
+struct ExactPiece {
+    union {
+        double low;
+        int64_t low_integer;
+    };
+    union {
+        double high;
+        int64_t high_integer;
+    };
+    int totals, squares;   // how many terms there are
+    ExactTerm total[16];   // of the sum of x
+    ExactTerm square[48];  // of the sum of x*x
+};
+// Sum a piece of n <= PIECE values, of which at least one is there, without any rounding.
+// out_of_range: the extremes are there, the sums are not.
+using ExactSum = Verdict (*)(const void *values, int n, const uint8_t *bits, ExactPiece *piece);
 // Clear the bits of NaN and infinities, and count them.
 using FindFinite = void (*)(const void *values, int n, uint8_t *bits, NotFinite *counts);
 // Values less the origin, as float64.
@@ -114,6 +136,7 @@ struct Kernels {
     CountBits count_bits;
     SumPiece sum[LOOPED_TYPES];        // fast: 16 terms deep
     SumPiece sum_exactly[LOOPED_TYPES]; // to 90 bits; without weights
+    ExactSum sum_to_integers[LOOPED_TYPES];
     Weigh weigh;
     TimeWeights time_weights;
     FindFinite find_finite[3];         // of the float types

@@ -1,6 +1,7 @@
 // The inner loops as a table.
 #pragma once
 
+#include "kernels_exact.hpp"
 #include "kernels_map.hpp"
 #include "kernels_row.hpp"
 #include "kernels_sum.hpp"
@@ -24,6 +25,7 @@ constexpr Kernels table(const char *name) {
             count_bits,
             STREAMBN_OF_EACH_TYPE(sum),
             STREAMBN_OF_EACH_TYPE(sum_exactly),
+            STREAMBN_OF_EACH_TYPE(sum_to_integers),
             weigh,
             time_weights,
             {find_finite<double>, find_finite<float>, find_finite<Half>},

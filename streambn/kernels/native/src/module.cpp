@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "arrow.hpp"
+#include "exact.hpp"
 #include "kernels.hpp"
 #include "matrix.hpp"
 #include "moments.hpp"
@@ -134,6 +135,40 @@ void py_merge_moments(nb::handle older, nb::handle newer, nb::handle out) {
     for (int64_t lane = 0; lane < lanes; ++lane)
         store_lane(memory.as<int64_t>(), lanes, lane,
                    merge(load_lane(a.as<int64_t>(), lanes, lane), load_lane(b.as<int64_t>(), lanes, lane)));
+}
+
+// The exact sums of a batch, or of what `older` holds and the batch. Returns the first lane whose
+// two have no common unit, or -1.
+int64_t py_exact_sums(nb::handle batch, nb::handle layout, int threads,
+                      std::optional<nb::object> older, nb::handle out) {
+    const Exported exported(batch, layout);
+    const int64_t lanes = exported.lanes;
+    const Block memory(out, 8, INTEGER, true);
+    expect(memory.items(), EXACT_ROWS * lanes, "the array of exact sums");
+    const std::unique_ptr<Block> before(older ? new Block(*older, 8, INTEGER) : nullptr);
+    if (before) expect(before->items(), EXACT_ROWS * lanes, "the array of older exact sums");
+    std::vector<ExactLane> sums;
+    without_gil(exported.bytes, [&] { sums = exact_sums(exported.leaves, threads); });
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+        ExactLane &sum = sums[static_cast<size_t>(lane)];
+        if (before && !merge(sum, load_exact(before->as<int64_t>(), lanes, lane))) return lane;
+        store_exact(memory.as<int64_t>(), lanes, lane, sum);
+    }
+    return -1;
+}
+
+int64_t py_merge_exact(nb::handle older, nb::handle newer, nb::handle out) {
+    const Block a(older, 8, INTEGER), b(newer, 8, INTEGER), memory(out, 8, INTEGER, true);
+    const auto lanes = static_cast<int64_t>(memory.items()) / EXACT_ROWS;
+    expect(memory.items(), EXACT_ROWS * lanes, "the array of merged exact sums");
+    expect(a.items(), EXACT_ROWS * lanes, "the array of older exact sums");
+    expect(b.items(), EXACT_ROWS * lanes, "the array of newer exact sums");
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+        ExactLane sum = load_exact(a.as<int64_t>(), lanes, lane);
+        if (!merge(sum, load_exact(b.as<int64_t>(), lanes, lane))) return lane;
+        store_exact(memory.as<int64_t>(), lanes, lane, sum);
+    }
+    return -1;
 }
 
 // What rows weigh by the times at which they happened; see reference/times.py.
@@ -353,6 +388,8 @@ NB_MODULE(_core, m) {
     m.attr("simd") = kernels().name;
     m.def("block_moments", &py_block_moments);
     m.def("merge_moments", &py_merge_moments);
+    m.def("exact_sums", &py_exact_sums);
+    m.def("merge_exact", &py_merge_exact);
     m.def("time_weights", &py_time_weights);
     m.def("transform", &py_transform);
     bind_rows(m);

@@ -1,0 +1,423 @@
+// The inner loops of exact sums: a piece's sums of x and of x*x as a few integers times powers
+// of two, without any rounding.
+//
+// Floats. A sum s that starts at 1.5 * 2**K is a multiple of 2**(K - 52) for as long as it stays
+// in [2**K, 2**(K + 1)], so s + v rounds v to that grid, and what is cut off, v - ((s + v) - s),
+// is exact (S. M. Rump, T. Ogita and S. Oishi, 2008, "Accurate floating-point summation", part
+// I). With |v| <= 2**E and DEPTH = 64 terms, K = E + 8 does: the sum moves by no more than
+// 64 * (2**E + 2**(K - 53)) < 2**(K - 1). What is left of a v is at most 2**(K - 53) = 2**(E - 45)
+// and enters a second sum in the same way, with E - 45 in the place of E. Its grid is
+// 2**(E - 89): where all values are multiples of that, nothing is left, and all is exact. The
+// bits of such a sum less those of its start are the integer by which it moved, in grid units.
+//
+// A square is the sum of h, itself rounded, and l, the rounding error: two numbers.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels.hpp"
+#include "kernels_sum.hpp"
+#include "simd.hpp"
+
+namespace streambn::STREAMBN_SIMD {
+
+constexpr int DEPTH = PIECE / WIDTH;
+static_assert(DEPTH <= 64, "the bounds of the sums");
+constexpr int HEADROOM = 8;                // K - E
+constexpr int GRID = HEADROOM - 52;        // the exponent of the grid, less E
+constexpr int LEFT = GRID - 1;             // that of what is left
+// Of float64: values and squares in this range have neither a part below the normal numbers nor
+// a sum above them. Beyond, and where values are more than WIDE apart, it is for the caller.
+constexpr int TOP_EXPONENT = 480, BOTTOM_EXPONENT = -428, WIDE = 300;
+// The greatest distance of exponents at which two sums take all of h: its last bit is
+// 2 * BOTTOM - 52, and 2 * (TOP + 1) + LEFT + GRID is not above that. Of l two sums take more.
+constexpr int NARROW = 17;
+static_assert(2 * NARROW + 52 + 2 <= -(LEFT + GRID), "h is exact");
+static_assert(2 * NARROW + 104 + 2 <= 54 - (LEFT + GRID), "l is exact");
+static_assert(NARROW + 52 + 1 <= -(LEFT + GRID), "x is exact");
+
+// Call `take(masked, values, present, k)` for each pack; the last may be one of a few values.
+template <bool MASKED, class T, class Take>
+STREAMBN_INLINE void for_packs(const T *x, int n, const uint8_t *bits, const Take &take) {
+    const int packs = n / WIDTH;
+    for (int k = 0; k < packs; ++k)
+        take(std::integral_constant<bool, MASKED>{}, x + k * WIDTH, MASKED ? bits[k] : (uint8_t)0, k);
+    if (n % WIDTH) {
+        const Tail<T> tail(x + packs * WIDTH, n % WIDTH, MASKED ? bits + packs : nullptr);
+        take(std::true_type{}, tail.values, tail.present, packs);
+    }
+}
+#define STREAMBN_TAKE(T) [&](auto masked, const T *from, uint8_t present, int k) __attribute__((always_inline))
+
+// The index of the first value that is there.
+inline int first_present(const uint8_t *bits) {
+    int i = 0;
+    while (!bits[i]) ++i;
+    return 8 * i + __builtin_ctz(bits[i]);
+}
+
+template <class T>
+STREAMBN_INLINE int64_t sum_of(const Lanes<T> &pack) {
+    alignas(64) T v[WIDTH];
+    store(v, pack);
+    return (int64_t)(((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])));
+}
+
+// ------------------------------------------------------------------------------ floats
+
+STREAMBN_INLINE Pack magnitude(const Pack &x) {
+    return each<double>(STREAMBN_PART((Register<double>)(
+        (Register<int64_t>)x.part[i] & (Register<int64_t>{} + INT64_MAX))));
+}
+
+// The least exponent E of |x| < 2**E, x a normal number.
+STREAMBN_INLINE int exponent_above(double x) {
+    uint64_t bits;
+    __builtin_memcpy(&bits, &x, sizeof bits);
+    return (int)(bits >> 52 & 0x7ff) - 1022;
+}
+
+STREAMBN_INLINE Pack start_of(int exponent) { return broadcast(1.5 * power_of_two(exponent + HEADROOM)); }
+
+// Adds v, as far as the sum takes it, and returns what is left.
+STREAMBN_INLINE Pack cut(Pack &sum, const Pack &v) {
+    const Pack s = sum + v, left = v - (s - sum);
+    sum = s;
+    return left;
+}
+
+// x*x - square, exactly, of a square rounded once.
+STREAMBN_INLINE Pack error_of_square(const Pack &square, const Pack &x) {
+#if defined(__AVX512F__)
+    return each<double>([&](auto i) __attribute__((always_inline)) {
+        return (Register<double>)_mm512_fmsub_pd(x.part[i], x.part[i], square.part[i]);
+    });
+#elif defined(__FMA__)
+    return each<double>([&](auto i) __attribute__((always_inline)) {
+        return (Register<double>)_mm256_fmsub_pd(x.part[i], x.part[i], square.part[i]);
+    });
+#else
+    return square_less(square, x);
+#endif
+}
+
+// By how much a sum moved, of an E.
+STREAMBN_INLINE ExactTerm term_of(const Pack &sum, int exponent) {
+    const Pack start = start_of(exponent);
+    return {sum_of(each<int64_t>(STREAMBN_PART((Register<int64_t>)sum.part[i] -
+                                               (Register<int64_t>)start.part[i]))),
+            exponent + GRID};
+}
+
+// What one look at a piece of floats finds; `least` is of |x|, zeros apart.
+struct Extent {
+    double low, high, least;
+};
+
+template <class T, bool MASKED>
+STREAMBN_INLINE Extent extent_of(const T *x, int n, const uint8_t *bits, const Pack &filler) {
+    Pack low = broadcast(INFINITE), high = broadcast(-INFINITE), least = broadcast(INFINITE);
+    const Pack zero = broadcast(0.0), none = broadcast(INFINITE);
+    for_packs<MASKED>(x, n, bits, STREAMBN_TAKE(T) {
+        if ((k * WIDTH * sizeof(T)) % 64 == 0) ask_for(x + k * WIDTH);
+        Pack v = load_as_double(from);
+        if (masked) v = select(mask_of(present), v, filler);
+        low = minimum(v, low);
+        high = maximum(v, high);
+        const Pack size = magnitude(v);
+        least = minimum(each<double>(STREAMBN_PART(
+                            size.part[i] == zero.part[i] ? none.part[i] : size.part[i])), least);
+    });
+    const auto lesser = [](double a, double b) { return b < a ? b : a; };
+    return {best_of(low, lesser), best_of(high, [](double a, double b) { return b > a ? b : a; }),
+            best_of(least, lesser)};
+}
+
+// Which zero is the least, and which the greatest: -0.0 comes before 0.0, and a comparison of
+// numbers does not see it.
+template <class T, bool MASKED>
+inline void order_zeros(const T *x, int n, const uint8_t *bits, const Pack &filler, ExactPiece *out) {
+    Ints some = broadcast<int64_t>(0), all = broadcast<int64_t>(-1);
+    for_packs<MASKED>(x, n, bits, STREAMBN_TAKE(T) {
+        (void)k;
+        Pack v = load_as_double(from);
+        if (masked) v = select(mask_of(present), v, filler);
+        const Ints b = each<int64_t>(STREAMBN_PART((Register<int64_t>)v.part[i]));
+        some = some | b;
+        all = all & b;
+    });
+    alignas(64) int64_t any_bits[WIDTH], all_bits[WIDTH];
+    store(any_bits, some);
+    store(all_bits, all);
+    bool any_negative = false, all_negative = true;
+    for (int k = 0; k < WIDTH; ++k) any_negative |= any_bits[k] < 0, all_negative &= all_bits[k] < 0;
+    if (out->low == 0) out->low = any_negative ? -0.0 : 0.0;
+    if (out->high == 0) out->high = all_negative ? -0.0 : 0.0;
+}
+
+// Sum what is in `rest`, all below 2**exponent, level by level until nothing is left. Every
+// level takes at least 44 bits off the greatest. Returns how many there were, or -1 where there
+// is a NaN or an infinity.
+inline int sum_levels(double *rest, int packs, int exponent, ExactTerm *terms) {
+    for (int level = 0;; ++level) {
+        // Two sums of each, so that an addition need not wait for the one before.
+        Pack a = start_of(exponent), b = a, largest_a = broadcast(0.0), largest_b = largest_a;
+        int k = 0;
+        for (; k + 1 < packs; k += 2) {
+            const Pack p = cut(a, load<double>(rest + k * WIDTH));
+            const Pack q = cut(b, load<double>(rest + (k + 1) * WIDTH));
+            store(rest + k * WIDTH, p);
+            store(rest + (k + 1) * WIDTH, q);
+            largest_a = maximum(magnitude(p), largest_a);
+            largest_b = maximum(magnitude(q), largest_b);
+        }
+        if (k < packs) {
+            const Pack p = cut(a, load<double>(rest + k * WIDTH));
+            store(rest + k * WIDTH, p);
+            largest_a = maximum(magnitude(p), largest_a);
+        }
+        if (any(not_finite(a) | not_finite(b))) return -1;
+        ExactTerm &term = terms[level] = term_of(a, exponent);
+        term.amount += term_of(b, exponent).amount;
+        const double largest = best_of(maximum(largest_a, largest_b),
+                                       [](double x, double y) { return y > x ? y : x; });
+        if (largest == 0) return level + 1;
+        exponent = exponent_above(largest);
+    }
+}
+
+// A piece whose values are too far apart for two sums.
+template <class T, bool MASKED>
+inline Verdict sum_far_apart(const T *x, int n, const uint8_t *bits, int exponent, ExactPiece *out) {
+    constexpr bool DOUBLE = std::is_same<T, double>::value;
+    alignas(64) double value[PIECE], square[PIECE], error[DOUBLE ? PIECE : 8];
+    for_packs<MASKED>(x, n, bits, STREAMBN_TAKE(T) {
+        Pack v = load_as_double(from);
+        if (masked) v = select(mask_of(present), v, broadcast(0.0));
+        const Pack h = v * v;
+        store(value + k * WIDTH, v);
+        store(square + k * WIDTH, h);
+        if (DOUBLE) store(error + k * WIDTH, error_of_square(h, v));
+    });
+    const int packs = (n + WIDTH - 1) / WIDTH;
+    out->totals = sum_levels(value, packs, exponent, out->total);
+    if (out->totals < 0) return Verdict::not_finite;
+    out->squares = sum_levels(square, packs, 2 * exponent, out->square);
+    if (DOUBLE)
+        out->squares += sum_levels(error, packs, 2 * exponent - 54, out->square + out->squares);
+    return Verdict::taken;
+}
+
+template <class T, bool MASKED>
+inline bool has_not_finite(const T *x, int n, const uint8_t *bits) {
+    Pack sum = broadcast(0.0);
+    for_packs<MASKED>(x, n, bits, STREAMBN_TAKE(T) {
+        (void)k;
+        Pack v = load_as_double(from);
+        if (masked) v = select(mask_of(present), v, broadcast(0.0));
+        sum = sum + (v - v);
+    });
+    return any(not_finite(sum));
+}
+
+template <class T, bool MASKED>
+STREAMBN_INLINE Verdict sum_floats(const T *x, int n, const uint8_t *bits, ExactPiece *out) {
+    constexpr bool DOUBLE = std::is_same<T, double>::value;
+    const Tail<T> first_there(x + (MASKED ? first_present(bits) : 0), 1, nullptr);
+    alignas(64) double number[WIDTH];
+    store(number, load_as_double(first_there.values));
+    const Pack filler = broadcast(number[0]);
+    const Extent extent = extent_of<T, MASKED>(x, n, bits, filler);
+    // Not so where there is nothing but NaN; beside numbers, the sums will tell.
+    if (!(extent.low > -INFINITE && extent.high < INFINITE && extent.low <= extent.high))
+        return Verdict::not_finite;
+    out->low = extent.low, out->high = extent.high;
+    if (extent.low == 0 || extent.high == 0) order_zeros<T, MASKED>(x, n, bits, filler, out);
+    const double largest = -extent.low > extent.high ? -extent.low : extent.high;
+    // |x| < 2**top; and where anything is not zero, bottom is the exponent of its leading bit.
+    const int top = largest == 0 ? 0 : exponent_above(largest);
+    const int bottom = largest == 0 ? top - 1 : exponent_above(extent.least) - 1;
+    const Pack zero = broadcast(0.0);
+    if constexpr (DOUBLE) {
+        if (top > TOP_EXPONENT || bottom < BOTTOM_EXPONENT || top - 1 - bottom > WIDE)
+            return has_not_finite<T, MASKED>(x, n, bits) ? Verdict::not_finite : Verdict::out_of_range;
+        if (top - 1 - bottom > NARROW) return sum_far_apart<T, MASKED>(x, n, bits, top, out);
+        Pack first = start_of(top), first_left = start_of(top + LEFT);
+        Pack square = start_of(2 * top), square_left = start_of(2 * top + LEFT);
+        Pack error = start_of(2 * top - 54), error_left = start_of(2 * top - 54 + LEFT);
+        for_packs<MASKED>(x, n, bits, STREAMBN_TAKE(T) {
+            (void)k;
+            Pack v = load<double>(from);
+            if (masked) v = select(mask_of(present), v, zero);
+            first_left = first_left + cut(first, v);
+            const Pack h = v * v;
+            square_left = square_left + cut(square, h);
+            error_left = error_left + cut(error, error_of_square(h, v));
+        });
+        if (any(not_finite(first))) return Verdict::not_finite;
+        out->totals = 2, out->squares = 4;
+        out->total[0] = term_of(first, top), out->total[1] = term_of(first_left, top + LEFT);
+        out->square[0] = term_of(square, 2 * top), out->square[1] = term_of(square_left, 2 * top + LEFT);
+        out->square[2] = term_of(error, 2 * top - 54);
+        out->square[3] = term_of(error_left, 2 * top - 54 + LEFT);
+    } else {
+        // 24 bits or 11, or what is left of them at the end of the range; squares have no error.
+        constexpr int DIGITS = std::is_same<T, float>::value ? 24 : 11;
+        constexpr int LAST = std::is_same<T, float>::value ? -149 : -24;
+        const int last = bottom - (DIGITS - 1) > LAST ? bottom - (DIGITS - 1) : LAST;
+        static_assert(2 * GRID >= LEFT + GRID, "where one sum takes all x, two take all squares");
+        if (last < top + GRID) return sum_far_apart<T, MASKED>(x, n, bits, top, out);
+        Pack first = start_of(top), square = start_of(2 * top), square_left = start_of(2 * top + LEFT);
+        for_packs<MASKED>(x, n, bits, STREAMBN_TAKE(T) {
+            (void)k;
+            Pack v = load_as_double(from);
+            if (masked) v = select(mask_of(present), v, zero);
+            first = first + v;
+            square_left = square_left + cut(square, v * v);
+        });
+        if (any(not_finite(first))) return Verdict::not_finite;
+        out->totals = 1, out->squares = 2;
+        out->total[0] = term_of(first, top);
+        out->square[0] = term_of(square, 2 * top), out->square[1] = term_of(square_left, 2 * top + LEFT);
+    }
+    return Verdict::taken;
+}
+
+// ---------------------------------------------------------------------------- integers
+
+using Words = Lanes<uint64_t>;
+
+// The product of the lower 32 bits of each.
+STREAMBN_INLINE Words multiply_low(const Words &a, const Words &b) {
+    return each<uint64_t>([&](auto i) __attribute__((always_inline)) {
+#if defined(__AVX512F__)
+        return (Register<uint64_t>)_mm512_maskz_mul_epu32(0xff, (__m512i)a.part[i], (__m512i)b.part[i]);
+#elif defined(__AVX2__)
+        return (Register<uint64_t>)_mm256_mul_epu32((__m256i)a.part[i], (__m256i)b.part[i]);
+#elif defined(__SSE2__)
+        return (Register<uint64_t>)_mm_mul_epu32((__m128i)a.part[i], (__m128i)b.part[i]);
+#else
+        return (a.part[i] & 0xffffffffu) * (b.part[i] & 0xffffffffu);
+#endif
+    });
+}
+STREAMBN_INLINE Words lower(const Words &a) { return a & broadcast<uint64_t>(0xffffffff); }
+STREAMBN_INLINE Words upper(const Words &a) { return each<uint64_t>(STREAMBN_PART(a.part[i] >> 32)); }
+
+// Signed integers as they are, unsigned ones of 64 bits less 2**63.
+template <class T>
+STREAMBN_INLINE Ints ordered(const T *x) {
+    if constexpr (std::is_same<T, uint64_t>::value)
+        return load<int64_t>(x) ^ broadcast(INT64_MIN);
+    else if constexpr (sizeof(T) < 4)
+        return convert<int64_t>(convert<int32_t>(load<T>(x)));
+    else
+        return convert<int64_t>(load<T>(x));
+}
+
+// Sums of products below 2**64, their halves apart: each sum is below 64 * 2**32.
+struct Halves {
+    Words low = broadcast<uint64_t>(0), high = broadcast<uint64_t>(0);
+    STREAMBN_INLINE void add(const Words &product) {
+        low = low + lower(product);
+        high = high + upper(product);
+    }
+    STREAMBN_INLINE void terms(int exponent, ExactTerm *to) const {
+        to[0] = {sum_of(low), exponent};
+        to[1] = {sum_of(high), exponent + 32};
+    }
+};
+
+// How large the integers of a piece are: so small that 512 squares stay below 2**61; below
+// 2**32, so that their squares fit into 64 bits and their sums do anyway; or larger.
+enum class Size { small, medium, large };
+
+template <class T, bool MASKED, Size SIZE>
+STREAMBN_INLINE void sum_integers_of(const T *x, int n, const uint8_t *bits, ExactPiece *out) {
+    constexpr bool UNSIGNED = std::is_same<T, uint64_t>::value;
+    Ints first = broadcast<int64_t>(0);
+    Words square = broadcast<uint64_t>(0), first_low = square;
+    Halves low, cross, high;
+    for_packs<MASKED>(x, n, bits, STREAMBN_TAKE(T) {
+        (void)k;
+        Ints v;
+        if constexpr (UNSIGNED)
+            v = load<int64_t>(from);
+        else
+            v = ordered(from);
+        if (masked) v = v & mask_of(present);
+        const Words u = each<uint64_t>([&](auto i) __attribute__((always_inline)) {
+            const Register<int64_t> sign = UNSIGNED ? Register<int64_t>{} : v.part[i] >> 63;
+            return (Register<uint64_t>)(v.part[i] ^ sign) - (Register<uint64_t>)sign;
+        });
+        if (SIZE == Size::small) {
+            first = first + v;
+            square = square + multiply_low(u, u);
+        } else if (SIZE == Size::medium) {
+            first = first + v;
+            low.add(multiply_low(u, u));
+        } else {
+            const Words word = each<uint64_t>(STREAMBN_PART((Register<uint64_t>)v.part[i]));
+            first_low = first_low + lower(word);
+            if (UNSIGNED)
+                first = first + each<int64_t>(STREAMBN_PART((Register<int64_t>)(word.part[i] >> 32)));
+            else
+                first = first + each<int64_t>(STREAMBN_PART(v.part[i] >> 32));
+            const Words above = upper(u);
+            low.add(multiply_low(u, u));
+            cross.add(multiply_low(u, above));
+            high.add(multiply_low(above, above));
+        }
+    });
+    if (SIZE == Size::large) {
+        out->totals = 2, out->squares = 6;
+        out->total[0] = {sum_of(first_low), 0}, out->total[1] = {sum_of(first), 32};
+        low.terms(0, out->square), cross.terms(33, out->square + 2), high.terms(64, out->square + 4);
+        return;
+    }
+    out->totals = 1, out->total[0] = {sum_of(first), 0};
+    if (SIZE == Size::small)
+        out->squares = 1, out->square[0] = {sum_of(square), 0};
+    else
+        out->squares = 2, low.terms(0, out->square);
+}
+
+template <class T, bool MASKED>
+STREAMBN_INLINE Verdict sum_integers(const T *x, int n, const uint8_t *bits, ExactPiece *out) {
+    constexpr bool UNSIGNED = std::is_same<T, uint64_t>::value;
+    constexpr uint64_t FLIP = UNSIGNED ? (uint64_t)1 << 63 : 0;
+    Ints low = broadcast(INT64_MAX), high = broadcast(INT64_MIN);
+    const Ints filler = broadcast((int64_t)((uint64_t)x[MASKED ? first_present(bits) : 0] ^ FLIP));
+    for_packs<MASKED>(x, n, bits, STREAMBN_TAKE(T) {
+        if ((k * WIDTH * sizeof(T)) % 64 == 0) ask_for(x + k * WIDTH);
+        Ints v = ordered(from);
+        if (masked) v = select(mask_of(present), v, filler);
+        low = minimum(v, low);
+        high = maximum(v, high);
+    });
+    const auto least = best_of(low, [](int64_t a, int64_t b) { return b < a ? b : a; });
+    const auto most = best_of(high, [](int64_t a, int64_t b) { return b > a ? b : a; });
+    out->low_integer = least, out->high_integer = most;
+    const auto within = [&](int64_t bound) {
+        // Of unsigned ones only the greatest counts.
+        return UNSIGNED ? ((uint64_t)most ^ FLIP) < (uint64_t)bound : least > -bound && most < bound;
+    };
+    if (sizeof(T) < 4 || within(1 << 26))
+        sum_integers_of<T, MASKED, Size::small>(x, n, bits, out);
+    else if (sizeof(T) < 8 || within((int64_t)1 << 32))
+        sum_integers_of<T, MASKED, Size::medium>(x, n, bits, out);
+    else
+        sum_integers_of<T, MASKED, Size::large>(x, n, bits, out);
+    return Verdict::taken;
+}
+
+template <class T>
+Verdict sum_to_integers(const void *values, int n, const uint8_t *bits, ExactPiece *out) {
+    const T *x = static_cast<const T *>(values);
+    if constexpr (Reader<T>::FLOAT)
+        return bits ? sum_floats<T, true>(x, n, bits, out) : sum_floats<T, false>(x, n, bits, out);
+    else
+        return bits ? sum_integers<T, true>(x, n, bits, out) : sum_integers<T, false>(x, n, bits, out);
+}
+
+}  // namespace streambn::STREAMBN_SIMD
