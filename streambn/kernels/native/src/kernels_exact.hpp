@@ -65,6 +65,10 @@ STREAMBN_INLINE int64_t sum_of(const Lanes<T> &pack) {
 
 // ------------------------------------------------------------------------------ floats
 
+STREAMBN_INLINE Ints bits_of(const Pack &x) {
+    return each<int64_t>(STREAMBN_PART((Register<int64_t>)x.part[i]));
+}
+
 STREAMBN_INLINE Pack magnitude(const Pack &x) {
     return each<double>(STREAMBN_PART((Register<double>)(
         (Register<int64_t>)x.part[i] & (Register<int64_t>{} + INT64_MAX))));
@@ -103,10 +107,7 @@ STREAMBN_INLINE Pack error_of_square(const Pack &square, const Pack &x) {
 
 // By how much a sum moved, of an E.
 STREAMBN_INLINE ExactTerm term_of(const Pack &sum, int exponent) {
-    const Pack start = start_of(exponent);
-    return {sum_of(each<int64_t>(STREAMBN_PART((Register<int64_t>)sum.part[i] -
-                                               (Register<int64_t>)start.part[i]))),
-            exponent + GRID};
+    return {sum_of(bits_of(sum) - bits_of(start_of(exponent))), exponent + GRID};
 }
 
 // What one look at a piece of floats finds; `least` is of |x|, zeros apart.
@@ -142,9 +143,8 @@ inline void order_zeros(const T *x, int n, const uint8_t *bits, const Pack &fill
         (void)k;
         Pack v = load_as_double(from);
         if (masked) v = select(mask_of(present), v, filler);
-        const Ints b = each<int64_t>(STREAMBN_PART((Register<int64_t>)v.part[i]));
-        some = some | b;
-        all = all & b;
+        some = some | bits_of(v);
+        all = all & bits_of(v);
     });
     alignas(64) int64_t any_bits[WIDTH], all_bits[WIDTH];
     store(any_bits, some);
@@ -224,9 +224,11 @@ template <class T, bool MASKED>
 STREAMBN_INLINE Verdict sum_floats(const T *x, int n, const uint8_t *bits, ExactPiece *out) {
     constexpr bool DOUBLE = std::is_same<T, double>::value;
     const Tail<T> first_there(x + (MASKED ? first_present(bits) : 0), 1, nullptr);
-    alignas(64) double number[WIDTH];
-    store(number, load_as_double(first_there.values));
-    const Pack filler = broadcast(number[0]);
+    alignas(64) int64_t number[WIDTH];
+    store(number, bits_of(load_as_double(first_there.values)));
+    // By its bits: `broadcast` makes 0.0 of -0.0.
+    const Ints same = broadcast(number[0]);
+    const Pack filler = each<double>(STREAMBN_PART((Register<double>)same.part[i]));
     const Extent extent = extent_of<T, MASKED>(x, n, bits, filler);
     // Not so where there is nothing but NaN; beside numbers, the sums will tell.
     if (!(extent.low > -INFINITE && extent.high < INFINITE && extent.low <= extent.high))

@@ -1,0 +1,490 @@
+"""Exact sums of the compiled kernels: equal to Python's integers, whatever the order and the cuts."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import subprocess
+import sys
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from streambn.errors import MergeError
+from streambn.kernels import Columns, Layout, Place
+from streambn.kernels.interface import ABSENT, ExactSums
+
+native = pytest.importorskip(
+    "streambn.kernels.native",
+    reason="the compiled kernels are not there: install streambn where there is a C++ compiler",
+    exc_type=ImportError,
+)
+_core = native._core
+
+TOTAL, SQUARES = slice(9, 43), slice(43, 110)
+UNIT = 1074  # the sums of floats and integers are in units of 2**-1074
+INTEGERS = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+RANGE = 131072  # rows of a task
+
+
+# ------------------------------------------------------------------ what is to come out
+
+
+def limbs(value, words):
+    assert -(1 << (64 * words - 1)) <= value < 1 << (64 * words - 1)
+    octets = value.to_bytes(8 * words, "little", signed=True)
+    return np.frombuffer(octets, np.int64)
+
+
+def memory_of(counts, low, high, total, squares, scale=None):
+    """Give the memory of one lane; `total` and `squares` in units."""
+    lane = np.zeros(110, np.int64)
+    lane[:5] = counts
+    lane[5:7] = np.array([low, high], np.float64).view(np.int64)
+    lane[7:9] = scale is not None, scale or 0
+    lane[TOTAL], lane[SQUARES] = limbs(total, 34), limbs(squares, 67)
+    return lane
+
+
+EMPTY = memory_of([0] * 5, math.inf, -math.inf, 0, 0)
+
+
+def expected(values, scale=None):
+    """Give the memory of a lane of such values, floats or integers; None: null."""
+    there = [v for v in values if v is not None]
+    finite = [v for v in there if math.isfinite(v)]
+    counts = [
+        len(finite),
+        len(values) - len(there),
+        sum(v != v for v in there),
+        sum(v == math.inf for v in there),
+        sum(v == -math.inf for v in there),
+    ]
+    if not finite:
+        return memory_of(counts, math.inf, -math.inf, 0, 0)
+    order = sorted(finite, key=lambda v: (v, math.copysign(1, v)))
+    if scale is not None:
+        unit = Fraction(10) ** scale
+        low, high = (float(order[i] / unit) for i in (0, -1))
+        return memory_of(counts, low, high, sum(finite), sum(v * v for v in finite), scale)
+    # In units; a float is one integer over a power of two.
+    units = [n * (1 << UNIT) // d for n, d in (v.as_integer_ratio() for v in finite)]
+    squares = sum(u * u for u in units)
+    return memory_of(counts, float(order[0]), float(order[-1]), sum(units), squares)
+
+
+def lane_of(sums, lane=0):
+    return np.ascontiguousarray(sums.memory[:, lane])
+
+
+def summed(*arrays):
+    return native.exact_sums(Columns.of(*arrays))
+
+
+def listed(array):
+    return array.to_pylist()
+
+
+def check(array, values=None, scale=None):
+    values = listed(array) if values is None else values
+    got = lane_of(summed(array))
+    assert got.tobytes() == expected(values, scale).tobytes()
+
+
+# ------------------------------------------------------------------------- what is drawn
+
+seeds = st.integers(0, 2**32 - 1)
+# Lengths around those of a pack and of a piece.
+sizes = st.one_of(st.integers(0, 40), st.sampled_from([63, 64, 511, 512, 513, 1024, 1500]))
+
+
+@st.composite
+def floats64(draw):
+    """All bits of the mantissa and exponents from a window: as wide as each way takes, and wider."""
+    rng, n = np.random.default_rng(draw(seeds)), draw(sizes)
+    width = draw(st.sampled_from([1, 2, 17, 18, 19, 60, 299, 300, 301, 302, 700, 2047]))
+    first = draw(st.integers(0, 2047 - width))
+    bits = rng.integers(0, 1 << 52, n) | rng.integers(first, first + width, n) << 52
+    if draw(st.booleans()):  # few digits
+        bits &= ~((1 << draw(st.integers(1, 52))) - 1)
+    x = np.where(rng.random(n) < 0.5, -1, 1) * bits.view(np.float64)
+    if draw(st.booleans()):
+        x[rng.random(n) < 0.2] = 0.0
+    if draw(st.booleans()):
+        x[rng.random(n) < 0.2] = -0.0
+    if draw(st.booleans()):
+        x[rng.random(n) < 0.1] = rng.choice([math.nan, math.inf, -math.inf])
+    return x
+
+
+def numbers(kind):
+    """Draw values of a NumPy type: any bits, or small ones."""
+    if kind == "f8":
+        return floats64()
+    dtype = np.dtype(kind)
+
+    def make(seed, n, small):
+        rng = np.random.default_rng(seed)
+        x = np.frombuffer(rng.bytes(n * dtype.itemsize), dtype).copy()
+        if dtype.kind == "f":
+            return rng.standard_normal(n).astype(dtype) if small else x
+        return x >> dtype.type(small) if small else x  # fewer bits, with the sign's
+
+    bits = st.integers(0, 8 * dtype.itemsize - 1)
+    return st.builds(make, seeds, sizes, st.booleans() if dtype.kind == "f" else bits)
+
+
+kinds = st.sampled_from(("f8", "f8", "f8", "f4", "f2", *INTEGERS))
+columns = kinds.flatmap(numbers)
+masks = st.tuples(seeds, st.sampled_from([0.0, 0.1, 0.5, 0.99, 1.0]))
+
+
+def with_nulls(x, mask, slice_from=0):
+    """Make an array with nulls over what is there, and of which the front is cut off."""
+    seed, share = mask
+    missing = np.random.default_rng(seed).random(len(x)) < share
+    array = pa.array(x, mask=missing, from_pandas=False)
+    values = [None if gone else v for gone, v in zip(missing, x.tolist(), strict=True)]
+    return array[slice_from:], values[slice_from:]
+
+
+# ------------------------------------------------------------------------------ the sums
+
+
+@settings(max_examples=400, deadline=None)
+@given(columns, masks, st.integers(0, 70))
+def test_the_sums_are_those_of_integers(x, mask, slice_from):
+    array, values = with_nulls(x, mask, slice_from)
+    check(array, values)
+
+
+@settings(max_examples=150, deadline=None)
+@given(columns, seeds, st.integers(1, 12), st.integers(1, 3))
+def test_order_cuts_and_merges_leave_the_bytes_alone(x, seed, parts, threads):
+    rng = np.random.default_rng(seed)
+    whole = lane_of(summed(pa.array(x, from_pandas=False)))
+    shuffled = pa.array(rng.permutation(x), from_pandas=False)
+    cuts = sorted(rng.integers(0, len(x), parts - 1, endpoint=True))
+    ends = [0, *map(int, cuts), len(x)]
+    native.set_threads(threads)
+    try:
+        pieces = [shuffled[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        grown = ExactSums(EMPTY.reshape(110, 1).copy())
+        for piece in pieces:
+            grown = native.extend_exact(grown, Columns.of(piece))
+        trees = [summed(piece) for piece in pieces]
+    finally:
+        native.set_threads(1)
+    while len(trees) > 1:
+        i = int(rng.integers(len(trees) - 1))
+        older, newer = trees[i], trees.pop(int(rng.integers(i + 1, len(trees))))
+        trees[i] = native.merge_exact(older, newer) if seed % 2 else native.merge_exact(newer, older)
+    assert lane_of(grown).tobytes() == whole.tobytes()
+    assert lane_of(trees[0]).tobytes() == whole.tobytes()
+
+
+TINY, HUGE = 5e-324, sys.float_info.max
+SETS = {
+    "cancellation": [1e300, 1.0, -1e300, 1e-300],
+    "much cancellation": [1e300, 1e-300, 3.0, -1e300, -1e-300, 1e16, -1e16] * 200,
+    "one huge among tiny": [TINY] * 700 + [HUGE] + [TINY] * 700,
+    "constant": [0.1] * 1300,
+    "subnormal": [TINY * k for k in range(-500, 1500)],
+    "beyond the largest": [HUGE] * 3000,
+    "far below and beyond": [HUGE, -HUGE, HUGE, TINY] * 400,
+    "zeros": [0.0, -0.0] * 600,
+    "negative zeros": [-0.0] * 600,
+    "a zero below": [-0.0, 1.0, 0.0],
+    "a zero above": [-0.0, -1.0, -0.0],
+    "no number": [math.nan] * 10,
+    "NaN beside numbers": [math.nan, 1.0, 2.0] * 300,
+    "infinities": [math.inf, 1.0, -math.inf, 2.0, math.inf],
+    "NaN and values far apart": [math.nan, 1e-200, 1e200, math.inf, 3.0] * 150,
+    "NaN and values very far apart": [math.nan, TINY, HUGE, -math.inf] * 150,
+    "the last bits": [1 + 2.0**-52, 2.0**-16, 1 - 2.0**-53, -(2.0**-17)] * 128,
+    "the edges of the fast range": [2.0**479, 2.0**480 - 2.0**427, 2.0**-428, 2.0**-429, 2.0**480],
+}
+
+
+@pytest.mark.parametrize("values", SETS.values(), ids=SETS)
+def test_sets_on_which_plain_sums_fail(values):
+    check(pa.array(values, pa.float64(), from_pandas=False))
+    check(pa.array(values[::-1], pa.float64(), from_pandas=False))
+
+
+@pytest.mark.parametrize("kind", INTEGERS)
+def test_the_ends_of_the_integers(kind):
+    ends = np.iinfo(kind)
+    for values in ([ends.min] * 1100, [ends.max] * 1100, [ends.min, ends.max, 0, 1] * 300):
+        check(pa.array(np.array(values, kind)))
+    for bits in (25, 26, 27, 31, 32, 33):
+        if bits < 8 * np.dtype(kind).itemsize - 1:
+            for value in (2**bits - 1, 2**bits, 2**bits + 1):
+                check(pa.array(np.full(1024, value, kind)))
+                if ends.min:
+                    check(pa.array(np.full(1024, -value, kind)))
+
+
+@pytest.mark.parametrize("kind", ["f4", "f2"])
+def test_the_ends_of_the_short_floats(kind):
+    ends = np.finfo(kind)
+    least = float(ends.smallest_subnormal)
+    for values in (
+        [ends.max] * 1100,
+        [least] * 1100,
+        [ends.max, -ends.max, least] * 400,
+        [ends.max, 1, least, np.nan, np.inf] * 250,
+    ):
+        array = np.array(values, kind)
+        check(pa.array(array, from_pandas=False), array.astype("f8").tolist())
+
+
+DECIMALS = [
+    (make(digits, scale), digits, scale)
+    for make, digits in (
+        (getattr(pa, "decimal32", pa.decimal128), 9),
+        (getattr(pa, "decimal64", pa.decimal128), 18),
+        (pa.decimal128, 38),
+        (pa.decimal256, 76),
+    )
+    for scale in (0, 2, digits, -3)
+]
+
+
+@pytest.mark.parametrize(("kind", "digits", "scale"), DECIMALS, ids=lambda value: str(value))
+@settings(max_examples=25, deadline=None)
+@given(seeds, st.integers(0, 600), st.integers(0, 76), st.booleans())
+@example(0, 600, 76, False)
+def test_decimals(kind, digits, scale, seed, n, length, mixed):
+    rng = np.random.default_rng(seed)
+    bound = 10 ** min(length, digits) - 1
+    raw = [int.from_bytes(rng.bytes(40), "little") % (2 * bound + 1) - bound for _ in range(n)]
+    if mixed:
+        raw = [r if rng.random() < 0.5 else r % 1000 for r in raw]
+    there = rng.random(n) < 0.8
+    octets = b"".join(r.to_bytes(kind.byte_width, "little", signed=True) for r in raw)
+    bitmap = np.packbits(there, bitorder="little").tobytes()
+    array = pa.Array.from_buffers(kind, n, [pa.py_buffer(bitmap), pa.py_buffer(octets)])
+    raw = [r if present else None for r, present in zip(raw, there, strict=True)]
+    check(array, raw, scale)
+    check(array[3:], raw[3:], scale)
+
+
+# --------------------------------------------------------------------------- the columns
+
+
+def test_lists_structs_and_absent_columns():
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((900, 5))
+    x[rng.random(x.shape) < 0.05] = math.nan
+    missing, gone = rng.random(x.shape) < 0.2, rng.random(900) < 0.2
+    items = pa.array(x.reshape(-1), mask=missing.reshape(-1), from_pandas=False)
+    lists = pa.FixedSizeListArray.from_arrays(items, 5, mask=pa.array(gone))
+    y = rng.integers(-9, 9, 900)
+    struct = pa.StructArray.from_arrays([pa.array(y), lists], ["y", "v"], mask=pa.array(gone[::-1]))
+    batch = pa.RecordBatch.from_arrays([struct], names=["s"])[11:]
+    places = [Place((0, 1), 5), Place((ABSENT,), None), Place((0, 0), None), Place((ABSENT,), 2)]
+    got = native.exact_sums(Columns(batch, Layout(places, batch.schema)))
+    outer = gone[::-1]
+    for lane in range(5):
+        values = [
+            None if outer[i] or gone[i] or missing[i, lane] else float(x[i, lane])
+            for i in range(11, 900)
+        ]
+        assert lane_of(got, lane).tobytes() == expected(values).tobytes()
+    values = [None if outer[i] else int(y[i]) for i in range(11, 900)]
+    assert lane_of(got, 6).tobytes() == expected(values).tobytes()
+    for lane in (5, 7, 8):
+        assert lane_of(got, lane).tobytes() == expected([None] * 889).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["f8", "f4", "f2", *INTEGERS])
+def test_wide_lists_and_matrices(kind):
+    rng = np.random.default_rng(8)
+    x = (rng.standard_normal((700, 70)) * 50).astype("i1").astype(kind)
+    listing = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), 70)
+    one = native.exact_sums(Columns.of(listing)).memory
+    rows = native.exact_sums(Columns(x, Layout([Place((0,), 70)]))).memory
+    columns = np.asfortranarray(x)
+    each = native.exact_sums(Columns(columns, Layout([Place((i,), None) for i in range(70)]))).memory
+    assert one.tobytes() == rows.tobytes() == each.tobytes()
+    for lane in range(70):
+        assert one[:, lane].tobytes() == expected(x[:, lane].tolist()).tobytes()
+
+
+def test_encoded_columns_are_decoded():
+    array = pa.array([1.5, None, 1.5, 2.5]).dictionary_encode()
+    assert lane_of(summed(array)).tobytes() == expected([1.5, None, 1.5, 2.5]).tobytes()
+
+
+def test_threads_and_many_rows_leave_the_bytes_alone():
+    rng = np.random.default_rng(9)
+    x = rng.standard_normal(5 * RANGE + 77)
+    x[::1000] *= 1e250
+    x[::777] = math.nan
+    array = pa.array(x, mask=rng.random(len(x)) < 0.01, from_pandas=False)
+    one = summed(array).memory
+    for threads in (2, 5):
+        native.set_threads(threads)
+        try:
+            assert summed(array).memory.tobytes() == one.tobytes()
+        finally:
+            native.set_threads(1)
+    parts = [summed(array[start : start + 4099]) for start in range(0, len(x), 4099)]
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = native.merge_exact(merged, part)
+    assert merged.memory.tobytes() == one.tobytes()
+
+
+DIGESTS = """
+import hashlib, numpy as np, pyarrow as pa
+from streambn.kernels import Columns, native
+rng = np.random.default_rng(10)
+seen = hashlib.sha256()
+for kind in ("f8", "f4", "f2", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"):
+    for n in (5, 600):
+        x = np.frombuffer(rng.bytes(n * np.dtype(kind).itemsize), kind)
+        for y in (x, rng.integers(0, 99, n).astype(kind), (10.0 ** rng.uniform(-4, 1, n)).astype(kind)):
+            seen.update(native.exact_sums(Columns.of(pa.array(y, from_pandas=False))).memory.tobytes())
+for decades in (1, 30, 200):
+    x = rng.standard_normal(3000) * 10.0 ** rng.uniform(-decades, decades, 3000)
+    seen.update(native.exact_sums(Columns.of(pa.array(x))).memory.tobytes())
+print(seen.hexdigest())
+"""
+
+
+def test_instruction_sets_give_the_same_bytes():
+    seen = set()
+    for name in ("", "avx2", "baseline"):
+        environment = {**os.environ, "STREAMBN_SIMD": name}
+        ran = subprocess.run(
+            [sys.executable, "-c", DIGESTS], env=environment, capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        seen.add(ran.stdout)
+    assert len(seen) == 1
+    assert len(seen.pop().strip()) == 2 * hashlib.sha256().digest_size
+
+
+# ------------------------------------------------------------------ merging, and the bounds
+
+
+def state(*arguments, **keywords):
+    return ExactSums(memory_of(*arguments, **keywords).reshape(110, 1).copy())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_near_their_bound_have_room_for_more(sign):
+    # As 2**63 values, all but the largest that there are, would have them.
+    count = 2**62
+    total, squares = sign * (2**2161 - 1), 2**4259 - 1
+    older = state([count, 0, 0, 0, 0], -HUGE, HUGE, total, squares)
+    x = [sign * HUGE] * 3000
+    got = native.extend_exact(older, Columns.of(pa.array(x)))
+    unit = int(HUGE) << UNIT
+    low, high = -HUGE, HUGE
+    want = memory_of(
+        [count + 3000, 0, 0, 0, 0], low, high, total + 3000 * sign * unit, squares + 3000 * unit**2
+    )
+    assert lane_of(got).tobytes() == want.tobytes()
+    twice = native.merge_exact(older, state([5, 1, 2, 3, 4], 0.0, 1.0, total, squares))
+    want = memory_of([count + 5, 1, 2, 3, 4], low, high, 2 * total, 2 * squares)
+    assert lane_of(twice).tobytes() == want.tobytes()
+
+
+def test_a_sum_that_does_not_fit_is_refused():
+    full = state([1, 0, 0, 0, 0], 0.0, 0.0, 2**2175 - 1, 0)
+    with pytest.raises(MergeError, match="lane 0"):
+        native.extend_exact(full, Columns.of(pa.array([TINY])))
+    assert lane_of(native.extend_exact(full, Columns.of(pa.array([0.0]))))[0] == 2
+    with pytest.raises(MergeError):
+        native.merge_exact(full, full)
+    with pytest.raises(MergeError):
+        native.merge_exact(*[state([1, 0, 0, 0, 0], 0.0, 0.0, 0, 2**4287 - 1)] * 2)
+    decimals = state([1, 0, 0, 0, 0], 1.0, 1.0, 2**2100, 1, scale=0)
+    for scale in (40, 2**62):
+        finer = state([1, 0, 0, 0, 0], 1.0, 1.0, 1, 1, scale=scale)
+        with pytest.raises(MergeError):
+            native.merge_exact(decimals, finer)
+        with pytest.raises(MergeError):
+            native.merge_exact(finer, decimals)
+    coarse = state([1, 0, 0, 0, 0], 0.0, 0.0, 0, 0, scale=-(2**63))
+    fine = state([1, 0, 0, 0, 0], 0.0, 0.0, 0, 0, scale=2**63 - 1)
+    assert lane_of(native.merge_exact(coarse, fine))[8] == 2**63 - 1
+
+
+def decimals(*values, kind=None):
+    return summed(pa.array([Decimal(v) for v in values], kind or pa.decimal128(30, 2)))
+
+
+def merged(*parts):
+    both = native.merge_exact(*parts)
+    assert native.merge_exact(*parts[::-1]).memory.tobytes() == both.memory.tobytes()
+    return lane_of(both)
+
+
+def test_decimals_of_two_scales_go_to_the_larger():
+    a = decimals("1.25", "-3.00")
+    b = decimals("0.12345", "7", kind=pa.decimal256(60, 5))
+    assert merged(a, b).tobytes() == expected([125000, -300000, 12345, 700000], 5).tobytes()
+    coarse = decimals("12000", kind=pa.decimal128(9, -3))
+    want = expected([125, -300, 1200000], 2)
+    assert merged(a, coarse).tobytes() == want.tobytes()
+
+
+def test_whole_sums_of_floats_join_decimals_and_others_do_not():
+    a = decimals("1.25")
+    for values in ([3.0, -8.0, 2.0**60], [0.5, 0.5, 0.5, -0.5], np.array([-7, 8])):
+        got = merged(a, summed(pa.array(values)))
+        total = Fraction(5, 4) + sum(map(Fraction, map(float, values)))
+        squares = Fraction(25, 16) + sum(Fraction(float(v)) ** 2 for v in values)
+        assert got[7:9].tolist() == [1, 2]
+        assert got[TOTAL].tobytes() == limbs(int(total * 100), 34).tobytes()
+        assert got[SQUARES].tobytes() == limbs(int(squares * 10000), 67).tobytes()
+    for values in ([0.5], [0.5, 0.5], [TINY], [2.0**0.5, -(2.0**0.5)]):
+        floats = summed(pa.array(values))
+        for pair in ((a, floats), (floats, a)):
+            with pytest.raises(MergeError, match="lane 0"):
+                native.merge_exact(*pair)
+        with pytest.raises(MergeError):
+            native.extend_exact(floats, Columns.of(pa.array([Decimal("1.25")])))
+
+
+def test_what_has_no_value_has_no_unit():
+    a = decimals("1.25")
+    for nothing in (pa.array([], pa.float64()), pa.array([None, math.nan], pa.float64())):
+        got = merged(a, summed(nothing))
+        assert got[5:].tobytes() == lane_of(a)[5:].tobytes()
+    none = lane_of(summed(pa.array([None, None], pa.decimal128(9, 2))))
+    assert none.tobytes() == expected([None, None]).tobytes()
+
+
+def test_the_border_is_guarded():
+    columns = Columns.of(pa.array([1.0, 2.0]))
+    batch, layout = columns.batch, columns.layout
+    good = np.zeros((110, 1), np.int64)
+    read_only = good.copy()
+    read_only.flags.writeable = False
+    for older, out in (
+        (None, np.zeros((109, 1), np.int64)),
+        (None, np.zeros((110, 2), np.int64)),
+        (None, np.zeros((110, 1))),
+        (np.zeros((110, 2), np.int64), good),
+        (np.zeros((110, 1), np.int32), good),
+    ):
+        with pytest.raises(ValueError, match="instead of"):
+            _core.exact_sums(batch, layout, 1, older, out)
+    for out in (read_only, np.zeros((110, 2), np.int64)[:, :1]):
+        with pytest.raises((ValueError, BufferError)):
+            _core.exact_sums(batch, layout, 1, None, out)
+    for arrays in ((good[:9], good, good), (good, good[:9], good), (good, good, good[:9])):
+        with pytest.raises(ValueError, match="instead of"):
+            _core.merge_exact(*arrays)
+    assert (good == 0).all()
