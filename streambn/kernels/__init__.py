@@ -85,22 +85,15 @@ if active == "native":
         RowLanes,
         block_moments,
         denormalize,
+        exact_sums,
+        extend_exact,
         extend_moments,
+        merge_exact,
         merge_moments,
         normalize,
         recursion_weights,
         time_weights,
     )
-
-    # To be removed, and the three names imported above, once the compiled kernels have them.
-    try:
-        from streambn.kernels.native import (  # type: ignore[attr-defined]
-            exact_sums,
-            extend_exact,
-            merge_exact,
-        )
-    except ImportError:
-        from streambn.kernels.reference.exact import exact_sums, extend_exact, merge_exact
 else:
     FlatFile = None  # type: ignore[assignment,misc]  # Arrow reads Parquet, and is the reference
     from streambn.kernels.reference import (  # type: ignore[assignment]

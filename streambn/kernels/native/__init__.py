@@ -20,13 +20,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn.errors import MergeError
-from streambn.kernels.common import empty_moments
+from streambn.kernels.common import empty_moments, unmergeable
 from streambn.kernels.interface import (
     Columns,
     ExactSums,
     Floats,
-    Ints,
     LaneArrays,
     LaneTransform,
     Mapped,
@@ -108,31 +106,27 @@ def exact_sums(columns: Columns) -> ExactSums:
 
 def extend_exact(older: ExactSums, columns: Columns) -> ExactSums:
     """See `streambn.kernels.reference.extend_exact`."""
-    return _exact_sums(older.memory, columns)
+    return _exact_sums(older, columns)
 
 
 def merge_exact(older: ExactSums, newer: ExactSums) -> ExactSums:
     """See `streambn.kernels.reference.merge_exact`."""
     memory = np.empty(older.memory.shape, np.int64)
-    _refuse(_core.merge_exact(older.memory, newer.memory, memory))
+    lane = _core.merge_exact(older.memory, newer.memory, memory)
+    if lane >= 0:
+        raise unmergeable(lane, older, newer)
     return ExactSums(memory)
 
 
-def _exact_sums(older: Ints | None, columns: Columns) -> ExactSums:
+def _exact_sums(older: ExactSums | None, columns: Columns) -> ExactSums:
     if columns.layout.encoded:
         columns = decoded(columns)
     memory = np.empty((ExactSums.ROWS, columns.layout.lanes), np.int64)
-    _refuse(_core.exact_sums(columns.batch, columns.layout, _threads, older, memory))
+    before = None if older is None else older.memory
+    lane = _core.exact_sums(columns.batch, columns.layout, _threads, before, memory)
+    if lane >= 0 and older is not None:
+        raise unmergeable(lane, older, exact_sums(columns))
     return ExactSums(memory)
-
-
-def _refuse(lane: int) -> None:
-    if lane >= 0:
-        raise MergeError(
-            f"the exact sums of lane {lane} cannot be merged: one is of decimals, the other of "
-            "floats which are no whole numbers in sum, or the sum is too large. Cast the column "
-            "to one type in both."
-        )
 
 
 def time_weights(

@@ -96,6 +96,8 @@ def _column_sums(column: Column) -> ExactSums:
     source = Source({0: column})
     [part] = source.parts
     sums = empty_sums(column.width)
+    if not source.rows:
+        return sums
     null = source.missing(0, source.rows)
     # What has no more than 53 bits, integers too, is read as float64.
     floats = source.read(0, source.rows) if part.layout.words == 0 else None
