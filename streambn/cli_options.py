@@ -170,8 +170,9 @@ class FitOptions:
     policy: Annotated[
         PolicyName | None,
         option(
-            "How rows count; welford unless given: all alike. exact: likewise, and not a bit "
-            "depends on their order, or on where files and batches begin.",
+            "How rows count. exact, unless given: all alike, and not a bit depends on their "
+            "order, or on where files and batches begin. welford, with --weights or --online: "
+            "likewise, but for rounding.",
             panel=_STATISTICS,
         ),
     ] = None
@@ -335,8 +336,14 @@ def taking(**groups: type[Any]) -> Callable[[Command], Command]:
     return decorate
 
 
-def fresh_normalizer(options: FitOptions) -> "sbn.Normalizer":
+def fresh_normalizer(options: FitOptions, *, online: bool = False) -> "sbn.Normalizer":
     """Build the normalizer that the options describe.
+
+    Parameters
+    ----------
+    options : FitOptions
+    online : bool
+        Whether its statistics are read after each batch, which with exact sums takes longer.
 
     Raises
     ------
@@ -344,7 +351,9 @@ def fresh_normalizer(options: FitOptions) -> "sbn.Normalizer":
         An option makes no sense, or none for the policy that was chosen.
     """
     given = options.given()
-    name = given.pop("policy", PolicyName.welford)
+    # Of 16 columns of 3M rows in Parquet, exact takes 4 % more of the time of `fit`.
+    usual = PolicyName.welford if online or "weights" in given else PolicyName.exact
+    name = given.pop("policy", usual)
     arguments = {}
     for policy, belonging in _BELONGS.items():
         for option in belonging:

@@ -255,7 +255,7 @@ def normalize(
             if any(locate(save).identity == place for place in _identities(plan)):
                 raise InvalidValueError(f"--save and --output are the same file, {save}")
         _check_checkpoint(keeping, sources, *(each.target for each in plan), save)
-        normalizer = fresh_normalizer(options)
+        normalizer = fresh_normalizer(options, online=online)
     jobs.use_threads(how.threads)
     if online:
         learning = Learning(normalizer, using.value, _arrow_type(dtype))

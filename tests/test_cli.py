@@ -784,7 +784,7 @@ def test_usage_errors() -> None:
         ("output", ["fit", "t.parquet"]),
         ("INPUT", ["fit", "-o", "out.json"]),
         ("median", [*fit, "--policy", "median"]),
-        ("--halflife belongs to --policy ema, but the policy is welford", [*fit, "--halflife", 3]),
+        ("--halflife belongs to --policy ema, but the policy is exact", [*fit, "--halflife", 3]),
         ("--batch-ddof belongs to --policy batch-ema", [*fit, "--policy", "ema", "--alpha", 0.1,
                                                         "--batch-ddof", 0]),
         ("alpha", [*fit, "--policy", "ema"]),
@@ -946,7 +946,7 @@ def test_damaged_inputs(fitted: str) -> None:
 
 def test_corrupt_statistics(fitted: str) -> None:
     text = Path(fitted).read_text()
-    number = next(i for i, c in enumerate(text) if c in "12345678" and text[i - 1] == ".")
+    number = max(i for i, c in enumerate(text) if c in "12345678")
     for broken in ("", "{}", text[:-10], text[:number] + "9" + text[number + 1 :]):
         Path("broken.json").write_text(broken)
         assert "broken.json" in bad(5, "show", "broken.json")

@@ -385,6 +385,8 @@ void translate(const std::exception_ptr &pointer, void *) {
 
 NB_MODULE(_core, m) {
     nb::register_exception_translator(translate);
+    // What an interpreter that ends still holds is no leak: it says so on stderr otherwise.
+    nb::set_leak_warnings(false);
     m.attr("simd") = kernels().name;
     m.def("block_moments", &py_block_moments);
     m.def("merge_moments", &py_merge_moments);
