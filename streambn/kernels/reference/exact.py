@@ -135,6 +135,9 @@ def _float_sums(x: Floats) -> tuple[int, int]:
     biased = bits >> 52 & 0x7FF
     # A subnormal number has the exponent of the smallest normal one, and no leading 1.
     exponent = np.maximum(biased, 1) - 1
+    # From the smallest one on: most columns have few of the 2046.
+    least = int(exponent.min())
+    exponent -= least
     mantissa = (bits & (1 << 52) - 1) | (biased > 0).astype(np.int64) << 52
     high, low = mantissa >> _HALF, mantissa & _LOW
     total = _sums_by(exponent, np.where(bits < 0, -mantissa, mantissa))
@@ -145,8 +148,8 @@ def _float_sums(x: Floats) -> tuple[int, int]:
         (o << 2 * _HALF) + (m << _HALF + 1) + i for o, m, i in zip(outer, mixed, inner, strict=True)
     ]
     return (
-        sum(part << e for e, part in enumerate(total) if part),
-        sum(part << 2 * e for e, part in enumerate(squares) if part),
+        sum(part << e for e, part in enumerate(total) if part) << least,
+        sum(part << 2 * e for e, part in enumerate(squares) if part) << 2 * least,
     )
 
 
