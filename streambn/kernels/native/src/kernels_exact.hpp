@@ -47,21 +47,21 @@ STREAMBN_INLINE void for_packs(const T *x, int n, const uint8_t *bits, const Tak
         take(std::true_type{}, tail.values, tail.present, packs);
     }
 }
-// The same, but k is that of a set.
+// The same, but k is that of a set, a constant: an index that is a variable keeps sums in memory.
 template <bool MASKED, int SETS, class T, class Take>
 STREAMBN_INLINE void for_sets(const T *x, int n, const uint8_t *bits, const Take &take) {
     const int packs = n / WIDTH, whole = packs / SETS * SETS;
     for (int k = 0; k < whole; k += SETS) {
-#pragma GCC unroll 2
-        for (int i = 0; i < SETS; ++i)
-            take(std::integral_constant<bool, MASKED>{}, x + (k + i) * WIDTH,
-                 MASKED ? bits[k + i] : (uint8_t)0, i);
+        take(std::integral_constant<bool, MASKED>{}, x + k * WIDTH, MASKED ? bits[k] : (uint8_t)0, Index<0>{});
+        if constexpr (SETS > 1)
+            take(std::integral_constant<bool, MASKED>{}, x + (k + 1) * WIDTH,
+                 MASKED ? bits[k + 1] : (uint8_t)0, Index<1>{});
     }
     for_packs<MASKED>(x + whole * WIDTH, n - whole * WIDTH, MASKED ? bits + whole : nullptr,
                       [&](auto masked, const T *from, uint8_t present, int)
-                          __attribute__((always_inline)) { take(masked, from, present, 0); });
+                          __attribute__((always_inline)) { take(masked, from, present, Index<0>{}); });
 }
-#define STREAMBN_TAKE(T) [&](auto masked, const T *from, uint8_t present, int k) __attribute__((always_inline))
+#define STREAMBN_TAKE(T) [&](auto masked, const T *from, uint8_t present, auto k) __attribute__((always_inline))
 
 // The index of the first value that is there.
 inline int first_present(const uint8_t *bits) {
@@ -97,11 +97,10 @@ STREAMBN_INLINE int exponent_above(double x) {
 
 STREAMBN_INLINE Pack start_of(int exponent) { return broadcast(1.5 * power_of_two(exponent + HEADROOM)); }
 
-// Adds v, as far as the sum takes it, and returns what is left.
-STREAMBN_INLINE Pack cut(Pack &sum, const Pack &v) {
-    const Pack s = sum + v, left = v - (s - sum);
-    sum = s;
-    return left;
+// What a sum that was `before` and is `after` did not take of v. (Where the sum itself was handed
+// over, by reference or with what is left, GCC 12 kept it in memory: half the speed.)
+STREAMBN_INLINE Pack left_of(const Pack &v, const Pack &before, const Pack &after) {
+    return v - (after - before);
 }
 
 // x*x - square, exactly, of a square rounded once.
@@ -130,10 +129,10 @@ constexpr int SETS = PARTS == 1 ? 2 : 1;
 struct Floats {
     Pack first, first_left, square, square_left, error, error_left;
 };
-STREAMBN_INLINE ExactTerm term_of(const Floats *sums, Pack Floats::*which, int exponent) {
+STREAMBN_INLINE ExactTerm term_of(const Pack &a, const Pack &b, int exponent) {
     const Ints start = bits_of(start_of(exponent));
-    Ints moved = bits_of(sums[0].*which) - start;
-    for (int i = 1; i < SETS; ++i) moved = moved + (bits_of(sums[i].*which) - start);
+    Ints moved = bits_of(a) - start;
+    if (SETS > 1) moved = moved + (bits_of(b) - start);
     return {sum_of(moved), exponent + GRID};
 }
 
@@ -142,6 +141,25 @@ template <class T>
 struct Extent {
     T low, high, least;
 };
+
+// The least or the greatest of a register's values, by halves.
+template <class T, int BYTES, class Better>
+STREAMBN_INLINE T best_of_register(const T *values, const Better &better) {
+    if constexpr (BYTES > 16) {
+        typedef T Half __attribute__((vector_size(BYTES / 2)));
+        Half a, b;
+        __builtin_memcpy(&a, values, sizeof a);
+        __builtin_memcpy(&b, values + BYTES / 2 / sizeof(T), sizeof b);
+        const Half best = better(a, b);
+        alignas(64) T left[BYTES / 2 / sizeof(T)];
+        __builtin_memcpy(left, &best, sizeof best);
+        return best_of_register<T, BYTES / 2>(left, better);
+    } else {
+        T best = values[0];
+        for (unsigned i = 1; i < BYTES / sizeof(T); ++i) best = better(best, values[i]);
+        return best;
+    }
+}
 
 // Of the values at the front, by whole registers: as many numbers are compared at once as there
 // is room for, which of float32 and short integers are more than a pack. Two of each, because
@@ -174,14 +192,16 @@ STREAMBN_INLINE int extent_of_registers(const T *x, int n, Extent<T> *extent) {
             }
         }
     }
-    low[0] = low[1] < low[0] ? low[1] : low[0];
-    high[0] = high[1] > high[0] ? high[1] : high[0];
-    least[0] = least[1] < least[0] ? least[1] : least[0];
-    for (int i = 0; i < LENGTH; ++i) {
-        if (low[0][i] < extent->low) extent->low = low[0][i];
-        if (high[0][i] > extent->high) extent->high = high[0][i];
-        if (least[0][i] < extent->least) extent->least = least[0][i];
-    }
+    const auto lesser = [](const auto &a, const auto &b) __attribute__((always_inline)) { return b < a ? b : a; };
+    const auto greater = [](const auto &a, const auto &b) __attribute__((always_inline)) { return b > a ? b : a; };
+    const auto fold = [](const Values &values, const auto &better) __attribute__((always_inline)) {
+        alignas(64) T v[LENGTH];
+        __builtin_memcpy(v, &values, sizeof v);
+        return best_of_register<T, REGISTER>(v, better);
+    };
+    extent->low = fold(lesser(low[0], low[1]), lesser);
+    extent->high = fold(greater(high[0], high[1]), greater);
+    if (FLOAT) extent->least = fold(lesser(least[0], least[1]), lesser);
     return k;
 }
 
@@ -243,15 +263,18 @@ inline int sum_levels(double *rest, int packs, int exponent, ExactTerm *terms) {
         Pack a = start_of(exponent), b = a, largest_a = broadcast(0.0), largest_b = largest_a;
         int k = 0;
         for (; k + 1 < packs; k += 2) {
-            const Pack p = cut(a, load<double>(rest + k * WIDTH));
-            const Pack q = cut(b, load<double>(rest + (k + 1) * WIDTH));
+            const Pack v = load<double>(rest + k * WIDTH), w = load<double>(rest + (k + 1) * WIDTH);
+            const Pack s = a + v, t = b + w;
+            const Pack p = left_of(v, a, s), q = left_of(w, b, t);
+            a = s, b = t;
             store(rest + k * WIDTH, p);
             store(rest + (k + 1) * WIDTH, q);
             largest_a = maximum(magnitude(p), largest_a);
             largest_b = maximum(magnitude(q), largest_b);
         }
         if (k < packs) {
-            const Pack p = cut(a, load<double>(rest + k * WIDTH));
+            const Pack v = load<double>(rest + k * WIDTH), s = a + v, p = left_of(v, a, s);
+            a = s;
             store(rest + k * WIDTH, p);
             largest_a = maximum(magnitude(p), largest_a);
         }
@@ -331,18 +354,24 @@ STREAMBN_INLINE Verdict sum_floats(const T *x, int n, const uint8_t *bits, Exact
             Floats &set = sums[k];
             Pack v = load<double>(from);
             if (masked) v = select(mask_of(present), v, zero);
-            const Pack h = v * v;
-            set.first_left = set.first_left + cut(set.first, v);
-            set.square_left = set.square_left + cut(set.square, h);
-            set.error_left = set.error_left + cut(set.error, error_of_square(h, v));
+            const Pack h = v * v, l = error_of_square(h, v);
+            const Pack first = set.first + v;
+            set.first_left = set.first_left + left_of(v, set.first, first);
+            set.first = first;
+            const Pack square = set.square + h;
+            set.square_left = set.square_left + left_of(h, set.square, square);
+            set.square = square;
+            const Pack error = set.error + l;
+            set.error_left = set.error_left + left_of(l, set.error, error);
+            set.error = error;
         });
         out->totals = 2, out->squares = 4;
-        out->total[0] = term_of(sums, &Floats::first, top);
-        out->total[1] = term_of(sums, &Floats::first_left, top + LEFT);
-        out->square[0] = term_of(sums, &Floats::square, 2 * top);
-        out->square[1] = term_of(sums, &Floats::square_left, 2 * top + LEFT);
-        out->square[2] = term_of(sums, &Floats::error, 2 * top - 54);
-        out->square[3] = term_of(sums, &Floats::error_left, 2 * top - 54 + LEFT);
+        out->total[0] = term_of(sums[0].first, sums[SETS - 1].first, top);
+        out->total[1] = term_of(sums[0].first_left, sums[SETS - 1].first_left, top + LEFT);
+        out->square[0] = term_of(sums[0].square, sums[SETS - 1].square, 2 * top);
+        out->square[1] = term_of(sums[0].square_left, sums[SETS - 1].square_left, 2 * top + LEFT);
+        out->square[2] = term_of(sums[0].error, sums[SETS - 1].error, 2 * top - 54);
+        out->square[3] = term_of(sums[0].error_left, sums[SETS - 1].error_left, 2 * top - 54 + LEFT);
         if (any(not_finite(sums[0].first + sums[SETS - 1].first))) return Verdict::not_finite;
     } else {
         // 24 bits or 11, or what is left of them at the end of the range; squares have no error.
@@ -359,12 +388,14 @@ STREAMBN_INLINE Verdict sum_floats(const T *x, int n, const uint8_t *bits, Exact
             Pack v = load_as_double(from);
             if (masked) v = select(mask_of(present), v, zero);
             set.first = set.first + v;
-            set.square_left = set.square_left + cut(set.square, v * v);
+            const Pack h = v * v, square = set.square + h;
+            set.square_left = set.square_left + left_of(h, set.square, square);
+            set.square = square;
         });
         out->totals = 1, out->squares = 2;
-        out->total[0] = term_of(sums, &Floats::first, top);
-        out->square[0] = term_of(sums, &Floats::square, 2 * top);
-        out->square[1] = term_of(sums, &Floats::square_left, 2 * top + LEFT);
+        out->total[0] = term_of(sums[0].first, sums[SETS - 1].first, top);
+        out->square[0] = term_of(sums[0].square, sums[SETS - 1].square, 2 * top);
+        out->square[1] = term_of(sums[0].square_left, sums[SETS - 1].square_left, 2 * top + LEFT);
         if (any(not_finite(sums[0].first + sums[SETS - 1].first))) return Verdict::not_finite;
     }
     return Verdict::taken;

@@ -190,6 +190,13 @@ template <>
 STREAMBN_INLINE Pack load_as_double(const double *from) {
     return load<double>(from);
 }
+#if defined(__AVX512F__)
+// GCC 12 converts the halves one by one.
+template <>
+STREAMBN_INLINE Pack load_as_double(const float *from) {
+    return {{(Register<double>)_mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from))}};
+}
+#endif
 #define STREAMBN_LOAD_THROUGH_INT32(T)                               \
     template <>                                                      \
     STREAMBN_INLINE Pack load_as_double(const T *from) {             \
