@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from benchmarks.filejobs import ALLOWED, AN_EIGHTH
+from benchmarks.filejobs import ALLOWED, AN_EIGHTH, WITH_WELFORD
 from benchmarks.measure import Compared
-from benchmarks.workloads import COPIES, ON_TWO_THREADS
+from benchmarks.workloads import COPIES, ON_ONE_THREAD, ON_TWO_THREADS
 
 
 class Bar(NamedTuple):
@@ -96,9 +96,16 @@ BARS = (
         "speed",
         5.0,
     ),
+    Bar("Exact, float64, against NumPy's mean and var", "exact-float64", ("NumPy",), "speed", 2.0),
+    Bar("the same against DuckDB", "exact-float64", ("DuckDB",), "speed", 2.0),
+    Bar("Exact, float32, against NumPy", "exact-float32", ("NumPy",), "speed", 3.0),
+    Bar("Exact, int64, against NumPy", "exact-int64", ("NumPy",), "speed", 3.0),
+    Bar("Exact, 30 decades, against NumPy", "exact-decades", ("NumPy",), "speed", 0.5),
+    Bar("Exact on two threads against one", "exact-two-threads", (ON_ONE_THREAD,), "speed", 1.8),
     Bar("streambn --help against import pyarrow", "help", ("import pyarrow",), "time", 1.6),
     Bar("fit a file against Polars, streaming", "fit-file", ("Polars",), "time", 1.0),
     Bar("fit a file against DuckDB", "fit-file", ("DuckDB",), "time", 0.6),
+    Bar("fit a file, exactly, against Welford", "fit-file", (WITH_WELFORD,), "time", 1.1),
     Bar(
         "fit a file, process under way, against a scan of pyarrow's",
         "fit-inside",

@@ -270,6 +270,7 @@ def _script(task: str) -> tuple[str, ...]:
     return (sys.executable, "-P", str(_SCRIPTS), task, "{place}")
 
 
+_FIT = _streambn("fit", "{place}/in", "-o", "{place}/stats.json", "-q")
 _NORMALIZE = _streambn("normalize", "{place}/in", "-o", "{place}/out/", "-q")
 _NORMALIZE_AND_SAVE = (*_NORMALIZE, "--save", "{place}/stats.json")
 _POLARS = Contender(_script("polars_normalize"), needs="polars")
@@ -277,6 +278,7 @@ _POLARS = Contender(_script("polars_normalize"), needs="polars")
 _ONE = Files(1, 3 * MILLION, 16)
 LARGE = Files(1, 24 * MILLION, 16)
 AN_EIGHTH, ALLOWED = "an eighth of the rows", "600 MB"
+WITH_WELFORD = "--policy welford"
 
 FILE_JOBS = (
     FileJob(
@@ -294,7 +296,8 @@ FILE_JOBS = (
         "fit a file",
         {"data": _ONE},
         {
-            "streambn": Contender(_streambn("fit", "{place}/in", "-o", "{place}/stats.json", "-q")),
+            "streambn": Contender(_FIT),
+            WITH_WELFORD: Contender((*_FIT, "--policy", "welford")),
             "Polars": Contender(_script("polars_fit"), needs="polars"),
             "DuckDB": Contender(_script("duckdb_fit"), needs="duckdb"),
         },

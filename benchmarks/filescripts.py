@@ -92,8 +92,7 @@ def streambn_inside(place: Path) -> Any:
 
     sources = files.scan([str(path) for path in _inputs(place)])
     jobs.use_threads(THREADS)
-    jobs.use_threads(THREADS)
-    begun = Reached(sbn.Normalizer()._current, Place())
+    begun = Reached(sbn.Normalizer(sbn.Exact())._current, Place())  # as the command does
     how = Reading({}, threads=THREADS)
 
     def learn() -> None:

@@ -93,6 +93,10 @@ def streambn_fit(data: Data) -> Job:
     return _streambn(data, sbn.Welford())
 
 
+def streambn_exact(data: Data) -> Job:
+    return _streambn(data, sbn.Exact())
+
+
 def streambn_ema(data: Data) -> Job:
     return _streambn(data, sbn.EMA(halflife=HALFLIFE))
 
@@ -105,7 +109,9 @@ def streambn_weights(data: Data) -> Job:
     return _streambn(data, sbn.Welford(), weights=WEIGHT)
 
 
-def _streambn(data: Data, policy: sbn.Welford | sbn.EMA, weights: str | None = None) -> Job:
+def _streambn(
+    data: Data, policy: sbn.Welford | sbn.Exact | sbn.EMA, weights: str | None = None
+) -> Job:
     def run() -> sbn.Normalizer:
         norm = sbn.Normalizer(policy, weights=weights)
         for batch in data.batches:
@@ -153,6 +159,15 @@ def numpy_fit(data: Data) -> Job:
         return mean, x.var(axis=0, mean=mean)
 
     return _by_batch(data.matrices, moments, lambda pair: _equally(pair[0][0], pair[1]))
+
+
+def numpy_mean_and_var(data: Data) -> Job:
+    """Call both, as people write it: the variance takes the mean again."""
+    return _by_batch(
+        data.matrices,
+        lambda x: (x.mean(axis=0), x.var(axis=0)),
+        lambda pair: _equally(*pair),
+    )
 
 
 def numpy_nulls(data: Data) -> Job:

@@ -75,6 +75,7 @@ PEERS = (
         {
             "column": jobs.streambn_fit,
             "threads": jobs.streambn_fit,
+            "exact": jobs.streambn_exact,
             "nulls": jobs.streambn_fit,
             "batches": jobs.streambn_fit,
             "lists": jobs.streambn_fit,
@@ -101,6 +102,7 @@ PEERS = (
         Accuracy(float64=1e-13, float32=1e-05, far=2e-09),
         {
             "column": jobs.numpy_fit,
+            "exact": jobs.numpy_mean_and_var,
             "nulls": jobs.numpy_nulls,
             "batches": jobs.numpy_fit,
             "lists": jobs.numpy_fit,
@@ -139,7 +141,11 @@ PEERS = (
         "duckdb",
         jobs.duckdb,
         Accuracy(float64=1e-13, float32=1e-13, far=5e-07),
-        {"column": jobs.duckdb_column, "nulls": jobs.duckdb_column},
+        {
+            "column": jobs.duckdb_column,
+            "exact": jobs.duckdb_column,
+            "nulls": jobs.duckdb_column,
+        },
     ),
     Peer(
         "scikit-learn",

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.jobs import Job, streambn_fit
-from benchmarks.workloads import WEIGHT, Data, Matrix
+from benchmarks.jobs import Job, streambn_exact, streambn_fit
+from benchmarks.workloads import ON_ONE_THREAD, WEIGHT, WELFORD, Data, Matrix
+from streambn import kernels
 
 _POOL = ThreadPoolExecutor(2)
 
@@ -77,6 +78,19 @@ def streambn_without_forgetting(data: Data) -> Job:
     return streambn_fit(data)
 
 
+def streambn_exact_on_one_thread(data: Data) -> Job:
+    job = streambn_exact(data)
+
+    def run() -> object:
+        kernels.set_threads(1)
+        try:
+            return job.run()
+        finally:
+            kernels.set_threads(2)
+
+    return job._replace(run=run)
+
+
 def streambn_without_weights(data: Data) -> Job:
     names = [name for name in data.batches[0].schema.names if name != WEIGHT]
     return streambn_fit(data._replace(batches=tuple(b.select(names) for b in data.batches)))
@@ -104,4 +118,6 @@ REFERENCES: dict[str, Callable[[Data], Job]] = {
     "streambn without forgetting": streambn_without_forgetting,
     "streambn without weights": streambn_without_weights,
     "streambn on one column": streambn_on_one_column,
+    WELFORD: streambn_fit,
+    ON_ONE_THREAD: streambn_exact_on_one_thread,
 }

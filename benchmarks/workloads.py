@@ -20,6 +20,7 @@ Matrix = NDArray[Any]
 Task = Literal[
     "column",
     "threads",
+    "exact",
     "nulls",
     "batches",
     "lists",
@@ -199,9 +200,16 @@ def _integer(shape: Shape) -> Data:
     return normal(shape, dtype=np.int64, mean=1e6, std=1e4)
 
 
+def decades(shape: Shape) -> Data:
+    """Make columns of either sign whose sizes spread over thirty powers of ten."""
+    sizes = 10.0 ** np.random.default_rng(4).uniform(-15, 15, (shape.batches, *shape[1::-1]))
+    return _of_columns(_normal(shape, 0.0, 1.0) * sizes)
+
+
 _STREAM = Shape(MILLION, 1, 16)
 _ROWS = Shape(2000, 10, 1)
 ON_TWO_THREADS = ("np.max on two threads, batch by batch", "np.max on two threads, all at once")
+WELFORD, ON_ONE_THREAD = "streambn, Welford", "streambn on one thread"
 COPIES = ("np.copyto into one buffer", "np.copyto into one array")
 
 WORKLOADS = (
@@ -217,6 +225,27 @@ WORKLOADS = (
     ),
     Workload("float32", "fit float32", "column", _single, _STREAM),
     Workload("int64", "fit int64", "column", _integer, _STREAM),
+    Workload("exact-float64", "fit float64, Exact", "exact", normal, _STREAM, beside=(WELFORD,)),
+    Workload(
+        "exact-two-threads",
+        "fit float64, Exact, two threads",
+        "exact",
+        normal,
+        _STREAM,
+        ON_TWO_THREADS,
+        beside=(ON_ONE_THREAD,),
+        threads=2,
+    ),
+    Workload("exact-float32", "fit float32, Exact", "exact", _single, _STREAM, beside=(WELFORD,)),
+    Workload("exact-int64", "fit int64, Exact", "exact", _integer, _STREAM, beside=(WELFORD,)),
+    Workload(
+        "exact-decades",
+        "fit float64 over 30 decades, Exact",
+        "exact",
+        decades,
+        _STREAM,
+        beside=(WELFORD,),
+    ),
     Workload(
         "nulls",
         "fit float64, 20 % nulls",
