@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -227,6 +228,21 @@ def _joined(
     return joined.schema, joined
 
 
+class _Turned(NamedTuple):
+    """A batch as it is to go out, and what was read for it."""
+
+    batch: Any
+    rows: int
+    bytes: int
+
+
+def _whole(parts: Iterator[_Turned]) -> Iterator[_Turned]:
+    """Give the parts of a piece when all of them are there, and hold none that was given."""
+    held = deque(parts)
+    while held:
+        yield held.popleft()
+
+
 def _turned(
     output: Output, source: Source, turns: Turns, how: Reading, workers: int, tally: _Tally
 ) -> Any:
@@ -238,14 +254,15 @@ def _turned(
         schema = turns.schema(opened.schema)
         turn = turns.turn(opened.schema.names)
 
-    def turned(batches: Iterator[Any], before: int) -> Iterator[tuple[Any, Any]]:
+    def turned(batches: Iterator[Any], before: int) -> Iterator[_Turned]:
         for batch in batches:
             for start in range(0, max(batch.num_rows, 1), _ROWS):
                 part = batch.slice(start, _ROWS)
                 with located(source.name, after(before)):
                     out = turn(part, schema)
                 before += part.num_rows
-                yield part, out
+                # Without what it was made of: that of a whole piece would be held as well.
+                yield _Turned(out, part.num_rows, int(part.nbytes))
 
     def batches() -> Iterator[Any]:
         rows = 0
@@ -258,14 +275,14 @@ def _turned(
         )
         with contextlib.closing(pieces):
             for piece, raw in pieces:
-                pairs = turned(raw, rows)
+                parts = turned(raw, rows)
                 try:
                     if how.skipping and piece.apart:  # nothing of a piece that is damaged
-                        pairs = iter(list(pairs))
-                    for part, out in pairs:
-                        rows += part.num_rows
-                        tally.count(part.num_rows, 0 if piece.apart else int(part.nbytes))
-                        yield out
+                        parts = _whole(parts)
+                    for part in parts:
+                        rows += part.rows
+                        tally.count(part.rows, 0 if piece.apart else part.bytes)
+                        yield part.batch
                 except (StreamBNError, OSError) as error:
                     if not how.skipping:
                         raise

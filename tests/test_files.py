@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from streambn import files, formats, outputs
+from streambn import files, formats, outputs, reading
 from streambn.errors import InvalidValueError, SchemaError, StreamBNError
 from streambn.fileapply import apply_files
 from streambn.files import Source
@@ -84,8 +85,8 @@ class Same:
         return turn
 
 
-def write(plan: list[outputs.Output], turns: object = None) -> None:
-    how, none = Reading({}), Encoding()
+def write(plan: list[outputs.Output], turns: object = None, *, skipping: bool = False) -> None:
+    how, none = Reading({}, skipping=skipping), Encoding()
     apply_files(
         turns or Same(), plan, how, none, Progress("writing", 1), lambda job: writing(
             job.location, fsync=False
@@ -572,3 +573,29 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert int(grown.stdout) < 60
+
+
+def test_a_piece_that_is_dropped_if_damaged_is_held_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it goes out, and not as it came in too."""
+    monkeypatch.setattr(reading, "PARQUET_ROWS", 100)
+    table = pa.table({"x": pa.array(range(1000), pa.float64())})
+    pq.write_table(table, tmp_path / "t.parquet")
+    read: list[weakref.ref[pa.RecordBatch]] = []
+    held: list[int] = []
+
+    class Anew(Same):
+        def turn(self, names: object) -> object:
+            def turn(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+                read.append(weakref.ref(batch))
+                held.append(sum(each() is not None for each in read))
+                return pa.record_batch([pa.array(batch["x"].to_numpy() + 1)], schema=schema)
+
+            return turn
+
+    (output,) = outputs.plan([Source(str(tmp_path / "t.parquet"))], str(tmp_path / "o.arrow"))
+    write([output], Anew(), skipping=True)
+    assert len(held) == 10
+    assert max(held) <= 2
+    assert pa.ipc.open_file(output.target).read_all()["x"].to_pylist() == list(range(1, 1001))
