@@ -20,12 +20,10 @@ import pyarrow as pa
 from streambn.ahead import ahead
 from streambn.errors import StreamBNError
 from streambn.files import Source
-from streambn.formats import Format
 from streambn.inputs import Reading, check_unchanged, left_out, located
 from streambn.locations import Stamp
 from streambn.outputs import Output
 from streambn.progress import Progress, Skipped
-from streambn.reading import format_of
 from streambn.rewriting import Assembly, Block, ParquetSource, encoded, paths_of
 from streambn.streaming import Made, NothingLeftError, keys_of, made_as_stream, rereadable
 from streambn.turning import Turn, Turning, Turns
@@ -247,9 +245,7 @@ class _Making:
     def _rewrite(self, output: Output, turning: Turning) -> _Rewrite | None:
         """Say how a Parquet file becomes another; None: it is not one that does."""
         source = output.sources[0]
-        if output.format is not Format.PARQUET or len(output.sources) > 1 or not source.rereadable:
-            return None
-        if format_of(source.open, source.name) != (Format.PARQUET, None):
+        if len(output.sources) > 1 or not output.of_parquet:
             return None
         opened = ParquetSource(source.open, source.name, source.distant)
         if set(keys_of(output, source, turning)) - set(opened.schema.names) or not opened.codecs:

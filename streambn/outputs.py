@@ -39,12 +39,24 @@ class Output:
         In order.
     mirrored : bool
         A folder's copy of one source, under the source's relative path.
+    codec : str or None
+        How such a copy is compressed as a whole, as its source is.
     """
 
     target: str
     format: Format
     sources: tuple[Source, ...]
     mirrored: bool = False
+    codec: str | None = None
+
+    @property
+    def of_parquet(self) -> bool:
+        """Whether it is Parquet, and its first source is too, which is looked at if need be."""
+        source = self.sources[0]
+        if self.format is not Format.PARQUET or not source.rereadable:
+            return False
+        # The format of a folder's copy is that of its source, which was looked at before.
+        return self.mirrored or format_of(source.open, source.name)[0] is Format.PARQUET
 
     @property
     def location(self) -> Location:
@@ -111,14 +123,14 @@ def _plan_folder(sources: Sequence[Source], folder: Location, skipping: bool) ->
         if target.text in outputs:
             first = outputs[target.text].sources[0]
             raise InvalidValueError(f"{first.name} and {source.name} would both be {target.text}")
-        kind = Format.IPC_STREAM
+        kind, codec = Format.IPC_STREAM, None
         if source.rereadable:
             try:
-                kind, _ = format_of(source.open, source.name)
+                kind, codec = format_of(source.open, source.name)
             except (StreamBNError, OSError):
                 if not skipping:
                     raise
-        outputs[target.text] = Output(target.text, kind, (source,), mirrored=True)
+        outputs[target.text] = Output(target.text, kind, (source,), mirrored=True, codec=codec)
     return list(outputs.values())
 
 

@@ -16,11 +16,10 @@ from streambn import files, outputs
 from streambn.ahead import ahead
 from streambn.errors import StreamBNError
 from streambn.files import Source
-from streambn.formats import Format, after
+from streambn.formats import after
 from streambn.inputs import Reading, left_out, located
 from streambn.outputs import Output
 from streambn.progress import Progress, Skipped
-from streambn.reading import format_of
 from streambn.rewriting import ParquetSource
 from streambn.turning import Turns
 from streambn.writing import Encoding, Spool, written
@@ -126,16 +125,13 @@ class _Tally:
 def _written(
     spool: Spool, schema: Any, batches: Iterator[Any], output: Output, encoding: Encoding
 ) -> Iterator[None]:
-    source = output.sources[0]
-    codec = None
-    if source.rereadable:
-        kind, codec = format_of(source.open, source.name)
-        if kind is output.format is Format.PARQUET and encoding.compression is None:
-            codecs = ParquetSource(source.open, source.name, source.distant).codecs
-            encoding = replace(encoding, compression=next(iter(codecs), None))
+    if encoding.compression is None and output.of_parquet:
+        source = output.sources[0]
+        codecs = ParquetSource(source.open, source.name, source.distant).codecs
+        encoding = replace(encoding, compression=next(iter(codecs), None))
     file: Any = spool
-    if codec is not None and output.mirrored:  # under a name that says so
-        file = pa.CompressedOutputStream(pa.PythonFile(spool, "w"), codec)
+    if output.codec is not None:  # under a name that says so
+        file = pa.CompressedOutputStream(pa.PythonFile(spool, "w"), output.codec)
     try:
         yield from written(file, schema, batches, output.format, encoding)
     except pa.ArrowException as error:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streambn as sbn
-from streambn import InvalidValueError, StreamBNError, atomic, files, manifests
+from streambn import InvalidValueError, StreamBNError, atomic, files, manifests, reading
 from streambn import outputs as plans
 from streambn.files import Source
 from streambn.locations import locate
@@ -122,6 +122,23 @@ def test_a_folder_has_what_transform_gives(run: Callable[..., Any], inputs: list
             assert out.equals(frozen.transform(data)), path
         else:
             assert out["x"].to_pylist() == frozen.transform(data)["x"].to_pylist(), path
+
+
+def test_the_format_of_an_input_is_told_when_planned_and_when_read_as_a_stream(
+    run: Callable[..., Any], inputs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    real = reading.sniff
+
+    def sniff(head: bytes, name: str) -> Any:
+        told.append(name.removeprefix("data/"))
+        return real(head, name)
+
+    monkeypatch.setattr(reading, "sniff", sniff)
+    assert run("apply", "stats.json", "data", "-o", "out/", "-q").code == 0
+    # Blocks of Parquet are read as what the plan says that they are.
+    expected = {path: 1 if path.endswith(".parquet") else 2 for path in inputs}
+    assert {path: told.count(path) for path in inputs} == expected
 
 
 @pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "zstd", "lz4", "brotli"])
