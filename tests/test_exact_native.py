@@ -1,8 +1,9 @@
-"""Exact sums of the compiled kernels: equal to Python's integers, whatever the order and the cuts."""
+"""Exact sums of the compiled kernels: Python's integers, whatever the order and the cuts."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 import subprocess
@@ -62,7 +63,7 @@ def expected(values, scale=None):
     counts = [
         len(finite),
         len(values) - len(there),
-        sum(v != v for v in there),
+        sum(math.isnan(v) for v in there),
         sum(v == math.inf for v in there),
         sum(v == -math.inf for v in there),
     ]
@@ -106,7 +107,7 @@ sizes = st.one_of(st.integers(0, 40), st.sampled_from([63, 64, 511, 512, 513, 10
 
 @st.composite
 def floats64(draw):
-    """All bits of the mantissa and exponents from a window: as wide as each way takes, and wider."""
+    """Any mantissa, and exponents from a window: as wide as each way takes, and wider."""
     rng, n = np.random.default_rng(draw(seeds)), draw(sizes)
     width = draw(st.sampled_from([1, 2, 17, 18, 19, 60, 299, 300, 301, 302, 700, 2047]))
     first = draw(st.integers(0, 2047 - width))
@@ -174,7 +175,7 @@ def test_order_cuts_and_merges_leave_the_bytes_alone(x, seed, parts, threads):
     ends = [0, *map(int, cuts), len(x)]
     native.set_threads(threads)
     try:
-        pieces = [shuffled[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+        pieces = [shuffled[a:b] for a, b in itertools.pairwise(ends)]
         grown = ExactSums(EMPTY.reshape(110, 1).copy())
         for piece in pieces:
             grown = native.extend_exact(grown, Columns.of(piece))
@@ -184,7 +185,8 @@ def test_order_cuts_and_merges_leave_the_bytes_alone(x, seed, parts, threads):
     while len(trees) > 1:
         i = int(rng.integers(len(trees) - 1))
         older, newer = trees[i], trees.pop(int(rng.integers(i + 1, len(trees))))
-        trees[i] = native.merge_exact(older, newer) if seed % 2 else native.merge_exact(newer, older)
+        pair = (older, newer) if seed % 2 else (newer, older)
+        trees[i] = native.merge_exact(*pair)
     assert lane_of(grown).tobytes() == whole.tobytes()
     assert lane_of(trees[0]).tobytes() == whole.tobytes()
 
@@ -257,7 +259,7 @@ DECIMALS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "digits", "scale"), DECIMALS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("kind", "digits", "scale"), DECIMALS, ids=str)
 @settings(max_examples=25, deadline=None)
 @given(seeds, st.integers(0, 600), st.integers(0, 76), st.booleans())
 @example(0, 600, 76, False)
@@ -312,7 +314,8 @@ def test_wide_lists_and_matrices(kind):
     one = native.exact_sums(Columns.of(listing)).memory
     rows = native.exact_sums(Columns(x, Layout([Place((0,), 70)]))).memory
     columns = np.asfortranarray(x)
-    each = native.exact_sums(Columns(columns, Layout([Place((i,), None) for i in range(70)]))).memory
+    plain = Layout([Place((i,), None) for i in range(70)])
+    each = native.exact_sums(Columns(columns, plain)).memory
     assert one.tobytes() == rows.tobytes() == each.tobytes()
     for lane in range(70):
         assert one[:, lane].tobytes() == expected(x[:, lane].tolist()).tobytes()
@@ -351,8 +354,10 @@ seen = hashlib.sha256()
 for kind in ("f8", "f4", "f2", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"):
     for n in (5, 600):
         x = np.frombuffer(rng.bytes(n * np.dtype(kind).itemsize), kind)
-        for y in (x, rng.integers(0, 99, n).astype(kind), (10.0 ** rng.uniform(-4, 1, n)).astype(kind)):
-            seen.update(native.exact_sums(Columns.of(pa.array(y, from_pandas=False))).memory.tobytes())
+        small = rng.integers(0, 99, n)
+        for y in (x, small.astype(kind), (10.0 ** rng.uniform(-4, 1, n)).astype(kind)):
+            sums = native.exact_sums(Columns.of(pa.array(y, from_pandas=False)))
+            seen.update(sums.memory.tobytes())
 for decades in (1, 30, 200):
     x = rng.standard_normal(3000) * 10.0 ** rng.uniform(-decades, decades, 3000)
     seen.update(native.exact_sums(Columns.of(pa.array(x))).memory.tobytes())
