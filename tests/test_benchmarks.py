@@ -285,8 +285,8 @@ def test_the_easier_work_is_on_the_same_values(workload):
         job = references.REFERENCES[name](data)
         mean, var = job.read(job.run())
         values = columns if len(mean) == columns.shape[1] else columns.reshape(-1, 1)
-        assert mean == pytest.approx(values.mean(axis=0), rel=1e-12)
-        assert var == pytest.approx(values.var(axis=0), rel=1e-12)
+        assert mean == pytest.approx(values.mean(axis=0, dtype=float), rel=1e-12)
+        assert var == pytest.approx(values.var(axis=0, dtype=float), rel=1e-12)
 
 
 def test_a_fifth_is_null():
