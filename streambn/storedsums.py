@@ -15,6 +15,9 @@ from streambn.totals import Totals
 
 __all__ = ["StoredSums"]
 
+# A decimal has at most 76 digits; with points further away than this nobody has met any, and a
+# damaged file is not to ask for a number of a million digits.
+_FARTHEST = 1000
 _COUNTS = ("count", "nulls", "nans", "pos_infs", "neg_infs")
 _SPELLED = re.compile(r"(-?[0-9a-f]+)p(-?[0-9]{1,4})", re.ASCII)
 
@@ -91,6 +94,8 @@ class StoredSums(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
                 raise SnapshotError("min and max are those of values, and only of those")
             if low is not None and high is not None and not low <= high:
                 raise SnapshotError("min is greater than max")
+            if abs(self.scale[lane] or 0) > _FARTHEST:
+                raise SnapshotError(f"a scale is beyond ±{_FARTHEST}")
             if empty and (squares or self.scale[lane] is not None):
                 raise SnapshotError("there are sums of no values")
             # Cauchy and Schwarz: else the variance would be negative.

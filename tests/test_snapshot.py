@@ -593,6 +593,7 @@ TAMPERED_SUMS: dict[str, Tamper] = {
     "a minimum above the maximum": lambda d: _sums(d)["min"].__setitem__(0, 1e9),
     "a lane too few": lambda d: _sums(d)["scale"].pop(),
     "a scale beyond 64 bits": lambda d: _sums(d)["scale"].__setitem__(0, 2**64),
+    "a scale of a million digits": lambda d: _sums(d)["scale"].__setitem__(0, 10**6),
     "a field is new": lambda d: _sums(d).update(surprise=[]),
 }
 
