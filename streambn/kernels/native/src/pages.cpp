@@ -21,19 +21,6 @@ constexpr size_t LARGEST_HEADER = 512;
 constexpr int64_t MOST_ROWS = LARGEST_PAGE * 8;  // of a page; their bits are held
 constexpr int64_t AT_ONCE = 1024, IN_FRONT = ChunkReader::IN_FRONT;
 
-// Read all of it. False: the file ends before, or cannot be read.
-bool read_at(int file, int64_t offset, uint8_t *to, size_t size) {
-    while (size) {
-        const ssize_t got = pread(file, to, size, offset);
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) return false;
-        to += got;
-        offset += got;
-        size -= static_cast<size_t>(got);
-    }
-    return true;
-}
-
 // Give values their places among nulls: they lie at the end of where they are to be. Without a
 // branch, which random nulls would have guessed wrong; behind the last value another word is read,
 // where the bitmap is.
@@ -57,6 +44,18 @@ void look_up(uint8_t *values, const uint8_t *dictionary, const uint32_t *indices
 }
 
 }  // namespace
+
+bool read_at(int file, int64_t offset, uint8_t *to, size_t size) {
+    while (size) {
+        const ssize_t got = pread(file, to, size, offset);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return false;
+        to += got;
+        offset += got;
+        size -= static_cast<size_t>(got);
+    }
+    return true;
+}
 
 ChunkReader::ChunkReader(int file, const Chunk &chunk, bool optional)
     : file_(file),

@@ -22,6 +22,9 @@ struct Chunk {
     int64_t type = -1, codec = -1, values = -1, length = -1, offset = -1;
 };
 
+// Read all of it. False: the file ends before, or cannot be read.
+bool read_at(int file, int64_t offset, uint8_t *to, size_t size);
+
 struct PageHeader;
 
 // The rows of one column chunk, from the first to the last.

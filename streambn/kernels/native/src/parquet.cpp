@@ -1,5 +1,4 @@
 // Parquet files as Python sees them: which of their chunks can be read here, and their rows.
-#include <unistd.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -53,29 +52,18 @@ Chunk column(Thrift &thrift) {
     return elsewhere ? Chunk{} : chunk;
 }
 
-bool read_tail(int file, int64_t from, std::vector<uint8_t> &to) {
-    size_t done = 0;
-    while (done < to.size()) {
-        const ssize_t got = pread(file, to.data() + done, to.size() - done,
-                                  static_cast<off_t>(from + static_cast<int64_t>(done)));
-        if (got <= 0) return false;
-        done += static_cast<size_t>(got);
-    }
-    return true;
-}
-
 // The chunks of each row group; none if the footer makes no sense.
 std::vector<std::vector<Chunk>> chunks_of(int file) {
     struct stat status;
     if (fstat(file, &status) != 0 || status.st_size < TAIL) return {};
     std::vector<uint8_t> tail(TAIL);
-    if (!read_tail(file, status.st_size - TAIL, tail)) return {};
+    if (!read_at(file, status.st_size - TAIL, tail.data(), tail.size())) return {};
     uint32_t length;
     std::memcpy(&length, tail.data(), sizeof length);
     if (std::memcmp(tail.data() + 4, MAGIC, 4) != 0 || length > status.st_size - TAIL) return {};
     const int64_t start = status.st_size - TAIL - length;
     std::vector<uint8_t> footer(length);
-    if (!read_tail(file, start, footer)) return {};
+    if (!read_at(file, start, footer.data(), footer.size())) return {};
     std::vector<std::vector<Chunk>> groups;
     Thrift thrift(footer.data(), footer.size());
     thrift.fields([&](int64_t number, int type) {
