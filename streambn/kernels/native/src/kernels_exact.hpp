@@ -97,8 +97,8 @@ STREAMBN_INLINE int exponent_above(double x) {
 
 STREAMBN_INLINE Pack start_of(int exponent) { return broadcast(1.5 * power_of_two(exponent + HEADROOM)); }
 
-// What a sum that was `before` and is `after` did not take of v. (Where the sum itself was handed
-// over, by reference or with what is left, GCC 12 kept it in memory: half the speed.)
+// What a sum that was `before` and is `after` did not take of v. The sum itself is not handed over:
+// returned along with what is left, it took three times as long with AVX2 (GCC 12).
 STREAMBN_INLINE Pack left_of(const Pack &v, const Pack &before, const Pack &after) {
     return v - (after - before);
 }
@@ -422,7 +422,7 @@ STREAMBN_INLINE Words multiply_low(const Words &a, const Words &b) {
 STREAMBN_INLINE Words lower(const Words &a) { return a & broadcast<uint64_t>(0xffffffff); }
 STREAMBN_INLINE Words upper(const Words &a) { return each<uint64_t>(STREAMBN_PART(a.part[i] >> 32)); }
 
-// Integers of 32 bits of shorter ones. GCC 12 converts 8 octets one by one: a third of the speed.
+// Integers of 32 bits of shorter ones. GCC 12 converts 8 octets one by one.
 template <class T>
 STREAMBN_INLINE Lanes<int32_t> widened(const T *x) {
 #if defined(__AVX2__)
