@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import streambn as sbn
 from streambn.errors import InvalidValueError
-from streambn.rows import RowNormalizer
+from streambn.online.row_normalizer import RowNormalizer
 
 try:
     import narwhals.stable.v2 as nw

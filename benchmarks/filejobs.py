@@ -263,7 +263,7 @@ def _check_agreement(found: Mapping[str, Found]) -> None:
 
 def _streambn(*arguments: str) -> tuple[str, ...]:
     """Give the command as pip installs it, but for where the script lies."""
-    return (sys.executable, "-P", "-c", "from streambn.cli import main; main()", *arguments)
+    return (sys.executable, "-P", "-c", "from streambn.cli.main import main; main()", *arguments)
 
 
 def _script(task: str) -> tuple[str, ...]:

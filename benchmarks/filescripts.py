@@ -84,16 +84,17 @@ def _duckdb_statistics(connection: Any, path: Path) -> Found:
 def streambn_inside(place: Path) -> Any:
     """Learn from the file in a process that has begun long ago."""
     import streambn as sbn  # noqa: PLC0415
-    from streambn import files, jobs  # noqa: PLC0415
-    from streambn.checkpoints import Place, Reached  # noqa: PLC0415
-    from streambn.filefit import fit_files  # noqa: PLC0415
-    from streambn.inputs import Reading  # noqa: PLC0415
-    from streambn.progress import Progress  # noqa: PLC0415
+    from streambn.io import sources as files  # noqa: PLC0415
+    from streambn.jobs.checkpoint import Place, Reached  # noqa: PLC0415
+    from streambn.jobs.fit import fit_files  # noqa: PLC0415
+    from streambn.jobs.inputs import ReadOptions  # noqa: PLC0415
+    from streambn.jobs.job import job as jobs  # noqa: PLC0415
+    from streambn.jobs.progress import Progress  # noqa: PLC0415
 
     sources = files.scan([str(path) for path in _inputs(place)])
     jobs.use_threads(THREADS)
     begun = Reached(sbn.Normalizer(sbn.Exact())._current, Place())  # as the command does
-    how = Reading({}, threads=THREADS)
+    how = ReadOptions({}, threads=THREADS)
 
     def learn() -> None:
         fit_files(begun, sources, None, how, Progress("fitting", len(sources)))

@@ -55,7 +55,7 @@ class Soaked:
         self._stopped = threading.Event()
         reads = "-o" in args
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "streambn.cli", *args],
+            [sys.executable, "-P", "-m", "streambn.cli.main", *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if reads else None,
         )

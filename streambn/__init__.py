@@ -44,8 +44,8 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Names are looked up when they are first asked for: `streambn --help` and the parsing of a
-# command line need neither NumPy nor Arrow, which take longer to import than all that they do.
+# Each name is imported on first use: `streambn --help` needs neither NumPy nor Arrow, whose
+# import takes longer than everything else that the command does.
 _HOMES = {
     "EMA": "policies",
     "BatchEMA": "policies",
@@ -61,29 +61,14 @@ _HOMES = {
     "Welford": "policies",
     "load": "normalizer",
 }
-# What stands behind them is there as well after a plain `import streambn`.
-_ROOMS = frozenset(
-    {
-        *("applying", "atomic", "columns", "display", "errors", "fitted", "kernels", "moments"),
-        *(
-            "normalizer",
-            "options",
-            "policies",
-            "replacing",
-            "snapshot",
-            "streams",
-            "totals",
-            "weighing",
-        ),
-    }
-)
+_MODULES = frozenset({"errors", "kernels"})
 
-if not TYPE_CHECKING:  # to whom it would mean that there is every name
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         if name in _HOMES:
             value = getattr(import_module(f"streambn.{_HOMES[name]}"), name)
-        elif name in _ROOMS:
+        elif name in _MODULES:
             value = import_module(f"streambn.{name}")
         else:
             raise AttributeError(f"module 'streambn' has no attribute {name!r}")
@@ -92,4 +77,4 @@ if not TYPE_CHECKING:  # to whom it would mean that there is every name
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ROOMS})
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
 
 import pyarrow as pa
 
-import streambn
-from streambn.applying import FINGERPRINT_KEY, Applying, float_type_of
+from streambn._lazy import lazy_module
+from streambn._transformer import FINGERPRINT_KEY, Transformer, float_type_of
+from streambn.arrow.streams import map_stream, open_stream
 from streambn.errors import InvalidValueError, NotFittedError
-from streambn.fitted import Fitted
 from streambn.options import Missing, Options
 from streambn.policies import Policy, Welford
-from streambn.streams import map_stream, open_stream
+from streambn.statistics import Statistics
 
-# The package imports it when it is first asked for `streambn.snapshot`: who only learns needs no
-# statistics file, and msgspec and what is defined with it are half of what else is to import.
+# A process that only learns needs no statistics file; msgspec is half of the import time.
 if TYPE_CHECKING:
-    import streambn.snapshot
+    from streambn.snapshot import format as snapshot
+else:
+    snapshot = lazy_module("streambn.snapshot.format")
 
 __all__ = ["FrozenNormalizer", "Normalizer", "checked_policy", "load"]
 
@@ -32,11 +33,11 @@ Using = Literal["running", "before", "batch"]
 class _Step(NamedTuple):
     """Of one batch, learned and normalized: the statistics after it, and the output."""
 
-    after: Fitted
+    after: Statistics
     out: pa.RecordBatch
 
 
-class Normalizer(Applying):
+class Normalizer(Transformer):
     """Running mean and variance of every numeric column, and the map they define.
 
     Parameters
@@ -125,18 +126,18 @@ class Normalizer(Applying):
             weights=weights,
         )
         policy = Welford() if policy is None else checked_policy(policy)
-        self._fitted = Fitted(policy, options, _checked_columns(columns))
+        self._fitted = Statistics(policy, options, _checked_columns(columns))
         self._lock = threading.RLock()
 
     @classmethod
-    def _of(cls, fitted: Fitted) -> Self:
+    def _of(cls, fitted: Statistics) -> Self:
         self = cls.__new__(cls)
         self._fitted = fitted
         self._lock = threading.RLock()
         return self
 
     @property
-    def _current(self) -> Fitted:
+    def _current(self) -> Statistics:
         return self._fitted
 
     def update(self, data: Any) -> Self:
@@ -217,7 +218,7 @@ class Normalizer(Applying):
             bound = self._fitted.bound(schema)
             return bound.output_schema(schema, kind, nullable=using == "batch")
 
-        def step(fitted: Fitted, batch: pa.RecordBatch, schema: pa.Schema) -> _Step:
+        def step(fitted: Statistics, batch: pa.RecordBatch, schema: pa.Schema) -> _Step:
             after = fitted.learned(batch)
             by = (after if using == "running" else fitted).bound(batch.schema)
             if using == "batch":
@@ -303,21 +304,21 @@ class Normalizer(Applying):
         SnapshotError
             The policy is none of streambn's own.
         """
-        streambn.snapshot.write(path, streambn.snapshot.Saved(self._fitted, frozen=False))
+        snapshot.write(path, snapshot.Saved(self._fitted, frozen=False))
 
     def _wanted(self, schema: pa.Schema) -> list[str]:
         """Name the columns that a dataset has to read."""
         return self._fitted.bound(schema).needed
 
-    def __getstate__(self) -> Fitted:
+    def __getstate__(self) -> Statistics:
         return self._fitted
 
-    def __setstate__(self, fitted: Fitted) -> None:
+    def __setstate__(self, fitted: Statistics) -> None:
         self._fitted = fitted
         self._lock = threading.RLock()
 
 
-class FrozenNormalizer(Applying):
+class FrozenNormalizer(Transformer):
     """Statistics that never change again: what is applied at inference.
 
     Made by `Normalizer.freeze` or `streambn.load`. It has no way to learn; two with the
@@ -325,7 +326,7 @@ class FrozenNormalizer(Applying):
     its outputs carry in their schema's metadata as ``streambn.fingerprint``.
     """
 
-    _fitted: Fitted
+    _fitted: Statistics
 
     def __init__(self) -> None:
         raise InvalidValueError(
@@ -333,7 +334,7 @@ class FrozenNormalizer(Applying):
         )
 
     @classmethod
-    def _of(cls, fitted: Fitted) -> Self:
+    def _of(cls, fitted: Statistics) -> Self:
         if fitted.binding is None:
             raise NotFittedError("nothing was seen yet, so there is nothing to freeze.")
         self = cls.__new__(cls)
@@ -341,13 +342,13 @@ class FrozenNormalizer(Applying):
         return self
 
     @property
-    def _current(self) -> Fitted:
+    def _current(self) -> Statistics:
         return self._fitted
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of the statistics and hyperparameters."""
-        return streambn.snapshot.fingerprint(self._fitted)
+        return snapshot.fingerprint(self._fitted)
 
     def thaw(self) -> Normalizer:
         """Return a live Normalizer that goes on from here; this one stays as it is."""
@@ -361,10 +362,10 @@ class FrozenNormalizer(Applying):
         OSError, SnapshotError
             As for `Normalizer.save`.
         """
-        streambn.snapshot.write(path, streambn.snapshot.Saved(self._fitted, frozen=True))
+        snapshot.write(path, snapshot.Saved(self._fitted, frozen=True))
 
     def _labelled(self, schema: pa.Schema) -> pa.Schema:
-        if not streambn.snapshot.can_hold(self.policy):
+        if not snapshot.can_hold(self.policy):
             # A policy of the user's own: what it is cannot be told from outside.
             return super()._labelled(schema)
         label = {FINGERPRINT_KEY: self.fingerprint.encode()}
@@ -384,14 +385,12 @@ class FrozenNormalizer(Applying):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FrozenNormalizer):
             return NotImplemented
-        if not streambn.snapshot.can_hold(self.policy):
+        if not snapshot.can_hold(self.policy):
             return self._fitted is other._fitted
         return self.fingerprint == other.fingerprint
 
     def __hash__(self) -> int:
-        return (
-            hash(self.fingerprint) if streambn.snapshot.can_hold(self.policy) else id(self._fitted)
-        )
+        return hash(self.fingerprint) if snapshot.can_hold(self.policy) else id(self._fitted)
 
 
 def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
@@ -404,7 +403,7 @@ def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
     OSError
         It cannot be read.
     """
-    saved = streambn.snapshot.read(path)
+    saved = snapshot.read(path)
     return (FrozenNormalizer if saved.frozen else Normalizer)._of(saved.fitted)
 
 

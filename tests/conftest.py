@@ -46,7 +46,7 @@ class Ran:
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """Run a command in this process, where what it meets can be changed."""
     pytest.importorskip("typer")
-    from streambn import cli
+    from streambn.cli import main as cli
 
     def run(*args: object) -> Ran:
         code = 0

@@ -22,64 +22,27 @@ from streambn import kernels
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(streambn.__file__).parent
 
-# The lowest floor first: a room imports none that comes after it. snapshot and streams
-# stand below normalizer, which saves and reads data; they know nothing of it.
-ROOMS = [
+# The lowest floor first. A module imports its own floor and those before it, never a later one.
+# `io` stands below `normalizer`, which saves and loads statistics through it.
+FLOORS = [
     "errors",
-    "atomic",
-    "stores",
-    "locations",
-    "locks",
+    "_lazy",
     "kernels",
-    "moments",
-    "totals",
-    "storedsums",
+    "accumulators",
     "policies",
-    "ledgers",
     "options",
-    "replacing",
-    "columns",
-    "weighing",
-    "fitted",
+    "arrow",
+    "statistics",
+    "standardize",
     "snapshot",
-    "streams",
-    "display",
-    "applying",
+    "io",
+    "_repr",
+    "_transformer",
     "normalizer",
-    "matching",
-    "rowdata",
-    "rows",
+    "online",
     "testing",
-    "progress",
-    "formats",
-    "flatchunks",
-    "reading",
-    "files",
-    "inputs",
-    "checkpoints",
-    "ahead",
-    "filefit",
+    "parquet",
     "jobs",
-    "outputs",
-    "footers",
-    "plainpages",
-    "writing",
-    "rewriting",
-    "turning",
-    "streaming",
-    "fileapply",
-    "manifests",
-    "comparing",
-    "roundtrip",
-    "verify",
-    "applyjobs",
-    "render",
-    "demo",
-    "cli_options",
-    "job_options",
-    "command",
-    "file_commands",
-    "commands",
     "cli",
 ]
 # Inside kernels/ too.
@@ -126,20 +89,20 @@ def sources(folder):
     ]
 
 
-def test_every_room_is_known():
+def test_every_module_has_a_floor():
     found = {p.relative_to(PACKAGE).parts[0].removesuffix(".py") for p in sources(PACKAGE)}
-    assert found - {"__init__"} == set(ROOMS)
+    assert found - {"__init__"} == set(FLOORS)
 
 
 @pytest.mark.parametrize("path", sources(PACKAGE), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_no_room_imports_one_above_it(path):
+def test_no_module_imports_a_higher_floor(path):
     room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if room == "__init__":
         return
     for imported in rooms_of(path):
         if imported == "__version__":
             continue
-        assert ROOMS.index(imported) <= ROOMS.index(room), f"{room} imports {imported}"
+        assert FLOORS.index(imported) <= FLOORS.index(room), f"{room} imports {imported}"
 
 
 def test_no_kernel_imports_one_above_it():
@@ -162,7 +125,7 @@ def test_adapters_import_public_names_only():
                 assert module in {
                     "streambn",
                     "streambn.errors",
-                    "streambn.rows",
+                    "streambn.online.row_normalizer",
                     "streambn.testing",
                 }
                 assert set(names) <= set(importlib.import_module(module).__all__)
@@ -226,7 +189,7 @@ def loaded_by(code, **environment):
 def run_by_command(*arguments):
     """Name the modules that a command has loaded when it ends."""
     return loaded_by(
-        "from streambn.cli import run\n"
+        "from streambn.cli.main import run\n"
         f"code = run({[*map(str, arguments)]})\n"
         "assert code == 0, code\n"
     )
@@ -243,7 +206,7 @@ def test_importing_streambn_imports_nothing_but_itself():
 
 
 def test_using_streambn_imports_nothing_heavy():
-    loaded = loaded_by("import streambn; streambn.Normalizer, streambn.snapshot")
+    loaded = loaded_by("import streambn; streambn.Normalizer, streambn.snapshot.format")
     roots = {name.partition(".")[0] for name in loaded}
     assert not roots & {"typer", "click", "rich", "pandas", "polars", "hypothesis", "duckdb"}
     heavy = {"pyarrow.dataset", "pyarrow.fs", "pyarrow.parquet", "pyarrow.csv", "pyarrow.compute"}
@@ -259,7 +222,7 @@ def test_learning_needs_no_statistics_file_and_no_second_implementation():
         "import pyarrow as pa, streambn as sbn\n"
         "sbn.Normalizer().update(pa.table({'x': [1.0, 2.0]})).stats()"
     )
-    assert not loaded & {"streambn.snapshot", "msgspec"}
+    assert not loaded & {"streambn.snapshot.format", "msgspec"}
     assert ("streambn.kernels.reference" in loaded) == (kernels.active == "reference")
 
 
@@ -293,10 +256,10 @@ def test_a_fit_imports_only_what_it_uses(tmp_path):
 
 def test_garbage_is_collected_while_a_command_works():
     code = (
-        "import gc, sys, streambn.commands\n"
+        "import gc, sys, streambn.cli.statistics_commands\n"
         "def work(stats): assert gc.isenabled(); sys.exit(7)\n"
-        "streambn.commands.app.command()(work)\n"
-        "from streambn.cli import run\n"
+        "streambn.cli.statistics_commands.app.command()(work)\n"
+        "from streambn.cli.main import run\n"
         "assert run(['work', 'x']) == 7"
     )
     loaded_by(code)
@@ -344,7 +307,7 @@ def test_versions_and_extras_agree():
 def test_the_installed_package_has_its_parts():
     """The wheel, when that is what is installed: typing marker, data, adapters, licence."""
     assert (PACKAGE / "py.typed").exists()
-    assert (PACKAGE / "data" / "co2.csv").exists()
+    assert (PACKAGE / "cli" / "data" / "co2.csv").exists()
     if PACKAGE.parent == ROOT:
         return  # a source tree on the path, as in development
     import streambn.adapters
@@ -354,7 +317,7 @@ def test_the_installed_package_has_its_parts():
     assert any(f.endswith("LICENSE") for f in installed)
     assert not any(f.startswith(("tests/", "benchmarks/")) for f in installed)
     scripts = importlib.metadata.distribution("streambn").entry_points
-    assert [s.value for s in scripts if s.name == "streambn"] == ["streambn.cli:main"]
+    assert [s.value for s in scripts if s.name == "streambn"] == ["streambn.cli.main:main"]
 
 
 def test_no_machine_shows_in_the_project():

@@ -32,7 +32,6 @@ from streambn.kernels.interface import (
 __all__ = [
     "Columns",
     "ExactSums",
-    "FlatFile",
     "LaneArrays",
     "LaneTransform",
     "Layout",
@@ -81,7 +80,6 @@ def _choose() -> str:
 active: str = _choose()
 if active == "native":
     from streambn.kernels.native import (
-        FlatFile,
         RowLanes,
         block_moments,
         denormalize,
@@ -95,7 +93,6 @@ if active == "native":
         time_weights,
     )
 else:
-    FlatFile = None  # type: ignore[assignment,misc]  # Arrow reads Parquet, and is the reference
     from streambn.kernels.reference import (  # type: ignore[assignment]
         RowLanes,
         block_moments,

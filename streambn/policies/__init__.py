@@ -9,10 +9,7 @@ Priors (`initial` of `BatchEMA`, the first value under ``adjust=False`` of `EMA`
 when a state is *read*; a state into which they were baked could not be merged.
 """
 
-from streambn.policies.batch_ema import BatchEMA, BatchState
-from streambn.policies.ema import EMA
-from streambn.policies.exact import Exact
-from streambn.policies.protocol import (
+from streambn.policies.base import (
     ByRow,
     EventTime,
     Extras,
@@ -21,6 +18,9 @@ from streambn.policies.protocol import (
     event_time_of,
     takes_weights,
 )
+from streambn.policies.batch_ema import BatchEMA, BatchState
+from streambn.policies.ema import EMA
+from streambn.policies.exact import Exact
 from streambn.policies.recursive import RecursiveState
 from streambn.policies.timed import TimedState
 from streambn.policies.welford import Welford

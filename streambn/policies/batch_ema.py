@@ -10,11 +10,11 @@ from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
 
+from streambn.accumulators.moments import Estimates, Moments, spread
 from streambn.errors import InvalidValueError, MergeError
 from streambn.kernels import Columns
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Floats, Ints
-from streambn.moments import Moments, Reading, spread
 from streambn.policies.arguments import Domain, is_number, number, shown_arguments
 
 __all__ = ["BatchEMA", "BatchState"]
@@ -241,7 +241,7 @@ class BatchEMA:
             older.blocks + newer.blocks,
         )
 
-    def read(self, state: BatchState, ddof: int) -> Reading:
+    def read(self, state: BatchState, ddof: int) -> Estimates:
         """See `Policy.read`. The blocks' own `ddof` holds; the argument is without effect."""
         del ddof
         means, variances = state.means, state.variances
@@ -251,7 +251,7 @@ class BatchEMA:
         weighed = variances if prior_var is None or self._old_weight == 1 else means
         var, std = spread(square, np.where(weighed.weight > 0, 1.0, 0.0), twice // 2)
         hi, lo = np.ldexp(mean[0], exponent), np.ldexp(mean[1], exponent)
-        return Reading(hi, lo, var, std, means.weight > 0)
+        return Estimates(hi, lo, var, std, means.weight > 0)
 
     def _average(self, rows: Moments, prior: float | None) -> tuple[dd.Pair, Ints]:
         """Average blocks' values, with a prior P·r₀ + (1 − P)·average if there is one.

@@ -10,13 +10,13 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
 
+from streambn.accumulators.moments import Estimates, Moments
 from streambn.errors import InvalidValueError
 from streambn.kernels import Columns
 from streambn.kernels.interface import Floats, Ints
-from streambn.moments import Moments, Reading
 from streambn.policies.arguments import Domain, check_flag, is_number, number, shown_arguments
+from streambn.policies.base import ByRow, EventTime
 from streambn.policies.durations import DURATIONS, nanoseconds, shown_duration
-from streambn.policies.protocol import ByRow, EventTime
 from streambn.policies.recursive import RecursiveEMA, RecursiveState
 from streambn.policies.timed import TimedEMA, TimedState
 
@@ -284,7 +284,7 @@ class EMA:
         """See `Policy.merge`. By row `newer` follows `older`; by event time it is commutative."""
         return self._scheme.merge(older, newer)
 
-    def read(self, state: Any, ddof: int) -> Reading:
+    def read(self, state: Any, ddof: int) -> Estimates:
         """See `Policy.read`: S/W, or with ``ddof=1`` S·W/(2C)."""
         return self._weighed(state).reading(ddof)
 

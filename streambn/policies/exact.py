@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from streambn.accumulators.exact import ExactMoments
+from streambn.accumulators.moments import Estimates, Moments
 from streambn.kernels import Columns
-from streambn.moments import Moments, Reading
-from streambn.totals import Totals
 
 __all__ = ["Exact"]
 
@@ -20,7 +20,7 @@ class Exact:
     Mean, variance and standard deviation are the float64 numbers nearest to the exact values,
     of any finite data from the subnormal numbers to 1.8e308. So they are the same bits however
     the stream was cut, in whatever order it came, and on however many threads or machines it
-    was learned. Its state is a `Totals`: Σx and Σx² as integers, 880 bytes a column.
+    was learned. Its state is a `ExactMoments`: Σx and Σx² as integers, 880 bytes a column.
 
     Notes
     -----
@@ -45,11 +45,11 @@ class Exact:
     takes_weights: ClassVar[bool] = False
     event_time: ClassVar[None] = None
 
-    def init(self, lanes: int) -> Totals:
+    def init(self, lanes: int) -> ExactMoments:
         """See `Policy.init`."""
-        return Totals.empty(lanes)
+        return ExactMoments.empty(lanes)
 
-    def update(self, state: Totals, columns: Columns) -> Totals:
+    def update(self, state: ExactMoments, columns: Columns) -> ExactMoments:
         """See `Policy.update`.
 
         Raises
@@ -59,19 +59,19 @@ class Exact:
         """
         return state.extend(columns)
 
-    def merge(self, older: Totals, newer: Totals) -> Totals:
+    def merge(self, older: ExactMoments, newer: ExactMoments) -> ExactMoments:
         """See `Policy.merge`. Commutative, bit for bit; it raises as `update` does."""
         return older.merge(newer)
 
-    def read(self, state: Totals, ddof: int) -> Reading:
+    def read(self, state: ExactMoments, ddof: int) -> Estimates:
         """See `Policy.read`: (n·Σx² − (Σx)²)/(n·(n − ddof)), rounded once."""
         return state.reading(ddof)
 
-    def tally(self, state: Totals) -> Moments:
+    def tally(self, state: ExactMoments) -> Moments:
         """See `Policy.tally`."""
         return state.books
 
-    def take(self, state: Totals, lanes: Sequence[int]) -> Totals:
+    def take(self, state: ExactMoments, lanes: Sequence[int]) -> ExactMoments:
         """See `Policy.take`."""
         return state.take(lanes)
 

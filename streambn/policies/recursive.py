@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from streambn.accumulators.moments import Moments
 from streambn.kernels import Columns, recursion_step, recursion_weights
 from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.nesting import single_lanes
-from streambn.moments import Moments
 
 __all__ = ["RecursiveEMA", "RecursiveState"]
 

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from streambn.accumulators.moments import Moments
 from streambn.errors import InvalidValueError
 from streambn.kernels import Columns, Times, time_weights
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import NEGLIGIBLE, Floats
 from streambn.kernels.nesting import single_lanes
-from streambn.moments import Moments
 
 __all__ = ["TimedEMA", "TimedState", "instant"]
 

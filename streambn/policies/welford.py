@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from streambn.accumulators.moments import Estimates, Moments
 from streambn.kernels import Columns
 from streambn.kernels.interface import Ints
-from streambn.moments import Moments, Reading
-from streambn.policies.protocol import ByRow
+from streambn.policies.base import ByRow
 
 __all__ = ["Welford"]
 
@@ -47,7 +47,7 @@ class Welford:
         """See `Policy.merge`. Commutative, up to rounding."""
         return older.merge(newer)
 
-    def read(self, state: Moments, ddof: int) -> Reading:
+    def read(self, state: Moments, ddof: int) -> Estimates:
         """See `Policy.read`: S/(n − ddof); with sample weights S/W or, with ddof, S·W/(2C)."""
         return state.reading(ddof)
 

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from streambn.columns import bind
+from streambn.accumulators.moments import Estimates, Moments
+from streambn.arrow.binding import bind
+from streambn.arrow.sample_weights import weigh
 from streambn.kernels import Columns
-from streambn.moments import Moments, Reading
 from streambn.policies import Policy, event_time_of, takes_weights
 from streambn.testing.laws import Laws, law
 from streambn.testing.strategies import (
@@ -22,7 +23,6 @@ from streambn.testing.strategies import (
     event_times,
     merged_in_a_tree,
 )
-from streambn.weighing import weigh
 
 __all__ = ["PolicyLaws"]
 
@@ -263,7 +263,7 @@ class PolicyLaws(Laws):
             np.testing.assert_array_less(self._distance(a, b, self.policy.tally(one)), self.rtol)
             np.testing.assert_allclose(a.std, b.std, rtol=self.rtol, atol=0)
 
-    def _distance(self, a: Reading, b: Reading, tally: Moments) -> Any:
+    def _distance(self, a: Estimates, b: Estimates, tally: Moments) -> Any:
         """Give the difference of means in units of σ, and of a thousandth of the range.
 
         Of the range because a forgetting policy may have come a long way to a small σ.

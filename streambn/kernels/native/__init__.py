@@ -35,7 +35,6 @@ from streambn.kernels.native import _core
 from streambn.kernels.nesting import decoded
 
 __all__ = [
-    "FlatFile",
     "RowLanes",
     "block_moments",
     "denormalize",
@@ -54,7 +53,6 @@ __all__ = [
 
 simd: str = _core.simd
 RowLanes = _core.RowLanes
-FlatFile = _core.FlatFile
 
 _FIELDS = len(LaneArrays.FIELDS)
 

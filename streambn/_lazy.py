@@ -1,0 +1,34 @@
+"""Modules that are imported on first use: the package's one mechanism for a fast start."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+__all__ = ["lazy_module"]
+
+
+class _LazyModule(ModuleType):
+    """A stand-in that imports its module when an attribute is read."""
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(importlib.import_module(self.__name__), name)
+        setattr(self, name, value)
+        return value
+
+
+def lazy_module(name: str) -> Any:
+    """Return module `name`, which is imported when one of its attributes is first read.
+
+    Use it where the import costs start-up time that most callers never need, such as
+    `pyarrow.csv` in a job that reads Parquet.
+
+    Examples
+    --------
+    >>> from streambn._lazy import lazy_module
+    >>> fractions = lazy_module("fractions")
+    >>> fractions.Fraction(1, 2)
+    Fraction(1, 2)
+    """
+    return _LazyModule(name)

@@ -1,0 +1,7 @@
+"""Run the command with ``python -m streambn.cli``."""
+
+from streambn.cli.main import main
+
+__all__: list[str] = []
+
+main()

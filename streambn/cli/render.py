@@ -1,0 +1,212 @@
+"""What `show` prints: statistics, as a table for people and as JSON or CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import streambn as sbn
+from streambn.arrow.sample_weights import moment
+from streambn.policies import TimedState, event_time_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["number", "rows_seen", "show", "table"]
+
+
+# What stats() has of any policy, also where nothing was seen and there are none.
+_COLUMNS = ["column", "count", "nulls", "nans", "infs", "mean", "var", "std", "min", "max"]
+
+
+def show(loaded: sbn.Normalizer | sbn.FrozenNormalizer, form: str, at: Any = None) -> None:
+    """Print statistics to standard output.
+
+    Parameters
+    ----------
+    loaded : Normalizer or FrozenNormalizer
+        What to show.
+    form : {"table", "json", "csv"}
+        For people, or for programs: then numbers are printed in full.
+    at : optional
+        For ``stats(at=...)``.
+    """
+    lanes = loaded.stats(at).to_pylist() if loaded.lanes else []
+    if form == "json":
+        json.dump(_document(loaded, lanes, at), sys.stdout, indent=2, allow_nan=False)
+        print()
+    elif form == "csv":
+        names = [*_COLUMNS, *_further(lanes)]
+        writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lanes)
+    else:
+        _show_table(loaded, lanes, at)
+
+
+def _further(lanes: list[dict[str, Any]]) -> list[str]:
+    """Name the statistics that only some policies have."""
+    return [name for name in (lanes[0] if lanes else ()) if name not in _COLUMNS]
+
+
+def _document(loaded: Any, lanes: list[dict[str, Any]], at: Any) -> dict[str, Any]:
+    frozen = isinstance(loaded, sbn.FrozenNormalizer)
+    newest, as_of = _times(loaded, at)
+    return {
+        "state": "frozen" if frozen else "live",
+        "policy": loaded.policy.describe(),
+        "weights": loaded.options.weights,
+        "newest": newest,
+        "at": as_of,
+        "fingerprint": loaded.fingerprint if frozen else None,
+        "rows": rows_seen(lanes),
+        "columns": [{key: _jsonable(value) for key, value in lane.items()} for lane in lanes],
+    }
+
+
+def _times(loaded: Any, at: Any) -> tuple[float | str | None, float | str | None]:
+    """Give the time of the newest row and that as of which weights are read, as far as known."""
+    time = event_time_of(loaded.policy)
+    if time is None:
+        return None, None
+    state, when = loaded._current.state, None if at is None else moment(at, time)
+    known = isinstance(state, TimedState) and bool(np.isfinite(state.latest).all())
+    pairs = [state.latest if known else None, when]
+    newest, as_of = (
+        None if pair is None else _time(float(pair[0]), float(pair[1]), time.numeric)
+        for pair in pairs
+    )
+    return newest, as_of
+
+
+def _time(high: float, low: float, numeric: bool) -> float | str:
+    """Spell a time as the data might: a number, or ISO 8601 with no more digits than it has."""
+    if numeric:
+        return int(high) + int(low) if high.is_integer() and abs(high) < 2**64 else high
+    seconds, fraction = divmod(int(high) + int(low), 10**9)
+    text = str(np.datetime64(seconds, "s"))
+    return f"{text}.{fraction:09d}".rstrip("0") if fraction else text.removesuffix("T00:00:00")
+
+
+def _jsonable(value: Any) -> Any:
+    """Spell what JSON has no number for in the words that most parsers of floats read."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def rows_seen(lanes: list[dict[str, Any]]) -> int:
+    """Count rows: each is in every lane a value, a null, a NaN or an infinity."""
+    kinds = ("count", "nulls", "nans", "infs")
+    return max((sum(lane[kind] or 0 for kind in kinds) for lane in lanes), default=0)
+
+
+def _show_table(loaded: Any, lanes: list[dict[str, Any]], at: Any) -> None:
+    from rich.console import Console  # noqa: PLC0415  (slow to import, and only for people)
+
+    # Column names are data: "emb[0]" is not markup.
+    console = Console(highlight=False, markup=False, emoji=False)
+    plain = not console.encoding.lower().startswith("utf")
+    shown = table(lanes, plain=plain)
+    for left_out in (["var"], ["var", *_further(lanes)]):
+        if console.is_terminal and _width(console, shown) > console.width:
+            shown = table(lanes, plain=plain, without=left_out)
+    # Never cut: a pipe has no width, and a terminal that is too narrow wraps.
+    console.width = max(console.width, _width(console, shown))
+    with console.capture() as captured:
+        for line in _heading(loaded, lanes, at):
+            console.print(line, soft_wrap=True)
+        console.print()
+        console.print(shown)
+        if any(map(_remark, lanes)):
+            legend = "constant: its scale is 1; no values: normalizes to null"
+            console.print(f"{_mark(plain)} {legend}", style="yellow")
+    # Not by rich itself, which meets a broken pipe in its own way.
+    sys.stdout.write(captured.get())
+
+
+def _width(console: Any, shown: Any) -> int:
+    unbounded = console.options.update(max_width=1 << 20)
+    return int(console.measure(shown, options=unbounded).maximum)
+
+
+def _heading(loaded: Any, lanes: list[dict[str, Any]], at: Any) -> Iterator[str]:
+    yield f"policy       {loaded.policy.describe()}"
+    if loaded.options.weights is not None:
+        yield f"weights      column {loaded.options.weights!r}"
+    frozen = isinstance(loaded, sbn.FrozenNormalizer)
+    yield f"state        {'frozen' if frozen else 'live, can go on learning'}"
+    if frozen:
+        yield f"fingerprint  {loaded.fingerprint}"
+    yield f"rows         {rows_seen(lanes):,}"
+    for label, time in zip(("newest row", "as of"), _times(loaded, at), strict=True):
+        if time is not None:
+            yield f"{label:<12} {time}"
+
+
+def table(
+    lanes: list[dict[str, Any]], *, plain: bool = False, without: Sequence[str] = ()
+) -> Table:
+    """Lay statistics out for people.
+
+    Parameters
+    ----------
+    lanes : list of dict
+        The rows of ``stats()``.
+    plain : bool
+        Only ASCII.
+    without : sequence of str
+        Columns to leave out, such as the variance, which the deviation tells too.
+
+    Returns
+    -------
+    rich.table.Table
+    """
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    # Kinds of missing values that never occurred are not worth a column.
+    rare = [kind for kind in ("nans", "infs") if any(lane[kind] for lane in lanes)]
+    counts = ["count", "nulls", *rare]
+    values = ["mean", "var", "std", "min", "max", *_further(lanes)]
+    values = [name for name in values if name not in without]
+    laid_out = Table(box=box.ASCII2 if plain else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    laid_out.add_column("column", no_wrap=True)
+    for name in counts + values:
+        laid_out.add_column(name, justify="right", no_wrap=True)
+    marked = any(map(_remark, lanes))
+    if marked:
+        laid_out.add_column("", style="yellow", no_wrap=True)
+    for lane in lanes:
+        cells = [lane["column"], *(f"{lane[name] or 0:,}" for name in counts)]
+        cells += [number(lane[name]) for name in values]
+        remark = _remark(lane)
+        cells += [f"{_mark(plain)} {remark}" if remark else ""] if marked else []
+        laid_out.add_row(*cells)
+    return laid_out
+
+
+def _mark(plain: bool) -> str:
+    return "!" if plain else "\N{WARNING SIGN}"
+
+
+def _remark(lane: dict[str, Any]) -> str:
+    """Say what a user should know of a lane before trusting it."""
+    if not lane["count"]:
+        return "no values"
+    mean, std = lane["mean"], lane["std"]
+    if mean is None or std is None or not math.isfinite(mean):
+        return ""
+    # The rule for zero variance: no more than the rounding of the values themselves.
+    return "constant" if std <= sys.float_info.epsilon * abs(mean) else ""
+
+
+def number(value: float | None) -> str:
+    """Write six significant digits, thousands separated."""
+    return "-" if value is None else f"{value:,.6g}"

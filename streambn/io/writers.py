@@ -1,0 +1,147 @@
+"""Files written: one writer for each format, and how Parquet is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from streambn.io.formats import Format
+
+__all__ = ["Encoding", "Spool", "parquet_writer", "written"]
+
+# A row group is closed at whichever of the two comes first, unless the input's are kept.
+_GROUP_ROWS = 1 << 20
+_GROUP_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How Parquet is to be written.
+
+    Attributes
+    ----------
+    compression : str or None
+        Codec of the pages; None: that of the input, or else Arrow's default, snappy.
+    group_rows : int or None
+        Rows of a row group; None: those of the input, or else as many as make 32 MB.
+    """
+
+    compression: str | None = None
+    group_rows: int | None = None
+
+
+class Spool:
+    """A file object of which what was written is taken out as it comes."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: Any) -> int:
+        """Keep some bytes."""
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing: there is nothing behind it."""
+
+    def close(self) -> None:
+        """Do nothing: what was written may still be taken."""
+
+    def taken(self) -> bytes:
+        """Take out what was written."""
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
+
+
+def written(
+    file: Any, schema: Any, batches: Iterable[Any], kind: Format, how: Encoding
+) -> Iterator[None]:
+    """Write a stream into an open file, step by step.
+
+    Parameters
+    ----------
+    file : binary file object
+        Where to.
+    schema : pyarrow.Schema
+        Its metadata is kept where the format can hold it.
+    batches : iterable of pyarrow.RecordBatch
+    kind : Format
+        In which format.
+    how : Encoding
+        Of Parquet.
+
+    Yields
+    ------
+    None
+        Each time that something was written, and at the end.
+    """
+    if kind is Format.PARQUET:
+        with parquet_writer(file, schema, how.compression) as writer:
+            for group in _row_groups(schema, batches, how.group_rows):
+                writer.write_table(group, row_group_size=max(group.num_rows, 1))
+                yield
+    else:
+        with _writer(file, schema, kind) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+                yield
+    yield
+
+
+def _writer(file: Any, schema: Any, kind: Format) -> Any:
+    if kind is Format.IPC_FILE:
+        return pa.ipc.new_file(file, schema)
+    if kind is Format.IPC_STREAM:
+        return pa.ipc.new_stream(file, schema)
+    from pyarrow import csv  # noqa: PLC0415
+
+    return csv.CSVWriter(file, schema)
+
+
+def parquet_writer(file: Any, schema: Any, compression: str | dict[str, str] | None) -> Any:
+    """Open a writer of Parquet, in encodings that suit normalized values."""
+    import pyarrow.parquet as pq  # noqa: PLC0415  (only if Parquet is written)
+
+    # Normalized values hardly ever repeat: a dictionary of them costs time and space.
+    repeating: Any = [path for f in schema for path in _repeating(f, f.name)]
+    options: dict[str, Any] = {"compression": compression or "snappy", "use_dictionary": repeating}
+    return pq.ParquetWriter(file, schema, **options)
+
+
+def _repeating(column: Any, path: str) -> Iterator[str]:
+    """Yield the paths of the leaves that are not floating point."""
+    type_ = column.type
+    if pa.types.is_struct(type_):
+        for child in type_:
+            yield from _repeating(child, f"{path}.{child.name}")
+    elif pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        yield from _repeating(type_.value_field, f"{path}.list.element")
+    elif not pa.types.is_nested(type_) and not pa.types.is_floating(type_):
+        yield path
+
+
+def _row_groups(schema: Any, batches: Iterable[Any], group_rows: int | None) -> Iterator[Any]:
+    """Gather batches into tables that are worth a row group each."""
+    waiting: list[Any] = []
+    rows = size = 0
+    for batch in batches:
+        rest = batch
+        while group_rows is not None and rows + rest.num_rows > group_rows:
+            waiting.append(rest.slice(0, group_rows - rows))
+            rest = rest.slice(group_rows - rows)
+            yield pa.Table.from_batches(waiting, schema)
+            waiting, rows, size = [], 0, 0
+        waiting.append(rest)
+        rows += rest.num_rows
+        size += rest.nbytes
+        full = rows >= _GROUP_ROWS or size >= _GROUP_BYTES
+        if rows == group_rows or (group_rows is None and full):
+            yield pa.Table.from_batches(waiting, schema)
+            waiting, rows, size = [], 0, 0
+    if rows:
+        yield pa.Table.from_batches(waiting, schema)

@@ -1,0 +1,121 @@
+"""The monoid: NIST's certified values, and defects of peers that it must not have."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from streambn.accumulators.moments import Moments, spread
+from streambn.kernels import Columns
+
+
+def moments(values, kind=None, **how):
+    return Moments.of(Columns.of(pa.array(values, kind, from_pandas=True)), **how)
+
+
+def deviation(m, ddof):
+    return spread((m.m2_hi, m.m2_lo), m.weight - ddof, m.exponent)[1][0]
+
+
+# Certified for the decimals; these are the correctly rounded values of the binary64 data.
+NIST = {
+    "NumAcc1": ([10000001, 10000003, 10000002], 10000002, 1.0),
+    "NumAcc2": ([1.2, *[1.1, 1.3] * 500], 1.2, 0.09999999999999998),
+    "NumAcc3": ([1000000.2, *[1000000.1, 1000000.3] * 500], 1000000.2, 0.1000000000349246),
+    "NumAcc4": ([10000000.2, *[10000000.1, 10000000.3] * 500], 10000000.2, 0.10000000055879354),
+}
+
+
+@pytest.mark.parametrize("name", NIST)
+@pytest.mark.parametrize("pieces", [1, 2, 7, 1001])
+def test_nist_univariate(name, pieces):
+    values, mean, sd = NIST[name]
+    parts = [p for p in np.array_split(np.array(values, float), pieces) if len(p)]
+    m = Moments.empty(1)
+    for part in parts:
+        m = m.merge(moments(part))
+    if np.finfo(np.longdouble).nmant > 60:
+        assert (m.mean[0], deviation(m, 1)) == (mean, sd)
+    assert m.mean[0] == pytest.approx(mean, rel=2.3e-16, abs=0)
+    assert deviation(m, 1) == pytest.approx(sd, rel=1e-15, abs=0)
+
+
+def test_means_and_deviations_that_numpy_overflows():
+    assert moments([1.7e308, 1.7e308]).mean[0] == 1.7e308
+    assert not np.isfinite(np.float64(1.7e308) / 2 + np.inf)
+    for scale in (1e200, 1e-200):
+        x = scale * np.array([1.0, 2.0, 4.0])
+        assert deviation(moments(x), 0) == pytest.approx(
+            scale * np.std([1, 2, 4]), rel=1e-15, abs=0
+        )
+
+
+def test_merging_empty_states_makes_no_nan():
+    # One engine makes a NaN of an empty side, another divides by zero.
+    empty = Moments.empty(3)
+    both = empty.merge(empty)
+    assert both == empty
+    m = moments([1e300, 1.5e300])
+    assert m.merge(Moments.empty(1)) == m == Moments.empty(1).merge(m)
+
+
+def test_shards_of_one_row_are_not_dropped_and_the_means_between_shards_count():
+    x = np.array([1.0, 5.0, 30.0, 2.0])
+    m = Moments.empty(1)
+    for value in x:
+        m = m.merge(moments([value]))
+    assert m.count[0] == 4
+    assert m.m2[0] / 4 == pytest.approx(x.var(), rel=1e-15, abs=0)
+
+
+def test_equal_means_merge_without_spurious_variance():
+    third = moments([1 / 3] * 3)
+    m = third
+    for _ in range(1000):
+        m = m.merge(third)
+    assert m.m2[0] == 0
+    assert m.mean[0] == 1 / 3
+    assert m.mean_lo[0] == 0
+
+
+def test_counts_are_whole_and_are_not_multiplied_in_64_bits():
+    m = Moments.empty(1)
+    half = moments([1.0, 2.0])
+    big = half.replace(count=half.count * 2**40, weight=half.weight * 2.0**40)
+    m = big.merge(big)
+    assert m.count[0] == 2**42
+    assert m.count.dtype == np.int64
+    assert m.pairs[0] > 0
+
+
+def test_a_state_is_read_only_and_never_subtracts():
+    m = moments([1.0, 2.0])
+    with pytest.raises(ValueError, match="read-only"):
+        m.mean_hi[0] = 3
+    with pytest.raises(TypeError):
+        m - m
+    with pytest.raises(TypeError):
+        m + 1
+    assert m + moments([3.0]) == m.merge(moments([3.0]))
+
+
+def test_equality_is_bit_for_bit():
+    assert moments([0.0]) == moments([0.0])
+    assert moments([0.0, 1.0]) != moments([0.0, 1.0 + 2**-52])
+    assert moments([1.0]) != "moments"
+
+
+def test_the_one_row_segment_is_that_of_the_definition():
+    m = moments([5.0], decay=0.75)
+    assert (m.weight[0], m.mean[0], m.m2[0], m.pairs[0], m.decay[0]) == (1, 5, 0, 0, 0.75)
+    plain = moments([1.0, 2.0, 4.0])
+    assert (plain.weight[0], plain.pairs[0], plain.decay[0]) == (3, 3, 1)
+
+
+def test_pairs_do_not_cancel_when_one_weight_is_nearly_all():
+    m = Moments.empty(1)
+    for value in (1.0, 2.0, 3.0):
+        m = m.merge(moments([value], decay=1e-12))
+    w = [1e-24, 1e-12, 1.0]
+    assert m.pairs[0] == pytest.approx(w[0] * w[1] + w[0] * w[2] + w[1] * w[2], rel=1e-14, abs=0)

@@ -1,0 +1,220 @@
+"""Runs the command in forked children that something happens to, for `test_faults`.
+
+    python fault_server.py
+
+reads requests from stdin, a line of JSON each, and answers with a line of JSON. All imports
+are done once, before the first child is forked, so a run takes some milliseconds. Pieces and
+blocks are made small: then a few kilobytes of data are many pieces, and there are many
+places where a run can be stopped.
+
+A run comes through *points*: it is about to open, rename, remove or flush a file in its
+folder, or to write to one, or it has reached a place that a checkpoint could name. At the
+point whose number is asked for, something is done: the process kills itself, half-way
+through a write if it is one, or a file is truncated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import itertools
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas  # noqa: F401  (Arrow does if it is there)
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.pandas_compat
+import pyarrow.parquet  # noqa: F401
+import rich.console  # noqa: F401
+import typer._adapters  # (as do options that are numbers)
+import typer.main  # noqa: F401
+
+import streambn.cli.statistics_commands  # noqa: F401
+from streambn.cli import main as cli
+from streambn.io import atomic
+from streambn.io import readers as reading
+from streambn.jobs import checkpoint as checkpoints
+from streambn.parquet import rewrite as rewriting
+
+_MEMORY = 4 << 30  # a length that was damaged must not take the machine down
+_AUDITED = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod"}
+
+
+class Points:
+    """Counts the points that a run comes through, and acts at one of them."""
+
+    def __init__(self, at: int | None, act: list[Any], only: str | None) -> None:
+        self._at, self._act, self._only = at, act, only
+        self._numbers = itertools.count(1)
+        self.count = 0
+        self._folder = os.getcwd()
+
+    def come(self, kind: str, before: Callable[[], object] = lambda: None) -> None:
+        """Come through a point; if the process kills itself there, `before` is done first."""
+        if self._only is not None and kind != self._only:
+            return
+        number = next(self._numbers)  # whatever thread asks
+        self.count = max(self.count, number)
+        if number == self._at:
+            if self._act == ["signal", signal.SIGKILL]:
+                before()
+            self._happen()
+
+    def _happen(self) -> None:
+        what, argument = self._act
+        if what == "signal":
+            os.kill(os.getpid(), argument)
+        elif what == "truncate":
+            os.truncate(argument, os.path.getsize(argument) // 2)
+        elif what == "remove" and os.path.isdir(argument):
+            shutil.rmtree(argument)
+        elif what == "remove":
+            os.unlink(argument)
+        else:
+            raise ValueError(what)
+
+    def audit(self, event: str, args: tuple[Any, ...]) -> None:
+        """See what Python is about to do to files."""
+        if event not in _AUDITED or not isinstance(args[0], str):
+            return
+        path = args[0]
+        if not os.path.isabs(path) or path.startswith(self._folder):
+            self.come("file")
+
+    def install(self) -> None:
+        """Watch this process."""
+
+        class Draining(atomic._Draining):
+            def write(inner, data: Any) -> int:  # noqa: N805
+                half = memoryview(data)[: len(data) // 2]
+                self.come("write", lambda: io.FileIO.write(inner, half))
+                return super().write(data)
+
+        reach = checkpoints.Keeper.reach
+
+        def reached(keeper: Any, place: Any) -> None:
+            self.come("reach")
+            reach(keeper, place)
+
+        atomic._Draining = Draining  # type: ignore[misc]
+        checkpoints.Keeper.reach = reached  # type: ignore[method-assign]
+        # A process that is killed loses nothing that it wrote, so nothing need be waited for.
+        os.fsync = lambda _: self.come("fsync")  # type: ignore[assignment]
+        sys.addaudithook(self.audit)
+
+
+def run(request: dict[str, Any]) -> dict[str, Any]:
+    """Run the command once, while something may happen to it."""
+    points = Points(request.get("at"), request.get("act", ["signal", 9]), request.get("only"))
+    points.install()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if (size := request.get("file_size")) is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    with contextlib.redirect_stderr(io.StringIO()) as said:  # which may be larger than allowed
+        code = command(request["args"])
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    sys.stderr.write(said.getvalue())
+    return {"code": code, "points": points.count}
+
+
+def command(args: list[str]) -> Any:
+    """Run the command in this process; return its exit code."""
+    try:
+        return cli.run(args)
+    except SystemExit as stop:
+        return stop.code
+
+
+def damage(request: dict[str, Any]) -> dict[str, Any]:
+    """Run the command over each of many damaged forms of one file.
+
+    A case is where the file is cut off, and which byte is changed then by which bits, or null.
+    """
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    path, out = Path(request["file"]), Path(request["out"])
+    whole = path.read_bytes()
+    answers = []
+    for case in request["cases"]:
+        print(case, flush=True)  # seen if this one kills the process
+        remove(out)
+        for saved, name in request.get("restore", ()):
+            remove(Path(name))
+            shutil.copytree(saved, name)
+        cut, position, mask = case
+        spoilt = bytearray(whole[:cut])
+        if position is not None:
+            spoilt[position] ^= mask
+        path.write_bytes(spoilt)
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            code = command(request["args"])
+        answers.append({"case": case, "code": code, "said": said.getvalue(), "out": digest(out)})
+    path.write_bytes(whole)
+    return {"code": 0, "answers": answers}
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder and all in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str | None:
+    """Tell a file, or a folder and the outputs in it, from any other; None: it is not there."""
+    if not path.exists():
+        return None
+    summed = hashlib.sha256()
+    for file in [path, *sorted(path.rglob("*"))]:
+        if file.is_file() and file.suffix != ".manifest":  # which knows when they were written
+            content = file.read_bytes()
+            summed.update(f"{file.relative_to(path)} {len(content)} ".encode() + content)
+    return summed.hexdigest()
+
+
+def in_child(request: dict[str, Any]) -> None:
+    """Do what is asked for, in a process of its own, and leave the answer in a file."""
+    os.chdir(request["cwd"])
+    answer = os.open(request["answer"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        file = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    # A shell's background jobs are started with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        done = {"run": run, "damage": damage}[request["do"]](request)
+    except BaseException:
+        traceback.print_exc()
+        done = {"code": -1}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.write(answer, json.dumps(done).encode())
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve."""
+    reading.PARQUET_ROWS = 200
+    reading._CSV_BLOCK = 4096
+    rewriting._BLOCK_BYTES = 2048
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            in_child(json.loads(line))
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,661 @@
+"""What file jobs do when they are killed, when their inputs are damaged, when the disk is full.
+
+Each test draws its points, or its damage, at random from a fixed seed: a few in the short form
+that runs by default, and many in the long one. `STREAMBN_FAULTS` is at how many points each job
+is killed; ten times as often each file is damaged. The long form takes some ten minutes:
+
+    STREAMBN_FAULTS=100 python -m pytest tests/test_faults.py
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+import streambn as sbn
+from streambn.parquet import metadata as footers
+
+FAULTS = int(os.environ.get("STREAMBN_FAULTS", "3"))
+SERVER = Path(__file__).with_name("fault_server.py")
+COMMAND = [sys.executable, "-m", "streambn.cli.main"]
+ENV = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "utf-8"}
+TIMEOUT = 120
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
+
+
+class Server:
+    """Runs the command in forked children; see `fault_server`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        environment = {**ENV, "OPENBLAS_NUM_THREADS": "1"}  # a process that forks has no threads
+        self._process = subprocess.Popen(
+            [sys.executable, str(SERVER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def ask(self, do: str, args: list[object], cwd: Path, **request: Any) -> dict[str, Any]:
+        """Give the child's answer; its "status" is negative if a signal ended it."""
+        assert self._process.stdin
+        assert self._process.stdout
+        files = {name: str(self._folder / name) for name in ("answer", "stdout", "stderr")}
+        request |= {"do": do, "args": [str(a) for a in args], "cwd": str(cwd), **files}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        status = int(self._process.stdout.readline())
+        answer = json.loads(Path(files["answer"]).read_text() or "{}")
+        for name in ("stdout", "stderr"):
+            answer[name] = Path(files[name]).read_text()
+        return {"code": None, **answer, "status": status}
+
+    def good(self, args: list[object], cwd: Path, **request: Any) -> dict[str, Any]:
+        done = self.ask("run", args, cwd, **request)
+        assert (done["status"], done["code"]) == (0, 0), done
+        return done
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(TIMEOUT)
+        assert self._process.stdout
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    started = Server(tmp_path_factory.mktemp("server"))
+    yield started
+    started.close()
+
+
+def one_line(said: str) -> str:
+    """Return the one line that was said, which is no Python exception that slipped through."""
+    assert len(said.splitlines()) == 1, said
+    assert said.startswith("streambn: "), said
+    word = said.split()[1]
+    assert not word.endswith(("Error:", "Exception:", "Interrupt:", "Iteration:")), said
+    return said
+
+
+def last_line(said: str) -> str:
+    """Return the one line that was said, a line before it about the checkpoint aside."""
+    first, _, rest = said.partition("\n")
+    return one_line(rest if first.startswith("streambn: no checkpoint at ") else said)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Everything in a folder, hidden files too.
+
+    In a manifest the order says nothing, of lines about one output the last one counts, and
+    when an output was written is another time in each run.
+    """
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            if path.suffix == ".manifest":
+                lines = [json.loads(line.partition(b" ")[2]) for line in content.splitlines()]
+                for line in lines[1:]:
+                    line["stamp"] = line["stamp"][0]
+                last = {line.get("output", ""): line for line in lines}
+                content = json.dumps(last, sort_keys=True).encode()
+            found[str(path.relative_to(folder))] = content
+    return found
+
+
+def some_table(rows: int = 1100, seed: int = 0) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    x = pa.array(rng.normal(1e3, 2, rows), mask=rng.random(rows) < 0.1)
+    n = pa.array(rng.integers(-(2**60), 2**60, rows))
+    return pa.table({"x": x, "n": n, "s": [f"row {i % 7}" for i in range(rows)]})
+
+
+def write(path: Path, table: pa.Table, rows: int = 250, **options: Any) -> Path:
+    """Write in the format of the suffix, several row groups or batches of so many rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        pq.write_table(table, path, row_group_size=rows, write_page_checksum=True, **options)
+        return path
+    sink = io.BytesIO()
+    if name.endswith(".csv"):
+        pyarrow.csv.write_csv(table, sink)
+    else:
+        new = pa.ipc.new_file if name.endswith(".arrow") else pa.ipc.new_stream
+        with new(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=rows)
+    data = sink.getvalue()
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    return path
+
+
+NAMES = ("y=1/a.parquet", "y=1/b.csv", "y=2/c.arrow", "y=2/d.arrows", "y=3/e.csv.gz")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a folder of small files in it, of every format."""
+    folder = tmp_path_factory.mktemp("data")
+    for seed, name in enumerate(NAMES):
+        write(folder / "data" / name, some_table(seed=seed))
+    fitted = sbn.Normalizer().update(some_table())
+    fitted.save(folder / "given.json")
+    return folder
+
+
+def copy_of(data: Path, folder: Path) -> Path:
+    """Give a copy of the folder: the files keep their times, so they are unchanged inputs."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    shutil.copytree(data, folder)
+    return folder
+
+
+OFTEN = ["--checkpoint-every", 1, "-q"]
+JOBS: dict[str, list[object]] = {
+    "fit": ["fit", "data", "-o", "stats.json", *OFTEN],
+    "fit ema": ["fit", "data", "-o", "stats.json", "--policy", "ema", "--halflife", 100, *OFTEN],
+    "fit batch-ema": [
+        *("fit", "data", "-o", "stats.json", "--policy", "batch-ema"),
+        *("--momentum", 0.1, "--columns", "x", *OFTEN),
+    ],
+    "normalize": ["normalize", "data", "-o", "out/", "--save", "stats.json", *OFTEN],
+    "normalize into one": ["normalize", "data", "-o", "out.parquet", *OFTEN],
+    "apply": ["apply", "given.json", "data", "-o", "out/", "-q"],
+}
+
+
+def points(count: int, total: int, rng: random.Random) -> list[int]:
+    """Draw points that are spread over the whole run."""
+    return [1 + int((i + rng.random()) * total / count) for i in range(count)]
+
+
+def undisturbed(
+    args: list[object], server: Server, data: Path, folder: Path, **request: Any
+) -> tuple[int, dict[str, bytes]]:
+    """Run a job that nothing happens to: through how many points it comes, and what it leaves."""
+    done = server.good(args, copy_of(data, folder), **request)
+    assert done["stderr"] == ""
+    return done["points"], contents(folder)
+
+
+# --- killed -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_killed_job_goes_on_to_the_same_bytes(
+    job: str, server: Server, data: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(job)
+    args, folder = JOBS[job], tmp_path / "work"
+    total, expected = undisturbed(args, server, data, folder)
+    assert not [name for name in expected if name.endswith((".tmp", ".checkpoint"))]
+    for number, at in enumerate(points(FAULTS, total, rng)):
+        copy_of(data, folder)
+        threads = ["--threads", rng.choice([1, 2, 3])]
+        killed = server.ask("run", [*args, *threads], folder, at=at)
+        # Another number of threads, or another order of theirs, has a few points less.
+        assert killed["status"] == -signal.SIGKILL or killed["code"] == 0, killed
+        for _ in range(number % 3):  # killed again while it goes on
+            again = rng.randint(1, total)
+            killed = server.ask("run", [*args, "--resume"], folder, at=again)
+            assert killed["status"] == -signal.SIGKILL or killed["code"] == 0, killed
+        last = server.good([*args, *threads, "--resume"], folder)
+        assert last["stderr"] == ""
+        found = contents(folder)
+        assert sorted(found) == sorted(expected), (job, at, number)
+        assert found == expected, (job, at, number)
+
+
+# --- stopped ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_stopped_job_is_quiet_and_goes_on_to_the_same_bytes(
+    job: str, server: Server, data: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(job)
+    args, folder = JOBS[job], tmp_path / "work"
+    total, expected = undisturbed(args, server, data, folder)
+    for at in points(FAULTS, total, rng):
+        copy_of(data, folder)
+        number = rng.choice([signal.SIGTERM, signal.SIGINT])
+        threads = ["--threads", rng.choice([1, 2, 3])]
+        stopped = server.ask("run", [*args, *threads], folder, at=at, act=["signal", number])
+        # At the last points there may be nothing left to be stopped.
+        assert stopped["status"] == 0, stopped
+        assert stopped["code"] in (128 + number, 0), stopped
+        assert len(stopped["stderr"].splitlines()) <= 1, stopped
+        assert "Traceback" not in stopped["stderr"]
+        assert not [name for name in contents(folder) if name.endswith(".tmp")], at
+        for checkpoint in folder.rglob("*.checkpoint"):
+            assert sbn.load(checkpoint).stats()["count"].to_pylist()[0] > 0
+        server.good([*args, "--resume"], folder)
+        assert contents(folder) == expected, (job, at)
+
+
+# --- damaged ------------------------------------------------------------------------------
+
+
+def cases(size: int, rng: random.Random) -> list[tuple[int, int | None, int]]:
+    """Damage a file of so many bytes: the whole one first, then cut off, and a bit changed."""
+    number = 10 * FAULTS
+    cut = [(rng.randrange(size), None, 0) for _ in range(number // 3)]
+    flipped = [(size, rng.randrange(size), 1 << rng.randrange(8)) for _ in range(number)]
+    return [(size, None, 0), *cut, *flipped]
+
+
+def damaged(
+    server: Server, args: list[object], folder: Path, file: str, out: str, **request: Any
+) -> list[dict[str, Any]]:
+    """Run over damaged forms of a file, and see that each that fails does so in one line.
+
+    Those are returned that gave a result although something was wrong, and not that of the
+    whole file.
+    """
+    rng = random.Random(f"{args} {file}")
+    drawn = cases((folder / file).stat().st_size, rng)
+    done = server.ask("damage", args, folder, file=file, out=out, cases=drawn, **request)
+    assert done["status"] == 0, (done["stdout"].splitlines()[-1], done["stderr"])
+    assert done["code"] == 0, done
+    assert done["stderr"] == ""
+    whole, *spoilt = done["answers"]
+    assert (whole["code"], whole["said"]) == (0, ""), whole
+    assert len(spoilt) == len(drawn) - 1
+    for answer in spoilt:
+        if answer["code"]:
+            assert answer["code"] in (1, 3, 5), answer
+            one_line(answer["said"])
+    return [a for a in spoilt if a["code"] == 0 and a["out"] != whole["out"]]
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_from(
+    server: Server, data: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(data, tmp_path / "work")
+    stopped = server.ask("run", JOBS["fit"], folder, only="reach", at=12)
+    assert stopped["status"] == -signal.SIGKILL
+    args = [*JOBS["fit"], "--resume"]
+    (checkpoint,) = folder.rglob("*.checkpoint")
+    drawn = cases(checkpoint.stat().st_size, random.Random(0))
+    name = str(checkpoint.relative_to(folder))
+    done = server.ask("damage", args, folder, file=name, out="stats.json", cases=drawn)
+    whole, *spoilt = done["answers"]
+    assert whole["code"] == 0
+    for answer in spoilt:
+        # Another way to write the same, such as 1E5 for 1e5, is no damage.
+        if (answer["code"], answer["out"]) != (0, whole["out"]):
+            assert (answer["code"], answer["out"]) == (5, None), answer
+            assert "stats.json.checkpoint" in one_line(answer["said"])
+
+
+def test_a_damaged_manifest_is_told_or_its_files_are_made_again(
+    server: Server, data: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(data, tmp_path / "work")
+    done = server.good(JOBS["apply"], folder)
+    shutil.rmtree(folder / "out")
+    stopped = server.ask("run", JOBS["apply"], folder, at=done["points"] * 3 // 4)
+    assert stopped["status"] == -signal.SIGKILL
+    manifest = "out/_streambn.manifest"
+    assert len((folder / manifest).read_text().splitlines()) > 2
+    shutil.copytree(folder / "out", folder / "half")
+    args = [*JOBS["apply"], "--resume"]
+    assert damaged(server, args, folder, manifest, "out", restore=[("half", "out")]) == []
+
+
+FIT: list[object] = ["fit", "-q", "--threads", 1, "-o", "stats.json"]
+
+
+def apply(name: str) -> tuple[list[object], str]:
+    out = "out." + name.partition(".")[2].removesuffix(".gz")
+    return ["apply", "given.json", "-q", "--threads", 1, "-o", out, name], out
+
+
+@pytest.fixture
+def alone(data: Path, tmp_path: Path) -> Path:
+    """A folder with nothing in it but statistics of the data."""
+    shutil.copy(data / "given.json", tmp_path)
+    return tmp_path
+
+
+def pages(content: bytes) -> set[int]:
+    """Say which bytes of a Parquet file are covered by the checksums of its pages."""
+    metadata = pq.read_metadata(io.BytesIO(content))
+    covered: set[int] = set()
+    for group in range(metadata.num_row_groups):
+        for index in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(index)
+            at = chunk.dictionary_page_offset or chunk.data_page_offset
+            end = at + chunk.total_compressed_size
+            while at < end:
+                reader = footers._Reader(content[at:end])
+                header = reader.struct()
+                at += reader._at
+                covered |= set(range(at, at + header[3][1]))
+                at += header[3][1]
+            assert at == end
+    return covered
+
+
+def test_damaged_parquet_is_told_wherever_a_checksum_covers_it(server: Server, alone: Path) -> None:
+    """Page headers and the footer have no checksum in the format.
+
+    Damage of them is told where it makes no sense: an offset beyond the file, a size that does
+    not fit. Other damage there cannot be told from what might have been written: another
+    name or type of a column, fewer values. So a changed result is accepted there, and only
+    there. A page that has no checksum at all, as most writers leave it out, is no better.
+    """
+    file = write(alone / "f.parquet", some_table())
+    covered = pages(file.read_bytes())
+    assert len(covered) > 0.7 * file.stat().st_size
+    for args, out in (([*FIT, file.name], "stats.json"), apply(file.name)):
+        wrong = damaged(server, args, alone, file.name, out)
+        for answer in wrong:
+            cut, position, _ = answer["case"]
+            assert position is not None, answer
+            assert position not in covered, answer
+            assert cut == file.stat().st_size
+
+
+def test_a_footer_whose_histograms_are_damaged_does_not_end_the_process(
+    server: Server, alone: Path
+) -> None:
+    """Arrow's own `metadata.row_group(0).column(0)` aborts on such a file."""
+    file = alone / "f.parquet"
+    column = pa.array([[i] * (i % 3) for i in range(100)])
+    pq.write_table(pa.table({"x": np.arange(100.0), "v": column}), file)
+    content = file.read_bytes()
+    start, footer = footers._footer(memoryview(content))
+    _, (group,) = footer[4][1]
+    meta = group[1][1][1][1][3][1]  # of the second column
+    histogram = meta[16][1][2][1][1]  # of its repetition levels
+    histogram.pop()
+    damaged_footer = bytearray()
+    footers._write_struct(damaged_footer, footer)
+    end = struct.pack("<i", len(damaged_footer)) + b"PAR1"
+    file.write_bytes(content[:start] + damaged_footer + end)
+    for args in ([*FIT, file.name], apply(file.name)[0]):
+        done = server.ask("run", args, alone)
+        assert done["status"] == 0, done
+        assert done["code"] == 0 or one_line(done["stderr"])
+
+
+def test_a_parquet_file_without_row_groups_becomes_another(server: Server, alone: Path) -> None:
+    with pq.ParquetWriter(alone / "f.parquet", some_table().schema):
+        pass
+    args, out = apply("f.parquet")
+    server.good(args, alone)
+    assert pq.read_table(alone / out).num_rows == 0
+
+
+@pytest.mark.parametrize("name", ["f.arrow", "f.arrows"])
+def test_damaged_ipc_is_told_or_gives_numbers_but_never_crashes(
+    name: str, server: Server, alone: Path
+) -> None:
+    """The format has no checksums: a bit of a value that changed is another value.
+
+    What was cut off is told, except at the end of a batch of a stream: the mark of the end
+    is optional.
+    """
+    write(alone / name, some_table())
+    for args, out in (([*FIT, name], "stats.json"), apply(name)):
+        for answer in damaged(server, args, alone, name, out):
+            assert answer["case"][1] is not None, answer
+
+
+def test_damaged_csv_is_told_or_gives_numbers_but_never_crashes(
+    server: Server, alone: Path
+) -> None:
+    """A digit that changed, or the last one that was cut off, makes another number."""
+    write(alone / "f.csv", some_table())
+    damaged(server, [*FIT, "f.csv"], alone, "f.csv", "stats.json")
+    damaged(server, apply("f.csv")[0], alone, "f.csv", "out.csv")
+
+
+def test_damaged_gzip_is_told(server: Server, alone: Path) -> None:
+    file = write(alone / "f.csv.gz", some_table())
+    for args, out in (([*FIT, file.name], "stats.json"), apply(file.name)):
+        assert damaged(server, args, alone, file.name, out) == []
+
+
+def test_the_real_command_tells_damage_in_one_line(data: Path, tmp_path: Path) -> None:
+    folder = copy_of(data, tmp_path / "work")
+    name = "data/y=2/c.arrow"
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+    done = subprocess.run(
+        [*COMMAND, "normalize", "data", "-o", "out/"],
+        capture_output=True, text=True, check=False, env=ENV, timeout=TIMEOUT, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert name in one_line(done.stderr)
+
+
+# --- no room, no folder, no input ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("job", ["fit", "normalize", "normalize into one", "apply"])
+def test_a_full_disk_is_one_line_and_what_was_done_is_good(
+    job: str, server: Server, data: Path, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands for it: the system then refuses to write on."""
+    args, folder = JOBS[job], tmp_path / "work"
+    _, expected = undisturbed(args, server, data, folder)
+    made = {name: len(content) for name, content in expected.items() if name not in contents(data)}
+    for size in (0, max(made.values()) // 2, max(made.values()) - 1):
+        copy_of(data, folder)
+        full = server.ask("run", args, folder, file_size=size)
+        assert (full["status"], full["code"]) == (0, 1), full
+        assert "File too large" in last_line(full["stderr"])
+        left = contents(folder)
+        assert not [name for name in left if name.endswith(".tmp")]
+        for name in left.keys() & expected.keys() - {"out/_streambn.manifest"}:
+            assert left[name] == expected[name]
+        server.good([*args, "--resume"], folder)
+        assert contents(folder) == expected
+
+
+@pytest.mark.parametrize("job", ["fit", "normalize", "normalize into one", "apply"])
+def test_an_output_that_cannot_be_made_is_one_line(
+    job: str, server: Server, data: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(data, tmp_path / "work")
+    (folder / "file").touch()
+    before = contents(folder)
+    args = JOBS[job]
+    place = args.index("-o") + 1
+    # Even root may make no file in the one, and no folder below the other.
+    for bad in ("/proc", "file"):
+        wanted = [*args]
+        wanted[place] = f"{bad}/{args[place]}"
+        done = server.ask("run", wanted, folder)
+        assert done["status"] == 0
+        assert done["code"] in (1, 2), done
+        assert bad in last_line(done["stderr"])
+        assert contents(folder) == before
+
+
+@pytest.mark.parametrize("what", ["truncate", "remove"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("job", ["fit", "normalize", "apply"])
+def test_an_input_that_goes_away_half_way_is_one_line(
+    job: str, name: str, what: str, server: Server, data: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(f"{job}{name}{what}")
+    args, folder = JOBS[job], tmp_path / "work"
+    total, expected = undisturbed(args, server, data, folder)
+    for at in points(max(FAULTS // 3, 1), total, rng):
+        copy_of(data, folder)
+        done = server.ask("run", args, folder, at=at, act=[what, f"data/{name}"])
+        assert done["status"] == 0, done
+        left = contents(folder)
+        assert not [name for name in left if name.endswith(".tmp")]
+        if done["code"]:
+            assert done["code"] in (1, 3), done
+            assert name in one_line(done["stderr"])
+            # What was written before is good; of CSV nobody can tell that it was cut off.
+            own = {f"data/{name}", f"out/{name}", "out/_streambn.manifest"}
+            for each in left.keys() & expected.keys() - own:
+                assert left[each] == expected[each], each
+        shutil.copytree(data, folder, dirs_exist_ok=True)  # as it was, its time included
+        again = server.ask("run", [*args, "--resume"], folder)
+        if again["code"]:  # it had been begun in its other form, or that became the statistics
+            assert name in again["stderr"] or "--overwrite" in again["stderr"]
+            assert re.search("has changed since|other statistics", one_line(again["stderr"]))
+            server.good([*args, *["--overwrite"][: job != "fit"]], folder)
+        assert contents(folder) == expected
+
+
+@pytest.mark.parametrize("job", ["normalize", "apply"])
+def test_an_output_folder_that_goes_away_half_way_is_one_line(
+    job: str, server: Server, data: Path, tmp_path: Path
+) -> None:
+    rng = random.Random(job)
+    args, folder = JOBS[job], tmp_path / "work"
+    total, expected = undisturbed(args, server, data, folder)
+    for at in points(FAULTS, total, rng):
+        copy_of(data, folder)
+        (folder / "out").mkdir()
+        done = server.ask("run", args, folder, at=at, act=["remove", "out"])
+        assert done["status"] == 0, done
+        if done["code"]:
+            one_line(done["stderr"])
+        server.good([*args, "--resume"], folder)
+        assert contents(folder) == expected
+
+
+# --- damage that is left out --------------------------------------------------------------
+
+
+def spoilt_folder(folder: Path) -> pa.Table:
+    """Make a folder of files of which parts are damaged; return the sound rest of them."""
+    tables = [some_table(seed=seed) for seed in range(3)]
+    parquet = write(folder / "a.parquet", tables[0])
+    content = bytearray(parquet.read_bytes())
+    chunk = pq.read_metadata(parquet).row_group(2).column(0)
+    content[chunk.data_page_offset + chunk.total_compressed_size - 9] ^= 1
+    parquet.write_bytes(content)
+    arrow = write(folder / "b.arrow", tables[1])
+    content = bytearray(arrow.read_bytes())
+    reader = pa.BufferReader(bytes(content))
+    reader.seek(8)
+    for _ in range(3):  # the schema and two batches
+        pa.ipc.read_message(reader)
+    content[reader.tell() : reader.tell() + 12] = bytes(12)
+    arrow.write_bytes(content)
+    other = pa.table({"other": np.arange(500.0), "s": ["a"] * 500})
+    write(folder / "c.parquet", other)  # two pieces, but one file that does not fit
+    (folder / "d.csv").touch()
+    write(folder / "e.csv", tables[2])
+    # What is cut off in a batch ends the stream there.
+    stream = write(folder / "f.arrows", tables[2])
+    stream.write_bytes(stream.read_bytes()[: stream.stat().st_size // 2])
+    rest = [pa.concat_tables([t.slice(0, 500), t.slice(750)]) for t in tables[:2]]
+    return pa.concat_tables([*rest, tables[2], tables[2].slice(0, 500)])
+
+
+SKIPPED = [
+    ("a.parquet", "in row group 2"),
+    ("b.arrow", "in record batch 2"),
+    ("c.parquet", ""),
+    ("d.csv", ""),
+    ("f.arrows", "after row 500"),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("job", ["fit", "normalize", "apply"])
+def test_what_is_damaged_is_left_out_and_listed(
+    job: str, threads: int, server: Server, tmp_path: Path
+) -> None:
+    sound = spoilt_folder(tmp_path / "data")
+    expected = sbn.Normalizer(columns=["x", "n"]).update(sound)
+    expected.save(tmp_path / "given.json")
+    args = ["--on-error", "skip", "--json", "--threads", threads, "-q"]
+    done = server.ask("run", [*JOBS[job], *args], tmp_path)
+    assert (done["status"], done["code"]) == (0, 0), done
+    told = json.loads(done["stdout"])
+    found = [(entry["file"].removeprefix("data/"), entry["where"]) for entry in told["skipped"]]
+    lines = done["stderr"].splitlines()
+    assert found == SKIPPED
+    assert len(lines) == len(SKIPPED)
+    for line, (name, where) in zip(lines, SKIPPED, strict=True):
+        assert line.startswith(f"streambn: skipped data/{name}{where and ', '}{where}: "), line
+    assert all(entry["why"] for entry in told["skipped"])
+    assert told["rows"] == sound.num_rows
+    if job != "apply":
+        stats = sbn.load(tmp_path / "stats.json").stats().select(["column", "count", "nulls"])
+        assert stats == expected.stats().select(["column", "count", "nulls"])
+        for name in ("mean", "var"):
+            values = sbn.load(tmp_path / "stats.json").stats()[name].to_numpy()
+            np.testing.assert_allclose(values, expected.stats()[name].to_numpy(), rtol=1e-13)
+    if job != "fit":
+        out = {path.name: path for path in (tmp_path / "out").iterdir()}
+        assert sorted(out) == ["_streambn.manifest", "a.parquet", "b.arrow", "e.csv", "f.arrows"]
+        statistics = sbn.load(tmp_path / {"apply": "given.json"}.get(job, "stats.json")).freeze()
+        wanted = statistics.transform(sound)
+        assert pq.read_table(out["a.parquet"])["x"].to_pylist() == wanted["x"].to_pylist()[:850]
+        assert pa.ipc.open_stream(out["f.arrows"]).read_all()["x"] == wanted["x"].slice(2800)
+
+
+def test_damage_stops_a_job_that_is_not_told_to_go_on(server: Server, tmp_path: Path) -> None:
+    spoilt_folder(tmp_path / "data")
+    done = server.ask("run", JOBS["fit"], tmp_path)
+    assert done["code"] == 1
+    assert "a.parquet" in one_line(done["stderr"])
+    assert not (tmp_path / "stats.json").exists()
+
+
+# --- at any place of a fit ----------------------------------------------------------------
+
+
+def test_sigusr1_does_not_end_or_change_a_job(server: Server, data: Path, tmp_path: Path) -> None:
+    args, folder = [*JOBS["fit"][:4], "-q"], tmp_path / "work"
+    total, expected = undisturbed(args, server, data, folder)
+    for at in range(1, total, max(total // FAULTS, 1)):
+        copy_of(data, folder)
+        act = ["signal", signal.SIGUSR1]
+        again = server.good(args, folder, at=at, act=act, only="reach")
+        assert again["stderr"] == ""
+        assert contents(folder) == expected
+
+
+def test_what_was_read_of_a_file_that_was_cut_short_is_in_no_checkpoint(
+    server: Server, data: Path, tmp_path: Path
+) -> None:
+    """A last block that is shorter than it will be, and is counted as one that was read."""
+    folder = tmp_path / "work"
+    total, expected = undisturbed(JOBS["fit"], server, data, folder, only="reach")
+    for at in range(1, total, max(total // (5 * FAULTS), 1)):
+        copy_of(data, folder)
+        act = ["truncate", "data/y=1/b.csv"]
+        server.ask("run", JOBS["fit"], folder, only="reach", at=at, act=act)
+        shutil.copytree(data, folder, dirs_exist_ok=True)
+        again = server.ask("run", [*JOBS["fit"], "--resume"], folder)
+        if again["code"] == 0:
+            assert contents(folder) == expected
+        else:
+            assert "has changed since" in one_line(again["stderr"])

@@ -1,0 +1,194 @@
+"""What file jobs do to batches; and that a part of the columns is turned as the whole is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import streambn as sbn
+from streambn.jobs.operations import ApplyStatistics, LearnAndApply
+from streambn.statistics import Statistics
+
+FEW = settings(max_examples=25, deadline=None)
+
+
+def table_of(rows: int, seed: int, missing: float = 0.1) -> pa.Table:
+    """A table whose columns are leaves, lists, fields of structs, and no numbers at all."""
+    rng = np.random.default_rng(seed)
+
+    def values(make: Any) -> list[Any]:
+        return [None if rng.random() < missing else make() for _ in range(rows)]
+
+    def number() -> float | None:
+        return None if rng.random() < missing else float(rng.normal(5, 3))
+
+    return pa.table(
+        {
+            "a": pa.array(values(rng.normal), pa.float64()),
+            "b": pa.array(values(rng.normal), pa.float32()),
+            "n": pa.array(values(lambda: int(rng.integers(100))), pa.int32()),
+            "s": pa.array(values(lambda: "text"), pa.string()),
+            "l": pa.array(values(lambda: rng.normal(size=3).tolist()), pa.list_(pa.float32(), 3)),
+            "p": pa.array(
+                values(lambda: {"u": number(), "v": {"w": number()}, "t": "text"}),
+                pa.struct(
+                    [
+                        ("u", pa.float64()),
+                        ("v", pa.struct([("w", pa.float64())])),
+                        ("t", pa.string()),
+                    ]
+                ),
+            ),
+            "t": pa.array(np.arange(rows) * 1.5 + 10 * seed),
+            "w": pa.array(rng.integers(0, 3, rows) * 0.5),
+        }
+    )
+
+
+COLUMNS = table_of(0, 0).column_names
+AFFINE = {"a": (2.0, 1.0), "l": (0.5, 0.0), "l[1]": (3.0, -1.0), "p.v.w": (-1.0, 4.0)}
+MADE: dict[str, dict[str, Any]] = {
+    "welford": {},
+    "welford, weighted": {"weights": "w"},
+    "affine": {"affine": AFFINE},
+    "clip": {"clip": 0.7, "eps": 0.1},
+    "neither": {"center": False, "scale": False},
+    "ddof": {"ddof": 1, "eps": 1e-3},
+    "propagate": {"nan": "propagate", "inf": "propagate"},
+    "ema": {"policy": sbn.EMA(alpha=0.2), "affine": AFFINE},
+    "ema, weighted": {"policy": sbn.EMA(halflife=9), "weights": "w"},
+    "ema, not adjusted": {"policy": sbn.EMA(span=9, adjust=False, ignore_na=True)},
+    "ema by time": {"policy": sbn.EMA(halflife=20, time="t"), "clip": 2.0},
+    "batch-ema": {"policy": sbn.BatchEMA(momentum=0.1)},
+    "batch-ema of rows": {"policy": sbn.BatchEMA(momentum=0.1, batch_rows=7), "affine": AFFINE},
+}
+EACH = pytest.mark.parametrize("made", MADE.values(), ids=MADE)
+
+
+def fitted(made: dict[str, Any], seed: int = 1) -> sbn.Normalizer:
+    normalizer = sbn.Normalizer(**made)
+    for step in range(3):
+        normalizer = normalizer.update(table_of(30, seed + step))
+    return normalizer
+
+
+def turned(part: Statistics, table: pa.Table, *, inverse: bool = False) -> pa.Table:
+    schema = part.output_schema(table.schema, pa.float64() if inverse else None)
+    turn = part.denormalized if inverse else part.normalized
+    return pa.Table.from_batches([turn(batch, schema) for batch in table.to_batches()], schema)
+
+
+def same(one: pa.Table, other: pa.Table) -> bool:
+    """Equal to the last bit, NaN too."""
+    return one.schema.equals(other.schema) and repr(one.to_pydict()) == repr(other.to_pydict())
+
+
+# --- a part of the statistics ---------------------------------------------------------
+
+
+@EACH
+@FEW
+@given(data=st.data(), inverse=st.booleans())
+def test_a_part_turns_its_columns_as_the_whole_does(
+    made: dict[str, Any], data: st.DataObject, inverse: bool
+) -> None:
+    whole = fitted(made)._current
+    names = data.draw(st.lists(st.sampled_from(COLUMNS), min_size=1, unique=True))
+    names = [name for name in COLUMNS if name in names]
+    table = table_of(40, data.draw(st.integers(50, 60)))
+    part = whole.part(names)
+    lanes = {lane.partition(".")[0].partition("[")[0] for lane in whole.binding.lanes}
+    if part is None:
+        assert not lanes & set(names)
+        return
+    kept = {lane.partition(".")[0].partition("[")[0] for lane in part.binding.lanes}
+    assert kept == lanes & set(names)
+    expected = turned(whole, table, inverse=inverse).select(names)
+    assert same(turned(part, table.select(names), inverse=inverse), expected)
+
+
+@EACH
+def test_the_parts_together_are_the_whole(made: dict[str, Any]) -> None:
+    whole, table = fitted(made)._current, table_of(40, 77)
+    expected = turned(whole, table)
+    for name in COLUMNS:
+        part = whole.part([name])
+        if part is None:
+            assert expected[name].equals(table[name])
+        else:
+            assert same(turned(part, table.select([name])), expected.select([name]))
+
+
+@EACH
+def test_all_columns_are_no_part(made: dict[str, Any]) -> None:
+    whole = fitted(made)._current
+    assert whole.part(COLUMNS) is whole
+    assert whole.part(["s"]) is None
+    assert whole.part([]) is None
+
+
+@EACH
+def test_a_part_reads_the_same(made: dict[str, Any]) -> None:
+    whole = fitted(made)._current
+    for names in (["a", "l"], ["p"], ["n", "b", "p"]):
+        part = whole.part(names)
+        assert part is not None
+        where = [whole.binding.lanes.index(lane) for lane in part.binding.lanes]
+        for name in ("mean_hi", "mean_lo", "var", "std", "defined"):
+            ours = np.asarray(getattr(whole.reading, name))[where]
+            assert np.array_equal(getattr(part.reading, name), ours, equal_nan=True), name
+        assert np.array_equal(part.constant, np.asarray(whole.constant)[where])
+
+
+def test_a_part_of_statistics_that_are_not_known_yet() -> None:
+    table = table_of(10, 1, missing=1.0)
+    whole = sbn.Normalizer(columns=["a", "b"]).update(table)._current
+    part = whole.part(["a"])
+    assert part is not None
+    table = table_of(10, 2)
+    assert same(turned(part, table.select(["a"])), turned(whole, table).select(["a"]))
+
+
+# --- turns ----------------------------------------------------------------------------
+
+
+@EACH
+@pytest.mark.parametrize("dtype", [None, pa.float32(), pa.float64()], ids=str)
+@pytest.mark.parametrize("inverse", [False, True])
+def test_blocks_side_by_side_are_what_transform_gives(
+    made: dict[str, Any], dtype: pa.DataType | None, inverse: bool
+) -> None:
+    frozen, table = fitted(made).freeze(), table_of(40, 77)
+    turning = ApplyStatistics(frozen, dtype, inverse)
+    whole = frozen.inverse_transform if inverse else frozen.transform
+    expected = whole(table, dtype=dtype)
+    schema = turning.schema(table.schema)
+    assert schema.equals(expected.schema, check_metadata=True)
+    columns = []
+    for names in (COLUMNS[:1], COLUMNS[1:4], COLUMNS[4:]):
+        part = pa.schema([schema.field(name) for name in names])
+        turn = turning.turn(names)
+        (batch,) = table.select(names).to_batches()
+        columns += turn(batch, part).columns
+    got = pa.Table.from_arrays(columns, schema=schema)
+    assert same(got, expected)
+
+
+@pytest.mark.parametrize("using", ["running", "before", "batch"])
+def test_learning_is_update_transform(using: Any) -> None:
+    table = table_of(40, 3)
+    made: dict[str, Any] = {"policy": sbn.EMA(alpha=0.2), "columns": ["a", "b"]}
+    learning = LearnAndApply(sbn.Normalizer(**made), using)
+    schema = learning.schema(table.schema)
+    turn = learning.turn(table.column_names)
+    plain = sbn.Normalizer(**made)
+    for start in (0, 10, 20, 30):
+        (batch,) = table.slice(start, 10).to_batches()
+        expected = plain.update_transform(batch, using=using)
+        assert repr(turn(batch, schema).to_pydict()) == repr(expected.to_pydict())
+    assert list(learning.lanes) == ["a", "b"]

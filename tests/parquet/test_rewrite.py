@@ -1,0 +1,577 @@
+"""Parquet files rewritten column by column: the same as if they were written in one go."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import polars.testing
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import streambn as sbn
+from streambn.io import sources as files
+from streambn.io.locations import writing
+from streambn.io.writers import Encoding, parquet_writer
+from streambn.jobs import plan as outputs
+from streambn.jobs.apply import apply_files
+from streambn.jobs.inputs import ReadOptions
+from streambn.jobs.operations import ApplyStatistics
+from streambn.jobs.progress import Progress, Skipped
+from streambn.parquet import metadata as footers
+from streambn.parquet import rewrite as rewriting
+from streambn.parquet.rewrite import Assembly, ParquetSource, encoded
+
+# What monkeypatch does here is the same for all examples.
+FEW = settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+CODECS = ["none", "snappy", "gzip", "zstd", "lz4", "brotli"]
+
+
+@pytest.fixture
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a block for every few columns, of several batches, although the tables are small."""
+    monkeypatch.setattr(rewriting, "_BLOCK_BYTES", 300)
+    monkeypatch.setattr(rewriting, "_ROWS", 5)
+
+
+# --- tables ---------------------------------------------------------------------------
+
+
+def codecs_of(metadata: pq.FileMetaData) -> list[str]:
+    """Say, by Arrow's reader, how the columns of the first row group are compressed."""
+    group = metadata.row_group(0)
+    codecs = [group.column(i).compression.lower() for i in range(metadata.num_columns)]
+    return [{"uncompressed": "none", "lz4_raw": "lz4"}.get(codec, codec) for codec in codecs]
+
+
+def _list(make: Any) -> Any:
+    return lambda rng: [make(rng) for _ in range(rng.integers(0, 4))]
+
+
+def _float(rng: np.random.Generator) -> float:
+    return float(rng.choice([rng.normal(), 1e300, -0.0, np.nan, np.inf, 3.0]))
+
+
+def _small(rng: np.random.Generator) -> float:
+    return float(np.float16(rng.normal()))
+
+
+def _int(rng: np.random.Generator) -> int:
+    return int(rng.integers(0, 100))
+
+
+def _text(rng: np.random.Generator) -> str:
+    return str(rng.choice(["", "a", "ümläut", "x" * 50, "\n", "😀"]))
+
+
+def _bytes(rng: np.random.Generator) -> bytes:
+    return bytes(rng.bytes(3))
+
+
+def _struct(**fields: Any) -> Any:
+    return lambda rng: {name: None if rng.random() < 0.2 else f(rng) for name, f in fields.items()}
+
+
+F64, F32, STR = pa.float64(), pa.float32(), pa.string()
+KINDS: dict[Any, Any] = {
+    F64: _float,
+    F32: _small,
+    pa.float16(): lambda rng: np.float16(rng.normal()),
+    pa.int8(): _int,
+    pa.int64(): _int,
+    pa.uint16(): _int,
+    pa.uint64(): _int,
+    pa.bool_(): lambda rng: bool(rng.integers(2)),
+    STR: _text,
+    pa.large_string(): _text,
+    pa.string_view(): _text,
+    pa.binary(): _bytes,
+    pa.binary(3): _bytes,
+    pa.dictionary(pa.int32(), STR): _text,
+    pa.dictionary(pa.int8(), pa.int64()): _int,
+    pa.list_(F64): _list(_float),
+    pa.large_list(F32): _list(_small),
+    pa.list_(STR): _list(_text),
+    pa.list_(pa.list_(F64)): _list(_list(_float)),
+    pa.list_(F32, 3): lambda rng: [_small(rng) for _ in range(3)],
+    pa.struct([("a", F64), ("b", STR), ("c", pa.int32())]): _struct(a=_float, b=_text, c=_int),
+    pa.struct([("s", pa.struct([("t", F64)])), ("l", pa.list_(F64))]): _struct(
+        s=_struct(t=_float), l=_list(_float)
+    ),
+    pa.list_(pa.struct([("a", F64), ("b", STR)])): _list(_struct(a=_float, b=_text)),
+    pa.map_(STR, F64): lambda rng: [(f"k{i}", _float(rng)) for i in range(rng.integers(0, 3))],
+    pa.decimal128(10, 2): lambda rng: Decimal(_int(rng)) / 4,
+    pa.decimal256(50, 3): lambda rng: Decimal(_int(rng)) / 8,
+    pa.timestamp("us"): lambda rng: pd.Timestamp(_int(rng), unit="s").to_pydatetime(),
+    pa.timestamp("ns", "Europe/Berlin"): lambda rng: _int(rng) * 1_000_000,
+    pa.date32(): _int,
+    pa.time64("us"): _int,
+    pa.duration("ms"): _int,
+    pa.null(): lambda _: None,
+}
+NAMES = ["a", "B", "ü ber", "", " ", "a,b", 'q"uote', "x\ny", "😀", "a/b", "index", "%41", "a;b"]
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> pa.Table:
+    rows = draw(st.sampled_from([0, 1, 2, 7, 40]))
+    types = draw(st.lists(st.sampled_from(list(KINDS)), max_size=8))
+    names = draw(st.permutations(NAMES))[: len(types)]
+    nulls = draw(st.sampled_from([0.0, 0.3, 1.0]))
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    fields, columns = [pa.field("x", F64)], [pa.array(rng.normal(size=rows))]
+    for name, type_ in zip(names, types, strict=True):
+        nullable = draw(st.booleans()) or pa.types.is_null(type_)
+        part = nulls if nullable else 0.0
+        values = [None if rng.random() < part else KINDS[type_](rng) for _ in range(rows)]
+        metadata = draw(st.sampled_from([None, {"unit": "µm"}]))
+        fields.append(pa.field(name, type_, nullable=nullable, metadata=metadata))
+        columns.append(pa.array(values, type_))
+    order = draw(st.permutations(range(len(fields))))
+    metadata = draw(st.sampled_from([None, {"who": "me", "": "empty", "ünï": "cødé"}]))
+    schema = pa.schema([fields[i] for i in order], metadata)
+    return pa.Table.from_arrays([columns[i] for i in order], schema=schema)
+
+
+def known(table: pa.Table) -> sbn.FrozenNormalizer:
+    """Statistics of a table; of another one if it is empty."""
+    normalizer = sbn.Normalizer(columns=None if table.num_rows else ["x"], inf="ignore")
+    if table.num_rows == 0:
+        table = pa.table({"x": [1.0, 2.0, 4.0]})
+    return normalizer.update(table).freeze()
+
+
+def rewrite(
+    source: str | Path,
+    target: str | Path,
+    frozen: sbn.FrozenNormalizer,
+    *,
+    threads: int = 1,
+    compression: str | None = None,
+    inverse: bool = False,
+    skipping: bool = False,
+    dtype: pa.DataType | None = None,
+) -> list[Skipped]:
+    """Apply statistics to a file, which must go block by block."""
+    (found,) = files.scan([str(source)])
+    assert ParquetSource(found.open, found.name, False).blocks()
+    return apply_files(
+        ApplyStatistics(frozen, dtype, inverse),
+        outputs.plan([found], str(target)),
+        ReadOptions({}, threads, skipping),
+        Encoding(compression),
+        Progress("applying", 1),
+        lambda output: writing(output.location, fsync=False),
+    )
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    # One for each example; tmp_path would be one for all.
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def same(one: pa.Table, other: pa.Table) -> bool:
+    """Equal to the last bit, NaN and -0 too, with all metadata."""
+
+    def stream(table: pa.Table) -> bytes:
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+        return sink.getvalue()
+
+    if not one.schema.equals(other.schema, check_metadata=True) or len(one) != len(other):
+        return False
+    back, forth = (pa.ipc.open_stream(stream(table)).read_all() for table in (one, other))
+    return repr(back.to_pydict()) == repr(forth.to_pydict())
+
+
+def as_arrow_writes(table: pa.Table, rows: list[int], codecs: Any) -> bytes:
+    """Write a file in one go, with the same settings."""
+    sink = io.BytesIO()
+    with parquet_writer(sink, table.schema, codecs) as writer:
+        start = 0
+        for count in rows:
+            writer.write_table(table.slice(start, count), row_group_size=max(count, 1))
+            start += count
+    return sink.getvalue()
+
+
+def group_rows(metadata: pq.FileMetaData) -> list[int]:
+    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+
+# --- laws -----------------------------------------------------------------------------
+
+
+def by_batches(turn: Callable[[pa.Table], pa.Table], path: Path) -> pa.Table:
+    """Turn a file by the batches in which it is rewritten here.
+
+    Where there are infinities or values near them, the NumPy kernels may give another last bit to
+    another batch.
+    """
+    file = pq.ParquetFile(path)
+    groups = range(file.num_row_groups)
+    tables = [
+        turn(pa.Table.from_batches([batch]))
+        for group in groups
+        for batch in file.iter_batches(rewriting._ROWS, row_groups=[group])
+    ]
+    return pa.concat_tables(tables) if tables else turn(pq.read_table(path))
+
+
+@pytest.mark.usefixtures("_small_blocks")
+@FEW
+@given(
+    table=tables(),
+    group=st.sampled_from([1, 3, 16, 100]),
+    codec=st.sampled_from(CODECS),
+    threads=st.sampled_from([1, 2, 5]),
+)
+def test_a_rewritten_file_is_the_one_that_would_be_written_in_one_go(
+    table: pa.Table, group: int, codec: str, threads: int
+) -> None:
+    with folder() as where:
+        source, target = where / "in.parquet", where / "out.parquet"
+        pq.write_table(table, source, row_group_size=group, compression=codec)
+        frozen = known(table)
+        rewrite(source, target, frozen, threads=threads)
+        expected = frozen.transform(pq.read_table(source))
+        got, parts = pq.read_table(target), by_batches(frozen.transform, source)
+        assert got.schema.equals(expected.schema, check_metadata=True)
+        assert same(got, parts)
+        before, after = pq.read_metadata(source), pq.read_metadata(target)
+        assert group_rows(after) == group_rows(before)
+        assert codecs_of(after) == codecs_of(before)
+        if same(parts, expected):
+            alike = as_arrow_writes(expected, group_rows(before), codec)
+            assert target.read_bytes() == alike
+
+
+@pytest.mark.usefixtures("_small_blocks")
+@FEW
+@given(table=tables(), group=st.sampled_from([3, 100]), codec=st.sampled_from(CODECS))
+def test_back_to_the_original_values(table: pa.Table, group: int, codec: str) -> None:
+    with folder() as where:
+        pq.write_table(table, where / "a.parquet", row_group_size=group, compression=codec)
+        frozen = known(table)
+        rewrite(where / "a.parquet", where / "z.parquet", frozen, dtype=pa.float64())
+        rewrite(where / "z.parquet", where / "b.parquet", frozen, inverse=True, threads=2)
+        expected = by_batches(frozen.inverse_transform, where / "z.parquet")
+        assert same(pq.read_table(where / "b.parquet"), expected)
+
+
+@pytest.mark.usefixtures("_small_blocks")
+@settings(FEW, max_examples=10)
+@given(rows=st.lists(st.integers(0, 5), min_size=1, max_size=40), columns=st.integers(1, 40))
+@example(rows=[1] * 14, columns=14)
+@example(rows=[1] * 15, columns=15)
+@example(rows=[0, 1, 0], columns=16)
+@example(rows=[1] * 200, columns=2)
+def test_any_number_of_columns_and_row_groups(rows: list[int], columns: int) -> None:
+    # Lists of fifteen and more have their length written in another way.
+    values = np.arange(sum(rows) * columns, dtype=float).reshape(columns, -1)
+    table = pa.table({f"c{i}": column for i, column in enumerate(values)})
+    with folder() as where:
+        source, target = where / "in.parquet", where / "out.parquet"
+        source.write_bytes(as_arrow_writes(table, rows, "zstd"))
+        frozen = known(pa.table({name: [1.0, 2.0] for name in table.column_names}))
+        rewrite(source, target, frozen, threads=2)
+        expected = frozen.transform(pq.read_table(source))
+        assert target.read_bytes() == as_arrow_writes(expected, rows, "zstd")
+
+
+# --- other readers and writers --------------------------------------------------------
+
+
+@pytest.fixture
+def mixed() -> pa.Table:
+    rng = np.random.default_rng(7)
+    kinds: dict[str, Any] = {
+        "f": F64,
+        "g": F32,
+        "i": pa.int64(),
+        "s": STR,
+        "d": pa.dictionary(pa.int32(), STR),
+        "l": pa.list_(F64),
+        "t": pa.struct([("a", F64), ("b", STR), ("c", pa.int32())]),
+        "n": pa.decimal128(10, 2),
+        "w": pa.timestamp("us"),
+    }
+    columns = {
+        name: pa.array(
+            [None if rng.random() < 0.1 else KINDS[type_](rng) for _ in range(500)], type_
+        )
+        for name, type_ in kinds.items()
+    }
+    return pa.table({**columns, "x": rng.normal(size=500)})
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.usefixtures("_small_blocks")
+def test_others_read_the_same(codec: str, mixed: pa.Table, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    pq.write_table(mixed, source, row_group_size=120)
+    frozen = known(mixed)
+    rewrite(source, target, frozen, threads=2, compression=codec)
+    assert set(codecs_of(pq.read_metadata(target))) == {codec}
+    expected = frozen.transform(pq.read_table(source))
+    whole = tmp_path / "whole.parquet"
+    pq.write_table(expected, whole)
+    pl.testing.assert_frame_equal(pl.read_parquet(target), pl.read_parquet(whole))
+    # Arrow's dataset reader, with the statistics used to leave row groups out.
+    some = pa.compute.field("x") > 1.0
+    assert same(pq.read_table(target, filters=some), pq.read_table(whole, filters=some))
+    with duckdb.connect() as db:
+        for query in ("SELECT * FROM '{}'", "SELECT count(*), min(x) FROM '{}' WHERE x > 1"):
+            assert repr(db.sql(query.format(target)).fetchall()) == repr(
+                db.sql(query.format(whole)).fetchall()
+            )
+
+
+@pytest.mark.parametrize("writer", ["polars", "duckdb", "pandas", "pyarrow 1", "names of old"])
+@pytest.mark.usefixtures("_small_blocks")
+def test_files_of_other_writers(writer: str, mixed: pa.Table, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    if writer == "polars":
+        pl.from_arrow(mixed).write_parquet(source, row_group_size=100, compression="zstd")
+    elif writer == "duckdb":
+        with duckdb.connect() as db:
+            table = mixed.set_column(4, "d", mixed["d"].cast(STR))
+            db.register("mixed", table)
+            db.sql(f"COPY mixed TO '{source}' (FORMAT parquet, CODEC zstd, ROW_GROUP_SIZE 2048)")
+    elif writer == "pandas":
+        frame = mixed.to_pandas().set_index("w")
+        frame.to_parquet(source, compression="zstd")
+    elif writer == "pyarrow 1":
+        pq.write_table(mixed, source, version="1.0", data_page_version="1.0", compression="zstd",
+                       row_group_size=99, write_statistics=False)  # fmt: skip
+    else:
+        pq.write_table(mixed, source, use_compliant_nested_type=False, compression="zstd")
+    table = pq.read_table(source)
+    frozen = known(table)
+    rewrite(source, target, frozen, threads=2)
+    before, after = pq.read_metadata(source), pq.read_metadata(target)
+    alike = as_arrow_writes(frozen.transform(table), group_rows(before), "zstd")
+    assert target.read_bytes() == alike
+    assert group_rows(after) == group_rows(before)
+    codecs = {after.row_group(0).column(i).compression for i in range(after.num_columns)}
+    assert codecs == {"ZSTD"}
+    if writer == "pandas":
+        back = pd.read_parquet(target)
+        assert back.index.name == "w"
+        assert list(back.columns) == [*"fgisdltn", "x"]
+
+
+def test_each_column_keeps_its_own_codec(mixed: pa.Table, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    codecs = dict(zip("fgisdnwx", ["none", "snappy", "gzip", "zstd", "lz4", "brotli"] * 2,
+                      strict=False))  # fmt: skip
+    codecs |= {"l.list.element": "gzip", "t.a": "none", "t.b": "brotli", "t.c": "gzip"}
+    pq.write_table(mixed, source, compression=codecs)
+    rewrite(source, target, known(mixed))
+    assert codecs_of(pq.read_metadata(target)) == codecs_of(pq.read_metadata(source))
+    assert len(set(codecs_of(pq.read_metadata(target)))) == 6
+    rewrite(source, target, known(mixed), compression="zstd")
+    assert set(codecs_of(pq.read_metadata(target))) == {"zstd"}
+
+
+def test_metadata_of_schema_and_fields_stays(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    field = pa.field("x", F64, metadata={"unit": "m"})
+    table = pa.table({"x": [1.0, 2.0]}, schema=pa.schema([field], {"who": "me"}))
+    pq.write_table(table, source)
+    frozen = known(table)
+    rewrite(source, target, frozen)
+    schema = pq.read_schema(target)
+    assert schema.metadata[b"who"] == b"me"
+    assert schema.metadata[b"streambn.fingerprint"].decode() == frozen.fingerprint
+    assert schema.field("x").metadata[b"unit"] == b"m"
+
+
+# --- blocks ---------------------------------------------------------------------------
+
+
+def test_the_bytes_do_not_depend_on_the_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(1)
+    table = pa.table({f"c{i}": rng.normal(size=20_000) for i in range(20)})
+    source = tmp_path / "in.parquet"
+    pq.write_table(table, source, row_group_size=3000)
+    frozen = known(table)
+    made = set()
+    for block in (1, 50_000, 1 << 30):
+        monkeypatch.setattr(rewriting, "_BLOCK_BYTES", block)
+        for threads in (1, 2, 5):
+            rewrite(source, tmp_path / "out.parquet", frozen, threads=threads)
+            made.add((tmp_path / "out.parquet").read_bytes())
+    assert len(made) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    leaves=st.lists(st.sampled_from([F64, STR, pa.struct([("a", F64), ("b", F64)])]), min_size=1),
+    rows=st.integers(0, 20),
+    group=st.integers(1, 10),
+    size=st.integers(1, 2000),
+)
+def test_blocks_cover_each_row_group_once_and_in_order(
+    leaves: list[pa.DataType], rows: int, group: int, size: int
+) -> None:
+    columns = [pa.nulls(rows, type_) for type_ in leaves]
+    table = pa.Table.from_arrays(columns, [f"c{i}" for i in range(len(columns))])
+    sink = io.BytesIO()
+    pq.write_table(table, sink, row_group_size=group)
+    source = ParquetSource(lambda: pa.BufferReader(sink.getvalue()), "it", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rewriting, "_BLOCK_BYTES", size)
+        blocks = source.blocks()
+    assert blocks is not None
+    covered = [(block.group, column) for block in blocks for column in block.columns]
+    groups = source.metadata.num_row_groups
+    assert covered == [(g, c) for g in range(groups) for c in range(len(leaves))]
+    ends = [block for block in blocks if block.last]
+    assert [block.rows for block in ends] == group_rows(source.metadata)
+    stored = sum(
+        source.metadata.row_group(g).column(c).total_compressed_size
+        for g in range(groups)
+        for c in range(source.metadata.num_columns)
+    )
+    assert sum(block.bytes for block in blocks) == stored
+
+
+@pytest.mark.parametrize("limit", ["_COLUMN_BYTES", "_GROUP_ROWS"])
+def test_what_would_take_too_much_at_once_is_no_block(
+    limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"x": np.random.default_rng(0).normal(size=99)}), tmp_path / "a")
+    (found,) = files.scan([str(tmp_path / "a")])
+    assert ParquetSource(found.open, found.name, False).blocks()
+    monkeypatch.setattr(rewriting, limit, 98)
+    assert ParquetSource(found.open, found.name, False).blocks() is None
+
+
+@pytest.mark.parametrize("names", [["a.b", "x"], ["x", "x"], []])
+def test_columns_that_cannot_be_told_apart_are_no_blocks(names: list[str], tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array([1.0])] * len(names), names)
+    pq.write_table(table, tmp_path / "a")
+    (found,) = files.scan([str(tmp_path / "a")])
+    assert ParquetSource(found.open, found.name, False).blocks() is None
+
+
+# --- damage ---------------------------------------------------------------------------
+
+
+def _damage(path: Path, group: int, column: int) -> None:
+    where = pq.read_metadata(path).row_group(group).column(column).data_page_offset
+    content = bytearray(path.read_bytes())
+    content[where : where + 20] = bytes(0xFF ^ byte for byte in content[where : where + 20])
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("column", [0, 2, 4])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_damaged_row_group_is_left_out_whole(
+    column: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewriting, "_BLOCK_BYTES", 1)
+    rng = np.random.default_rng(3)
+    table = pa.table({f"c{i}": rng.normal(size=300) for i in range(5)})
+    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    pq.write_table(table, source, row_group_size=100, compression="none")
+    _damage(source, 1, column)
+    frozen = known(table)
+    with pytest.raises(sbn.StreamBNError, match="in row group 1"):
+        rewrite(source, target, frozen, threads=threads)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
+    ((file, where, _),) = rewrite(source, target, frozen, threads=threads, skipping=True)
+    assert (file, where) == (str(source), "in row group 1")
+    rest = pa.concat_tables([table.slice(0, 100), table.slice(200)])
+    assert same(pq.read_table(target), frozen.transform(rest).replace_schema_metadata(
+        pq.read_schema(target).metadata))  # fmt: skip
+    assert group_rows(pq.read_metadata(target)) == [100, 100]
+
+
+# --- footers --------------------------------------------------------------------------
+
+
+@FEW
+@given(data=st.data())
+def test_thrift_structures_survive_a_round_trip(data: st.DataObject) -> None:
+    numbers = st.integers(-(2**63), 2**63 - 1)
+    ids = st.integers(1, 2**15 - 1)
+    plain = st.one_of(
+        st.tuples(st.sampled_from([4, 5, 6]), numbers),
+        st.tuples(st.just(8), st.binary(max_size=200)),
+        st.tuples(st.just(7), st.binary(min_size=8, max_size=8)),
+        st.tuples(st.just(3), st.integers(0, 255)),
+        st.sampled_from([(1, True), (2, False)]),
+        st.tuples(st.just(9), st.tuples(st.just(1), st.lists(st.sampled_from([1, 2])))),
+    )
+
+    def deeper(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        struct = st.dictionaries(ids, inner, max_size=20)
+        return st.one_of(
+            st.tuples(st.just(12), struct),
+            st.tuples(
+                st.sampled_from([9, 10]), st.tuples(st.just(12), st.lists(struct, max_size=20))
+            ),
+            st.tuples(st.just(9), st.tuples(st.just(6), st.lists(numbers, max_size=20))),
+        )
+
+    fields = data.draw(st.dictionaries(ids, st.recursive(plain, deeper, max_leaves=20)))
+    out = bytearray()
+    footers._write_struct(out, fields)
+    assert footers._Reader(bytes(out)).struct() == fields
+
+
+@FEW
+@given(table=tables(), group=st.integers(1, 50))
+def test_the_footer_of_arrow_is_read_and_written_as_it_is(table: pa.Table, group: int) -> None:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, row_group_size=group)
+    content = memoryview(sink.getvalue())
+    start, fields = footers._footer(content)
+    out = bytearray()
+    footers._write_struct(out, fields)
+    assert bytes(out) == bytes(content[start:-8])
+
+
+def test_a_row_group_that_is_dropped_leaves_no_trace() -> None:
+    schema = pa.schema([("x", F64)])
+    one = encoded(pa.table({"x": [1.0]}).to_batches(), schema, "none")
+    out = bytearray()
+    assembly = Assembly(out.extend, schema, "none")
+    assembly.add(one)
+    assembly.end_group(1)
+    assembly.add(one)
+    assembly.drop_group()
+    assembly.add(encoded(pa.table({"x": [2.0, 3.0]}).to_batches(), schema, "none"))
+    assembly.end_group(2)
+    assembly.close()
+    assert pq.read_table(io.BytesIO(out))["x"].to_pylist() == [1.0, 2.0, 3.0]
+    assert pq.read_metadata(io.BytesIO(out)).num_row_groups == 2
+
+
+def test_a_file_without_row_groups() -> None:
+    schema = pa.schema([("x", F64)])
+    out = bytearray()
+    Assembly(out.extend, schema, "none").close()
+    assert pq.read_table(io.BytesIO(out)).schema.equals(schema)

@@ -1,0 +1,537 @@
+"""`Exact`: correctly rounded, and the same bits in any order and under any cut."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import pickle
+import statistics
+import struct
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import Phase, example, given, settings
+from hypothesis import strategies as st
+
+import streambn as sbn
+from streambn import kernels
+from streambn.accumulators.exact import ExactMoments
+from streambn.errors import InvalidValueError, MergeError, SchemaError
+from streambn.kernels import Columns, Layout, Place, UnmergeableError, reference
+from streambn.testing import PolicyLaws, merged_in_a_tree
+
+INF, NAN = math.inf, math.nan
+LARGEST, SMALLEST = 1.7976931348623157e308, 5e-324
+NAMES = ("exact_sums", "extend_exact", "merge_exact")
+
+
+@pytest.fixture(params=["reference", "native"], scope="module", autouse=True)
+def implementation(request):
+    """Both implementations, whichever is active: one suite for the two."""
+    module = reference
+    if request.param == "native":
+        absent = "the compiled kernels are not there: install streambn where there is a compiler"
+        module = pytest.importorskip("streambn.kernels.native", reason=absent, exc_type=ImportError)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in NAMES:
+            patch.setattr(kernels, name, getattr(module, name))
+        yield request.param
+
+
+class TestExactLaws(PolicyLaws):
+    policy = sbn.Exact()
+    rtol = 0.0
+
+
+def test_the_laws_find_what_is_right_to_most_digits_only():
+    laws = type("Laws", (PolicyLaws,), {"policy": sbn.Welford(), "rtol": 0.0})()
+
+    @settings(deadline=None, database=None, phases=[Phase.generate])
+    @given(data=st.data())
+    def broken(data):
+        laws.law_pieces_merge_in_any_order_where_it_is_said_to_be_without_effect(data)
+
+    with pytest.raises(AssertionError):
+        broken()
+
+
+# --------------------------------------------------------------------------- the oracles
+
+
+def nearest(value):
+    """Round a rational to float64: CPython divides integers with one rounding."""
+    try:
+        return float(value)
+    except OverflowError:
+        return INF if value > 0 else -INF
+
+
+def is_nearest_root(root, square):
+    """Say whether a float64 is the one nearest to the root of a rational."""
+    below, above = math.nextafter(root, -INF), math.nextafter(root, INF)
+    low = (Fraction(below) + Fraction(root)) / 2 if math.isfinite(root) else 0
+    if math.isfinite(above):
+        high = (Fraction(root) + Fraction(above)) / 2
+    else:  # where float64 ends, what rounds to infinity begins half a place further
+        high = Fraction(LARGEST) + Fraction(2) ** 970
+    if root == INF:
+        return square >= high**2
+    low = max(low, 0)
+    if square in (low**2, high**2):  # a tie: the even one is taken
+        return struct.pack("<d", root)[0] % 2 == 0
+    return low**2 <= square <= high**2
+
+
+def assert_correct(totals, values, lane=0):
+    """Compare every statistic of a lane with the exact values, to the last bit."""
+    exact = [Fraction(value) for value in values]
+    n, total = len(exact), sum(exact, Fraction(0))
+    square = sum((x * x for x in exact), Fraction(0))
+    for ddof in (0, 1):
+        reading = totals.reading(ddof)
+        hi, lo, var, std = (float(field[lane]) for field in reading[:4])
+        assert bool(reading.defined[lane]) == bool(n)
+        if n <= ddof:
+            assert math.isnan(var)
+            assert math.isnan(std)
+            continue
+        mean = total / n
+        assert hi == nearest(mean)
+        assert hi + lo == hi
+        if math.isfinite(hi):
+            assert abs(Fraction(lo) - (mean - Fraction(hi))) <= abs(
+                Fraction(lo)
+            ) / 2**52 + Fraction(SMALLEST)
+        spread = (square - total * mean) / (n - ddof)
+        assert var == nearest(spread)
+        assert math.copysign(1, var) == 1
+        assert is_nearest_root(std, spread)
+
+
+def totals(*arrays):
+    return ExactMoments.of(Columns.of(*arrays))
+
+
+def floats(values):
+    return pa.array(values, pa.float64(), from_pandas=False)
+
+
+def fit(*batches, **options):
+    norm = sbn.Normalizer(sbn.Exact(), **options)
+    for batch in batches:
+        norm.update(batch if isinstance(batch, pa.Table) else pa.table({"x": batch}))
+    return norm
+
+
+def of_bits(bits):
+    return struct.unpack("<d", struct.pack("<Q", bits))[0]
+
+
+# Every finite float64 is as likely as any other; and those in which people think.
+finite = st.integers(0, 2**64 - 1).map(of_bits).filter(math.isfinite) | st.floats(
+    allow_nan=False, allow_infinity=False
+)
+near = st.tuples(
+    st.sampled_from([0.0, 1.0, -1e9, 1e15, 1e300, 1e-300, SMALLEST]), st.floats(-4, 4)
+).map(lambda pair: pair[0] + pair[1])
+
+
+# ------------------------------------------------------------------------- every float64
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(finite, max_size=9) | st.lists(near, max_size=9))
+@example([LARGEST, LARGEST])
+@example([LARGEST, -LARGEST])
+@example([SMALLEST, 0.0])
+@example([SMALLEST, -SMALLEST, SMALLEST])
+@example([2.0**-538, -(2.0**-538)])  # a variance that is the smallest of all numbers
+@example([1.5 * 2.0**-538, 0.0])
+@example([1.0, 1.0 + 2**-52])  # a mean that is a tie
+@example([1.0 + 2**-52, 1.0 + 2**-51])
+@example([SMALLEST, 2 * SMALLEST])
+def test_every_statistic_is_the_nearest_float64(values):
+    assert_correct(totals(floats(values)), values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-1e100, 1e100), min_size=2, max_size=12))
+def test_the_standard_library_agrees(values):
+    fitted = fit(floats(values))
+    row = fitted.stats().to_pylist()[0]
+    # In Fractions: of floats it would be the same, and slower.
+    assert row["mean"] == nearest(statistics.mean(map(Fraction, values)))
+    assert row["var"] == nearest(statistics.pvariance(map(Fraction, values)))
+    assert row["std"] == statistics.pstdev(values)
+    sample = fit(floats(values), ddof=1).stats().to_pylist()[0]
+    assert sample["std"] == statistics.stdev(values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_cuts_orders_and_trees_of_merges_leave_every_byte(data):
+    value = st.none() | st.sampled_from([NAN, INF, -INF]) | finite
+    values = data.draw(st.lists(value, max_size=16))
+    state = totals(floats(values))
+    assert_correct(state, [v for v in values if v is not None and math.isfinite(v)])
+    shuffled = data.draw(st.permutations(values))
+    edges = sorted(data.draw(st.lists(st.integers(0, len(values)), max_size=5)))
+    pieces = [floats(shuffled[a:b]) for a, b in itertools.pairwise([0, *edges, len(shuffled)])]
+    merged = merged_in_a_tree(data.draw, ExactMoments.merge, [totals(piece) for piece in pieces])
+    extended = ExactMoments.empty(1)
+    for piece in pieces:
+        extended = extended.extend(Columns.of(piece))
+    assert state.memory.tobytes() == merged.memory.tobytes() == extended.memory.tobytes()
+
+
+LONG = {
+    "normal": np.random.default_rng(0).normal(size=200_001),
+    "at an offset": 1e15 + np.random.default_rng(1).normal(size=200_001),
+    "of every size": np.ldexp(
+        np.random.default_rng(2).normal(size=50_001),
+        np.random.default_rng(3).integers(-1060, 1000, 50_001),
+    ),
+    "subnormal": np.random.default_rng(4).integers(-(2**52), 2**52, 50_001) * SMALLEST,
+    "the largest": np.full(100_003, LARGEST),
+    "one among many": np.append(np.full(100_000, 1e-300), 1e300),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_batches_are_their_parts_on_any_number_of_threads(name, implementation):
+    x = LONG[name]
+    whole = totals(pa.array(x))
+    shuffled = np.random.default_rng(5).permutation(x)
+    parts = [totals(pa.array(part)) for part in np.array_split(shuffled, 7)]
+    merged = ExactMoments.empty(1)
+    for part in parts:
+        merged = merged.merge(part)
+    assert merged == whole
+    assert_correct(whole, x.tolist())
+    if implementation == "native":
+        from streambn.kernels import native
+
+        before = native._threads
+        try:
+            native.set_threads(1 if before > 1 else 3)
+            assert totals(pa.array(x)) == whole
+        finally:
+            native.set_threads(before)
+
+
+# ----------------------------------------------------------------------- hard cases, named
+
+
+def test_what_cancels_is_gone_and_leaves_what_was_beside_it():
+    row = fit(floats([1e300, 1.0, -1e300]), floats([1e-300])).stats().to_pylist()[0]
+    assert row["mean"] == 0.25
+    assert fit(floats([1e16, 1.0, -1e16])).stats()["mean"].to_pylist() == [1 / 3]
+    assert sum([1e16, 1.0, -1e16]) == 0.0  # in which order decides, elsewhere
+
+
+def test_sums_and_squares_beyond_float64_are_no_limit():
+    row = fit(floats([LARGEST, LARGEST, 1.0])).stats().to_pylist()[0]
+    assert row["mean"] == nearest(2 * Fraction(LARGEST) / 3)
+    assert row["var"] == INF
+    assert math.isfinite(row["std"])
+    # The sample deviation of ±max is √2·max, which no float64 is.
+    assert fit(floats([LARGEST, -LARGEST]), ddof=1).stats()["std"].to_pylist() == [INF]
+    assert fit(floats([LARGEST, -LARGEST])).stats()["std"].to_pylist() == [LARGEST]
+
+
+def test_a_variance_just_inside_float64_is_finite():
+    x = math.sqrt(LARGEST)
+    x = x if Fraction(x) ** 2 < Fraction(LARGEST) + Fraction(2) ** 970 else math.nextafter(x, 0)
+    assert fit(floats([x, -x])).stats()["var"].to_pylist() == [nearest(Fraction(x) ** 2)]
+    assert fit(floats([2 * x, -2 * x])).stats()["var"].to_pylist() == [INF]
+
+
+def test_the_smallest_numbers_are_not_rounded_twice():
+    assert fit(floats([3 * SMALLEST, 0.0])).stats()["std"].to_pylist() == [2 * SMALLEST]
+    mean = fit(floats([SMALLEST, 2 * SMALLEST])).stats()["mean"].to_pylist()
+    assert mean == [2 * SMALLEST]  # 1.5 is a tie, and 2 is even
+    assert fit(floats([SMALLEST, 0.0])).stats()["mean"].to_pylist() == [0.0]
+
+
+@pytest.mark.parametrize("constant", [0.1, -0.0, SMALLEST, LARGEST, 1e15 + 0.3, 7])
+def test_a_constant_has_no_variance(constant):
+    norm = fit(floats([constant] * 1001), floats([constant] * 3))
+    row = norm.stats().to_pylist()[0]
+    assert (row["mean"], row["var"], row["std"], row["count"]) == (constant, 0.0, 0.0, 1004)
+    assert norm.transform(pa.table({"x": floats([constant])}))["x"].to_pylist() == [0.0]
+
+
+def test_extremes_do_not_depend_on_which_zero_came_first():
+    states = [totals(floats(zeros)) for zeros in ([0.0, -0.0], [-0.0, 0.0])]
+    assert states[0] == states[1] == totals(floats([0.0])).merge(totals(floats([-0.0])))
+    assert [math.copysign(1, x[0]) for x in (states[0].min, states[0].max)] == [-1, 1]
+
+
+NIST = {
+    "NumAcc1": ([10000001, 10000003, 10000002], 10000002.0, 1.0),
+    "NumAcc2": ([1.2, *[1.1, 1.3] * 500], 1.2, 0.09999999999999998),
+    "NumAcc3": ([1000000.2, *[1000000.1, 1000000.3] * 500], 1000000.2, 0.1000000000349246),
+    "NumAcc4": ([10000000.2, *[10000000.1, 10000000.3] * 500], 10000000.2, 0.10000000055879354),
+}
+
+
+@pytest.mark.parametrize("name", NIST)
+def test_nists_data_in_binary_and_as_they_are_written(name):
+    values, mean, deviation = NIST[name]
+    row = fit(pa.array(values), ddof=1).stats().to_pylist()[0]
+    assert (row["mean"], row["std"]) == (mean, deviation)
+    written = pa.array([Decimal(str(value)) for value in values], pa.decimal128(20, 1))
+    norm = fit(written[:400], written[400:], ddof=1)
+    row = norm.stats().to_pylist()[0]
+    certified = 1.0 if name == "NumAcc1" else 0.1
+    assert (row["mean"], row["std"]) == (mean, certified)
+    assert row["var"] == certified if name == "NumAcc1" else row["var"] == 0.01
+
+
+# -------------------------------------------------------------------------- other types
+
+WHOLE = {
+    "int8": (-128, 127), "int16": (-(2**15), 2**15 - 1), "int32": (-(2**31), 2**31 - 1),
+    "int64": (-(2**63), 2**63 - 1), "uint8": (0, 255), "uint16": (0, 2**16 - 1),
+    "uint32": (0, 2**32 - 1), "uint64": (0, 2**64 - 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_integers_keep_all_digits(kind):
+    low, high = WHOLE[kind]
+    values = [low, high, high, low + 1, high - 1, (low + high) // 2, low]
+    state = totals(pa.array(values, kind))
+    assert_correct(state, values)
+    assert (state.min[0], state.max[0], state.decimal[0]) == (float(low), float(high), 0)
+    with_nulls = pa.array([None, *values, None], kind).slice(0, len(values) + 1)
+    assert_correct(totals(with_nulls), values)
+    assert totals(with_nulls).nulls[0] == 1
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_smaller_floats_are_the_same_numbers(kind):
+    values = np.random.default_rng(0).normal(size=100).astype(kind)
+    values[:3] = NAN, INF, np.finfo(kind).smallest_subnormal
+    wide = totals(pa.array(values.astype(np.float64), from_pandas=False))
+    assert totals(pa.array(values, from_pandas=False)) == wide
+
+
+def test_integers_and_floats_are_summed_in_the_same_unit():
+    assert totals(pa.array([1, 2, 3])) == totals(floats([1.0, 2.0, 3.0]))
+
+
+DECIMALS = [
+    pa.decimal128(38, 0), pa.decimal128(38, 10), pa.decimal128(38, 38), pa.decimal256(76, 3),
+    pa.decimal256(76, 76), pa.decimal128(5, -3),
+    *([pa.decimal32(9, 2), pa.decimal64(18, 4)] if hasattr(pa, "decimal32") else []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DECIMALS, ids=str)
+def test_decimals_are_exact_in_their_own_scale(kind):
+    digits = 10**kind.precision - 1
+    scale = Fraction(10) ** kind.scale
+    whole = [digits, -digits, 0, 1, -1, digits // 3, -(digits // 7)]
+    array = pa.array([*(_decimal(w, kind.scale) for w in whole), None], kind)
+    state = totals(array)
+    assert_correct(state, [w / scale for w in whole])
+    assert (state.decimal[0], state.scale[0], state.nulls[0]) == (1, kind.scale, 1)
+    assert state.min[0] == nearest(-digits / scale)
+    assert totals(array[:3]).merge(totals(array[3:])) == state
+
+
+def _decimal(whole, scale):
+    """Make a decimal of any number of digits, which arithmetic would round."""
+    sign, digits = int(whole < 0), tuple(map(int, str(abs(whole))))
+    return Decimal((sign, digits, -scale))
+
+
+def test_decimals_of_two_scales_meet_in_the_finer_one():
+    coarse = totals(pa.array([Decimal("1.5"), Decimal("2.5")]))
+    fine = totals(pa.array([Decimal("0.125")]))
+    for merged in (coarse.merge(fine), fine.merge(coarse)):
+        assert_correct(merged, [Decimal("1.5"), Decimal("2.5"), Decimal("0.125")])
+        assert merged.scale[0] == 3
+    assert coarse.merge(fine) == fine.merge(coarse)
+    thousands = totals(pa.array([Decimal("7E+3")], pa.decimal128(5, -3)))
+    assert thousands.scale[0] == -3
+    assert_correct(thousands.merge(coarse), [7000, Decimal("1.5"), Decimal("2.5")])
+    assert_correct(totals(pa.array([5])).merge(thousands), [7000, 5])
+
+
+def test_whole_floats_and_decimals_meet():
+    whole, decimal = totals(floats([3.0, -1e20])), totals(pa.array([Decimal("0.1")]))
+    for merged in (whole.merge(decimal), decimal.merge(whole)):
+        assert_correct(merged, [3, -(10**20), Decimal("0.1")])
+    assert whole.merge(decimal) == decimal.merge(whole)
+    # A batch without any value has no unit, whatever its type.
+    nothing = totals(pa.nulls(2, pa.decimal128(9, 4)))
+    assert (nothing.decimal[0], nothing.scale[0]) == (0, 0)
+    half = totals(floats([0.5]))
+    assert_correct(half.merge(nothing), [0.5])
+    assert half.merge(nothing) == nothing.merge(half)
+
+
+def test_columns_in_lists_structs_encodings_and_matrices():
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    plain = totals(*(pa.array(x[:, i].copy()) for i in range(3)))
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 3)
+    assert totals(lists) == plain
+    assert totals(pa.array(x[:, 0].copy()).dictionary_encode()) == plain.take([0])
+    runs = pa.RunEndEncodedArray.from_arrays(np.arange(1, 41, dtype=np.int32), x[:, 0].copy())
+    assert totals(runs) == plain.take([0])
+    matrix = np.asfortranarray(x)
+    layout = Layout([Place((i,), None) for i in range(3)])
+    assert ExactMoments.of(Columns(matrix, layout)) == plain
+    absent = Layout([Place((0,), None), Place((-1,), None)])
+    state = ExactMoments.of(Columns(matrix, absent))
+    assert state.take([0]) == plain.take([0])
+    assert (state.count[1], state.nulls[1]) == (0, 40)
+    struct_ = pa.StructArray.from_arrays(
+        [pa.array(x[:, 0].copy())], ["y"], mask=pa.array([i % 2 == 0 for i in range(40)])
+    )
+    norm = fit(pa.table({"s": struct_}))
+    assert norm.lanes == ("s.y",)
+    assert norm.stats()["mean"].to_pylist() == [nearest(sum(map(Fraction, x[1::2, 0])) / 20)]
+    assert norm.stats()["nulls"].to_pylist() == [20]
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_both_implementations_give_the_same_bytes(data, implementation):
+    if implementation == "reference":
+        return  # it would be compared with itself
+    rows = data.draw(st.integers(0, 70))
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2**64, 3 * rows, dtype=np.uint64)
+    missing = rng.random(3 * rows) < data.draw(st.sampled_from([0.0, 0.3, 1.0]))
+    decimals = [_decimal(int(b) ** 2 * (-1) ** int(b % 2), 5) for b in bits.tolist()]
+    anything = pa.array(bits.view(np.float64), mask=missing, from_pandas=False)
+    arrays = [
+        anything.slice(rows, rows),
+        pa.FixedSizeListArray.from_arrays(anything, 3),
+        pa.array(bits.view(np.int64), mask=missing).slice(3, rows)[:rows],
+        pa.array(bits, mask=missing)[:rows],
+        pa.array(bits.astype(np.uint32).view(np.float32), mask=missing, from_pandas=False)[:rows],
+        pa.array(bits.astype(np.int8), mask=missing)[:rows],
+        pa.array([None if m else d for m, d in zip(missing, decimals, strict=True)],
+                 pa.decimal256(76, 5))[rows : 2 * rows],
+    ]  # fmt: skip
+    arrays = [array.slice(0, min(map(len, arrays))) for array in arrays]
+    state = totals(*arrays)
+    assert state.memory.tobytes() == reference.exact_sums(Columns.of(*arrays)).memory.tobytes()
+    again = state.extend(Columns.of(*arrays)).memory.tobytes()
+    assert again == reference.merge_exact(state, state).memory.tobytes()
+    assert again == state.merge(state).memory.tobytes()
+
+
+def test_the_value_under_a_null_is_never_read():
+    data = pa.py_buffer(np.array([1.0, NAN, 1e300, 2.0]))
+    valid = pa.py_buffer(np.packbits([1, 0, 0, 1], bitorder="little"))
+    array = pa.Array.from_buffers(pa.float64(), 4, [valid, data])
+    state = totals(array)
+    assert_correct(state, [1.0, 2.0])
+    assert (state.nulls[0], state.nans[0], state.max[0]) == (2, 0, 2.0)
+
+
+def test_what_is_not_finite_is_counted_and_left_out():
+    state = totals(floats([NAN, INF, 2.0, -INF, None, INF]))
+    found = [int(getattr(state, n)[0]) for n in ("count", "nulls", "nans", "pos_infs", "neg_infs")]
+    assert found == [1, 1, 1, 2, 1]
+    assert_correct(state, [2.0])
+    row = fit(floats([1.0, NAN]), nan="propagate").stats().to_pylist()[0]
+    assert math.isnan(row["mean"])
+
+
+# ---------------------------------------------------------------------- what has no sum
+
+
+def test_a_batch_in_another_unit_is_refused_whole():
+    norm = fit(pa.array([Decimal("1.1"), Decimal("2.2")]))
+    before = norm.stats(), pickle.dumps(norm)
+    with pytest.raises(SchemaError, match=r"'x' holds values from 0\.1 to 0\.7, not whole.*Cast"):
+        norm.update(pa.table({"x": [0.1, 0.7]}))
+    assert (norm.stats(), pickle.dumps(norm)) == before
+    norm = fit(floats([0.5, 0.5]))
+    with pytest.raises(SchemaError, match=r"'x' holds 0\.5, not whole, beside decimals of scale 1"):
+        norm.update(pa.table({"x": pa.array([Decimal("1.1")])}))
+    assert norm.stats()["count"].to_pylist() == [2]
+
+
+def test_statistics_in_two_units_do_not_merge():
+    decimal = fit(pa.table({"a": [1.5], "x": pa.array([Decimal("1.1")])}))
+    binary = fit(pa.table({"a": [1.5], "x": [0.25]}))
+    for pair in ((decimal, binary), (binary, decimal)):
+        with pytest.raises(MergeError, match=r"column 'x' holds 0\.25.*Cast it to one type"):
+            pair[0].merge(pair[1])
+
+
+def test_sums_of_too_many_digits_are_refused():
+    huge = totals(floats([LARGEST]))
+    fine = totals(pa.array([_decimal(1, 76)], pa.decimal256(76, 76)))
+    assert_correct(huge.merge(totals(pa.array([Decimal("0.1")]))), [LARGEST, Decimal("0.1")])
+    tiny = ExactMoments.of(Columns.of(pa.array([_decimal(1, 400)], pa.decimal256(76, 400))))
+    with pytest.raises(UnmergeableError, match=r"beside decimals of scale 400.*too many digits"):
+        huge.merge(tiny)
+    assert_correct(huge.merge(fine), [LARGEST, Fraction(1, 10**76)])
+
+
+def test_weights_are_refused():
+    with pytest.raises(InvalidValueError, match=r"weights='w' has no meaning for Exact\(\)"):
+        sbn.Normalizer(sbn.Exact(), weights="w")
+    with pytest.raises(InvalidValueError, match="Exact"):
+        fit(floats([1.0])).with_weights("w")
+
+
+# ------------------------------------------------------------------- the normalizer around
+
+
+def test_a_stream_and_its_shuffle_have_one_fingerprint(tmp_path):
+    rng = np.random.default_rng(0)
+    table = pa.table({"x": rng.normal(size=999), "i": rng.integers(-(2**62), 2**62, 999)})
+    frozen = fit(table).freeze()
+    shuffled = table.take(pa.array(rng.permutation(999)))
+    parts = [fit(shuffled.slice(start, 100)) for start in range(0, 999, 100)]
+    merged = parts[3]
+    for part in (*parts[:3], *parts[4:]):
+        merged = part.merge(merged)
+    assert merged.freeze().fingerprint == frozen.fingerprint
+    for norm, name in ((fit(table), "a"), (merged, "b")):
+        norm.save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert merged.transform(table).equals(frozen.transform(table))
+
+
+def test_a_thawed_copy_goes_on_to_the_same_bits():
+    whole = fit(floats([0.1, 0.2, 0.3, 1e300]))
+    thawed = fit(floats([0.3, 1e300])).freeze().thaw()
+    thawed.update(pa.table({"x": [0.2, 0.1]}))
+    assert thawed.freeze() == whole.freeze()
+    assert pickle.loads(pickle.dumps(thawed)).freeze() == whole.freeze()
+
+
+def test_a_batch_normalized_by_itself_is_normalized_by_its_exact_statistics():
+    x = 1e15 + np.random.default_rng(0).normal(size=1000)
+    table = pa.table({"x": x})
+    by_itself = fit(floats([7.0])).update_transform(table, using="batch")
+    assert by_itself.equals(fit(table).transform(table))
+
+
+def test_states_are_values():
+    one, two = totals(floats([0.1])), totals(floats([0.2]))
+    assert one == totals(floats([0.1]))
+    assert one != two
+    assert one != "another kind"
+    assert pickle.loads(pickle.dumps(one)) == one
+    with pytest.raises(ValueError, match="read-only"):
+        one.memory[0] = 1
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(one)
+    assert sbn.Exact() == sbn.Exact()
+    assert repr(sbn.Exact()) == "Exact()"
+    assert sbn.Exact().describe().startswith("Exact: ")
