@@ -93,7 +93,7 @@ def streambn_inside(place: Path) -> Any:
 
     sources = files.scan([str(path) for path in _inputs(place)])
     jobs.use_threads(THREADS)
-    begun = Reached(sbn.Normalizer(sbn.Exact())._current, Place())  # as the command does
+    begun = Reached(sbn.Normalizer(sbn.Exact()).statistics, Place())  # as the command does
     how = ReadOptions({}, threads=THREADS)
 
     def learn() -> None:

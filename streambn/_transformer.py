@@ -27,23 +27,23 @@ class Transformer(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def _current(self) -> Statistics:
+    def statistics(self) -> Statistics:
         """The statistics as they stand."""
 
     @property
     def policy(self) -> Policy:
         """The policy: how the past is weighted."""
-        return self._current.policy
+        return self.statistics.policy
 
     @property
     def options(self) -> Options:
         """The hyperparameters other than policy and columns."""
-        return self._current.options
+        return self.statistics.options
 
     @property
     def lanes(self) -> tuple[str, ...]:
         """Names of the lanes: columns, ``struct.field``, ``list[0]``; () before a first batch."""
-        binding = self._current.binding
+        binding = self.statistics.binding
         return () if binding is None else binding.lanes
 
     def stats(self, at: Any = None) -> pa.Table:
@@ -72,7 +72,7 @@ class Transformer(abc.ABC):
         InvalidValueError
             `at` is no time such as the event times, or lies before the newest row.
         """
-        return self._current.stats(at)
+        return self.statistics.stats(at)
 
     def transform(self, data: Any, dtype: Any = None) -> Any:
         """Normalize by the statistics as they stand. Never learns.
@@ -104,7 +104,7 @@ class Transformer(abc.ABC):
         InvalidValueError
             There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses.
         """
-        fitted, kind = self._current, float_type_of(dtype)
+        fitted, kind = self.statistics, float_type_of(dtype)
         if isinstance(data, pa.RecordBatch):  # the short way: most calls are for one
             schema = fitted.labelled_schema(data.schema, kind, self._labelled)
             return fitted.normalized(data, schema)
@@ -137,7 +137,7 @@ class Transformer(abc.ABC):
         InvalidValueError
             A gamma is 0.
         """
-        fitted, kind = self._current, float_type_of(dtype)
+        fitted, kind = self.statistics, float_type_of(dtype)
         return map_batches(
             data,
             lambda schema: fitted.labelled_schema(schema, kind, _unlabelled),
@@ -148,10 +148,10 @@ class Transformer(abc.ABC):
         return _unlabelled(schema)
 
     def __repr__(self) -> str:
-        return as_text(type(self).__name__, self._current)
+        return as_text(type(self).__name__, self.statistics)
 
     def _repr_html_(self) -> str:
-        return as_html(type(self).__name__, self._current)
+        return as_html(type(self).__name__, self.statistics)
 
 
 def _unlabelled(schema: pa.Schema) -> pa.Schema:

@@ -11,12 +11,17 @@
         └── NotFittedError       statistics are asked for before anything was seen
 
 Each is a `ValueError` too, so code that catches the built-in keeps working.
-A message names the column or argument, the value received, and the remedy.
+A message names the column or argument, the value received, and the remedy. The name is also
+the attribute `argument` or `column`, for callers that have a name of their own for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+from streambn._lazy import lazy_module
+
+difflib = lazy_module("difflib")
 
 __all__ = [
     "InvalidValueError",
@@ -29,23 +34,45 @@ __all__ = [
 
 
 class StreamBNError(ValueError):
-    """Root of the tree."""
+    """Root of the tree.
+
+    Parameters
+    ----------
+    message : str
+    argument : str, optional
+        Name of the argument whose value is at fault.
+    column : str, optional
+        Name of the column whose values or type are at fault.
+
+    Attributes
+    ----------
+    argument, column : str or None
+        As given, so that callers need not read the message.
+    """
+
+    def __init__(
+        self, message: str = "", *, argument: str | None = None, column: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.argument = argument
+        self.column = column
 
 
 class SchemaError(StreamBNError):
-    """A column is missing, is not numeric, or is not what it was."""
+    """A column is missing, is not numeric, or has another type than before."""
 
     @classmethod
     def missing(cls, name: str, available: Iterable[str]) -> SchemaError:
-        """Column `name` is not there; the message names the nearest that is."""
-        import difflib  # noqa: PLC0415 - only to say what went wrong
-
+        """Return the error for a missing column; its message names the nearest one."""
         names = list(available)
         near = [n for n in names if n.casefold() == name.casefold()]
         near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listed = ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
-        return cls(f"column {name!r} is not in the data.{hint} Its columns: {listed or 'none'}.")
+        return cls(
+            f"column {name!r} is not in the data.{hint} Its columns: {listed or 'none'}.",
+            column=name,
+        )
 
 
 class InvalidValueError(StreamBNError):

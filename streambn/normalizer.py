@@ -97,7 +97,7 @@ class Normalizer(Transformer):
     [0.0, None]
     """
 
-    __slots__ = ("_fitted", "_lock")
+    __slots__ = ("_lock", "_statistics")
 
     def __init__(
         self,
@@ -126,19 +126,19 @@ class Normalizer(Transformer):
             weights=weights,
         )
         policy = Welford() if policy is None else checked_policy(policy)
-        self._fitted = Statistics(policy, options, _checked_columns(columns))
+        self._statistics = Statistics(policy, options, _checked_columns(columns))
         self._lock = threading.RLock()
 
     @classmethod
-    def _of(cls, fitted: Statistics) -> Self:
+    def from_statistics(cls, fitted: Statistics) -> Self:
         self = cls.__new__(cls)
-        self._fitted = fitted
+        self._statistics = fitted
         self._lock = threading.RLock()
         return self
 
     @property
-    def _current(self) -> Statistics:
-        return self._fitted
+    def statistics(self) -> Statistics:
+        return self._statistics
 
     def update(self, data: Any) -> Self:
         """Learn.
@@ -171,15 +171,15 @@ class Normalizer(Transformer):
         """
         with self._lock:
             if isinstance(data, pa.RecordBatch):  # the short way: most calls are for one
-                self._fitted = self._fitted.learned(data)
+                self._statistics = self._statistics.learn(data)
                 return self
             stream = open_stream(data, self._wanted)
-            fitted = self._fitted
+            fitted = self._statistics
             for batch in stream.batches:
-                fitted = fitted.learned(batch)
+                fitted = fitted.learn(batch)
                 if stream.collect is None:
-                    self._fitted = fitted
-            self._fitted = fitted
+                    self._statistics = fitted
+            self._statistics = fitted
         return self
 
     def update_transform(self, data: Any, using: Using = "running", dtype: Any = None) -> Any:
@@ -215,26 +215,26 @@ class Normalizer(Transformer):
         kind = float_type_of(dtype)
 
         def schema_of(schema: pa.Schema) -> pa.Schema:
-            bound = self._fitted.bound(schema)
+            bound = self._statistics.bind(schema)
             return bound.output_schema(schema, kind, nullable=using == "batch")
 
         def step(fitted: Statistics, batch: pa.RecordBatch, schema: pa.Schema) -> _Step:
-            after = fitted.learned(batch)
-            by = (after if using == "running" else fitted).bound(batch.schema)
+            after = fitted.learn(batch)
+            by = (after if using == "running" else fitted).bind(batch.schema)
             if using == "batch":
                 return _Step(after, by.normalized_by_itself(batch, schema))
             return _Step(after, by.normalized(batch, schema))
 
         def now(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             with self._lock:
-                self._fitted, out = step(self._fitted, batch, schema)
+                self._statistics, out = step(self._statistics, batch, schema)
             return out
 
         stream = open_stream(data)
         if stream.collect is None:
             return map_stream(stream, schema_of, now)
         with self._lock:
-            learned = self._fitted
+            learned = self._statistics
 
             def aside(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
                 nonlocal learned
@@ -242,7 +242,7 @@ class Normalizer(Transformer):
                 return out
 
             result = map_stream(stream, schema_of, aside)
-            self._fitted = learned
+            self._statistics = learned
         return result
 
     def merge(self, newer: Normalizer) -> Normalizer:
@@ -269,7 +269,7 @@ class Normalizer(Transformer):
             raise InvalidValueError(
                 f"merge takes a Normalizer, got {type(newer).__name__}.{remedy}"
             )
-        return Normalizer._of(self._fitted.merged(newer._fitted))
+        return Normalizer.from_statistics(self._statistics.merge(newer._statistics))
 
     def with_weights(self, weights: str | None) -> Normalizer:
         """Return a copy that goes on with sample weights from another column, or without any.
@@ -281,8 +281,10 @@ class Normalizer(Transformer):
         InvalidValueError
             It is no name, or the policy takes no weights.
         """
-        fitted = self._fitted
-        return Normalizer._of(replace(fitted, options=replace(fitted.options, weights=weights)))
+        fitted = self._statistics
+        return Normalizer.from_statistics(
+            replace(fitted, options=replace(fitted.options, weights=weights))
+        )
 
     def freeze(self) -> FrozenNormalizer:
         """Return the statistics as they stand, for good.
@@ -292,7 +294,7 @@ class Normalizer(Transformer):
         NotFittedError
             No data was seen.
         """
-        return FrozenNormalizer._of(self._fitted)
+        return FrozenNormalizer.from_statistics(self._statistics)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a JSON file, whole or not at all; `streambn.load` reads it.
@@ -304,17 +306,17 @@ class Normalizer(Transformer):
         SnapshotError
             The policy is none of streambn's own.
         """
-        snapshot.write(path, snapshot.Saved(self._fitted, frozen=False))
+        snapshot.write(path, snapshot.Saved(self._statistics, frozen=False))
 
     def _wanted(self, schema: pa.Schema) -> list[str]:
         """Name the columns that a dataset has to read."""
-        return self._fitted.bound(schema).needed
+        return self._statistics.bind(schema).needed
 
     def __getstate__(self) -> Statistics:
-        return self._fitted
+        return self._statistics
 
     def __setstate__(self, fitted: Statistics) -> None:
-        self._fitted = fitted
+        self._statistics = fitted
         self._lock = threading.RLock()
 
 
@@ -326,7 +328,7 @@ class FrozenNormalizer(Transformer):
     its outputs carry in their schema's metadata as ``streambn.fingerprint``.
     """
 
-    _fitted: Statistics
+    _statistics: Statistics
 
     def __init__(self) -> None:
         raise InvalidValueError(
@@ -334,25 +336,25 @@ class FrozenNormalizer(Transformer):
         )
 
     @classmethod
-    def _of(cls, fitted: Statistics) -> Self:
+    def from_statistics(cls, fitted: Statistics) -> Self:
         if fitted.binding is None:
             raise NotFittedError("nothing was seen yet, so there is nothing to freeze.")
         self = cls.__new__(cls)
-        self.__dict__["_fitted"] = fitted
+        self.__dict__["_statistics"] = fitted
         return self
 
     @property
-    def _current(self) -> Statistics:
-        return self._fitted
+    def statistics(self) -> Statistics:
+        return self._statistics
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of the statistics and hyperparameters."""
-        return snapshot.fingerprint(self._fitted)
+        return snapshot.fingerprint(self._statistics)
 
     def thaw(self) -> Normalizer:
         """Return a live Normalizer that goes on from here; this one stays as it is."""
-        return Normalizer._of(self._fitted)
+        return Normalizer.from_statistics(self._statistics)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a frozen statistics file, which carries the fingerprint.
@@ -362,7 +364,7 @@ class FrozenNormalizer(Transformer):
         OSError, SnapshotError
             As for `Normalizer.save`.
         """
-        snapshot.write(path, snapshot.Saved(self._fitted, frozen=True))
+        snapshot.write(path, snapshot.Saved(self._statistics, frozen=True))
 
     def _labelled(self, schema: pa.Schema) -> pa.Schema:
         if not snapshot.can_hold(self.policy):
@@ -372,7 +374,7 @@ class FrozenNormalizer(Transformer):
         return schema.with_metadata({**(schema.metadata or {}), **label})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FrozenNormalizer._of, (self._fitted,)
+        return FrozenNormalizer.from_statistics, (self._statistics,)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(
@@ -386,11 +388,11 @@ class FrozenNormalizer(Transformer):
         if not isinstance(other, FrozenNormalizer):
             return NotImplemented
         if not snapshot.can_hold(self.policy):
-            return self._fitted is other._fitted
+            return self._statistics is other._statistics
         return self.fingerprint == other.fingerprint
 
     def __hash__(self) -> int:
-        return hash(self.fingerprint) if snapshot.can_hold(self.policy) else id(self._fitted)
+        return hash(self.fingerprint) if snapshot.can_hold(self.policy) else id(self._statistics)
 
 
 def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
@@ -404,7 +406,7 @@ def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
         It cannot be read.
     """
     saved = snapshot.read(path)
-    return (FrozenNormalizer if saved.frozen else Normalizer)._of(saved.fitted)
+    return (FrozenNormalizer if saved.frozen else Normalizer).from_statistics(saved.statistics)
 
 
 def checked_policy(policy: object) -> Policy:

@@ -59,7 +59,7 @@ class Statistics:
 
     # ------------------------------------------------------------------- learning
 
-    def bound(self, schema: pa.Schema) -> Statistics:
+    def bind(self, schema: pa.Schema) -> Statistics:
         """Return self, bound to the columns of a first batch if it was not."""
         if self.binding is not None:
             return self
@@ -67,7 +67,7 @@ class Statistics:
         check_affine(self.options, binding)
         return replace(self, binding=binding, state=self.policy.init(len(binding.lanes)))
 
-    def learned(self, batch: pa.RecordBatch) -> Statistics:
+    def learn(self, batch: pa.RecordBatch) -> Statistics:
         """Return the statistics with one more batch in them.
 
         Raises
@@ -80,7 +80,7 @@ class Statistics:
         """
         if batch.num_rows == 0:
             return self
-        bound = self.bound(batch.schema)
+        bound = self.bind(batch.schema)
         columns = bound._weighed(batch)
         if columns is None:
             return self
@@ -138,7 +138,7 @@ class Statistics:
         )
         return fitted
 
-    def merged(self, newer: Statistics) -> Statistics:
+    def merge(self, newer: Statistics) -> Statistics:
         """Return the statistics of this stream followed by `newer`'s.
 
         Raises
@@ -180,7 +180,7 @@ class Statistics:
             raise MergeError(f"column {mine.lanes[error.lane]!r} {error.reason}") from error
         return replace(self, state=merged)
 
-    def part(self, columns: Collection[str]) -> Statistics | None:
+    def select(self, columns: Collection[str]) -> Statistics | None:
         """Return the statistics of some of the top-level columns; None: they have none.
 
         What it normalizes has the same values as those columns of the whole.

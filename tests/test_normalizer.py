@@ -44,7 +44,7 @@ policies = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
 def bits(norm: sbn.Normalizer) -> bytes:
     """The state, to the last bit."""
-    return snapshot.encode(snapshot.Saved(norm._fitted, frozen=False))
+    return snapshot.encode(snapshot.Saved(norm._statistics, frozen=False))
 
 
 def record(*, schema: pa.Schema | None = None, **columns: Any) -> pa.RecordBatch:
@@ -250,7 +250,7 @@ def test_propagated_values_reach_the_statistics_for_good(value: float, policy: A
     assert math.isnan(row["std"])
     assert row["count"] == 5
     assert math.isnan(column(norm.transform(xs(1.0)))[0])
-    loaded = sbn.Normalizer._of(snapshot.decode(bits(norm)).fitted)
+    loaded = sbn.Normalizer.from_statistics(snapshot.decode(bits(norm)).statistics)
     assert repr(lane(loaded)) == repr(row)
 
 
@@ -1028,7 +1028,7 @@ def test_a_frozen_normalizer_has_no_way_to_learn() -> None:
     for name in ("update", "update_transform", "merge"):
         assert not hasattr(frozen, name)
     before = column(frozen.transform(xs(1.0))), frozen.fingerprint
-    for name in ("options", "policy", "lanes", "fingerprint", "_fitted", "anything"):
+    for name in ("options", "policy", "lanes", "fingerprint", "_statistics", "anything"):
         with pytest.raises(AttributeError, match=f"cannot change: '{name}'"):
             setattr(frozen, name, 1)
         with pytest.raises(AttributeError, match=f"cannot change: '{name}'"):
@@ -1038,7 +1038,7 @@ def test_a_frozen_normalizer_has_no_way_to_learn() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         frozen.options.eps = 9.0
     with pytest.raises((dataclasses.FrozenInstanceError, AttributeError)):
-        frozen._fitted.state = None  # type: ignore[misc]
+        frozen._statistics.state = None  # type: ignore[misc]
     assert (column(frozen.transform(xs(1.0))), frozen.fingerprint) == before
     with pytest.raises(sbn.InvalidValueError, match=r"freeze\(\)"):
         sbn.FrozenNormalizer()
@@ -1048,8 +1048,8 @@ def test_a_frozen_normalizer_has_no_way_to_learn() -> None:
 def test_the_arrays_of_a_state_are_read_only(policy: Any) -> None:
     norm = fit(xs(1.0, 3.0), policy=policy)
     for one in (norm, copy.deepcopy(norm), pickle.loads(pickle.dumps(norm)),
-                sbn.Normalizer._of(snapshot.decode(bits(norm)).fitted)):  # fmt: skip
-        arrays = [*_arrays(one._fitted.state)]
+                sbn.Normalizer.from_statistics(snapshot.decode(bits(norm)).statistics)):  # fmt: skip
+        arrays = [*_arrays(one._statistics.state)]
         assert arrays
         assert not any(array.flags.writeable for array in arrays)
 
@@ -1231,7 +1231,7 @@ def test_a_table_that_is_half_learned_is_seen_by_no_reader() -> None:
             return super().update(state, columns)
 
     norm = sbn.Normalizer(Watching())
-    norm._fitted = dataclasses.replace(fit(xs(0.0))._fitted, policy=Watching())
+    norm._statistics = dataclasses.replace(fit(xs(0.0))._statistics, policy=Watching())
     table = pa.Table.from_batches([xs(1.0), xs(2.0), xs(3.0)])
     norm.update(table)
     assert seen == {1}

@@ -25,8 +25,8 @@ PACKAGE = Path(streambn.__file__).parent
 # The lowest floor first. A module imports its own floor and those before it, never a later one.
 # `io` stands below `normalizer`, which saves and loads statistics through it.
 FLOORS = [
-    "errors",
     "_lazy",
+    "errors",
     "kernels",
     "accumulators",
     "policies",

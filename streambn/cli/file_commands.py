@@ -114,7 +114,7 @@ def fit(
         if job.resume:
             remove_leftovers(kept_at, locate(target))
         with _fitting(normalizer, sources, options, job, how, kept_at, interval) as ended:
-            normalizer = sbn.Normalizer._of(ended.fitted)
+            normalizer = sbn.Normalizer.from_statistics(ended.statistics)
             if output is None:
                 written = ended.keeper.write()  # not if there was nothing to learn
             else:
@@ -284,7 +284,7 @@ def normalize(
             if job.resume:
                 remove_leftovers(*kept, *([locate(save)] if save else []), *_files(plan))
             with _fitting(normalizer, sources, options, job, how, kept_at, interval) as ended:
-                normalizer = sbn.Normalizer._of(ended.fitted)
+                normalizer = sbn.Normalizer.from_statistics(ended.statistics)
                 turning = ApplyStatistics(normalizer.freeze(), _arrow_type(dtype))
                 applied = applyjobs.apply_job(
                     turning,
@@ -320,7 +320,7 @@ def _fitting(
     from streambn.jobs import job as jobs  # noqa: PLC0415
 
     return jobs.fit_job(
-        normalizer._current,
+        normalizer.statistics,
         sources,
         _asked(options, normalizer),
         how,
@@ -333,7 +333,7 @@ def _fitting(
 def _learned(fitted: Statistics, batch: Any) -> Statistics:
     """Learn a batch; what is wrong with it is told in the words of the options."""
     with in_flags():
-        return fitted.learned(batch)
+        return fitted.learn(batch)
 
 
 def _files(plan: list[Output]) -> list[Location]:

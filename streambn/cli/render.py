@@ -75,7 +75,7 @@ def _times(loaded: Any, at: Any) -> tuple[float | str | None, float | str | None
     time = event_time_of(loaded.policy)
     if time is None:
         return None, None
-    state, when = loaded._current.state, None if at is None else moment(at, time)
+    state, when = loaded.statistics.state, None if at is None else moment(at, time)
     known = isinstance(state, TimedState) and bool(np.isfinite(state.latest).all())
     pairs = [state.latest if known else None, when]
     newest, as_of = (

@@ -67,7 +67,7 @@ class Place:
 class Reached(NamedTuple):
     """Statistics, and the place that they reach to."""
 
-    fitted: Statistics
+    statistics: Statistics
     place: Place
 
 
@@ -141,9 +141,9 @@ def read(
             "or begin anew without --resume"
         )
     if not all(source.rereadable for source in sources):  # what comes now is new
-        return Reached(saved.fitted, Place(rows=note.rows, bytes=note.bytes))
+        return Reached(saved.statistics, Place(rows=note.rows, bytes=note.bytes))
     _check_inputs(location.text, note.inputs, place, sources)
-    return Reached(saved.fitted, place)
+    return Reached(saved.statistics, place)
 
 
 def _check_inputs(
@@ -244,7 +244,7 @@ class Keeper:
             list(place.stamps[: place.begun]),
             list(place.skipped),
         )
-        saved = snapshot.Saved(reached.fitted, frozen=False, note=msgspec.to_builtins(note))
+        saved = snapshot.Saved(reached.statistics, frozen=False, note=msgspec.to_builtins(note))
         return snapshot.encode(saved)
 
 

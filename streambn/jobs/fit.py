@@ -66,7 +66,7 @@ def fit_files(
     how: ReadOptions,
     progress: Progress,
     tell: Callable[[Reached], None] = lambda _: None,
-    learn: Learn = Statistics.learned,
+    learn: Learn = Statistics.learn,
 ) -> Reached:
     """Learn from files.
 
@@ -98,7 +98,7 @@ def fit_files(
     start = reached.place
     run = _Run(reached, how, progress, tell, learn)
     under_way = ahead(
-        _parts(sources, start, functools.partial(_open, reached.fitted, names, how)),
+        _parts(sources, start, functools.partial(_open, reached.statistics, names, how)),
         lambda part: _batches(part, start),
         # A pipe is read here and now: what comes slowly is learned when it comes, and a
         # thread that hangs in a read could not be ended.
@@ -127,7 +127,7 @@ class _Run:
         learn: Learn,
     ) -> None:
         self.reached = reached
-        self._fitted, self._start = reached
+        self._statistics, self._start = reached
         self._how, self._progress, self._tell, self._learn = how, progress, tell, learn
         self._stamps, self._skipped = list(self._start.stamps), list(self._start.skipped)
         self._unfit = -1  # the source that has other columns
@@ -138,7 +138,7 @@ class _Run:
         """Learn a part; what cannot be, is left out if that is allowed."""
         if self._progress.name is None:
             self._begin(part)
-        fitted, rows = self._fitted, self._progress.rows
+        fitted, rows = self._statistics, self._progress.rows
         try:
             if part.index != self._unfit:
                 self._learn_all(part, batches)
@@ -146,7 +146,7 @@ class _Run:
             if not self._how.skipping:
                 raise
             if part.apart:  # then it is left out whole
-                self._fitted = fitted
+                self._statistics = fitted
                 self._progress.add(rows - self._progress.rows)
             self._leave_out(part, error)
         if part.apart:
@@ -169,7 +169,7 @@ class _Run:
     def _learn_all(self, part: _Part, batches: Iterator[Any]) -> None:
         for number, batch in enumerate(batches, part.number + 1):
             with located(part.source.name, after(self._progress.in_file)):
-                self._fitted = self._learn(self._fitted, batch)
+                self._statistics = self._learn(self._statistics, batch)
             self._progress.add(batch.num_rows, 0 if part.apart else int(batch.nbytes))
             if not part.apart:
                 self._reach(part.index, number)
@@ -188,7 +188,7 @@ class _Run:
         within = counted.in_file if parts else 0
         skipped = tuple(self._skipped)
         place = Place(files_done, parts, counted.rows, counted.bytes, within, self._stamps, skipped)
-        self.reached = Reached(self._fitted, place)
+        self.reached = Reached(self._statistics, place)
         self._tell(self.reached)
 
     def _size_of(self, files_done: int) -> int:

@@ -87,14 +87,14 @@ class Fit(NamedTuple):
 
     Attributes
     ----------
-    fitted : Statistics
+    statistics : Statistics
         The statistics.
     done : Done
     keeper : Keeper
         Of the checkpoint, as long as what follows from the fit is not safe.
     """
 
-    fitted: Statistics
+    statistics: Statistics
     done: Done
     keeper: Keeper
 
@@ -107,7 +107,7 @@ def fit_job(
     how: ReadOptions,
     showing: Showing,
     checkpointing: Checkpointing,
-    learn: Learn = Statistics.learned,
+    learn: Learn = Statistics.learn,
 ) -> Iterator[Fit]:
     """Learn from files, and keep a checkpoint until the block has ended.
 
@@ -138,11 +138,11 @@ def fit_job(
         with progress("fitting", len(sources), total_size(sources), **showing._asdict()) as counted:
             end = fit_files(start, sources, names, how, counted, keeper.reach, learn)
         keeper.reach(end)
-        if end.place.skipped and end.fitted.binding is None:
+        if end.place.skipped and end.statistics.binding is None:
             raise NotFittedError("nothing is left to learn: all inputs were skipped")
         resumed = start.place.rows > 0
         skipped = end.place.skipped
-        yield Fit(end.fitted, done(counted, len(sources), skipped, resumed=resumed), keeper)
+        yield Fit(end.statistics, done(counted, len(sources), skipped, resumed=resumed), keeper)
 
 
 def done(counted: Progress, files: int, skipped: Sequence[Skipped], *, resumed: bool) -> Done:

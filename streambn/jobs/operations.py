@@ -59,7 +59,7 @@ class ApplyStatistics:
 
     def turn(self, names: Sequence[str]) -> BatchFunction:
         """Give the function that turns batches of these columns."""
-        part = self.frozen._current.part(names)
+        part = self.frozen.statistics.select(names)
         if part is None:
             return _retyped
         return part.denormalized if self.inverse else part.normalized

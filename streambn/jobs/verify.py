@@ -105,7 +105,7 @@ def text_types(frozen: FrozenNormalizer, schema: pa.Schema) -> dict[str, pa.Data
         Of columns that pass through and that would not come back by what they look like:
         strings such as "007", decimals, times.
     """
-    bound = set(frozen._current._bound_to().columns)
+    bound = set(frozen.statistics._bound_to().columns)
     types = pa.types
     kinds: dict[str, pa.DataType] = {}
     for field in schema:
@@ -171,7 +171,7 @@ class _Checker:
         dtype: pa.DataType | None,
         text: bool,
     ) -> None:
-        fitted = frozen._current
+        fitted = frozen.statistics
         self.binding: Binding = fitted._bound_to()
         self.lanes = fitted.lane_transform
         self.name, self.inverse, self.dtype, self.text = name, inverse, dtype, text

@@ -172,7 +172,7 @@ class RowNormalizer:
             A column is a list or in a struct, or is both a feature and the one of weights or of
             event times.
         """
-        fitted = source._current
+        fitted = source.statistics
         self = cls.__new__(cls)
         self._begin(fitted.policy, fitted.options, unseen)
         binding = fitted.binding
@@ -528,7 +528,7 @@ class RowNormalizer:
             raise twice(Counter(names).most_common(1)[0][0])
         if not names:
             fitted = Statistics(self.policy, self.options, None)
-        return Normalizer._of(fitted)
+        return Normalizer.from_statistics(fitted)
 
     def __getstate__(self) -> dict[str, Any]:
         features, exact, rows, statistics = self._at_once(self._ledger.saved)

@@ -335,7 +335,7 @@ class Saved(NamedTuple):
 
     Attributes
     ----------
-    fitted : Statistics
+    statistics : Statistics
         The statistics.
     frozen : bool
         Whether they may change no more.
@@ -344,7 +344,7 @@ class Saved(NamedTuple):
         JSON's types. It is no part of the statistics.
     """
 
-    fitted: Statistics
+    statistics: Statistics
     frozen: bool
     note: dict[str, Any] | None = None
 
@@ -370,7 +370,7 @@ def encode(saved: Saved) -> bytes:
     SnapshotError
         The policy is none of streambn's own.
     """
-    body = _body(saved.fitted)
+    body = _body(saved.statistics)
     version = _PLAIN_VERSION if saved.note is None else _NOTE_VERSION
     file = _File(
         format=FORMAT,

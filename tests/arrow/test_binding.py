@@ -37,7 +37,7 @@ def fit(data: Any, **options: Any) -> sbn.Normalizer:
 
 def bits(norm: sbn.Normalizer) -> bytes:
     """The state, to the last bit."""
-    return snapshot.encode(snapshot.Saved(norm._fitted, frozen=False))
+    return snapshot.encode(snapshot.Saved(norm._statistics, frozen=False))
 
 
 def by_lane(norm: sbn.Normalizer) -> dict[str, dict[str, Any]]:

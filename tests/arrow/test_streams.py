@@ -41,7 +41,7 @@ def fitted(**options: Any) -> sbn.Normalizer:
 
 
 def bits(norm: sbn.Normalizer) -> bytes:
-    return snapshot.encode(snapshot.Saved(norm._fitted, frozen=False))
+    return snapshot.encode(snapshot.Saved(norm._statistics, frozen=False))
 
 
 def needs(module: str, package: str) -> Any:

@@ -430,7 +430,7 @@ def test_intervals_that_are_none(every: str, run: Callable[..., Any]) -> None:
 
 
 def fitted_on(*values: float) -> Any:
-    return sbn.Normalizer().update(pa.table({"x": list(values)}))._current
+    return sbn.Normalizer().update(pa.table({"x": list(values)})).statistics
 
 
 places = st.builds(
@@ -451,14 +451,18 @@ def test_a_round_trip(place: Place, job: list[str]) -> None:
         Path(name).write_text("x\n1\n")
     sources = files.scan(["a", "b"])
     place = Place(**{**asdict(place), "stamps": [source.stamp() for source in sources]})
-    location, begun, now = locate("kept"), sbn.Normalizer()._current, fitted_on(1.0, 2.0)
+    location, begun, now = locate("kept"), sbn.Normalizer().statistics, fitted_on(1.0, 2.0)
     with checkpoints.keeping(location, sources, begun, job, NEVER) as keeper:
         keeper.reach(Reached(now, place))
         assert keeper.write()
     read = checkpoints.read(location, sources, begun, job)
     assert read is not None
     assert read.place == place
-    assert sbn.Normalizer._of(read.fitted).stats().equals(sbn.Normalizer._of(now).stats())
+    assert (
+        sbn.Normalizer.from_statistics(read.statistics)
+        .stats()
+        .equals(sbn.Normalizer.from_statistics(now).stats())
+    )
     location.remove()
     assert checkpoints.read(location, sources, begun, job) is None
 
@@ -472,7 +476,7 @@ def test_sigusr1_writes_it_and_the_handler_goes_again() -> None:
     Path("a").write_text("x\n1\n")
     sources = files.scan(["a"])
     before = signal.getsignal(signal.SIGUSR1)
-    begun = sbn.Normalizer()._current
+    begun = sbn.Normalizer().statistics
     with checkpoints.keeping(locate("kept"), sources, begun, [], NEVER) as keeper:
         reached = Reached(fitted_on(1.0), Place(1, rows=1, stamps=[sources[0].stamp()]))
         keeper.reach(reached)
@@ -491,7 +495,7 @@ def test_sigusr1_writes_it_and_the_handler_goes_again() -> None:
 def test_what_stops_the_job_leaves_a_checkpoint(stop: type[BaseException]) -> None:
     Path("a").write_text("x\n1\n")
     sources = files.scan(["a"])
-    begun = sbn.Normalizer()._current
+    begun = sbn.Normalizer().statistics
     reached = Reached(fitted_on(1.0), Place(1, rows=1, stamps=[sources[0].stamp()]))
     keeping = checkpoints.keeping(locate("kept"), sources, begun, [], NEVER)
     with pytest.raises(stop), keeping as keeper:  # noqa: PT012
@@ -503,7 +507,7 @@ def test_what_stops_the_job_leaves_a_checkpoint(stop: type[BaseException]) -> No
 def test_nothing_is_kept_where_nothing_was_asked_for() -> None:
     Path("a").write_text("x\n1\n")
     sources = files.scan(["a"])
-    with checkpoints.keeping(None, sources, sbn.Normalizer()._current, [], NEVER) as keeper:
+    with checkpoints.keeping(None, sources, sbn.Normalizer().statistics, [], NEVER) as keeper:
         keeper.reach(Reached(fitted_on(1.0), Place(1, rows=1, stamps=[None])))
         assert not keeper.write()
     assert [path.name for path in Path().iterdir()] == ["a"]

@@ -97,11 +97,11 @@ def same(one: pa.Table, other: pa.Table) -> bool:
 def test_a_part_turns_its_columns_as_the_whole_does(
     made: dict[str, Any], data: st.DataObject, inverse: bool
 ) -> None:
-    whole = fitted(made)._current
+    whole = fitted(made).statistics
     names = data.draw(st.lists(st.sampled_from(COLUMNS), min_size=1, unique=True))
     names = [name for name in COLUMNS if name in names]
     table = table_of(40, data.draw(st.integers(50, 60)))
-    part = whole.part(names)
+    part = whole.select(names)
     lanes = {lane.partition(".")[0].partition("[")[0] for lane in whole.binding.lanes}
     if part is None:
         assert not lanes & set(names)
@@ -114,10 +114,10 @@ def test_a_part_turns_its_columns_as_the_whole_does(
 
 @EACH
 def test_the_parts_together_are_the_whole(made: dict[str, Any]) -> None:
-    whole, table = fitted(made)._current, table_of(40, 77)
+    whole, table = fitted(made).statistics, table_of(40, 77)
     expected = turned(whole, table)
     for name in COLUMNS:
-        part = whole.part([name])
+        part = whole.select([name])
         if part is None:
             assert expected[name].equals(table[name])
         else:
@@ -126,17 +126,17 @@ def test_the_parts_together_are_the_whole(made: dict[str, Any]) -> None:
 
 @EACH
 def test_all_columns_are_no_part(made: dict[str, Any]) -> None:
-    whole = fitted(made)._current
-    assert whole.part(COLUMNS) is whole
-    assert whole.part(["s"]) is None
-    assert whole.part([]) is None
+    whole = fitted(made).statistics
+    assert whole.select(COLUMNS) is whole
+    assert whole.select(["s"]) is None
+    assert whole.select([]) is None
 
 
 @EACH
 def test_a_part_reads_the_same(made: dict[str, Any]) -> None:
-    whole = fitted(made)._current
+    whole = fitted(made).statistics
     for names in (["a", "l"], ["p"], ["n", "b", "p"]):
-        part = whole.part(names)
+        part = whole.select(names)
         assert part is not None
         where = [whole.binding.lanes.index(lane) for lane in part.binding.lanes]
         for name in ("mean_hi", "mean_lo", "var", "std", "defined"):
@@ -147,8 +147,8 @@ def test_a_part_reads_the_same(made: dict[str, Any]) -> None:
 
 def test_a_part_of_statistics_that_are_not_known_yet() -> None:
     table = table_of(10, 1, missing=1.0)
-    whole = sbn.Normalizer(columns=["a", "b"]).update(table)._current
-    part = whole.part(["a"])
+    whole = sbn.Normalizer(columns=["a", "b"]).update(table).statistics
+    part = whole.select(["a"])
     assert part is not None
     table = table_of(10, 2)
     assert same(turned(part, table.select(["a"])), turned(whole, table).select(["a"]))

@@ -125,8 +125,8 @@ def test_an_honest_output_passes(drawn, dtype, cuts, other_cuts):
 def test_an_honest_inverse_passes(drawn, dtype, cuts):
     frozen, batch = drawn
     if (
-        frozen._current.lane_transform.gamma is not None
-        and (frozen._current.lane_transform.gamma == 0).any()
+        frozen.statistics.lane_transform.gamma is not None
+        and (frozen.statistics.lane_transform.gamma == 0).any()
     ):
         return
     for data in (batch, frozen.transform(batch, dtype=dtype)):
@@ -153,7 +153,7 @@ def test_any_change_beyond_rounding_is_found(drawn, data, dtype):
     if not np.isfinite(was):
         return
     # By how much: the tolerance in x, mapped to y; four times, for the rounding of the sum.
-    lanes, x = frozen._current.lane_transform, float(batch[column][row].as_py())
+    lanes, x = frozen.statistics.lane_transform, float(batch[column][row].as_py())
     lane = ["a", "b"].index(column)
     one = type(lanes)._make(f[lane : lane + 1] if isinstance(f, np.ndarray) else f for f in lanes)
     maps = Roundtrip(one, KINDS[dtype.id], False)

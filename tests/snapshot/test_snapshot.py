@@ -81,25 +81,25 @@ def arrays_of(state: Any) -> Iterator[Any]:
 def same_state(a: Any, b: Any) -> bool:
     return (
         type(a) is type(b)
-        and a._fitted.policy == b._fitted.policy
-        and a._fitted.options == b._fitted.options
-        and a._fitted.columns == b._fitted.columns
-        and a._fitted.binding == b._fitted.binding
-        and list(arrays_of(a._fitted.state)) == list(arrays_of(b._fitted.state))
+        and a._statistics.policy == b._statistics.policy
+        and a._statistics.options == b._statistics.options
+        and a._statistics.columns == b._statistics.columns
+        and a._statistics.binding == b._statistics.binding
+        and list(arrays_of(a._statistics.state)) == list(arrays_of(b._statistics.state))
     )
 
 
 def restored(norm: Any) -> Any:
     """Through the bytes of a file, without the file."""
     frozen = isinstance(norm, sbn.FrozenNormalizer)
-    saved = snapshot.decode(snapshot.encode(snapshot.Saved(norm._fitted, frozen)))
+    saved = snapshot.decode(snapshot.encode(snapshot.Saved(norm._statistics, frozen)))
     assert saved.frozen is frozen
-    return type(norm)._of(saved.fitted)
+    return type(norm).from_statistics(saved.statistics)
 
 
 def content(norm: Any = None) -> bytes:
     norm = norm or example()
-    return snapshot.encode(snapshot.Saved(norm._fitted, isinstance(norm, sbn.FrozenNormalizer)))
+    return snapshot.encode(snapshot.Saved(norm._statistics, isinstance(norm, sbn.FrozenNormalizer)))
 
 
 def signed(document: dict[str, Any]) -> bytes:
@@ -277,7 +277,10 @@ VERSION_1 = {
 def test_a_file_of_version_1_is_read(name: str) -> None:
     policy = {"welford": sbn.Welford(), "ema": sbn.EMA(alpha=0.25)}[name]
     saved = snapshot.decode(VERSION_1[name].encode())
-    old, new = sbn.FrozenNormalizer._of(saved.fitted), sbn.Normalizer(policy, eps=1e-5)
+    old, new = (
+        sbn.FrozenNormalizer.from_statistics(saved.statistics),
+        sbn.Normalizer(policy, eps=1e-5),
+    )
     new.update(DATA)
     # Σw², which version 1 had not, follows from what it had.
     for column in new.stats().column_names[1:]:
@@ -382,7 +385,7 @@ def loads_as(raw: bytes, norm: Any) -> str:
         assert message.startswith("f.json ")
         assert any(word in message for word in (DAMAGED, FOREIGN, EMPTY, NEWER))
         return message
-    assert same_state(sbn.Normalizer._of(saved.fitted), norm)
+    assert same_state(sbn.Normalizer.from_statistics(saved.statistics), norm)
     return "same"
 
 
@@ -617,7 +620,7 @@ def test_exact_sums_are_written_in_the_only_way_there_is() -> None:
     assert state["squares"][:3] == ["5p0", "1p-2148", "0p0"]
     assert (state["total"][5], state["scale"]) == ("-4bp1", [None] * 5 + [2])  # -150 hundredths
     assert same_state(restored(norm), norm)
-    assert restored(norm)._fitted.state == norm._fitted.state
+    assert restored(norm)._statistics.state == norm._statistics.state
 
 
 @pytest.mark.parametrize(
