@@ -1,4 +1,4 @@
-"""What holds for every test."""
+"""Options, profiles and fixtures for every test."""
 
 import os
 import threading
@@ -12,13 +12,47 @@ from hypothesis import HealthCheck, settings
 
 from streambn import kernels
 
-# A machine that others use as well can be slow to make examples, which is no defect of theirs.
-settings.register_profile("shared machine", suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("shared machine")
+# The number of examples that Hypothesis tries, by profile: in a short run, and with --long.
+# A test without settings has the default profile. A slow test is decorated with
+# @settings.get_profile("few"), a quick one that hunts for rare numbers with "many".
+EXAMPLES = {"default": (25, 100), "few": (10, 40), "many": (100, 400)}
 
 # Python processes that tests start see the installed package, as the tests themselves do, not
 # the source folder that they may stand in, which has no compiled kernels.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="try each law on more examples, kill jobs at more points, run tests marked long",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, (short, long) in EXAMPLES.items():
+        settings.register_profile(
+            f"streambn {name}" if name == "default" else name,
+            max_examples=long if config.getoption("--long") else short,
+            deadline=None,
+            # A busy machine can be slow to generate examples.
+            suppress_health_check=[HealthCheck.too_slow],
+        )
+    settings.load_profile("streambn default")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="only with --long"))
+
+
+@pytest.fixture(scope="session")
+def long(pytestconfig: pytest.Config) -> bool:
+    """Whether this is the long form of the tests."""
+    return bool(pytestconfig.getoption("--long"))
 
 
 @pytest.fixture

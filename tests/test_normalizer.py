@@ -326,7 +326,7 @@ def test_of_a_stream_the_batches_before_the_refused_one_are_learned(policy: Any)
 
 
 @policies
-@settings(deadline=None, max_examples=15)
+@settings.get_profile("few")
 @given(data=batches(), more=COLUMN)
 def test_transform_never_learns_and_never_creates_a_lane(
     policy: Any, data: list[pa.RecordBatch], more: list[float | None]
@@ -395,7 +395,7 @@ def test_update_transform_is_what_one_computes_by_hand(using: str, kind: str) ->
 
 
 @policies
-@settings(deadline=None, max_examples=15)
+@settings.get_profile("few")
 @given(data=batches())
 def test_update_transform_is_update_and_transform(policy: Any, data: list[pa.RecordBatch]) -> None:
     """As two calls, in either order; and what is learned is the same for all three."""
@@ -475,7 +475,6 @@ def test_batch_ema_is_torch_s_batch_norm(momentum: float | None) -> None:
 # --------------------------------------------------------------------- hyperparameters
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     values=st.lists(NUMBER, min_size=1, max_size=20),
     center=st.booleans(),
@@ -571,7 +570,7 @@ def test_eps_stands_under_the_root() -> None:
 
 
 @policies
-@settings(deadline=None, max_examples=20)
+@settings.get_profile("few")
 @given(
     value=st.one_of(NUMBER, st.floats(allow_nan=False, allow_infinity=False)),
     n=st.integers(1, 60),
@@ -618,7 +617,7 @@ def test_a_small_true_variance_is_not_taken_for_constant() -> None:
 
 
 @policies
-@settings(deadline=None, max_examples=15)
+@settings.get_profile("few")
 @given(data=batches(), values=COLUMN, kind=st.sampled_from([pa.float64(), pa.float32()]))
 def test_one_row_or_many_gives_the_same_bits(
     policy: Any, data: list[pa.RecordBatch], values: list[float | None], kind: pa.DataType
@@ -650,7 +649,6 @@ def test_a_lane_never_seen_normalizes_to_null() -> None:
 # ----------------------------------------------------------------------------- inverse
 
 
-@settings(deadline=None, max_examples=100)
 @given(
     values=st.lists(NUMBER, min_size=1, max_size=20),
     offset=st.sampled_from([0.0, 1e8, -1e15]),
@@ -724,7 +722,6 @@ def test_what_was_clipped_stays_clipped() -> None:
 # ------------------------------------------------------------------------------ numbers
 
 
-@settings(deadline=None, max_examples=100)
 @given(data=batches(NUMBER))
 def test_welford_is_the_exact_mean_and_variance(data: list[pa.RecordBatch]) -> None:
     values = [v for batch in data for v in batch["y"].to_pylist()]
@@ -784,7 +781,7 @@ def test_neither_overflow_nor_underflow_inside(scale: float) -> None:
 
 @policies
 @pytest.mark.parametrize("power", [-1000, -500, 500, 1010, 1020])
-@settings(deadline=None, max_examples=10)
+@settings.get_profile("few")
 @given(
     parts=st.lists(
         st.lists(st.none() | st.floats(-8, 8, width=16).map(lambda v: v + 0.5), max_size=5),
@@ -837,7 +834,7 @@ def test_timestamps_are_never_averaged() -> None:
         fit(batch, columns=["t"])
 
 
-@settings(deadline=None, max_examples=30)
+@settings.get_profile("few")
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 200), cuts=st.integers(1, 5))
 def test_it_agrees_with_scikit_learn(seed: int, n: int, cuts: int) -> None:
     rng = np.random.default_rng(seed)
@@ -859,7 +856,7 @@ def test_it_agrees_with_scikit_learn(seed: int, n: int, cuts: int) -> None:
     assert got == pytest.approx(peer.transform(X), rel=1e-9, abs=1e-9, nan_ok=True)
 
 
-@settings(deadline=None, max_examples=30)
+@settings.get_profile("few")
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 300), ddof=st.sampled_from([0, 1]))
 def test_it_agrees_with_numpy(seed: int, n: int, ddof: int) -> None:
     x = np.random.default_rng(seed).normal(3, 7, n)
@@ -879,7 +876,6 @@ def halves_that_fit(policy: Any, data: list[pa.RecordBatch], cut: int) -> bool:
 
 
 @policies
-@settings(deadline=None, max_examples=40)
 @given(data=batches(), cut=st.integers(0, 5), permute=st.booleans())
 def test_merging_two_parts_is_learning_the_whole(
     policy: Any, data: list[pa.RecordBatch], cut: int, permute: bool
@@ -919,7 +915,6 @@ def test_an_empty_normalizer_is_the_identity_of_merge(policy: Any) -> None:
         assert lane(merged)["count"] == 3
 
 
-@settings(deadline=None, max_examples=40)
 @given(data=batches(NUMBER), order=st.randoms(use_true_random=False))
 def test_the_between_shard_term_is_not_forgotten(
     data: list[pa.RecordBatch], order: random.Random

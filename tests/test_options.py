@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import streambn as sbn
@@ -104,7 +104,6 @@ def test_options_cannot_change() -> None:
         options.affine.clear()  # type: ignore[union-attr]
 
 
-@settings(deadline=None, max_examples=50)
 @given(
     eps=st.floats(0, 1e300),
     ddof=st.sampled_from([0, 1]),

@@ -46,8 +46,9 @@ class AdapterLaws(Laws):
         Allowed difference of normalized values, relative to 1 and to the value; under
         another cut of the rows also to a thousandth of the range in units of σ, because
         a forgetting policy may have come a long way to a small σ.
-    max_examples : int
-        How many streams each law is tried on.
+    max_examples : int, optional
+        The number of streams that each law is tried on. By default, the Hypothesis profile
+        decides.
     """
 
     policy: ClassVar[Policy]

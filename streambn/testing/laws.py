@@ -27,18 +27,20 @@ class Laws:
 
     Attributes
     ----------
-    max_examples : int
-        How many times each law is tried.
+    max_examples : int, optional
+        The number of examples that each law is tried on. By default, the Hypothesis profile
+        decides.
     """
 
-    max_examples: ClassVar[int] = 25
+    max_examples: ClassVar[int | None] = None
 
     def __init_subclass__(cls) -> None:
         if Laws in cls.__bases__:
             return  # the laws themselves, of which nothing is to be tested yet
         # Each class gets tests of its own: Hypothesis keeps what it learned of a test,
         # and what it learned of one subject says nothing of another.
-        few = settings(max_examples=cls.max_examples, deadline=None)
+        examples = settings().max_examples if cls.max_examples is None else cls.max_examples
+        few = settings(max_examples=examples, deadline=None)
         for name in dir(cls):
             if name.startswith("law_"):
                 method = getattr(cls, name)

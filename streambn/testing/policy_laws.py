@@ -49,8 +49,9 @@ class PolicyLaws(Laws):
         Allowed relative difference between two ways to the same statistics: of standard
         deviations, and of means in units of them and of a thousandth of the range. 0: they
         are the same bits.
-    max_examples : int
-        How many streams each law is tried on.
+    max_examples : int, optional
+        The number of streams that each law is tried on. By default, the Hypothesis profile
+        decides.
     """
 
     policy: ClassVar[Policy]

@@ -172,7 +172,6 @@ def assert_same_values(got, expected):
 
 
 @for_every_policy
-@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_mixture_of_rows_and_frames_learns_what_the_rows_teach(data, policy):
     rows = data.draw(streams())
@@ -183,7 +182,7 @@ def test_any_mixture_of_rows_and_frames_learns_what_the_rows_teach(data, policy)
 
 
 @for_every_policy
-@settings(max_examples=25, deadline=None)
+@settings.get_profile("few")
 @given(rows=streams())
 def test_the_core_learns_the_same_of_the_whole_table(rows, policy):
     table = as_table(rows)
@@ -203,7 +202,7 @@ def test_the_core_learns_the_same_of_the_whole_table(rows, policy):
 
 
 @for_every_policy
-@settings(max_examples=25, deadline=None)
+@settings.get_profile("few")
 @given(rows=streams(), unseen=streams(max_rows=4))
 def test_a_frame_is_transformed_as_its_rows_are(rows, unseen, policy):
     model = one_by_one(policy, rows)
@@ -231,7 +230,6 @@ def test_a_frame_is_transformed_as_its_rows_are(rows, unseen, policy):
                 assert z == pytest.approx(float(exact), rel=1e-12, abs=slack)
 
 
-@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_welford_is_exact(data):
     rows = data.draw(streams())
@@ -259,7 +257,7 @@ def test_welford_is_exact(data):
             assert abs(Fraction(of["mean"]) - mean) <= slack
 
 
-@settings(max_examples=25, deadline=None)
+@settings.get_profile("few")
 @given(data=st.data())
 def test_a_frame_is_a_block_of_batch_norm_and_a_row_is_one_too(data):
     policy = data.draw(

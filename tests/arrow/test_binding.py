@@ -199,7 +199,7 @@ def storage(array: pa.Array) -> pa.Array:
 
 @pytest.mark.parametrize("nesting", NESTINGS)
 @pytest.mark.parametrize("name", KINDS)
-@settings(deadline=None, max_examples=6)
+@settings.get_profile("few")
 @given(data=st.data())
 def test_statistics_and_output_are_those_of_the_numbers(
     name: str, nesting: str, data: st.DataObject
@@ -243,7 +243,6 @@ def test_statistics_and_output_are_those_of_the_numbers(
                 assert float(z) == pytest.approx(expected, rel=tolerance, abs=tolerance)
 
 
-@settings(deadline=None, max_examples=100)
 @given(data=st.data(), name=st.sampled_from(sorted(KINDS)))
 def test_an_offset_changes_no_bit(data: st.DataObject, name: str) -> None:
     """A slice and the same rows copied to a fresh array are the same data."""
@@ -347,7 +346,7 @@ def _nested(array: pa.Array, nesting: str, valid: Sequence[bool]) -> pa.Array:
 
 @pytest.mark.parametrize("nesting", ["plain", "struct", "list"])
 @pytest.mark.parametrize("kind", _POISONS, ids=str)
-@settings(deadline=None, max_examples=15)
+@settings.get_profile("few")
 @given(data=st.data())
 def test_what_lies_under_a_null_is_never_read(
     kind: pa.DataType, nesting: str, data: st.DataObject

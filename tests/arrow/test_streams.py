@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import streambn as sbn
@@ -591,7 +591,6 @@ def test_a_normalized_column_may_change_its_numeric_type() -> None:
     out.validate(full=True)
 
 
-@settings(deadline=None, max_examples=40)
 @given(cuts=st.lists(st.integers(0, 5), max_size=6))
 def test_how_a_stream_is_cut_does_not_show(cuts: list[int]) -> None:
     edges = sorted({0, 5, *cuts})

@@ -23,7 +23,7 @@ def listing(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
 
-@settings(deadline=None, max_examples=30)
+@settings.get_profile("few")
 @given(parts=st.lists(st.binary(max_size=100)), old=st.none() | st.binary())
 def test_what_is_written_is_what_is_there(
     tmp_path_factory: pytest.TempPathFactory, parts: list[bytes], old: bytes | None

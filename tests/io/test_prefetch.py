@@ -7,12 +7,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streambn.io.prefetch import ahead
 
-FEW = settings(max_examples=40, deadline=None)
 WORKERS = st.integers(1, 5)
 # What each task makes: sizes of items.
 TASKS = st.lists(st.lists(st.integers(0, 5), max_size=6), max_size=12)
@@ -41,7 +40,6 @@ def run(tasks, work, workers=3, room=4, size=int):
 # --- order ----------------------------------------------------------------------------
 
 
-@FEW
 @given(tasks=TASKS, workers=WORKERS, room=st.integers(1, 10))
 def test_order_is_that_of_the_tasks(tasks: list[list[int]], workers: int, room: int) -> None:
     got = [(task, list(items)) for task, items in run(tasks, iter, workers, room)]
@@ -49,7 +47,6 @@ def test_order_is_that_of_the_tasks(tasks: list[list[int]], workers: int, room: 
     assert alive() == []
 
 
-@FEW
 @given(tasks=TASKS, workers=WORKERS, data=st.data())
 def test_an_error_comes_where_the_next_item_would(
     tasks: list[list[int]], workers: int, data: st.DataObject
@@ -70,7 +67,6 @@ def test_an_error_comes_where_the_next_item_would(
         assert seen == tasks[number]
 
 
-@FEW
 @given(tasks=TASKS, workers=WORKERS, data=st.data())
 def test_what_is_not_consumed_does_not_stand_in_the_way(
     tasks: list[list[int]], workers: int, data: st.DataObject
@@ -82,7 +78,6 @@ def test_what_is_not_consumed_does_not_stand_in_the_way(
     assert got == [task[:count] for task, count in zip(tasks, wanted, strict=True)]
 
 
-@FEW
 @given(tasks=TASKS, workers=WORKERS, stop=st.integers(0, 20))
 def test_closing_at_any_place_stops_all(tasks: list[list[int]], workers: int, stop: int) -> None:
     made = run(tasks, iter, workers, room=2)
@@ -203,7 +198,6 @@ def test_threads_that_hang_are_not_waited_for_each(monkeypatch: pytest.MonkeyPat
 # --- memory ---------------------------------------------------------------------------
 
 
-@FEW
 @given(
     tasks=st.lists(st.lists(st.integers(1, 5), max_size=20), max_size=15),
     workers=st.integers(2, 4),

@@ -27,7 +27,7 @@ from streambn.io import readers as reading
 from streambn.io.formats import Format
 from streambn.io.readers import Opened, open_file, open_pipe
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings.get_profile("few")
 
 
 def opened(content: bytes, name: str = "it", **how: Any) -> Opened:

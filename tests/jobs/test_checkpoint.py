@@ -444,7 +444,7 @@ places = st.builds(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings.get_profile("few")
 @given(place=places, job=st.lists(st.text(), max_size=3))
 def test_a_round_trip(place: Place, job: list[str]) -> None:
     for name in "ab":

@@ -1,10 +1,8 @@
 """What file jobs do when they are killed, when their inputs are damaged, when the disk is full.
 
 Each test draws its points, or its damage, at random from a fixed seed: a few in the short form
-that runs by default, and many in the long one. `STREAMBN_FAULTS` is at how many points each job
-is killed; ten times as often each file is damaged. The long form takes some ten minutes:
-
-    STREAMBN_FAULTS=100 python -m pytest tests/test_faults.py
+that runs by default, and more in the long one, `pytest --long`. `Server.faults` is at how many
+points each job is killed; ten times as often each file is damaged.
 """
 
 from __future__ import annotations
@@ -33,7 +31,6 @@ import pytest
 import streambn as sbn
 from streambn.parquet import metadata as footers
 
-FAULTS = int(os.environ.get("STREAMBN_FAULTS", "3"))
 SERVER = Path(__file__).with_name("fault_server.py")
 COMMAND = [sys.executable, "-m", "streambn.cli.main"]
 ENV = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "utf-8"}
@@ -45,7 +42,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and 
 class Server:
     """Runs the command in forked children; see `fault_server`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, faults: int) -> None:
+        self.faults = faults
         self._folder = folder
         environment = {**ENV, "OPENBLAS_NUM_THREADS": "1"}  # a process that forks has no threads
         self._process = subprocess.Popen(
@@ -84,8 +82,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory: pytest.TempPathFactory, long: bool) -> Iterator[Server]:
+    started = Server(tmp_path_factory.mktemp("server"), faults=30 if long else 3)
     yield started
     started.close()
 
@@ -212,7 +210,7 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
     args, folder = JOBS[job], tmp_path / "work"
     total, expected = undisturbed(args, server, data, folder)
     assert not [name for name in expected if name.endswith((".tmp", ".checkpoint"))]
-    for number, at in enumerate(points(FAULTS, total, rng)):
+    for number, at in enumerate(points(server.faults, total, rng)):
         copy_of(data, folder)
         threads = ["--threads", rng.choice([1, 2, 3])]
         killed = server.ask("run", [*args, *threads], folder, at=at)
@@ -239,7 +237,7 @@ def test_a_stopped_job_is_quiet_and_goes_on_to_the_same_bytes(
     rng = random.Random(job)
     args, folder = JOBS[job], tmp_path / "work"
     total, expected = undisturbed(args, server, data, folder)
-    for at in points(FAULTS, total, rng):
+    for at in points(server.faults, total, rng):
         copy_of(data, folder)
         number = rng.choice([signal.SIGTERM, signal.SIGINT])
         threads = ["--threads", rng.choice([1, 2, 3])]
@@ -259,9 +257,9 @@ def test_a_stopped_job_is_quiet_and_goes_on_to_the_same_bytes(
 # --- damaged ------------------------------------------------------------------------------
 
 
-def cases(size: int, rng: random.Random) -> list[tuple[int, int | None, int]]:
+def cases(size: int, faults: int, rng: random.Random) -> list[tuple[int, int | None, int]]:
     """Damage a file of so many bytes: the whole one first, then cut off, and a bit changed."""
-    number = 10 * FAULTS
+    number = 10 * faults
     cut = [(rng.randrange(size), None, 0) for _ in range(number // 3)]
     flipped = [(size, rng.randrange(size), 1 << rng.randrange(8)) for _ in range(number)]
     return [(size, None, 0), *cut, *flipped]
@@ -276,7 +274,7 @@ def damaged(
     whole file.
     """
     rng = random.Random(f"{args} {file}")
-    drawn = cases((folder / file).stat().st_size, rng)
+    drawn = cases((folder / file).stat().st_size, server.faults, rng)
     done = server.ask("damage", args, folder, file=file, out=out, cases=drawn, **request)
     assert done["status"] == 0, (done["stdout"].splitlines()[-1], done["stderr"])
     assert done["code"] == 0, done
@@ -299,7 +297,7 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(
     assert stopped["status"] == -signal.SIGKILL
     args = [*JOBS["fit"], "--resume"]
     (checkpoint,) = folder.rglob("*.checkpoint")
-    drawn = cases(checkpoint.stat().st_size, random.Random(0))
+    drawn = cases(checkpoint.stat().st_size, server.faults, random.Random(0))
     name = str(checkpoint.relative_to(folder))
     done = server.ask("damage", args, folder, file=name, out="stats.json", cases=drawn)
     whole, *spoilt = done["answers"]
@@ -507,7 +505,7 @@ def test_an_input_that_goes_away_half_way_is_one_line(
     rng = random.Random(f"{job}{name}{what}")
     args, folder = JOBS[job], tmp_path / "work"
     total, expected = undisturbed(args, server, data, folder)
-    for at in points(max(FAULTS // 3, 1), total, rng):
+    for at in points(max(server.faults // 3, 1), total, rng):
         copy_of(data, folder)
         done = server.ask("run", args, folder, at=at, act=[what, f"data/{name}"])
         assert done["status"] == 0, done
@@ -536,7 +534,7 @@ def test_an_output_folder_that_goes_away_half_way_is_one_line(
     rng = random.Random(job)
     args, folder = JOBS[job], tmp_path / "work"
     total, expected = undisturbed(args, server, data, folder)
-    for at in points(FAULTS, total, rng):
+    for at in points(server.faults, total, rng):
         copy_of(data, folder)
         (folder / "out").mkdir()
         done = server.ask("run", args, folder, at=at, act=["remove", "out"])
@@ -635,7 +633,7 @@ def test_damage_stops_a_job_that_is_not_told_to_go_on(server: Server, tmp_path: 
 def test_sigusr1_does_not_end_or_change_a_job(server: Server, data: Path, tmp_path: Path) -> None:
     args, folder = [*JOBS["fit"][:4], "-q"], tmp_path / "work"
     total, expected = undisturbed(args, server, data, folder)
-    for at in range(1, total, max(total // FAULTS, 1)):
+    for at in range(1, total, max(total // server.faults, 1)):
         copy_of(data, folder)
         act = ["signal", signal.SIGUSR1]
         again = server.good(args, folder, at=at, act=act, only="reach")
@@ -649,7 +647,7 @@ def test_what_was_read_of_a_file_that_was_cut_short_is_in_no_checkpoint(
     """A last block that is shorter than it will be, and is counted as one that was read."""
     folder = tmp_path / "work"
     total, expected = undisturbed(JOBS["fit"], server, data, folder, only="reach")
-    for at in range(1, total, max(total // (5 * FAULTS), 1)):
+    for at in range(1, total, max(total // (5 * server.faults), 1)):
         copy_of(data, folder)
         act = ["truncate", "data/y=1/b.csv"]
         server.ask("run", JOBS["fit"], folder, only="reach", at=at, act=act)

@@ -414,7 +414,7 @@ def manifest(*, fresh: bool = False, fingerprint: str = "f", options: Any = ("o"
     return Manifest(locate("m"), fingerprint, list(options), fresh=fresh)
 
 
-@settings(max_examples=25, deadline=None)
+@settings.get_profile("few")
 @given(outputs=OUTPUTS, durable=st.booleans(), cut=st.integers(0, 200))
 def test_a_round_trip_whatever_is_cut_off(
     outputs: dict[str, Outcome], durable: bool, cut: int
@@ -447,7 +447,7 @@ def test_a_round_trip_whatever_is_cut_off(
     assert (Path("m") / NAME).read_bytes() == whole
 
 
-@settings(max_examples=25, deadline=None)
+@settings.get_profile("few")
 @given(data=st.data())
 def test_a_changed_byte_is_never_believed(data: st.DataObject) -> None:
     Path("m").mkdir(exist_ok=True)

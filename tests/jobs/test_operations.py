@@ -14,7 +14,7 @@ import streambn as sbn
 from streambn.jobs.operations import ApplyStatistics, LearnAndApply
 from streambn.statistics import Statistics
 
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings.get_profile("few")
 
 
 def table_of(rows: int, seed: int, missing: float = 0.1) -> pa.Table:

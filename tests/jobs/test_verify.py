@@ -109,7 +109,7 @@ def normalizers(draw):
 
 
 cut_points = st.lists(st.integers(0, 100), max_size=5)
-many = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(suppress_health_check=list(HealthCheck))
 
 
 @many

@@ -158,14 +158,14 @@ def with_nulls(x, mask, slice_from=0):
 # ------------------------------------------------------------------------------ the sums
 
 
-@settings(max_examples=400, deadline=None)
+@settings.get_profile("many")
 @given(columns, masks, st.integers(0, 70))
 def test_the_sums_are_those_of_integers(x, mask, slice_from):
     array, values = with_nulls(x, mask, slice_from)
     check(array, values)
 
 
-@settings(max_examples=150, deadline=None)
+@settings.get_profile("many")
 @given(columns, seeds, st.integers(1, 12), st.integers(1, 3))
 def test_order_cuts_and_merges_leave_the_bytes_alone(x, seed, parts, threads):
     rng = np.random.default_rng(seed)
@@ -260,7 +260,7 @@ DECIMALS = [
 
 
 @pytest.mark.parametrize(("kind", "digits", "scale"), DECIMALS, ids=str)
-@settings(max_examples=25, deadline=None)
+@settings.get_profile("few")
 @given(seeds, st.integers(0, 600), st.integers(0, 76), st.booleans())
 @example(0, 600, 76, False)
 def test_decimals(kind, digits, scale, seed, n, length, mixed):

@@ -83,7 +83,6 @@ INTEGERS = [pa.int8, pa.int16, pa.int32, pa.int64, pa.uint8, pa.uint16, pa.uint3
 
 
 @pytest.mark.parametrize("kind", INTEGERS, ids=lambda k: k.__name__)
-@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_integers_keep_their_low_digits(kernels, kind, data):
     bits = kind().bit_width
@@ -109,7 +108,6 @@ DECIMALS = [(pa.decimal32, 9), (pa.decimal64, 18), (pa.decimal128, 38), (pa.deci
 
 
 @pytest.mark.parametrize(("kind", "digits"), DECIMALS, ids=lambda k: getattr(k, "__name__", k))
-@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_decimals_keep_their_low_digits(kernels, kind, digits, data):
     scale = data.draw(st.integers(0, digits))
@@ -200,7 +198,7 @@ def test_the_ends_of_the_range_neither_overflow_nor_vanish(kernels, values):
     assert merged.max[0] == max(values)
 
 
-@settings(max_examples=150, deadline=None)
+@settings.get_profile("many")
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=12))
 def test_any_finite_floats(kernels, values):
     merged = kernels.empty_moments(1)
@@ -226,7 +224,7 @@ def poisoned(values, valid, kind):
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 1e308, 7.0])
 @pytest.mark.parametrize("decay", [1.0, 0.5])
-@settings(max_examples=25, deadline=None)
+@settings.get_profile("few")
 @given(data=st.data())
 def test_the_value_under_a_null_is_never_used(kernels, poison, decay, data):
     rows = data.draw(st.integers(1, 40))

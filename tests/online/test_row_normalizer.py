@@ -861,7 +861,9 @@ def test_a_nanosecond_is_not_lost():
         ({"t": 3}, "column 't' holds plain numbers"),
         ({"t": "2026-03-01"}, "column 't' is string, which is no event time"),
         ({"t": True}, "column 't' is bool, which is no event time"),
-        pytest.param({"t": object()}, ".t. must say when a row happened: .* got <object", id="object"),
+        pytest.param(
+            {"t": object()}, ".t. must say when a row happened: .* got <object", id="object"
+        ),
         ({"t": 10**40}, "'t' must say when a row happened: .* got 1000"),
         (None, "a row must be a dict"),
     ],

@@ -37,7 +37,7 @@ from streambn.parquet.rewrite import Assembly, ParquetSource, encoded
 
 # What monkeypatch does here is the same for all examples.
 FEW = settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    settings.get_profile("few"), suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 CODECS = ["none", "snappy", "gzip", "zstd", "lz4", "brotli"]
 
@@ -278,7 +278,7 @@ def test_back_to_the_original_values(table: pa.Table, group: int, codec: str) ->
 
 
 @pytest.mark.usefixtures("_small_blocks")
-@settings(FEW, max_examples=10)
+@FEW
 @given(rows=st.lists(st.integers(0, 5), min_size=1, max_size=40), columns=st.integers(1, 40))
 @example(rows=[1] * 14, columns=14)
 @example(rows=[1] * 15, columns=15)
@@ -425,7 +425,7 @@ def test_the_bytes_do_not_depend_on_the_threads(
     assert len(made) == 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings.get_profile("few")
 @given(
     leaves=st.lists(st.sampled_from([F64, STR, pa.struct([("a", F64), ("b", F64)])]), min_size=1),
     rows=st.integers(0, 20),

@@ -49,7 +49,7 @@ class TestExactLaws(PolicyLaws):
 def test_the_laws_find_what_is_right_to_most_digits_only():
     laws = type("Laws", (PolicyLaws,), {"policy": sbn.Welford(), "rtol": 0.0})()
 
-    @settings(deadline=None, database=None, phases=[Phase.generate])
+    @settings(max_examples=100, database=None, phases=[Phase.generate])
     @given(data=st.data())
     def broken(data):
         laws.law_pieces_merge_in_any_order_where_it_is_said_to_be_without_effect(data)
@@ -142,7 +142,7 @@ near = st.tuples(
 # ------------------------------------------------------------------------- every float64
 
 
-@settings(max_examples=150, deadline=None)
+@settings.get_profile("many")
 @given(st.lists(finite, max_size=9) | st.lists(near, max_size=9))
 @example([LARGEST, LARGEST])
 @example([LARGEST, -LARGEST])
@@ -157,7 +157,6 @@ def test_every_statistic_is_the_nearest_float64(values):
     assert_correct(totals(floats(values)), values)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(-1e100, 1e100), min_size=2, max_size=12))
 def test_the_standard_library_agrees(values):
     fitted = fit(floats(values))
@@ -170,7 +169,6 @@ def test_the_standard_library_agrees(values):
     assert sample["std"] == statistics.stdev(values)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_cuts_orders_and_trees_of_merges_leave_every_byte(data):
     value = st.none() | st.sampled_from([NAN, INF, -INF]) | finite
@@ -400,7 +398,6 @@ def test_columns_in_lists_structs_encodings_and_matrices():
     assert norm.stats()["nulls"].to_pylist() == [20]
 
 
-@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_both_implementations_give_the_same_bytes(data, implementation):
     if implementation == "reference":

@@ -27,10 +27,7 @@ from streambn.testing import cuts, exact_moments, merged_in_a_tree
 EPSILON = 2.0**-52
 SEEDS = st.integers(0, 2**32 - 1)
 RATES = ["com", "span", "halflife", "alpha"]
-
-
-def few(examples):
-    return settings(max_examples=examples, deadline=None)
+few = settings.get_profile("few")
 
 
 def lane(norm, column="x", **how):
@@ -155,7 +152,7 @@ def assert_variance_of_peer(got, ddof, var, rtol, rate):
 @pytest.mark.parametrize("ignore_na", [False, True], ids=["absolute", "ignore_na"])
 @pytest.mark.parametrize("adjust", [True, False], ids=["adjust", "recursive"])
 @pytest.mark.parametrize("rate", RATES)
-@few(20)
+@few
 @given(data=st.data())
 def test_ema_is_pandas_ewm_however_it_is_cut_and_merged(data, rate, adjust, ignore_na):
     x = data.draw(gappy())
@@ -179,7 +176,7 @@ def test_ema_is_pandas_ewm_however_it_is_cut_and_merged(data, rate, adjust, igno
 @pytest.mark.parametrize("ignore_na", [False, True], ids=["absolute", "ignore_na"])
 @pytest.mark.parametrize("adjust", [True, False], ids=["adjust", "recursive"])
 @pytest.mark.parametrize("rate", RATES)
-@few(6)
+@few
 @given(data=st.data())
 def test_ema_is_pandas_definition_in_exact_arithmetic(data, rate, adjust, ignore_na, offset):
     x = data.draw(gappy(max_rows=36, offset=offset))
@@ -301,7 +298,7 @@ def shuffled_pieces(draw, batch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@few(12)
+@few
 @given(data=st.data())
 def test_ema_by_time_is_pandas_ewm_with_times(data, kind):
     x = data.draw(gappy(max_rows=60))
@@ -330,7 +327,7 @@ def time_weights(ages, halflife):
 
 
 @pytest.mark.parametrize("kind", ["ns", "us", "int64", "uint32", "float64"])
-@few(12)
+@few
 @given(data=st.data())
 def test_ema_by_time_is_its_definition_in_exact_arithmetic(data, kind):
     x = data.draw(gappy(max_rows=24, offset=data.draw(st.sampled_from([0.0, 1e9]))))
@@ -384,7 +381,7 @@ def test_pandas_loses_nanoseconds_that_we_keep():
 @pytest.mark.parametrize("ignore_nulls", [False, True], ids=["absolute", "ignore_nulls"])
 @pytest.mark.parametrize("adjust", [True, False], ids=["adjust", "recursive"])
 @pytest.mark.parametrize("rate", RATES)
-@few(10)
+@few
 @given(data=st.data())
 def test_ema_is_polars_ewm(data, rate, adjust, ignore_nulls):
     # Polars leaves null what is null, where pandas repeats the value before: the last that is
@@ -472,7 +469,7 @@ def assert_normalized(z, expected, values, gamma=1.0):
 
 
 @pytest.mark.parametrize("momentum", MOMENTA, ids=str)
-@few(8)
+@few
 @given(data=st.data())
 def test_batch_ema_is_torch_batch_norm_in_training_and_in_evaluation(data, momentum):
     torch, layer = batch_norm(momentum)
@@ -511,7 +508,7 @@ def test_torch_defaults_are_those_of_batch_ema():
     assert_torch_has(layer, norm)
 
 
-@few(15)
+@few
 @given(data=st.data())
 def test_merged_parts_of_an_epoch_are_torch_batch_norm_of_all(data):
     momentum = data.draw(st.sampled_from(MOMENTA))
@@ -523,7 +520,7 @@ def test_merged_parts_of_an_epoch_are_torch_batch_norm_of_all(data):
     assert_torch_has(layer, merged(data, make, map(vectors, blocks)))
 
 
-@few(15)
+@few
 @given(data=st.data())
 def test_batch_ema_is_the_recursion_of_keras(data):
     # Keras: momentum is the weight of the old value, and the variance is the biased one.
@@ -603,7 +600,7 @@ def assert_exact(norm, blocks, unit):
 
 @pytest.mark.parametrize("initial", [None, (0.0, 1.0), (5.0, 0.0), (-1e3, 7.0)], ids=str)
 @pytest.mark.parametrize("rate", [{"momentum": 0.1}, {"decay": 0.99}, {"momentum": None}], ids=str)
-@few(12)
+@few
 @given(data=st.data())
 def test_batch_ema_and_its_total_variance_are_exact(data, rate, initial):
     offset = data.draw(st.sampled_from([0.0, 1e9]))
@@ -628,7 +625,6 @@ def test_total_variance_is_that_of_the_values_if_each_block_counts_once():
     assert got["total_var"] > 10 * got["var"]
 
 
-@few(40)
 @given(data=st.data())
 def test_blocks_of_so_many_rows_do_not_depend_on_the_cuts(data):
     rows = data.draw(st.integers(1, 40))
@@ -657,7 +653,7 @@ def test_blocks_of_so_many_rows_do_not_depend_on_the_cuts(data):
             assert_close(b[name], a[name], EPSILON, unit=1 if name == "mean" else 0)
 
 
-@few(15)
+@few
 @given(data=st.data())
 def test_blocks_of_so_many_rows_are_torch_batch_norm_of_exact_blocks(data):
     momentum = data.draw(st.sampled_from(MOMENTA))
@@ -670,7 +666,7 @@ def test_blocks_of_so_many_rows_are_torch_batch_norm_of_exact_blocks(data):
     assert_torch_has(layer, fitted(make, data.draw(cuts([vectors(values)]))))
 
 
-@few(15)
+@few
 @given(data=st.data())
 def test_a_file_saved_inside_a_block_goes_on_as_if_nothing_had_been(data, tmp_path_factory):
     x = data.draw(gappy(max_rows=80, offset=1e6))
@@ -693,7 +689,7 @@ def test_a_file_saved_inside_a_block_goes_on_as_if_nothing_had_been(data, tmp_pa
         assert thawed.freeze().fingerprint == whole.freeze().fingerprint
 
 
-@few(30)
+@few
 @given(data=st.data())
 def test_blocks_merge_at_their_edges_and_into_what_the_last_one_lacks(data):
     rows = data.draw(st.integers(2, 9))
@@ -735,7 +731,7 @@ def weights_for(draw, n, zeros=False):
     return w
 
 
-@few(30)
+@few
 @given(data=st.data())
 def test_weights_are_those_of_numpy_and_of_scikit_learn(data):
     n = data.draw(st.integers(2, 80))
@@ -807,7 +803,7 @@ def exact_factors(policy, batch):
 
 
 @for_policies_with_weights
-@few(25)
+@few
 @given(data=st.data())
 def test_weights_are_factors_in_exact_arithmetic(data, policy):
     batch = data.draw(weighed(max_rows=40))
@@ -829,7 +825,7 @@ def test_weights_are_factors_in_exact_arithmetic(data, policy):
 
 
 @for_policies_with_weights
-@few(25)
+@few
 @given(data=st.data())
 def test_a_row_that_weighs_nothing_is_as_if_it_were_not_there(data, policy):
     batch = data.draw(weighed(max_rows=60, zeros=True))
@@ -879,7 +875,7 @@ def test_weights_may_be_of_any_type_of_number(policy, kind):
 
 @for_policies_with_weights
 @pytest.mark.parametrize("power", [-60, -1, 1, 60])
-@few(10)
+@few
 @given(data=st.data())
 def test_weights_count_beside_each_other_only(data, policy, power):
     batch = data.draw(weighed(max_rows=60, zeros=True))

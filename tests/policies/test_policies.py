@@ -125,7 +125,7 @@ def test_the_laws_find_a_policy_that_breaks_them(policy, law):
     [check] = [getattr(laws, name) for name in dir(laws) if name.startswith(f"law_{law}")]
 
     # What fails is not made smaller, which takes long.
-    @settings(deadline=None, database=None, phases=[Phase.generate])
+    @settings(max_examples=100, database=None, phases=[Phase.generate])
     @given(data=st.data())
     def broken(data):
         check(data)
@@ -149,7 +149,7 @@ def learned(policy, batches):
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e8, 1e12, 1e15])
-@settings(max_examples=12, deadline=None)
+@settings.get_profile("few")
 @given(data=st.data())
 def test_variance_is_exact_to_1e_14_at_any_offset_under_any_cut(data, offset):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
@@ -199,7 +199,7 @@ def weights_of(policy, values):
 
 @pytest.mark.parametrize("ignore_na", [False, True])
 @pytest.mark.parametrize("adjust", [False, True])
-@settings(max_examples=25, deadline=None)
+@settings.get_profile("few")
 @given(data=st.data())
 def test_ema_is_its_definition_in_exact_arithmetic(data, adjust, ignore_na):
     rate = data.draw(st.sampled_from([{"alpha": 0.25}, {"alpha": 0.9}, {"com": 7.0}]))

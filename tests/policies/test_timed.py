@@ -71,7 +71,7 @@ def far_ticks(draw):
 
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("halflife", LENGTHS)
-@settings(max_examples=20, deadline=None)
+@settings.get_profile("few")
 @given(data=st.data())
 def test_times_at_the_ends_of_int64_neither_overflow_nor_lose_a_value(data, halflife, unit):
     ticks = data.draw(far_ticks())
@@ -99,7 +99,7 @@ FAR = [-1.7e308, -1e308, -1e300, -1.0, -1e-300, 0.0, 1e-300, 1.0, 1e300, 1e308, 
 
 
 @pytest.mark.parametrize("halflife", [5e-324, 1e-310, 4e-303, 1.0, 1e300, 1e308, 1.7e308])
-@settings(max_examples=25, deadline=None)
+@settings.get_profile("few")
 @given(data=st.data())
 def test_plain_numbers_at_the_ends_of_float64_neither_overflow_nor_lose_a_value(data, halflife):
     ticks = data.draw(st.lists(st.sampled_from(FAR), min_size=1, max_size=5))
@@ -294,7 +294,7 @@ def test_a_row_that_weighs_nothing_needs_no_time():
 # ------------------------------------------------------------------- units, time zones
 
 
-@settings(max_examples=25, deadline=None)
+@settings.get_profile("few")
 @given(data=st.data())
 def test_batches_in_different_units_are_one_stream(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
@@ -477,7 +477,7 @@ COPIES = {
     [(pa.timestamp("ns"), "1h30min"), (pa.date32(), "0.3d"), (pa.float64(), 0.1), (pa.int64(), 7)],
     ids=str,
 )
-@settings(max_examples=5, deadline=None)
+@settings.get_profile("few")
 @given(data=st.data())
 def test_what_was_saved_goes_on_to_the_last_bit(data, kind, halflife, copied, tmp_path_factory):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
