@@ -122,6 +122,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
             inf=inf,
             weights=weights,
             unseen=unseen,
+            constant="zero",
         )
 
     def _unit_test_skips(self) -> set[str]:
@@ -285,7 +286,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
             weights=options.weights,
             unseen=unseen,
         )
-        self._rows = RowNormalizer.of(frozen, unseen)
+        self._rows = RowNormalizer.from_normalizer(frozen, unseen=unseen, constant="zero")
         return self
 
     def to_normalizer(self) -> sbn.Normalizer:

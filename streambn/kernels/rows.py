@@ -18,6 +18,7 @@ import numpy as np
 from streambn.errors import InvalidValueError, NotFittedError, SchemaError
 
 __all__ = [
+    "CONSTANT",
     "MAX_WEIGHT",
     "MIN_WEIGHT",
     "MISSING",
@@ -28,10 +29,10 @@ __all__ = [
     "weight_of",
 ]
 
-# What a NaN or an infinity does, and how a feature without statistics comes out. The extension
-# knows them by their places.
-MISSING = ("ignore", "raise", "propagate")
-UNSEEN = ("zero", "passthrough", "raise")
+# The extension receives each of these choices as its index.
+MISSING = ("ignore", "raise", "propagate")  # for a NaN or an infinity
+UNSEEN = ("zero", "passthrough", "raise")  # for a value of a feature without statistics
+CONSTANT = ("unit", "zero")  # for a feature of zero variance: unit scale, or output 0
 
 # Products of two weights, and of one with a square, are to stay inside float64.
 MAX_WEIGHT: Final = 1e30
@@ -61,7 +62,10 @@ class RowRules(NamedTuple):
     nan, inf : int
         Places in `MISSING`.
     unseen : int
-        A place in `UNSEEN`.
+        An index into `UNSEEN`.
+    constant : int
+        An index into `CONSTANT`. It applies where eps is 0: with an eps, a constant feature
+        is divided by √eps.
     """
 
     decay: float
@@ -75,6 +79,7 @@ class RowRules(NamedTuple):
     nan: int
     inf: int
     unseen: int
+    constant: int
 
 
 def number(value: Any, key: Any) -> tuple[float, float, bool] | tuple[()] | None:

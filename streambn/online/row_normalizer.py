@@ -31,7 +31,15 @@ from streambn.kernels import (
     normalize,
 )
 from streambn.kernels.interface import Floats, Ints
-from streambn.kernels.rows import MISSING, UNSEEN, RowRules, number, refuse, weight_of
+from streambn.kernels.rows import (
+    CONSTANT,
+    MISSING,
+    UNSEEN,
+    RowRules,
+    number,
+    refuse,
+    weight_of,
+)
 from streambn.normalizer import FrozenNormalizer, Normalizer, checked_policy
 from streambn.online.batches import array_of, column_of, filtered, selected, stamp_in
 from streambn.online.features import Kinds, Match, twice
@@ -76,6 +84,10 @@ class RowNormalizer:
     unseen : {"zero", "passthrough", "raise"}
         How the values of a feature come out of which none was learned: as 0.0, as they are,
         or not at all.
+    constant : {"unit", "zero"}
+        How the values of a feature of zero variance come out. "unit": divided by 1, as by
+        `streambn.Normalizer`. "zero": as 0.0 whatever the value, as by River's scalers. With
+        an eps both divide by √eps.
 
     Attributes
     ----------
@@ -95,8 +107,7 @@ class RowNormalizer:
 
     Notes
     -----
-    A feature whose variance is zero, within the rounding of its values, becomes 0, whatever
-    the value, unless there is an eps: one value says nothing about the scale of the next.
+    The variance of a feature is zero if it is within the rounding error of the feature's values.
 
     Examples
     --------
@@ -105,7 +116,7 @@ class RowNormalizer:
     >>> for x in ({"a": 1.0}, {"a": 3.0, "b": 7}):
     ...     norm.learn_one(x)
     >>> norm.transform_one({"a": 4.0, "b": 9, "c": "red"})
-    {'a': 2.0, 'b': 0.0, 'c': 'red'}
+    {'a': 2.0, 'b': 2.0, 'c': 'red'}
     """
 
     def __init__(
@@ -113,19 +124,25 @@ class RowNormalizer:
         policy: Policy | None = None,
         *,
         unseen: str = "zero",
+        constant: str = "unit",
         **options: Any,
     ) -> None:
-        self._begin(
-            Welford() if policy is None else checked_policy(policy), Options(**options), unseen
-        )
+        policy = Welford() if policy is None else checked_policy(policy)
+        self._begin(policy, Options(**options), unseen, constant)
 
-    def _begin(self, policy: Policy, options: Options, unseen: str) -> None:
+    def _begin(self, policy: Policy, options: Options, unseen: str, constant: str) -> None:
         if unseen not in UNSEEN:
             raise InvalidValueError(
-                f"unseen must be 'zero', 'passthrough' or 'raise', got {unseen!r}."
+                f"unseen must be 'zero', 'passthrough' or 'raise', got {unseen!r}.",
+                argument="unseen",
+            )
+        if constant not in CONSTANT:
+            raise InvalidValueError(
+                f"constant must be 'unit' or 'zero', got {constant!r}.", argument="constant"
             )
         Statistics(policy, options, None)  # which refuses what does not go together
-        self.policy, self.options, self.unseen = policy, options, unseen
+        self.policy, self.options = policy, options
+        self.unseen, self.constant = unseen, constant
         self._time = event_time_of(policy)
         # Keys of a row that are no features, but say something about it.
         self._beside = frozenset(beside(options.weights, self._time))
@@ -143,6 +160,7 @@ class RowNormalizer:
             nan=MISSING.index(options.nan),
             inf=MISSING.index(options.inf),
             unseen=UNSEEN.index(unseen),
+            constant=CONSTANT.index(constant),
         )
         self._lanes = RowLanes(*rules, dict(options.affine or {}), number, refuse)
         self._lock = threading.RLock()
@@ -163,8 +181,21 @@ class RowNormalizer:
                 self.learn_one, self.transform_one = self._learn_row, self._transform_features
 
     @classmethod
-    def of(cls, source: Normalizer | FrozenNormalizer, unseen: str = "zero") -> Self:
-        """Go on from statistics of columns.
+    def from_normalizer(
+        cls,
+        normalizer: Normalizer | FrozenNormalizer,
+        *,
+        unseen: str = "zero",
+        constant: str = "unit",
+    ) -> Self:
+        """Return a RowNormalizer that goes on from the statistics of a normalizer.
+
+        Parameters
+        ----------
+        normalizer : Normalizer or FrozenNormalizer
+            Of plain columns. It does not change.
+        unseen, constant : str
+            As for the class.
 
         Raises
         ------
@@ -172,9 +203,9 @@ class RowNormalizer:
             A column is a list or in a struct, or is both a feature and the one of weights or of
             event times.
         """
-        fitted = source.statistics
+        fitted = normalizer.statistics
         self = cls.__new__(cls)
-        self._begin(fitted.policy, fitted.options, unseen)
+        self._begin(fitted.policy, fitted.options, unseen, constant)
         binding = fitted.binding
         if binding is None:
             return self
@@ -430,7 +461,7 @@ class RowNormalizer:
         maps = fitted.lane_transform
         lanes = len(maps.known)
         gamma = np.ones(lanes) if maps.gamma is None else maps.gamma
-        if options.scale and options.eps == 0:
+        if options.scale and options.eps == 0 and self.constant == "zero":
             gamma = np.where(fitted.constant, 0.0, gamma)
         beta = np.zeros(lanes) if maps.beta is None else maps.beta
         known = np.append(maps.known, False)
@@ -536,6 +567,7 @@ class RowNormalizer:
             "policy": self.policy,
             "options": self.options,
             "unseen": self.unseen,
+            "constant": self.constant,
             # The one object of that text that Python has: equal statistics make equal pickles.
             "features": [sys.intern(k) if type(k) is str else k for k in features],
             "exact": exact,
@@ -544,7 +576,7 @@ class RowNormalizer:
         }
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self._begin(state["policy"], state["options"], state["unseen"])
+        self._begin(state["policy"], state["options"], state["unseen"], state["constant"])
         kept = state["features"], state["exact"], state["rows"]
         self._ledger.restore(state["statistics"], *kept)
 

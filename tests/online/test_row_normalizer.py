@@ -19,7 +19,7 @@ import streambn as sbn
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import Columns, Layout, Place, reference
 from streambn.kernels.interface import ABSENT, LaneArrays
-from streambn.kernels.rows import MISSING, UNSEEN, RowRules, number, refuse
+from streambn.kernels.rows import CONSTANT, MISSING, UNSEEN, RowRules, number, refuse
 from streambn.online.row_normalizer import RowNormalizer
 
 try:
@@ -35,7 +35,7 @@ KERNELS = [
     pytest.param(reference, id="reference"),
     pytest.param(native, id="native", marks=needs_native),
 ]
-PLAIN = RowRules(1.0, False, 0.0, 0, 0.0, math.inf, True, True, 0, 1, 0)
+PLAIN = RowRules(1.0, False, 0.0, 0, 0.0, math.inf, True, True, 0, 1, 0, 0)
 RULES = {
     "Welford": PLAIN,
     "Welford, ddof=1": PLAIN._replace(ddof=1),
@@ -190,7 +190,8 @@ def recursion(values, alpha, ignore_na):
 
 def read_by_maps(kernel, rules, rows):
     """Mean, deviation and unbiased deviation, as the maps of lanes have them: 0 where undefined."""
-    plain = rules._replace(eps=0.0, inf=MISSING.index("ignore"))
+    zero = CONSTANT.index("zero")
+    plain = rules._replace(eps=0.0, inf=MISSING.index("ignore"), constant=zero)
     means, biased, unbiased = (
         kernel.RowLanes(*changed, {}, number, refuse)
         for changed in (
@@ -257,6 +258,41 @@ def test_the_recursion_survives_gaps_without_end_and_the_ends_of_the_range(kerne
     assert (moments.count[0], moments.nulls[0]) == (4, 3000 + 1 + 3000 + 2)
     assert (moments.min[0], moments.max[0]) == (1.0, 1e150)
     assert (first.count[0], first.weight[0], first.mean_hi[0]) == (1, 1.0, 3.0)
+
+
+# ------------------------------------------------------------------------ zero variance
+
+
+@pytest.mark.parametrize("eps", [0.0, 4.0])
+@pytest.mark.parametrize("values", [[20.0, 20.0], [20, 20], [0.1] * 7, [3.0]], ids=str)
+@pytest.mark.parametrize(
+    "policy",
+    [sbn.Welford(), sbn.Exact(), sbn.EMA(alpha=0.5), sbn.BatchEMA(momentum=None)],
+    ids=repr,
+)
+def test_constant_features_follow_normalizer(policy, values, eps):
+    columns = sbn.Normalizer(policy, eps=eps).update(pa.table({"x": values}))
+    expected = columns.transform(pa.table({"x": [30.0]}))["x"][0].as_py()
+    assert expected == (30.0 - values[0]) / (math.sqrt(eps) or 1.0)
+    rows = RowNormalizer(policy, eps=eps)
+    for value in values:
+        rows.learn_one({"x": value})
+    for norm in (rows, RowNormalizer.from_normalizer(columns)):
+        assert norm.transform_one({"x": 30.0}) == {"x": expected}
+        assert norm.transform_many(pa.record_batch({"x": [30.0]}))["x"][0].as_py() == expected
+
+
+@pytest.mark.parametrize("policy", [sbn.Welford(), sbn.Exact()], ids=repr)
+def test_constant_features_can_come_out_as_zero(policy):
+    norm = RowNormalizer(policy, constant="zero", affine={"x": (2.0, 5.0)})
+    for row in ({"x": 20.0, "y": 1.0}, {"x": 20.0, "y": 3.0}):
+        norm.learn_one(row)
+    for copy in (norm, pickle.loads(pickle.dumps(norm))):
+        assert copy.transform_one({"x": 30.0, "y": 3.0}) == {"x": 5.0, "y": 1.0}
+        batch = copy.transform_many(pa.record_batch({"x": [30.0], "y": [3.0]}))
+        assert batch.to_pydict() == {"x": [5.0], "y": [1.0]}
+    with pytest.raises(InvalidValueError, match=r"constant must be 'unit' or 'zero', got 'one'\."):
+        RowNormalizer(policy, constant="one")
 
 
 # ----------------------------------------------------------------------------- weights
@@ -484,14 +520,14 @@ def test_names_that_are_one_text_do_not_make_a_normalizer():
 def test_lists_are_no_features():
     lists = pa.table({"emb": pa.array([[1.0, 2.0]], pa.list_(pa.float64(), 2))})
     with pytest.raises(SchemaError, match="'emb' is a list"):
-        RowNormalizer.of(sbn.Normalizer().update(lists))
+        RowNormalizer.from_normalizer(sbn.Normalizer().update(lists))
 
 
 def test_nothing_learned_makes_a_normalizer_that_binds_what_comes():
     norm = RowNormalizer(sbn.EMA(alpha=0.5)).to_normalizer()
     assert norm.lanes == ()
     assert norm.update(pa.table({"a": [1.0]})).lanes == ("a",)
-    assert RowNormalizer.of(norm).features == ["a"]
+    assert RowNormalizer.from_normalizer(norm).features == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -516,7 +552,7 @@ def test_statistics_go_over_to_columns_and_back(policy):
         core.update(part)
         norm.learn_many(part)
     assert norm.to_normalizer().stats().equals(core.stats())
-    back = RowNormalizer.of(core.freeze())
+    back = RowNormalizer.from_normalizer(core.freeze())
     assert pickle.dumps(back) == pickle.dumps(norm)
     for one in (back, norm):
         one.learn_many(late)
@@ -743,13 +779,13 @@ def test_a_key_may_say_what_rows_weigh(policy):
 
 def test_weights_in_columns_go_on_under_a_key():
     core = sbn.Normalizer(weights="w").update(pa.table({"a": [1.0, 5.0], "w": [3, 1]}))
-    norm = RowNormalizer.of(core)
+    norm = RowNormalizer.from_normalizer(core)
     norm.learn_one({"a": 2.0, "w": 4})
     core.update(pa.table({"a": [2.0], "w": [4]}))
     assert norm.to_normalizer().stats().equals(core.stats())
     both = sbn.Normalizer(columns=["a", "w"], weights="w").update(pa.table({"a": [1.0], "w": [3]}))
     with pytest.raises(SchemaError, match="column 'w' is normalized, and says"):
-        RowNormalizer.of(both)
+        RowNormalizer.from_normalizer(both)
 
 
 DAY = np.datetime64("2026-03-01")
@@ -806,9 +842,9 @@ def test_event_time_goes_over_to_columns_and_back():
     rows, at = timed_rows()
     batch = as_batch(rows).append_column("t", pa.array(at))
     core = sbn.Normalizer(TIMED).update(batch)
-    norm = RowNormalizer.of(core.freeze())
+    norm = RowNormalizer.from_normalizer(core.freeze())
     assert norm.to_normalizer().stats().equals(core.stats())
-    assert RowNormalizer.of(norm.to_normalizer()).rows == norm.rows == 30
+    assert RowNormalizer.from_normalizer(norm.to_normalizer()).rows == norm.rows == 30
     norm.learn_one({"t": at[0].item(), "new": 1.0})
     of = statistics(norm)["new"]
     assert (of["count"], of["nulls"], of["mean"]) == (1, 30, 1.0)
@@ -973,7 +1009,7 @@ def test_exact_sums_of_rows_are_those_of_a_batch():
         assert of == statistics(by_batch)[name]
     copied = pickle.loads(pickle.dumps(by_row))
     assert copied.transform_one(rows[7]) == by_row.transform_one(rows[7])
-    again = RowNormalizer.of(columns)
+    again = RowNormalizer.from_normalizer(columns)
     again.learn_one(rows[0])
     assert statistics(again)["a"]["count"] == statistics(by_batch)["a"]["count"] + 1
 

@@ -23,7 +23,7 @@ from streambn.kernels import doubledouble as dd
 from streambn.kernels.common import empty_moments
 from streambn.kernels.interface import Ints, LaneArrays
 from streambn.kernels.reference.merge import LEAST_WEIGHT, merge_moments
-from streambn.kernels.rows import MISSING, UNSEEN, RowRules, weight_of
+from streambn.kernels.rows import CONSTANT, MISSING, UNSEEN, RowRules, weight_of
 
 __all__ = ["RowLanes"]
 
@@ -461,7 +461,8 @@ class RowLanes:
         std = 0.0 if constant else std
         if rules.eps == 0:
             made.spread = 1.0 if constant else std
-            made.gamma = 0.0 if constant else made.gamma
+            if constant and CONSTANT[rules.constant] == "zero":
+                made.gamma = 0.0
             return made
         ordinary = var > 1e-290 and math.isfinite(var + rules.eps) and not constant
         made.spread = (

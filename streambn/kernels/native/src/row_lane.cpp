@@ -158,7 +158,7 @@ LaneMap map_of(const RowLane &lane, const RowRules &rules) {
     if (constant) std = 0;
     if (rules.eps == 0) {
         map.spread = constant ? 1.0 : std;
-        if (constant) map.gamma = 0;
+        if (constant && rules.zero_constant) map.gamma = 0;
         return map;
     }
     const bool ordinary = var > 1e-290 && std::isfinite(var + rules.eps);

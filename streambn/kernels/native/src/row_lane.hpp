@@ -21,6 +21,7 @@ struct RowRules {
     double eps, clip;     // infinity: none
     bool center, scale;
     Odd nan, inf;
+    bool zero_constant;  // a constant feature becomes 0 whatever the value; else its scale is 1
 };
 
 // The map y = clip((x - location) / spread) * gamma + beta.

@@ -389,12 +389,12 @@ void bind_rows(nb::module_ &module) {
     nb::class_<RowLanes>(module, "RowLanes")
         .def("__init__",
              [](RowLanes *self, double decay, bool ignore_missing, double prior, int ddof, double eps,
-                double clip, bool center, bool scale, int nan, int inf, int unseen, nb::dict affine,
-                nb::object number, nb::object refuse) {
+                double clip, bool center, bool scale, int nan, int inf, int unseen, int constant,
+                nb::dict affine, nb::object number, nb::object refuse) {
                  if (!(decay >= 0 && decay <= 1) || nan < 0 || nan > 2 || inf < 0 || inf > 2)
                      throw std::invalid_argument("the rules of the rows are out of their domain");
                  const RowRules rules{decay,  ignore_missing, prior, ddof, eps, clip, center, scale,
-                                      static_cast<Odd>(nan), static_cast<Odd>(inf)};
+                                      static_cast<Odd>(nan), static_cast<Odd>(inf), constant == 1};
                  const LaneMap without{{0, 0}, 1, unseen == 1 ? 1.0 : 0.0, 0, unseen == 2};
                  new (self) RowLanes(rules, without, std::move(affine), std::move(number), std::move(refuse));
              })
