@@ -42,6 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("streambn default")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Start a process per core for folders of tests, and none for single files and tests."""
+    folders = all(Path(arg).is_dir() for arg in config.args)
+    return min(os.cpu_count() or 1, 8) if folders else 0
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--long"):
         for item in items:

@@ -1,4 +1,11 @@
-"""Every block of the README and every example in a docstring runs."""
+"""Run every block of every README and every example in a docstring.
+
+A `python` block runs by itself in an empty folder. A `console` block is a session in an empty
+folder: lines that begin with `$ ` run one after the other, and the lines below each are its
+output, in which `…` stands for text that differs between runs. A `text` block is the output of
+the block before it. `sh` blocks are the root README's two commands, which `.ci/run` runs. `bash`
+blocks are recipes for developers, whose syntax and paths are checked.
+"""
 
 from __future__ import annotations
 
@@ -11,79 +18,114 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 import streambn
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.M | re.S)
+GUIDES = [
+    path.relative_to(ROOT)
+    for pattern in ("README.md", "[!.]*/README.md", "streambn/*/README.md")
+    for path in sorted(ROOT.glob(pattern))
+    if path != ROOT / "streambn/adapters/README.md"  # a link to adapters/, if it exists
+]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.M | re.S)
 
 
-def blocks(language):
-    return [(m[2], m[3]) for m in BLOCK.finditer(README) if m[1] == language]
+class Block(NamedTuple):
+    language: str
+    code: str
+    output: str | None
 
 
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
+def blocks(guide: Path) -> list[Block]:
+    return [Block(*match.groups()) for match in BLOCK.finditer((ROOT / guide).read_text())]
+
+
+def of_language(language: str) -> list[pytest.param]:
+    return [
+        pytest.param(block, id=f"{guide}-{number}")
+        for guide in GUIDES
+        for number, block in enumerate(blocks(guide))
+        if block.language == language
+    ]
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
-@pytest.mark.parametrize(("code", "printed"), blocks("python"))
-def test_the_readmes_python_runs_and_prints_what_it_says(code, printed, workplace, capsys):
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
-    if printed is not None:
-        assert capsys.readouterr().out.strip() == printed.strip()
+@pytest.mark.parametrize("block", of_language("python"))
+def test_python_block_prints_its_output(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block.code, "README.md", "exec"), {"__name__": "readme"})
+    if block.output is not None:
+        assert capsys.readouterr().out.strip() == block.output.strip()
 
 
-@pytest.mark.parametrize("session", [block for block, _ in blocks("console")])
-def test_the_readmes_shell_session_runs_and_prints_what_it_says(session, workplace):
-    """Lines that begin with a $ are run, one after the other; the rest is their output.
-
-    An ellipsis stands for what is not the same in every run.
-    """
+@pytest.mark.parametrize("block", of_language("console"))
+def test_console_session_prints_its_output(block: Block) -> None:
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
-    path = Path(sys.executable).parent
-    environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}"
-    for step in session.split("$ ")[1:]:
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    for step in block.code.split("$ ")[1:]:
         command, _, expected = step.partition("\n")
-        ran = subprocess.run(
+        done = subprocess.run(
             command, shell=True, env=environment, capture_output=True, text=True, check=False
         )
-        assert ran.returncode == 0, ran.stderr
+        assert done.returncode == 0, done.stderr
         if expected.strip():
-            shown = [line.rstrip() for line in (ran.stderr + ran.stdout).strip().splitlines()]
-            wanted = [line.rstrip() for line in expected.strip().splitlines()]
-            assert len(shown) == len(wanted)
-            for line, pattern in zip(shown, wanted, strict=True):
+            printed = [line.rstrip() for line in (done.stderr + done.stdout).strip().splitlines()]
+            patterns = [line.rstrip() for line in expected.strip().splitlines()]
+            assert len(printed) == len(patterns), printed
+            for line, pattern in zip(printed, patterns, strict=True):
                 assert re.fullmatch(re.escape(pattern).replace("…", ".*"), line), line
 
 
-def test_the_readmes_two_commands_name_what_exists():
-    commands = [block for block, _ in blocks("sh")]
+@pytest.mark.parametrize("block", of_language("bash"))
+def test_bash_recipe_names_existing_paths(block: Block) -> None:
+    subprocess.run(["bash", "-n"], input=block.code, text=True, check=True)
+    words = shlex.split(block.code.replace("\\\n", " "), comments=True)
+    for word in words:
+        if re.match(r"(tests|benchmarks|adapters|streambn|\.ci)/", word):
+            assert (ROOT / word.partition("::")[0]).exists(), word
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=str)
+def test_no_block_escapes(guide: Path) -> None:
+    """Each fence belongs to a block in one of the languages that are checked above."""
+    found = blocks(guide)
+    assert {block.language for block in found} <= {"python", "console", "sh", "bash"}
+    fences = (ROOT / guide).read_text().count("```")
+    assert fences == sum(2 if block.output is None else 4 for block in found)
+
+
+def test_root_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 250
+
+
+def test_root_readme_has_two_commands() -> None:
+    commands = [block.code for guide in GUIDES for block in blocks(guide) if block.language == "sh"]
     assert len(commands) == 2
-    for command in commands:
+    for command, extras in zip(commands, (".[cli]", ".[test]"), strict=True):
         assert "python3 -m venv" in command
-        words = shlex.split(command.replace("\\\n", " "))
-        extras = [w for w in words if w.startswith(".[")]
-        assert extras in (["[cli]"], [".[cli]"], [".[test]"])
+        assert extras in shlex.split(command)
 
 
-def documented():
-    names = [m.name for m in pkgutil.walk_packages(streambn.__path__, "streambn.")]
-    # The compiled kernels may not be there; they have the reference's docstrings, no examples.
-    return ["streambn", *sorted(n for n in names if not n.startswith("streambn.kernels.native"))]
+def documented() -> list[str]:
+    names = [module.name for module in pkgutil.walk_packages(streambn.__path__, "streambn.")]
+    # The compiled kernels may be missing, and importing a `__main__` would run it.
+    skipped = re.compile(r"streambn\.kernels\.native|.*\.__main__$")
+    return ["streambn", *sorted(name for name in names if not skipped.match(name))]
 
 
 @pytest.mark.parametrize("name", documented())
-def test_examples_in_docstrings_run(name):
-    result = doctest.testmod(importlib.import_module(name))
-    assert result.failed == 0
+def test_docstring_examples_run(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-def test_there_are_examples_to_run():
+def test_docstrings_have_examples() -> None:
     finder = doctest.DocTestFinder()
-    found = [t for n in documented() for t in finder.find(importlib.import_module(n)) if t.examples]
-    assert len(found) >= 5
+    modules = map(importlib.import_module, documented())
+    assert len([test for module in modules for test in finder.find(module) if test.examples]) >= 5

@@ -746,6 +746,7 @@ def test_map_batches_applies_a_function_now_or_when_pulled() -> None:
     assert calls == [2, 3, 2, 3]
 
 
+@pytest.mark.memory
 @pytest.mark.parametrize("seconds", [0.0, 0.003], ids=["fast", "slow"])
 def test_a_dataset_is_scanned_without_reading_far_ahead(tmp_path: Path, seconds: float) -> None:
     """By default a scan holds a whole file of this size, if whoever consumes it is slow."""

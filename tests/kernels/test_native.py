@@ -1500,6 +1500,7 @@ def resident():
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.memory
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc: run it on Linux")
 def test_two_thousand_calls_keep_nothing_even_where_they_raise():
     rows = 5000
