@@ -21,9 +21,11 @@ from streambn.statistics import Statistics
 
 # A process that only learns needs no statistics file; msgspec is half of the import time.
 if TYPE_CHECKING:
-    from streambn.snapshot import format as snapshot
+    from streambn import snapshot
+    from streambn.io import locations
 else:
-    snapshot = lazy_module("streambn.snapshot.format")
+    snapshot = lazy_module("streambn.snapshot")
+    locations = lazy_module("streambn.io.locations")
 
 __all__ = ["FrozenNormalizer", "Normalizer", "checked_policy", "load"]
 
@@ -306,7 +308,7 @@ class Normalizer(Transformer):
         SnapshotError
             The policy is none of streambn's own.
         """
-        snapshot.write(path, snapshot.Saved(self._statistics, frozen=False))
+        _save(path, self._statistics, frozen=False)
 
     def _wanted(self, schema: pa.Schema) -> list[str]:
         """Name the columns that a dataset has to read."""
@@ -364,7 +366,7 @@ class FrozenNormalizer(Transformer):
         OSError, SnapshotError
             As for `Normalizer.save`.
         """
-        snapshot.write(path, snapshot.Saved(self._statistics, frozen=True))
+        _save(path, self._statistics, frozen=True)
 
     def _labelled(self, schema: pa.Schema) -> pa.Schema:
         if not snapshot.can_hold(self.policy):
@@ -405,8 +407,22 @@ def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
     OSError
         It cannot be read.
     """
-    saved = snapshot.read(path)
+    # The content of a foreign file may be large: one that is not JSON is read in part only.
+    location = _locate(path)
+    saved = snapshot.decode(location.read_bytes(beginning=b"{"), location.text)
     return (FrozenNormalizer if saved.frozen else Normalizer).from_statistics(saved.statistics)
+
+
+def _save(path: str | os.PathLike[str], statistics: Statistics, *, frozen: bool) -> None:
+    _locate(path).write_bytes(snapshot.encode(snapshot.Snapshot(statistics, frozen)))
+
+
+def _locate(path: str | os.PathLike[str]) -> locations.Location:
+    """Return the location of a file. A string may be a URL, a path object never is one."""
+    text = os.fspath(path)
+    if isinstance(path, str):
+        return locations.locate(text)
+    return locations.Location(text, text)
 
 
 def checked_policy(policy: object) -> Policy:

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 import streambn as sbn
 from streambn.kernels import ExactSums, LaneArrays
-from streambn.snapshot import format as snapshot
+from streambn import snapshot
 
 INF, NAN = math.inf, math.nan
 
@@ -44,7 +44,7 @@ policies = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
 def bits(norm: sbn.Normalizer) -> bytes:
     """The state, to the last bit."""
-    return snapshot.encode(snapshot.Saved(norm._statistics, frozen=False))
+    return snapshot.encode(snapshot.Snapshot(norm._statistics, frozen=False))
 
 
 def record(*, schema: pa.Schema | None = None, **columns: Any) -> pa.RecordBatch:

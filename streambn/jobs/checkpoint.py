@@ -23,7 +23,7 @@ from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
 from streambn.io.locations import Location, Stamp, writing
 from streambn.io.sources import Source
 from streambn.jobs.progress import Skipped
-from streambn.snapshot import format as snapshot
+from streambn.snapshot import Snapshot, decode, encode, fingerprint
 from streambn.statistics import Statistics
 
 __all__ = ["Interval", "Keeper", "Place", "Reached", "keeping", "read"]
@@ -116,7 +116,7 @@ def read(
     """
     if not location.exists():
         return None
-    saved = snapshot.decode(location.read_bytes(), location.text)
+    saved = decode(location.read_bytes(), location.text)
     if saved.note is None:
         raise SnapshotError(
             f"{location.text} holds statistics but no place to go on from, so it is no checkpoint; "
@@ -165,7 +165,7 @@ def _check_inputs(
 
 
 def _job(begun: Statistics, job: Sequence[str]) -> str:
-    return "\n".join([snapshot.fingerprint(begun), *job])
+    return "\n".join([fingerprint(begun), *job])
 
 
 class Keeper:
@@ -244,8 +244,7 @@ class Keeper:
             list(place.stamps[: place.begun]),
             list(place.skipped),
         )
-        saved = snapshot.Saved(reached.statistics, frozen=False, note=msgspec.to_builtins(note))
-        return snapshot.encode(saved)
+        return encode(Snapshot(reached.statistics, frozen=False, note=msgspec.to_builtins(note)))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,9 @@
-"""Statistics as bytes: versioned, checksummed, typed JSON.
+"""Statistics as bytes: versioned, checksummed, typed JSON, never pickle and never code.
 
-Nothing here runs code from a file or reads a file; callers bring the bytes.
+The package converts between `Statistics` and bytes. It reads and writes no files.
 """
 
-__all__: list[str] = []
+from streambn.snapshot.file import Snapshot, decode, encode, fingerprint
+from streambn.snapshot.policies import can_hold
+
+__all__ = ["Snapshot", "can_hold", "decode", "encode", "fingerprint"]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import streambn as sbn
 from streambn.arrow.binding import bind
-from streambn.snapshot import format as snapshot
+from streambn import snapshot
 
 BITMAP_AND_DATA = 2
 
@@ -37,7 +37,7 @@ def fit(data: Any, **options: Any) -> sbn.Normalizer:
 
 def bits(norm: sbn.Normalizer) -> bytes:
     """The state, to the last bit."""
-    return snapshot.encode(snapshot.Saved(norm._statistics, frozen=False))
+    return snapshot.encode(snapshot.Snapshot(norm._statistics, frozen=False))
 
 
 def by_lane(norm: sbn.Normalizer) -> dict[str, dict[str, Any]]:

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import streambn as sbn
 from streambn.arrow.streams import map_batches, open_stream
-from streambn.snapshot import format as snapshot
+from streambn import snapshot
 
 TABLE = pa.table(
     {
@@ -41,7 +41,7 @@ def fitted(**options: Any) -> sbn.Normalizer:
 
 
 def bits(norm: sbn.Normalizer) -> bytes:
-    return snapshot.encode(snapshot.Saved(norm._statistics, frozen=False))
+    return snapshot.encode(snapshot.Snapshot(norm._statistics, frozen=False))
 
 
 def needs(module: str, package: str) -> Any:

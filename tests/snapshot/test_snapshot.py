@@ -27,7 +27,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streambn as sbn
-from streambn.snapshot import format as snapshot
+from streambn import snapshot
+from streambn.snapshot.file import VERSION
 
 POLICIES: dict[str, Any] = {
     "welford": sbn.Welford(),
@@ -92,14 +93,16 @@ def same_state(a: Any, b: Any) -> bool:
 def restored(norm: Any) -> Any:
     """Through the bytes of a file, without the file."""
     frozen = isinstance(norm, sbn.FrozenNormalizer)
-    saved = snapshot.decode(snapshot.encode(snapshot.Saved(norm._statistics, frozen)))
+    saved = snapshot.decode(snapshot.encode(snapshot.Snapshot(norm._statistics, frozen)))
     assert saved.frozen is frozen
     return type(norm).from_statistics(saved.statistics)
 
 
 def content(norm: Any = None) -> bytes:
     norm = norm or example()
-    return snapshot.encode(snapshot.Saved(norm._statistics, isinstance(norm, sbn.FrozenNormalizer)))
+    return snapshot.encode(
+        snapshot.Snapshot(norm._statistics, isinstance(norm, sbn.FrozenNormalizer))
+    )
 
 
 def signed(document: dict[str, Any]) -> bytes:
@@ -289,7 +292,7 @@ def test_a_file_of_version_1_is_read(name: str) -> None:
 
 
 def test_a_recursion_of_version_1_which_knew_no_gaps_says_so() -> None:
-    with pytest.raises(sbn.SnapshotError, match=r"adjust=False that kept no gaps.*Fit") as caught:
+    with pytest.raises(sbn.SnapshotError, match=r"adjust=False, without the gaps.*Fit") as caught:
         snapshot.decode(VERSION_1["recursion"].encode())
     assert DAMAGED not in str(caught.value)
 
@@ -497,7 +500,7 @@ def test_a_huge_foreign_file_is_not_read(tmp_path: Path) -> None:
 def test_a_file_of_a_newer_version_says_so() -> None:
     document = json.loads(content())
     for extra in ({}, {"new": {"things": 1}}):
-        newer = snapshot.VERSION + 1
+        newer = VERSION + 1
         raw = signed({**document, **extra, "version": newer})
         with pytest.raises(
             sbn.SnapshotError, match=rf"version {newer}.*newer streambn.*Upgrade"
