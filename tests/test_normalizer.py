@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
 import streambn as sbn
-from streambn.kernels import ExactSums, LaneArrays
 from streambn import snapshot
+from streambn.kernels import ExactSums, LaneArrays
 
 INF, NAN = math.inf, math.nan
 

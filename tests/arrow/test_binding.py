@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streambn as sbn
-from streambn.arrow.binding import bind
 from streambn import snapshot
+from streambn.arrow.binding import bind
 
 BITMAP_AND_DATA = 2
 

@@ -24,8 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streambn as sbn
-from streambn.arrow.streams import map_batches, open_stream
 from streambn import snapshot
+from streambn.arrow.streams import map_batches, open_stream
 
 TABLE = pa.table(
     {
