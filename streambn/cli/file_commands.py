@@ -86,12 +86,12 @@ def fit(
 
     An endless stream: [bold]produce | streambn fit - --checkpoint stats.json[/bold]
     """
+    from streambn.cli.progress_bar import fitted  # noqa: PLC0415
     from streambn.io import sources as files  # noqa: PLC0415
     from streambn.io.locations import locate, remove_leftovers  # noqa: PLC0415
     from streambn.io.locks import alone  # noqa: PLC0415
     from streambn.jobs import job as jobs  # noqa: PLC0415
     from streambn.jobs import plan as outputs  # noqa: PLC0415
-    from streambn.jobs.progress import fitted  # noqa: PLC0415
 
     with usage():
         target = output or keeping.checkpoint
@@ -191,7 +191,7 @@ def apply(
             plan,
             how,
             encoding,
-            job.showing(),
+            job.display(),
             folder=folder_of(output, plan, turning, job, writing),
             fsync=writing.fsync,
             check=applyjobs.verified(turning, how) if verify else None,
@@ -237,6 +237,7 @@ def normalize(
 
     A stream, as it comes: [bold]produce | streambn normalize --online - -o - | consume[/bold]
     """
+    from streambn.cli.progress_bar import fitted  # noqa: PLC0415
     from streambn.io import sources as files  # noqa: PLC0415
     from streambn.io.locations import locate, remove_leftovers  # noqa: PLC0415
     from streambn.io.locks import alone  # noqa: PLC0415
@@ -244,7 +245,6 @@ def normalize(
     from streambn.jobs import job as jobs  # noqa: PLC0415
     from streambn.jobs import plan as outputs  # noqa: PLC0415
     from streambn.jobs.operations import ApplyStatistics, LearnAndApply  # noqa: PLC0415
-    from streambn.jobs.progress import fitted  # noqa: PLC0415
 
     with usage():
         how, encoding, interval = job.reading(), writing.encoding(), keeping.interval()
@@ -273,7 +273,7 @@ def normalize(
                 plan,
                 how,
                 encoding,
-                job.showing(),
+                job.display(),
                 folder=folder_of(output, plan, learning, job, writing),
                 fsync=writing.fsync,
             )
@@ -291,7 +291,7 @@ def normalize(
                     plan,
                     how,
                     encoding,
-                    job.showing(),
+                    job.display(),
                     folder=folder_of(output, plan, turning, job, writing),
                     fsync=writing.fsync,
                 )
@@ -324,7 +324,7 @@ def _fitting(
         sources,
         _asked(options, normalizer),
         how,
-        job.showing(),
+        job.display(),
         jobs.Checkpointing(kept_at, interval, job.depends(), job.resume),
         _learned,
     )
@@ -368,7 +368,8 @@ def _tell(
     fingerprint: str | None,
 ) -> None:
     """Say what was left out, and if asked for, in JSON what was done."""
-    from streambn.jobs.progress import Report, list_skipped, print_json  # noqa: PLC0415
+    from streambn.cli.progress_bar import list_skipped, print_json  # noqa: PLC0415
+    from streambn.jobs.report import Report  # noqa: PLC0415
 
     list_skipped(counted.skipped)
     if job.json:

@@ -3,6 +3,7 @@
 To be imported for ``--help`` too, so nothing here imports Arrow.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from streambn.jobs.checkpoint import Interval
     from streambn.jobs.folder import Folder
     from streambn.jobs.inputs import ReadOptions
-    from streambn.jobs.job import Showing
     from streambn.jobs.operations import ApplyStatistics, LearnAndApply
     from streambn.jobs.plan import Output
+    from streambn.jobs.progress import Display
 
 __all__ = [
     "CheckpointOptions",
@@ -138,11 +139,11 @@ class JobOptions:
             return len(os.sched_getaffinity(0))
         return os.cpu_count() or 1
 
-    def showing(self) -> "Showing":
-        """Say how progress is to be shown."""
-        from streambn.jobs.job import Showing  # noqa: PLC0415
+    def display(self) -> "Display":
+        """Return the display of progress that was chosen."""
+        from streambn.cli.progress_bar import show  # noqa: PLC0415
 
-        return Showing(self.progress.value, self.quiet)
+        return functools.partial(show, form=self.progress.value, quiet=self.quiet)
 
     def depends(self) -> list[str]:
         """Say what results depend on, of these options."""

@@ -25,7 +25,8 @@ from streambn.io.writers import Encoding
 from streambn.jobs.inputs import ReadOptions, check_unchanged, left_out, located
 from streambn.jobs.operations import ApplyStatistics, BatchFunction, Operation
 from streambn.jobs.plan import Output
-from streambn.jobs.progress import Progress, Skipped
+from streambn.jobs.progress import Progress
+from streambn.jobs.report import Skipped
 from streambn.jobs.stream import Made, NothingLeftError, keys_of, made_as_stream, rereadable
 from streambn.parquet.rewrite import Assembly, Block, ParquetSource, encoded, paths_of
 

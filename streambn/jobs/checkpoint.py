@@ -22,7 +22,7 @@ import msgspec
 from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
 from streambn.io.locations import Location, Stamp, writing
 from streambn.io.sources import Source
-from streambn.jobs.progress import Skipped
+from streambn.jobs.report import Skipped
 from streambn.snapshot import Snapshot, decode, encode, fingerprint
 from streambn.statistics import Statistics
 

@@ -18,11 +18,12 @@ from streambn.io.sources import PIPE, Source, open_reader, open_source
 from streambn.io.writers import Encoding
 from streambn.jobs.apply import Stamps, apply_files
 from streambn.jobs.inputs import ReadOptions
-from streambn.jobs.job import Done, Showing, done, total_size
+from streambn.jobs.job import Done, done, total_size
 from streambn.jobs.manifest import NAME, Manifest, Outcome
 from streambn.jobs.operations import ApplyStatistics, LearnAndApply
 from streambn.jobs.plan import Output
-from streambn.jobs.progress import Skipped, progress
+from streambn.jobs.progress import Display, Progress
+from streambn.jobs.report import Skipped
 from streambn.jobs.stream import keys_of, write_stdout
 
 __all__ = ["Folder", "apply_job", "verified"]
@@ -54,7 +55,7 @@ def apply_job(
     plan: Sequence[Output],
     how: ReadOptions,
     encoding: Encoding,
-    showing: Showing,
+    display: Display,
     *,
     folder: Folder | None = None,
     fsync: bool = False,
@@ -69,7 +70,7 @@ def apply_job(
     plan : sequence of Output
     how : ReadOptions
     encoding : Encoding
-    showing : Showing
+    display : Display
     folder : Folder, optional
         Into which the outputs go; None: it is one output, a file or standard output.
     fsync : bool
@@ -81,7 +82,8 @@ def apply_job(
     if isinstance(turns, ApplyStatistics):
         # As many threads turn a block each, between reading and encoding it.
         kernels.set_threads(max(1, how.threads // 6))
-    with progress("applying", len(sources), total_size(sources), **showing._asdict()) as counted:
+    counted = Progress("applying", len(sources), total_size(sources))
+    with display(counted):
         if plan[0].target == PIPE:
             skipped = write_stdout(turns, plan[0], how, counted)
             return done(counted, len(sources), skipped, resumed=False)

@@ -10,7 +10,7 @@ from typing import Any
 from streambn.errors import StreamBNError
 from streambn.io.locations import Stamp
 from streambn.io.sources import Source
-from streambn.jobs.progress import Skipped
+from streambn.jobs.report import Skipped
 
 __all__ = ["ReadOptions", "check_unchanged", "left_out", "located"]
 

@@ -17,27 +17,20 @@ from streambn.jobs import checkpoint as checkpoints
 from streambn.jobs.checkpoint import Interval, Keeper, Place, Reached
 from streambn.jobs.fit import Learn, fit_files
 from streambn.jobs.inputs import ReadOptions
-from streambn.jobs.progress import Progress, Skipped, progress
+from streambn.jobs.progress import Display, Progress
+from streambn.jobs.report import Skipped
 from streambn.statistics import Statistics
 
 __all__ = [
     "Checkpointing",
     "Done",
     "Fit",
-    "Showing",
     "check_resumable",
     "done",
     "fit_job",
     "total_size",
     "use_threads",
 ]
-
-
-class Showing(NamedTuple):
-    """How progress is shown: see `streambn.jobs.progress.progress`."""
-
-    form: str
-    quiet: bool
 
 
 class Done(NamedTuple):
@@ -105,7 +98,7 @@ def fit_job(
     sources: Sequence[Source],
     names: Sequence[str] | None,
     how: ReadOptions,
-    showing: Showing,
+    display: Display,
     checkpointing: Checkpointing,
     learn: Learn = Statistics.learn,
 ) -> Iterator[Fit]:
@@ -117,7 +110,7 @@ def fit_job(
         Statistics to begin with.
     sources, names, how, learn
         As for `streambn.jobs.fit.fit_files`.
-    showing : Showing
+    display : Display
     checkpointing : Checkpointing
 
     Yields
@@ -135,7 +128,8 @@ def fit_job(
         start = checkpoints.read(location, sources, begun, options)
     start = start or Reached(begun, Place())
     with checkpoints.keeping(location, sources, begun, options, interval) as keeper:
-        with progress("fitting", len(sources), total_size(sources), **showing._asdict()) as counted:
+        counted = Progress("fitting", len(sources), total_size(sources))
+        with display(counted):
             end = fit_files(start, sources, names, how, counted, keeper.reach, learn)
         keeper.reach(end)
         if end.place.skipped and end.statistics.binding is None:

@@ -19,7 +19,7 @@ import msgspec
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.io.locations import Location, Stamp, remove_leftovers, writing
 from streambn.io.sources import Source
-from streambn.jobs.progress import Skipped
+from streambn.jobs.report import Skipped
 
 __all__ = ["NAME", "Manifest", "Outcome"]
 

@@ -22,7 +22,8 @@ from streambn.jobs import plan as outputs
 from streambn.jobs.inputs import ReadOptions, left_out, located
 from streambn.jobs.operations import Operation
 from streambn.jobs.plan import Output
-from streambn.jobs.progress import Progress, Skipped
+from streambn.jobs.progress import Progress
+from streambn.jobs.report import Skipped
 from streambn.parquet.rewrite import ParquetSource
 
 __all__ = ["Made", "NothingLeftError", "keys_of", "made_as_stream", "rereadable", "write_stdout"]

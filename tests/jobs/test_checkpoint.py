@@ -28,7 +28,7 @@ from streambn.io import sources as files
 from streambn.io.locations import locate
 from streambn.jobs import checkpoint as checkpoints
 from streambn.jobs.checkpoint import Interval, Place, Reached
-from streambn.jobs.progress import Skipped
+from streambn.jobs.report import Skipped
 
 NEVER = Interval(None, None)
 

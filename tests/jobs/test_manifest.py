@@ -28,7 +28,7 @@ from streambn.io.sources import Source
 from streambn.jobs import manifest as manifests
 from streambn.jobs import plan as plans
 from streambn.jobs.manifest import NAME, Manifest, Outcome
-from streambn.jobs.progress import Skipped
+from streambn.jobs.report import Skipped
 
 pytestmark = pytest.mark.usefixtures("jobs_in_a_folder")
 

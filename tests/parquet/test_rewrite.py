@@ -30,7 +30,8 @@ from streambn.jobs import plan as outputs
 from streambn.jobs.apply import apply_files
 from streambn.jobs.inputs import ReadOptions
 from streambn.jobs.operations import ApplyStatistics
-from streambn.jobs.progress import Progress, Skipped
+from streambn.jobs.progress import Progress
+from streambn.jobs.report import Skipped
 from streambn.parquet import metadata as footers
 from streambn.parquet import rewrite as rewriting
 from streambn.parquet.rewrite import Assembly, ParquetSource, encoded
