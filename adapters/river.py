@@ -1,73 +1,86 @@
-"""A transformer for River's online learners, with statistics that can be frozen."""
+"""streambn as a River transformer: `RiverNormalizer`, whose statistics can be frozen.
+
+Needs River: ``pip install 'streambn[river]'``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from decimal import Decimal
-from numbers import Real
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 import streambn as sbn
 from streambn.errors import InvalidValueError
-from streambn.online.row_normalizer import RowNormalizer
 
 try:
-    import narwhals.stable.v2 as nw
     from river import base
+
+    from ._frames import map_frame, rows_of
 except ImportError as error:
     raise ImportError(
         "streambn.adapters.river needs River: pip install 'streambn[river]'"
     ) from error
 
-__all__ = ["RiverNormalizer"]
-
-# Cells of a frame of which a copy is made in passing, if it comes to that.
-_SMALL = 100_000
-
-_ONE = 1.0  # the very object that `learn_one` has for a weight that was not given
+__all__ = ["RiverNormalizer", "freeze", "unfreeze"]
 
 Missing = Literal["ignore", "raise", "propagate"]
+Unseen = Literal["zero", "passthrough", "raise"]
+
+# `learn_one` compares its weight with this object to see whether the caller gave one.
+_DEFAULT_WEIGHT = 1.0
 
 
 class RiverNormalizer(base.MiniBatchTransformer):
-    """Normalize features by their running mean and variance, one by one or in mini-batches.
+    """Normalize features by their running mean and variance, row by row or in mini-batches.
 
-    A drop-in for `river.preprocessing.StandardScaler`, and with ``policy=EMA(alpha=…,
-    adjust=False)`` for `AdaptiveStandardScaler`, right at any offset and with any missing
-    value, which can be frozen before deployment.
+    It replaces `river.preprocessing.StandardScaler`, and with
+    ``policy=EMA(alpha=..., adjust=False)`` also `AdaptiveStandardScaler`. Unlike those it keeps
+    its precision at any offset, handles missing values, and can be frozen, saved and loaded.
 
     Parameters
     ----------
     policy : Policy, optional
-        How the past is weighted: `Welford` (the default), `EMA`, `BatchEMA` or `Exact`. Of a
-        `BatchEMA` every `learn_many` is one block and every `learn_one` a block of one, so it
-        alone does not learn from many what it learns from one at a time. With
-        ``EMA(halflife="7d", time="t")`` a row says under the key ``"t"`` when it happened; that
-        is no feature, and passes through.
+        How the past is weighted: `Welford` (the default), `EMA`, `BatchEMA` or `Exact`. To a
+        `BatchEMA` each `learn_many` is one block and each `learn_one` is a block of one row, so
+        the two differ. With ``EMA(halflife="7d", time="t")`` the value under the key ``"t"`` is
+        the event time of a row; it is not a feature and passes through.
     eps, ddof, center, scale, affine, clip, nan, inf
         As for `streambn.Normalizer`.
     weights : str, optional
-        A key under which rows say what they weigh, in place of the argument `w`; no feature.
+        Key of the sample weight in each row, in place of the argument `w`. It is not a feature
+        and passes through.
     unseen : {"zero", "passthrough", "raise"}
-        How the values of a feature come out of which none was learned: as 0.0, as they are,
-        or not at all.
+        Output for values of a feature without statistics: 0.0, the value itself, or a
+        `NotFittedError`.
 
     Raises
     ------
     InvalidValueError
-        An argument is outside its domain.
+        An argument is out of range.
 
     Notes
     -----
-    Features come and go. One that a row does not have is missing in it, also before it first
-    appeared; with `EMA` that ages it, unless ``ignore_na=True``. None is missing, NaN is skipped
-    and counted, an infinity refused, and with it the whole row or frame, which changes nothing.
-    What is no number passes through untouched; in a feature that was a number it is an error.
-    A variance of zero makes 0.0 of any value, and a transform never learns.
+    Features may come and go. A feature that a row lacks is missing in that row, also in the rows
+    before it first appeared. With an `EMA` a missing value ages the others, unless
+    ``ignore_na=True``.
+
+    A row or frame is learned whole or not at all. Transforming never learns.
+
+    Differences from River's scalers:
+
+    * Booleans, strings, dates and all other values that are not numbers pass through. River's
+      scalers treat True as 1. A feature that was a number and is one no longer raises a
+      `SchemaError`.
+    * None is a missing value and stays None. NaN is skipped and counted, and stays NaN. An
+      infinity raises an `InvalidValueError`.
+    * A feature of zero variance becomes 0.0 whatever the value, in rows and in frames. That is
+      River's rule for rows; `streambn.Normalizer` divides by 1 instead. With an `eps` both
+      divide by √eps.
+    * The statistics are read with `stats`, not from attributes such as ``means`` and ``vars``.
 
     Examples
     --------
@@ -96,7 +109,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
         nan: Missing = "ignore",
         inf: Missing = "raise",
         weights: str | None = None,
-        unseen: Literal["zero", "passthrough", "raise"] = "zero",
+        unseen: Unseen = "zero",
     ) -> None:
         self.policy = policy
         self.eps = eps
@@ -109,129 +122,110 @@ class RiverNormalizer(base.MiniBatchTransformer):
         self.inf = inf
         self.weights = weights
         self.unseen = unseen
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all statistics. The parameters stay, and the transformer is not frozen."""
         self._frozen = False
-        self._rows = RowNormalizer(
-            policy,
-            eps=eps,
-            ddof=ddof,
-            center=center,
-            scale=scale,
-            affine=affine,
-            clip=clip,
-            nan=nan,
-            inf=inf,
-            weights=weights,
-            unseen=unseen,
+        self._rows = sbn.RowNormalizer(
+            self.policy,
+            eps=self.eps,
+            ddof=self.ddof,
+            center=self.center,
+            scale=self.scale,
+            affine=self.affine,
+            clip=self.clip,
+            nan=self.nan,
+            inf=self.inf,
+            weights=self.weights,
+            unseen=self.unseen,
             constant="zero",
         )
 
     def _unit_test_skips(self) -> set[str]:
-        """Name the checks of River's that do not apply: a `BatchEMA` goes by blocks."""
-        blocks = isinstance(self.policy, sbn.BatchEMA)
-        return {"check_learn_many_matches_learn_one"} if blocks else set()
+        """Return the names of River's checks that do not apply: a `BatchEMA` learns by blocks."""
+        by_blocks = isinstance(self.policy, sbn.BatchEMA)
+        return {"check_learn_many_matches_learn_one"} if by_blocks else set()
 
-    # ------------------------------------------------------------------- one by one
+    # ---------------------------------------------------------------------------- rows
 
-    def learn_one(self, x: dict[Any, Any], w: float = _ONE) -> None:
-        """Learn a row, whole or not at all. Frozen, it does nothing.
+    def learn_one(self, x: dict[Any, Any], w: float = _DEFAULT_WEIGHT) -> None:
+        """Learn one row, unless frozen.
 
         Parameters
         ----------
         x : dict
         w : float
-            What the row weighs, for `Welford` and for `EMA` with ``adjust=True``. One that weighs
-            0 leaves no trace.
+            Weight of the row, for `Welford` and for `EMA` with ``adjust=True``. A row of weight
+            0 changes nothing.
 
         Raises
         ------
         InvalidValueError
-            There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses; or `w` is no weight,
-            or other than 1 for a policy that has weights of its own.
+            ``nan=`` or ``inf=`` refuses a value, or `w` is not a weight, or the policy sets the
+            weights and `w` is not 1.
         SchemaError
-            A feature that was a number is something else.
+            A feature that was a number is one no longer.
         """
         if self._frozen:
             return
-        if w is _ONE:
+        if w is _DEFAULT_WEIGHT:
             self._rows.learn_one(x)
         else:
             self._rows.learn_one(x, w)
 
     def transform_one(self, x: dict[Any, Any]) -> dict[Any, Any]:
-        """Return a row normalized by the statistics as they stand.
+        """Return a row normalized by the current statistics.
 
         Raises
         ------
         InvalidValueError, SchemaError
             As for `learn_one`.
         NotFittedError
-            A feature was never seen, and ``unseen="raise"``.
+            A feature has no statistics, and ``unseen="raise"``.
         """
         return self._rows.transform_one(x)
 
-    # ------------------------------------------------------------------- mini-batches
+    # -------------------------------------------------------------------- mini-batches
 
     def learn_many(self, X: Any, w: Any = None) -> None:
-        """Learn the rows of a frame, whole or not at all, as `learn_one` would one by one.
+        """Learn the rows of a frame, unless frozen.
 
         Parameters
         ----------
         X : pandas, Polars or other eager frame, pyarrow Table or RecordBatch
-            NaN in pandas' NumPy columns is NaN; what is missing elsewhere is missing.
-        w : array-like or float, optional
-            What each row weighs, or all of them do.
+            A NaN in a NumPy column of pandas is NaN, not missing.
+        w : array-like of shape (rows,), or float, optional
+            Weight of each row, or of every row.
+
+        Raises
+        ------
+        InvalidValueError, SchemaError
+            As for `learn_one`.
         """
         if self._frozen:
             return
-        rows, names = _to_learn(X)
+        rows, names = rows_of(X)
         if w is not None and np.ndim(w) == 0:
             w = np.full(len(rows), w)
         self._rows.learn_many(rows, names, w)
 
     def transform_many(self, X: Any) -> Any:
-        """Return a frame of the same kind, normalized by the statistics as they stand.
+        """Return a frame of the same kind, normalized by the current statistics.
 
-        Floats keep their type, other numbers become float64, each column by itself; columns
-        that hold no numbers, and the index of a pandas frame, stay.
+        Floats keep their type, each column by itself; other numbers become float64. Columns
+        without numbers and the index of a pandas frame stay.
+
+        Raises
+        ------
+        InvalidValueError, SchemaError, NotFittedError
+            As for `transform_one`.
         """
-        if isinstance(X, pa.RecordBatch):
-            return self._rows.transform_many(X)
-        if isinstance(X, pa.Table):
-            return pa.Table.from_batches([self._rows.transform_many(_one_batch(X))])
-        if _is_pandas(X):
-            return self._transform_pandas(X)
-        frame = _frame(X)
-        table = pa.Table.from_batches([self._rows.transform_many(_frame_batch(X))])
-        # What holds no numbers need not survive the way through Arrow and back.
-        numbers = [field.name for field in table.schema if pa.types.is_floating(field.type)]
-        made = nw.from_arrow(table.select(numbers), backend=frame.implementation)
-        if len(numbers) == table.num_columns:
-            return made.to_native()
-        return frame.with_columns(*made.iter_columns()).to_native()
+        # The column of weights or of times passes through, unlike the features beside it.
+        all_features = self.weights is None and getattr(self.policy, "time", None) is None
+        return map_frame(X, self._rows.transform_many, all_features=all_features)
 
-    def _transform_pandas(self, X: Any) -> Any:
-        names = _pandas_names(X)
-        # Of a frame of integers a column of times or weights stays one.
-        apart = self.weights is not None or getattr(self.policy, "time", None) is not None
-        matrix = None if apart else _pandas_matrix(X, len(names))
-        if matrix is None:
-            out = self._rows.transform_many(_pandas_batch(X), names)
-            kinds, columns = X.dtypes.tolist(), {}
-            for i, array in enumerate(out.columns):
-                number = pa.types.is_floating(array.type)
-                columns[i] = _in_kind(kinds[i], array) if number else X.iloc[:, i].array
-            made = type(X)(columns, index=X.index, copy=False)
-            made.columns = X.columns
-            return made
-        arrays = [pa.array(column, from_pandas=False) for column in matrix.T]
-        batch = pa.RecordBatch.from_arrays(arrays, [str(i) for i in range(len(arrays))])
-        out = self._rows.transform_many(batch, names)
-        normalized = np.empty(matrix.shape, out.column(0).type.to_pandas_dtype(), order="F")
-        for i, array in enumerate(out.columns):
-            normalized[:, i] = array.to_numpy()
-        return type(X)(normalized, index=X.index, columns=X.columns, copy=False)
-
-    # --------------------------------------------------------------------- the statistics
+    # ------------------------------------------------------------------------ freezing
 
     @property
     def frozen(self) -> bool:
@@ -239,175 +233,185 @@ class RiverNormalizer(base.MiniBatchTransformer):
         return self._frozen
 
     def freeze(self) -> None:
-        """Learn no more, wherever this transformer is: in a pipeline, a union, a grouper."""
+        """Stop learning, wherever this transformer stands in a model.
+
+        The function `freeze` does it for all normalizers of a model.
+        """
         self._frozen = True
 
     def unfreeze(self) -> None:
-        """Go on learning."""
+        """Learn again."""
         self._frozen = False
 
+    # ---------------------------------------------------------------------- statistics
+
     def stats(self, at: Any = None) -> pa.Table:
-        """Return the statistics, a row a feature; see `streambn.Normalizer.stats`."""
+        """Return the statistics, one row for each feature; see `streambn.Normalizer.stats`."""
         return self._rows.stats(at)
 
     @classmethod
-    def from_frozen(cls, frozen: sbn.FrozenNormalizer, unseen: Any = "zero") -> Self:
-        """Go on, row by row, from statistics that were fitted elsewhere: over files, say.
+    def from_normalizer(
+        cls, normalizer: sbn.Normalizer | sbn.FrozenNormalizer, unseen: Unseen = "zero"
+    ) -> Self:
+        """Return a transformer that goes on from statistics fitted elsewhere, as over files.
 
         Parameters
         ----------
-        frozen : FrozenNormalizer
-            Of plain columns. Its policy and options become this transformer's.
-        unseen : str
-            As above.
+        normalizer : Normalizer or FrozenNormalizer
+            Of plain columns. The transformer takes over its policy and options; it does not
+            change itself.
+        unseen : {"zero", "passthrough", "raise"}
+            As for the class.
 
         Returns
         -------
         RiverNormalizer
             Not frozen.
+
+        Raises
+        ------
+        InvalidValueError
+            `normalizer` is not a normalizer.
+        SchemaError
+            A column is a list or part of a struct.
         """
-        if not isinstance(frozen, sbn.FrozenNormalizer):
+        if not isinstance(normalizer, sbn.Normalizer | sbn.FrozenNormalizer):
             raise InvalidValueError(
-                f"from_frozen takes a FrozenNormalizer, got {type(frozen).__name__}. Call freeze() "
-                "on a Normalizer, or streambn.load(path)."
+                "normalizer must be a streambn.Normalizer or FrozenNormalizer, got "
+                f"{type(normalizer).__name__}. Read a file with streambn.load(path).",
+                argument="normalizer",
             )
-        options = frozen.options
-        affine = None if options.affine is None else dict(options.affine)
+        options = normalizer.options
         self = cls(
-            frozen.policy,
+            normalizer.policy,
             eps=options.eps,
             ddof=options.ddof,
             center=options.center,
             scale=options.scale,
-            affine=affine,
+            affine=None if options.affine is None else dict(options.affine),
             clip=options.clip,
             nan=options.nan,
             inf=options.inf,
             weights=options.weights,
             unseen=unseen,
         )
-        self._rows = RowNormalizer.from_normalizer(frozen, unseen=unseen, constant="zero")
+        self._rows = sbn.RowNormalizer.from_normalizer(normalizer, unseen=unseen, constant="zero")
         return self
 
+    @classmethod
+    def from_frozen(
+        cls, frozen: sbn.Normalizer | sbn.FrozenNormalizer, unseen: Unseen = "zero"
+    ) -> Self:
+        """Return `from_normalizer`, the name that replaces this one.
+
+        .. deprecated:: 0.1
+        """
+        warnings.warn(
+            "RiverNormalizer.from_frozen is deprecated; call from_normalizer, which takes live and "
+            "frozen normalizers.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return cls.from_normalizer(frozen, unseen)
+
     def to_normalizer(self) -> sbn.Normalizer:
-        """Return a `streambn.Normalizer` that goes on from here; this one stays as it is."""
+        """Return a live `streambn.Normalizer` that goes on from here; this one does not change.
+
+        Raises
+        ------
+        SchemaError
+            Two features have the same name as text.
+        """
         return self._rows.to_normalizer()
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the statistics to a file, which `load` and `streambn.load` read.
 
-# -------------------------------------------------------------------- frames, taken apart
+        A frozen transformer writes a frozen file. The file holds all parameters but `unseen`.
 
-
-def _is_pandas(X: Any) -> bool:
-    return type(X).__module__.partition(".")[0] == "pandas" and hasattr(X, "columns")
-
-
-def _one_batch(table: pa.Table) -> pa.RecordBatch:
-    """Make one batch of a table: it is refused whole, and a `BatchEMA` has it as one block."""
-    batches = table.to_batches()
-    if len(batches) > 1:
-        batches = table.combine_chunks().to_batches()
-    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
-
-
-def _frame_batch(X: Any) -> pa.RecordBatch:
-    """Make a batch of Polars' frame, or of any other that River takes."""
-    frame = _frame(X)
-    return _one_batch(pa.table(X) if hasattr(X, "__arrow_c_stream__") else frame.to_arrow())
-
-
-def _frame(X: Any) -> nw.DataFrame[Any]:
-    try:
-        return nw.from_native(X, eager_only=True)
-    except TypeError as error:
-        raise InvalidValueError(
-            "X must be a pandas, Polars or other eager frame, a pyarrow Table or a RecordBatch, "
-            f"got {type(X).__name__}. collect() a lazy frame; learn_one takes a dict."
-        ) from error
-
-
-def _to_learn(X: Any) -> tuple[pa.RecordBatch | NDArray[Any], Sequence[Hashable] | None]:
-    if isinstance(X, pa.RecordBatch):
-        return X, None
-    if isinstance(X, pa.Table):
-        return _one_batch(X), None
-    if not _is_pandas(X):
-        return _frame_batch(X), None
-    names = _pandas_names(X)
-    matrix = _pandas_matrix(X, len(names))
-    return (_pandas_batch(X) if matrix is None else matrix), names
-
-
-# The names of the last frame's columns, as Arrow has them and as a list, which takes longer to
-# make than to see that they are the same: the frames of a stream have one set of them.
-_last_names: tuple[pa.ChunkedArray, list[Hashable]] | None = None
-
-
-def _pandas_names(X: Any) -> list[Hashable]:
-    global _last_names  # noqa: PLW0603 - a tuple is replaced at once
-    columns = X.columns
-    plain = columns.nlevels == 1
-    in_arrow = getattr(columns.array, "__arrow_array__", None) if plain else None
-    if in_arrow is None:
-        names: list[Hashable] = columns.tolist()
-        return names
-    texts, last = in_arrow(), _last_names
-    if last is None or not texts.equals(last[0]):
-        last = _last_names = texts, columns.tolist()
-    return last[1]
-
-
-def _pandas_matrix(X: Any, width: int) -> NDArray[Any] | None:
-    """Return the memory of a frame that has numbers of one type only.
-
-    To make fifty arrays of it would take longer than to reduce them.
-    """
-    if len(X) * width > _SMALL:
-        kinds = X.dtypes.to_numpy()
-        if not (isinstance(kinds[0], np.dtype) and (kinds == kinds[0]).all()):
-            return None
-        matrix = X.to_numpy()
-    else:
-        # The dtypes of a frame take longer than to see whether it gives its memory or a copy.
-        matrix = X.to_numpy()
-        if not np.may_share_memory(matrix, X.to_numpy()):
-            return None
-    return np.asfortranarray(matrix) if matrix.size and matrix.dtype.kind in "fiu" else None
-
-
-def _pandas_batch(X: Any) -> pa.RecordBatch:
-    arrays = [_pandas_array(X.iloc[:, i]) for i in range(X.shape[1])]
-    if not arrays:
-        return pa.RecordBatch.from_struct_array(pa.array([{}] * len(X), pa.struct([])))
-    return pa.RecordBatch.from_arrays(arrays, [str(i) for i in range(len(arrays))])
-
-
-def _pandas_array(column: Any) -> pa.Array:
-    """Make an Arrow array in which NaN is NaN, where pandas does not write it for a null."""
-    numpy_backed = isinstance(column.dtype, np.dtype)
-    if not numpy_backed or column.dtype.kind not in "fiuO":
-        array = pa.array(column, from_pandas=True)
-        return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-    values = column.to_numpy()
-    if column.dtype.kind != "O":
-        return pa.array(values, from_pandas=False)
-    values = [None if type(value).__name__ == "NAType" else value for value in values]
-    if not any(isinstance(value, bool | np.bool_) for value in values):  # to Arrow some are 1.0
-        try:
-            return pa.array(values, from_pandas=False)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            if all(value is None or isinstance(value, Real | Decimal) for value in values):
-                return pa.array(
-                    [None if v is None else float(v) for v in values], from_pandas=False
+        Raises
+        ------
+        InvalidValueError
+            The name of a feature is not a string.
+        NotFittedError
+            The transformer is frozen and has learned nothing.
+        OSError, SnapshotError
+            As for `streambn.Normalizer.save`.
+        """
+        for name in self._rows.features:
+            if not isinstance(name, str):
+                raise InvalidValueError(
+                    f"feature {name!r} cannot be saved: in a statistics file names are strings. "
+                    "Rename the feature, or pickle the transformer."
                 )
-    return pa.array([None if value is None else str(value) for value in values], pa.string())
+        normalizer = self.to_normalizer()
+        (normalizer.freeze() if self._frozen else normalizer).save(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], unseen: Unseen = "zero") -> Self:
+        """Return a transformer with the statistics of a file, frozen if the file is.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A file of `save`, `streambn.Normalizer.save` or ``streambn fit``.
+        unseen : {"zero", "passthrough", "raise"}
+            As for the class; files do not hold it.
+
+        Raises
+        ------
+        OSError, SnapshotError
+            As for `streambn.load`.
+        SchemaError
+            As for `from_normalizer`.
+        """
+        normalizer = sbn.load(path)
+        self = cls.from_normalizer(normalizer, unseen)
+        self._frozen = isinstance(normalizer, sbn.FrozenNormalizer)
+        return self
 
 
-def _in_kind(kind: Any, array: pa.Array) -> Any:
-    """Give floats back in the kind of column that they came from."""
-    if isinstance(kind, np.dtype):
-        return array.to_numpy(zero_copy_only=False)
-    if type(kind).__name__ == "ArrowDtype":
-        return array.to_pandas(types_mapper=type(kind))
-    import pandas as pd  # noqa: PLC0415 - it is loaded: the frame is one of its own
+def freeze(model: base.Base) -> None:
+    """Freeze every `RiverNormalizer` in a model: in pipelines, unions, groupers and ensembles.
 
-    return pd.array(array.to_pylist(), dtype=f"Float{array.type.bit_width}")
+    In a `river.compose.Grouper` it freezes the scaler of each group, and the prototype that the
+    grouper copies for new groups. A group that appears later gets a frozen copy of the prototype.
+
+    Examples
+    --------
+    >>> from river import compose, linear_model
+    >>> from streambn.adapters.river import RiverNormalizer, freeze
+    >>> scalers = compose.Grouper(RiverNormalizer(), by="shop")
+    >>> model = scalers | linear_model.LinearRegression()
+    >>> model.learn_one({"shop": "Oulu", "price": 9.0}, 1.0)
+    >>> freeze(model)
+    >>> scalers.transformers["Oulu"].frozen
+    True
+    """
+    for normalizer in _normalizers(model, set()):
+        normalizer.freeze()
+
+
+def unfreeze(model: base.Base) -> None:
+    """Let every `RiverNormalizer` in a model learn again; see `freeze`."""
+    for normalizer in _normalizers(model, set()):
+        normalizer.unfreeze()
+
+
+def _normalizers(part: Any, visited: set[int]) -> Iterator[RiverNormalizer]:
+    """Yield the normalizers among a part of a model and all that it consists of."""
+    if id(part) in visited:
+        return
+    visited.add(id(part))
+    if isinstance(part, RiverNormalizer):
+        yield part
+        return
+    inner: Iterable[Any] = ()
+    if isinstance(part, Mapping):
+        inner = part.values()
+    elif isinstance(part, list | tuple):
+        inner = part
+    elif isinstance(part, base.Base):
+        inner = vars(part).values()
+    for each in inner:
+        yield from _normalizers(each, visited)

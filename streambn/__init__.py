@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         StreamBNError,
     )
     from streambn.normalizer import FrozenNormalizer, Normalizer, load
+    from streambn.online import RowNormalizer
     from streambn.policies import EMA, BatchEMA, Exact, Welford
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "MergeError",
     "Normalizer",
     "NotFittedError",
+    "RowNormalizer",
     "SchemaError",
     "SnapshotError",
     "StreamBNError",
@@ -55,6 +57,7 @@ _HOMES = {
     "MergeError": "errors",
     "Normalizer": "normalizer",
     "NotFittedError": "errors",
+    "RowNormalizer": "online",
     "SchemaError": "errors",
     "SnapshotError": "errors",
     "StreamBNError": "errors",

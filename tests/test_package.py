@@ -65,6 +65,8 @@ def imports(path):
         if isinstance(node, ast.Import):
             yield from ((alias.name, []) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            if path.parent == ROOT / "adapters" and node.level == 1:
+                continue  # a helper beside it; where adapters/ is installed is not its business
             assert node.level == 0, f"{path.name} has a relative import"
             yield node.module, [alias.name for alias in node.names]
 
@@ -125,7 +127,6 @@ def test_adapters_import_public_names_only():
                 assert module in {
                     "streambn",
                     "streambn.errors",
-                    "streambn.online.row_normalizer",
                     "streambn.testing",
                 }
                 assert set(names) <= set(importlib.import_module(module).__all__)
@@ -163,6 +164,7 @@ def test_the_public_names_are_these():
         "MergeError",
         "NotFittedError",
         "Normalizer",
+        "RowNormalizer",
         "SchemaError",
         "SnapshotError",
         "StreamBNError",

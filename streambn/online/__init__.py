@@ -3,4 +3,6 @@
 `RowNormalizer` learns and transforms one row at a time, or a batch of rows.
 """
 
-__all__: list[str] = []
+from streambn.online.row_normalizer import RowNormalizer
+
+__all__ = ["RowNormalizer"]

@@ -111,7 +111,7 @@ class RowNormalizer:
 
     Examples
     --------
-    >>> from streambn.online.row_normalizer import RowNormalizer
+    >>> from streambn import RowNormalizer
     >>> norm = RowNormalizer()
     >>> for x in ({"a": 1.0}, {"a": 3.0, "b": 7}):
     ...     norm.learn_one(x)

@@ -20,7 +20,7 @@ from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import Columns, Layout, Place, reference
 from streambn.kernels.interface import ABSENT, LaneArrays
 from streambn.kernels.rows import CONSTANT, MISSING, UNSEEN, RowRules, number, refuse
-from streambn.online.row_normalizer import RowNormalizer
+from streambn import RowNormalizer
 
 try:
     from streambn.kernels import native
