@@ -1,7 +1,4 @@
-"""What the README claims, measured.
+"""Measurements of streambn and its peers: run ``python -m benchmarks``."""
 
-``python -m benchmarks`` measures speed, ``python -m benchmarks.memory`` memory.
-"""
-
-# By which libraries are held to one thread, if they have it when they are loaded.
+# Environment variables that limit the threads of libraries. They are read when a library loads.
 THREADS = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -1,8 +1,8 @@
-"""Speed of streambn and its peers against what the machine's memory allows.
+"""Measure the speed of streambn, of its peers and of the machine's memory.
 
-    python -m benchmarks [--only NAME ...] [--rounds N] [--no-readme]
+    python -m benchmarks [--only NAME ...] [--rounds N] [--quick]
 
-Everything runs on one thread unless its name says otherwise.
+Everything runs on one thread unless its title says otherwise.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import sys
 from benchmarks import THREADS
 
 if __name__ == "__main__":
-    # The libraries read these when they are loaded, which is why that comes after.
     os.environ.update(dict.fromkeys(THREADS, "1"))
-    # An installed streambn, which has its compiled kernels, goes before the source folder.
+    # The installed streambn has compiled kernels; the source folder in the path does not.
     sys.path.append(sys.path.pop(0))
 
     from benchmarks.command import main

@@ -1,114 +1,83 @@
-"""The command: measure, print, and write what is to be kept."""
+"""The command line: measure, print, and write the documentation."""
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-from benchmarks import plot, report
-from benchmarks.bars import judged
-from benchmarks.filejobs import FILE_JOBS, FileJob, FilesMeasured, measured_files
-from benchmarks.measure import Measured, available, measured
-from benchmarks.peers import PEERS, one_thread
-from benchmarks.workloads import WORKLOADS, Workload
-
-HERE = Path(__file__).parent
-README, RESULTS, PICTURE = HERE.parent / "README.md", HERE / "results.json", HERE / "throughput.svg"
+from benchmarks import measure, plot, report
+from benchmarks.bars import judge
+from benchmarks.filejobs import FILE_JOBS, measure_file_job
+from benchmarks.peers import PEERS, limit_threads
+from benchmarks.workloads import WORKLOADS
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command line; return its exit status: 1 if a bar is missed, or cannot be tried."""
-    options = _parser().parse_args(arguments)
-    readme = README.read_text()
-    if not options.only and not options.no_readme:
-        # To fail now rather than minutes later.
-        report.replaced(readme, "")
-    one_thread()
+def main(arguments: Sequence[str], root: Path | None = None) -> int:
+    """Run the command line, and return 1 if a bar is missed.
+
+    `root` is the checkout whose documentation is written. By default, it is that of this file, or
+    none with ``--only`` or ``--quick``.
+    """
+    options = _parse(arguments)
+    if root is None and not options.only and not options.quick:
+        root = Path(__file__).parents[1]
+    if root is not None:  # fail now rather than after the measurements
+        report.split(root / "README.md")
+        report.split(root / "benchmarks/README.md")
     for peer in PEERS:
         if peer.module is None:
-            print(f"{peer.name} is left out: it is not installed (pip install {peer.package})")
-
-    chosen = [w for w in WORKLOADS if not options.only or w.name in options.only]
-    able = [w for w in chosen if any(peer.name == "streambn" for peer in available(w))]
-    for workload in chosen:
-        if workload not in able:
-            print(f"{workload.title} is left out: it is work inside of what is not installed")
+            print(f"{peer.name} is missing and not measured: pip install {peer.package}")
+    workloads = [w for w in WORKLOADS if not options.only or w.name in options.only]
     jobs = [j for j in FILE_JOBS if not options.only or j.name in options.only]
-    measurements, files = _measured(able, jobs, options.rounds)
-    verdicts = judged([*measurements, *files])
-    tables = [report.table(measurements)] * bool(measurements)
-    tables += [report.file_table(files)] * bool(files)
-    print(*tables, report.verdict_table(verdicts), sep="\n\n")
+    if options.quick:
+        workloads, jobs = [w.quick() for w in workloads], [j.quick() for j in jobs]
+    rounds = 1 if options.quick else options.rounds
 
-    if not options.only:
-        results = report.as_json(measurements, files, verdicts, options.rounds)
-        RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-        plot.draw(measurements, PICTURE)
-        if not options.no_readme:
-            part = report.readme_part(measurements, files, options.rounds)
-            README.write_text(report.replaced(readme, part))
-    return 0 if able == chosen and all(verdict.holds for verdict in verdicts) else 1
+    limit_threads(1)
+    in_memory, on_files = [], []
+    for workload in workloads:
+        print(workload.title, file=sys.stderr)
+        in_memory.append(measure.measure_workload(workload, rounds))
+        gc.collect()
+    for job in jobs:
+        print(job.title, file=sys.stderr)
+        on_files.append(measure_file_job(job, rounds))
+    verdicts = judge([*in_memory, *on_files])
+    if in_memory:
+        print(report.workload_table(in_memory), end="\n\n")
+    if on_files:
+        print(report.job_table(on_files), end="\n\n")
+    print(report.verdict_table(verdicts))
+
+    if root is not None:
+        (root / "benchmarks/throughput.svg").write_text(plot.picture(in_memory))
+        report.insert(root / "README.md", report.summary([*in_memory, *on_files]))
+        tables = report.full(in_memory, on_files, verdicts, rounds)
+        report.insert(root / "benchmarks/README.md", tables)
+    return 0 if options.quick or all(verdict.holds for verdict in verdicts) else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     names = [each.name for each in (*WORKLOADS, *FILE_JOBS)]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure streambn and its peers; write results.json, throughput.svg and the "
-        "README's table; exit with 1 if streambn is slower than it has to be.",
+        description="Measure streambn and its peers, and write throughput.svg and the tables of "
+        "README.md and benchmarks/README.md. Exit with 1 if a bar of benchmarks/bars.py is missed.",
     )
     parser.add_argument(
         "--only",
         nargs="+",
         choices=names,
         metavar="NAME",
-        help=f"measure and print these, write nothing: {', '.join(names)}",
+        help=f"measure and print a part, write nothing: {', '.join(names)}",
     )
-    parser.add_argument("--rounds", type=_positive, default=21, help="default: %(default)s")
-    parser.add_argument("--no-readme", action="store_true", help="leave the README as it is")
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _measured(
-    chosen: Sequence[Workload], jobs: Sequence[FileJob], rounds: int
-) -> tuple[list[Measured], list[FilesMeasured]]:
-    """Measure one after the other, and show on a terminal how far it is."""
-    console = Console(stderr=True)
-    bar = Progress(
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        auto_refresh=False,  # a thread that draws would take time from what is measured
+    parser.add_argument("--rounds", type=int, default=21, help="default: %(default)s")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="check that everything runs: one round on little data, write nothing",
     )
-    found, files = [], []
-    with bar:
-        total = len(chosen) * rounds + sum(min(job.rounds, rounds) for job in jobs)
-        task = bar.add_task("", total=total)
-
-        def after_round() -> None:
-            bar.update(task, advance=1, refresh=True)
-
-        for workload in chosen:
-            bar.update(task, description=workload.title, refresh=True)
-            found.append(measured(workload, rounds, after_round))
-            gc.collect()  # the next one's data takes its place in memory
-        for job in jobs:
-            bar.update(task, description=job.title, refresh=True)
-            files.append(measured_files(job, rounds, after_round))
-    return found, files
+    return parser.parse_args(arguments)

@@ -1,9 +1,8 @@
-"""Work on files: whole processes side by side, from their start to their end.
+"""Jobs on files: whole processes, one after the other, from start to end.
 
-A process has all cores of the machine, as users run it. Its files lie in a temporary folder,
-and have been read before, so that they are in the system's cache; what an earlier run wrote is
-gone. Peers do the same as well as they can: Polars streams, DuckDB has its defaults, by which it
-keeps the order of rows as the others do, and both write with the compression of streambn.
+A process may use all cores, as users run it. Its files are in a temporary folder and in the cache
+of the system, and the outputs of earlier processes are gone. Each peer does the job as well as it
+can: Polars streams, and both Polars and DuckDB write with the compression of streambn.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,153 +27,148 @@ import pyarrow.parquet as pq
 
 import streambn as sbn
 from benchmarks import THREADS
-from benchmarks.measure import Compared, Timing
+from benchmarks.measure import Comparison
 from benchmarks.workloads import MEAN, MILLION, STD
 
-# To both, statistics agree so far: of a mean in standard deviations, of those relatively.
-AGREEMENT = 1e-9
-GROUP = MILLION  # rows
+AGREEMENT = 1e-9  # of two means, in standard deviations, and of two deviations, relatively
+GROUP = 250_000  # rows of a Snappy row group
 
-_SCRIPTS = Path(__file__).with_name("filescripts.py")
+Codec = Literal["snappy", "zstd"]
+_TITLES = {"snappy": "Snappy", "zstd": "ZSTD"}
+_SCRIPTS = Path(__file__).with_name("scripts.py")
 
 
 class Files(NamedTuple):
-    """Parquet files: how many, and what is in each."""
+    """Parquet files: how many, their size, and their codec.
+
+    Snappy files are written by pyarrow in row groups of `GROUP` rows, ZSTD files by Polars with
+    its defaults.
+    """
 
     files: int
     rows: int
-    columns: int
+    codec: Codec = "snappy"
+    columns: int = 16
 
 
 class Contender(NamedTuple):
-    """A process that does the work.
+    """A process that does a job.
 
     Attributes
     ----------
     command : tuple of str
-        In which {place} stands for the folder with the data.
-    what : {"seconds", "inside", "MB"}
-        What is measured: the time from start to end; that which it says itself; or the most
-        memory that it held.
+        Here ``{folder}`` stands for the folder with the data.
+    figure : {"s", "inside", "MB"}
+        What counts: the seconds from start to end, the seconds that the process reports, or the
+        most memory that it held.
     needs : str
-        A module that has to be installed.
-    place : str
-        Which of the job's data it is given.
+        A module that must be installed.
+    data : str
+        The key in `FileJob.data`.
     """
 
     command: tuple[str, ...]
-    what: Literal["seconds", "inside", "MB"] = "seconds"
+    figure: Literal["s", "inside", "MB"] = "s"
     needs: str = "streambn"
-    place: str = "data"
+    data: str = "data"
 
     @property
-    def installed(self) -> bool:
-        """Whether it can run here."""
+    def is_installed(self) -> bool:
+        """Whether the process can run here."""
         return importlib.util.find_spec(self.needs) is not None
 
 
 @dataclass(frozen=True)
 class FileJob:
-    """Some work on files, and who does it.
+    """Work on files, and the processes that do it.
 
     Attributes
     ----------
-    name : str
-        For ``--only`` and in the JSON.
-    title : str
-        In the table.
-    places : mapping
-        The data, of each place.
-    contenders : mapping
-        By name, streambn among them.
+    name, title : str
+    data : mapping of str to Files
+    contenders : mapping of str to Contender
     rounds : int
-        So many at most.
-    warmed : bool
-        Whether each runs once before, and its results are looked at.
-    constants : mapping
-        Figures to compare with that are not measured.
+        The number of rounds at most.
+    checked : bool
+        Whether each contender runs once before, to compare the results.
+    constants : mapping of str to float
+        Figures that are not measured.
     """
 
     name: str
     title: str
-    places: Mapping[str, Files]
+    data: Mapping[str, Files]
     contenders: Mapping[str, Contender]
     rounds: int = 5
-    warmed: bool = True
-    constants: Mapping[str, float] | None = None
+    checked: bool = True
+    constants: Mapping[str, float] = field(default_factory=dict)
+
+    def quick(self) -> FileJob:
+        """Return the same job on little data."""
+        data = {
+            name: files._replace(rows=min(files.rows, 2000), files=min(files.files, 3), columns=3)
+            for name, files in self.data.items()
+        }
+        return replace(self, data=data)
 
 
-class Run(NamedTuple):
-    """A process that has ended: how long it took, and the most memory that it held, in MB."""
-
-    seconds: float
-    peak: float
+# ------------------------------------------------------------------------------ measuring
 
 
-@dataclass(frozen=True)
-class FilesMeasured(Compared):
-    """A job, and the figures of all who did it: seconds, or MB."""
-
-    job: FileJob
-    timings: Mapping[str, Timing]
-    peaks: Mapping[str, float]
-
-    @property
-    def name(self) -> str:
-        """That of the job."""
-        return self.job.name
-
-
-# ----------------------------------------------------------------------- measuring
-
-
-def measured_files(
-    job: FileJob, rounds: int, after_round: Callable[[], None] = lambda: None
-) -> FilesMeasured:
-    """Make a job's files, and let all that can do it, round by round.
+def measure_file_job(job: FileJob, rounds: int) -> Comparison:
+    """Write the files of a job, and run all that can do it, round by round.
 
     Raises
     ------
     RuntimeError
-        A process failed, or found or wrote something else than streambn did.
+        If a process failed, or if its results differ from those of streambn.
     """
     rounds = min(rounds, job.rounds)
-    able = {name: c for name, c in job.contenders.items() if c.installed}
+    able = {name: c for name, c in job.contenders.items() if c.is_installed}
     figures: dict[str, list[float]] = {name: [] for name in able}
     peaks = dict.fromkeys(able, 0.0)
-    with tempfile.TemporaryDirectory(prefix="streambn-benchmark-") as folder:
-        for name, files in job.places.items():
-            write_files(Path(folder, name), files)
-        if job.warmed:
-            found = {name: _looked_at(c, Path(folder, c.place)) for name, c in able.items()}
-            _check_agreement(found)
+    with tempfile.TemporaryDirectory(prefix="streambn-benchmark-") as place:
+        for name, files in job.data.items():
+            write_files(Path(place, name), files)
+        if job.checked:
+            check_agreement({name: find(c, Path(place, c.data)) for name, c in able.items()})
         for _ in range(rounds):
             for name, contender in able.items():
-                place = Path(folder, contender.place)
-                run = process(contender, place)
-                peaks[name] = max(peaks[name], run.peak)
-                figures[name].append(_figure(contender, place, run))
-            after_round()
-    timings = {name: Timing(1, tuple(taken)) for name, taken in figures.items()}
-    constants = {name: Timing(1, (c,) * rounds) for name, c in (job.constants or {}).items()}
-    return FilesMeasured(job, {**timings, **constants}, peaks)
+                seconds, peak = run_process(contender, Path(place, contender.data))
+                found = Path(place, contender.data, "found.json")
+                if contender.figure == "inside":
+                    seconds = json.loads(found.read_text())["seconds"]
+                figures[name].append(peak if contender.figure == "MB" else seconds)
+                peaks[name] = max(peaks[name], peak)
+    samples = {name: tuple(taken) for name, taken in figures.items()}
+    constants = {name: (value,) * rounds for name, value in job.constants.items()}
+    unit = "MB" if job.contenders["streambn"].figure == "MB" else "s"
+    return Comparison(job.name, job.title, unit, 1, {**samples, **constants}, peaks=peaks)
 
 
-def write_files(place: Path, files: Files) -> None:
-    """Write normally distributed columns, with pyarrow's defaults; one million rows, repeated."""
-    (place / "in").mkdir(parents=True)
+def write_files(folder: Path, files: Files) -> None:
+    """Write files of normally distributed columns."""
+    (folder / "in").mkdir(parents=True)
+    (folder / "out").mkdir()
     rng = np.random.default_rng(0)
-    rows = min(files.rows, GROUP)
+    names = [f"x{i}" for i in range(files.columns)]
+
+    def table(rows: int) -> pa.Table:
+        return pa.table([*rng.normal(MEAN, STD, (files.columns, rows))], names=names)
+
     for number in range(files.files):
-        values = rng.standard_normal((files.columns, rows)) * STD + MEAN
-        group = pa.table(list(values), names=[f"x{i}" for i in range(files.columns)])
-        with pq.ParquetWriter(place / "in" / f"part-{number}.parquet", group.schema) as writer:
-            for start in range(0, files.rows, rows):
-                writer.write_table(group.slice(0, min(rows, files.rows - start)))
+        path = folder / "in" / f"part-{number}.parquet"
+        if files.codec == "zstd":
+            polars: Any = importlib.import_module("polars")
+            polars.from_arrow(table(files.rows)).write_parquet(path)
+            continue
+        with pq.ParquetWriter(path, table(0).schema) as writer:
+            for start in range(0, files.rows, GROUP):
+                writer.write_table(table(min(GROUP, files.rows - start)))
 
 
-# Starts a process and says how long it took and what memory it held. It is one of its own, as
-# the system has it that a process held no less than the one that started it.
+# Starts a process, and prints its seconds and its peak memory. This is a process of its own
+# because Linux counts the memory of a parent as memory of its child.
 _WATCH = """
 import os, sys, time
 silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
@@ -186,60 +180,52 @@ sys.exit(os.waitstatus_to_exitcode(status) != 0)
 """
 
 
-def process(contender: Contender, place: Path) -> Run:
-    """Let a contender do its work from the beginning, and watch it."""
-    shutil.rmtree(place / "out", ignore_errors=True)
-    (place / "out").mkdir(parents=True)
-    command = [part.format(place=place) for part in contender.command]
-    ran = subprocess.run(
+def run_process(contender: Contender, folder: Path) -> tuple[float, float]:
+    """Run a contender, and return its seconds and its peak memory in megabytes."""
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    (folder / "out").mkdir(parents=True)
+    command = [part.format(folder=folder) for part in contender.command]
+    done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", _WATCH, *command],
         env={name: value for name, value in os.environ.items() if name not in THREADS},
         capture_output=True,
         text=True,
         check=False,
     )
-    if ran.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {ran.stderr.strip()}")
-    seconds, kilobytes = ran.stdout.split()
-    return Run(float(seconds), int(kilobytes) * 1024 / 1e6)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+    seconds, kilobytes = done.stdout.split()
+    return float(seconds), int(kilobytes) * 1024 / 1e6
 
 
-def _figure(contender: Contender, place: Path, run: Run) -> float:
-    if contender.what == "MB":
-        return run.peak
-    if contender.what == "inside":
-        return float(json.loads((place / "found.json").read_text())["seconds"])
-    return run.seconds
-
-
-# ------------------------------------------------------------------------ looking
-
+# ------------------------------------------------------------------------------- checking
 
 Found = dict[str, tuple[float, float]]
 
 
-def _looked_at(contender: Contender, place: Path) -> Found:
-    """Run once, see that what was written is normalized, and return the statistics found."""
+def find(contender: Contender, folder: Path) -> Found:
+    """Run a contender, check what it wrote, and return the statistics that it found."""
     for name in ("found.json", "stats.json"):
-        (place / name).unlink(missing_ok=True)
-    process(contender, place)
-    written = sorted((place / "out").glob("*.parquet"))
-    if written:
-        _check_normalized(written, place)
-    if (place / "stats.json").exists():
-        lanes = sbn.load(place / "stats.json").stats().to_pylist()
-        return {lane["column"]: (lane["mean"], lane["std"]) for lane in lanes}
-    if (place / "found.json").exists():
-        found = json.loads((place / "found.json").read_text())
-        return {} if "seconds" in found else {name: tuple(pair) for name, pair in found.items()}
-    return {}
+        (folder / name).unlink(missing_ok=True)
+    run_process(contender, folder)
+    check_normalized(folder)
+    if (folder / "stats.json").exists():
+        rows = sbn.load(folder / "stats.json").stats().to_pylist()
+        return {row["column"]: (row["mean"], row["std"]) for row in rows}
+    found = folder / "found.json"
+    moments = json.loads(found.read_text()) if found.exists() else {}
+    return {name: pair for name, pair in moments.items() if name != "seconds"}
 
 
-def _check_normalized(written: list[Path], place: Path) -> None:
-    read = sorted((place / "in").iterdir())
-    counts = [[pq.read_metadata(path).num_rows for path in paths] for paths in (read, written)]
-    if counts[0] != counts[1]:
-        raise RuntimeError(f"files of {counts[0]} rows became files of {counts[1]}")
+def check_normalized(folder: Path) -> None:
+    """Raise RuntimeError unless the output, if any, has all rows, normalized."""
+    written = sorted((folder / "out").glob("*.parquet"))
+    if not written:
+        return
+    read = sorted((folder / "in").iterdir())
+    rows, rows_out = ([pq.read_metadata(path).num_rows for path in ps] for ps in (read, written))
+    if rows != rows_out:
+        raise RuntimeError(f"files of {rows} rows became files of {rows_out}")
     table: Any = ds.dataset(written).to_table()
     for name in table.column_names:
         mean, std = pc.mean(table[name]).as_py(), pc.stddev(table[name]).as_py()
@@ -247,96 +233,106 @@ def _check_normalized(written: list[Path], place: Path) -> None:
             raise RuntimeError(f"{name} is not normalized: its mean is {mean}, its std {std}")
 
 
-def _check_agreement(found: Mapping[str, Found]) -> None:
+def check_agreement(found: Mapping[str, Found]) -> None:
+    """Raise RuntimeError if a contender's statistics differ from those of streambn."""
     ours = found["streambn"]
     for who, theirs in found.items():
         if theirs.keys() != ours.keys():
             raise RuntimeError(f"{who} has statistics of {[*theirs]}, streambn of {[*ours]}")
         for name, (mean, std) in theirs.items():
-            far = abs(mean - ours[name][0]), abs(std - ours[name][1])
-            if max(far) > AGREEMENT * ours[name][1]:
+            difference = max(abs(mean - ours[name][0]), abs(std - ours[name][1]))
+            if difference > AGREEMENT * ours[name][1]:
                 raise RuntimeError(f"{name}: {who} finds {mean} ± {std}, streambn {ours[name]}")
 
 
-# ----------------------------------------------------------------------- the jobs
+# ----------------------------------------------------------------------------- the table
 
 
 def _streambn(*arguments: str) -> tuple[str, ...]:
-    """Give the command as pip installs it, but for where the script lies."""
+    """Return the command as pip installs it."""
     return (sys.executable, "-P", "-c", "from streambn.cli.main import main; main()", *arguments)
 
 
-def _script(task: str) -> tuple[str, ...]:
-    return (sys.executable, "-P", str(_SCRIPTS), task, "{place}")
+def _script(task: str, *codec: str) -> tuple[str, ...]:
+    return (sys.executable, "-P", str(_SCRIPTS), task, "{folder}", *codec)
 
 
-_FIT = _streambn("fit", "{place}/in", "-o", "{place}/stats.json", "-q")
-_NORMALIZE = _streambn("normalize", "{place}/in", "-o", "{place}/out/", "-q")
-_NORMALIZE_AND_SAVE = (*_NORMALIZE, "--save", "{place}/stats.json")
-_POLARS = Contender(_script("polars_normalize"), needs="polars")
+def _inside(task: str) -> Contender:
+    return Contender(_script(task), "inside")
 
-_ONE = Files(1, 3 * MILLION, 16)
-LARGE = Files(1, 24 * MILLION, 16)
-AN_EIGHTH, ALLOWED = "an eighth of the rows", "600 MB"
-WITH_WELFORD = "--policy welford"
+
+_FIT = _streambn("fit", "{folder}/in", "-o", "{folder}/stats.json", "-q")
+_NORMALIZE = _streambn("normalize", "{folder}/in", "-o", "{folder}/out/", "-q")
+
+
+def _fit(codec: Codec, **more: Contender) -> FileJob:
+    return FileJob(
+        f"fit-{codec}",
+        f"`fit` a file, {_TITLES[codec]}",
+        {"data": Files(1, 3 * MILLION, codec)},
+        {
+            "streambn": Contender(_FIT),
+            **more,
+            "Polars": Contender(_script("polars_fit"), needs="polars"),
+            "DuckDB": Contender(_script("duckdb_fit"), needs="duckdb"),
+        },
+    )
+
+
+def _normalize(codec: Codec, files: int = 1) -> FileJob:
+    contenders = {
+        "streambn": Contender((*_NORMALIZE, "--save", "{folder}/stats.json")),
+        "Polars": Contender(_script("polars_normalize", codec), needs="polars"),
+        "DuckDB": Contender(_script("duckdb_normalize", codec), needs="duckdb"),
+    }
+    if files > 1:
+        del contenders["DuckDB"]  # one of its queries writes one file
+    return FileJob(
+        f"normalize-{codec}" if files == 1 else f"normalize-{files}-files",
+        f"`normalize` {'a file' if files == 1 else f'{files} files'}, {_TITLES[codec]}",
+        {"data": Files(files, 3 * MILLION // files, codec)},
+        contenders,
+    )
+
+
+SCANS = {
+    "dataset scan": _inside("dataset_scan"),
+    "row groups on threads": _inside("row_group_scan"),
+    "iter_batches": _inside("batch_scan"),
+}
+LARGE = Files(1, 24 * MILLION)
+AN_EIGHTH, ALLOWED, WELFORD = "an eighth of the rows", "600 MB", "--policy welford"
+IMPORT = Contender((sys.executable, "-P", "-c", "import pyarrow"))
 
 FILE_JOBS = (
     FileJob(
         "help",
-        "streambn --help",
+        "`streambn --help`",
         {},
-        {
-            "streambn": Contender(_streambn("--help")),
-            "import pyarrow": Contender((sys.executable, "-P", "-c", "import pyarrow")),
-        },
+        {"streambn": Contender(_streambn("--help")), "import pyarrow": IMPORT},
         rounds=11,
     ),
-    FileJob(
-        "fit-file",
-        "fit a file",
-        {"data": _ONE},
-        {
-            "streambn": Contender(_FIT),
-            WITH_WELFORD: Contender((*_FIT, "--policy", "welford")),
-            "Polars": Contender(_script("polars_fit"), needs="polars"),
-            "DuckDB": Contender(_script("duckdb_fit"), needs="duckdb"),
-        },
-    ),
+    _fit("snappy", **{WELFORD: Contender((*_FIT, "--policy", "welford"))}),
+    _fit("zstd"),
     FileJob(
         "fit-inside",
-        "fit it, the process being under way",
-        {"data": _ONE},
-        {
-            "streambn": Contender(_script("streambn_inside"), "inside"),
-            "pyarrow's scan": Contender(_script("scan_inside"), "inside"),
-        },
+        "`fit` a file, Snappy, in a running process",
+        {"data": Files(1, 3 * MILLION)},
+        {"streambn": _inside("streambn_inside"), **SCANS},
     ),
-    FileJob(
-        "normalize-file",
-        "normalize a file",
-        {"data": _ONE},
-        {
-            "streambn": Contender(_NORMALIZE_AND_SAVE),
-            "Polars": _POLARS,
-            "DuckDB": Contender(_script("duckdb_normalize"), needs="duckdb"),
-        },
-    ),
-    FileJob(
-        "normalize-files",
-        "normalize eight files",
-        {"data": Files(8, 375_000, 16)},
-        {"streambn": Contender(_NORMALIZE_AND_SAVE), "Polars": _POLARS},
-    ),
+    _normalize("snappy"),
+    _normalize("zstd"),
+    _normalize("snappy", files=8),
     FileJob(
         "normalize-memory",
-        "memory to normalize a file of 24,000,000 rows",
+        "memory to `normalize` 24,000,000 rows",
         {"data": LARGE, "eighth": LARGE._replace(rows=LARGE.rows // 8)},
         {
             "streambn": Contender(_NORMALIZE, "MB"),
-            AN_EIGHTH: Contender(_NORMALIZE, "MB", place="eighth"),
+            AN_EIGHTH: Contender(_NORMALIZE, "MB", data="eighth"),
         },
         rounds=1,
-        warmed=False,
+        checked=False,
         constants={ALLOWED: 600.0},
     ),
 )

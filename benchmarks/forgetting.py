@@ -1,41 +1,37 @@
-"""One picture: what four ways to forget make of one real series.
+"""The picture forgetting.svg: the running means of four policies over one real series.
 
     python -m benchmarks.forgetting
 
-writes `forgetting.svg` from the weekly CO2 that the package brings along. The weeks without a
-value are left out, as a feed leaves them out; so an EMA by row does not notice them. Every curve
-is read from a normalizer while it learns them.
+The series is the weekly CO2 of the demo. Weeks without a value are dropped, as a feed drops them,
+so an EMA by row does not notice them. Each curve is read from a normalizer while it learns. The
+picture is the same on every machine.
 """
 
 from __future__ import annotations
 
 import datetime
 import importlib.resources
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.sax.saxutils import escape
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
 import streambn as sbn
+from benchmarks import svg
 
 PICTURE = Path(__file__).parent / "forgetting.svg"
 
-# Mid-tones: they can be read on white and on black, and the picture has no background.
-INK, FAINT = "#6e7781", "#6e778150"
-WIDTH, HEIGHT = 850, 590
-LEFT, RIGHT = 40, 620  # of both panels; to the right are the names of the curves
-LINE = 15  # between two lines of text
+LEFT, RIGHT = 40, 620  # edges of both panels; the names of the curves stand on the right
+LINE = 15  # height of a line of text
 
 
 class Curve(NamedTuple):
-    """A policy, and how its running mean is drawn."""
+    """A policy, and how to draw its running mean."""
 
     policy: Any
     name: tuple[str, ...]  # in lines
@@ -50,16 +46,16 @@ class Panel(NamedTuple):
     ----------
     title, remark : str
     start, end : datetime.date
-        The rows before are learned too.
+        The policies learn the rows before `start` too.
     top, bottom : int
-        Where it lies.
+        The edges in the picture.
     ppm : (int, int, int)
-        Lowest and highest value, and how far apart two lines of the grid are.
+        The lowest and highest value, and the distance of the grid's lines.
     ticks : list of (datetime.date, str)
     curves : tuple of Curve
-        The last one above the others.
+        The last one is drawn above the others.
     every : int
-        How many rows there are to a point of a curve.
+        The number of rows for each point of a curve.
     """
 
     title: str
@@ -74,11 +70,11 @@ class Panel(NamedTuple):
     every: int
 
     def x(self, day: datetime.date) -> float:
-        """Return where a day is."""
+        """Return the position of a day."""
         return LEFT + (RIGHT - LEFT) * ((day - self.start) / (self.end - self.start))
 
     def y(self, ppm: float) -> float:
-        """Return where a value is."""
+        """Return the position of a value."""
         low, high, _ = self.ppm
         return self.bottom - (self.bottom - self.top) * (ppm - low) / (high - low)
 
@@ -146,16 +142,14 @@ PANELS = (
 
 def weeks() -> pa.RecordBatch:
     """Read the weeks that have a value."""
-    with importlib.resources.as_file(
-        importlib.resources.files("streambn") / "data" / "co2.csv"
-    ) as path:
-        table = csv.read_csv(path)
+    with (importlib.resources.files("streambn.cli") / "data/co2.csv").open("rb") as file:
+        table = csv.read_csv(file)
     [batch] = table.filter(pc.is_valid(table["co2"])).combine_chunks().to_batches()
     return batch
 
 
 def means(policy: Any, rows: pa.RecordBatch, after: Sequence[int]) -> list[float]:
-    """Return the running mean after each of those rows; NaN while there is none."""
+    """Return the running mean after each of some rows, NaN while there is none."""
     running = sbn.Normalizer(policy, columns=["co2"])
     found = []
     for start, stop in pairwise([0, *(i + 1 for i in after)]):
@@ -166,33 +160,26 @@ def means(policy: Any, rows: pa.RecordBatch, after: Sequence[int]) -> list[float
 
 
 def picture() -> str:
-    """Return the picture as SVG, the same at every run."""
+    """Return the picture."""
     rows = weeks()
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" '
-        f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, sans-serif" font-size="12" '
-        f'fill="{INK}">',
-        "<title>The running means of four policies over one series</title>",
-        *(line for panel in PANELS for line in _panel(panel, rows)),
-        "</svg>",
-    ]
-    return "\n".join(lines) + "\n"
+    lines = [line for panel in PANELS for line in _panel(panel, rows)]
+    return svg.document(850, 590, "The running means of four policies over one series", lines)
 
 
 def _panel(panel: Panel, rows: pa.RecordBatch) -> Iterator[str]:
     dates, values = rows["date"].to_pylist(), rows["co2"].to_pylist()
     inside = [i for i, date in enumerate(dates) if panel.start <= date <= panel.end]
-    yield _text(LEFT, panel.top - 26, panel.title, 'font-size="14" font-weight="bold"')
-    yield _text(LEFT, panel.top - 10, f"Running mean of weekly CO₂, ppm; {panel.remark}")
+    yield svg.text(LEFT, panel.top - 26, panel.title, 'font-size="14" font-weight="bold"')
+    yield svg.text(LEFT, panel.top - 10, f"Running mean of weekly CO₂, ppm; {panel.remark}")
     yield from _frame(panel)
     yield from _gap(panel, [dates[i] for i in inside])
     dots = "".join(f"M{panel.x(dates[i]):.1f} {panel.y(values[i]):.1f}h0" for i in inside)
     width = 3 if panel.every == 1 else 1.5
     yield (
-        f'<path d="{dots}" stroke="{INK}" stroke-opacity="0.75" stroke-width="{width}" '
+        f'<path d="{dots}" stroke="{svg.INK}" stroke-opacity="0.75" stroke-width="{width}" '
         'stroke-linecap="round"/>'
     )
-    # From the last row before, so that each curve begins at the edge.
+    # A curve that begins with the row before the first one reaches the edge.
     chosen = [i for i in range(inside[0] - 1, inside[-1] + 1) if i >= 0 and i % panel.every == 0]
     ends = []
     for curve in panel.curves:
@@ -205,36 +192,36 @@ def _panel(panel: Panel, rows: pa.RecordBatch) -> Iterator[str]:
         ends.append(points[-1][1])
     for curve, y in zip(panel.curves, _apart(ends, panel.curves), strict=True):
         for i, line in enumerate(curve.name):
-            yield _text(RIGHT + 8, y + 4 + i * LINE, line, f'fill="{curve.colour}"')
+            yield svg.text(RIGHT + 8, y + 4 + i * LINE, line, f'fill="{curve.colour}"')
 
 
 def _frame(panel: Panel) -> Iterator[str]:
-    """Draw the grid and what stands at its lines."""
+    """Draw the grid and its labels."""
     low, high, step = panel.ppm
     for ppm in range(-(-low // step) * step, high + 1, step):
         y = panel.y(ppm)
-        yield f'<path d="M{LEFT} {y:.1f}H{RIGHT}" stroke="{FAINT}" stroke-width="0.6"/>'
-        yield _text(LEFT - 8, y + 4, str(ppm), 'text-anchor="end" font-size="11"')
+        yield svg.rule(f"M{LEFT} {y:.1f}H{RIGHT}")
+        yield svg.text(LEFT - 8, y + 4, str(ppm), 'text-anchor="end" font-size="11"')
     for date, name in panel.ticks:
         x = panel.x(date)
-        yield f'<path d="M{x:.1f} {panel.bottom}v4" stroke="{INK}" stroke-width="0.6"/>'
-        yield _text(x, panel.bottom + 18, name, 'text-anchor="middle" font-size="11"')
+        yield svg.rule(f"M{x:.1f} {panel.bottom}v4", svg.INK)
+        yield svg.text(x, panel.bottom + 18, name, 'text-anchor="middle" font-size="11"')
 
 
 def _gap(panel: Panel, dates: Sequence[datetime.date]) -> Iterator[str]:
-    """Shade the longest gap, where weeks are told apart."""
+    """Shade the longest gap, if the panel shows single weeks."""
     if panel.every != 1:
         return
     before, after = max(pairwise(dates), key=lambda pair: pair[1] - pair[0])
     x, width = panel.x(before), panel.x(after) - panel.x(before)
     yield (
         f'<rect x="{x:.1f}" y="{panel.top}" width="{width:.1f}" '
-        f'height="{panel.bottom - panel.top}" fill="{INK}" fill-opacity="0.1"/>'
+        f'height="{panel.bottom - panel.top}" fill="{svg.INK}" fill-opacity="0.1"/>'
     )
 
 
 def _steps(points: Sequence[tuple[float, float]]) -> str:
-    """Return a path on which a mean holds until the next one is known."""
+    """Return a path that keeps a mean until the next one."""
     (x, y), *rest = points
     path = [f"M{max(x, LEFT):.1f} {y:.1f}"]
     for x, y in rest:
@@ -243,7 +230,7 @@ def _steps(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _apart(ys: Sequence[float], curves: Sequence[Curve]) -> list[float]:
-    """Move names of curves as little down as keeps one from the next."""
+    """Return the heights of the names, moved down as little as separates them."""
     placed: dict[int, float] = {}
     free = float("-inf")
     for i in sorted(range(len(ys)), key=lambda i: ys[i]):
@@ -252,11 +239,5 @@ def _apart(ys: Sequence[float], curves: Sequence[Curve]) -> list[float]:
     return [placed[i] for i in range(len(ys))]
 
 
-def _text(x: float, y: float, text: str, attributes: str = "") -> str:
-    space = " " if attributes else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{space}{attributes}>{escape(text)}</text>'
-
-
 if __name__ == "__main__":
     PICTURE.write_text(picture())
-    print(f"{PICTURE.name}: {PICTURE.stat().st_size:,} bytes", file=sys.stderr)

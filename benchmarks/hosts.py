@@ -1,169 +1,177 @@
-"""How streambn works inside of other libraries, and how those do the same themselves.
+"""scikit-learn and River as peers, and streambn as a part of them.
 
-Both do the very work; only how the statistics are read from them differs. A row is a dict of
-Python's own floats, as River has it; scikit-learn's arrays lie row by row.
+A row is a dict of Python floats, as in River. The arrays for scikit-learn lie row by row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import streambn as sbn
-from benchmarks import jobs
-from benchmarks.jobs import Floats, Job, optional
+from benchmarks.jobs import (
+    STREAMBN,
+    Accuracy,
+    Floats,
+    Job,
+    Peer,
+    fold,
+    optional,
+    transform_each,
+    weights_of,
+    with_nan,
+)
 from benchmarks.workloads import ALPHA, MEAN, Data
 
-river_linear = optional("river.linear_model")
-# An adapter needs its host, and says so itself.
-river_adapter: Any = optional("streambn.adapters.river") if jobs.river else None
-sklearn_adapter: Any = optional("streambn.adapters.sklearn") if jobs.sklearn else None
+pd = optional("pandas")
+river, sklearn = optional("river.preprocessing"), optional("sklearn.preprocessing")
+SKLEARN = Peer("scikit-learn", "scikit-learn", sklearn, Accuracy(1e-13, float32=1e-13, far=2e-09))
+RIVER = Peer("River", "river", river, Accuracy(float64=1e-12, float32=1e-12, far=10.0))
+
+# ---------------------------------------------------------------------------- scikit-learn
 
 
-# -------------------------------------------------------------------------- River
+def _partial_fit(make: Any, parts: Sequence[tuple[Any, ...]]) -> Job:
+    # Each matrix is laid out row by row once, even if it occurs repeatedly.
+    rows = {id(x): np.ascontiguousarray(x) for x, *_ in parts}
+    laid_out = [(rows[id(x)], *others) for x, *others in parts]
+    return Job(
+        fold(make, lambda scaler, part: scaler.partial_fit(*part), laid_out),
+        lambda scaler: np.stack([scaler.mean_, scaler.var_]),
+    )
 
-Row = dict[str, float]
+
+@SKLEARN.does("column", "batches", "lists", "partial-fit")
+def sklearn_fit(data: Data) -> Job:
+    return _partial_fit(sklearn.StandardScaler, [(x,) for x in data.matrices])
+
+
+@SKLEARN.does("nulls")
+def sklearn_nulls(data: Data) -> Job:
+    return _partial_fit(sklearn.StandardScaler, [(x,) for x in with_nan(data)])
+
+
+@SKLEARN.does("weights")
+def sklearn_weights(data: Data) -> Job:
+    triples = zip(data.matrices, [None] * len(data.matrices), weights_of(data), strict=True)
+    return _partial_fit(sklearn.StandardScaler, list(triples))
+
+
+@SKLEARN.does("transform")
+def sklearn_transform(data: Data) -> Job:
+    scaler = sklearn.StandardScaler().fit(data.matrices[0])
+    return transform_each(scaler.transform, data.matrices, lambda out: out[:, 0])
+
+
+if sklearn is not None:
+    sklearn_adapter: Any = optional("streambn.adapters.sklearn")
+
+    @STREAMBN.does("partial-fit")
+    def streambn_partial_fit(data: Data) -> Job:
+        return _partial_fit(sklearn_adapter.SklearnNormalizer, [(x,) for x in data.matrices])
+
+
+# ----------------------------------------------------------------------------------- River
 
 
 class Scaler(NamedTuple):
-    """A transformer of River, and how to see what it learned.
+    """A transformer of River.
 
     Attributes
     ----------
     make : callable
     read : callable
-        Gives means and variances of the named features, shape (2, features).
+        Returns mean and variance of a feature.
     """
 
     make: Callable[[], Any]
-    read: Callable[[Any, Sequence[str]], Floats]
+    read: Callable[[Any, str], tuple[float, float]]
+
+    def moments(self, scaler: Any, names: Sequence[str]) -> Floats:
+        """Return means and variances, shape (2, features)."""
+        return np.array([self.read(scaler, name) for name in names]).T
 
 
-def _of_streambn(policy: sbn.Welford | sbn.EMA | None) -> Scaler:
-    def read(scaler: Any, names: Sequence[str]) -> Floats:
-        of = {row["column"]: (row["mean"], row["var"]) for row in scaler.stats().to_pylist()}
-        return np.array([of[name] for name in names]).T
-
-    return Scaler(lambda: river_adapter.RiverNormalizer(policy), read)
+def frames_of(data: Data) -> list[Any]:
+    """Return the matrices as pandas frames."""
+    names = [f"x{i}" for i in range(data.matrices[0].shape[1])]
+    return [pd.DataFrame(x, columns=names, copy=False) for x in data.matrices]
 
 
-def _of_river() -> Scaler:
-    def read(scaler: Any, names: Sequence[str]) -> Floats:
-        return np.array([[of[name] for name in names] for of in (scaler.means, scaler.vars)])
-
-    return Scaler(jobs.river.StandardScaler, read)
-
-
-def _of_river_ema() -> Scaler:
-    def read(scaler: Any, names: Sequence[str]) -> Floats:
-        both = (scaler.means, scaler.vars)
-        return np.array([[of[name].get() for name in names] for of in both])
-
-    return Scaler(lambda: jobs.river.AdaptiveStandardScaler(fading_factor=ALPHA), read)
+def _learn_frames(data: Data, scaler: Scaler) -> Job:
+    frames = frames_of(data)
+    run = fold(scaler.make, lambda one, frame: one.learn_many(frame), frames)
+    return Job(run, lambda one: scaler.moments(one, list(frames[0])))
 
 
-def streambn_rows(data: Data) -> Job:
-    return _rows(data, _of_streambn(None))
+def _learn_rows(data: Data, scaler: Scaler) -> Job:
+    """Learn each row, then normalize it."""
+    rows = [row for batch in data.batches for row in batch.to_pylist()]
 
-
-def streambn_rows_ema(data: Data) -> Job:
-    return _rows(data, _of_streambn(sbn.EMA(alpha=ALPHA, adjust=False)))
-
-
-def river_rows(data: Data) -> Job:
-    return _rows(data, _of_river())
-
-
-def river_rows_ema(data: Data) -> Job:
-    return _rows(data, _of_river_ema())
-
-
-def _rows(data: Data, scaler: Scaler) -> Job:
-    """Learn every row, then normalize it."""
-    rows = _as_rows(data)
-
-    def run() -> tuple[Any, Row]:
+    def run() -> tuple[Any, dict[str, float]]:
         one = scaler.make()
         for row in rows:
             one.learn_one(row)
             out = one.transform_one(row)
         return one, out
 
-    def read(result: tuple[Any, Row]) -> Floats:
+    def read(result: tuple[Any, dict[str, float]]) -> Floats:
         one, out = result
-        names = list(rows[0])
-        return np.vstack([scaler.read(one, names), [out[name] for name in names]])
+        return np.vstack([scaler.moments(one, list(rows[0])), [out[name] for name in rows[0]]])
 
     return Job(run, read)
 
 
-def _as_rows(data: Data) -> list[Row]:
-    return [row for batch in data.batches for row in batch.to_pylist()]
-
-
-def streambn_frames(data: Data) -> Job:
-    return _learn_frames(data, _of_streambn(None))
-
-
-def river_frames(data: Data) -> Job:
-    return _learn_frames(data, _of_river())
-
-
-def _learn_frames(data: Data, scaler: Scaler) -> Job:
-    frames = jobs.frames_of(data)
-
-    def run() -> Any:
-        one = scaler.make()
-        for frame in frames:
-            one.learn_many(frame)
-        return one
-
-    return Job(run, lambda one: scaler.read(one, list(frames[0])))
-
-
-def streambn_pipeline(data: Data) -> Job:
-    return _pipeline(data, _of_streambn(None))
-
-
-def river_pipeline(data: Data) -> Job:
-    return _pipeline(data, _of_river())
-
-
 def _pipeline(data: Data, scaler: Scaler) -> Job:
-    """Predict of every row if its first two values are above the mean together, and learn it."""
-    rows = _as_rows(data)
-    first, second = list(rows[0])[:2]
-    pairs = [(row, row[first] + row[second] > 2 * MEAN) for row in rows]
+    """Predict if the sum of the first two values of a row is above its mean, and learn it."""
+    linear = optional("river.linear_model")
+    rows = [row for batch in data.batches for row in batch.to_pylist()]
+    pairs = [(row, row["x0"] + row["x1"] > 2 * MEAN) for row in rows]
 
     def run() -> tuple[Any, Any]:
-        one, model = scaler.make(), river_linear.LogisticRegression()
+        one, model = scaler.make(), linear.LogisticRegression()
         pipeline = one | model
         for row, label in pairs:
             pipeline.predict_proba_one(row)
             pipeline.learn_one(row, label)
         return one, model
 
-    return Job(run, lambda result: scaler.read(result[0], list(rows[0])))
+    return Job(run, lambda result: scaler.moments(result[0], list(rows[0])))
 
 
-# ------------------------------------------------------------------- scikit-learn
+@RIVER.does("transform")
+def river_transform(data: Data) -> Job:
+    frames = frames_of(data)
+    scaler = river.StandardScaler()
+    scaler.learn_many(frames[0])
+    return transform_each(scaler.transform_many, frames, lambda out: out["x0"].to_numpy())
 
 
-def streambn_partial_fit(data: Data) -> Job:
-    return _partial_fit(data, sklearn_adapter.SklearnNormalizer)
+def _register() -> None:
+    adapter: Any = optional("streambn.adapters.river")
+
+    def read(scaler: Any, name: str) -> tuple[float, float]:
+        row = next(row for row in scaler.stats().to_pylist() if row["column"] == name)
+        return row["mean"], row["var"]
+
+    ours = Scaler(adapter.RiverNormalizer, read)
+    policy = sbn.EMA(alpha=ALPHA, adjust=False)
+    ours_ema = Scaler(partial(adapter.RiverNormalizer, policy), read)
+    theirs = Scaler(river.StandardScaler, lambda scaler, n: (scaler.means[n], scaler.vars[n]))
+    theirs_ema = Scaler(
+        partial(river.AdaptiveStandardScaler, fading_factor=ALPHA),
+        lambda scaler, n: (scaler.means[n].get(), scaler.vars[n].get()),
+    )
+    for peer, scaler, ema in ((STREAMBN, ours, ours_ema), (RIVER, theirs, theirs_ema)):
+        peer.does("rows")(partial(_learn_rows, scaler=scaler))
+        peer.does("rows-ema")(partial(_learn_rows, scaler=ema))
+        peer.does("frames")(partial(_learn_frames, scaler=scaler))
+        peer.does("pipeline")(partial(_pipeline, scaler=scaler))
+    RIVER.does("column", "batches", "lists")(partial(_learn_frames, scaler=theirs))
 
 
-def sklearn_partial_fit(data: Data) -> Job:
-    return _partial_fit(data, jobs.sklearn.StandardScaler)
-
-
-def _partial_fit(data: Data, make: Callable[[], Any]) -> Job:
-    def run() -> Any:
-        scaler = make()
-        for matrix in data.matrices:
-            scaler.partial_fit(matrix)
-        return scaler
-
-    return Job(run, lambda scaler: np.stack([scaler.mean_, scaler.var_]))
+if river is not None:
+    _register()

@@ -1,7 +1,7 @@
-"""Timing: everything that does one workload, in turn, round after round.
+"""Timing: everything that does one task, in turn, round after round.
 
-The speed of a machine drifts, so two times are compared only within a round, where they
-were taken next to each other: a ratio is the median of the rounds' ratios.
+The speed of a machine drifts, so two times are compared within a round only, where they were taken
+one after the other: a ratio is the median of the ratios of all rounds.
 """
 
 from __future__ import annotations
@@ -10,141 +10,100 @@ import math
 import statistics
 import timeit
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from benchmarks.jobs import Job
-from benchmarks.peers import PEERS, Peer, use_threads
+from benchmarks.peers import PEERS, limit_threads
 from benchmarks.references import REFERENCES
 from benchmarks.workloads import Data, Workload
 
-# A sample repeats its pass until it takes about so long, in seconds.
-SAMPLE = 0.02
-# Whatever takes longer than this for one pass is timed in every third round only.
-SLOW, SELDOM = 0.1, 3
+SAMPLE = 0.02  # seconds that a sample takes at least: it repeats a quick pass
+SLOW, EVERY = 0.1, 3  # a pass that takes longer runs in every third round only
 
-
-class Timing(NamedTuple):
-    """The samples of one job.
-
-    Attributes
-    ----------
-    passes : int
-        In each sample.
-    seconds : tuple of float or None
-        Of one pass, round by round; None where the job was left out.
-    """
-
-    passes: int
-    seconds: tuple[float | None, ...]
-
-    @property
-    def taken(self) -> list[float]:
-        """The samples that there are."""
-        return [s for s in self.seconds if s is not None]
-
-    @property
-    def median(self) -> float:
-        """Seconds of one pass."""
-        return statistics.median(self.taken)
-
-
-class Compared:
-    """The samples of all that did the same, in turn.
-
-    Attributes
-    ----------
-    timings : mapping of str to Timing
-        By who did it.
-    """
-
-    timings: Mapping[str, Timing]
-
-    @property
-    def name(self) -> str:
-        """Of what they did."""
-        raise NotImplementedError
-
-    def ratio(self, slow: str, fast: str) -> float:
-        """Say how many times as long as `fast` `slow` takes."""
-        pairs = zip(self.timings[slow].seconds, self.timings[fast].seconds, strict=True)
-        return statistics.median(a / b for a, b in pairs if a is not None and b is not None)
+Samples = tuple[float | None, ...]  # per round; None where a slow job did not run
 
 
 @dataclass(frozen=True)
-class Measured(Compared):
-    """A workload and the times of all that did it."""
+class Comparison:
+    """The samples of all that did the same work.
 
-    workload: Workload
-    nbytes: int
-    timings: Mapping[str, Timing]
+    Attributes
+    ----------
+    name, title : str
+        Those of the workload or file job.
+    unit : {"GB/s", "µs per batch", "µs per row", "s", "MB"}
+        The unit of `figure`.
+    amount : float
+        The gigabytes, batches or rows of one pass; 1 for seconds and megabytes.
+    samples : mapping of str to tuple
+        By name of a peer or reference: seconds, or megabytes, per round.
+    limits : tuple of str
+        The names in `samples` that bound the speed.
+    peaks : mapping of str to float
+        The most memory of each process, in megabytes.
+    """
 
-    @property
-    def name(self) -> str:
-        """That of the workload."""
-        return self.workload.name
+    name: str
+    title: str
+    unit: str
+    amount: float
+    samples: Mapping[str, Samples]
+    limits: tuple[str, ...] = ()
+    peaks: Mapping[str, float] = field(default_factory=dict)
 
     def figure(self, who: str) -> float:
-        """Give the speed, or the time of a batch or a row, in the workload's unit."""
-        seconds, shape = self.timings[who].median, self.workload.shape
-        if self.workload.unit == "GB/s":
-            return self.nbytes / seconds / 1e9
-        rows = shape.rows if self.workload.unit == "µs per row" else 1
-        return seconds / (shape.batches * rows) * 1e6
+        """Return the median in `unit`."""
+        median = statistics.median(x for x in self.samples[who] if x is not None)
+        if self.unit == "GB/s":
+            return self.amount / median
+        return median / self.amount * (1e6 if self.unit.startswith("µs") else 1)
+
+    def ratio(self, one: str, other: str) -> float:
+        """Return how many times as much time, or memory, `one` takes as `other`."""
+        pairs = zip(self.samples[one], self.samples[other], strict=True)
+        return statistics.median(a / b for a, b in pairs if a is not None and b is not None)
 
     def of_limit(self, who: str) -> float | None:
-        """Give the speed as a fraction of the hardest limit; None: there is none."""
-        if not self.workload.limits:
-            return None
-        return min(self.ratio(limit, who) for limit in self.workload.limits)
+        """Return the speed as a fraction of the fastest limit, or None without a limit."""
+        return min((self.ratio(limit, who) for limit in self.limits), default=None)
 
 
-def available(workload: Workload) -> list[Peer]:
-    """Give the peers that can do a workload and are installed."""
-    return [p for p in PEERS if workload.task in p.tasks and p.module is not None]
-
-
-def prepared(workload: Workload, data: Data) -> dict[str, Job]:
-    """Prepare all that is timed; what is compared most stands side by side."""
-    against = [*workload.limits, "streambn", *workload.beside]
-    prepare = {p.name: p.tasks[workload.task] for p in available(workload)}
-    names = [*against, *(name for name in prepare if name not in against)]
-    return {name: {**REFERENCES, **prepare}[name](data) for name in names}
-
-
-def measured(workload: Workload, rounds: int, after_round: Callable[[], None]) -> Measured:
-    """Make a workload's data and time all that can do it.
-
-    Parameters
-    ----------
-    workload : Workload
-    rounds : int
-    after_round : callable
-        Is called after each.
-    """
+def measure_workload(workload: Workload, rounds: int) -> Comparison:
+    """Make the data of a workload, and time all that can do its task."""
     data = workload.make(workload.shape)
-    todo = {name: job.run for name, job in prepared(workload, data).items()}
-    use_threads(workload.threads)
+    jobs = {name: job.run for name, job in prepare(workload, data).items()}
+    limit_threads(workload.threads)
     try:
-        return Measured(workload, data.nbytes, timed(todo, rounds, after_round))
+        samples = take_turns(jobs, rounds)
     finally:
-        use_threads(1)
+        limit_threads(1)
+    rows, _, batches = workload.shape
+    amounts = {"GB/s": data.nbytes / 1e9, "µs per batch": batches, "µs per row": batches * rows}
+    amount = amounts[workload.unit]
+    return Comparison(
+        workload.name, workload.title, workload.unit, amount, samples, workload.limits
+    )
 
 
-def timed(
-    todo: Mapping[str, Callable[[], object]], rounds: int, after_round: Callable[[], None]
-) -> dict[str, Timing]:
-    """Time some functions in turn: A, B, C, A, B, C, ..."""
-    first = {name: _warm(run) for name, run in todo.items()}
+def prepare(workload: Workload, data: Data) -> dict[str, Job]:
+    """Prepare every job. The limits and references run next to streambn in each round."""
+    peers = {p.name: p.tasks[workload.task] for p in PEERS if p.module and workload.task in p.tasks}
+    others = [name for name in peers if name != "streambn"]
+    names = [*workload.limits, "streambn", *workload.references, *others]
+    return {name: {**REFERENCES, **peers}[name](data) for name in names}
+
+
+def take_turns(jobs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Samples]:
+    """Time some functions in turn: A, B, C, A, B, C, and so on."""
+    first = {name: _warm_up(run) for name, run in jobs.items()}
     passes = {name: max(1, math.ceil(SAMPLE / seconds)) for name, seconds in first.items()}
-    every = {name: SELDOM if seconds > SLOW else 1 for name, seconds in first.items()}
-    samples: dict[str, list[float | None]] = {name: [] for name in todo}
+    every = {name: EVERY if seconds > SLOW else 1 for name, seconds in first.items()}
+    samples: dict[str, list[float | None]] = {name: [] for name in jobs}
     for number in range(rounds):
-        for name, run in todo.items():
+        for name, run in jobs.items():
             due = number % every[name] == 0
             samples[name].append(_seconds(run, passes[name]) if due else None)
-        after_round()
-    return {name: Timing(passes[name], tuple(samples[name])) for name in todo}
+    return {name: tuple(taken) for name, taken in samples.items()}
 
 
 def _seconds(run: Callable[[], object], passes: int) -> float:
@@ -152,7 +111,7 @@ def _seconds(run: Callable[[], object], passes: int) -> float:
     return timeit.timeit(run, number=passes) / passes
 
 
-def _warm(run: Callable[[], object]) -> float:
-    """Take the seconds of a pass, not of the first unless that is long."""
+def _warm_up(run: Callable[[], object]) -> float:
+    """Return the seconds of the second pass, or of the first if that is slow."""
     first = _seconds(run, 1)
     return first if first > SLOW else _seconds(run, 1)

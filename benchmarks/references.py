@@ -1,7 +1,7 @@
-"""What a workload is held against: the machine's limits, and streambn at easier work.
+"""What workloads are compared with: limits of the machine, and streambn at easier tasks.
 
-Reading every value once, or copying it, is the least that the work can take; NumPy does
-both about as fast as the memory goes.
+No task on the values can be faster than reading each of them once, or copying it. NumPy does both
+about as fast as the memory allows.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.jobs import Job, streambn_exact, streambn_fit
-from benchmarks.workloads import ON_ONE_THREAD, WEIGHT, WELFORD, Data, Matrix
+from benchmarks import workloads
+from benchmarks.jobs import STREAMBN, Job
+from benchmarks.peers import streambn_fit
+from benchmarks.workloads import WEIGHT, Data, Matrix
 from streambn import kernels
 
 _POOL = ThreadPoolExecutor(2)
 
 
 def _flat(data: Data) -> list[Matrix]:
-    """View each batch as one row of numbers, in the order in which they lie in memory."""
+    """View each batch as one array, in the order in which its values lie in memory."""
     return [matrix.ravel(order="K") for matrix in data.matrices]
 
 
@@ -29,32 +31,20 @@ def np_max(data: Data) -> Job:
     return Job(lambda: [np.max(x) for x in arrays], np.array)
 
 
-def np_max_on_two_by_batch(data: Data) -> Job:
+def np_max_by_batch(data: Data) -> Job:
     halves = [np.array_split(x, 2) for x in _flat(data)]
     return Job(lambda: [m for pair in halves for m in _POOL.map(np.max, pair)], np.array)
 
 
-def np_max_on_two_at_once(data: Data) -> Job:
+def np_max_at_once(data: Data) -> Job:
     halves = np.array_split(np.concatenate(_flat(data)), 2)
     return Job(lambda: list(_POOL.map(np.max, halves)), np.array)
 
 
-def np_copyto_buffer(data: Data) -> Job:
+def np_copyto(data: Data, buffers: int) -> Job:
     arrays = _flat(data)
-    out = np.empty_like(arrays[0])
-
-    def run() -> Matrix:
-        for x in arrays:
-            np.copyto(out, x)
-        return out
-
-    return Job(run, np.array)
-
-
-def np_copyto_array(data: Data) -> Job:
-    arrays = _flat(data)
-    out = np.empty((len(arrays), len(arrays[0])))
-    pairs = list(zip(out, arrays, strict=True))
+    out = np.empty((buffers, len(arrays[0])))
+    pairs = [(out[i % len(out)], x) for i, x in enumerate(arrays)]
 
     def run() -> Matrix:
         for into, x in pairs:
@@ -65,21 +55,13 @@ def np_copyto_array(data: Data) -> Job:
 
 
 def np_add_reduce(data: Data) -> Job:
-    """Add ten values: about the least that NumPy can do, once for every batch."""
+    """Add ten values for each batch, about the least that NumPy can do."""
     tens = [x[:10] for x in _flat(data)]
     return Job(lambda: [np.add.reduce(x) for x in tens], np.array)
 
 
-def streambn_without_nulls(data: Data) -> Job:
-    return streambn_fit(_as_one_column(data))
-
-
-def streambn_without_forgetting(data: Data) -> Job:
-    return streambn_fit(data)
-
-
 def streambn_exact_on_one_thread(data: Data) -> Job:
-    job = streambn_exact(data)
+    job = STREAMBN.tasks["exact"](data)
 
     def run() -> object:
         kernels.set_threads(1)
@@ -92,32 +74,26 @@ def streambn_exact_on_one_thread(data: Data) -> Job:
 
 
 def streambn_without_weights(data: Data) -> Job:
-    names = [name for name in data.batches[0].schema.names if name != WEIGHT]
-    return streambn_fit(data._replace(batches=tuple(b.select(names) for b in data.batches)))
+    batches = tuple(batch.drop_columns([WEIGHT]) for batch in data.batches)
+    return streambn_fit(data._replace(batches=batches))
 
 
 def streambn_on_one_column(data: Data) -> Job:
-    return streambn_fit(_as_one_column(data))
-
-
-def _as_one_column(data: Data) -> Data:
-    """Take the same values, all of them, from the same memory as a single column."""
-    columns = _flat(data)
-    batches = [pa.record_batch([pa.array(x)], names=["x0"]) for x in columns]
-    return Data(tuple(batches), tuple(x.reshape(-1, 1) for x in columns))
+    """Learn the same values, from the same memory, as a single column without nulls."""
+    batches = [pa.record_batch([pa.array(x)], names=["x0"]) for x in _flat(data)]
+    return streambn_fit(data._replace(batches=tuple(batches)))
 
 
 REFERENCES: dict[str, Callable[[Data], Job]] = {
     "np.max": np_max,
-    "np.max on two threads, batch by batch": np_max_on_two_by_batch,
-    "np.max on two threads, all at once": np_max_on_two_at_once,
-    "np.copyto into one buffer": np_copyto_buffer,
-    "np.copyto into one array": np_copyto_array,
-    "np.add.reduce of 10 values": np_add_reduce,
-    "streambn without nulls": streambn_without_nulls,
-    "streambn without forgetting": streambn_without_forgetting,
-    "streambn without weights": streambn_without_weights,
-    "streambn on one column": streambn_on_one_column,
-    WELFORD: streambn_fit,
-    ON_ONE_THREAD: streambn_exact_on_one_thread,
+    workloads.ON_TWO_THREADS[0]: np_max_by_batch,
+    workloads.ON_TWO_THREADS[1]: np_max_at_once,
+    workloads.COPIES[0]: lambda data: np_copyto(data, buffers=1),
+    workloads.COPIES[1]: lambda data: np_copyto(data, buffers=len(data.matrices)),
+    workloads.TEN_VALUES: np_add_reduce,
+    workloads.ON_ONE_THREAD: streambn_exact_on_one_thread,
+    workloads.WITHOUT_NULLS: streambn_on_one_column,
+    workloads.WITHOUT_FORGETTING: streambn_fit,
+    workloads.WITHOUT_WEIGHTS: streambn_without_weights,
+    workloads.ONE_COLUMN: streambn_on_one_column,
 }

@@ -1,0 +1,127 @@
+"""What each peer does with files, in a process of its own: started by `benchmarks.filejobs`.
+
+    python -P scripts.py TASK FOLDER [CODEC]
+
+It imports nothing of the benchmarks, so a process starts with what it measures. FOLDER has the
+data in ``in``. A task writes normalized files into ``out``, and into ``found.json`` either mean and
+deviation of each column, or the seconds that it took.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+Found = dict[str, tuple[float, float]]
+
+THREADS = len(os.sched_getaffinity(0))
+PASSES = 5  # that a task times within its process
+
+
+def polars_fit(folder: Path) -> Found:
+    """Compute the statistics of all files together."""
+    pl: Any = importlib.import_module("polars")
+    both = pl.all().mean(), pl.all().std(ddof=0).name.prefix("std of ")
+    [row] = pl.scan_parquet(_inputs(folder)).select(*both).collect(engine="streaming").to_dicts()
+    return {name: (row[name], row[f"std of {name}"]) for name in row if f"std of {name}" in row}
+
+
+def polars_normalize(folder: Path, codec: str) -> Found:
+    """Write each file normalized by the statistics of all, all files at the same time."""
+    pl: Any = importlib.import_module("polars")
+    found = polars_fit(folder)
+    columns = [(pl.col(name) - mean) / std for name, (mean, std) in found.items()]
+    writes = [
+        pl.scan_parquet(path)
+        .select(columns)
+        .sink_parquet(folder / "out" / path.name, compression=codec, lazy=True)
+        for path in _inputs(folder)
+    ]
+    pl.collect_all(writes, engine="streaming")
+    return found
+
+
+def duckdb_fit(folder: Path) -> Found:
+    """Compute the statistics of one file."""
+    connection = importlib.import_module("duckdb").connect()
+    [path] = _inputs(folder)
+    names = connection.sql(f"FROM '{path}'").columns
+    both = ", ".join(f"avg({name}), stddev_pop({name})" for name in names)
+    row = connection.execute(f"SELECT {both} FROM '{path}'").fetchone()
+    return {name: (row[2 * i], row[2 * i + 1]) for i, name in enumerate(names)}
+
+
+def duckdb_normalize(folder: Path, codec: str) -> Found:
+    """Write one file normalized. DuckDB keeps the order of the rows by default."""
+    found = duckdb_fit(folder)
+    [path] = _inputs(folder)
+    columns = ", ".join(f"({n} - {mean!r}) / {std!r} AS {n}" for n, (mean, std) in found.items())
+    importlib.import_module("duckdb").connect().execute(
+        f"COPY (SELECT {columns} FROM '{path}') TO '{folder / 'out' / path.name}' "
+        f"(FORMAT parquet, COMPRESSION {codec})"
+    )
+    return found
+
+
+def streambn_inside(folder: Path) -> dict[str, float]:
+    """Run the command `fit` in a process that has run it before."""
+    run = importlib.import_module("streambn.cli.main").run
+    arguments = ["fit", str(folder / "in"), "-o", str(folder / "inside.json"), "-q"]
+    return _timed(lambda: run(arguments))
+
+
+def dataset_scan(folder: Path) -> dict[str, float]:
+    """Read the files as a dataset, and drop the batches."""
+    dataset: Any = importlib.import_module("pyarrow.dataset")
+    files = _inputs(folder)
+    return _timed(lambda: [0 for _ in dataset.dataset(files).scanner().to_batches()])
+
+
+def batch_scan(folder: Path) -> dict[str, float]:
+    """Read one file batch by batch, and drop the batches."""
+    parquet: Any = importlib.import_module("pyarrow.parquet")
+    [path] = _inputs(folder)
+    return _timed(lambda: [0 for _ in parquet.ParquetFile(path).iter_batches()])
+
+
+def row_group_scan(folder: Path) -> dict[str, float]:
+    """Read the row groups of one file on as many threads as there are cores, and drop them."""
+    parquet: Any = importlib.import_module("pyarrow.parquet")
+    [path] = _inputs(folder)
+
+    def read(thread: int) -> None:
+        file = parquet.ParquetFile(path)
+        for group in range(thread, file.num_row_groups, THREADS):
+            file.read_row_group(group, use_threads=False)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return _timed(lambda: [*pool.map(read, range(THREADS))])
+
+
+def _timed(run: Callable[[], object]) -> dict[str, float]:
+    """Return the median of some passes, after one that pays for imports and memory."""
+    run()
+    taken = []
+    for _ in range(PASSES):
+        start = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - start)
+    return {"seconds": statistics.median(taken)}
+
+
+def _inputs(folder: Path) -> list[Path]:
+    return sorted((folder / "in").iterdir())
+
+
+if __name__ == "__main__":
+    task, place, *codec = sys.argv[1:]
+    result = globals()[task](Path(place), *codec)
+    Path(place, "found.json").write_text(json.dumps(result))
