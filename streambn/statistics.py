@@ -16,7 +16,7 @@ from streambn.accumulators.moments import Estimates, Moments
 from streambn.arrow.binding import Binding, SchemaCache, bind
 from streambn.arrow.sample_weights import beside, moment, refuse_weights, weigh
 from streambn.errors import InvalidValueError, MergeError, NotFittedError, SchemaError
-from streambn.kernels import Columns, LaneTransform, UnmergeableError
+from streambn.kernels import Columns, FeatureTransform, UnmergeableError
 from streambn.kernels.bitmaps import arrow_array
 from streambn.kernels.interface import Floats, Ints
 from streambn.options import Options
@@ -87,7 +87,7 @@ class Statistics:
         try:
             state = self.policy.update(bound.state, columns)
         except UnmergeableError as error:
-            lane = bound._bound_to().lanes[error.lane]
+            lane = bound._bound_to().lanes[error.feature]
             raise SchemaError(
                 f"column {lane!r} {error.reason} The batch was refused whole."
             ) from error
@@ -177,7 +177,7 @@ class Statistics:
         try:
             merged = self.policy.merge(self.state, state)
         except UnmergeableError as error:
-            raise MergeError(f"column {mine.lanes[error.lane]!r} {error.reason}") from error
+            raise MergeError(f"column {mine.lanes[error.feature]!r} {error.reason}") from error
         return replace(self, state=merged)
 
     def select(self, columns: Collection[str]) -> Statistics | None:
@@ -306,7 +306,7 @@ class Statistics:
     # ---------------------------------------------------------------- normalizing
 
     @cached_property
-    def lane_transform(self) -> LaneTransform:
+    def lane_transform(self) -> FeatureTransform:
         """The map of each lane."""
         return self._lane_transform(self.reading, self._bound_to())
 
@@ -315,15 +315,15 @@ class Statistics:
         """Which lanes are divided by nothing, as their variance is as good as zero."""
         return _constant(self.reading, self._bound_to().exact)
 
-    def _lane_transform(self, reading: Estimates, binding: Binding) -> LaneTransform:
+    def _lane_transform(self, reading: Estimates, binding: Binding) -> FeatureTransform:
         options = self.options
         lanes = len(binding.lanes)
         zero = np.zeros(lanes)
         gamma, beta = _affine_lanes(options, binding)
-        return LaneTransform(
+        return FeatureTransform(
             location_hi=reading.mean_hi if options.center else zero,
             location_lo=reading.mean_lo if options.center else zero,
-            spread=_spread(reading, options.eps, binding.exact) if options.scale else zero + 1,
+            scale=_spread(reading, options.eps, binding.exact) if options.scale else zero + 1,
             gamma=gamma,
             beta=beta,
             clip=options.clip,
@@ -373,7 +373,7 @@ class Statistics:
 
     def _normalized_by(
         self,
-        lanes: LaneTransform,
+        lanes: FeatureTransform,
         columns: Columns,
         schema: pa.Schema,
     ) -> pa.RecordBatch:

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 import streambn as sbn
 from streambn import snapshot
-from streambn.kernels import ExactSums, LaneArrays
+from streambn.kernels import ExactSums, MomentArrays
 
 INF, NAN = math.inf, math.nan
 
@@ -1050,7 +1050,7 @@ def test_the_arrays_of_a_state_are_read_only(policy: Any) -> None:
 
 
 def _arrays(state: Any) -> Iterator[np.ndarray]:
-    if isinstance(state, LaneArrays):
+    if isinstance(state, MomentArrays):
         yield from (state.memory, *state)
     elif isinstance(state, ExactSums):
         yield from (state.memory, state.count, state.max, state.total, state.squares)

@@ -48,12 +48,13 @@ FLOORS = [
 # Inside kernels/ too.
 KERNELS = [
     "interface",
-    "common",
+    "moments",
+    "exact",
+    "recursion",
     "rows",
     "bitmaps",
-    "nesting",
+    "flatten",
     "doubledouble",
-    "decode",
     "reference",
     "native",
 ]

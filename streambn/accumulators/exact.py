@@ -114,7 +114,7 @@ class ExactMoments(ExactSums):
         """Counts and extremes, as the moments of nothing else."""
         memory = _nothing(self.memory.shape[1]).copy()
         memory[_BOOKS] = self.memory[_BOOKS]
-        return Moments.sealed(kernels.LaneArrays(memory))
+        return Moments.sealed(kernels.MomentArrays(memory))
 
     def reading(self, ddof: int) -> Estimates:
         """Return mean, variance and deviation, each the float64 nearest to the exact value.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streambn import kernels
-from streambn.kernels import Columns, LaneArrays
+from streambn.kernels import Columns, MomentArrays
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Floats, Ints
 
@@ -47,10 +47,10 @@ class Estimates(NamedTuple):
     defined: NDArray[np.bool_]
 
 
-class Moments(LaneArrays):
+class Moments(MomentArrays):
     """Moments of one segment of a stream: an immutable value, arrays over lanes.
 
-    The fields and their units are those of `streambn.kernels.LaneArrays`. With a decay
+    The fields and their units are those of `streambn.kernels.MomentArrays`. With a decay
     P = 1 and unit weights this is Welford's algorithm in the merging form of Chan,
     Golub and LeVeque (1983); with P = λ < 1 a row it is the exponentially weighted mean
     and variance. Merging is associative for every decay, and commutative where P = 1.
@@ -74,7 +74,7 @@ class Moments(LaneArrays):
     BOOKS: ClassVar = ("count", "nulls", "nans", "pos_infs", "neg_infs", "min", "max")
 
     @classmethod
-    def sealed(cls, arrays: LaneArrays) -> Self:
+    def sealed(cls, arrays: MomentArrays) -> Self:
         """Take over arrays that nobody else holds, and make them read-only."""
         arrays.memory.setflags(write=False)
         return cls(arrays.memory)
@@ -113,7 +113,7 @@ class Moments(LaneArrays):
         )
         return cls.sealed(row)
 
-    def merge(self, newer: LaneArrays) -> Self:
+    def merge(self, newer: MomentArrays) -> Self:
         """Return the moments of this segment followed by `newer`.
 
         See `streambn.kernels.merge_moments` for the formula. The arguments are
@@ -127,7 +127,7 @@ class Moments(LaneArrays):
 
     def take(self, lanes: Sequence[int] | NDArray[np.int64]) -> Self:
         """Return some of the lanes, in the order given."""
-        return type(self).sealed(LaneArrays(np.take(self.memory, np.asarray(lanes, int), axis=1)))
+        return type(self).sealed(MomentArrays(np.take(self.memory, np.asarray(lanes, int), axis=1)))
 
     @property
     def mean(self) -> Floats:
@@ -174,7 +174,7 @@ class Moments(LaneArrays):
 
     def __add__(self, newer: object) -> Self:
         """Do as `merge` does."""
-        return self.merge(newer) if isinstance(newer, LaneArrays) else NotImplemented
+        return self.merge(newer) if isinstance(newer, MomentArrays) else NotImplemented
 
     def __eq__(self, other: object) -> bool:
         """Compare bit for bit."""
@@ -187,7 +187,7 @@ class Moments(LaneArrays):
 
 
 def _sealed(memory: Ints) -> Moments:
-    return Moments.sealed(LaneArrays(memory))
+    return Moments.sealed(MomentArrays(memory))
 
 
 def spread(square: dd.Pair, divisor: Floats, exponent: Ints) -> tuple[Floats, Floats]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from streambn.arrow.rebuild import cast_passed, replaced_array, replaced_field, told_to_pandas
 from streambn.errors import SchemaError
-from streambn.kernels import Columns, Layout, Place
+from streambn.kernels import BoundColumn, Columns, Layout
 
 __all__ = [
     "Binding",
@@ -154,7 +154,7 @@ class Binding:
         for leaf in self.leaves:
             kind = _resolve(top, leaf.path).type
             _check_leaf(leaf, kind)
-            places.append(Place(_indices(schema, leaf.path), leaf.size))
+            places.append(BoundColumn(_indices(schema, leaf.path), leaf.size))
             floating.append(float_type(kind))
             encoded = encoded or is_encoded(kind)
         return _Found(schema, Layout(places, schema, encoded), tuple(floating))

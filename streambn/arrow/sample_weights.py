@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from streambn.arrow.binding import numeric_type
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import Times
-from streambn.kernels.bitmaps import kept, unpack_validity
+from streambn.kernels.bitmaps import filter_rows, unpack_validity
+from streambn.kernels.flatten import decode_array
 from streambn.kernels.interface import Floats
-from streambn.kernels.nesting import unpacked
 from streambn.kernels.rows import MAX_WEIGHT, MIN_WEIGHT
 from streambn.policies import EventTime, Policy, takes_weights
 from streambn.policies.timed import instant
@@ -116,13 +116,13 @@ def weigh(
     found = None
     if weights is not None:
         found = weights_of(_column(batch, weights), f"column {weights!r}")
-    stamps = None if time is None else unpacked(_column(batch, time.column))
+    stamps = None if time is None else decode_array(_column(batch, time.column))
     keep, found, times = count(found, stamps, time)
     if keep is not None and not keep.any():
         return Weighed(batch.slice(0, 0), None, None)
     if keep is not None:
         wanted = [name for name in batch.schema.names if name in {*columns}]
-        arrays = [kept(batch.column(name), keep) for name in wanted]
+        arrays = [filter_rows(batch.column(name), keep) for name in wanted]
         fields = [batch.schema.field(name) for name in wanted]
         batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
     return Weighed(batch, found, times)
@@ -162,7 +162,7 @@ def count(weights: Floats | None, stamps: pa.Array | None, time: EventTime | Non
         return Counted(keep, None, None)
     if keep is not None:
         weights = None if weights is None else weights[keep]
-        stamps = None if stamps is None else kept(stamps, keep)
+        stamps = None if stamps is None else filter_rows(stamps, keep)
     times = None if stamps is None or time is None else times_of(stamps, time)
     return Counted(keep, weights, times)
 
@@ -237,7 +237,7 @@ def weights_of(values: pa.Array | NDArray[Any], what: str) -> Floats:
                 f"weights: {what} is {values.type}, which is no number a row. It must hold numbers "
                 ">= 0."
             )
-        values = unpacked(values)
+        values = decode_array(values)
         if values.null_count:
             raise InvalidValueError(
                 f"weights: {what} holds {values.null_count} nulls. The batch was refused "

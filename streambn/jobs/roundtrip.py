@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn.kernels import LaneTransform
+from streambn.kernels import FeatureTransform
 from streambn.kernels.interface import Floats
 
 __all__ = ["KINDS", "Apart", "Kind", "Roundtrip"]
@@ -81,7 +81,7 @@ class Roundtrip:
 
     Parameters
     ----------
-    lanes : LaneTransform
+    lanes : FeatureTransform
         Shape (L,).
     kind : Kind
         The type to which outputs were rounded.
@@ -89,13 +89,13 @@ class Roundtrip:
         Whether the output is of the inverse map.
     """
 
-    def __init__(self, lanes: LaneTransform, kind: Kind, inverse: bool) -> None:
+    def __init__(self, lanes: FeatureTransform, kind: Kind, inverse: bool) -> None:
         def column(values: Floats) -> Floats:
             return values[:, np.newaxis]
 
         ones = np.ones(len(lanes.known))
         self.hi, self.lo, self.spread = map(
-            column, (lanes.location_hi, lanes.location_lo, lanes.spread)
+            column, (lanes.location_hi, lanes.location_lo, lanes.scale)
         )
         self.gamma = column(ones if lanes.gamma is None else lanes.gamma)
         self.beta = column(0 * ones if lanes.beta is None else lanes.beta)

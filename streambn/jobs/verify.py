@@ -26,10 +26,10 @@ from streambn.arrow.binding import Binding, Leaf, float_type
 from streambn.errors import SchemaError, StreamBNError
 from streambn.jobs.compare import IncomparableError, differing
 from streambn.jobs.roundtrip import KINDS, Kind, Roundtrip
-from streambn.kernels import LaneTransform
+from streambn.kernels import FeatureTransform
 from streambn.kernels.bitmaps import unpack_validity
+from streambn.kernels.flatten import FlatColumn, flatten_columns
 from streambn.kernels.interface import Floats
-from streambn.kernels.nesting import Column, opened
 from streambn.normalizer import FrozenNormalizer
 
 __all__ = ["text_types", "verify"]
@@ -183,8 +183,8 @@ class _Checker:
         """Compare the rows from `start` on."""
         written = self._aligned(written, given.schema.names)
         try:
-            before = opened(self.binding.extract(given))
-            after = opened(self.binding.extract(written))
+            before = flatten_columns(self.binding.extract(given))
+            after = flatten_columns(self.binding.extract(written))
         except SchemaError as error:
             raise SchemaError(f"{self.name}: {error}") from error
         kinds = [self._kind(given, written, leaf) for leaf in self.binding.leaves]
@@ -196,7 +196,7 @@ class _Checker:
             self.binding.leaves, before, after, kinds, self.kinds, strict=True
         ):
             part = slice(first, first + leaf.width)
-            lanes = LaneTransform._make(
+            lanes = FeatureTransform._make(
                 f[part] if isinstance(f, np.ndarray) else f for f in self.lanes
             )
             null = pa.types.is_null(_leaf_type(given.schema, leaf))
@@ -227,9 +227,9 @@ class _Checker:
     def _check_leaf(
         self,
         leaf: Leaf,
-        given: Column,
-        written: Column,
-        lanes: LaneTransform,
+        given: FlatColumn,
+        written: FlatColumn,
+        lanes: FeatureTransform,
         kind: Kind,
         start: int,
         null: bool,
@@ -277,7 +277,7 @@ class _Checker:
         self.largest[leaf.path] = largest
         return np.full_like(x, largest)
 
-    def _check_outer(self, leaf: Leaf, given: Column, written: Column, start: int) -> None:
+    def _check_outer(self, leaf: Leaf, given: FlatColumn, written: FlatColumn, start: int) -> None:
         """Compare which lists, or structs around the leaf, are null."""
         if given.outer is None and written.outer is None:
             return
@@ -356,14 +356,14 @@ def _leaf_type(schema: pa.Schema, leaf: Leaf) -> pa.DataType:
 _Piece = tuple[Floats, NDArray[np.bool_]]
 
 
-def _pieces(given: Column, written: Column) -> Iterator[tuple[_Piece, _Piece, int]]:
+def _pieces(given: FlatColumn, written: FlatColumn) -> Iterator[tuple[_Piece, _Piece, int]]:
     """Read both columns as float64, and which values are null, each of shape (L, n)."""
     step = max(1, _VALUES // given.width)
     for row in range(0, given.rows, step):
         yield _piece(given, row, step), _piece(written, row, step), row
 
 
-def _piece(column: Column, start: int, rows: int) -> _Piece:
+def _piece(column: FlatColumn, start: int, rows: int) -> _Piece:
     width = column.width
     part = column.values.slice(start * width, rows * width)
     valid = unpack_validity(part, 0, len(part))

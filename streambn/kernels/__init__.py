@@ -18,25 +18,19 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from streambn.errors import InvalidValueError
-from streambn.kernels.common import UnmergeableError, empty_moments, empty_sums, recursion_step
-from streambn.kernels.interface import (
-    Columns,
-    ExactSums,
-    LaneArrays,
-    LaneTransform,
-    Layout,
-    Place,
-    Times,
-)
+from streambn.kernels.exact import ExactSums, UnmergeableError, empty_sums
+from streambn.kernels.interface import BoundColumn, Columns, FeatureTransform, Layout, Times
+from streambn.kernels.moments import MomentArrays, empty_moments
+from streambn.kernels.recursion import recursion_step
 
 __all__ = [
+    "BoundColumn",
     "Columns",
     "ExactSums",
-    "LaneArrays",
-    "LaneTransform",
+    "FeatureTransform",
     "Layout",
-    "Place",
-    "RowLanes",
+    "MomentArrays",
+    "RowStatistics",
     "Times",
     "UnmergeableError",
     "active",
@@ -80,7 +74,7 @@ def _choose() -> str:
 active: str = _choose()
 if active == "native":
     from streambn.kernels.native import (
-        RowLanes,
+        RowStatistics,
         block_moments,
         denormalize,
         exact_sums,
@@ -94,7 +88,7 @@ if active == "native":
     )
 else:
     from streambn.kernels.reference import (  # type: ignore[assignment]
-        RowLanes,
+        RowStatistics,
         block_moments,
         denormalize,
         exact_sums,

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["arrow_array", "kept", "unpack_validity"]
+__all__ = ["arrow_array", "filter_rows", "unpack_validity"]
 
 
 def unpack_validity(array: pa.Array, start: int, stop: int) -> NDArray[np.bool_] | None:
@@ -38,7 +38,7 @@ def arrow_array(values: NDArray[Any], valid: NDArray[np.bool_] | None = None) ->
     return pa.Array.from_buffers(kind, values.size, [bitmap, pa.py_buffer(data)])
 
 
-def kept(array: pa.Array, rows: NDArray[np.bool_]) -> pa.Array:
+def filter_rows(array: pa.Array, rows: NDArray[np.bool_]) -> pa.Array:
     """Return the rows of an array for which the mask is true."""
     try:
         return array.filter(arrow_array(rows))

@@ -1,6 +1,6 @@
-"""What both implementations of `RowLanes` go by: the rules, and what is a number.
+"""What both implementations of `RowStatistics` go by: the rules, and what is a number.
 
-`RowLanes` keeps statistics of features, which come and go, over a stream of rows that are
+`RowStatistics` keeps statistics of features, which come and go, over a stream of rows that are
 dicts. The two functions here are given to it. They are functions of a module, as the garbage
 collector does not look through what an object of the extension refers to.
 """
@@ -44,7 +44,7 @@ _EXACT = Context(prec=1100)
 
 
 class RowRules(NamedTuple):
-    """Hyperparameters of `RowLanes`, in the order in which it takes them.
+    """Hyperparameters of `RowStatistics`, in the order in which it takes them.
 
     Attributes
     ----------

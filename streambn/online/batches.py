@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streambn.arrow.sample_weights import stamp_of
 from streambn.errors import InvalidValueError, SchemaError
-from streambn.kernels.bitmaps import kept
+from streambn.kernels.bitmaps import filter_rows
 from streambn.online.features import twice
 from streambn.policies import EventTime
 
@@ -47,7 +47,7 @@ def filtered(batch: Any, rows: NDArray[np.bool_]) -> Any:
     """Return some rows of a batch or matrix."""
     if isinstance(batch, np.ndarray):
         return np.asfortranarray(batch[rows])
-    arrays = [kept(column, rows) for column in batch.columns]
+    arrays = [filter_rows(column, rows) for column in batch.columns]
     return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from streambn.arrow.binding import is_encoded, numeric_type
 from streambn.errors import SchemaError
-from streambn.kernels import Layout, Place
+from streambn.kernels import BoundColumn, Layout
 from streambn.kernels.interface import ABSENT
 
 __all__ = ["Kinds", "Lanes", "Match", "twice"]
@@ -139,8 +139,8 @@ class Match(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def _place(column: int) -> Place:
-    return Place((column,), None)
+def _place(column: int) -> BoundColumn:
+    return BoundColumn((column,), None)
 
 
 def twice(name: Any) -> SchemaError:

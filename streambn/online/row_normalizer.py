@@ -21,11 +21,11 @@ from streambn.arrow.binding import Binding, Leaf, SchemaCache, float_type
 from streambn.arrow.sample_weights import beside, count, refuse_weights, weights_beside, weights_of
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import (
+    BoundColumn,
     Columns,
-    LaneTransform,
+    FeatureTransform,
     Layout,
-    Place,
-    RowLanes,
+    RowStatistics,
     Times,
     UnmergeableError,
     normalize,
@@ -162,11 +162,11 @@ class RowNormalizer:
             unseen=UNSEEN.index(unseen),
             constant=CONSTANT.index(constant),
         )
-        self._lanes = RowLanes(*rules, dict(options.affine or {}), number, refuse)
+        self._lanes = RowStatistics(*rules, dict(options.affine or {}), number, refuse)
         self._lock = threading.RLock()
         self._schemas = SchemaCache()
         self._match: Match | None = None
-        self._maps: tuple[int, LaneTransform] | None = None
+        self._maps: tuple[int, FeatureTransform] | None = None
         self._ledger: ValueLedger | BlockLedger
         if rule is None:
             self._ledger = BlockLedger(policy, self._lanes)
@@ -299,7 +299,7 @@ class RowNormalizer:
         try:
             state = self.policy.update(older, Columns(batch, match.layout, weights, times))
         except UnmergeableError as error:
-            feature = [*self.features, *match.fresh][error.lane]
+            feature = [*self.features, *match.fresh][error.feature]
             raise SchemaError(
                 f"feature {feature!r} {error.reason} All that came with it was refused."
             ) from error
@@ -400,10 +400,10 @@ class RowNormalizer:
             for column in np.array(out.columns)[unseen].tolist():
                 if batch.column(column).null_count < len(batch):
                     refuse("unseen", names[column], None)
-        by = LaneTransform(
+        by = FeatureTransform(
             location_hi=maps.location_hi[out.lanes],
             location_lo=maps.location_lo[out.lanes],
-            spread=maps.spread[out.lanes],
+            scale=maps.scale[out.lanes],
             gamma=None if maps.gamma is None else maps.gamma[out.lanes],
             beta=None if maps.beta is None else maps.beta[out.lanes],
             clip=maps.clip,
@@ -420,7 +420,7 @@ class RowNormalizer:
             arrays[column] = mapped.batch.column(i)
         return pa.RecordBatch.from_arrays(arrays, schema=out.schema)
 
-    def _plan(self, batch: pa.RecordBatch, names: list[Any]) -> tuple[_Outputs, LaneTransform]:
+    def _plan(self, batch: pa.RecordBatch, names: list[Any]) -> tuple[_Outputs, FeatureTransform]:
         """Say where the columns go, and by what maps: both as of one row."""
         with self._lock:
             while True:
@@ -443,12 +443,12 @@ class RowNormalizer:
             columns=numeric,
             # A feature that has no lane: behind all that have stands what becomes of it.
             lanes=np.where(lanes < 0, len(self._lanes), lanes),
-            layout=Layout([Place((i,), None) for i in numeric], batch.schema, kinds.encoded),
+            layout=Layout([BoundColumn((i,), None) for i in numeric], batch.schema, kinds.encoded),
             leaves=pa.schema([(str(i), fields[i].type) for i in numeric]),
             schema=pa.schema(fields, metadata=batch.schema.metadata),
         )
 
-    def _lane_transform(self) -> LaneTransform:
+    def _lane_transform(self) -> FeatureTransform:
         """Return the maps of all lanes, behind them that of a feature never seen.
 
         `known` says which are by statistics; the others are all alike.
@@ -469,10 +469,10 @@ class RowNormalizer:
         def with_unseen(values: Floats, unseen: float) -> Floats:
             return np.where(known, np.append(values, unseen), unseen)
 
-        made = LaneTransform(
+        made = FeatureTransform(
             location_hi=with_unseen(maps.location_hi, 0.0),
             location_lo=with_unseen(maps.location_lo, 0.0),
-            spread=with_unseen(maps.spread, 1.0),
+            scale=with_unseen(maps.scale, 1.0),
             gamma=with_unseen(gamma, 1.0 if self.unseen == "passthrough" else 0.0),
             beta=with_unseen(beta, 0.0),
             clip=maps.clip,
@@ -480,7 +480,7 @@ class RowNormalizer:
         )
         self._maps = rows, made
         if isinstance(self._ledger, BlockLedger):
-            arrays = (made.location_hi, made.location_lo, made.spread, made.gamma, made.beta, known)
+            arrays = (made.location_hi, made.location_lo, made.scale, made.gamma, made.beta, known)
             self._lanes.set_maps(*(a[:-1] for a in arrays if a is not None))
         return made
 

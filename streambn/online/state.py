@@ -13,14 +13,15 @@ import pyarrow as pa
 
 from streambn.accumulators.exact import ExactMoments
 from streambn.accumulators.moments import Moments
-from streambn.kernels import Columns, ExactSums, Layout, Place, RowLanes, Times
-from streambn.kernels.interface import Ints, LaneArrays
+from streambn.kernels import BoundColumn, Columns, ExactSums, Layout, RowStatistics, Times
+from streambn.kernels.interface import Ints
+from streambn.kernels.moments import MomentArrays
 from streambn.policies import Policy, RowPolicy, event_time_of
 
 __all__ = ["BlockLedger", "ValueLedger"]
 
-_FIELDS = len(LaneArrays.FIELDS)
-_ONE = Layout([Place((0,), None)])
+_FIELDS = len(MomentArrays.FIELDS)
+_ONE = Layout([BoundColumn((0,), None)])
 
 
 class ValueLedger:
@@ -29,7 +30,7 @@ class ValueLedger:
     # Whether the state has a lane behind those of all features.
     spare: ClassVar[bool] = False
 
-    def __init__(self, policy: RowPolicy, lanes: RowLanes) -> None:
+    def __init__(self, policy: RowPolicy, lanes: RowStatistics) -> None:
         self._policy = policy
         self._lanes = lanes
 
@@ -44,8 +45,8 @@ class ValueLedger:
                 rows = np.full(fresh, self._lanes.rows)
                 gaps = np.hstack([gaps, np.array([rows, np.zeros_like(rows)])])
         return self._policy.of_moments(
-            Moments.sealed(LaneArrays(moments)),
-            None if first is None else Moments.sealed(LaneArrays(first)),
+            Moments.sealed(MomentArrays(moments)),
+            None if first is None else Moments.sealed(MomentArrays(first)),
             gaps,
         )
 
@@ -116,7 +117,7 @@ class BlockLedger:
 
     spare: ClassVar[bool] = True
 
-    def __init__(self, policy: Policy, lanes: RowLanes) -> None:
+    def __init__(self, policy: Policy, lanes: RowStatistics) -> None:
         self._policy = policy
         self._lanes = lanes
         self._state = policy.init(1)
@@ -177,7 +178,7 @@ def _beside(state: Any, other: Any) -> Any:
     An array whose last axis is not the lanes, and a number, are the first state's.
     """
     if isinstance(state, Moments):
-        return Moments.sealed(LaneArrays(np.hstack([state.memory, other.memory])))
+        return Moments.sealed(MomentArrays(np.hstack([state.memory, other.memory])))
     if isinstance(state, ExactMoments):
         return ExactMoments.sealed(ExactSums(np.hstack([state.memory, other.memory])))
     if isinstance(state, np.ndarray) and other.shape[-1:] == (1,):

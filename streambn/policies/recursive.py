@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from streambn.accumulators.moments import Moments
 from streambn.kernels import Columns, recursion_step, recursion_weights
+from streambn.kernels.flatten import iterate_features
 from streambn.kernels.interface import Floats, Ints
-from streambn.kernels.nesting import single_lanes
 
 __all__ = ["RecursiveEMA", "RecursiveState"]
 
@@ -95,12 +95,12 @@ class RecursiveEMA:
         if dense.any():
             moments = Moments.of(columns.slice(1, rows - 1), self.decay).memory.copy()
             first = Moments.of(columns.slice(0, 1)).memory.copy()
-        for lane, values, there in single_lanes(columns, np.flatnonzero(~dense)):
+        for lane, values, there in iterate_features(columns, np.flatnonzero(~dense)):
             if self.ignore_na:
                 values = values.take(pa.array(np.flatnonzero(there)))  # noqa: PLW2901
                 there = np.ones(len(values), np.bool_)  # noqa: PLW2901
             weights, decay, *gaps[:, lane] = recursion_weights(there, self.decay, self.alpha)
-            later = Moments.of(Columns.of(values).weighed(weights))
+            later = Moments.of(Columns.of(values).with_weights(weights))
             moments[:, lane] = later.replace(decay=np.array([decay])).memory[:, 0]
             value = Columns.of(values.slice(gaps[0, lane], 1))
             first[:, lane] = Moments.of(value).memory[:, 0]

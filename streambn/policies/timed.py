@@ -12,8 +12,8 @@ from streambn.accumulators.moments import Moments
 from streambn.errors import InvalidValueError
 from streambn.kernels import Columns, Times, time_weights
 from streambn.kernels import doubledouble as dd
+from streambn.kernels.flatten import iterate_features
 from streambn.kernels.interface import NEGLIGIBLE, Floats
-from streambn.kernels.nesting import single_lanes
 
 __all__ = ["TimedEMA", "TimedState", "instant"]
 
@@ -71,7 +71,7 @@ class TimedEMA:
         times, given = _times_of(columns), columns.weights
         latest = times.ticks.max()
         weights = self._weights(times, latest, given)
-        moments = Moments.of(columns.weighed(weights))
+        moments = Moments.of(columns.with_weights(weights))
         now = instant(latest, times.tick)
         reference = np.repeat(now[:, np.newaxis], len(moments.count), axis=1)
         heaviest = 1.0 if given is None else given.max()
@@ -84,12 +84,12 @@ class TimedEMA:
             light &= Moments.of(columns.slice(newest, 1)).count == 0
         if light.any():
             memory = moments.memory.copy()
-            for lane, values, there in single_lanes(columns, np.flatnonzero(light)):
+            for lane, values, there in iterate_features(columns, np.flatnonzero(light)):
                 at = np.flatnonzero(there)
                 own = times.take(at)
                 last = own.ticks.max()
                 weights = self._weights(own, last, None if given is None else given[at])
-                alone = Moments.of(Columns.of(values.take(at)).weighed(weights))
+                alone = Moments.of(Columns.of(values.take(at)).with_weights(weights))
                 books = {name: getattr(moments, name)[lane] for name in Moments.BOOKS}
                 memory[:, lane] = alone.replace(**books).memory[:, 0]
                 reference[:, lane] = instant(last, times.tick)

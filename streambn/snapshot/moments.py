@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from streambn.accumulators.moments import Moments
 from streambn.errors import SnapshotError
-from streambn.kernels import LaneArrays
+from streambn.kernels import MomentArrays
 from streambn.snapshot.base import Stored
 
 __all__ = ["StoredMoments", "restore_arrays"]
@@ -60,8 +60,8 @@ class StoredMoments(Stored):
             A list does not have one entry for each feature, or a number is out of range.
         """
         return Moments.sealed(
-            LaneArrays.from_fields(
-                **{name: self._array(name, features) for name in LaneArrays.FIELDS}
+            MomentArrays.from_fields(
+                **{name: self._array(name, features) for name in MomentArrays.FIELDS}
             )
         )
 

@@ -18,8 +18,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streambn.errors import MergeError
-from streambn.kernels import Columns, Layout, Place
-from streambn.kernels.interface import ABSENT, ExactSums
+from streambn.kernels import BoundColumn, Columns, Layout
+from streambn.kernels.exact import ExactSums
+from streambn.kernels.interface import ABSENT
 
 native = pytest.importorskip(
     "streambn.kernels.native",
@@ -291,7 +292,12 @@ def test_lists_structs_and_absent_columns():
     y = rng.integers(-9, 9, 900)
     struct = pa.StructArray.from_arrays([pa.array(y), lists], ["y", "v"], mask=pa.array(gone[::-1]))
     batch = pa.RecordBatch.from_arrays([struct], names=["s"])[11:]
-    places = [Place((0, 1), 5), Place((ABSENT,), None), Place((0, 0), None), Place((ABSENT,), 2)]
+    places = [
+        BoundColumn((0, 1), 5),
+        BoundColumn((ABSENT,), None),
+        BoundColumn((0, 0), None),
+        BoundColumn((ABSENT,), 2),
+    ]
     got = native.exact_sums(Columns(batch, Layout(places, batch.schema)))
     outer = gone[::-1]
     for lane in range(5):
@@ -312,9 +318,9 @@ def test_wide_lists_and_matrices(kind):
     x = (rng.standard_normal((700, 70)) * 50).astype("i1").astype(kind)
     listing = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), 70)
     one = native.exact_sums(Columns.of(listing)).memory
-    rows = native.exact_sums(Columns(x, Layout([Place((0,), 70)]))).memory
+    rows = native.exact_sums(Columns(x, Layout([BoundColumn((0,), 70)]))).memory
     columns = np.asfortranarray(x)
-    plain = Layout([Place((i,), None) for i in range(70)])
+    plain = Layout([BoundColumn((i,), None) for i in range(70)])
     each = native.exact_sums(Columns(columns, plain)).memory
     assert one.tobytes() == rows.tobytes() == each.tobytes()
     for lane in range(70):
@@ -406,7 +412,7 @@ def test_sums_near_their_bound_have_room_for_more(sign):
 
 def test_a_sum_that_does_not_fit_is_refused():
     full = state([1, 0, 0, 0, 0], 0.0, 0.0, 2**2175 - 1, 0)
-    with pytest.raises(MergeError, match="lane 0"):
+    with pytest.raises(MergeError, match="feature 0"):
         native.extend_exact(full, Columns.of(pa.array([TINY])))
     assert lane_of(native.extend_exact(full, Columns.of(pa.array([0.0]))))[0] == 2
     with pytest.raises(MergeError):
@@ -456,7 +462,7 @@ def test_whole_sums_of_floats_join_decimals_and_others_do_not():
     for values in ([0.5], [0.5, 0.5], [TINY], [2.0**0.5, -(2.0**0.5)]):
         floats = summed(pa.array(values))
         for pair in ((a, floats), (floats, a)):
-            with pytest.raises(MergeError, match="lane 0"):
+            with pytest.raises(MergeError, match="feature 0"):
                 native.merge_exact(*pair)
         with pytest.raises(MergeError):
             native.extend_exact(floats, Columns.of(pa.array([Decimal("1.25")])))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from streambn.kernels import Columns, LaneArrays, Layout, Place, Times, reference
+from streambn.kernels import BoundColumn, Columns, Layout, MomentArrays, Times, reference
 
 # Of sums of 20 terms at a time, as in test_native.py.
 CLOSE = Fraction(1, 10**14)
@@ -212,7 +212,7 @@ def ways(rng, kernels, columns, decay, ignore_na):
     cuts = np.sort(rng.integers(0, columns.rows + 1, 3)).tolist()
     bounds = zip([0, *cuts], [*cuts, columns.rows], strict=True)
     batches = [columns.slice(start, stop - start) for start, stop in bounds]
-    grown = kernels.empty_moments(columns.layout.lanes)
+    grown = kernels.empty_moments(columns.layout.features)
     for batch in batches:
         grown = kernels.extend_moments(grown, batch, decay, ignore_na)
     yield grown
@@ -227,7 +227,7 @@ def test_moments_are_those_of_fractions_however_the_rows_are_cut(kernels, kind, 
     for i in range(40):
         array = KINDS[kind](rng, int(rng.choice([1, 2, 5, 8, 9, 30])))
         weights = WEIGHTS[i % len(WEIGHTS)](rng, len(array))
-        columns = Columns.of(array).weighed(weights)
+        columns = Columns.of(array).with_weights(weights)
         truth = [exact(values, weights, decay, ignore_na) for values in lanes_of(array)]
         for m in ways(rng, kernels, columns, decay, ignore_na):
             for lane, expected in enumerate(truth):
@@ -247,7 +247,7 @@ def test_every_length_around_the_edges_of_pieces(kernels, rows, weights, decay, 
     runs = np.repeat(rng.random(rows // 100 + 1) < 0.5, 100)[:rows]
     masks = [None, rng.random(rows) < 0.3, runs, np.arange(rows) // 512 == 1]
     arrays = [pa.array(x, mask=mask) for mask in masks]
-    m = kernels.block_moments(Columns.of(*arrays).weighed(w), decay, ignore_na)
+    m = kernels.block_moments(Columns.of(*arrays).with_weights(w), decay, ignore_na)
     for lane, array in enumerate(arrays):
         assert_exact(m, exact(array.to_pylist(), w, decay, ignore_na), lane)
 
@@ -262,7 +262,7 @@ def test_chunks_of_which_some_have_missing_rows(kernels):
     null[66_000:69_000] = True
     nan = np.where(null, np.nan, x)
     arrays = pa.array(x), pa.array(x, mask=null), pa.array(nan, from_pandas=False)
-    m = kernels.block_moments(Columns.of(*arrays).weighed(w))
+    m = kernels.block_moments(Columns.of(*arrays).with_weights(w))
     some = [None if missing else value for missing, value in zip(null, x.tolist(), strict=True)]
     for lane, values in enumerate((x.tolist(), some, some)):
         assert_exact(m, exact(values, w), lane)
@@ -272,7 +272,7 @@ def test_weights_that_are_all_alike_leave_count_and_pairs_exact(kernels):
     rows = 5000
     array = pa.array(np.random.default_rng(0).normal(size=rows))
     for one in (1.0, 0.5, 2.0**40):
-        m = kernels.block_moments(Columns.of(array).weighed(np.full(rows, one)))
+        m = kernels.block_moments(Columns.of(array).with_weights(np.full(rows, one)))
         assert m.weight[0] == rows * one
         assert m.pairs[0] == rows * (rows - 1) / 2 * one**2
         assert m.squares[0] == rows * one**2
@@ -282,8 +282,8 @@ def test_weights_of_a_power_of_two_leave_the_mean_as_it_is(kernels):
     rng = np.random.default_rng(0)
     w = rng.random(3000)
     columns = Columns.of(pa.array(rng.normal(size=3000)), pa.array(rng.integers(0, 9, 3000)))
-    a = kernels.block_moments(columns.weighed(w))
-    b = kernels.block_moments(columns.weighed(np.ldexp(w, 30)))
+    a = kernels.block_moments(columns.with_weights(w))
+    b = kernels.block_moments(columns.with_weights(np.ldexp(w, 30)))
     for name, power in (
         ("mean_hi", 0), ("mean_lo", 0), ("weight", 30), ("m2_hi", 30), ("m2_lo", 30),
         ("pairs", 60), ("squares", 60),
@@ -301,7 +301,7 @@ def test_pairs_do_not_cancel_under_one_weight_that_outweighs_all(kernels, order,
     weights[-1] = 1.0
     weights = weights[::order].copy()
     x = np.arange(rows) % 5 + 0.1
-    m = kernels.block_moments(Columns.of(pa.array(x)).weighed(weights))
+    m = kernels.block_moments(Columns.of(pa.array(x)).with_weights(weights))
     assert_exact(m, exact(x.tolist(), weights))
     assert m.pairs[0] > 0
 
@@ -313,7 +313,7 @@ def test_a_mean_is_found_that_one_far_value_outweighs(kernels, decay):
         x = rng.normal(1e5, 1, 700)
         weights = np.full(700, 1e-10)
         x[at], weights[at] = 0.1, 1e20
-        m = kernels.block_moments(Columns.of(pa.array(x)).weighed(weights), decay)
+        m = kernels.block_moments(Columns.of(pa.array(x)).with_weights(weights), decay)
         assert_exact(m, exact(x.tolist(), weights, decay))
 
 
@@ -322,7 +322,7 @@ def test_a_mean_is_found_that_one_far_value_outweighs(kernels, decay):
 def test_what_weighs_nothing_is_counted_and_no_more(kernels, decay, ignore_na):
     x = [1.0, 9.0, None, 3.0, -7.0, math.inf, math.nan, 5.0]
     weights = np.array([1.0, 0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 1.0])
-    columns = Columns.of(pa.array(x, from_pandas=False)).weighed(weights)
+    columns = Columns.of(pa.array(x, from_pandas=False)).with_weights(weights)
     m = kernels.block_moments(columns, decay, ignore_na)
     assert (m.count[0], m.nulls[0], m.nans[0], m.pos_infs[0]) == (5, 1, 1, 1)
     assert (m.min[0], m.max[0]) == (-7.0, 9.0)
@@ -337,7 +337,7 @@ def test_a_value_at_the_end_of_the_range_that_weighs_nothing_takes_no_digits(ker
     x = np.array([1.0, 2.0, 4.0, far, 3.0]) * (1e-300 if small else 1.0)
     x[3] = far
     weights = np.array([1.0, 2.0, 3.0, 0.0, 4.0])
-    m = kernels.block_moments(Columns.of(pa.array(x)).weighed(weights), decay)
+    m = kernels.block_moments(Columns.of(pa.array(x)).with_weights(weights), decay)
     assert_exact(m, exact(x.tolist(), weights, decay))
 
 
@@ -347,7 +347,7 @@ def test_a_far_integer_that_weighs_nothing_takes_no_digits(kernels, decay, null)
     x = [2**60 + 1, 2**60 + 3, *([None] if null else []), 2**60 + 4, 2**60 + 7, -(2**60)]
     array = pa.array(x)
     weights = np.array([1.0, 2.0, 3.0, 4.0, 1.0, 0.0][-len(x) :])
-    m = kernels.block_moments(Columns.of(array).weighed(weights), decay)
+    m = kernels.block_moments(Columns.of(array).with_weights(weights), decay)
     assert_exact(m, exact(x, weights, decay))
 
 
@@ -356,7 +356,7 @@ def test_a_far_integer_that_weighs_nothing_takes_no_digits(kernels, decay, null)
 def test_without_any_weight_there_is_no_mean_and_nothing_changes_one(kernels, decay, kind):
     rng = np.random.default_rng(1)
     array = KINDS[kind](rng, 30)
-    m = kernels.block_moments(Columns.of(array).weighed(np.zeros(30)), decay)
+    m = kernels.block_moments(Columns.of(array).with_weights(np.zeros(30)), decay)
     assert m.count.any()
     for name in ("weight", "pairs", "squares", "mean_hi", "mean_lo", "m2_hi", "m2_lo"):
         assert not getattr(m, name).any(), name
@@ -382,7 +382,7 @@ def test_a_constant_has_no_deviation_whatever_its_rows_weigh(kernels, decay, val
     for weights in (rng.random(rows), wide(rng, rows)):
         filtered = np.where(np.arange(rows) % 3 == 0, 0.0, weights)
         for x, w in ((constant, weights), (other, filtered)):
-            columns = Columns.of(pa.array(x), pa.array(x, mask=null)).weighed(w)
+            columns = Columns.of(pa.array(x), pa.array(x, mask=null)).with_weights(w)
             m = kernels.block_moments(columns, decay)
             np.testing.assert_array_equal(m.m2_hi, 0.0)
             np.testing.assert_array_equal(m.m2_lo, 0.0)
@@ -398,7 +398,7 @@ def test_rows_without_weight_behind_the_others_leave_them_the_least_weight(kerne
     weights[:9] = 1.0
     mask = np.zeros(rows, bool)
     mask[5] = nulls
-    m = kernels.block_moments(Columns.of(pa.array(x, mask=mask)).weighed(weights), 0.5)
+    m = kernels.block_moments(Columns.of(pa.array(x, mask=mask)).with_weights(weights), 0.5)
     assert m.count[0] == rows - nulls
     assert 2.0**-401 < m.weight[0] < 2.0**-399
     expected = exact([None if mask[i] else x[i] for i in range(9)], weights[:9], 0.5)
@@ -406,7 +406,9 @@ def test_rows_without_weight_behind_the_others_leave_them_the_least_weight(kerne
     assert_close(mean, expected.mean)
     assert_close(m2 / Fraction(m.weight[0]), expected.m2 / expected.weight)
     before = kernels.block_moments(Columns.of(pa.array([1.0, 3.0])), 0.5)
-    after = kernels.extend_moments(before, Columns.of(pa.array(x[:5])).weighed(weights[9:14]), 0.5)
+    after = kernels.extend_moments(
+        before, Columns.of(pa.array(x[:5])).with_weights(weights[9:14]), 0.5
+    )
     assert after.weight[0] == before.weight[0] / 2**5
 
 
@@ -420,7 +422,7 @@ def test_weights_that_nobody_promised_end_no_process(native, kind, decay):
         for _ in range(20):
             weights = rng.choice(odd, rows)
             for ignore_na in (False, True):
-                m = native.block_moments(Columns.of(array).weighed(weights), decay, ignore_na)
+                m = native.block_moments(Columns.of(array).with_weights(weights), decay, ignore_na)
                 plain = native.block_moments(Columns.of(array), decay, ignore_na)
                 for name in ("count", "nulls", "nans", "pos_infs", "neg_infs", "min", "max"):
                     np.testing.assert_array_equal(getattr(m, name), getattr(plain, name), name)
@@ -436,7 +438,7 @@ def test_rows_of_a_slice_have_the_weights_of_these_rows(kernels):
     x = rng.normal(size=rows)
     null = rng.random(rows) < 0.2
     arrays = pa.array(x), pa.array(x, mask=null)
-    columns = Columns.of(*arrays).weighed(weights)
+    columns = Columns.of(*arrays).with_weights(weights)
     for decay in (1.0, 0.875):
         for start, length in ((1, 7), (3, 600), (513, 1024), (1999, 1)):
             m = kernels.block_moments(columns.slice(start, length), decay)
@@ -455,11 +457,11 @@ def test_columns_taken_out_of_structs_and_encodings_keep_the_weights(kernels):
     )
     batch = pa.record_batch({"s": struct})
     for field in (0, 1):
-        layout = Layout([Place((0, field), None)], batch.schema, encoded=field == 1)
+        layout = Layout([BoundColumn((0, field), None)], batch.schema, encoded=field == 1)
         m = kernels.block_moments(Columns(batch, layout, weights))
         assert_exact(m, exact([1.0, None, None, 7.0], weights))
     runs = pa.RunEndEncodedArray.from_arrays([2, 4], [1.0, 5.0])
-    m = kernels.block_moments(Columns.of(runs).weighed(weights))
+    m = kernels.block_moments(Columns.of(runs).with_weights(weights))
     assert_exact(m, exact([1.0, 1.0, 5.0, 5.0], weights))
 
 
@@ -468,7 +470,7 @@ def test_columns_taken_out_of_structs_and_encodings_keep_the_weights(kernels):
 def test_the_rows_of_a_matrix_have_weights(kernels, size, dtype):
     rng = np.random.default_rng(0)
     weights = rng.random(50)
-    places = [Place((i,), None) for i in range(3)] if size is None else [Place((0,), 3)]
+    places = [BoundColumn((i,), None) for i in range(3)] if size is None else [BoundColumn((0,), 3)]
     matrix = (10 * rng.normal(size=(50, 3))).astype(dtype, order="F" if size is None else "C")
     m = kernels.block_moments(Columns(matrix, Layout(places), weights), 0.9)
     for lane in range(3):
@@ -476,8 +478,10 @@ def test_the_rows_of_a_matrix_have_weights(kernels, size, dtype):
 
 
 def test_columns_without_lanes_and_without_rows(kernels):
-    assert kernels.block_moments(Columns.of().weighed(np.zeros(0))).memory.shape[1] == 0
-    empty = Columns.of(pa.array([], pa.float64()), pa.array([], pa.int64())).weighed(np.zeros(0))
+    assert kernels.block_moments(Columns.of().with_weights(np.zeros(0))).memory.shape[1] == 0
+    empty = Columns.of(pa.array([], pa.float64()), pa.array([], pa.int64())).with_weights(
+        np.zeros(0)
+    )
     for decay in (1.0, 0.5):
         m = kernels.block_moments(empty, decay)
         np.testing.assert_array_equal(m.memory, kernels.empty_moments(2).memory)
@@ -485,7 +489,7 @@ def test_columns_without_lanes_and_without_rows(kernels):
 
 @pytest.mark.parametrize("decay", [1.0, 0.9])
 def test_columns_of_nulls_age_what_came_before_and_weigh_nothing(kernels, decay):
-    columns = Columns.of(pa.nulls(5), pa.nulls(5, pa.float64())).weighed(np.ones(5))
+    columns = Columns.of(pa.nulls(5), pa.nulls(5, pa.float64())).with_weights(np.ones(5))
     m = kernels.block_moments(columns, decay)
     np.testing.assert_array_equal(m.nulls, 5)
     np.testing.assert_array_equal(m.weight, 0)
@@ -531,14 +535,14 @@ def large(rows):
 def test_large_batches_are_those_of_the_reference(native, rows, decay, ignore_na):
     columns, rng = large(rows)
     for weights in (even(rng, rows), wide(rng, rows), seldom(rng, rows)):
-        weighed = columns.weighed(weights)
+        weighed = columns.with_weights(weights)
         got = native.block_moments(weighed, decay, ignore_na)
         assert_agree(got, reference.block_moments(weighed, decay, ignore_na))
 
 
 def test_the_number_of_threads_changes_no_bit(native):
     columns, rng = large(1_000_001)
-    columns = columns.weighed(rng.random(columns.rows))
+    columns = columns.with_weights(rng.random(columns.rows))
     times = Times(rng.integers(0, 2**40, columns.rows), 1)
     before = native._threads
     try:
@@ -574,7 +578,7 @@ for rows in (1, 7, 65, 511, 513, 1025, 40001):
     for weights in (rng.random(rows), 10.0 ** rng.uniform(-20, 20, rows), null * 1.0):
         for decay in (1.0, 0.99):
             for ignore_na in (False, True):
-                m = native.block_moments(columns.weighed(weights), decay, ignore_na)
+                m = native.block_moments(columns.with_weights(weights), decay, ignore_na)
                 out.append(m.memory.ravel())
         for ticks in (rng.integers(-(2**63), 2**63 - 1, rows), rng.normal(0, 1e3, rows)):
             latest = ticks.max().item()
@@ -718,5 +722,5 @@ def test_times_that_do_not_fit_are_an_error(native):
 
 
 def test_moments_have_a_field_for_the_squares():
-    assert LaneArrays.FIELDS[9] == "squares"
-    assert len(LaneArrays.FIELDS) == 16
+    assert MomentArrays.FIELDS[9] == "squares"
+    assert len(MomentArrays.FIELDS) == 16

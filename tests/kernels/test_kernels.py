@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streambn.kernels import Columns, LaneTransform, reference
+from streambn.kernels import Columns, FeatureTransform, reference
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.bitmaps import unpack_validity
 from streambn.testing import exact_moments
@@ -290,7 +290,7 @@ def lanes(mean_hi, spread, mean_lo=0.0, gamma=None, beta=None, clip=None):
         return None if v is None else np.array([v])
 
     known = np.array([True])
-    return LaneTransform(
+    return FeatureTransform(
         one(mean_hi), one(mean_lo), one(spread), one(gamma), one(beta), clip, known
     )
 

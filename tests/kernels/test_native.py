@@ -26,7 +26,7 @@ import pytest
 
 import streambn as sbn
 from streambn.errors import InvalidValueError
-from streambn.kernels import Columns, LaneArrays, LaneTransform, Layout, Place, reference
+from streambn.kernels import BoundColumn, Columns, FeatureTransform, Layout, MomentArrays, reference
 from streambn.kernels.bitmaps import unpack_validity
 from streambn.testing import exact_moments
 
@@ -66,7 +66,7 @@ def mapped(function, columns, lanes, dtypes):
     return Flat([getattr(array, "values", array) for array in batch.columns], nans, infs)
 
 
-FIELDS = len(LaneArrays.FIELDS)
+FIELDS = len(MomentArrays.FIELDS)
 
 
 def core_moments(producer, layout, decay, ignore_missing, threads, out, weights=None):
@@ -245,7 +245,7 @@ def batch_node():
     return Node(b"+s", 3, [None], [x, s, v])
 
 
-PLACES = [Place((0,), None), Place((1, 0), None), Place((2,), 2)]
+PLACES = [BoundColumn((0,), None), BoundColumn((1, 0), None), BoundColumn((2,), 2)]
 LAYOUT = Layout(PLACES)
 
 
@@ -268,7 +268,7 @@ def all_is_released():
 
 def lanes_of(width, location=0.0, spread=1.0, low=0.0, affine=None, clip=None, known=None):
     gamma, beta = (None, None) if affine is None else affine
-    return LaneTransform(
+    return FeatureTransform(
         np.broadcast_to(np.float64(location), (width,)).copy(),
         np.broadcast_to(np.float64(low), (width,)).copy(),
         np.broadcast_to(np.float64(spread), (width,)).copy(),
@@ -684,7 +684,7 @@ def both(producer, batch, layout, decay=1.0):
     """Reduce what a producer gives and the same as Arrow's own batch; compare all fields."""
     got = native.block_moments(Columns(producer, layout), decay)
     assert_agree(got, reference.block_moments(Columns(batch, layout), decay))
-    lanes = lanes_of(layout.lanes, 2.5, 3.0)
+    lanes = lanes_of(layout.features, 2.5, 3.0)
     dtypes = [F8] * len(layout.places)
     ours = mapped(native.normalize, Columns(producer, layout), lanes, dtypes)
     theirs = mapped(reference.normalize, Columns(batch, layout), lanes, dtypes)
@@ -700,7 +700,7 @@ def one_column(node, offset=0, length=None):
     return Node(b"+s", node.length if length is None else length, [None], [node], offset=offset)
 
 
-PLAIN = Layout([Place((0,), None)])
+PLAIN = Layout([BoundColumn((0,), None)])
 VALUES = np.array([1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024])
 VALID = np.array([1, 0, 1, 1, 0, 0, 1, 1, 1, 0, 1], bool)
 
@@ -739,7 +739,7 @@ def test_offsets_of_a_struct_apply_to_its_bitmap_and_to_its_fields(offset, below
         [masked(VALUES, VALID).slice(below + offset)], ["y"], mask=pa.array(~above[offset:])
     )
     batch = pa.record_batch({"x": shown})
-    both(Producer(one_column(struct)), batch, Layout([Place((0, 0), None)]))
+    both(Producer(one_column(struct)), batch, Layout([BoundColumn((0, 0), None)]))
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2])
@@ -756,7 +756,7 @@ def test_offsets_of_a_list_apply_to_its_bitmap_and_times_its_size_to_its_items(
     flat = masked(VALUES, VALID).slice(below, 9)
     shown = pa.FixedSizeListArray.from_arrays(flat, size, mask=pa.array(~above)).slice(offset)
     batch = pa.record_batch({"x": shown})
-    both(Producer(one_column(lists)), batch, Layout([Place((0,), size)]), decay)
+    both(Producer(one_column(lists)), batch, Layout([BoundColumn((0,), size)]), decay)
 
 
 def test_slices_of_structs_of_lists_in_structs():
@@ -773,7 +773,7 @@ def test_slices_of_structs_of_lists_in_structs():
     )
     inner = pa.StructArray.from_arrays(inner.flatten(), ["v", "w"], mask=mask())
     outer = pa.StructArray.from_arrays([inner], ["i"], mask=mask())
-    layout = Layout([Place((0, 0, 0), size), Place((0, 0, 1), None)])
+    layout = Layout([BoundColumn((0, 0, 0), size), BoundColumn((0, 0, 1), None)])
     for start, length in [(0, 700), (1, 699), (7, 8), (13, 512), (64, 64), (690, 1), (5, 0)]:
         for array in (outer.slice(start, length), outer.slice(1).slice(start - 1 + (start == 0))):
             batch = pa.record_batch({"s": array})
@@ -843,11 +843,11 @@ def test_columns_of_the_null_type_are_nulls_wherever_they_stand():
     batch = pa.record_batch([nulls, struct, nulls, nulls], names=list("abcd"))
     layout = Layout(
         [
-            Place((0,), None),
-            Place((1, 0), None),
-            Place((1, 1), None),
-            Place((2, 1, 3), None),  # a struct was bound
-            Place((3,), 3),  # a list was bound
+            BoundColumn((0,), None),
+            BoundColumn((1, 0), None),
+            BoundColumn((1, 1), None),
+            BoundColumn((2, 1, 3), None),  # a struct was bound
+            BoundColumn((3,), 3),  # a list was bound
         ]
     )
     for decay in (1.0, 0.5):
@@ -878,7 +878,7 @@ def test_values_may_lie_at_any_address(kind, shift, decay):
         if rows % 2 == 0:
             wide = [pa.FixedSizeListArray.from_arrays(a, 2) for a in (array, plain)]
             batches = [pa.record_batch({"x": a}) for a in wide]
-            both(*batches, Layout([Place((0,), 2)]), decay)
+            both(*batches, Layout([BoundColumn((0,), 2)]), decay)
 
 
 def test_dictionaries_with_nulls_among_indices_and_values_and_runs_that_are_sliced():
@@ -893,7 +893,9 @@ def test_dictionaries_with_nulls_among_indices_and_values_and_runs_that_are_slic
         pa.array([0, 1, None, 1] * 4 + [0, 1]), pa.array([3, None])
     )
     lists = pa.FixedSizeListArray.from_arrays(items, 2)
-    layout = Layout([Place((0,), None), Place((1,), None), Place((2,), 2)], encoded=True)
+    layout = Layout(
+        [BoundColumn((0,), None), BoundColumn((1,), None), BoundColumn((2,), 2)], encoded=True
+    )
     batch = pa.record_batch({"w": words, "r": runs, "l": lists})
     for start in range(9):
         for length in (1, 2, 5, 9):
@@ -907,7 +909,7 @@ def test_an_extension_type_is_read_as_what_it_is_stored_as():
     storage = pa.array([[1, 2, 3, 4], None, [5, 6, 7, 9]], pa.list_(pa.float32(), 4))
     batch = pa.record_batch({"t": pa.ExtensionArray.from_storage(tensor, storage)})
     for some in (batch, batch.slice(1), batch.slice(2)):
-        both(some, some, Layout([Place((0,), 4)]))
+        both(some, some, Layout([BoundColumn((0,), 4)]))
 
 
 # ---------------------------------------------------------------- against the reference
@@ -955,7 +957,7 @@ class Drawn:
 
     @property
     def columns(self):
-        return Columns(pa.record_batch({"x": self.array}), Layout([Place((0,), self.size)]))
+        return Columns(pa.record_batch({"x": self.array}), Layout([BoundColumn((0,), self.size)]))
 
     def _validity(self, n):
         rng = self.rng
@@ -1151,7 +1153,7 @@ def drawn_lanes(rng, drawn, m):
         low = np.where(np.abs(hi) < 1e300, np.ldexp(m.mean_lo, m.exponent), 0.0)
     spread = np.where(np.isfinite(spread) & (spread > 0), spread, 1.0)
     affine = rng.random() < 0.3
-    return LaneTransform(
+    return FeatureTransform(
         hi, low, spread,
         rng.uniform(0.5, 2, width) if affine else None,
         rng.normal(size=width) if affine else None,
@@ -1191,8 +1193,8 @@ def test_the_transforms_of_two_thousand_arrays_are_those_of_the_reference():
                 largest = np.maximum(-low, high)
                 # A base is a float64, 2**-53 of the values away from where it should be.
                 reach = reach + largest * 2.0**-53
-                slack = np.max(8 * 2.0**-53 * gamma * (reach / lanes.spread + 1))
-                backward = np.max(16 * 2.0**-53 * (largest + 9) * lanes.spread * 2)
+                slack = np.max(8 * 2.0**-53 * gamma * (reach / lanes.scale + 1))
+                backward = np.max(16 * 2.0**-53 * (largest + 9) * lanes.scale * 2)
         try:
             ours = mapped(native.normalize, drawn.columns, lanes, [dtype])
             theirs = mapped(reference.normalize, drawn.columns, lanes, [dtype])
@@ -1222,7 +1224,7 @@ import threading
 import time
 import numpy as np, pyarrow as pa
 from decimal import Decimal
-from streambn.kernels import Columns, Layout, Place, native
+from streambn.kernels import Columns, Layout, BoundColumn, native
 
 def arrays(rows):
     rng = np.random.default_rng(rows)
@@ -1248,7 +1250,7 @@ out = []
 for rows in (1, 7, 65, 511, 513, 1025, 32769, 140001):
     for array in arrays(rows):
         size = getattr(array.type, "list_size", None)
-        columns = Columns(pa.record_batch({"x": array}), Layout([Place((0,), size)]))
+        columns = Columns(pa.record_batch({"x": array}), Layout([BoundColumn((0,), size)]))
         for decay in (1.0, 0.99, 0.0):
             for ignore_na in (False, True):
                 out.append(native.block_moments(columns, decay, ignore_na).memory)
@@ -1265,7 +1267,7 @@ def test_all_instruction_sets_give_the_same_moments(tmp_path):
             [sys.executable, "-c", FIXED, path],
             env={**os.environ, "STREAMBN_SIMD": simd}, capture_output=True, text=True, check=True,
         )  # fmt: skip
-        found[ran.stdout.strip()] = LaneArrays(np.load(path))
+        found[ran.stdout.strip()] = MomentArrays(np.load(path))
     assert "baseline" in found
     first = found["baseline"]
     assert first.memory.shape[1] > 1000
@@ -1305,7 +1307,7 @@ def large_batch():
     )
 
 
-LARGE = Layout([Place((i,), 1 if i == 6 else None) for i in range(8)])
+LARGE = Layout([BoundColumn((i,), 1 if i == 6 else None) for i in range(8)])
 
 
 @pytest.fixture
@@ -1318,7 +1320,7 @@ def threads():
 
 def all_that_comes_out(columns):
     """The bits of moments and outputs."""
-    width = columns.layout.lanes
+    width = columns.layout.features
     for decay, ignore_na in ((1.0, False), (0.999, False), (0.999, True)):
         yield native.block_moments(columns, decay, ignore_na).memory.tobytes()
     dtypes = [F8, F4, F8, F2, F8, F8, F4, F8][:width]
@@ -1434,9 +1436,9 @@ def _exit_code(pid, seconds):
 def test_outputs_may_be_dropped_by_any_thread_and_at_the_end_of_the_interpreter():
     code = """
 import threading, numpy as np, pyarrow as pa
-from streambn.kernels import Columns, LaneTransform, native
+from streambn.kernels import Columns, FeatureTransform, native
 one = np.ones(1)
-lanes = LaneTransform(one, one, one, None, None, None, np.ones(1, bool))
+lanes = FeatureTransform(one, one, one, None, None, None, np.ones(1, bool))
 columns = Columns.of(pa.array(np.arange(1e4) % 100))
 make = lambda: native.normalize(columns, lanes, pa.schema({"0": pa.float64()})).batch.columns
 box = [make() for _ in range(20)]
@@ -1510,10 +1512,10 @@ def test_two_thousand_calls_keep_nothing_even_where_they_raise():
             "v": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(2.0 * rows)), 2),
         }
     )
-    layout = Layout([Place((0,), None), Place((1,), 2)])
+    layout = Layout([BoundColumn((0,), None), BoundColumn((1,), 2)])
     columns, wrong = (
         Columns(batch, layout),
-        Columns(batch, Layout([Place((0,), None), Place((1,), 3)])),
+        Columns(batch, Layout([BoundColumn((0,), None), BoundColumn((1,), 3)])),
     )
     node = batch_node()
     node.children[0].n_buffers = 1

@@ -17,8 +17,9 @@ import pytest
 
 import streambn as sbn
 from streambn.errors import InvalidValueError, SchemaError
-from streambn.kernels import Columns, Layout, Place, reference
-from streambn.kernels.interface import ABSENT, LaneArrays
+from streambn.kernels import BoundColumn, Columns, Layout, reference
+from streambn.kernels.interface import ABSENT
+from streambn.kernels.moments import MomentArrays
 from streambn.kernels.rows import CONSTANT, MISSING, UNSEEN, RowRules, number, refuse
 from streambn import RowNormalizer
 
@@ -77,7 +78,7 @@ def value(rng, infinities):
     return rng.gauss(100, 1)
 
 
-FIELDS = len(LaneArrays.FIELDS)
+FIELDS = len(MomentArrays.FIELDS)
 
 
 def room(lanes):
@@ -89,7 +90,7 @@ def room(lanes):
 def stored(lanes):
     moments, first, gaps = room(lanes)
     lanes.store(moments, first, gaps, None)
-    return LaneArrays(moments), LaneArrays(first), gaps
+    return MomentArrays(moments), MomentArrays(first), gaps
 
 
 @needs_native
@@ -98,7 +99,7 @@ def test_both_kernels_learn_and_map_alike(rules):
     rng = random.Random(repr(rules))
     for _ in range(15):
         affine = {"c": (2.0, 1.0)}
-        lanes = [k.RowLanes(*rules, affine, number, refuse) for k in (reference, native)]
+        lanes = [k.RowStatistics(*rules, affine, number, refuse) for k in (reference, native)]
         counted = 0
         for _ in range(60):
             names = rng.sample("abcdefgh", rng.randint(0, 8))
@@ -121,7 +122,7 @@ def test_both_kernels_learn_and_map_alike(rules):
         assert (mine.rows, len(mine)) == (other.rows, len(other)) == (counted, len(mine.keys()))
         assert np.array_equal(stored(mine)[2], stored(other)[2])
         for found, expected in zip(stored(mine)[:2], stored(other)[:2], strict=True):
-            for field in LaneArrays.FIELDS:
+            for field in MomentArrays.FIELDS:
                 a, b = getattr(found, field), getattr(expected, field)
                 if field in ("mean_lo", "m2_lo"):  # the digits beyond the thirtieth
                     continue
@@ -131,7 +132,7 @@ def test_both_kernels_learn_and_map_alike(rules):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_forgetting_lane_does_not_slow_down_at_the_end_of_the_range(kernel):
     """0.7 times the smallest float64 is itself: what fades must come to be nothing."""
-    lanes = kernel.RowLanes(*PLAIN._replace(decay=0.7, prior=1 / 0.3), {}, number, refuse)
+    lanes = kernel.RowStatistics(*PLAIN._replace(decay=0.7, prior=1 / 0.3), {}, number, refuse)
     for i in range(3000):
         lanes.learn({"a": float(i % 7)})
         lanes.learn({"b": 0.0})
@@ -145,12 +146,12 @@ def test_what_is_loaded_goes_on_bit_for_bit(kernel):
     rules = PLAIN._replace(decay=0.9, prior=10.0)
     rng = random.Random(1)
     rows = [{n: rng.gauss(0, 1) for n in rng.sample("abcd", rng.randint(0, 4))} for _ in range(50)]
-    whole = kernel.RowLanes(*rules, {}, number, refuse)
+    whole = kernel.RowStatistics(*rules, {}, number, refuse)
     for row in rows[:25]:
         whole.learn(row)
     kept = *room(whole), np.zeros(len(whole), np.int64)
     whole.store(*kept)
-    copy = kernel.RowLanes(*rules, {}, number, refuse)
+    copy = kernel.RowStatistics(*rules, {}, number, refuse)
     assert copy.update(whole.keys(), whole.exact(), 0, whole.rows, *kept)
     for row in rows[25:]:
         assert copy.transform(row) == whole.transform(row)
@@ -193,7 +194,7 @@ def read_by_maps(kernel, rules, rows):
     zero = CONSTANT.index("zero")
     plain = rules._replace(eps=0.0, inf=MISSING.index("ignore"), constant=zero)
     means, biased, unbiased = (
-        kernel.RowLanes(*changed, {}, number, refuse)
+        kernel.RowStatistics(*changed, {}, number, refuse)
         for changed in (
             plain._replace(scale=False),
             plain._replace(center=False),
@@ -247,7 +248,7 @@ def test_the_recursion_survives_gaps_without_end_and_the_ends_of_the_range(kerne
     assert read_by_maps(kernel, rules, rows) == (1.0, 0.0, 0.0)
     mean, _, _ = read_by_maps(kernel, rules, [*gap, *rows[:4]])
     assert mean == pytest.approx(recursion(values, 0.5, False)[0], rel=1e-15)
-    lanes = kernel.RowLanes(*rules, {}, number, refuse)
+    lanes = kernel.RowStatistics(*rules, {}, number, refuse)
     for row in [*gap, *rows]:
         lanes.learn(row)
     assert stored(lanes)[2].tolist() == [[3000], [0]]
@@ -303,7 +304,7 @@ def test_constant_features_can_come_out_as_zero(policy):
 def test_a_row_may_have_a_weight(kernel, decay):
     rng = random.Random(decay)
     rules = PLAIN._replace(decay=decay)
-    lanes = kernel.RowLanes(*rules, {}, number, refuse)
+    lanes = kernel.RowStatistics(*rules, {}, number, refuse)
     weighed = []
     for _ in range(60):
         x, w = rng.gauss(1e6, 1), rng.choice([0, 0.5, 1, 2.0, Decimal("0.1"), np.float32(7)])
@@ -332,7 +333,7 @@ def test_a_row_may_have_a_weight(kernel, decay):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_row_that_weighs_nothing_is_checked_and_leaves_no_trace(kernel):
-    lanes = kernel.RowLanes(*PLAIN._replace(decay=0.5), {}, number, refuse)
+    lanes = kernel.RowStatistics(*PLAIN._replace(decay=0.5), {}, number, refuse)
     lanes.learn({"a": 1.0})
     before = [values.tobytes() for values in stored(lanes)[0]]
     for row in ({"a": 7.0, "b": 1.0}, {}, {"b": None}, {"a": math.nan}):
@@ -353,7 +354,7 @@ def test_a_row_that_weighs_nothing_is_checked_and_leaves_no_trace(kernel):
     ids=str,
 )
 def test_what_is_no_weight_is_refused(kernel, weight):
-    lanes = kernel.RowLanes(*PLAIN, {}, number, refuse)
+    lanes = kernel.RowStatistics(*PLAIN, {}, number, refuse)
     with pytest.raises(
         InvalidValueError, match=r"^weight must be a number from 0.* to 1e\+30, got"
     ):
@@ -363,7 +364,7 @@ def test_what_is_no_weight_is_refused(kernel, weight):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_recursion_takes_no_weights(kernel):
-    lanes = kernel.RowLanes(*PLAIN._replace(decay=0.5, prior=2.0), {}, number, refuse)
+    lanes = kernel.RowStatistics(*PLAIN._replace(decay=0.5, prior=2.0), {}, number, refuse)
     lanes.learn({"a": 1.0}, 1)
     for weight in (0, 2.0):
         with pytest.raises(InvalidValueError, match=r"weight must be 1, .* adjust=True"):
@@ -375,7 +376,7 @@ def test_a_recursion_takes_no_weights(kernel):
 
 @needs_native
 def test_what_does_not_fit_is_refused_by_the_extension():
-    lanes = native.RowLanes(*PLAIN, {}, number, refuse)
+    lanes = native.RowStatistics(*PLAIN, {}, number, refuse)
     lanes.learn({"a": 1.0})
     moments, seen = np.zeros((FIELDS, 1), np.int64), np.ones(1, np.int64)
     gaps = np.zeros((2, 1), np.int64)
@@ -402,7 +403,7 @@ def test_what_does_not_fit_is_refused_by_the_extension():
     assert lanes.update([], [True], 7, 8, moments, None, None, None) is False
     assert (lanes.rows, lanes.keys()) == (1, ["a"])
     with pytest.raises(ValueError, match="domain"):
-        native.RowLanes(*PLAIN._replace(decay=1.5), {}, number, refuse)
+        native.RowStatistics(*PLAIN._replace(decay=1.5), {}, number, refuse)
     with pytest.raises(ValueError, match="instead of"):
         lanes.set_maps(*[np.zeros(5)] * 5, np.ones(5, bool))
 
@@ -423,7 +424,7 @@ class Awkward:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_row_that_changes_while_it_is_read_does_no_harm(kernel):
-    lanes = kernel.RowLanes(*PLAIN, {}, number, refuse)
+    lanes = kernel.RowStatistics(*PLAIN, {}, number, refuse)
     row = {f"x{i}": float(i) for i in range(20)}
     key = Awkward({})
     row[key] = 1.0
@@ -447,17 +448,17 @@ def test_a_matrix_is_reduced_as_its_columns_are(kernel, dtype, rows):
     matrix = np.asfortranarray((rng.random((rows, 5)) * 100).astype(dtype))
     columns = Columns.of(*(pa.array(column) for column in matrix.T))
     expected = kernel.block_moments(columns, 0.99)
-    plain = Columns(matrix, Layout([Place((i,), None) for i in range(5)]))
-    as_list = Columns(np.ascontiguousarray(matrix), Layout([Place((0,), 5)]))
+    plain = Columns(matrix, Layout([BoundColumn((i,), None) for i in range(5)]))
+    as_list = Columns(np.ascontiguousarray(matrix), Layout([BoundColumn((0,), 5)]))
     for found in (kernel.block_moments(c, 0.99) for c in (plain, as_list)):
-        for field in LaneArrays.FIELDS:
+        for field in MomentArrays.FIELDS:
             a, b = getattr(found, field), getattr(expected, field)
             if kernel is reference:  # which groups lists and columns differently
                 if not field.endswith("_lo"):
                     np.testing.assert_allclose(a, b, rtol=1e-14, atol=0, err_msg=field)
             else:
                 assert a.tobytes() == b.tobytes()
-    some = Columns(matrix, Layout([Place((3,), None), Place((ABSENT,), None)]))
+    some = Columns(matrix, Layout([BoundColumn((3,), None), BoundColumn((ABSENT,), None)]))
     found = kernel.block_moments(some, 0.99)
     assert found.count.tolist() == [rows, 0]
     assert found.nulls.tolist() == [0, rows]
@@ -467,17 +468,17 @@ def test_a_matrix_is_reduced_as_its_columns_are(kernel, dtype, rows):
 @pytest.mark.parametrize(
     ("matrix", "place", "says"),
     [
-        (np.zeros((4, 3), order="F"), Place((3,), None), "3 columns"),
-        (np.zeros((4, 3), order="F"), Place((-2,), None), "3 columns"),
-        (np.zeros((4, 3)), Place((0,), None), "several pieces"),
-        (np.zeros((4, 3), order="F"), Place((0,), 3), "several pieces"),
-        (np.zeros((8, 3), order="F")[::2], Place((0,), None), "several pieces"),
-        (np.zeros((4, 3)), Place((1,), 3), "3 columns"),
-        (np.zeros((4, 3), bool, order="F"), Place((0,), None), "no numbers"),
-        (np.zeros((4, 3), complex, order="F"), Place((0,), None), "no numbers"),
-        (np.zeros((4, 3), ">f8", order="F"), Place((0,), None), "no numbers"),
-        (np.zeros(4), Place((0,), None), "two dimensions"),
-        (np.zeros((4, 3, 2)), Place((0,), None), "two dimensions"),
+        (np.zeros((4, 3), order="F"), BoundColumn((3,), None), "3 columns"),
+        (np.zeros((4, 3), order="F"), BoundColumn((-2,), None), "3 columns"),
+        (np.zeros((4, 3)), BoundColumn((0,), None), "several pieces"),
+        (np.zeros((4, 3), order="F"), BoundColumn((0,), 3), "several pieces"),
+        (np.zeros((8, 3), order="F")[::2], BoundColumn((0,), None), "several pieces"),
+        (np.zeros((4, 3)), BoundColumn((1,), 3), "3 columns"),
+        (np.zeros((4, 3), bool, order="F"), BoundColumn((0,), None), "no numbers"),
+        (np.zeros((4, 3), complex, order="F"), BoundColumn((0,), None), "no numbers"),
+        (np.zeros((4, 3), ">f8", order="F"), BoundColumn((0,), None), "no numbers"),
+        (np.zeros(4), BoundColumn((0,), None), "two dimensions"),
+        (np.zeros((4, 3, 2)), BoundColumn((0,), None), "two dimensions"),
     ],
 )
 def test_a_matrix_that_cannot_be_read_is_refused(matrix, place, says):
@@ -1022,7 +1023,7 @@ def test_decimals_keep_their_digits_and_meet_no_other_floats():
     norm.learn_one({"d": 10**30})
     norm.learn_one({"d": 7.0})  # whole
     before = pickle.dumps(norm)
-    with pytest.raises(SchemaError, match=r"feature 'd' holds 0\.5, not whole, beside decimals"):
+    with pytest.raises(SchemaError, match=r"feature 'd' holds 0\.5 on one side and decimals"):
         norm.learn_one({"d": 0.5, "new": 1})
     assert pickle.dumps(norm) == before
     assert norm.features == ["d"]

@@ -107,7 +107,7 @@ class Overweight(Welford):
 
     def update(self, state, columns):
         if columns.weights is not None:
-            columns = columns.weighed(columns.weights + np.arange(columns.rows))
+            columns = columns.with_weights(columns.weights + np.arange(columns.rows))
         return super().update(state, columns)
 
 

@@ -20,22 +20,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn.kernels.common import empty_moments, unmergeable
-from streambn.kernels.interface import (
-    Columns,
-    ExactSums,
-    Floats,
-    LaneArrays,
-    LaneTransform,
-    Mapped,
-    Recursion,
-    Times,
-)
+from streambn.kernels.exact import ExactSums, unmergeable
+from streambn.kernels.flatten import decode_columns
+from streambn.kernels.interface import Columns, FeatureTransform, Floats, Times, Transformed
+from streambn.kernels.moments import MomentArrays, empty_moments
 from streambn.kernels.native import _core
-from streambn.kernels.nesting import decoded
+from streambn.kernels.recursion import Recursion
 
 __all__ = [
-    "RowLanes",
+    "RowStatistics",
     "block_moments",
     "denormalize",
     "empty_moments",
@@ -52,9 +45,9 @@ __all__ = [
 ]
 
 simd: str = _core.simd
-RowLanes = _core.RowLanes
+RowStatistics = _core.RowLanes
 
-_FIELDS = len(LaneArrays.FIELDS)
+_FIELDS = len(MomentArrays.FIELDS)
 
 _threads = 1
 
@@ -65,36 +58,36 @@ def set_threads(count: int) -> None:
     _threads = min(count, 1 << 16)  # the kernels count them in 32 bits
 
 
-def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> LaneArrays:
+def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> MomentArrays:
     """See `streambn.kernels.reference.block_moments`."""
     if columns.layout.encoded:
-        columns = decoded(columns)
-    memory = np.empty((_FIELDS, columns.layout.lanes), np.int64)
+        columns = decode_columns(columns)
+    memory = np.empty((_FIELDS, columns.layout.features), np.int64)
     _core.block_moments(
         columns.batch, columns.layout, decay, ignore_na, columns.weights, _threads, None, memory
     )
-    return LaneArrays(memory)
+    return MomentArrays(memory)
 
 
 def extend_moments(
-    older: LaneArrays, columns: Columns, decay: float = 1.0, ignore_na: bool = False
-) -> LaneArrays:
+    older: MomentArrays, columns: Columns, decay: float = 1.0, ignore_na: bool = False
+) -> MomentArrays:
     """See `streambn.kernels.reference.extend_moments`."""
     if columns.layout.encoded:
-        columns = decoded(columns)
-    memory = np.empty((_FIELDS, columns.layout.lanes), np.int64)
+        columns = decode_columns(columns)
+    memory = np.empty((_FIELDS, columns.layout.features), np.int64)
     _core.block_moments(
         columns.batch, columns.layout, decay, ignore_na, columns.weights, _threads, older.memory,
         memory,
     )  # fmt: skip
-    return LaneArrays(memory)
+    return MomentArrays(memory)
 
 
-def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
+def merge_moments(older: MomentArrays, newer: MomentArrays) -> MomentArrays:
     """See `streambn.kernels.reference.merge_moments`."""
     memory = np.empty(older.memory.shape, np.int64)
     _core.merge_moments(older.memory, newer.memory, memory)
-    return LaneArrays(memory)
+    return MomentArrays(memory)
 
 
 def exact_sums(columns: Columns) -> ExactSums:
@@ -118,8 +111,8 @@ def merge_exact(older: ExactSums, newer: ExactSums) -> ExactSums:
 
 def _exact_sums(older: ExactSums | None, columns: Columns) -> ExactSums:
     if columns.layout.encoded:
-        columns = decoded(columns)
-    memory = np.empty((ExactSums.ROWS, columns.layout.lanes), np.int64)
+        columns = decode_columns(columns)
+    memory = np.empty((ExactSums.ROWS, columns.layout.features), np.int64)
     before = None if older is None else older.memory
     lane = _core.exact_sums(columns.batch, columns.layout, _threads, before, memory)
     if lane >= 0 and older is not None:
@@ -142,7 +135,7 @@ def recursion_weights(there: NDArray[np.bool_], decay: float, alpha: float) -> R
     return Recursion(weights, *_core.recursion_weights(there, decay, alpha, weights))
 
 
-def normalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapped:
+def normalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> Transformed:
     """See `streambn.kernels.reference.normalize`."""
     mapped = _transform(columns, lanes, schema, lanes.clip, False)
     if mapped is None:
@@ -152,7 +145,7 @@ def normalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapp
     return mapped
 
 
-def denormalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapped:
+def denormalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> Transformed:
     """See `streambn.kernels.reference.denormalize`."""
     mapped = _transform(columns, lanes, schema, None, True)
     if mapped is None:
@@ -175,18 +168,18 @@ def _export(schema: pa.Schema) -> object:
 
 
 def _transform(
-    columns: Columns, lanes: LaneTransform, schema: pa.Schema, clip: float | None, inverse: bool
-) -> Mapped | None:
+    columns: Columns, lanes: FeatureTransform, schema: pa.Schema, clip: float | None, inverse: bool
+) -> Transformed | None:
     """Return None where a location or a spread is extreme: the reference scales there."""
     if columns.layout.encoded:
-        columns = decoded(columns)
-    nans, infs = np.zeros((2, columns.layout.lanes), np.int64)
+        columns = decode_columns(columns)
+    nans, infs = np.zeros((2, columns.layout.features), np.int64)
     batch = _core.transform(
         columns.batch,
         columns.layout,
         lanes.location_hi,
         lanes.location_lo,
-        lanes.spread,
+        lanes.scale,
         lanes.gamma,
         lanes.beta,
         math.inf if clip is None else clip,
@@ -199,4 +192,4 @@ def _transform(
         pa.allocate_buffer,
         lambda address: pa.RecordBatch._import_from_c(address, schema),
     )
-    return None if batch is None else Mapped(batch, nans, infs)
+    return None if batch is None else Transformed(batch, nans, infs)

@@ -5,17 +5,19 @@ of 1e8 the latter has no digit left. Data is taken in blocks that stay in the ca
 while they are passed over several times.
 """
 
-from streambn.kernels.common import empty_moments, empty_sums, recursion_step
+from streambn.kernels.exact import empty_sums
+from streambn.kernels.moments import empty_moments
+from streambn.kernels.recursion import recursion_step
 from streambn.kernels.reference.blocks import block_moments, extend_moments
 from streambn.kernels.reference.exact import exact_sums, extend_exact, merge_exact
 from streambn.kernels.reference.merge import merge_moments
 from streambn.kernels.reference.recursion import recursion_weights
-from streambn.kernels.reference.rows import RowLanes
+from streambn.kernels.reference.rows import RowStatistics
 from streambn.kernels.reference.times import time_weights
 from streambn.kernels.reference.transforms import denormalize, normalize
 
 __all__ = [
-    "RowLanes",
+    "RowStatistics",
     "block_moments",
     "denormalize",
     "empty_moments",

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streambn.kernels.common import ZERO_EXPONENT, empty_moments
-from streambn.kernels.decode import Source, group
-from streambn.kernels.interface import Columns, Floats, Ints, LaneArrays
-from streambn.kernels.nesting import opened
+from streambn.kernels.flatten import flatten_columns
+from streambn.kernels.interface import Columns, Floats, Ints
+from streambn.kernels.moments import ZERO_EXPONENT, MomentArrays, empty_moments
 from streambn.kernels.reference.merge import LEAST_WEIGHT, merge_moments
+from streambn.kernels.reference.sources import Source, group
 from streambn.kernels.reference.sums import Sums, from_sums
 
 __all__ = ["BLOCK", "block_moments", "extend_moments"]
@@ -30,7 +30,7 @@ _FADED = 2.0**-300
 
 
 @np.errstate(all="ignore")
-def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> LaneArrays:
+def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> MomentArrays:
     """Moments of all lanes of one batch.
 
     Parameters
@@ -46,11 +46,11 @@ def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False)
 
     Returns
     -------
-    LaneArrays
+    MomentArrays
         Shape (L,), lanes in the order of the columns.
     """
-    moments = empty_moments(columns.layout.lanes)
-    for source, lanes in group(opened(columns), BLOCK):
+    moments = empty_moments(columns.layout.features)
+    for source, lanes in group(flatten_columns(columns), BLOCK):
         moments.memory[:, lanes] = _source_moments(
             source, _Weighing(decay, ignore_na, columns.weights)
         ).memory
@@ -58,8 +58,8 @@ def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False)
 
 
 def extend_moments(
-    older: LaneArrays, columns: Columns, decay: float = 1.0, ignore_na: bool = False
-) -> LaneArrays:
+    older: MomentArrays, columns: Columns, decay: float = 1.0, ignore_na: bool = False
+) -> MomentArrays:
     """Moments of the segment `older` followed by one batch."""
     return merge_moments(older, block_moments(columns, decay, ignore_na))
 
@@ -104,7 +104,7 @@ class _Totals(NamedTuple):
     squares: Any
 
 
-def _source_moments(source: Source, weighing: _Weighing) -> LaneArrays:
+def _source_moments(source: Source, weighing: _Weighing) -> MomentArrays:
     """Moments of a source: block by block, then a tree of merges over the blocks.
 
     The loop holds the five passes over the data and one look at the centre; whatever
@@ -157,14 +157,14 @@ def _source_moments(source: Source, weighing: _Weighing) -> LaneArrays:
     return _in_data_units(source, _tree(blocks))
 
 
-def _tree(stacked: LaneArrays) -> LaneArrays:
+def _tree(stacked: MomentArrays) -> MomentArrays:
     """Merge segments of shape (blocks, L) in order, pairwise, to shape (L,)."""
     memory = stacked.memory
     while (n := memory.shape[1]) > 1:
         even = n // 2 * 2
-        merged = merge_moments(LaneArrays(memory[:, 0:even:2]), LaneArrays(memory[:, 1:even:2]))
+        merged = merge_moments(MomentArrays(memory[:, 0:even:2]), MomentArrays(memory[:, 1:even:2]))
         memory = np.concatenate((merged.memory, memory[:, even:]), axis=1)
-    return LaneArrays(memory[:, 0].copy())
+    return MomentArrays(memory[:, 0].copy())
 
 
 def _plain_blocks(
@@ -175,7 +175,7 @@ def _plain_blocks(
     high: Floats,
     centre: Floats,
     totals: Floats,
-) -> LaneArrays:
+) -> MomentArrays:
     """Moments, shape (blocks, L), of blocks in which all is finite and of ordinary size."""
     shape = low.shape
     weight, pairs, squares = (np.broadcast_to(t[:, np.newaxis], shape) for t in np.array(of_rows).T)
@@ -205,7 +205,7 @@ def _careful_block(
     centre: Floats,
     rows: int,
     weighing: _Weighing,
-) -> LaneArrays:
+) -> MomentArrays:
     """Moments of any block: with nulls, NaN, infinities, and at the ends of the range."""
     lanes, n = x.shape
     usable = np.isfinite(x)
@@ -244,7 +244,7 @@ def _careful_block(
     mean, m2 = from_sums(*sums.about(filled, centre, sums.pad(weights), weight), weight)
     nulls = np.zeros(lanes, np.int64) if null is None else _count(null)
     nans, pos_infs, neg_infs = _special(x, null, n - count - nulls)
-    return LaneArrays.from_fields(
+    return MomentArrays.from_fields(
         count=count,
         nulls=nulls,
         nans=nans,
@@ -352,7 +352,7 @@ def _totals(weights: Floats) -> _Totals:
     return _Totals(weights.sum(axis=-1), pairs, (weights * weights).sum(axis=-1))
 
 
-def _in_data_units(source: Source, moments: LaneArrays) -> LaneArrays:
+def _in_data_units(source: Source, moments: MomentArrays) -> MomentArrays:
     """Undo the base and the decimal scale under which a column was read."""
     zero = np.zeros(source.width)
     seen = moments.count > 0

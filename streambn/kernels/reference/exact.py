@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pyarrow.types import is_decimal
 
-from streambn.kernels.common import empty_sums, in_decimals, unmergeable
-from streambn.kernels.decode import Source
-from streambn.kernels.interface import Columns, ExactSums, Floats, Ints
-from streambn.kernels.nesting import Column, opened
+from streambn.kernels.exact import ExactSums, decimal_sums, empty_sums, unmergeable
+from streambn.kernels.flatten import FlatColumn, flatten_columns
+from streambn.kernels.interface import Columns, Floats, Ints
+from streambn.kernels.reference.sources import Source
 
 __all__ = ["exact_sums", "extend_exact", "merge_exact"]
 
@@ -37,9 +37,9 @@ def exact_sums(columns: Columns) -> ExactSums:
     ExactSums
         Lanes in the order of the columns.
     """
-    sums = empty_sums(columns.layout.lanes)
+    sums = empty_sums(columns.layout.features)
     first = 0
-    for column in opened(columns):
+    for column in flatten_columns(columns):
         sums.memory[:, first : first + column.width] = _column_sums(column).memory
         first += column.width
     return sums
@@ -73,7 +73,7 @@ def merge_exact(older: ExactSums, newer: ExactSums) -> ExactSums:
         sides = [side for side in (a, b) if side.count[lane]]
         if merged.decimal[lane]:
             scale = merged.scale[lane] = max(int(side.scale[lane]) for side in sides)
-            parts = [in_decimals(side, lane, int(scale)) for side in sides]
+            parts = [decimal_sums(side, lane, int(scale)) for side in sides]
         else:
             parts = [side.integers(lane) for side in sides]
         if not _put_all(merged, lane, parts):
@@ -91,7 +91,7 @@ def _put_all(sums: ExactSums, lane: int, parts: Sequence[tuple[int, int] | None]
     return len(there) == len(parts)
 
 
-def _column_sums(column: Column) -> ExactSums:
+def _column_sums(column: FlatColumn) -> ExactSums:
     """Exact sums of the lanes of one column."""
     source = Source({0: column})
     [part] = source.parts

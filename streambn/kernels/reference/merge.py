@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streambn.kernels import doubledouble as dd
-from streambn.kernels.interface import Floats, Ints, LaneArrays
+from streambn.kernels.interface import Floats, Ints
+from streambn.kernels.moments import MomentArrays
 
 __all__ = ["LEAST_WEIGHT", "merge_moments"]
 
@@ -15,7 +16,7 @@ __all__ = ["LEAST_WEIGHT", "merge_moments"]
 LEAST_WEIGHT = 2.0**-400
 
 
-def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
+def merge_moments(older: MomentArrays, newer: MomentArrays) -> MomentArrays:
     """Moments of two segments of which `newer` follows `older`, lane by lane.
 
     With w = P_B·W_A, W = w + W_B and δ = μ_B − μ_A::
@@ -55,7 +56,7 @@ def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
         pairs = fade * fade * a.pairs + b.pairs + w * b.weight
         squares = fade * fade * a.squares + b.squares
 
-    return LaneArrays.from_fields(
+    return MomentArrays.from_fields(
         count=a.count + b.count,
         nulls=a.nulls + b.nulls,
         nans=a.nans + b.nans,
@@ -75,7 +76,9 @@ def merge_moments(older: LaneArrays, newer: LaneArrays) -> LaneArrays:
     )
 
 
-def _in_exponent(m: LaneArrays, exponent: Ints, gone: NDArray[np.bool_]) -> tuple[dd.Pair, dd.Pair]:
+def _in_exponent(
+    m: MomentArrays, exponent: Ints, gone: NDArray[np.bool_]
+) -> tuple[dd.Pair, dd.Pair]:
     """Mean and m2 of `m` in the units of another exponent; 0 where `m` is gone."""
     shift = m.exponent - exponent
     if not shift.any() and not gone.any():

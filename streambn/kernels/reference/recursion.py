@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streambn.kernels.common import recursion_step
-from streambn.kernels.interface import NEGLIGIBLE, Floats, Recursion
+from streambn.kernels.interface import NEGLIGIBLE, Floats
+from streambn.kernels.recursion import Recursion, recursion_step
 
 __all__ = ["recursion_weights"]
 

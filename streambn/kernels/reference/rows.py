@@ -20,12 +20,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from streambn.kernels import doubledouble as dd
-from streambn.kernels.common import empty_moments
-from streambn.kernels.interface import Ints, LaneArrays
+from streambn.kernels.interface import Ints
+from streambn.kernels.moments import MomentArrays, empty_moments
 from streambn.kernels.reference.merge import LEAST_WEIGHT, merge_moments
 from streambn.kernels.rows import CONSTANT, MISSING, UNSEEN, RowRules, weight_of
 
-__all__ = ["RowLanes"]
+__all__ = ["RowStatistics"]
 
 _EPSILON = 2.0**-52
 _NOISE = 2.0**-96  # of a mean's lower half: see moments.py
@@ -66,10 +66,10 @@ class _Map:
 
 
 class _Lane:
-    """One feature: the moments of `LaneArrays` as plain numbers."""
+    """One feature: the moments of `MomentArrays` as plain numbers."""
 
     __slots__ = (
-        *LaneArrays.FIELDS,
+        *MomentArrays.FIELDS,
         "before",
         "beta",
         "exact",
@@ -108,17 +108,17 @@ class _Lane:
         self.before = self.since = 0
         self.set(empty_moments(1))
 
-    def set(self, moments: LaneArrays, lane: int = 0) -> None:
+    def set(self, moments: MomentArrays, lane: int = 0) -> None:
         """Take over one lane of arrays."""
-        for name, values in zip(LaneArrays.FIELDS, moments, strict=True):
+        for name, values in zip(MomentArrays.FIELDS, moments, strict=True):
             setattr(self, name, values[lane].item())
 
-    def arrays(self) -> LaneArrays:
+    def arrays(self) -> MomentArrays:
         """Return the moments as arrays of one lane."""
-        return LaneArrays.from_fields(
+        return MomentArrays.from_fields(
             **{
                 name: np.array([getattr(self, name)], empty.dtype)
-                for name, empty in zip(LaneArrays.FIELDS, empty_moments(1), strict=True)
+                for name, empty in zip(MomentArrays.FIELDS, empty_moments(1), strict=True)
             }
         )
 
@@ -149,7 +149,7 @@ def _single(x: tuple[float, float], weight: float, decay: float) -> _Lane:
     return lane
 
 
-class RowLanes:
+class RowStatistics:
     """Statistics of features, which come and go, over a stream of rows that are dicts.
 
     Parameters
@@ -300,13 +300,13 @@ class RowLanes:
             for key in fresh:
                 self._lanes[key] = _Lane(*self._affine.get(key, ()))
             for i, lane in enumerate(self._lanes.values()):
-                lane.set(LaneArrays(moments.reshape(len(LaneArrays.FIELDS), -1)), i)
+                lane.set(MomentArrays(moments.reshape(len(MomentArrays.FIELDS), -1)), i)
                 lane.rows = rows if rows_of_lanes is None else int(rows_of_lanes[i])
                 lane.exact, lane.map = exact[i], None
                 lane.first = None
                 if first is not None and lane.count:
                     lane.first = _Lane()
-                    lane.first.set(LaneArrays(first.reshape(len(LaneArrays.FIELDS), -1)), i)
+                    lane.first.set(MomentArrays(first.reshape(len(MomentArrays.FIELDS), -1)), i)
                 lane.before = lane.since = 0
                 if gaps is not None:
                     lane.before, lane.since = gaps.reshape(2, -1)[:, i].tolist()

@@ -10,10 +10,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
-from streambn.kernels.decode import Source, group
-from streambn.kernels.interface import Columns, Floats, LaneTransform, Mapped
-from streambn.kernels.nesting import Column, opened
+from streambn.kernels.flatten import FlatColumn, flatten_columns
+from streambn.kernels.interface import Columns, FeatureTransform, Floats, Transformed
 from streambn.kernels.reference.blocks import BLOCK
+from streambn.kernels.reference.sources import Source, group
 
 __all__ = ["denormalize", "normalize"]
 
@@ -22,7 +22,7 @@ _FAR = 2.0**969
 
 
 @np.errstate(all="ignore")
-def normalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapped:
+def normalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> Transformed:
     """Return y = clip((x − location)/spread)·γ + β for all columns of one batch.
 
     Computed in float64 and rounded once to the output type. Nulls stay null, with 0
@@ -31,7 +31,7 @@ def normalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapp
     Parameters
     ----------
     columns : Columns
-    lanes : LaneTransform
+    lanes : FeatureTransform
         Shape (L,).
     schema : pyarrow.Schema
         Of the output: for each column a float, or a fixed-size list of floats where the
@@ -39,30 +39,30 @@ def normalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapp
 
     Returns
     -------
-    Mapped
+    Transformed
         The output, and what was met on the way.
     """
     return _map_columns(columns, lanes, schema, _normalize_chunk)
 
 
 @np.errstate(all="ignore")
-def denormalize(columns: Columns, lanes: LaneTransform, schema: pa.Schema) -> Mapped:
+def denormalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> Transformed:
     """Return x = ((y − β)/γ)·spread + location: the inverse of `normalize` without clip."""
     return _map_columns(columns, lanes, schema, _denormalize_chunk)
 
 
-_ChunkMap = Callable[[Source, Floats, LaneTransform], Floats]
+_ChunkMap = Callable[[Source, Floats, FeatureTransform], Floats]
 
 
 def _map_columns(
-    columns: Columns, lanes: LaneTransform, schema: pa.Schema, chunk_map: _ChunkMap
-) -> Mapped:
+    columns: Columns, lanes: FeatureTransform, schema: pa.Schema, chunk_map: _ChunkMap
+) -> Transformed:
     nans, infs = np.zeros((2, len(lanes.known)), np.int64)
-    plain = opened(columns)
+    plain = flatten_columns(columns)
     arrays: list[pa.Array] = [None] * len(plain)
     dtypes = [_dtype(kind) for kind in schema.types]
     for source, where in group(plain, BLOCK):
-        part = LaneTransform._make(f[where] if isinstance(f, np.ndarray) else f for f in lanes)
+        part = FeatureTransform._make(f[where] if isinstance(f, np.ndarray) else f for f in lanes)
         outs = [np.empty((source.rows, p.column.width), dtypes[p.index]) for p in source.parts]
         step = max(1, BLOCK // source.width)
         for start in range(0, source.rows, step):
@@ -83,7 +83,7 @@ def _map_columns(
         for p, out in zip(source.parts, outs, strict=True):
             flat = _to_arrow(p.column, out, part.known[p.lanes])
             arrays[p.index] = _as_list(p.column, flat, schema.types[p.index])
-    return Mapped(pa.RecordBatch.from_arrays(arrays, schema=schema), nans, infs)
+    return Transformed(pa.RecordBatch.from_arrays(arrays, schema=schema), nans, infs)
 
 
 def _dtype(kind: pa.DataType) -> np.dtype[Any]:
@@ -96,7 +96,7 @@ def _dtype(kind: pa.DataType) -> np.dtype[Any]:
     return dtype
 
 
-def _as_list(column: Column, flat: pa.Array, kind: pa.DataType) -> pa.Array:
+def _as_list(column: FlatColumn, flat: pa.Array, kind: pa.DataType) -> pa.Array:
     """Make lists or tensors of flat values, if they are to be."""
     if isinstance(kind, pa.FixedShapeTensorType):
         return pa.ExtensionArray.from_storage(kind, _as_list(column, flat, kind.storage_type))
@@ -106,9 +106,9 @@ def _as_list(column: Column, flat: pa.Array, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=mask)
 
 
-def _normalize_chunk(source: Source, x: Floats, lanes: LaneTransform) -> Floats:
+def _normalize_chunk(source: Source, x: Floats, lanes: FeatureTransform) -> Floats:
     hi, lo = source.locate(lanes.location_hi, lanes.location_lo)
-    spread = source.out_of_units(lanes.spread)
+    spread = source.out_of_units(lanes.scale)
     if (np.maximum(np.abs(hi), spread) > _FAR).any():
         x, hi, lo, spread = x / 4, hi / 4, lo / 4, spread / 4
     y = x - hi[:, np.newaxis]
@@ -123,11 +123,11 @@ def _normalize_chunk(source: Source, x: Floats, lanes: LaneTransform) -> Floats:
     return y
 
 
-def _denormalize_chunk(source: Source, y: Floats, lanes: LaneTransform) -> Floats:
+def _denormalize_chunk(source: Source, y: Floats, lanes: FeatureTransform) -> Floats:
     y = source.plain(y)
     if lanes.gamma is not None and lanes.beta is not None:
         y = (y - lanes.beta[:, np.newaxis]) / lanes.gamma[:, np.newaxis]
-    hi, lo, spread = lanes.location_hi, lanes.location_lo, lanes.spread
+    hi, lo, spread = lanes.location_hi, lanes.location_lo, lanes.scale
     far = (np.maximum(np.abs(hi), spread) > _FAR).any()
     if far:
         hi, lo, spread = hi / 4, lo / 4, spread / 4
@@ -137,7 +137,7 @@ def _denormalize_chunk(source: Source, y: Floats, lanes: LaneTransform) -> Float
     return x * 4 if far else x
 
 
-def _to_arrow(column: Column, out: NDArray[np.floating], known: NDArray[np.bool_]) -> pa.Array:
+def _to_arrow(column: FlatColumn, out: NDArray[np.floating], known: NDArray[np.bool_]) -> pa.Array:
     """Wrap the output without a copy, under the input's validity and that of the lanes."""
     n = out.size
     valid = unpack_validity(column.values, 0, n)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.bitmaps import unpack_validity
+from streambn.kernels.flatten import FlatColumn
 from streambn.kernels.interface import Floats
-from streambn.kernels.nesting import Column
 
 __all__ = ["Source", "group"]
 
@@ -52,13 +52,13 @@ class _Part(NamedTuple):
     """One column of a source."""
 
     index: int  # type: ignore[assignment]  # among all columns; hides tuple.index
-    column: Column
+    column: FlatColumn
     layout: _Layout
     data: NDArray[Any]  # (rows, width), or (rows, width, words) for more than one
     lanes: slice  # of the source
 
 
-def _part(index: int, column: Column, first: int) -> _Part:
+def _part(index: int, column: FlatColumn, first: int) -> _Part:
     layout = _layout(column.values.type)
     buffer = column.values.buffers()[1]
     per_value = max(layout.words, 1)
@@ -69,12 +69,12 @@ def _part(index: int, column: Column, first: int) -> _Part:
     return _Part(index, column, layout, flat.reshape(shape), slice(first, first + column.width))
 
 
-def group(columns: Sequence[Column], values: int) -> list[tuple[Source, NDArray[np.intp]]]:
+def group(columns: Sequence[FlatColumn], values: int) -> list[tuple[Source, NDArray[np.intp]]]:
     """Gather columns that can be read together, each lane once.
 
     Parameters
     ----------
-    columns : sequence of Column
+    columns : sequence of FlatColumn
     values : int
         The most values that a source of several columns may have. Columns too long for
         that stand alone, where they can be read without a copy.
@@ -103,7 +103,7 @@ def group(columns: Sequence[Column], values: int) -> list[tuple[Source, NDArray[
     ]
 
 
-def _has_nulls(column: Column) -> bool:
+def _has_nulls(column: FlatColumn) -> bool:
     return column.outer is not None or column.values.null_count > 0
 
 
@@ -129,7 +129,7 @@ class Source:
         The columns: (index, column, layout, data, lanes).
     """
 
-    def __init__(self, columns: Mapping[int, Column]) -> None:
+    def __init__(self, columns: Mapping[int, FlatColumn]) -> None:
         self.parts: list[_Part] = []
         self.width = 0
         for index, column in columns.items():

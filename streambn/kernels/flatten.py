@@ -12,12 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
-from streambn.kernels.interface import ABSENT, Columns, Layout, Place
+from streambn.kernels.interface import ABSENT, BoundColumn, Columns, Layout
 
-__all__ = ["Column", "decoded", "opened", "single_lanes", "unpacked"]
+__all__ = ["FlatColumn", "decode_array", "decode_columns", "flatten_columns", "iterate_features"]
 
 
-class Column(NamedTuple):
+class FlatColumn(NamedTuple):
     """One bound column of one record batch, taken out of its nesting.
 
     Attributes
@@ -41,12 +41,12 @@ class Column(NamedTuple):
         return len(self.values) // self.width
 
 
-def opened(columns: Columns) -> list[Column]:
+def flatten_columns(columns: Columns) -> list[FlatColumn]:
     """Take every bound column out of its nesting."""
-    return [_opened(columns.batch, place) for place in columns.layout.places]
+    return [_flatten(columns.batch, place) for place in columns.layout.places]
 
 
-def single_lanes(
+def iterate_features(
     columns: Columns, lanes: Iterable[int]
 ) -> Iterator[tuple[int, pa.Array, NDArray[np.bool_]]]:
     """Take some lanes out of their columns.
@@ -63,7 +63,7 @@ def single_lanes(
     ends = list(itertools.accumulate(place.width for place in places))
     by_place = itertools.groupby(sorted(map(int, lanes)), lambda lane: bisect_right(ends, lane))
     for i, here in by_place:
-        column, before = _opened(columns.batch, places[i]), ends[i] - places[i].width
+        column, before = _flatten(columns.batch, places[i]), ends[i] - places[i].width
         for lane in here:
             values = column.values
             if column.width > 1:
@@ -86,10 +86,12 @@ def _floats(values: pa.Array) -> NDArray[np.floating]:
     return np.frombuffer(buffer, dtype, len(values), values.offset * dtype.itemsize)
 
 
-def decoded(columns: Columns) -> Columns:
+def decode_columns(columns: Columns) -> Columns:
     """Return the same columns in a batch that holds nothing else and no encoding."""
     arrays, places = [], []
-    for i, (place, column) in enumerate(zip(columns.layout.places, opened(columns), strict=True)):
+    for i, (place, column) in enumerate(
+        zip(columns.layout.places, flatten_columns(columns), strict=True)
+    ):
         missing = None if column.outer is None else arrow_array(~column.outer)
         array, path = column.values, [i]
         if place.size is not None:
@@ -98,17 +100,17 @@ def decoded(columns: Columns) -> Columns:
             # Two validity bitmaps, one above the other, are a struct's and its field's.
             array, path = pa.StructArray.from_arrays([array], ["0"], mask=missing), [i, 0]
         arrays.append(array)
-        places.append(Place(tuple(path), place.size))
+        places.append(BoundColumn(tuple(path), place.size))
     batch = pa.RecordBatch.from_arrays(arrays, names=[str(i) for i in range(len(arrays))])
     return Columns(batch, Layout(places, batch.schema), columns.weights, columns.times)
 
 
-def _opened(batch: pa.RecordBatch | NDArray[Any], place: Place) -> Column:
+def _flatten(batch: pa.RecordBatch | NDArray[Any], place: BoundColumn) -> FlatColumn:
     if place.path[0] == ABSENT:
-        return Column(pa.nulls(len(batch) * place.width, pa.float64()), place.width, None)
+        return FlatColumn(pa.nulls(len(batch) * place.width, pa.float64()), place.width, None)
     if isinstance(batch, np.ndarray):
         run = batch[:, place.path[0] : place.path[0] + place.width]
-        return Column(arrow_array(np.ascontiguousarray(run).reshape(-1)), place.width, None)
+        return FlatColumn(arrow_array(np.ascontiguousarray(run).reshape(-1)), place.width, None)
     array, outer = batch.column(place.path[0]), None
     for index in place.path[1:]:
         if pa.types.is_null(array.type):
@@ -123,10 +125,10 @@ def _opened(batch: pa.RecordBatch | NDArray[Any], place: Place) -> Column:
     elif pa.types.is_fixed_size_list(array.type):
         outer = _both(outer, unpack_validity(array, 0, len(array)))
         array = array.values.slice(array.offset * width, len(array) * width)
-    return Column(unpacked(array), width, outer)
+    return FlatColumn(decode_array(array), width, outer)
 
 
-def unpacked(array: pa.Array) -> pa.Array:
+def decode_array(array: pa.Array) -> pa.Array:
     """Return an array without dictionary or run ends."""
     if pa.types.is_dictionary(array.type):
         return array.dictionary_decode()
