@@ -162,7 +162,7 @@ def test_any_change_beyond_rounding_is_found(drawn, data, dtype):
         z = np.abs(maps._z(np.array([[x]])))
         to_x, to_y = maps._tolerances(np.array([[x]]), np.array([[was]]), z, blur)
         gamma = abs(maps.gamma) or 1.0
-        step = 4 * max(float(to_y[0, 0]), float((to_x / maps.spread * gamma)[0, 0]))
+        step = 4 * max(float(to_y[0, 0]), float((to_x / maps.scale * gamma)[0, 0]))
         changed = float(np.float64(was + step).astype(dtype.to_pandas_dtype()))
     largest = float(np.finfo(dtype.to_pandas_dtype()).max)
     # A large integer may be off by more than float16 can tell.
