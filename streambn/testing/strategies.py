@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -35,12 +36,22 @@ def exact_moments(
     values: Sequence[Any], weights: Sequence[Fraction] | None = None
 ) -> tuple[Fraction, Fraction]:
     """Return the exact weighted mean and Σw(x − mean)² of finite values, as rationals."""
-    exact = [Fraction(value) for value in values]
-    w = [Fraction(1)] * len(exact) if weights is None else list(weights)
-    total = sum(w, Fraction(0))
-    mean = sum((wi * x for wi, x in zip(w, exact, strict=True)), Fraction(0)) / total
-    square = sum((wi * (x - mean) ** 2 for wi, x in zip(w, exact, strict=True)), Fraction(0))
-    return mean, square
+    # Integers over one denominator: sums of fractions would reduce every term.
+    xs, unit = _over_one_denominator(values)
+    ws, share = ([1] * len(xs), 1) if weights is None else _over_one_denominator(weights)
+    total = sum(ws)
+    first = sum(w * x for w, x in zip(ws, xs, strict=True))
+    second = sum(w * x * x for w, x in zip(ws, xs, strict=True))
+    return (
+        Fraction(first, total * unit),
+        Fraction(second * total - first * first, total * unit**2 * share),
+    )
+
+
+def _over_one_denominator(values: Sequence[Any]) -> tuple[list[int], int]:
+    fractions = [Fraction(value) for value in values]
+    unit = math.lcm(*{f.denominator for f in fractions})
+    return [f.numerator * (unit // f.denominator) for f in fractions], unit
 
 
 @st.composite
