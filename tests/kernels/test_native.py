@@ -914,7 +914,6 @@ def test_an_extension_type_is_read_as_what_it_is_stored_as():
 
 # ---------------------------------------------------------------- against the reference
 
-ARRAYS = 10_000
 SHORT = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65]
 MIDDLING = [127, 129, 511, 512, 513, 1023, 1024, 1025, 1535, 1537, 2000]
 LONG = [32767, 32768, 32769, 65541, 131071, 131072, 131073]
@@ -1123,9 +1122,9 @@ def assert_near_exact(drawn, got, decay, ignore_na):
             assert abs(Fraction(ours) - products * faded**2) <= slack
 
 
-def test_the_moments_of_ten_thousand_arrays_are_those_of_the_reference_or_of_fractions():
-    exactly = 0
-    for i, rng, drawn, decay in drawn_arrays(1, ARRAYS):
+def test_moments_of_random_arrays_agree_with_the_reference_or_with_fractions(long):
+    exactly, arrays = 0, 10_000 if long else 1_500
+    for i, rng, drawn, decay in drawn_arrays(1, arrays):
         ignore_na = bool(rng.integers(2)) and decay != 1
         got = native.block_moments(drawn.columns, decay, ignore_na)
         few = drawn.rows <= 65
@@ -1141,7 +1140,7 @@ def test_the_moments_of_ten_thousand_arrays_are_those_of_the_reference_or_of_fra
                 f"array {i}: {drawn.kind} x {drawn.size}, {drawn.rows} rows, decay {decay}"
             )
             raise
-    assert exactly > 2000
+    assert exactly > arrays / 5
 
 
 def drawn_lanes(rng, drawn, m):
@@ -1175,8 +1174,8 @@ def assert_close_outputs(a, b, slack):
     assert (same | (apart <= unit + slack)).all()
 
 
-def test_the_transforms_of_two_thousand_arrays_are_those_of_the_reference():
-    for i, rng, drawn, _ in drawn_arrays(2, 2000):
+def test_transforms_of_random_arrays_agree_with_the_reference(long):
+    for i, rng, drawn, _ in drawn_arrays(2, 2000 if long else 500):
         moments = native.block_moments(drawn.columns)
         lanes = drawn_lanes(rng, drawn, moments)
         dtype = FLOATS[rng.integers(3)]
