@@ -1,4 +1,4 @@
-"""RiverNormalizer by itself: what it learns, from what, and how it is copied."""
+"""RiverNormalizer alone: learning, number types, parameters, resetting and saving."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 
 import streambn as sbn
 from streambn.adapters.river import RiverNormalizer
-from streambn.errors import NotFittedError, SchemaError
+from streambn.errors import InvalidValueError, NotFittedError, SchemaError
 
 NAN, INF = math.nan, math.inf
 DAY = datetime.datetime(2024, 1, 1)
@@ -35,17 +35,17 @@ def learned(*rows, policy=None, **options):
     return model
 
 
-def of(model, feature):
+def stats_of(model, feature):
     [row] = [row for row in model.stats().to_pylist() if row["column"] == feature]
     return row
 
 
-def books(model, feature):
-    return tuple(of(model, feature)[name] for name in ("count", "nulls", "nans", "infs"))
+def counts(model, feature):
+    return tuple(stats_of(model, feature)[name] for name in ("count", "nulls", "nans", "infs"))
 
 
 def frames(columns):
-    """The same columns as every kind of frame that there is."""
+    """Return the columns as each kind of frame."""
     return [
         pd.DataFrame(columns),
         pl.DataFrame(columns),
@@ -55,7 +55,7 @@ def frames(columns):
 
 
 def column(frame, name):
-    """One column of any kind of frame, as Python values."""
+    """Return a column of any kind of frame as Python values."""
     values = frame[name]
     return values.to_pylist() if hasattr(values, "to_pylist") else values.to_list()
 
@@ -63,38 +63,38 @@ def column(frame, name):
 # ----------------------------------------------------------------------------- learning
 
 
-def test_the_statistics_are_those_of_a_normalizer():
+def test_statistics_equal_those_of_normalizer():
     model = learned({"a": 1.0, "b": 10}, {"a": 2.0}, {"a": 6.0, "b": 20})
     table = pa.table({"a": [1.0, 2.0, 6.0], "b": pa.array([10, None, 20], pa.int64())})
     assert model.stats().equals(sbn.Normalizer().update(table).stats())
 
 
-def test_learning_returns_nothing_as_river_has_it():
+def test_learning_returns_none():
     model = RiverNormalizer()
     assert model.learn_one({"a": 1.0}) is None
     assert model.learn_many(pd.DataFrame({"a": [1.0]})) is None
 
 
-def test_features_stand_in_the_order_in_which_they_first_appeared():
+def test_features_are_in_order_of_appearance():
     model = learned({"b": 1.0}, {"c": 1.0, "a": 1.0})
     model.learn_many(pa.table({"e": [1.0], "b": [1.0], "d": [1.0]}))
     assert model.stats()["column"].to_pylist() == ["b", "c", "a", "e", "d"]
 
 
-def test_a_feature_that_a_row_lacks_is_a_null_of_it_even_before_it_appeared():
+def test_absent_feature_is_null_even_before_it_appeared():
     model = learned({"a": 1.0}, {}, {"a": None, "b": 1.0}, {"b": NAN}, {"c": 2.0})
-    assert books(model, "a") == (1, 4, 0, 0)
-    assert books(model, "b") == (1, 3, 1, 0)
-    assert books(model, "c") == (1, 4, 0, 0)
+    assert counts(model, "a") == (1, 4, 0, 0)
+    assert counts(model, "b") == (1, 3, 1, 0)
+    assert counts(model, "c") == (1, 4, 0, 0)
     model.learn_many(pd.DataFrame({"d": [1.0, 2.0]}))
-    assert books(model, "d") == (2, 5, 0, 0)
-    assert books(model, "a") == (1, 6, 0, 0)
+    assert counts(model, "d") == (2, 5, 0, 0)
+    assert counts(model, "a") == (1, 6, 0, 0)
 
 
-def test_rows_without_features_are_rows_and_a_frame_without_rows_is_nothing():
+def test_rows_without_features_count_and_frames_without_rows_do_not():
     model = learned({"a": 1.0})
     model.learn_many(pd.DataFrame(index=range(3)))
-    assert books(model, "a") == (1, 3, 0, 0)
+    assert counts(model, "a") == (1, 3, 0, 0)
     state = pickle.dumps(model)
     for empty in frames({"a": np.array([], float), "new": np.array([], float)}):
         model.learn_many(empty)
@@ -102,9 +102,9 @@ def test_rows_without_features_are_rows_and_a_frame_without_rows_is_nothing():
 
 
 @pytest.mark.parametrize("missing", [None, pd.NA], ids=str)
-def test_missing_in_a_row(missing):
+def test_missing_value_in_a_row(missing):
     model = learned({"a": 1.0}, {"a": missing}, {"a": 3.0})
-    assert books(model, "a") == (2, 1, 0, 0)
+    assert counts(model, "a") == (2, 1, 0, 0)
     assert model.transform_one({"a": missing})["a"] is missing
 
 
@@ -120,39 +120,36 @@ def test_missing_in_a_row(missing):
     ],
     ids=["float64", "float32", "Float64", "Int64", "object", "Arrow"],
 )
-def test_missing_in_a_pandas_column_by_its_type(values, expected):
+def test_missing_values_in_pandas_depend_on_the_dtype(values, expected):
     model = RiverNormalizer()
     model.learn_many(pd.DataFrame({"a": values}))
-    assert books(model, "a") == expected
-    assert (of(model, "a")["mean"], of(model, "a")["var"]) == (2.0, 1.0)
+    assert counts(model, "a") == expected
+    assert (stats_of(model, "a")["mean"], stats_of(model, "a")["var"]) == (2.0, 1.0)
 
 
-def test_missing_in_arrow_and_polars():
-    for frame in (
-        pa.table({"a": [1.0, None, NAN, 3.0]}),
-        pl.DataFrame({"a": [1.0, None, NAN, 3.0]}),
-    ):
-        model = RiverNormalizer()
-        model.learn_many(frame)
-        assert books(model, "a") == (2, 1, 1, 0)
+@pytest.mark.parametrize("make", [pa.table, pl.DataFrame])
+def test_null_and_nan_are_counted_apart(make):
+    model = RiverNormalizer()
+    model.learn_many(make({"a": [1.0, None, NAN, 3.0]}))
+    assert counts(model, "a") == (2, 1, 1, 0)
 
 
-def test_columns_that_are_no_numbers_are_never_learned():
+def test_columns_without_numbers_are_not_learned():
     model = learned({"a": 1.0, "s": "x", "flag": True, "t": DAY, "l": [1.0]})
     for frame in frames({"a": [2.0], "s": ["x"], "flag": [True], "t": [DAY], "l": [[1.0]]}):
         model.learn_many(frame)
     assert model.stats()["column"].to_pylist() == ["a"]
-    assert books(model, "a") == (5, 0, 0, 0)
+    assert counts(model, "a") == (5, 0, 0, 0)
 
 
-def test_a_frame_in_chunks_and_a_slice_of_one():
+def test_slice_of_a_chunked_table():
     table = pa.table({"a": pa.chunked_array([[1.0, 2.0], [], [3.0, 100.0]])})
     model = RiverNormalizer()
     model.learn_many(table.slice(0, 3))
-    assert (of(model, "a")["mean"], of(model, "a")["count"]) == (2.0, 3)
+    assert (stats_of(model, "a")["mean"], stats_of(model, "a")["count"]) == (2.0, 3)
 
 
-def test_each_column_by_itself_whatever_the_others_types():
+def test_columns_of_different_types_do_not_affect_each_other():
     columns = {"small": np.array([1, 2], np.int8), "price": [70_000.0, 70_001.0]}
     for frame in frames(columns):
         model = RiverNormalizer()
@@ -178,14 +175,14 @@ def test_each_column_by_itself_whatever_the_others_types():
     ],
     ids=["int", "uint64", "big int", "Decimal", "Fraction", "np.int64", "np.uint64"],
 )
-def test_no_digit_is_lost_before_the_mean_is_subtracted(values):
+def test_large_numbers_in_rows_keep_their_digits(values):
     model = learned(*({"a": v} for v in values))
     step = (
         float(Fraction(values[1]) - Fraction(values[0]))
         if not isinstance(values[0], np.generic)
         else float(int(values[1]) - int(values[0]))
     )
-    assert of(model, "a")["var"] == pytest.approx(step**2 * 2 / 3, rel=1e-12, abs=0)
+    assert stats_of(model, "a")["var"] == pytest.approx(step**2 * 2 / 3, rel=1e-12, abs=0)
     out = [model.transform_one({"a": v})["a"] for v in values]
     assert out == pytest.approx([-math.sqrt(1.5), 0.0, math.sqrt(1.5)], rel=1e-12, abs=1e-12)
 
@@ -198,13 +195,12 @@ def test_no_digit_is_lost_before_the_mean_is_subtracted(values):
     ],
     ids=["int64", "decimal"],
 )
-def test_no_digit_is_lost_in_a_frame(values):
+def test_large_numbers_in_frames_keep_their_digits(values):
     for frame in frames({"a": values}):
         model = RiverNormalizer()
         model.learn_many(frame)
         out = column(model.transform_many(frame), "a")
         assert out == pytest.approx([-math.sqrt(1.5), 0.0, math.sqrt(1.5)], rel=1e-12, abs=1e-12)
-        # A frame and a row are the same data.
         rows = [model.transform_one({"a": v})["a"] for v in values]
         assert rows == pytest.approx(out, rel=1e-12, abs=1e-12)
 
@@ -223,19 +219,19 @@ def test_no_digit_is_lost_in_a_frame(values):
     ],
     ids=lambda v: type(v).__name__,
 )
-def test_a_row_comes_out_as_python_floats(two):
+def test_transform_one_returns_python_floats(two):
     model = learned({"a": 1}, {"a": two * 2 - 1})
     for row in ({"a": two}, {"a": two, "unseen": two}):
         out = model.transform_one(row)
         assert [type(v) for v in out.values()] == [float] * len(row)
         assert out["a"] == 0.0
-    assert of(model, "a")["var"] == 1.0
+    assert stats_of(model, "a")["var"] == 1.0
 
 
 # --------------------------------------------------------------- names, copies, threads
 
 
-def test_parameters_are_kept_as_they_were_given():
+def test_parameters_are_stored_unchanged():
     affine = {"a": (2.0, 1.0)}
     policy = sbn.EMA(alpha=0.3)
     model = RiverNormalizer(policy, eps=1, ddof=1, affine=affine, clip=3, unseen="raise")
@@ -259,7 +255,7 @@ def test_parameters_are_kept_as_they_were_given():
     }
 
 
-def test_names_may_be_anything_hashable():
+def test_feature_names_may_be_any_hashable():
     rows = [
         {0: 1.0, "0": 10.0, ("t", 1): 5.0, None: 1.0},
         {0: 3.0, "0": 30.0, ("t", 1): 7.0, None: 2.0},
@@ -272,7 +268,7 @@ def test_names_may_be_anything_hashable():
         model.transform_one({("t", 1): "x"})
 
 
-def test_pandas_columns_may_be_numbers():
+def test_names_of_pandas_columns_may_be_integers():
     model = RiverNormalizer()
     model.learn_many(pd.DataFrame({0: [1.0, 3.0], 1: [5.0, 5.0]}))
     model.learn_one({0: 2.0})
@@ -282,7 +278,7 @@ def test_pandas_columns_may_be_numbers():
     assert out[0].tolist() == [0.0]
 
 
-def test_a_clone_has_learned_nothing_and_is_not_frozen():
+def test_clone_is_unlearned_and_not_frozen():
     model = learned({"a": 1.0}, {"a": 3.0}, policy=sbn.EMA(alpha=0.3), eps=1.0, unseen="raise")
     model.freeze()
     clone = model.clone()
@@ -295,11 +291,24 @@ def test_a_clone_has_learned_nothing_and_is_not_frozen():
     with pytest.raises(NotFittedError):
         clone.transform_one({"a": 1.0})
     clone.learn_one({"a": 100.0})
-    assert of(model, "a")["count"] == 2
+    assert stats_of(model, "a")["count"] == 2
 
 
-def test_equal_statistics_make_equal_pickles():
-    # Names that are equal but not the same objects, as two processes have them.
+def test_reset_forgets_statistics_and_keeps_parameters():
+    model = learned({"a": 1.0}, {"a": 3.0}, policy=sbn.EMA(alpha=0.3), eps=1.0, unseen="raise")
+    unlearned = pickle.dumps(model.clone())
+    model.freeze()
+    model.reset()
+    assert not model.frozen
+    assert pickle.dumps(model) == unlearned
+    with pytest.raises(NotFittedError):
+        model.transform_one({"a": 1.0})
+    model.learn_one({"a": 100.0})
+    assert stats_of(model, "a")["count"] == 1
+
+
+def test_equal_statistics_have_equal_pickles():
+    # The names are equal but different objects, as in two processes.
     lines = [{"alpha": 1.0, "beta": 2}, {"alpha": 5.0, "beta": None}, {"gamma": 3.5}]
     one, other = (learned(*(json.loads(json.dumps(line)) for line in lines)) for _ in range(2))
     assert pickle.dumps(one) == pickle.dumps(other)
@@ -307,12 +316,12 @@ def test_equal_statistics_make_equal_pickles():
     assert pickle.dumps(one) != pickle.dumps(other)
 
 
-def test_one_thread_learns_while_others_transform():
+def test_transforming_threads_see_whole_states():
     rows, errors, done = 3000, [], threading.Event()
     model = learned({"a": 0.0, "b": 1.0}, {"a": 1.0, "b": 3.0})
     frame = pa.table({"a": [0.5], "b": [2.0]})
 
-    def learns():
+    def learn():
         try:
             for i in range(rows):
                 model.learn_one({"a": float(i % 2), "b": 1.0 + 2 * (i % 2), f"x{i % 50}": i})
@@ -321,30 +330,30 @@ def test_one_thread_learns_while_others_transform():
         finally:
             done.set()
 
-    def transforms():
+    def transform():
         try:
             while not done.is_set():
                 out = model.transform_one({"a": 0.5, "b": 2.0, "x7": 1.0})
                 many = model.transform_many(frame)
-                # Between two rows of a pair the mean is at most 1/6 off: never half a state.
+                # Between the two rows of a pair the mean is off by at most 1/6.
                 assert all(abs(v) < 0.5 for v in (out["a"], out["b"], *column(many, "b")))
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=f) for f in (learns, transforms, transforms)]
+    threads = [threading.Thread(target=f) for f in (learn, transform, transform)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
     assert errors == []
-    assert of(model, "a")["count"] == rows + 2
-    assert of(model, "a")["mean"] == 0.5
+    assert stats_of(model, "a")["count"] == rows + 2
+    assert stats_of(model, "a")["mean"] == 0.5
 
 
-def test_two_threads_that_learn_do_not_break_it():
+def test_two_learning_threads_never_leave_half_a_row():
     model, errors = RiverNormalizer(), []
 
-    def learns(offset):
+    def learn(offset):
         try:
             for i in range(1000):
                 model.learn_one({"a": float(offset + i), f"b{i % 20}": 1.0})
@@ -353,19 +362,62 @@ def test_two_threads_that_learn_do_not_break_it():
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=learns, args=(offset,)) for offset in (0, 1000)]
+    threads = [threading.Thread(target=learn, args=(offset,)) for offset in (0, 1000)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
     assert errors == []
-    # One writer is what is promised: with two a row may be lost, but none is learned by half.
-    row = of(model, "a")
+    # One writer is supported. Two may lose rows, but never learn half of one.
+    row = stats_of(model, "a")
     assert 1000 <= row["count"] <= 2040
     assert 0.0 <= row["min"] < row["mean"] < row["max"] <= 1999.0
 
 
-def test_without_river_the_import_says_what_to_install():
+# ------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_save_and_load_keep_statistics_parameters_and_frozenness(tmp_path, frozen):
+    path = tmp_path / "scaler.json"
+    policy, affine = sbn.EMA(halflife=5), {"a": (2.0, 1.0)}
+    model = learned({"a": 1.0}, {"a": 4.0, "b": 5}, policy=policy, eps=0.5, clip=3.0, affine=affine)
+    if frozen:
+        model.freeze()
+    model.save(path)
+    loaded = RiverNormalizer.load(path, unseen="passthrough")
+    assert loaded.frozen is frozen
+    assert loaded.unseen == "passthrough"
+    assert (loaded.policy, loaded.eps, loaded.clip, loaded.affine) == (policy, 0.5, 3.0, affine)
+    assert loaded.stats().equals(model.stats())
+    assert loaded.transform_one({"a": 2.0}) == model.transform_one({"a": 2.0})
+    assert isinstance(sbn.load(path), sbn.FrozenNormalizer if frozen else sbn.Normalizer)
+    for one in (model, loaded):
+        one.unfreeze()
+        one.learn_one({"a": 9.0})
+    assert loaded.stats().equals(model.stats())
+
+
+def test_unlearned_normalizer_can_be_saved_unless_frozen(tmp_path):
+    path = tmp_path / "scaler.json"
+    model = RiverNormalizer(eps=2.0)
+    model.save(path)
+    loaded = RiverNormalizer.load(path)
+    assert loaded.eps == 2.0
+    assert loaded.transform_one({"a": 7.0}) == {"a": 0.0}
+    model.freeze()
+    with pytest.raises(NotFittedError):
+        model.save(path)
+
+
+def test_save_refuses_names_that_are_not_strings(tmp_path):
+    model = learned({"a": 1.0, 7: 2.0})
+    with pytest.raises(InvalidValueError, match=r"feature 7 cannot be saved: .* names are strings"):
+        model.save(tmp_path / "scaler.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_import_without_river_names_the_extra():
     code = "import sys; sys.modules['river'] = None; import streambn.adapters.river"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 1

@@ -1,4 +1,4 @@
-"""River's own checks of RiverNormalizer: alone, in a pipeline and in a union, each one a test."""
+"""River's own checks of RiverNormalizer: alone, in pipelines and in a union."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ POLICIES = {
     "BatchEMA": sbn.BatchEMA(momentum=0.1),
     "Exact": sbn.Exact(),
 }
-MANY_IS_ONE_BY_ONE = "check_learn_many_matches_learn_one"
+MANY_MATCHES_ONE = "check_learn_many_matches_learn_one"
 
 
 class Doubled(base.MiniBatchTransformer):
-    """What stands beside the normalizer in a union: other features, in rows and in frames."""
+    """The second transformer of a union, which outputs features of other names."""
 
     def transform_one(self, x):
         return {f"{name}_doubled": 2 * value for name, value in x.items()}
@@ -41,14 +41,11 @@ SHAPES = {
 }
 
 
-def skips(shape, scaler):
-    """Checks to leave out: the scaler's, which a union does not ask for, and a pipeline's last."""
-    return scaler._unit_test_skips() | SHAPES[shape](scaler)._unit_test_skips()
-
-
 def checks_of(shape, scaler):
     model = SHAPES[shape](scaler)
-    return [c for c in checks.yield_checks(model) if c.__name__ not in skips(shape, scaler)]
+    # A union does not ask its parts which checks to skip.
+    skipped = scaler._unit_test_skips() | model._unit_test_skips()
+    return [check for check in checks.yield_checks(model) if check.__name__ not in skipped]
 
 
 def cases():
@@ -57,26 +54,26 @@ def cases():
             scaler = RiverNormalizer(policy)
             seen = Counter()
             for check in checks_of(shape, scaler):
-                seen[check.__name__] += 1  # some come once for every dataset
+                seen[check.__name__] += 1  # some checks run once for each dataset
                 label = f"{shape}-{name}-{check.__name__.removeprefix('check_')}"
                 yield pytest.param(shape, policy, check, id=f"{label}-{seen[check.__name__]}")
 
 
 @pytest.mark.parametrize(("shape", "policy", "check"), list(cases()))
-def test_river_finds_nothing_wrong(shape, policy, check):
-    random.seed(42)  # the checks shuffle and drop features
+def test_river_check_passes(shape, policy, check):
+    random.seed(42)  # the checks shuffle and drop features at random
     check(SHAPES[shape](RiverNormalizer(policy)).clone())
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_what_is_left_out_is_what_blocks_make_different(name):
-    # A block of many rows is not as many blocks of one.
-    expected = {MANY_IS_ONE_BY_ONE} if name == "BatchEMA" else set()
+def test_only_batch_ema_skips_a_check(name):
+    # One block of many rows differs from many blocks of one row.
+    expected = {MANY_MATCHES_ONE} if name == "BatchEMA" else set()
     assert RiverNormalizer(POLICIES[name])._unit_test_skips() == expected
 
 
-def test_every_check_is_there():
-    """So that a check which River, or a base class that is lost, takes away is missed."""
+def test_no_check_is_lost():
+    """A check may be lost with a version of River, or with a base class."""
     of_transformers = {
         "check_bounded_memory_growth",
         "check_clone_is_independent",
@@ -92,12 +89,12 @@ def test_every_check_is_there():
         "check_shuffle_features_no_impact",
         "check_transform_one",
         "check_transform_many_matches_transform_one",
-        MANY_IS_ONE_BY_ONE,
+        MANY_MATCHES_ONE,
     }
     for shape in ("alone", "union"):
         names = [c.__name__ for c in checks_of(shape, RiverNormalizer())]
         assert of_transformers <= set(names)
-        # All that River asks of a scaler of its own.
+        # River runs the same checks on its own scaler.
         own = SHAPES[shape](preprocessing.StandardScaler())
         assert names == [c.__name__ for c in checks.yield_checks(own)]
     for shape, many in (
@@ -107,72 +104,58 @@ def test_every_check_is_there():
         own = SHAPES[shape](preprocessing.StandardScaler())
         names = {c.__name__ for c in checks_of(shape, RiverNormalizer())}
         assert many in names
-        assert names == {c.__name__ for c in checks.yield_checks(own)} - {MANY_IS_ONE_BY_ONE}
+        assert names == {c.__name__ for c in checks.yield_checks(own)} - {MANY_MATCHES_ONE}
 
 
-# ------------------------------------------------- what is wrong is found by its check
+# -------------------------------------------------- each check finds a broken normalizer
 
 
-class MutatesWhatItTransforms(RiverNormalizer):
-    """Wrong."""
-
+class MutatesTransformedRow(RiverNormalizer):
     def transform_one(self, x):
         out = super().transform_one(x)
         x.update(out)
         return out
 
 
-class MutatesWhatItLearns(RiverNormalizer):
-    """Wrong."""
-
+class MutatesLearnedRow(RiverNormalizer):
     def learn_one(self, x):
         super().learn_one(x)
         x.clear()
 
 
-class LearnsNoFrames(RiverNormalizer):
-    """Wrong."""
-
+class IgnoresFrames(RiverNormalizer):
     def learn_many(self, X):
         pass
 
 
-class LearnsFramesTwice(RiverNormalizer):
-    """Wrong, and only the mean of a stream that changes tells."""
+class LearnsLastRowTwice(RiverNormalizer):
+    """Only the mean of a changing stream shows it."""
 
     def learn_many(self, X):
         super().learn_many(X)
         super().learn_many(X.tail(1))
 
 
-class TransformsFramesAnotherWay(RiverNormalizer):
-    """Wrong."""
-
+class TransformsFramesDifferently(RiverNormalizer):
     def transform_many(self, X):
         return super().transform_many(X) + 1e-3
 
 
-class KeepsTheRow(RiverNormalizer):
-    """Wrong."""
-
+class KeepsRow(RiverNormalizer):
     def learn_one(self, x):
         super().learn_one(x)
         self.last = x
 
 
-class GrowsAndGrows(RiverNormalizer):
-    """Wrong."""
-
+class GrowsWithRows(RiverNormalizer):
     def learn_one(self, x):
         super().learn_one(x)
-        # More and more of it: River allows three times the growth of the first half.
+        # The growth accelerates: River allows three times the growth of the first half.
         rows = self.__dict__.setdefault("rows", [])
         rows.append(bytes(len(rows) ** 2 // 100))
 
 
 class NeedsEveryFeature(RiverNormalizer):
-    """Wrong."""
-
     def transform_one(self, x):
         out = super().transform_one(x)
         known = self.__dict__.setdefault("known", set())
@@ -182,37 +165,35 @@ class NeedsEveryFeature(RiverNormalizer):
         return out
 
 
-class GoesByPosition(RiverNormalizer):
-    """Wrong."""
-
+class DependsOnOrder(RiverNormalizer):
     def transform_one(self, x):
         return {name: i + value for i, (name, value) in enumerate(super().transform_one(x).items())}
 
 
-WRONG = [
-    (MutatesWhatItTransforms, "check_predict_one_pure"),
-    (MutatesWhatItLearns, "check_learn_one"),
-    (LearnsNoFrames, MANY_IS_ONE_BY_ONE),
-    (LearnsFramesTwice, MANY_IS_ONE_BY_ONE),
-    (TransformsFramesAnotherWay, "check_transform_many_matches_transform_one"),
-    (KeepsTheRow, "check_no_state_aliasing_with_input"),
-    (GrowsAndGrows, "check_bounded_memory_growth"),
+BROKEN = [
+    (MutatesTransformedRow, "check_predict_one_pure"),
+    (MutatesLearnedRow, "check_learn_one"),
+    (IgnoresFrames, MANY_MATCHES_ONE),
+    (LearnsLastRowTwice, MANY_MATCHES_ONE),
+    (TransformsFramesDifferently, "check_transform_many_matches_transform_one"),
+    (KeepsRow, "check_no_state_aliasing_with_input"),
+    (GrowsWithRows, "check_bounded_memory_growth"),
     (NeedsEveryFeature, "check_disappearing_features"),
-    (GoesByPosition, "check_shuffle_features_no_impact"),
+    (DependsOnOrder, "check_shuffle_features_no_impact"),
 ]
 
 
-@pytest.mark.parametrize(("wrong", "name"), WRONG, ids=lambda v: getattr(v, "__name__", v))
+@pytest.mark.parametrize(("broken", "name"), BROKEN, ids=lambda v: getattr(v, "__name__", v))
 @pytest.mark.parametrize("shape", ["alone", "union"])
-def test_what_is_wrong_is_found_by_its_check(shape, wrong, name):
+def test_check_finds_broken_normalizer(shape, broken, name):
     random.seed(42)
-    [check] = [c for c in checks_of(shape, wrong()) if c.__name__ == name]
+    [check] = [c for c in checks_of(shape, broken()) if c.__name__ == name]
     with pytest.raises((AssertionError, KeyError)):
-        check(SHAPES[shape](wrong()).clone())
+        check(SHAPES[shape](broken()).clone())
 
 
-def test_the_union_of_the_checks_does_transform_frames():
-    # River's check lets an AttributeError pass: this one is not to be passed by that.
+def test_union_transforms_frames():
+    # River's check accepts an AttributeError, which would hide that the union cannot.
     union = SHAPES["union"](RiverNormalizer())
     union.learn_many(pd.DataFrame({"a": [1.0, 3.0]}))
     out = union.transform_many(pd.DataFrame({"a": [3.0]}))

@@ -1,4 +1,4 @@
-"""The laws of every adapter, for River's: on frames, and one row at a time."""
+"""The laws of every adapter, on frames and on single rows."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class OnFrames(AdapterLaws):
     def as_host(self, z, x, lane):
         if x is None or math.isnan(x):
             return x
-        # A feature without statistics, or without a variance, says nothing about a value.
+        # As in River, a feature without statistics or of zero variance becomes 0.
         seen = lane["mean"] is not None
         return z if seen and lane["std"] > EPSILON * abs(lane["mean"]) else 0.0
 
 
-class OneByOne(OnFrames):
+class OnRows(OnFrames):
     def learned(self, policy, batches):
         model = RiverNormalizer(policy)
         for batch in batches:
@@ -68,7 +68,7 @@ class TestRecursiveEMAOnTables(OnFrames):
         return pa.Table.from_batches([batch])
 
 
-class TestWelfordOneByOne(OneByOne):
+class TestWelfordOnRows(OnRows):
     policy = sbn.Welford()
 
 
@@ -76,13 +76,13 @@ class TestExactOnBatches(OnFrames):
     policy = sbn.Exact()
 
 
-class TestExactOneByOne(OneByOne):
+class TestExactOnRows(OnRows):
     policy = sbn.Exact()
 
 
-class TestEMAOneByOne(OneByOne):
+class TestEMAOnRows(OnRows):
     policy = sbn.EMA(span=5)
 
 
-class TestRecursiveEMAOneByOne(OneByOne):
+class TestRecursiveEMAOnRows(OnRows):
     policy = sbn.EMA(alpha=0.3, adjust=False)
