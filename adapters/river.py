@@ -382,7 +382,7 @@ def freeze(model: base.Base) -> None:
     >>> from river import compose, linear_model
     >>> from streambn.adapters.river import RiverNormalizer, freeze
     >>> scalers = compose.Grouper(RiverNormalizer(), by="shop")
-    >>> model = scalers | linear_model.LinearRegression()
+    >>> model = scalers | compose.Discard("shop") | linear_model.LinearRegression()
     >>> model.learn_one({"shop": "Oulu", "price": 9.0}, 1.0)
     >>> freeze(model)
     >>> scalers.transformers["Oulu"].frozen
@@ -403,7 +403,8 @@ def _normalizers(part: Any, visited: set[int]) -> Iterator[RiverNormalizer]:
     if id(part) in visited:
         return
     visited.add(id(part))
-    if isinstance(part, RiverNormalizer):
+    # To isinstance, a pipeline is an instance of the class of its last step.
+    if issubclass(type(part), RiverNormalizer):
         yield part
         return
     inner: Iterable[Any] = ()

@@ -1,4 +1,4 @@
-"""RiverNormalizer among others: in River's compositions, frozen, copied, and beside the core."""
+"""RiverNormalizer in River's compositions, and in exchange with streambn.Normalizer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from river import compose, datasets, evaluate, linear_model, metrics, preprocessing
+from river import compose, datasets, ensemble, evaluate, linear_model, metrics, preprocessing
 
 import streambn as sbn
-from streambn.adapters.river import RiverNormalizer
+from streambn.adapters.river import RiverNormalizer, freeze, unfreeze
 from streambn.errors import InvalidValueError
 
 POLICIES = {
@@ -25,7 +25,7 @@ POLICIES = {
     "BatchEMA": sbn.BatchEMA(momentum=0.1),
     "Exact": sbn.Exact(),
 }
-# A block is not its rows: what goes on row by row has to be compared with rows.
+# One block of a BatchEMA differs from its rows, so it is left out where rows follow a table.
 BY_ROW = {name: policy for name, policy in POLICIES.items() if name != "BatchEMA"}
 for_every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 for_policies_by_row = pytest.mark.parametrize("policy", BY_ROW.values(), ids=BY_ROW)
@@ -43,14 +43,10 @@ def learned(rows=(), policy=None, **options):
     return model
 
 
-def mean_of(model, feature="a"):
-    return {r["column"]: r["mean"] for r in model.stats().to_pylist()}[feature]
-
-
 def assert_alike(one, other, rtol=1e-12):
     one, other = (m.stats().to_pandas().set_index("column").sort_index() for m in (one, other))
-    books = ["count", "nulls", "nans", "infs", "min", "max"]
-    pd.testing.assert_frame_equal(one[books], other[books])
+    exact = ["count", "nulls", "nans", "infs", "min", "max"]
+    pd.testing.assert_frame_equal(one[exact], other[exact])
     for name in ("mean", "var", "std"):
         np.testing.assert_allclose(one[name], other[name], rtol=rtol, atol=0)
 
@@ -58,7 +54,7 @@ def assert_alike(one, other, rtol=1e-12):
 # ------------------------------------------------------------------------ freezing
 
 
-def test_what_is_frozen_learns_nothing_until_it_is_unfrozen():
+def test_frozen_normalizer_does_not_learn_until_unfrozen():
     model = learned(ROWS[:10])
     assert model.frozen is False
     model.freeze()
@@ -68,7 +64,7 @@ def test_what_is_frozen_learns_nothing_until_it_is_unfrozen():
     model.learn_one({"new": 1.0})
     model.learn_many(pd.DataFrame(ROWS[10:20]))
     assert model.stats().equals(before)
-    model.freeze()  # again is the same
+    model.freeze()  # a second time changes nothing
     model.unfreeze()
     assert model.frozen is False
     for row in ROWS[10:20]:
@@ -76,7 +72,7 @@ def test_what_is_frozen_learns_nothing_until_it_is_unfrozen():
     assert model.stats().equals(learned(ROWS[:20]).stats())
 
 
-def test_what_is_frozen_transforms_as_before():
+def test_frozen_normalizer_transforms_as_before():
     model = learned(ROWS[:10])
     one, many = model.transform_one(ROWS[30]), model.transform_many(pd.DataFrame(ROWS[30:40]))
     model.freeze()
@@ -86,12 +82,12 @@ def test_what_is_frozen_transforms_as_before():
     pd.testing.assert_frame_equal(model.transform_many(pd.DataFrame(ROWS[30:40])), many)
 
 
-def test_frozen_in_a_pipeline_while_the_model_goes_on():
+def test_frozen_in_a_pipeline_while_the_model_learns():
     scaler = RiverNormalizer()
     model = scaler | linear_model.LinearRegression()
     for row in ROWS[:20]:
         model.learn_one(row, row["c"])
-    assert mean_of(scaler) == mean_of(model["RiverNormalizer"])  # a pipeline keeps what it is given
+    assert model["RiverNormalizer"] is scaler
     scaler.freeze()
     before, weights = scaler.stats(), dict(model["LinearRegression"].weights)
     for row in ROWS[20:]:
@@ -104,7 +100,7 @@ def test_frozen_in_a_pipeline_while_the_model_goes_on():
     assert not scaler.stats().equals(before)
 
 
-def test_frozen_while_predicting_with_learning():
+def test_frozen_under_learn_during_predict():
     model = RiverNormalizer() | linear_model.LinearRegression()
     with compose.learn_during_predict():
         model.predict_one(ROWS[0])
@@ -117,7 +113,7 @@ def test_frozen_while_predicting_with_learning():
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_union_takes_a_copy_with_all_that_was_learned(frozen):
+def test_union_copies_statistics_and_frozenness(frozen):
     scaler = learned(ROWS[:20])
     if frozen:
         scaler.freeze()
@@ -136,7 +132,7 @@ def test_a_union_takes_a_copy_with_all_that_was_learned(frozen):
     assert not inside.stats().equals(expected.stats())
 
 
-def test_a_grouper_makes_a_copy_for_each_group():
+def test_grouper_copies_the_normalizer_for_each_group():
     scaler = learned(ROWS[:10])
     grouper = scaler * "group"
     assert grouper.transformer is scaler
@@ -148,7 +144,7 @@ def test_a_grouper_makes_a_copy_for_each_group():
         assert grouper.transformers[group].stats().equals(expected.stats())
         out = grouper.transform_one(ROWS[30] | {"group": group})
         assert out == expected.transform_one(ROWS[30]) | {"group": group}
-    scaler.freeze()  # a group that is there goes on; one that is new is a copy of what is frozen
+    scaler.freeze()  # affects only groups that appear from now on
     grouper.learn_one(ROWS[20] | {"group": "odd"})
     grouper.learn_one(ROWS[21] | {"group": "new"})
     assert grouper.transformers["new"].frozen
@@ -156,7 +152,57 @@ def test_a_grouper_makes_a_copy_for_each_group():
     assert grouper.transformers["odd"].stats()["count"].to_pylist() == [16, 16, 16]
 
 
-def test_a_product_and_a_select_take_it():
+def test_freeze_and_unfreeze_reach_every_group_of_a_grouper():
+    grouper = compose.Grouper(RiverNormalizer(), by=["shop", "unit"])
+    model = grouper | compose.Select("a", "b", "c") | linear_model.LinearRegression()
+    groups = [{"shop": shop, "unit": unit} for shop in "ab" for unit in (1, 2)]
+    for i, row in enumerate(ROWS[:40]):
+        model.learn_one(row | groups[i % 4], 1.0)
+    scalers = [grouper.transformer, *grouper.transformers.values()]
+    assert len(scalers) == 5
+    before = [pickle.dumps(scaler) for scaler in scalers]
+    freeze(model)
+    assert all(scaler.frozen for scaler in scalers)
+    for i, row in enumerate(ROWS[40:]):
+        model.learn_one(row | groups[i % 4], 1.0)
+    model.learn_one(ROWS[0] | {"shop": "new", "unit": 1}, 1.0)
+    new = grouper.transformers["new_1"]
+    assert new.frozen
+    assert new.stats().num_rows == 0
+    unfreeze(model)
+    assert not new.frozen
+    assert [pickle.dumps(scaler) for scaler in scalers] == before
+    model.learn_one(ROWS[0] | groups[0], 1.0)
+    assert pickle.dumps(scalers[1]) != before[1]
+
+
+MODELS = {
+    "alone": (RiverNormalizer(), 1),
+    "pipeline": (RiverNormalizer() | linear_model.LinearRegression(), 1),
+    "union": ((compose.Select("a") | RiverNormalizer()) + RiverNormalizer(), 2),
+    "ensemble": (
+        ensemble.BaggingRegressor(RiverNormalizer() | linear_model.LinearRegression(), n_models=3),
+        4,  # with the prototype
+    ),
+    "wrapper": (
+        compose.TargetTransformRegressor(
+            RiverNormalizer() | linear_model.LinearRegression(), float, float
+        ),
+        1,
+    ),
+    "none": (preprocessing.StandardScaler(), 0),
+}
+
+
+@pytest.mark.parametrize(("model", "count"), MODELS.values(), ids=MODELS)
+def test_freeze_finds_the_normalizers_of_any_model(model, count, monkeypatch):
+    found = []
+    monkeypatch.setattr(RiverNormalizer, "freeze", lambda self: found.append(id(self)))
+    freeze(model)
+    assert len(set(found)) == len(found) == count
+
+
+def test_normalizers_of_a_union_of_selections():
     features = compose.Select("a", "b") | RiverNormalizer()
     model = features + (compose.Select("c") | RiverNormalizer())
     for row in ROWS:
@@ -180,7 +226,7 @@ def test_a_product_and_a_select_take_it():
     ],
     ids=["pickle", "pickle 2", "deepcopy", "clone with attributes"],
 )
-def test_a_copy_goes_on_by_itself_from_where_it_was(copied, frozen, policy):
+def test_copy_goes_on_independently(copied, frozen, policy):
     model = learned([*ROWS[:20], {"a": None, "late": 1}], policy, eps=1e-3, unseen="passthrough")
     if frozen:
         model.freeze()
@@ -202,7 +248,7 @@ def test_a_copy_goes_on_by_itself_from_where_it_was(copied, frozen, policy):
     assert twin.stats().equals(model.stats())
 
 
-def test_a_clone_of_a_pipeline_has_learned_nothing():
+def test_clone_of_a_pipeline_is_unlearned():
     model = RiverNormalizer() | linear_model.LinearRegression()
     for row in ROWS:
         model.learn_one(row, row["c"])
@@ -214,11 +260,11 @@ def test_a_clone_of_a_pipeline_has_learned_nothing():
     assert clone["LinearRegression"].weights == model["LinearRegression"].weights
 
 
-# ------------------------------------------------------------------ to the core and back
+# --------------------------------------------------- exchange with streambn.Normalizer
 
 
 @for_every_policy
-def test_to_a_normalizer_and_back(policy):
+def test_round_trip_through_normalizer(policy):
     options = {"eps": 1e-6, "ddof": 1, "clip": 2.5, "affine": {"a": (2.0, 1.0)}, "inf": "ignore"}
     model = learned([*ROWS[:30], {"a": float("inf")}, {"b": float("nan")}], policy, **options)
     norm = model.to_normalizer()
@@ -226,6 +272,10 @@ def test_to_a_normalizer_and_back(policy):
     assert norm.policy == policy
     assert norm.options == sbn.Normalizer(**options).options
     assert norm.stats().equals(model.stats())
+    for source in (norm, norm.freeze()):
+        assert pickle.dumps(RiverNormalizer.from_normalizer(source)) == pickle.dumps(
+            RiverNormalizer.from_normalizer(norm)
+        )
     back = RiverNormalizer.from_normalizer(norm.freeze())
     assert back.policy == policy
     assert back.frozen is False
@@ -239,7 +289,7 @@ def test_to_a_normalizer_and_back(policy):
 
 
 @for_every_policy
-def test_either_side_goes_on_by_itself(policy):
+def test_both_sides_go_on_independently(policy):
     model = learned(ROWS[:30], policy)
     norm = model.to_normalizer()
     frozen = norm.freeze()
@@ -253,7 +303,7 @@ def test_either_side_goes_on_by_itself(policy):
     assert frozen.stats()["count"].to_pylist() == [30] * 3
 
 
-def test_what_has_learned_nothing_becomes_a_normalizer_that_has_not_either():
+def test_unlearned_normalizer_converts_to_an_unfitted_one():
     norm = RiverNormalizer(sbn.EMA(alpha=0.5), eps=1.0).to_normalizer()
     assert norm.policy == sbn.EMA(alpha=0.5)
     with pytest.raises(sbn.NotFittedError):
@@ -262,7 +312,7 @@ def test_what_has_learned_nothing_becomes_a_normalizer_that_has_not_either():
 
 
 @for_policies_by_row
-def test_fitted_offline_on_a_file_and_going_on_row_by_row(policy, tmp_path):
+def test_fit_on_a_file_and_go_on_row_by_row(policy, tmp_path):
     offline, online = ROWS[:40], [*ROWS[40:], {"a": 1.0, "late": 2.0}, {"late": None, "b": 1e9}]
     pq.write_table(pa.Table.from_pylist(offline), tmp_path / "a.parquet", row_group_size=7)
     stream = pq.ParquetFile(tmp_path / "a.parquet").iter_batches(batch_size=11)
@@ -271,7 +321,7 @@ def test_fitted_offline_on_a_file_and_going_on_row_by_row(policy, tmp_path):
     model = RiverNormalizer.from_normalizer(sbn.load(tmp_path / "stats.json"))
     for row in online[:10]:
         model.learn_one(row)
-    # In between it is saved again, as statistics and as a pickle.
+    # On the way it is saved once as statistics and once as a pickle.
     model.to_normalizer().freeze().save(tmp_path / "later.json")
     model = RiverNormalizer.from_normalizer(sbn.load(tmp_path / "later.json"))
     for row in online[10:15]:
@@ -295,10 +345,16 @@ def test_from_normalizer_takes_normalizers_only(wrong):
     assert caught.value.argument == "normalizer"
 
 
-# ---------------------------------------------------------- as good as River's own scaler
+def test_from_frozen_is_a_deprecated_alias():
+    frozen = learned(ROWS).to_normalizer().freeze()
+    with pytest.warns(DeprecationWarning, match="from_normalizer"):
+        old = RiverNormalizer.from_frozen(frozen, unseen="raise")
+    assert pickle.dumps(old) == pickle.dumps(RiverNormalizer.from_normalizer(frozen, "raise"))
 
-# On rows the two scalers differ by rounding alone, which the gradient descent carries on: by
-# so much a score may be worse.
+
+# ------------------------------------------------------------- models of River's own
+
+# Rounding differs between the two scalers, and gradient descent amplifies it to this much.
 ROUNDING = 1e-6
 
 
@@ -314,7 +370,7 @@ ROUNDING = 1e-6
     ],
     ids=lambda v: v.__name__,
 )
-def test_models_learn_as_well_as_with_the_scaler_of_river(dataset, model, metric):
+def test_scores_are_as_good_as_with_rivers_scaler(dataset, model, metric):
     scores = [
         evaluate.progressive_val_score(dataset().take(2500), scaler | model(), metric()).get()
         for scaler in (RiverNormalizer(), preprocessing.StandardScaler())
@@ -323,8 +379,8 @@ def test_models_learn_as_well_as_with_the_scaler_of_river(dataset, model, metric
     assert ours >= theirs - ROUNDING
 
 
-def test_a_model_learns_at_an_offset_what_it_learns_without():
-    """Where the values lie is nothing to a normalizer; by frames it is to River's scaler."""
+def test_offset_of_the_data_does_not_affect_a_model():
+    """It affects one that learns frames behind River's scaler."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 2))
     y = pd.Series(x @ [2.0, -1.0])
@@ -341,22 +397,19 @@ def test_a_model_learns_at_an_offset_what_it_learns_without():
     def error_of_river(offset):
         try:
             return error(preprocessing.StandardScaler(), offset)
-        except TypeError:  # the root of a negative variance
+        except TypeError:  # the square root of a negative variance is complex
             return math.inf
 
     near, far = error(RiverNormalizer(), 0.0), error(RiverNormalizer(), 1e9)
     assert far == pytest.approx(near, rel=1e-6)
-    assert not error_of_river(1e9) <= 2 * near  # it may be NaN
+    assert not error_of_river(1e9) <= 2 * near  # NaN counts as worse
 
 
 # ------------------------------------------------------------------ weights and event time
 
 
-def twice_the_even(rows):
-    return [row for i, row in enumerate(rows) for _ in range(1 + (i % 2 == 0))]
-
-
 WEIGHTS = [2.0, 1.0] * (len(ROWS) // 2)
+REPEATED = [row for row, w in zip(ROWS, WEIGHTS, strict=True) for _ in range(int(w))]
 
 
 def means_and_deviations(model):
@@ -369,8 +422,8 @@ def assert_same_statistics(one, other):
     )
 
 
-def test_weights_are_as_good_as_rows_that_come_again():
-    expected = learned(twice_the_even(ROWS))
+def test_weights_equal_repeated_rows():
+    expected = learned(REPEATED)
     one = RiverNormalizer()
     for x, w in zip(ROWS, WEIGHTS, strict=True):
         one.learn_one(x, w=w)
@@ -388,7 +441,7 @@ def test_weights_are_as_good_as_rows_that_come_again():
     assert_same_statistics(halves, learned(ROWS))
 
 
-def test_rows_that_weigh_nothing_or_come_when_it_is_frozen_leave_no_trace():
+def test_rows_of_weight_zero_and_rows_after_freezing_change_nothing():
     model = learned(ROWS)
     before = pickle.dumps(model)
     model.learn_one({"a": 9.0, "new": 1.0}, 0)
@@ -403,7 +456,7 @@ def test_rows_that_weigh_nothing_or_come_when_it_is_frozen_leave_no_trace():
 
 
 @pytest.mark.parametrize("w", [-1.0, math.nan, "x", None], ids=str)
-def test_what_is_no_weight_is_refused(w):
+def test_invalid_weights_are_refused(w):
     model = learned(ROWS)
     before = pickle.dumps(model)
     with pytest.raises(InvalidValueError, match="weight must be a number from 0"):
@@ -417,7 +470,7 @@ def test_what_is_no_weight_is_refused(w):
 
 
 @pytest.mark.parametrize("name", ["EMARecursive", "BatchEMA", "Exact"])
-def test_policies_with_weights_of_their_own_refuse_others(name):
+def test_policies_that_set_the_weights_refuse_others(name):
     model = learned(ROWS, POLICIES[name])
     model.learn_one({"a": 1.0}, w=1.0)
     with pytest.raises(InvalidValueError, match="adjust=True"):
@@ -426,20 +479,20 @@ def test_policies_with_weights_of_their_own_refuse_others(name):
         model.learn_many(pd.DataFrame(ROWS), w=2.0)
 
 
-def test_pipelines_and_unions_pass_weights_on():
-    union, beside = RiverNormalizer() + compose.Renamer({}), RiverNormalizer(sbn.EMA(halflife=10))
+def test_pipelines_and_unions_pass_weights():
+    union, scaler = RiverNormalizer() + compose.Renamer({}), RiverNormalizer(sbn.EMA(halflife=10))
     model = union | linear_model.LinearRegression()
-    alone = compose.Pipeline(beside, linear_model.LinearRegression())
+    alone = compose.Pipeline(scaler, linear_model.LinearRegression())
     expected = RiverNormalizer(sbn.EMA(halflife=10))
     for x, w in zip(ROWS, WEIGHTS, strict=True):
         model.learn_one(x, 1.0, w=w)
         alone.learn_one(x, 1.0, w=w)
         expected.learn_one(x, w)
-    assert_same_statistics(union["RiverNormalizer"], learned(twice_the_even(ROWS)))
-    assert beside.stats().equals(expected.stats())
+    assert_same_statistics(union["RiverNormalizer"], learned(REPEATED))
+    assert scaler.stats().equals(expected.stats())
 
 
-def test_a_key_may_say_what_rows_weigh():
+def test_weights_under_a_key():
     core = sbn.Normalizer(weights="w")
     rows = [{**row, "w": w} for row, w in zip(ROWS, WEIGHTS, strict=True)]
     core.update(pd.DataFrame(rows[:20]))
@@ -458,7 +511,7 @@ def test_a_key_may_say_what_rows_weigh():
 T0 = pd.Timestamp("2026-03-01")
 
 
-def test_rows_may_fade_by_when_they_happened():
+def test_event_times_under_a_key():
     policy = sbn.EMA(halflife="1h", time="t")
     frame = pd.DataFrame(ROWS)
     frame.insert(1, "t", [T0 + pd.Timedelta(minutes=7 * i % 60) for i in range(len(ROWS))])
@@ -482,8 +535,8 @@ def test_rows_may_fade_by_when_they_happened():
 
 
 @pytest.mark.parametrize("dtype", ["int64", "int32", "float32", "float64"])
-def test_times_in_a_frame_of_one_type_stay_as_they_are(dtype):
-    # Two to the 24th and one is no float32.
+def test_times_in_a_frame_of_one_dtype_do_not_change(dtype):
+    # float32 cannot represent 2**24 + 1.
     first = 2**24 if dtype == "float32" else 2**24 + 1
     frame = pd.DataFrame({"t": [first, 2**25], "a": [1, 4], "b": [7, 9]}, dtype=dtype)
     model = RiverNormalizer(sbn.EMA(halflife=2**24 - (dtype != "float32"), time="t"))
