@@ -85,17 +85,18 @@ class Ran:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     """Run a command in this process, where what it meets can be changed."""
-    pytest.importorskip("typer")
+    pytest.importorskip("click")
     from streambn.cli import main as cli
 
     def run(*args: object) -> Ran:
         code = 0
+        arguments, state = [str(arg) for arg in args], {}
         try:
-            cli._invoke([str(arg) for arg in args])
+            cli._invoke(arguments, state)
         except KeyboardInterrupt:
             code = 130
         except Exception as error:
-            code = cli._explain(error)
+            code = cli._report_failure(error, state, as_json="--json" in arguments)
         captured = capsys.readouterr()
         return Ran(code, captured.err.splitlines(), captured.out)
 

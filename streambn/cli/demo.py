@@ -13,18 +13,37 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+import click
 import pyarrow as pa
 import pyarrow.compute as pc
 
 import streambn as sbn
+from streambn.cli.app import Command, usage_errors
 from streambn.io import sources as files
 from streambn.io.locations import locate
+from streambn.jobs.plan import check_target
 
-__all__ = ["save_data", "story", "tell"]
+__all__ = ["demo", "save_data", "story", "tell"]
 
 _HALFLIFE = 52  # rows, which are weeks: a year
 _LAST_FITTED = datetime.date(1990, 12, 31)
 _LABELS = {"welford": "Welford", "ema": f"EMA(halflife={_HALFLIFE})"}
+
+
+@click.command(cls=Command, examples=["streambn demo --save-data co2.csv"])
+@click.option(
+    "--save-data", "path", metavar="PATH", help="First write the data, a CSV file, to PATH."
+)
+def demo(path: str | None) -> None:
+    """Walk through fit, freeze and apply on real data.
+
+    The data are weekly CO2 concentrations at Mauna Loa, Hawaii. They have gaps and a trend.
+    """
+    if path is not None:
+        with usage_errors():
+            check_target(path)
+        save_data(path)
+    tell(path)
 
 
 def save_data(path: str) -> None:

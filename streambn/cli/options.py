@@ -1,518 +1,337 @@
-"""The options of the shell, and what those of `fit` mean: from words to a `Normalizer`.
+"""Options and arguments that several commands share: inputs, outputs and how a job runs."""
 
-To be imported for ``--help`` too, so nothing here imports Arrow before it is needed.
-"""
+from __future__ import annotations
 
-import contextlib
 import functools
-import inspect
-import json
 import os
-import re
-import shlex
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import typer
+import click
+import pyarrow as pa
 
 import streambn as sbn
-from streambn.errors import InvalidValueError
-
-if TYPE_CHECKING:
-    from streambn.policies import EventTime
+from streambn.cli.app import Option, OptionGroup
+from streambn.cli.progress import show
+from streambn.io.locations import Location, locate
+from streambn.io.sources import PIPE
+from streambn.io.writers import Encoding
+from streambn.jobs.checkpoint import Interval
+from streambn.jobs.folder import Folder
+from streambn.jobs.inputs import ReadOptions
+from streambn.jobs.operations import ApplyStatistics, LearnAndApply
+from streambn.jobs.plan import Output
+from streambn.jobs.progress import Display
+from streambn.policies.durations import nanoseconds
 
 __all__ = [
-    "CsvTypes",
-    "Dtype",
-    "FitOptions",
-    "Float",
-    "Frozen",
-    "Inputs",
-    "NullTime",
-    "Out",
-    "PolicyName",
-    "Quiet",
-    "Reaction",
-    "Stats",
-    "StatsOut",
-    "flag",
-    "fresh_normalizer",
-    "in_flags",
-    "option",
-    "parse_csv_types",
-    "parse_time",
-    "split_columns",
-    "taking",
+    "CHECKPOINT_OPTIONS",
+    "JOB_OPTIONS",
+    "WRITE_OPTIONS",
+    "CheckpointOptions",
+    "JobOptions",
+    "WriteOptions",
+    "dtype_option",
+    "folder_of",
+    "frozen_option",
+    "inputs_argument",
+    "live",
+    "output_option",
+    "quiet_option",
+    "stats_argument",
+    "stats_output_option",
+    "thaw_option",
 ]
 
+# Long enough that writing a checkpoint costs nothing, short enough that losing one costs little.
+_SECONDS = 30.0
 
-class PolicyName(StrEnum):
-    """The policies that the shell offers."""
-
-    welford = "welford"
-    ema = "ema"
-    batch_ema = "batch-ema"
-    exact = "exact"
-
-
-class Reaction(StrEnum):
-    """What to do about a NaN or an infinity."""
-
-    ignore = "ignore"
-    raise_ = "raise"
-    propagate = "propagate"
-
-
-class NullTime(StrEnum):
-    """What to do about a row without an event time."""
-
-    raise_ = "raise"
-    skip = "skip"
-
-
-class Float(StrEnum):
-    """The types that normalized values can have."""
-
-    float32 = "float32"
-    float64 = "float64"
-
-
-Inputs = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="INPUT",
-        help="Files, quoted globs (** crosses folders), folders (Hive partitions too), here or "
-        "behind s3://, gs:// and the like; or - for an Arrow IPC stream on stdin. Parquet, Arrow "
-        "IPC and CSV are told apart by content.",
-        show_default=False,
-    ),
-]
-Out = Annotated[
-    str,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="OUT",
-        help="A file (.parquet, .arrow, .arrows, .csv), a folder, or - for an Arrow IPC stream on "
-        "stdout.",
-        show_default=False,
-    ),
-]
-StatsOut = Annotated[
-    str,
-    typer.Option(
-        "-o", "--output", metavar="STATS", help="The statistics file to write.", show_default=False
-    ),
-]
-Stats = Annotated[
-    str, typer.Argument(metavar="STATS", help="A statistics file.", show_default=False)
-]
-CsvTypes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--csv-type",
-        metavar="NAME=TYPE",
-        help="Type of a CSV column, instead of what its first rows suggest. Repeatable.",
-        show_default=False,
-    ),
-]
-Dtype = Annotated[
-    Float | None,
-    typer.Option(
-        help="Type of the results. Unless given, float32 stays and all else becomes float64.",
-        show_default=False,
-    ),
-]
-Frozen = Annotated[
-    bool, typer.Option("--frozen", help="Write a frozen file, which can be applied but not learn.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing to stderr but an error.")]
-
-# The options that mean something to one policy only, and how its constructor calls them.
-_BELONGS = {
-    PolicyName.welford: {},
-    PolicyName.ema: {
-        name: name
-        for name in (
-            *("alpha", "halflife", "span", "com"),
-            *("adjust", "ignore_na", "time", "null_time"),
-        )
-    },
-    PolicyName.batch_ema: {
-        "momentum": "momentum",
-        "decay": "decay",
-        "batch_rows": "batch_rows",
-        "batch_ddof": "ddof",
-        "initial": "initial",
-    },
-    PolicyName.exact: {},
-}
-
-_STATISTICS = "Statistics"
-_EMA = "Statistics: --policy ema (exactly one of the first four)"
-_BATCH = "Statistics: --policy batch-ema (exactly one of the first two)"
-_NORMALIZATION = "Normalization"
-
-
-def option(text: str, *names: str, panel: str, metavar: str | None = None) -> Any:
-    """Describe an option that is not shown with its default."""
-    return typer.Option(
-        *names, help=text, rich_help_panel=panel, metavar=metavar, show_default=False
-    )
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """What shapes a new normalizer. None means: not given, so the library's default."""
-
-    policy: Annotated[
-        PolicyName | None,
-        option(
-            "How rows count. exact, unless given: all alike, and not a bit depends on their "
-            "order, or on where files and batches begin. welford, with --weights or --online: "
-            "likewise, but for rounding.",
-            panel=_STATISTICS,
-        ),
-    ] = None
-    columns: Annotated[
-        list[str] | None,
-        option(
-            "Columns to keep statistics of; every numeric one unless given. Repeatable; "
-            "a struct's field is S.F.",
-            panel=_STATISTICS,
-            metavar="A,B,S.F",
-        ),
-    ] = None
-    nan: Annotated[
-        Reaction | None, option("What to do about NaN; ignore unless given.", panel=_STATISTICS)
-    ] = None
-    inf: Annotated[
-        Reaction | None,
-        option("What to do about infinity; raise unless given.", panel=_STATISTICS),
-    ] = None
-    weights: Annotated[
-        str | None,
-        option(
-            "Column of sample weights, for welford and ema; a row that weighs 0 leaves no trace.",
-            panel=_STATISTICS,
-            metavar="COLUMN",
-        ),
-    ] = None
-    alpha: Annotated[float | None, option("Weight of the newest row.", panel=_EMA)] = None
-    halflife: Annotated[
-        str | None,
-        option(
-            "After so many rows a row's weight is half; or, with --time, after so long: 7d, "
-            "1h30min, 250ms, P7D, or a number if the times are numbers.",
-            panel=_EMA,
-            metavar="NUMBER|DURATION",
-        ),
-    ] = None
-    span: Annotated[float | None, option("As alpha = 2 / (span + 1).", panel=_EMA)] = None
-    com: Annotated[
-        float | None, option("Centre of mass, as alpha = 1 / (1 + com).", panel=_EMA)
-    ] = None
-    adjust: Annotated[
-        bool | None,
-        option("Weights as in pandas; adjusted unless given.", "--adjust/--no-adjust", panel=_EMA),
-    ] = None
-    ignore_na: Annotated[
-        bool | None,
-        option("A missing value does not age the others.", "--ignore-na", panel=_EMA),
-    ] = None
-    time: Annotated[
-        str | None,
-        option(
-            "Column of event times: values age by the time that passed, wherever they stand, and "
-            "not by the row. Timestamps, dates or numbers.",
-            panel=_EMA,
-            metavar="COLUMN",
-        ),
-    ] = None
-    null_time: Annotated[
-        NullTime | None,
-        option("What to do about a row without a time; raise unless given.", panel=_EMA),
-    ] = None
-    momentum: Annotated[
-        str | None,
-        option(
-            "Weight of the new batch, as in PyTorch; none: the plain average of all batches.",
-            panel=_BATCH,
-            metavar="NUMBER|none",
-        ),
-    ] = None
-    decay: Annotated[
-        float | None, option("Weight of the old value, as in Keras.", panel=_BATCH)
-    ] = None
-    batch_rows: Annotated[
-        int | None,
-        option(
-            "Rows to a batch. Unless given, a batch is what the file has as one: a record batch "
-            "of Arrow, 65,536 rows of Parquet, about two megabytes of CSV.",
-            panel=_BATCH,
-        ),
-    ] = None
-    batch_ddof: Annotated[
-        int | None, option("Divisor n - ddof of a batch's variance; 1 unless given.", panel=_BATCH)
-    ] = None
-    initial: Annotated[
-        str | None,
-        option(
-            "Where the running values start; 0,1 unless given. none: from the first batches, "
-            "debiased.",
-            panel=_BATCH,
-            metavar="MEAN,VAR|none",
-        ),
-    ] = None
-    eps: Annotated[
-        float | None, option("Added to the variance before the square root.", panel=_NORMALIZATION)
-    ] = None
-    ddof: Annotated[
-        int | None,
-        option("Divisor n - ddof of the variance; 0 unless given.", panel=_NORMALIZATION),
-    ] = None
-    center: Annotated[
-        bool | None,
-        option("Subtract the mean, or not.", "--center/--no-center", panel=_NORMALIZATION),
-    ] = None
-    scale: Annotated[
-        bool | None,
-        option("Divide by the deviation, or not.", "--scale/--no-scale", panel=_NORMALIZATION),
-    ] = None
-    clip: Annotated[
-        float | None, option("Clamp results to [-CLIP, CLIP].", panel=_NORMALIZATION)
-    ] = None
-    affine: Annotated[
-        list[str] | None,
-        option(
-            "Afterwards z * gamma + beta: COLUMN=GAMMA,BETA (repeatable), or a JSON object in a "
-            "file, from names to pairs.",
-            panel=_NORMALIZATION,
-            metavar="COL=G,B|FILE",
-        ),
-    ] = None
-
-    def given(self) -> dict[str, Any]:
-        """Only what the user gave."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-
-Command = Callable[..., None]
-
-
-def taking(**groups: type[Any]) -> Callable[[Command], Command]:
-    """Give a command the fields of dataclasses as parameters.
-
-    The command itself receives each of them as one value, under its keyword here, so that
-    several commands can share them.
-    """
-    keyword = inspect.Parameter.KEYWORD_ONLY
-
-    def decorate(command: Command) -> Command:
-        @functools.wraps(command)
-        def wrapper(**given: Any) -> None:
-            values = {
-                name: group(**{f.name: given.pop(f.name) for f in fields(group)})
-                for name, group in groups.items()
-            }
-            command(**given, **values)
-
-        signature = inspect.signature(command, eval_str=True)
-        parameters = [
-            p.replace(kind=keyword) for p in signature.parameters.values() if p.name not in groups
-        ]
-        parameters += [
-            inspect.Parameter(f.name, keyword, default=f.default, annotation=f.type)
-            for group in groups.values()
-            for f in fields(group)
-        ]
-        vars(wrapper)["__signature__"] = signature.replace(parameters=parameters)
-        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-        del wrapper.__wrapped__  # or its parameters would be looked at instead
-        return wrapper
-
-    return decorate
-
-
-def fresh_normalizer(options: FitOptions, *, online: bool = False) -> "sbn.Normalizer":
-    """Build the normalizer that the options describe.
-
-    Parameters
-    ----------
-    options : FitOptions
-    online : bool
-        Whether its statistics are read after each batch, which with exact sums takes longer.
-
-    Raises
-    ------
-    InvalidValueError
-        An option makes no sense, or none for the policy that was chosen.
-    """
-    given = options.given()
-    # Of 16 columns of 3M rows in Parquet, exact takes 4 % more of the time of `fit`.
-    usual = PolicyName.welford if online or "weights" in given else PolicyName.exact
-    name = given.pop("policy", usual)
-    arguments = {}
-    for policy, belonging in _BELONGS.items():
-        for option in belonging:
-            if option not in given:
-                continue
-            if policy is not name:
-                raise InvalidValueError(
-                    f"{flag(option)} belongs to --policy {policy.value}, "
-                    f"but the policy is {name.value}"
-                )
-            arguments[belonging[option]] = _parsed(option, given.pop(option))
-    if "null_time" in arguments and "time" not in arguments:
-        raise InvalidValueError(
-            "--null-time is about rows without an event time: name the column with --time, or "
-            "leave it out"
-        )
-    if "columns" in given:
-        given["columns"] = split_columns(given["columns"])
-    if "affine" in given:
-        given["affine"] = _parse_affine(given["affine"])
-    for reaction in {"nan", "inf"} & given.keys():
-        given[reaction] = given[reaction].value
-    policies = {
-        PolicyName.welford: sbn.Welford,
-        PolicyName.ema: sbn.EMA,
-        PolicyName.batch_ema: sbn.BatchEMA,
-        PolicyName.exact: sbn.Exact,
-    }
-    with in_flags():
-        return sbn.Normalizer(policies[name](**arguments), **given)
-
-
-def flag(option: str) -> str:
-    """Spell a parameter as the user does."""
-    return "--" + option.replace("_", "-")
-
-
-# What the library calls an option, with a value or without. A whole call stays as it is, and so
-# does what stands in quotation marks, which is the user's.
-_KEYWORD = re.compile(
-    r"\w+\([^()]*\)|'[^']*'|"
-    rf"\b({'|'.join(f.name for f in fields(FitOptions))})="
-    r"""(?:'([^']*)'|"([^"]*)"|(True|False)|(\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?))?"""
+inputs_argument = click.argument(
+    "inputs",
+    metavar="INPUT...",
+    nargs=-1,
+    required=True,
+    help="Files, quoted globs (** crosses folders) or folders (Hive partitions too), as paths or "
+    "as URLs such as s3://; or - for an Arrow IPC stream on stdin. The format, Parquet, Arrow IPC "
+    "or CSV, is detected from the content.",
+)
+stats_argument = click.argument("stats", metavar="STATS", help="A statistics file.")
+output_option = click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="OUT",
+    help="A file (.parquet, .arrow, .arrows or .csv), a folder, or - for an Arrow IPC stream on "
+    "stdout.",
+)
+stats_output_option = click.option(
+    "-o", "--output", required=True, metavar="STATS", help="Write statistics to this file."
+)
+frozen_option = click.option(
+    "--frozen", is_flag=True, help="Write frozen statistics, which can be applied but not learn."
+)
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, help="Print nothing to stderr except errors."
+)
+thaw_option = click.option(
+    "--thaw", is_flag=True, help="Let frozen statistics learn again, and write live ones."
 )
 
 
-@contextlib.contextmanager
-def in_flags() -> Iterator[None]:
-    """Let what the library says of its arguments speak of the options that the user typed."""
-
-    def spelled(found: re.Match[str]) -> str:
-        name, quoted, double, truth, number = found.groups()
-        if name is None:
-            return found[0]
-        if truth:
-            return f"--no-{name}" if truth == "False" else flag(name)
-        text = quoted if quoted is not None else double
-        value = number.replace("_", "") if number else text and shlex.quote(text)
-        return f"{flag(name)} {value}" if value else flag(name)
-
-    try:
-        yield
-    except InvalidValueError as error:
-        raise type(error)(_KEYWORD.sub(spelled, str(error))) from error
+def live(path: str, *, thaw: bool) -> sbn.Normalizer:
+    """Load statistics that can learn; frozen ones only on request."""
+    loaded = sbn.load(path)
+    if isinstance(loaded, sbn.Normalizer):
+        return loaded
+    if not thaw:
+        raise click.UsageError(f"{path} is frozen. To learn on from it, give --thaw.")
+    return loaded.thaw()
 
 
-def split_columns(texts: Iterable[str]) -> list[str]:
-    """Read repeated, comma-separated lists of names."""
-    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
+class _Dtype(click.Choice[str]):
+    """A float type, converted to Arrow's."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return pa.type_for_alias(super().convert(value, param, ctx))
 
 
-def _parsed(option: str, value: Any) -> Any:
-    if option == "initial":
-        return None if value == "none" else _numbers(value, 2, "--initial MEAN,VAR")
-    if option == "momentum":
-        return None if value == "none" else _numbers(value, 1, "--momentum NUMBER")[0]
-    if option == "halflife":
-        return _number_or_text(value)
-    return value.value if option == "null_time" else value
+dtype_option = click.option(
+    "--dtype",
+    type=_Dtype(["float32", "float64"]),
+    help="Type of the results. Default: float32 stays float32, everything else becomes float64.",
+)
 
 
-def _number_or_text(text: str) -> int | float | str:
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
+class _CsvType(click.ParamType[tuple[str, pa.DataType]]):
+    """A column and its type, NAME=TYPE."""
 
+    name = "NAME=TYPE"
 
-def _numbers(text: str, count: int, what: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != count:
-        wanted = "a number" if count == 1 else f"{count} numbers with a comma between them"
-        raise InvalidValueError(f"{what}: {text!r} is not {wanted}")
-    return numbers
-
-
-def _parse_affine(texts: Iterable[str]) -> dict[str, Any]:
-    affine: dict[str, Any] = {}
-    for text in texts:
-        if os.path.isfile(text):
-            affine.update(_read_affine(text))
-            continue
-        column, equals, pair = text.rpartition("=")
-        if not equals:
-            raise InvalidValueError(f"--affine {text}: neither COLUMN=GAMMA,BETA nor a JSON file")
-        affine[column] = _numbers(pair, 2, f"--affine {column}=GAMMA,BETA")
-    return affine
-
-
-def _read_affine(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            pairs = json.load(file)
-    except (ValueError, OSError) as error:
-        raise InvalidValueError(f"--affine {path}: {error}") from error
-    if not isinstance(pairs, dict):
-        raise InvalidValueError(f'--affine {path}: must hold {{"column": [gamma, beta], ...}}')
-    return pairs
-
-
-def parse_csv_types(texts: Iterable[str] | None) -> dict[str, Any]:
-    """Read ``NAME=TYPE`` pairs, the type in Arrow's words."""
-    if not texts:
-        return {}
-    import pyarrow as pa  # noqa: PLC0415
-
-    type_for_alias: Any = pa.type_for_alias
-    types = {}
-    for text in texts:
-        column, equals, alias = text.rpartition("=")
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, pa.DataType]:
+        column, equals, alias = value.rpartition("=")
         try:
-            types[column] = type_for_alias(alias)
+            type_ = pa.type_for_alias(alias)
         except ValueError:
             equals = ""
         if not equals:
-            raise InvalidValueError(
-                f"--csv-type {text}: must be NAME=TYPE with a type of Arrow, such as double, "
-                "int64, string, date32, timestamp[us] or bool"
+            self.fail(
+                f"{value!r} must be NAME=TYPE with an Arrow type, such as double, int64, string, "
+                "date32, timestamp[us] or bool.",
+                param,
+                ctx,
             )
-    return types
+        return column, type_
 
 
-def parse_time(text: str, time: "EventTime") -> Any:
-    """Read a point in time, such as those by which statistics forget."""
-    import pyarrow as pa  # noqa: PLC0415
+class _Interval(click.ParamType[Interval]):
+    """A duration or a number of rows."""
 
-    if time.numeric:
-        number = _number_or_text(text)
-        if not isinstance(number, str):
-            return number
-    else:
-        # As Arrow reads them: to the nanosecond if it can, with a time zone or without.
-        for kind in (pa.timestamp(unit, zone) for unit in ("ns", "us") for zone in (None, "UTC")):
-            with contextlib.suppress(pa.ArrowInvalid):
-                return pa.scalar(text.strip()).cast(kind)
-    wanted = "a number" if time.numeric else "a time such as 2026-01-31 or 2026-01-31T12:30:00Z"
-    raise InvalidValueError(
-        f"--at {text!r}: must be {wanted}, as those in the column {time.column!r}"
-    )
+    name = "DURATION|ROWS"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Interval:
+        if isinstance(value, Interval):
+            return value
+        if value.isdigit() and int(value) > 0:
+            return Interval(None, int(value))
+        length = nanoseconds(value)
+        if length is None or length <= 0:
+            self.fail(
+                f"{value!r} must be a duration such as 30s or 5min, or a number of rows.",
+                param,
+                ctx,
+            )
+        return Interval(length / 1e9, None)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# --- job -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How a job reads its inputs and reports; the fields are the options."""
+
+    csv_type: tuple[tuple[str, pa.DataType], ...]
+    on_error: str
+    threads: int
+    resume: bool
+    progress: str
+    json: bool
+    quiet: bool
+
+    def depends(self) -> list[str]:
+        """Return the options that results depend on."""
+        types = sorted(f"{column}={type_}" for column, type_ in self.csv_type)
+        return [f"csv types {types}", f"on error {self.on_error}"]
+
+    def reading(self) -> ReadOptions:
+        """Return how to read inputs."""
+        return ReadOptions(dict(self.csv_type), self.threads, self.on_error == "skip")
+
+    def display(self) -> Display:
+        """Return how to show progress."""
+        return functools.partial(show, form=self.progress, quiet=self.quiet)
+
+
+_job_option = functools.partial(Option, section="Job options")
+JOB_OPTIONS = OptionGroup(
+    "job",
+    JobOptions,
+    [
+        _job_option(
+            ["--csv-type"],
+            type=_CsvType(),
+            multiple=True,
+            help="Type of a CSV column. Default: inferred from the first rows. Repeatable.",
+        ),
+        _job_option(
+            ["--on-error"],
+            type=click.Choice(["stop", "skip"]),
+            default="stop",
+            help="Stop at damaged input (the default), or skip, count and list it: a row group, a "
+            "record batch, the rest of a stream, or a file with other columns.",
+        ),
+        _job_option(
+            ["--threads"],
+            type=click.IntRange(min=1),
+            default=_usable_cores,
+            envvar="STREAMBN_THREADS",
+            metavar="N",
+            help="Number of threads. Results do not depend on it. Default: STREAMBN_THREADS, or "
+            "the number of cores.",
+        ),
+        _job_option(
+            ["--resume"], is_flag=True, help="Continue an earlier run of the same job that stopped."
+        ),
+        _job_option(
+            ["--progress"],
+            type=click.Choice(["auto", "plain", "off"]),
+            default="auto",
+            help="auto: a bar if stderr is a terminal. plain: a line a minute, for logs.",
+        ),
+        _job_option(
+            ["--json"],
+            is_flag=True,
+            help="Print the result of the job, or its failure, as one line of JSON.",
+        ),
+        _job_option(["-q", "--quiet"], is_flag=True, help="Print nothing to stderr except errors."),
+    ],
+)
+
+
+# --- checkpoint ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """Where and how often a fit writes a checkpoint; the fields are the options."""
+
+    checkpoint: str | None
+    checkpoint_every: Interval
+
+    def location(self, output: str, plan: Sequence[Output]) -> Location | None:
+        """Return where the checkpoint of a job with these outputs is; None: nowhere."""
+        if self.checkpoint is not None:
+            return locate(self.checkpoint)
+        if output == PIPE:
+            return None
+        if plan[0].mirrored:
+            return locate(output).child("_streambn.checkpoint")
+        return locate(f"{output}.checkpoint")
+
+
+_checkpoint_option = functools.partial(Option, section="Checkpoint options")
+CHECKPOINT_OPTIONS = OptionGroup(
+    "keeping",
+    CheckpointOptions,
+    [
+        _checkpoint_option(
+            ["--checkpoint"],
+            metavar="FILE",
+            help="Write checkpoints to FILE, which is itself a statistics file. Default: the "
+            "output with .checkpoint appended. It is removed when the output is complete. Without "
+            "an output it stays.",
+        ),
+        _checkpoint_option(
+            ["--checkpoint-every"],
+            type=_Interval(),
+            default=Interval(_SECONDS, None),
+            help="How often to write a checkpoint. Default: 30s. SIGUSR1 asks for one at any time, "
+            "and a job that is stopped writes one.",
+        ),
+    ],
+)
+
+
+# --- outputs -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How outputs are written; the fields are the options."""
+
+    compression: str | None
+    row_group_rows: int | None
+    overwrite: bool
+    fsync: bool
+
+    def encoding(self) -> Encoding:
+        """Return how to write Parquet."""
+        return Encoding(self.compression, self.row_group_rows)
+
+
+_write_option = functools.partial(Option, section="Output options")
+WRITE_OPTIONS = OptionGroup(
+    "writing",
+    WriteOptions,
+    [
+        _write_option(
+            ["--compression"],
+            type=click.Choice(["none", "snappy", "gzip", "brotli", "lz4", "zstd"]),
+            help="Compression of Parquet. Default: as in the input.",
+        ),
+        _write_option(
+            ["--row-group-rows"],
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Rows in a Parquet row group. Default: as in the input.",
+        ),
+        _write_option(
+            ["--overwrite"],
+            is_flag=True,
+            help="Replace outputs in the folder that other statistics or options made.",
+        ),
+        _write_option(
+            ["--fsync"],
+            is_flag=True,
+            help="Wait for the disk before an output gets its name, so that it survives a power "
+            "cut. Statistics and checkpoints are always written this way.",
+        ),
+    ],
+)
+
+
+def folder_of(
+    output: str,
+    plan: Sequence[Output],
+    operation: ApplyStatistics | LearnAndApply,
+    job: JobOptions,
+    writing: WriteOptions,
+) -> Folder | None:
+    """Describe the folder of the outputs; None: there is a single output."""
+    if not plan[0].mirrored:
+        return None
+    depends = [
+        *job.depends(),
+        f"type {operation.dtype}",
+        f"inverse {getattr(operation, 'inverse', False)}",
+        f"compression {writing.compression}",
+        f"rows of a row group {writing.row_group_rows}",
+    ]
+    return Folder(locate(output), depends, job.resume, writing.overwrite)

@@ -25,19 +25,24 @@ __all__ = ["number", "rows_seen", "show", "table"]
 _COLUMNS = ["column", "count", "nulls", "nans", "infs", "mean", "var", "std", "min", "max"]
 
 
-def show(loaded: sbn.Normalizer | sbn.FrozenNormalizer, form: str, at: Any = None) -> None:
-    """Print statistics to standard output.
+def show(
+    loaded: sbn.Normalizer | sbn.FrozenNormalizer,
+    lanes: list[dict[str, Any]],
+    form: str,
+    at: Any = None,
+) -> None:
+    """Print statistics on stdout.
 
     Parameters
     ----------
     loaded : Normalizer or FrozenNormalizer
-        What to show.
+    lanes : list of dict
+        The rows of ``loaded.stats(at)``.
     form : {"table", "json", "csv"}
         For people, or for programs: then numbers are printed in full.
     at : optional
         For ``stats(at=...)``.
     """
-    lanes = loaded.stats(at).to_pylist() if loaded.lanes else []
     if form == "json":
         json.dump(_document(loaded, lanes, at), sys.stdout, indent=2, allow_nan=False)
         print()

@@ -52,6 +52,8 @@ class Progress:
         Rows of the file under way, or of the last one.
     name : str or None
         The file under way.
+    skipped : Amount
+        Rows and bytes of an earlier run, which are in no rate.
     on_change : callable or None
         Called with this object each time that something is counted.
 
@@ -77,7 +79,7 @@ class Progress:
         self._began = self._last = clock()
         self._bytes = self._bytes_in_file = 0  # of files that were ended; of the one under way
         self._size: int | None = None
-        self._skipped = Amount(0, 0)
+        self.skipped = Amount(0, 0)
         # Seconds, and what was done in them, discounted by their age.
         self._seconds, self._recent = 0.0, Amount(0.0, 0.0)
         self.on_change: Callable[[Progress], None] | None = None
@@ -126,7 +128,7 @@ class Progress:
         else:
             bytes = self._read(bytes)  # noqa: A001
             self.in_file += rows
-        self._skipped = Amount(self._skipped.rows + rows, self._skipped.bytes + bytes)
+        self.skipped = Amount(self.skipped.rows + rows, self.skipped.bytes + bytes)
         self._tell()
 
     def _read(self, count: int) -> int:
@@ -168,7 +170,7 @@ class Progress:
     @property
     def rates(self) -> Amount:
         """Rows and bytes a second, over the whole run."""
-        done = Amount(self.rows - self._skipped.rows, self.bytes - self._skipped.bytes)
+        done = Amount(self.rows - self.skipped.rows, self.bytes - self.skipped.bytes)
         return _a_second(done, self.seconds)
 
     @property

@@ -36,10 +36,9 @@ import pyarrow.csv
 import pyarrow.pandas_compat
 import pyarrow.parquet  # noqa: F401
 import rich.console  # noqa: F401
-import typer._adapters  # (as do options that are numbers)
-import typer.main  # noqa: F401
 
-import streambn.cli.statistics_commands  # noqa: F401
+import streambn.cli.apply
+import streambn.cli.statistics  # noqa: F401
 from streambn.cli import main as cli
 from streambn.io import atomic
 from streambn.io import readers as reading

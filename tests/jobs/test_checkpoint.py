@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import itertools
@@ -22,12 +23,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streambn as sbn
-from streambn.cli import file_commands
+from streambn.cli import fit as fit_command
 from streambn.io import readers as reading
 from streambn.io import sources as files
 from streambn.io.locations import locate
 from streambn.jobs import checkpoint as checkpoints
 from streambn.jobs.checkpoint import Interval, Place, Reached
+from streambn.jobs.job import fit_job
 from streambn.jobs.report import Skipped
 
 NEVER = Interval(None, None)
@@ -71,21 +73,21 @@ def lay_out() -> list[str]:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int | None) -> list[int]:
     """Have a fit interrupted after so many batches; the list tells how many there were."""
-    real = Learned.real
     learned: list[int] = []
 
     def counted(fitted: Any, batch: Any) -> Any:
         if len(learned) == batches:
             raise KeyboardInterrupt
         learned.append(batch.num_rows)
-        return real(fitted, batch)
+        return fitted.learn(batch)
 
-    monkeypatch.setattr(file_commands, "_learned", counted)
+    learn_by(monkeypatch, counted)
     return learned
 
 
-class Learned:
-    real = staticmethod(file_commands._learned)
+def learn_by(monkeypatch: pytest.MonkeyPatch, learn: Callable[[Any, Any], Any]) -> None:
+    """Let the command `fit` learn batches by this function."""
+    monkeypatch.setattr(fit_command, "fit_job", functools.partial(fit_job, learn=learn))
 
 
 POLICIES: dict[str, list[object]] = {
@@ -398,7 +400,6 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_job(
 ) -> None:
     inputs = lay_out()
     tried = threading.Event()
-    real = Learned.real
 
     def full(*_: object) -> bytes:
         tried.set()
@@ -407,11 +408,11 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_job(
     def patient(fitted: Any, batch: Any) -> Any:
         if fitted.binding is not None:
             assert tried.wait(30.0)
-        return real(fitted, batch)
+        return fitted.learn(batch)
 
     monkeypatch.setattr(checkpoints.Keeper, "_content", full)
     if every == "1ms":
-        monkeypatch.setattr(file_commands, "_learned", patient)
+        learn_by(monkeypatch, patient)
         inputs = inputs[4:]  # of which each batch is a place
     done = run("fit", *inputs, "-o", "s.json", "--checkpoint-every", every, "-q")
     assert done.code == 0, done.lines

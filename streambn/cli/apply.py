@@ -1,0 +1,224 @@
+"""The commands that write normalized data: `apply` and `normalize`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+import streambn as sbn
+from streambn.cli.app import Command, usage_errors
+from streambn.cli.fit import check_checkpoint, fitting
+from streambn.cli.normalizer_options import NORMALIZER_OPTIONS, NormalizerOptions
+from streambn.cli.options import (
+    CHECKPOINT_OPTIONS,
+    JOB_OPTIONS,
+    WRITE_OPTIONS,
+    CheckpointOptions,
+    JobOptions,
+    WriteOptions,
+    dtype_option,
+    folder_of,
+    inputs_argument,
+    output_option,
+    stats_argument,
+)
+from streambn.cli.report import report, say_applied, say_fitted
+from streambn.errors import InvalidValueError
+from streambn.io.locations import Location, locate, remove_leftovers
+from streambn.io.locks import alone
+from streambn.io.sources import PIPE, Source, scan
+from streambn.jobs.folder import apply_job, verified
+from streambn.jobs.inputs import located
+from streambn.jobs.job import Done, use_threads
+from streambn.jobs.manifest import NAME
+from streambn.jobs.operations import ApplyStatistics, LearnAndApply
+from streambn.jobs.plan import Output, check_target, plan
+
+__all__ = ["apply", "normalize"]
+
+
+@click.command(
+    cls=Command,
+    groups=[JOB_OPTIONS, WRITE_OPTIONS],
+    examples=[
+        "streambn apply stats.json data/ -o normalized/",
+        "streambn apply stats.json normalized.parquet -o data.parquet --inverse",
+        "produce | streambn apply stats.json - -o - | consume",
+    ],
+)
+@stats_argument
+@inputs_argument
+@output_option
+@dtype_option
+@click.option("--inverse", is_flag=True, help="Map normalized values back to the original ones.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Read each output back and compare it with a second computation from the inputs.",
+)
+def apply(
+    stats: str,
+    inputs: Sequence[str],
+    output: str,
+    dtype: Any,
+    *,
+    inverse: bool,
+    verify: bool,
+    job: JobOptions,
+    writing: WriteOptions,
+) -> None:
+    """Normalize data with a statistics file, live or frozen. Nothing is learned.
+
+    Columns without statistics pass through. Inputs that go into a single file are joined by
+    column name, with Hive partition keys as columns. In a folder, each input keeps its path and
+    format.
+    """
+    how = job.reading()
+    if verify and (output == PIPE or how.skipping):
+        raise click.UsageError(
+            "--verify compares an output file with all of its inputs. It cannot be combined with "
+            "-o - or with --on-error skip."
+        )
+    loaded = sbn.load(stats)
+    with located(stats):
+        frozen = loaded.freeze() if isinstance(loaded, sbn.Normalizer) else loaded
+    sources = scan(inputs)
+    with usage_errors():
+        outputs = plan(sources, output, skipping=how.skipping)
+        if any(locate(stats).identity == file.identity for file in _files(outputs)):
+            raise InvalidValueError(f"The output would replace {stats}, the statistics.")
+    use_threads(job.threads)
+    operation = ApplyStatistics(frozen, dtype, inverse)
+    with alone(*_manifests(output, outputs)):
+        if job.resume:
+            remove_leftovers(*_files(outputs))
+        done = apply_job(
+            operation,
+            outputs,
+            how,
+            writing.encoding(),
+            job.display(),
+            folder=folder_of(output, outputs, operation, job, writing),
+            fsync=writing.fsync,
+            check=verified(operation, how) if verify else None,
+        )
+    if not job.quiet:
+        say_applied(frozen, done.rows, output)
+    report("apply", output, done, frozen.fingerprint, as_json=job.json)
+
+
+@click.command(
+    cls=Command,
+    groups=[NORMALIZER_OPTIONS, JOB_OPTIONS, CHECKPOINT_OPTIONS, WRITE_OPTIONS],
+    examples=[
+        "streambn normalize data.csv -o normalized.parquet --save stats.json",
+        "produce | streambn normalize --online - -o - | consume",
+    ],
+)
+@inputs_argument
+@output_option
+@click.option("--save", metavar="STATS", help="Write the statistics to this file too.")
+@dtype_option
+@click.option(
+    "--online",
+    is_flag=True,
+    help="Learn and normalize in a single pass: each batch by the statistics as of that batch.",
+)
+@click.option(
+    "--using",
+    type=click.Choice(["running", "before", "batch"]),
+    default="running",
+    help="With --online, which statistics to apply to a batch: running (the default) includes "
+    "the batch, before excludes it, batch are those of the batch alone.",
+)
+def normalize(
+    inputs: Sequence[str],
+    output: str,
+    save: str | None,
+    dtype: Any,
+    using: Any,
+    *,
+    online: bool,
+    options: NormalizerOptions,
+    job: JobOptions,
+    keeping: CheckpointOptions,
+    writing: WriteOptions,
+) -> None:
+    """Fit on data, then normalize the same data.
+
+    The inputs are read twice, or once with --online.
+    """
+    how = job.reading()
+    sources = scan(inputs)
+    with usage_errors():
+        if not online:
+            _check_rereadable(sources)
+        elif job.resume:
+            raise click.UsageError(
+                "--online cannot be combined with --resume: the statistics of the earlier run are "
+                "lost. Start again without --resume."
+            )
+        outputs = plan(sources, output, skipping=how.skipping)
+        if save is not None:
+            check_target(save, sources)
+            if any(locate(save).identity == file.identity for file in _files(outputs)):
+                raise click.UsageError(f"--save and --output are the same file, {save}.")
+        check_checkpoint(keeping, sources, *(each.target for each in outputs), save)
+    normalizer = options.normalizer(online=online)
+    use_threads(job.threads)
+
+    def run(operation: ApplyStatistics | LearnAndApply) -> Done:
+        return apply_job(
+            operation,
+            outputs,
+            how,
+            writing.encoding(),
+            job.display(),
+            folder=folder_of(output, outputs, operation, job, writing),
+            fsync=writing.fsync,
+        )
+
+    if online:
+        with alone(*_manifests(output, outputs)):
+            done = run(LearnAndApply(normalizer, using, dtype))
+    else:
+        checkpoint = keeping.location(output, outputs)
+        checkpoints = [] if checkpoint is None else [checkpoint]
+        with alone(*checkpoints, *_manifests(output, outputs)):
+            if job.resume:
+                kept = [locate(save)] if save else []
+                remove_leftovers(*checkpoints, *kept, *_files(outputs))
+            with fitting(normalizer, sources, options, job, keeping, checkpoint) as ended:
+                normalizer = sbn.Normalizer.from_statistics(ended.statistics)
+                done = run(ApplyStatistics(normalizer.freeze(), dtype))
+            for file in checkpoints:
+                file.remove()
+    if save is not None:
+        normalizer.save(save)
+        if not job.quiet:
+            say_fitted(normalizer, done.rows, save)
+    frozen = normalizer.freeze()
+    if not job.quiet:
+        say_applied(frozen, done.rows, output)
+    report("normalize", output, done, frozen.fingerprint, as_json=job.json)
+
+
+def _files(outputs: Sequence[Output]) -> list[Location]:
+    return [each.location for each in outputs if each.target != PIPE]
+
+
+def _manifests(output: str, outputs: Sequence[Output]) -> list[Location]:
+    """Return the manifest of the folder of the outputs, which only one job may write."""
+    return [locate(output).child(NAME)] if outputs[0].mirrored else []
+
+
+def _check_rereadable(sources: Sequence[Source]) -> None:
+    for source in sources:
+        if not source.rereadable:
+            raise InvalidValueError(
+                f"normalize reads its inputs twice, but {source.name} can be read only once. Fit "
+                "on one copy of the stream and apply to another, save it to a file first, or use "
+                "--online."
+            )
