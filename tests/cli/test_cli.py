@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import fcntl
+import functools
 import io
 import json
 import math
@@ -12,6 +14,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from fractions import Fraction
@@ -34,6 +37,9 @@ TIMEOUT = 60
 
 
 def run(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a command, in a process of its own if it takes options of `subprocess.run`."""
+    if not options:
+        return run_forked(list(map(str, args)))
     options = {"text": True, "stdin": subprocess.DEVNULL, "env": ENV, **options}
     if "input" in options:
         del options["stdin"]
@@ -44,6 +50,31 @@ def run(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
         timeout=TIMEOUT,
         **options,  # type: ignore[call-overload]
     )
+
+
+@functools.cache
+def server() -> subprocess.Popen[str]:
+    path = Path(__file__).with_name("fork_server.py")
+    process = subprocess.Popen(
+        [sys.executable, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENV,
+    )
+    atexit.register(process.communicate)  # the end of its stdin ends it
+    return process
+
+
+def run_forked(args: list[str]) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = {name: f"{folder}/{name}" for name in ("stdout", "stderr")}
+        process = server()
+        print(json.dumps({"args": args, "cwd": os.getcwd(), **outputs}), file=process.stdin)
+        process.stdin.flush()
+        code = int(process.stdout.readline())
+        out, err = (Path(path).read_text("utf-8") for path in outputs.values())
+    return subprocess.CompletedProcess(args, code, out, err)
 
 
 def good(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
