@@ -29,7 +29,7 @@ from streambn.errors import InvalidValueError
 from streambn.io.locations import Location, locate, remove_leftovers
 from streambn.io.locks import alone
 from streambn.io.sources import PIPE, Source, scan
-from streambn.jobs.folder import apply_job, verified
+from streambn.jobs.folder import apply_job
 from streambn.jobs.inputs import located
 from streambn.jobs.job import Done, use_threads
 from streambn.jobs.manifest import NAME
@@ -102,7 +102,7 @@ def apply(
             job.display(),
             folder=folder_of(output, outputs, operation, job, writing),
             fsync=writing.fsync,
-            check=verified(operation, how) if verify else None,
+            verify=verify,
         )
     if not job.quiet:
         say_applied(frozen, done.rows, output)

@@ -5,16 +5,15 @@ How files are written is for `streambn.jobs.apply`; here that meets manifests an
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from streambn import kernels
+from streambn._lazy import lazy_module
 from streambn.errors import InvalidValueError, StreamBNError
-from streambn.io.formats import Format
 from streambn.io.locations import Location, writing
-from streambn.io.sources import PIPE, Source, open_reader, open_source
+from streambn.io.sources import PIPE
 from streambn.io.writers import Encoding
 from streambn.jobs.apply import Stamps, apply_files
 from streambn.jobs.inputs import ReadOptions
@@ -24,9 +23,11 @@ from streambn.jobs.operations import ApplyStatistics, LearnAndApply
 from streambn.jobs.plan import Output
 from streambn.jobs.progress import Display, Progress
 from streambn.jobs.report import Skipped
-from streambn.jobs.stream import keys_of, write_stdout
+from streambn.jobs.stream import write_stdout
 
-__all__ = ["Folder", "apply_job", "verified"]
+verification = lazy_module("streambn.jobs.verify")
+
+__all__ = ["Folder", "apply_job"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def apply_job(
     *,
     folder: Folder | None = None,
     fsync: bool = False,
-    check: Callable[[Output], None] | None = None,
+    verify: bool = False,
 ) -> Done:
     """Write the outputs of a plan.
 
@@ -75,8 +76,8 @@ def apply_job(
         Into which the outputs go; None: it is one output, a file or standard output.
     fsync : bool
         Whether to wait for the disk before an output gets its name.
-    check : callable, optional
-        Raises if an output is not what it should be, which is then removed.
+    verify : bool
+        Whether to compare each output with a second computation. One that differs is removed.
     """
     sources = [source for output in plan for source in output.sources]
     if isinstance(turns, ApplyStatistics):
@@ -100,9 +101,10 @@ def apply_job(
             counted.skip_done(len(earlier), total_size(earlier) or 0, rows)
 
         def finished(output: Output, stamps: Stamps, skipped: Sequence[Skipped]) -> None:
-            if check is not None:
+            if verify:
+                assert isinstance(turns, ApplyStatistics)
                 try:
-                    check(output)
+                    verification.verify_output(output, turns, how)
                 except StreamBNError:
                     output.location.remove()
                     raise
@@ -121,35 +123,6 @@ def apply_job(
     order = {source.name: number for number, source in enumerate(sources)}
     skipped.sort(key=lambda entry: order[entry.file])
     return done(counted, len(sources), skipped, resumed=len(todo) < len(plan))
-
-
-def verified(turning: ApplyStatistics, how: ReadOptions) -> Callable[[Output], None]:
-    """Give what reads an output back, and compares it with its inputs: see `verify`."""
-    from streambn.jobs.verify import text_types, verify  # noqa: PLC0415  (only if it is asked for)
-
-    def check(output: Output) -> None:
-        def batches(source: Source) -> Iterator[Any]:
-            keys = keys_of(output, source, turning)
-            yield from open_reader(source, keys=keys, csv_types=how.csv_types)
-
-        inputs = itertools.chain.from_iterable(map(batches, output.sources))
-        text = output.format is Format.CSV
-        types = {}
-        if text:
-            first = open_source(output.sources[0], csv_types=how.csv_types)
-            types = text_types(turning.frozen, first.schema)
-        written = open_reader(Source(output.target), csv_types=types)
-        verify(
-            turning.frozen,
-            inputs,
-            written,
-            name=output.target,
-            inverse=turning.inverse,
-            dtype=turning.dtype,
-            text=text,
-        )
-
-    return check
 
 
 def _check_no_manifest(folder: Folder) -> None:

@@ -1,140 +1,127 @@
-"""An output read back beside its input: every row is there, every null, every value.
+"""Compare outputs with a second computation from their inputs.
 
-What is checked, row by row: as many rows; null where the input is null, or where a lane was
-never seen, and nowhere else; columns that pass through equal; and normalized values that,
-mapped back, are the input again but for rounding. The maps are computed here, in NumPy, and
-not by the kernels that wrote the output, so that an error of theirs would show.
+`verify_output` reads an output again, together with its inputs. It normalizes the inputs with
+the NumPy reference kernels and compares the result with the output row by row. The output must
+have the same rows, the same nulls, the same normalized values up to rounding, and the same
+values in all other columns.
 
-**What is not found.** A change smaller than rounding: of integers and decimals beyond 2⁵³
-that includes their low digits. In CSV, which has one spelling for both, an empty string in
-the place of a null one. The types of columns: formats do not keep all, so only values are
-compared.
+Some changes cannot be found: a change within rounding, an empty string in place of a null one in
+CSV, which writes both alike, and another type for a column. Formats do not keep all types, so
+only values are compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import io
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn import kernels
+from streambn._lazy import lazy_module
 from streambn._transformer import float_type_of
-from streambn.arrow.binding import Binding, Leaf, float_type
+from streambn.arrow.binding import Leaf
 from streambn.errors import SchemaError, StreamBNError
-from streambn.jobs.compare import IncomparableError, differing
-from streambn.jobs.roundtrip import KINDS, Kind, Roundtrip
-from streambn.kernels import FeatureTransform
+from streambn.io.formats import Format
+from streambn.io.sources import Source, open_reader, open_source
+from streambn.jobs.compare import first_difference
+from streambn.jobs.inputs import ReadOptions, located
+from streambn.jobs.operations import ApplyStatistics
+from streambn.jobs.plan import Output
+from streambn.jobs.stream import keys_of
+from streambn.kernels import reference
 from streambn.kernels.bitmaps import unpack_validity
 from streambn.kernels.flatten import FlatColumn, flatten_columns
 from streambn.kernels.interface import Floats
-from streambn.normalizer import FrozenNormalizer
 
-__all__ = ["text_types", "verify"]
+csv = lazy_module("pyarrow.csv")
 
-# Rows compared at once, and values of a column: temporaries stay in the cache.
+__all__ = ["csv_types", "verify", "verify_output"]
+
+# Rows that are compared at a time, which bounds the memory.
 _ROWS = 1 << 16
-_VALUES = 1 << 15
+# Rounding errors of the two computations, as a multiple of the largest term: 16 units of float64.
+_ROUNDING = 16 * 2.0**-53
+
+
+def verify_output(output: Output, operation: ApplyStatistics, options: ReadOptions) -> None:
+    """Read an output and its inputs again, and compare them; see `verify`."""
+
+    def batches(source: Source) -> Iterator[Any]:
+        keys = keys_of(output, source, operation)
+        yield from open_reader(source, keys=keys, csv_types=options.csv_types)
+
+    text = output.format is Format.CSV
+    types = {}
+    if text:
+        first = output.sources[0]
+        keys = keys_of(output, first, operation)
+        opened = open_source(first, keys=keys, csv_types=options.csv_types)
+        types = csv_types(operation.schema(opened.schema))
+    inputs = itertools.chain.from_iterable(map(batches, output.sources))
+    written = open_reader(Source(output.target), csv_types=types)
+    verify(operation, inputs, written, name=output.target, text=text)
 
 
 def verify(
-    frozen: FrozenNormalizer,
+    operation: ApplyStatistics,
     inputs: Iterable[Any],
     outputs: Iterable[Any],
     *,
     name: str,
-    inverse: bool = False,
-    dtype: Any = None,
     text: bool = False,
-) -> tuple[str, ...]:
-    """Check that an output is what a frozen normalizer makes of an input.
+) -> None:
+    """Check that an output is what an operation makes of its inputs.
 
     Parameters
     ----------
-    frozen : FrozenNormalizer
+    operation : ApplyStatistics
     inputs, outputs : iterable of pyarrow.RecordBatch
-        The same rows, in whatever batches. Inputs of several files follow one another; the
-        output has the columns and types that the first of them gave it.
+        The same rows, in any batches. The inputs may come from several files, each with its own
+        order and types of columns.
     name : str
-        What messages call the output.
-    inverse : bool
-        The output is of `inverse_transform`.
-    dtype : data type, optional
-        As it was given to `transform`.
+        The name of the output in messages.
     text : bool
-        The output was CSV, which keeps no types: best read as `text_types` says.
-
-    Returns
-    -------
-    tuple of str
-        Columns that pass through and could not be compared, because CSV gave them a type that
-        has nothing to do with the input's. Always empty unless `text`.
+        Whether the output is CSV, read with the types of `csv_types`.
 
     Raises
     ------
     StreamBNError
-        The output differs; the message names it, the column, the row and both values.
-
-    Notes
-    -----
-    Memory is bounded: both are compared in step, a slice of a batch at a time.
+        The output differs. The message names the column, the row and both values.
     """
-    checker = _Checker(frozen, name, inverse, float_type_of(dtype), text)
+    comparison = _Comparison(operation, name, text)
     start = 0
     for given, written in _in_step(inputs, outputs, name):
-        with np.errstate(all="ignore"):  # infinities and NaN are compared like all else
-            checker.check(given, written, start)
+        with np.errstate(all="ignore"):
+            comparison.compare(given, written, start)
         start += given.num_rows
-    return tuple(checker.unchecked)
 
 
-def text_types(frozen: FrozenNormalizer, schema: pa.Schema) -> dict[str, pa.DataType]:
-    """Give the types with which a CSV output is to be read back, by column.
+def csv_types(schema: pa.Schema) -> dict[str, pa.DataType]:
+    """Return the types to read a CSV file with that has this schema.
 
-    Parameters
-    ----------
-    frozen : FrozenNormalizer
-    schema : pyarrow.Schema
-        The input's.
-
-    Returns
-    -------
-    dict
-        Of columns that pass through and that would not come back by what they look like:
-        strings such as "007", decimals, times.
+    Types that the CSV reader does not know are left out, and inferred.
     """
-    bound = set(frozen.statistics._bound_to().columns)
-    types = pa.types
-    kinds: dict[str, pa.DataType] = {}
+    types = {}
     for field in schema:
-        kind = field.type
-        if types.is_dictionary(kind):
-            kind = kind.value_type
-        if field.name in bound:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            kind = pa.string()
+        options = csv.ConvertOptions(column_types={"x": kind})
+        try:
+            csv.read_csv(io.BytesIO(b"x\n"), convert_options=options)
+        except pa.ArrowException:
             continue
-        if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-            kinds[field.name] = pa.string()
-        elif any(
-            is_such(kind)
-            for is_such in (
-                types.is_decimal128,
-                types.is_timestamp,
-                types.is_time,
-                types.is_integer,
-            )
-        ):
-            kinds[field.name] = kind
-    return kinds
-
-
-# --- both sides in step ---------------------------------------------------------------
+        types[field.name] = kind
+    return types
 
 
 def _in_step(inputs: Iterable[Any], outputs: Iterable[Any], name: str) -> Iterator[tuple[Any, Any]]:
-    """Cut two streams into pairs of batches of the same rows."""
-    sides = [_filled(inputs), _filled(outputs)]
+    """Cut two streams into pairs of batches with the same rows."""
+    sides = [filter(_has_rows, inputs), filter(_has_rows, outputs)]
     pair: list[Any] = [next(side, None) for side in sides]
     rows = 0
     while all(batch is not None for batch in pair):
@@ -153,245 +140,207 @@ def _in_step(inputs: Iterable[Any], outputs: Iterable[Any], name: str) -> Iterat
         )
 
 
-def _filled(batches: Iterable[Any]) -> Iterator[Any]:
-    return (batch for batch in batches if batch.num_rows)
+def _has_rows(batch: Any) -> bool:
+    return bool(batch.num_rows)
 
 
-# --- one pair -------------------------------------------------------------------------
+class _Comparison:
+    """The comparison of one output with its inputs, a slice of both at a time."""
 
+    def __init__(self, operation: ApplyStatistics, name: str, text: bool) -> None:
+        self._statistics = operation.frozen.statistics
+        self._binding = self._statistics._bound_to()
+        self._transform = self._statistics.lane_transform
+        self._inverse, self._dtype = operation.inverse, float_type_of(operation.dtype)
+        self._name, self._text = name, text
+        self._leaves = {leaf.path for leaf in self._binding.leaves}
+        self._largest = np.zeros(len(self._transform.known))  # of each feature, so far
+        with np.errstate(all="ignore"):
+            self._offset = _ROUNDING * self._offsets()
 
-class _Checker:
-    """What is known of a pair of streams, and the check of one slice of both."""
+    def _offsets(self) -> Floats:
+        """Return the size of the terms that are added last, which may cancel."""
+        t, zero = self._transform, np.zeros(len(self._transform.known))
+        beta = zero if t.beta is None else np.abs(t.beta)
+        if not self._inverse:
+            return beta
+        shift = beta if t.gamma is None else beta / np.abs(t.gamma) * t.scale
+        offsets: Floats = np.abs(t.location_hi) + np.nan_to_num(shift, nan=0.0, posinf=0.0)
+        return offsets
 
-    def __init__(
-        self,
-        frozen: FrozenNormalizer,
-        name: str,
-        inverse: bool,
-        dtype: pa.DataType | None,
-        text: bool,
-    ) -> None:
-        fitted = frozen.statistics
-        self.binding: Binding = fitted._bound_to()
-        self.lanes = fitted.lane_transform
-        self.name, self.inverse, self.dtype, self.text = name, inverse, dtype, text
-        self.kinds: list[Kind] | None = None
-        self.unchecked: dict[str, None] = {}
-        self.largest: dict[tuple[str, ...], float] = {}
-
-    def check(self, given: pa.RecordBatch, written: pa.RecordBatch, start: int) -> None:
+    def compare(self, given: pa.RecordBatch, written: pa.RecordBatch, start: int) -> None:
         """Compare the rows from `start` on."""
-        written = self._aligned(written, given.schema.names)
-        try:
-            before = flatten_columns(self.binding.extract(given))
-            after = flatten_columns(self.binding.extract(written))
-        except SchemaError as error:
-            raise SchemaError(f"{self.name}: {error}") from error
-        kinds = [self._kind(given, written, leaf) for leaf in self.binding.leaves]
-        if self.kinds is None:
-            # Of several inputs into one output, the first says of which type its columns are.
-            self.kinds = kinds
+        written = self._align(written, given.schema.names)
+        schema = self._statistics.output_schema(given.schema, self._dtype)
+        with located(self._name):
+            columns = self._binding.extract(given)
+            found = flatten_columns(self._binding.extract(written))
+        kernel = reference.denormalize if self._inverse else reference.normalize
+        leaf_schema = self._binding.leaf_schema(columns, schema)
+        expected = kernel(columns, self._transform, leaf_schema).batch.columns
         first = 0
-        for leaf, one, other, *both in zip(
-            self.binding.leaves, before, after, kinds, self.kinds, strict=True
+        for leaf, source, mapped, target in zip(
+            self._binding.leaves, flatten_columns(columns), expected, found, strict=True
         ):
-            part = slice(first, first + leaf.width)
-            lanes = FeatureTransform._make(
-                f[part] if isinstance(f, np.ndarray) else f for f in self.lanes
-            )
-            null = pa.types.is_null(_leaf_type(given.schema, leaf))
-            self._check_leaf(leaf, one, other, lanes, max(both), start, null)
+            features = slice(first, first + leaf.width)
+            if not _is_null_in(given.schema, leaf.path):
+                self._compare_lists(leaf, source, target, start)
+            self._compare_values(leaf, features, source, mapped, target, start)
             first += leaf.width
-        for path, one, other in self._passing(given, written):
-            self._check_passed(path, one, other, start)
+        for path, one, other in self._unchanged(given, written):
+            row = first_difference(one, other, text=self._text)
+            if row is not None:
+                self._fail(".".join(path), start + row, _shown(one[row]), _shown(other[row]))
 
-    def _aligned(self, written: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
-        there = written.schema.names
-        if there == names:
+    def _align(self, written: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+        """Bring the columns of the output into the order of the input."""
+        found = written.schema.names
+        if found == names:
             return written
         for name in names:
-            if name not in there:
-                raise SchemaError(f"{self.name}: {SchemaError.missing(name, there)}")
-        for name in there:
+            if name not in found:
+                raise SchemaError(f"{self._name}: {SchemaError.missing(name, found)}", column=name)
+        for name in found:
             if name not in names:
-                raise SchemaError(f"{self.name}: column {name!r} is not in the input")
+                raise SchemaError(f"{self._name}: column {name!r} is not in the input", column=name)
         return written.select(names)
 
-    def _kind(self, given: pa.RecordBatch, written: pa.RecordBatch, leaf: Leaf) -> Kind:
-        """Give the coarser of the types in which the output of this input was rounded."""
-        kind = KINDS[(self.dtype or float_type(_leaf_type(given.schema, leaf))).id]
-        return max(kind, KINDS[float_type(_leaf_type(written.schema, leaf)).id])
-
-    # -------------------------------------------------------------- normalized columns
-
-    def _check_leaf(
-        self,
-        leaf: Leaf,
-        given: FlatColumn,
-        written: FlatColumn,
-        lanes: FeatureTransform,
-        kind: Kind,
-        start: int,
-        null: bool,
-    ) -> None:
-        if not null:
-            self._check_outer(leaf, given, written, start)
-        maps = Roundtrip(lanes, kind, self.inverse)
-        exact = not pa.types.is_floating(given.values.type)
-        for (x, x_null), (stored, y_null), row in _pieces(given, written):
-            # What was text is rounded as it was before.
-            y = stored.astype(kind.dtype).astype(np.float64) if self.text else stored
-            blur = self._blur(leaf, x, x_null) if exact else None
-            expected = x_null | ~lanes.known[:, np.newaxis]
-            wrong, apart = expected != y_null, None
-            where = np.arange(x.shape[1])
-            if not wrong.any():
-                where = np.flatnonzero(maps.doubtful(x, y, expected).any(axis=0))
-                if not where.size:
-                    continue
-                wrong, apart = maps.differ(
-                    x[:, where], y[:, where], 0.0 if blur is None else blur[:, where]
-                )
-                wrong &= ~expected[:, where]
-            if wrong.any():
-                # The first row, and in it the first lane.
-                among = int(wrong.any(axis=0).argmax())
-                lane, at = int(wrong[:, among].argmax()), int(where[among])
-                how = "" if lanes.known[lane] else ", and not null: it has no statistics"
-                if apart is not None:
-                    how = f", which {apart.words((lane, among))}"
-                self._fail(
-                    leaf.lanes[lane],
-                    start + row + at,
-                    "null" if x_null[lane, at] else repr(float(x[lane, at])),
-                    "null" if y_null[lane, at] else repr(float(y[lane, at])),
-                    how,
-                )
-
-    def _blur(self, leaf: Leaf, x: Floats, null: NDArray[np.bool_]) -> Floats:
-        """Say how large the numbers are that integers or decimals were rounded as."""
-        if kernels.active == "native":
-            return x
-        # These take differences from one of the first values, which may be a larger one.
-        largest = np.abs(np.where(null, 0.0, x)).max(initial=self.largest.get(leaf.path, 0.0))
-        self.largest[leaf.path] = largest
-        return np.full_like(x, largest)
-
-    def _check_outer(self, leaf: Leaf, given: FlatColumn, written: FlatColumn, start: int) -> None:
-        """Compare which lists, or structs around the leaf, are null."""
-        if given.outer is None and written.outer is None:
+    def _compare_lists(self, leaf: Leaf, given: FlatColumn, found: FlatColumn, start: int) -> None:
+        """Compare which lists are null, and which structs around a column."""
+        if given.outer is None and found.outer is None:
             return
-        all_there = np.ones(given.rows, np.bool_)
-        one = all_there if given.outer is None else given.outer
-        other = all_there if written.outer is None else written.outer
-        wrong = one != other
+        valid = [
+            np.ones(side.rows, np.bool_) if side.outer is None else side.outer
+            for side in (given, found)
+        ]
+        wrong = valid[0] != valid[1]
         if wrong.any():
             row = int(wrong.argmax())
-            words = ["there" if side[row] else "null" for side in (one, other)]
+            words = ["a value" if side[row] else "null" for side in valid]
             self._fail(leaf.name, start + row, *words)
 
-    # ----------------------------------------------------------------- passing columns
+    def _compare_values(
+        self,
+        leaf: Leaf,
+        features: slice,
+        given: FlatColumn,
+        mapped: pa.Array,
+        written: FlatColumn,
+        start: int,
+    ) -> None:
+        """Compare a normalized column, in the coarser type of the two computations."""
+        null = _nulls(given) | ~self._transform.known[features]
+        found_null = _nulls(written)
+        expected, found = _numbers(_elements(mapped)), _numbers(written.values)
+        dtype = min(expected.dtype, found.dtype, key=lambda dtype: dtype.itemsize)
+        expected = expected.astype(dtype).reshape(null.shape)
+        found = found.astype(dtype).reshape(null.shape)
+        size = np.abs(expected.astype(np.float64))
+        if not pa.types.is_floating(given.values.type):
+            # The kernels subtract one of the first values before they round an integer.
+            usable = np.where(null | ~np.isfinite(size), 0.0, size)
+            largest = self._largest[features]
+            np.maximum(largest, usable.max(axis=0, initial=0.0), out=largest)
+            size = np.broadcast_to(largest, size.shape)
+        close = _is_close(expected, found, _ROUNDING * size + self._offset[features])
+        wrong = (null != found_null) | ~(null | close)
+        if wrong.any():
+            row, feature = divmod(int(wrong.argmax()), leaf.width)
+            self._fail(
+                leaf.lanes[feature],
+                start + row,
+                "null" if null[row, feature] else repr(float(expected[row, feature])),
+                "null" if found_null[row, feature] else repr(float(found[row, feature])),
+            )
 
-    def _passing(
+    def _unchanged(
         self, given: pa.RecordBatch, written: pa.RecordBatch
-    ) -> Iterator[tuple[str, pa.Array, pa.Array]]:
-        """Find the columns, and fields of structs, that are not normalized."""
-        bound = {leaf.path for leaf in self.binding.leaves}
+    ) -> Iterator[tuple[tuple[str, ...], pa.Array, pa.Array]]:
+        """Find the columns, and the fields of structs, that are not normalized."""
 
         def below(
             path: tuple[str, ...], one: pa.Array, other: pa.Array
-        ) -> Iterator[tuple[str, pa.Array, pa.Array]]:
-            if path in bound or pa.types.is_null(one.type):
-                if path not in bound and not _above_bound(path, bound):
-                    yield ".".join(path), one, other
-            elif not _above_bound(path, bound):
-                yield ".".join(path), one, other
-            elif pa.types.is_struct(other.type):
-                for i, field in enumerate(one.type):
-                    j = other.type.get_field_index(field.name)
-                    if j < 0:
+        ) -> Iterator[tuple[tuple[str, ...], pa.Array, pa.Array]]:
+            if path in self._leaves:
+                return
+            if not any(leaf[: len(path)] == path for leaf in self._leaves):
+                yield path, one, other
+            elif pa.types.is_struct(one.type) and pa.types.is_struct(other.type):
+                fields = dict(zip(other.type.names, other.flatten(), strict=True))
+                for name, field in zip(one.type.names, one.flatten(), strict=True):
+                    if name not in fields:
+                        column = ".".join((*path, name))
                         raise SchemaError(
-                            f"{self.name}: column {'.'.join((*path, field.name))!r} is missing"
+                            f"{self._name}: column {column!r} is missing", column=column
                         )
-                    yield from below((*path, field.name), one.flatten()[i], other.flatten()[j])
+                    yield from below((*path, name), field, fields[name])
 
         for i, name in enumerate(given.schema.names):
             yield from below((name,), given.column(i), written.column(i))
 
-    def _check_passed(self, path: str, given: pa.Array, written: pa.Array, start: int) -> None:
-        try:
-            wrong = differing(given, written, text=self.text)
-        except IncomparableError as error:
-            if self.text:
-                self.unchecked[path] = None
-                return
-            raise SchemaError(
-                f"{self.name}: column {path!r}, which passes through, is {given.type} in the "
-                f"input and {written.type} in the output"
-            ) from error
-        if wrong.any():
-            row = int(wrong.argmax())
-            self._fail(path, start + row, _shown(given[row]), _shown(written[row]))
-
-    def _fail(self, column: str, row: int, given: str, written: str, how: str = "") -> None:
+    def _fail(self, column: str, row: int, expected: str, found: str) -> None:
         raise StreamBNError(
-            f"{self.name}: column {column!r}, row {row + 1:,}: the input is {given}, and the "
-            f"output {written}{how}"
+            f"{self._name}: column {column!r}, row {row + 1:,}: expected {expected}, found {found}",
+            column=column,
         )
 
 
-def _above_bound(path: tuple[str, ...], bound: set[tuple[str, ...]]) -> bool:
-    return any(leaf[: len(path)] == path for leaf in bound)
+# --- normalized columns -------------------------------------------------------------------
 
 
-def _leaf_type(schema: pa.Schema, leaf: Leaf) -> pa.DataType:
-    kind = schema.field(leaf.path[0]).type
-    for name in leaf.path[1:]:
+def _is_null_in(schema: pa.Schema, path: tuple[str, ...]) -> bool:
+    """Whether a column, or a struct around it, has the null type, which holds no lists."""
+    kind = schema.field(path[0]).type
+    for name in path[1:]:
         if pa.types.is_null(kind):
             break
         kind = kind.field(name).type
-    return kind
+    return bool(pa.types.is_null(kind))
 
 
-_Piece = tuple[Floats, NDArray[np.bool_]]
+def _nulls(column: FlatColumn) -> NDArray[np.bool_]:
+    """Return which values are null, shape (rows, width)."""
+    valid = unpack_validity(column.values, 0, len(column.values))
+    null = np.zeros(len(column.values), np.bool_) if valid is None else ~valid
+    null = null.reshape(-1, column.width)
+    return null if column.outer is None else null | ~column.outer[:, np.newaxis]
 
 
-def _pieces(given: FlatColumn, written: FlatColumn) -> Iterator[tuple[_Piece, _Piece, int]]:
-    """Read both columns as float64, and which values are null, each of shape (L, n)."""
-    step = max(1, _VALUES // given.width)
-    for row in range(0, given.rows, step):
-        yield _piece(given, row, step), _piece(written, row, step), row
+def _elements(array: pa.Array) -> pa.Array:
+    """Return the elements of fixed-size lists or tensors, those of null lists too."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if pa.types.is_fixed_size_list(array.type):
+        size = array.type.list_size
+        array = array.values.slice(array.offset * size, len(array) * size)
+    return array
 
 
-def _piece(column: FlatColumn, start: int, rows: int) -> _Piece:
-    width = column.width
-    part = column.values.slice(start * width, rows * width)
-    valid = unpack_validity(part, 0, len(part))
-    null = np.zeros(len(part), np.bool_) if valid is None else ~valid
-    null = null.reshape(-1, width)
-    if column.outer is not None:
-        null = null | ~column.outer[start : start + rows, np.newaxis]
-    if pa.types.is_decimal(part.type):
-        part = part.cast(pa.float64())
-    values = _numbers(part).astype(np.float64, copy=False)
-    return np.ascontiguousarray(values.reshape(-1, width).T), null.T
+def _numbers(array: pa.Array) -> NDArray[np.floating[Any]]:
+    """Return values as floats, in their own type if they have one, with NaN for null."""
+    if not pa.types.is_floating(array.type):
+        array = array.cast(pa.float64(), safe=False)
+    numbers: NDArray[np.floating[Any]] = array.to_numpy(zero_copy_only=False)
+    return numbers
 
 
-def _numbers(array: pa.Array) -> NDArray[Any]:
-    """View the values of a plain array, and whatever lies under its nulls."""
-    dtype: np.dtype[Any] = np.dtype(array.type.to_pandas_dtype())
-    buffer = array.buffers()[1]
-    if buffer is None:
-        return np.zeros(len(array), dtype)
-    return np.frombuffer(buffer, dtype, len(array), array.offset * dtype.itemsize)
-
-
-# --- columns that pass through --------------------------------------------------------
+def _is_close(
+    expected: NDArray[np.floating[Any]], found: NDArray[np.floating[Any]], rounding: Floats
+) -> NDArray[np.bool_]:
+    """Compare values: at most one unit in the last place apart, besides `rounding`."""
+    same: NDArray[np.bool_] = (expected == found) | (np.isnan(expected) & np.isnan(found))
+    if same.all():
+        return same
+    unit = np.spacing(np.maximum(np.abs(expected), np.abs(found)))
+    apart = np.abs(expected.astype(np.float64) - found.astype(np.float64))
+    close: NDArray[np.bool_] = np.isfinite(apart) & (apart <= unit + rounding)
+    return same | close
 
 
 def _shown(value: pa.Scalar) -> str:
+    """Return a value as a message shows it."""
     try:
         text = repr(value.as_py()) if value.is_valid else "null"
-    except (ValueError, OverflowError, pa.ArrowException):  # what Python has no value for
+    except (ValueError, OverflowError, pa.ArrowException):  # Python has no such value
         text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
