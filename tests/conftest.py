@@ -89,14 +89,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     from streambn.cli import main as cli
 
     def run(*args: object) -> Ran:
-        code = 0
-        arguments, state = [str(arg) for arg in args], {}
-        try:
-            cli._invoke(arguments, state)
-        except KeyboardInterrupt:
-            code = 130
-        except Exception as error:
-            code = cli._report_failure(error, state, as_json="--json" in arguments)
+        code = cli.run([str(arg) for arg in args])
         captured = capsys.readouterr()
         return Ran(code, captured.err.splitlines(), captured.out)
 

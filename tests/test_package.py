@@ -265,6 +265,7 @@ def test_a_fit_imports_only_what_it_uses(tmp_path):
 def test_garbage_is_collected_while_a_command_runs():
     code = (
         "import gc, sys, streambn.cli.statistics\n"
+        "gc.disable()\n"
         "def work(**_): assert gc.isenabled(); sys.exit(7)\n"
         "streambn.cli.statistics.show.callback = work\n"
         "from streambn.cli.main import run\n"

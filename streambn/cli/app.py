@@ -132,7 +132,7 @@ class Command(click.Command):
         """Run the command."""
         # Arrow would answer Ctrl-C with an exception of its own.
         pyarrow.enable_signal_handlers(False)
-        # The modules loaded so far stay: see `streambn.cli.main.run`.
+        # The modules loaded so far stay: see `streambn.cli.main.main`.
         gc.freeze()
         gc.enable()
         ctx.obj["output"] = ctx.params.get("output")

@@ -5,20 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
 
 import streambn as sbn
 from streambn.arrow.sample_weights import moment
 from streambn.policies import TimedState, event_time_of
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-__all__ = ["number", "rows_seen", "show", "table"]
+__all__ = ["show"]
 
 
 # What stats() has of any policy, also where nothing was seen and there are none.
@@ -70,7 +72,7 @@ def _document(loaded: Any, lanes: list[dict[str, Any]], at: Any) -> dict[str, An
         "newest": newest,
         "at": as_of,
         "fingerprint": loaded.fingerprint if frozen else None,
-        "rows": rows_seen(lanes),
+        "rows": _rows_seen(lanes),
         "columns": [{key: _jsonable(value) for key, value in lane.items()} for lane in lanes],
     }
 
@@ -106,39 +108,29 @@ def _jsonable(value: Any) -> Any:
     return value
 
 
-def rows_seen(lanes: list[dict[str, Any]]) -> int:
+def _rows_seen(lanes: list[dict[str, Any]]) -> int:
     """Count rows: each is in every lane a value, a null, a NaN or an infinity."""
     kinds = ("count", "nulls", "nans", "infs")
     return max((sum(lane[kind] or 0 for kind in kinds) for lane in lanes), default=0)
 
 
 def _show_table(loaded: Any, lanes: list[dict[str, Any]], at: Any) -> None:
-    from rich.console import Console  # noqa: PLC0415  (slow to import, and only for people)
-
     # Column names are data: "emb[0]" is not markup.
     console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 1 << 16  # a pipe has no width
     plain = not console.encoding.lower().startswith("utf")
-    shown = table(lanes, plain=plain)
-    for left_out in (["var"], ["var", *_further(lanes)]):
-        if console.is_terminal and _width(console, shown) > console.width:
-            shown = table(lanes, plain=plain, without=left_out)
-    # Never cut: a pipe has no width, and a terminal that is too narrow wraps.
-    console.width = max(console.width, _width(console, shown))
     with console.capture() as captured:
         for line in _heading(loaded, lanes, at):
             console.print(line, soft_wrap=True)
-        console.print()
-        console.print(shown)
+        for block in _blocks(_cells(lanes, _mark(plain)), console.width):
+            console.print()
+            console.print(_table(block, console.width, plain=plain))
         if any(map(_remark, lanes)):
             legend = "constant: its scale is 1; no values: normalizes to null"
             console.print(f"{_mark(plain)} {legend}", style="yellow")
-    # Not by rich itself, which meets a broken pipe in its own way.
+    # Not printed by rich, which handles a broken pipe in its own way.
     sys.stdout.write(captured.get())
-
-
-def _width(console: Any, shown: Any) -> int:
-    unbounded = console.options.update(max_width=1 << 20)
-    return int(console.measure(shown, options=unbounded).maximum)
 
 
 def _heading(loaded: Any, lanes: list[dict[str, Any]], at: Any) -> Iterator[str]:
@@ -149,52 +141,65 @@ def _heading(loaded: Any, lanes: list[dict[str, Any]], at: Any) -> Iterator[str]
     yield f"state        {'frozen' if frozen else 'live, can go on learning'}"
     if frozen:
         yield f"fingerprint  {loaded.fingerprint}"
-    yield f"rows         {rows_seen(lanes):,}"
+    yield f"rows         {_rows_seen(lanes):,}"
     for label, time in zip(("newest row", "as of"), _times(loaded, at), strict=True):
         if time is not None:
             yield f"{label:<12} {time}"
 
 
-def table(
-    lanes: list[dict[str, Any]], *, plain: bool = False, without: Sequence[str] = ()
-) -> Table:
-    """Lay statistics out for people.
-
-    Parameters
-    ----------
-    lanes : list of dict
-        The rows of ``stats()``.
-    plain : bool
-        Only ASCII.
-    without : sequence of str
-        Columns to leave out, such as the variance, which the deviation tells too.
-
-    Returns
-    -------
-    rich.table.Table
-    """
-    from rich import box  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-
-    # Kinds of missing values that never occurred are not worth a column.
+def _cells(lanes: list[dict[str, Any]], mark: str) -> dict[str, list[str]]:
+    """Return the columns of the table, from headings to cells."""
+    # A count of missing values that is zero everywhere does not get a column.
     rare = [kind for kind in ("nans", "infs") if any(lane[kind] for lane in lanes)]
-    counts = ["count", "nulls", *rare]
-    values = ["mean", "var", "std", "min", "max", *_further(lanes)]
-    values = [name for name in values if name not in without]
-    laid_out = Table(box=box.ASCII2 if plain else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    laid_out.add_column("column", no_wrap=True)
-    for name in counts + values:
-        laid_out.add_column(name, justify="right", no_wrap=True)
-    marked = any(map(_remark, lanes))
-    if marked:
-        laid_out.add_column("", style="yellow", no_wrap=True)
-    for lane in lanes:
-        cells = [lane["column"], *(f"{lane[name] or 0:,}" for name in counts)]
-        cells += [number(lane[name]) for name in values]
-        remark = _remark(lane)
-        cells += [f"{_mark(plain)} {remark}" if remark else ""] if marked else []
-        laid_out.add_row(*cells)
-    return laid_out
+    cells = {"column": [lane["column"] for lane in lanes]}
+    for name in ("count", "nulls", *rare):
+        cells[name] = [f"{lane[name] or 0:,}" for lane in lanes]
+    for name in ("mean", "var", "std", "min", "max", *_further(lanes)):
+        cells[name] = [_number(lane.get(name)) for lane in lanes]
+    remarks = [_remark(lane) for lane in lanes]
+    if any(remarks):
+        cells[""] = [remark and f"{mark} {remark}" for remark in remarks]
+    return cells
+
+
+# What rich puts between two columns: a separator, and a space on each side of it.
+_GAP = 3
+
+
+def _blocks(cells: dict[str, list[str]], width: int) -> list[dict[str, list[str]]]:
+    """Divide a table that is too wide into several, each with the names of the columns."""
+    names, *others = cells.items()
+    widths = {heading: max(map(cell_len, [heading, *column])) for heading, column in cells.items()}
+    blocks, room = [dict([names])], width - widths["column"]
+    for heading, column in others:
+        needed = widths[heading] + _GAP
+        if needed > room and len(blocks[-1]) > 1:
+            blocks.append(dict([names]))
+            room = width - widths["column"]
+        blocks[-1][heading] = column
+        room -= needed
+    return blocks
+
+
+def _table(cells: dict[str, list[str]], width: int, *, plain: bool) -> Table:
+    """Lay out one block. Only the names of columns are shortened if it is still too wide."""
+    values = [max(map(cell_len, [heading, *column])) + _GAP for heading, column in cells.items()]
+    style = box.ASCII2 if plain else box.SIMPLE_HEAD
+    table = Table(box=style, show_edge=False, pad_edge=False)
+    room = max(width - sum(values[1:]), 1)
+    overflow: Literal["crop", "ellipsis"] = "crop" if plain else "ellipsis"
+    table.add_column("column", no_wrap=True, max_width=room, overflow=overflow)
+    for heading in [*cells][1:]:
+        remark = heading == ""
+        table.add_column(
+            heading,
+            no_wrap=True,
+            justify="left" if remark else "right",
+            style="yellow" if remark else None,
+        )
+    for row in zip(*cells.values(), strict=True):
+        table.add_row(*row)
+    return table
 
 
 def _mark(plain: bool) -> str:
@@ -212,6 +217,6 @@ def _remark(lane: dict[str, Any]) -> str:
     return "constant" if std <= sys.float_info.epsilon * abs(mean) else ""
 
 
-def number(value: float | None) -> str:
+def _number(value: float | None) -> str:
     """Write six significant digits, thousands separated."""
     return "-" if value is None else f"{value:,.6g}"

@@ -10,7 +10,7 @@ import click
 import pyarrow as pa
 
 import streambn as sbn
-from streambn.cli import render
+from streambn._lazy import lazy_module
 from streambn.cli.app import Command, usage_errors, version_option
 from streambn.cli.messages import say
 from streambn.cli.normalizer_options import number_or_text
@@ -26,6 +26,9 @@ from streambn.errors import InvalidValueError
 from streambn.jobs.inputs import located
 from streambn.jobs.plan import check_target
 from streambn.policies import event_time_of
+
+# `merge` needs no rich.
+render = lazy_module("streambn.cli.render")
 
 __all__ = ["merge", "show"]
 

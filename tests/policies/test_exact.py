@@ -464,7 +464,9 @@ def test_statistics_in_two_units_do_not_merge():
     decimal = fit(pa.table({"a": [1.5], "x": pa.array([Decimal("1.1")])}))
     binary = fit(pa.table({"a": [1.5], "x": [0.25]}))
     for pair in ((decimal, binary), (binary, decimal)):
-        with pytest.raises(MergeError, match=r"column 'x' holds 0\.25.*Cast the column to one type"):
+        with pytest.raises(
+            MergeError, match=r"column 'x' holds 0\.25.*Cast the column to one type"
+        ):
             pair[0].merge(pair[1])
 
 
