@@ -11,14 +11,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from streambn import kernels
+from streambn.cli import main
 
 # The number of examples that Hypothesis tries, by profile: in a short run, and with --long.
 # A test without settings has the default profile. A slow test is decorated with
 # @settings.get_profile("few"), a quick one that hunts for rare numbers with "many".
 EXAMPLES = {"default": (25, 100), "few": (10, 40), "many": (100, 400)}
 
-# Python processes that tests start see the installed package, as the tests themselves do, not
-# the source folder that they may stand in, which has no compiled kernels.
+# Python processes that tests start import the installed package, as the tests do. The source
+# folder, which may be their working folder, has no compiled kernels.
 os.environ["PYTHONSAFEPATH"] = "1"
 
 
@@ -57,25 +58,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def long(pytestconfig: pytest.Config) -> bool:
-    """Whether this is the long form of the tests."""
+    """Whether the tests run in their long form."""
     return bool(pytestconfig.getoption("--long"))
 
 
 @pytest.fixture
 def jobs_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Be in an empty folder, and see to it that jobs leave the process as it was."""
+    """Change into an empty folder, and check that jobs leave no thread behind."""
     monkeypatch.chdir(tmp_path)
     threads = pa.cpu_count()
     yield
     pa.set_cpu_count(threads)
     kernels.set_threads(1)
-    # Whatever happened, no thread of a job outlives it.
     assert not [t.name for t in threading.enumerate() if t.name.startswith("streambn")]
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What a command did: its exit code, its lines on stderr, what it printed."""
+class CommandResult:
+    """The exit code of a command, its lines on stderr, and its output."""
 
     code: int
     lines: list[str]
@@ -83,14 +83,12 @@ class Ran:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Run a command in this process, where what it meets can be changed."""
-    pytest.importorskip("click")
-    from streambn.cli import main as cli
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
+    """Return a function that runs a command in this process, where tests can patch it."""
 
-    def run(*args: object) -> Ran:
-        code = cli.run([str(arg) for arg in args])
+    def run(*args: object) -> CommandResult:
+        code = main.run([str(arg) for arg in args])
         captured = capsys.readouterr()
-        return Ran(code, captured.err.splitlines(), captured.out)
+        return CommandResult(code, captured.err.splitlines(), captured.out)
 
     return run

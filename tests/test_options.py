@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,8 +134,6 @@ def test_columns_are_a_list_of_names(columns: Any) -> None:
 
 
 def test_an_affine_column_that_does_not_exist_is_named_with_the_nearest() -> None:
-    import pyarrow as pa
-
     norm = sbn.Normalizer(affine={"prise": (1.0, 0.0)})
     with pytest.raises(sbn.SchemaError, match=r"affine.*'prise'.*'price'"):
         norm.update(pa.table({"price": [1.0], "volume": [1.0]}))

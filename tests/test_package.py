@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import streambn
-from streambn import kernels
+import streambn.adapters
+from streambn import errors, kernels
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(streambn.__file__).parent
@@ -288,19 +289,15 @@ def test_names_are_there_before_they_are_asked_for():
 
 
 def test_every_error_is_a_value_error_of_the_one_tree():
-    from streambn import errors
-
     for name in errors.__all__:
         assert issubclass(getattr(errors, name), errors.StreamBNError)
         assert issubclass(getattr(errors, name), ValueError)
 
 
 def test_a_missing_column_is_answered_with_the_nearest():
-    from streambn.errors import SchemaError
-
-    message = str(SchemaError.missing("pirce", ["price", "volume"]))
+    message = str(errors.SchemaError.missing("pirce", ["price", "volume"]))
     assert "column 'pirce' is not in the data. Did you mean 'price'?" in message
-    assert "Did you mean" not in str(SchemaError.missing("zzz", ["price"]))
+    assert "Did you mean" not in str(errors.SchemaError.missing("zzz", ["price"]))
 
 
 def test_versions_and_extras_agree():
@@ -319,8 +316,6 @@ def test_the_installed_package_has_its_parts():
     assert (PACKAGE / "cli" / "data" / "co2.csv").exists()
     if PACKAGE.parent == ROOT:
         return  # a source tree on the path, as in development
-    import streambn.adapters
-
     assert streambn.adapters.__doc__
     installed = {str(f) for f in importlib.metadata.files("streambn")}
     assert any(f.endswith("LICENSE") for f in installed)

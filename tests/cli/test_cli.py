@@ -20,6 +20,7 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -29,6 +30,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import streambn as sbn
+from streambn import kernels
+from streambn.io import sources as files
 
 COMMAND = [sys.executable, "-m", "streambn.cli.main"]
 CO2 = Path(sbn.__file__).parent / "cli" / "data" / "co2.csv"
@@ -160,8 +163,6 @@ def test_fit_show_and_apply_a_csv(co2: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("form", ["csv", "parquet", "partitioned"])
 def test_statistics_are_those_of_duckdb_and_pandas(form: str, co2: pd.DataFrame) -> None:
-    import duckdb
-
     co2["year"] = co2.date.dt.year
     if form == "csv":
         given, query = CO2, f"read_csv('{CO2}')"
@@ -206,8 +207,6 @@ def test_apply_and_its_inverse_give_the_data_back(suffix: str, co2: pd.DataFrame
 def test_outputs_carry_the_fingerprint(suffix: str) -> None:
     good("fit", CO2, "-o", "stats.json")
     good("apply", "stats.json", CO2, "-o", f"out{suffix}")
-    from streambn.io import sources as files
-
     schema = files.open_reader(files.Source(f"out{suffix}")).schema
     assert schema.metadata[b"streambn.fingerprint"].decode() == (
         sbn.load("stats.json").freeze().fingerprint
@@ -1154,8 +1153,6 @@ def test_an_interrupt_that_strikes_where_python_swallows_it_is_not_lost(
 
 
 def test_version() -> None:
-    from streambn import kernels
-
     for arguments in (["--version"], ["show", "--version"]):
         out = good(*arguments).stdout
         assert (

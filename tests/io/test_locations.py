@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import fs
 
 import streambn as sbn
 from streambn.errors import InvalidValueError, StreamBNError
@@ -55,8 +56,6 @@ def everything(bucket_or_folder: Location) -> list[str]:
     if bucket_or_folder.local is not None:
         folder = Path(bucket_or_folder.local)
         return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    from pyarrow import fs
-
     selector = fs.FileSelector(bucket_or_folder.key, recursive=True, allow_not_found=True)
     infos = stores.open_store(bucket_or_folder.store).get_file_info(selector)
     start = len(bucket_or_folder.key.strip("/")) + 1
@@ -105,8 +104,6 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Location:
 
 
 def new_bucket(server: str) -> str:
-    from pyarrow import fs
-
     name = f"bucket-{uuid.uuid4().hex}"
     store = fs.S3FileSystem(
         access_key="tester",

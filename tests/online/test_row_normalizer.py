@@ -16,12 +16,12 @@ import pyarrow as pa
 import pytest
 
 import streambn as sbn
+from streambn import RowNormalizer
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import BoundColumn, Columns, Layout, reference
 from streambn.kernels.interface import ABSENT
 from streambn.kernels.moments import MomentArrays
 from streambn.kernels.rows import CONSTANT, MISSING, UNSEEN, RowRules, number, refuse
-from streambn import RowNormalizer
 
 try:
     from streambn.kernels import native

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import pickle
@@ -210,8 +211,7 @@ def test_long_batches_are_their_parts_on_any_number_of_threads(name, implementat
     assert merged == whole
     assert_correct(whole, x.tolist())
     if implementation == "native":
-        from streambn.kernels import native
-
+        native = importlib.import_module("streambn.kernels.native")
         before = native._threads
         try:
             native.set_threads(1 if before > 1 else 3)
