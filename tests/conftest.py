@@ -1,6 +1,9 @@
 """Options, profiles and fixtures for every test."""
 
+import gc
 import os
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -83,7 +86,9 @@ class CommandResult:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
+def run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., CommandResult]]:
     """Return a function that runs a command in this process, where tests can patch it."""
 
     def run(*args: object) -> CommandResult:
@@ -91,4 +96,11 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
         captured = capsys.readouterr()
         return CommandResult(code, captured.err.splitlines(), captured.out)
 
-    return run
+    # A command keeps the settings that it makes for its process.
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    gc.unfreeze()
+    gc.enable()
