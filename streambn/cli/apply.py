@@ -26,8 +26,7 @@ from streambn.cli.options import (
 )
 from streambn.cli.report import report, say_applied, say_fitted
 from streambn.errors import InvalidValueError
-from streambn.io.locations import Location, locate, remove_leftovers
-from streambn.io.locks import alone
+from streambn.io import Location, locate, lock, remove_leftovers
 from streambn.io.sources import PIPE, Source, scan
 from streambn.jobs.folder import apply_job
 from streambn.jobs.inputs import located
@@ -91,7 +90,7 @@ def apply(
             raise InvalidValueError(f"The output would replace {stats}, the statistics.")
     use_threads(job.threads)
     operation = ApplyStatistics(frozen, dtype, inverse)
-    with alone(*_manifests(output, outputs)):
+    with lock(*_manifests(output, outputs)):
         if job.resume:
             remove_leftovers(*_files(outputs))
         done = apply_job(
@@ -181,12 +180,12 @@ def normalize(
         )
 
     if online:
-        with alone(*_manifests(output, outputs)):
+        with lock(*_manifests(output, outputs)):
             done = run(LearnAndApply(normalizer, using, dtype))
     else:
         checkpoint = keeping.location(output, outputs)
         checkpoints = [] if checkpoint is None else [checkpoint]
-        with alone(*checkpoints, *_manifests(output, outputs)):
+        with lock(*checkpoints, *_manifests(output, outputs)):
             if job.resume:
                 kept = [locate(save)] if save else []
                 remove_leftovers(*checkpoints, *kept, *_files(outputs))

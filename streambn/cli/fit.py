@@ -22,8 +22,7 @@ from streambn.cli.options import (
 )
 from streambn.cli.report import report, say_fitted
 from streambn.errors import InvalidValueError
-from streambn.io.locations import Location, locate, remove_leftovers
-from streambn.io.locks import alone
+from streambn.io import Location, locate, lock, remove_leftovers
 from streambn.io.sources import Source, scan
 from streambn.jobs.job import Checkpointing, Fit, check_resumable, fit_job, use_threads
 from streambn.jobs.plan import check_target
@@ -86,7 +85,7 @@ def fit(
     normalizer = _start(options, continue_from, thaw=thaw)
     checkpoint = locate(keeping.checkpoint or f"{target}.checkpoint")
     use_threads(job.threads)
-    with alone(checkpoint):
+    with lock(checkpoint):
         if job.resume:
             remove_leftovers(checkpoint, locate(target))
         with fitting(normalizer, sources, options, job, keeping, checkpoint) as ended:

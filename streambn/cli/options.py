@@ -14,7 +14,7 @@ import pyarrow as pa
 import streambn as sbn
 from streambn.cli.app import Option, OptionGroup
 from streambn.cli.progress import show
-from streambn.io.locations import Location, locate
+from streambn.io import Location, locate
 from streambn.io.sources import PIPE
 from streambn.io.writers import Encoding
 from streambn.jobs.checkpoint import Interval

@@ -3,4 +3,7 @@
 Readers yield record batches; writers make a file appear whole or not at all.
 """
 
-__all__: list[str] = []
+from streambn.io.locations import Location, Stamp, locate, remove_leftovers
+from streambn.io.locks import lock
+
+__all__ = ["Location", "Stamp", "locate", "lock", "remove_leftovers"]

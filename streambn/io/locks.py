@@ -1,39 +1,47 @@
-"""Jobs kept apart that would write the same files: a lock beside what only one may write.
+"""Locks that keep two jobs from writing the same files.
 
-The lock is the system's, on a hidden file, and ends with the process that holds it, however
-that ends: the file that a killed process leaves behind locks nothing, and goes with the next
-job. It is advice between jobs, of one machine or of several that share a file system which
-has locks. Stores elsewhere have none, so there nobody is kept apart.
+A job holds the operating system's lock on a hidden file beside each file that it writes. The
+system releases the lock when the process ends, killed or not. The hidden file itself locks
+nothing: the next job reuses one that a killed job left. The locks hold between processes of one
+machine, and between machines if their shared file system has locks. Object stores have none.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from streambn._lazy import lazy_module
 from streambn.errors import StreamBNError
-from streambn.io.atomic import Stage
+from streambn.io.atomic import new_folders
 from streambn.io.locations import Location
 
-__all__ = ["alone"]
+filelock = lazy_module("filelock")
+
+__all__ = ["lock"]
+
+# Long enough for a second attempt, which is needed if another job has just removed its lock file.
+_TIMEOUT_SECONDS = 0.1
+_POLL_SECONDS = 0.01
 
 
 @contextlib.contextmanager
-def alone(*files: Location) -> Iterator[None]:
-    """Be the only job that writes these files, as long as the block runs.
+def lock(*files: Location) -> Iterator[None]:
+    """Keep other jobs from writing these files while the block runs.
+
+    A file system without locks, or one where the lock file cannot be created, is used without.
 
     Parameters
     ----------
     files : Location
-        Each is locked by a file beside it, whether it is there or not. Folders above it that
-        are missing are made, and removed at the end if nothing came into them.
+        The files need not exist. Missing folders are created, and removed at the end if they
+        are still empty. Files in object stores are not locked.
 
     Raises
     ------
     StreamBNError
-        Another job is at it.
+        Another job holds the lock of one of the files.
     """
     with contextlib.ExitStack() as stack:
         for file in files:
@@ -44,47 +52,26 @@ def alone(*files: Location) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(file: Location) -> Iterator[None]:
-    written = Path(file.identity)
-    lock = written.with_name(f".{written.name}.lock")
-    folders = Stage(fsync=False)
-    handle = None
-    try:
+    target = Path(file.identity)
+    path = target.with_name(f".{target.name}.lock")
+    # filelock's fallback is a file that would outlive a killed job.
+    system_lock = filelock.FileLock(
+        path, _TIMEOUT_SECONDS, poll_interval=_POLL_SECONDS, fallback_to_soft=False
+    )
+    with contextlib.ExitStack() as stack:
         try:
-            folders.make_folder(lock.parent)
-            handle = _taken(lock)
-        except BlockingIOError:
+            stack.enter_context(new_folders(path.parent))
+            stack.enter_context(system_lock)
+            stack.callback(_remove, path)  # before the release: afterwards another job may own it
+        except filelock.Timeout:
             raise StreamBNError(
-                f"{file.text} is being written by another job: wait until that has ended, or "
-                "write somewhere else"
+                f"another job is writing {file.text}: wait until it ends, or write elsewhere"
             ) from None
         except OSError:
-            # Either nothing can be written there at all, which is told when it is tried, or
-            # the file system has no locks.
             pass
         yield
-    finally:
-        if handle is not None:
-            with contextlib.suppress(OSError):
-                lock.unlink()  # before it is let go: later it may be another job's
-            os.close(handle)
-        folders.abandon()
 
 
-def _taken(lock: Path) -> int | None:
-    """Lock a file, which is made if need be; None: this system has no such locks."""
-    try:
-        import fcntl  # noqa: PLC0415
-    except ImportError:
-        return None
-    while True:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The job before may have removed it since it was opened.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(lock), os.fstat(handle)):
-                    return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

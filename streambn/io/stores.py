@@ -1,8 +1,8 @@
-"""The stores that URLs lead to: opened once, through Arrow or fsspec, and never waited for long.
+"""Remote file systems: S3 and Google Cloud Storage through Arrow, all others through fsspec.
 
-A store is known by a URL, of which only what is needed to open it counts: for S3 and
-Google's storage the bucket and the options behind a question mark, for what fsspec reaches
-whatever it makes of the URL. Nothing is imported before a store is asked for.
+A store is named by the part of a URL that opens it, such as ``s3://bucket?region=eu-west-1`` or
+``memory://``. Every error is one line, a `StreamBNError`, and no server is waited for longer
+than a minute.
 """
 
 from __future__ import annotations
@@ -17,68 +17,81 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl
 
-from streambn.errors import InvalidValueError, StreamBNError
+from streambn._lazy import lazy_module
+from streambn.errors import StreamBNError
+
+fs = lazy_module("pyarrow.fs")
+fsspec = lazy_module("fsspec.core")
 
 __all__ = [
     "OPTIONS",
-    "check_options",
     "endpoint_of",
+    "one_line_errors",
     "open_store",
+    "options_of",
     "scheme_of",
     "split_for_fsspec",
-    "told",
-    "trouble",
-    "uploading",
+    "store_problem",
+    "upload",
 ]
 
-# What may stand behind a question mark, for the schemes that Arrow reaches by itself.
+# The schemes that Arrow opens, and the options that their URLs may end in.
 OPTIONS = {
     "s3": ("endpoint_override", "region", "scheme", "anonymous"),
     "gs": ("endpoint_override", "scheme", "anonymous"),
 }
-# A server that is gone, or says nothing, is given up within a minute: so many attempts, each
-# with so many seconds to connect and then so many without a single byte from it.
+# Each attempt waits this long for a connection, and then this long for each byte.
 _ATTEMPTS = 3
 _CONNECT_SECONDS = 5
 _SILENT_SECONDS = 15
-# Google's library counts not the attempts but the time.
+# Google's library limits the time of all attempts instead of their number.
 _RETRY_SECONDS = 40
-# What goes to a store goes in pieces no smaller than this.
+# Smaller writes are gathered into pieces of this many bytes.
 _BUFFER = 1 << 20
-# Arrow sends pieces in the background, as many at once as there are, and keeps them in memory
-# until they are sent; a slow network would have it keep the whole file. So it is waited for
-# when so much is under way.
-_UNDER_WAY = 48 << 20
-# An object takes its name by a copy within the store, and S3 copies none that is larger.
+# Arrow uploads parts in the background and keeps them in memory until they are sent. A flush
+# after this many bytes waits for them, so a slow network cannot fill the memory.
+_MAX_PENDING = 48 << 20
+# An upload ends with a copy to its name, and S3 copies at most 5 GiB.
 _S3_COPY_LIMIT = 5 << 30
 
 
 def scheme_of(store: str) -> str:
-    """Give what stands before ``://`` in a store's URL."""
+    """Return the part of a URL before ``://``."""
     return store.partition("://")[0]
+
+
+def options_of(store: str) -> dict[str, str]:
+    """Return the options after the question mark of a store's URL."""
+    return dict(parse_qsl(store.partition("?")[2], keep_blank_values=True))
+
+
+def endpoint_of(store: str) -> str | None:
+    """Return the endpoint that the URL or the environment names; None is the provider's own."""
+    endpoint = options_of(store).get("endpoint_override")
+    if scheme_of(store) == "s3" and not endpoint:  # the variables of Amazon's own tools
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return endpoint.rstrip("/") if endpoint else None
 
 
 @functools.cache
 def open_store(store: str) -> Any:
-    """Open a store, once: a `pyarrow.fs.FileSystem`. What goes wrong is for `told` to tell."""
+    """Return the `pyarrow.fs.FileSystem` of a store; the same one for the same URL."""
     scheme = scheme_of(store)
     if scheme not in OPTIONS:
-        return _open_through_fsspec(store)
-    options: dict[str, Any] = _options(store)
+        return fs.PyFileSystem(fs.FSSpecHandler(fsspec.url_to_fs(store)[0]))
+    options: dict[str, Any] = options_of(store)
     options["anonymous"] = options.get("anonymous", "").lower() in {"true", "1", "yes"}
-    options["endpoint_override"] = endpoint_of(store)
-    return _open_s3(store, options) if scheme == "s3" else _open_gs(options)
-
-
-def _open_s3(store: str, options: dict[str, Any]) -> Any:
-    from pyarrow import fs  # noqa: PLC0415  (it takes its time, and local jobs need none)
-
-    # Amazon refuses a request in another region than the bucket's, and can be asked for it.
-    told_us = [options.get("region"), options["endpoint_override"]]
-    told_us += [os.environ.get(name) for name in ("AWS_REGION", "AWS_DEFAULT_REGION")]
-    if not any(told_us):
-        bucket = store.partition("://")[2].partition("?")[0]
-        options["region"] = fs.resolve_s3_region(bucket)
+    options["endpoint_override"] = endpoint = endpoint_of(store)
+    if scheme == "gs":
+        if endpoint and "://" in endpoint:  # GcsFileSystem takes the scheme by itself
+            endpoint_scheme, options["endpoint_override"] = endpoint.split("://", 1)
+            options.setdefault("scheme", endpoint_scheme)
+        return fs.GcsFileSystem(
+            retry_time_limit=datetime.timedelta(seconds=_RETRY_SECONDS), **options
+        )
+    regions = (options.get("region"), *map(os.environ.get, ("AWS_REGION", "AWS_DEFAULT_REGION")))
+    if not endpoint and not any(regions):  # Amazon refuses requests in the wrong region
+        options["region"] = fs.resolve_s3_region(store.partition("://")[2].partition("?")[0])
     return fs.S3FileSystem(
         connect_timeout=_CONNECT_SECONDS,
         request_timeout=_SILENT_SECONDS,
@@ -87,140 +100,84 @@ def _open_s3(store: str, options: dict[str, Any]) -> Any:
     )
 
 
-def _open_gs(options: dict[str, Any]) -> Any:
-    from pyarrow import fs  # noqa: PLC0415
-
-    # Unlike S3's, this one takes no URL.
-    scheme, _, host = (options["endpoint_override"] or "").rpartition("://")
-    options["endpoint_override"] = host or None
-    if scheme:
-        options.setdefault("scheme", scheme)
-    limit = datetime.timedelta(seconds=_RETRY_SECONDS)
-    return fs.GcsFileSystem(retry_time_limit=limit, **options)
-
-
-def _open_through_fsspec(store: str) -> Any:
-    from pyarrow import fs  # noqa: PLC0415
-
-    fsspec = _fsspec(store)
-    return fs.PyFileSystem(fs.FSSpecHandler(fsspec.core.url_to_fs(store)[0]))
-
-
-def endpoint_of(store: str) -> str | None:
-    """Say where a store is to be found, if not where it always is."""
-    named = _options(store).get("endpoint_override")
-    if scheme_of(store) == "s3" and not named:  # as Amazon's own tools do
-        named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return named.rstrip("/") if named else None
-
-
-def check_options(store: str, name: str) -> None:
-    """Refuse options that a store does not have, in a text."""
-    known = OPTIONS[scheme_of(store)]
-    for option in _options(store):
-        if option not in known:
-            raise InvalidValueError(f"{name}: no option {option!r}; there are {', '.join(known)}")
-
-
-def _options(store: str) -> dict[str, str]:
-    return dict(parse_qsl(store.partition("?")[2], keep_blank_values=True))
-
-
 def split_for_fsspec(url: str) -> tuple[str, str]:
-    """Ask fsspec for the store and the path in a URL, which differ between protocols.
-
-    Returns
-    -------
-    (str, str)
-        A URL that opens the store, the same for all that is in it, and the path there.
+    """Split a URL into the store, as a URL that opens it, and the path there.
 
     Raises
     ------
     StreamBNError
-        fsspec is not installed, or not what it needs for this protocol.
+        fsspec, or the package that it needs for this protocol, is not installed.
     """
-    fsspec = _fsspec(url)
+    scheme = scheme_of(url)
     try:
-        path = str(fsspec.core.strip_protocol(url))
-    except ImportError as error:  # which says what package the protocol needs
-        said = str(error)
-        packages = re.findall('"([a-z0-9_-]+)"', said) or re.findall(
-            "[Ii]nstall ([a-z0-9_-]+)", said
-        )
-        remedy = f": pip install {' '.join(packages)}" if packages else ""
-        raise StreamBNError(f"{url}: {_first_line(error)}{remedy}") from error
-    except ValueError as error:
-        raise StreamBNError(f"{url}: fsspec knows no protocol {scheme_of(url)!r}") from error
-    # What follows the scheme is a host for some, and for others where the path begins.
-    first = url.partition("://")[2].partition("/")[0]
-    return f"{scheme_of(url)}://{'' if first in path.split('/') else first}", path
-
-
-def _fsspec(url: str) -> Any:
-    try:
-        import fsspec.core  # noqa: PLC0415
+        strip_protocol = fsspec.strip_protocol
     except ImportError as error:
-        scheme = scheme_of(url)
-        raise StreamBNError(
-            f"{url}: {scheme}:// is reached through fsspec: pip install fsspec"
-        ) from error
-    return fsspec
+        message = f"{url}: {scheme}:// URLs need fsspec: pip install fsspec"
+        raise StreamBNError(message, argument="path") from error
+    try:
+        path = str(strip_protocol(url))
+    except ImportError as error:  # its message names the package to install
+        raise StreamBNError(f"{url}: {_first_line(error)}", argument="path") from error
+    except ValueError as error:
+        message = f"{url}: fsspec knows no protocol {scheme!r}"
+        raise StreamBNError(message, argument="path") from error
+    # After the scheme, some protocols have a host and others the first part of the path.
+    host = url.partition("://")[2].partition("/")[0]
+    return f"{scheme}://{'' if host in path.split('/') else host}", path
 
 
 # --- writing --------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def uploading(store: str, key: str, name: str) -> Iterator[BinaryIO]:
-    """Write an object under a hidden name, and move it when it is whole.
+def upload(store: str, key: str, name: str) -> Iterator[BinaryIO]:
+    """Open a binary object that appears under its key when the block ends without an error.
 
-    Arrow completes an upload even when its stream is closed after a failure, and when the
-    stream is merely forgotten. Under the name that was asked for, that would leave half an
-    object which looks like a whole one.
+    Arrow completes an upload even when its stream is closed after an error or garbage-collected.
+    The bytes therefore go to a hidden key first, and the finished object is moved.
 
     Parameters
     ----------
     store : str
         The store's URL.
     key : str
-        Where in it the object is to be.
+        The path of the object in the store.
     name : str
-        What messages call it.
+        The object's name in error messages.
     """
     folder, _, last = key.rpartition("/")
-    stem = re.sub(r"[*?\[\]]", "_", last[:40])  # fsspec would see a pattern
+    stem = re.sub(r"[*?\[\]]", "_", last[:40])  # fsspec would take these for a pattern
     temporary = f"{folder}/.{stem}.{os.urandom(6).hex()}.tmp"
-    with told(name):
+    with one_line_errors(name):
         filesystem = open_store(store)
-        if scheme_of(store) not in OPTIONS:  # what fsspec reaches may have real folders
+        if scheme_of(store) not in OPTIONS:  # fsspec also reaches systems with real folders
             filesystem.create_dir(folder, recursive=True)
         stream = filesystem.open_output_stream(temporary)
-    upload = _Upload(stream, name, _S3_COPY_LIMIT if scheme_of(store) == "s3" else None)
-    file = io.BufferedWriter(upload, _BUFFER)
+    raw = _UploadStream(stream, name, _S3_COPY_LIMIT if scheme_of(store) == "s3" else None)
+    file = io.BufferedWriter(raw, _BUFFER)
     try:
         yield file
         file.close()
-        with told(name):
+        with one_line_errors(name):
             filesystem.move(temporary, key)
     except BaseException:
         with contextlib.suppress(Exception):
             file.close()
-        # What could not be completed is no object, and a store that has just failed is not
-        # asked about it, which could take another minute.
-        if upload.completed:
+        # An incomplete upload leaves no object; asking a failing store could take a minute.
+        if raw.completed:
             with contextlib.suppress(Exception):
                 filesystem.delete_file(temporary)
         raise
 
 
-class _Upload(io.RawIOBase):
-    """A stream into a store; what goes wrong with it is told as elsewhere."""
+class _UploadStream(io.RawIOBase):
+    """An Arrow output stream with a limited size, bounded memory and one-line errors."""
 
     def __init__(self, stream: Any, name: str, limit: int | None) -> None:
         self._stream = stream
         self._name = name
         self._limit = limit
-        self._size = self._sent = 0
+        self._size = self._flushed = 0
         self.completed = False
 
     def writable(self) -> bool:
@@ -231,89 +188,80 @@ class _Upload(io.RawIOBase):
         self._size += size
         if self._limit is not None and self._size > self._limit:
             raise StreamBNError(
-                f"{self._name}: larger than {self._limit >> 30} GiB, which is more than S3 renames "
-                "in one step: write several files into a folder, or a local file"
+                f"{self._name}: larger than {self._limit >> 30} GiB, the most that S3 can rename: "
+                "write several files into a folder, or a local file"
             )
-        with told(self._name):
+        with one_line_errors(self._name):
             self._stream.write(data)
-            if self._size - self._sent >= _UNDER_WAY:
+            if self._size - self._flushed >= _MAX_PENDING:
                 self._stream.flush()
-                self._sent = self._size
+                self._flushed = self._size
         return size
 
     def close(self) -> None:
         if self.closed:
             return
         try:
-            with told(self._name):
+            with one_line_errors(self._name):
                 self._stream.close()
             self.completed = True
         finally:
             super().close()
 
 
-# --- what goes wrong ------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------
 
 
-# The first that fits what was said: what it comes from, and what helps.
-_TROUBLES = (
+# A pattern of the error codes of S3 and Google, the problem, and the remedy. Arrow raises all of
+# them as OSError, with the code in the text only.
+_PROBLEMS = (
     (
         "NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist|Bucket '.*' not found",
-        "there is no such bucket",
-        "make it, or look at its name and the endpoint",
+        "there is no such bucket; create it, or check its name and the endpoint",
     ),
     (
         "PermanentRedirect|PERMANENT_REDIRECT|AuthorizationHeaderMalformed|HTTP status 301",
-        "the bucket is in another region",
-        "set AWS_REGION, or end the URL in ?region=",
+        "the bucket is in another region; set AWS_REGION, or end the URL in ?region=",
     ),
     (
         "ACCESS_DENIED|AccessDenied|INVALID_ACCESS_KEY|InvalidAccessKey|SIGNATURE_DOES_NOT_MATCH"
         "|SignatureDoesNotMatch|ExpiredToken|EXPIRED_TOKEN|InvalidToken|INVALID_CLIENT_TOKEN"
         "|MISSING_AUTHENTICATION|UNRECOGNIZED_CLIENT|PERMISSION_DENIED|UNAUTHENTICATED|OAuth2"
         "|HTTP status 40[13]",
-        "access is denied",
-        "look at the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or "
-        "GOOGLE_APPLICATION_CREDENTIALS) and at what they permit",
+        "access is denied; check the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+        "AWS_PROFILE, or GOOGLE_APPLICATION_CREDENTIALS) and their permissions",
     ),
     (
         "NETWORK_CONNECTION|REQUEST_TIMEOUT|RequestTimeout|curlCode|CURL error|UNAVAILABLE"
         "|SLOW_DOWN|SlowDown|INTERNAL_FAILURE|HTTP status 5[0-9][0-9]",
-        "the store cannot be reached or does not answer",
-        "look at the network and the endpoint (AWS_ENDPOINT_URL, or ?endpoint_override= in the "
-        "URL), and try again",
+        "the store cannot be reached or does not answer; check the network and the endpoint "
+        "(AWS_ENDPOINT_URL, or ?endpoint_override= in the URL), and try again",
     ),
-    ("AWS Error|google::cloud", "the store failed", "try again"),
+    ("AWS Error|google::cloud", "the store failed; try again"),
 )
 
 
-def trouble(error: BaseException) -> str | None:
-    """Say in a line what an error of S3 or Google's storage means and what helps.
-
-    Returns
-    -------
-    str or None
-        None for an error that does not come from there.
-    """
-    said = _first_line(error)
-    for pattern, what, remedy in _TROUBLES:
-        if re.search(pattern, said):
-            return f"{what}; {remedy} ({said})"
-    return None
-
-
 @contextlib.contextmanager
-def told(place: str) -> Iterator[None]:
-    """Turn whatever goes wrong in a store into one line that names the place."""
+def one_line_errors(name: str) -> Iterator[None]:
+    """Raise the errors of a store as a `StreamBNError`: one line with name, problem and remedy."""
     try:
         yield
     except StreamBNError:
         raise
     except FileNotFoundError as error:
-        raise StreamBNError(f"{place}: no such file or folder") from error
-    except Exception as error:  # fsspec's file systems raise what their libraries raise
-        said = trouble(error) or _first_line(error) or type(error).__name__
-        raise StreamBNError(f"{place}: {said}") from error
+        raise StreamBNError(f"{name}: no such file or folder") from error
+    except Exception as error:  # fsspec passes on the exceptions of many libraries
+        reason = store_problem(error) or _first_line(error) or type(error).__name__
+        raise StreamBNError(f"{name}: {reason}") from error
+
+
+def store_problem(error: BaseException) -> str | None:
+    """Return the problem and the remedy if S3 or Google Cloud Storage raised the error."""
+    reason = _first_line(error)
+    for pattern, problem in _PROBLEMS:
+        if re.search(pattern, reason):
+            return f"{problem} ({reason})"
+    return None
 
 
 def _first_line(error: BaseException) -> str:

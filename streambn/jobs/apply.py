@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from streambn.errors import StreamBNError
-from streambn.io.locations import Stamp
+from streambn.io import Stamp
 from streambn.io.prefetch import ahead
 from streambn.io.sources import Source
 from streambn.io.writers import Encoding

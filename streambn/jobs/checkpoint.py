@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
-from streambn.io.locations import Location, Stamp, writing
+from streambn.io import Location, Stamp
 from streambn.io.sources import Source
 from streambn.jobs.report import Skipped
 from streambn.snapshot import Snapshot, decode, encode, fingerprint
@@ -207,7 +207,7 @@ class Keeper:
         with self._writing:
             reached = self._reached  # the two belong together, so they are one value
             if self._location is not None and reached is not None and self._worth(reached):
-                with writing(self._location, fsync=True) as file:
+                with self._location.open_output(fsync=True) as file:
                     file.write(self._content(reached))
                 self._written = reached
             return self._written is not None

@@ -15,9 +15,9 @@ from typing import Any
 
 from streambn.arrow.sample_weights import beside
 from streambn.errors import SchemaError, StreamBNError
+from streambn.io import Stamp
 from streambn.io import sources as files
 from streambn.io.formats import after
-from streambn.io.locations import Stamp
 from streambn.io.prefetch import ahead
 from streambn.io.readers import Piece
 from streambn.io.sources import Source

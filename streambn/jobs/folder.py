@@ -12,7 +12,7 @@ from typing import Any
 from streambn import kernels
 from streambn._lazy import lazy_module
 from streambn.errors import InvalidValueError, StreamBNError
-from streambn.io.locations import Location, writing
+from streambn.io import Location
 from streambn.io.sources import PIPE
 from streambn.io.writers import Encoding
 from streambn.jobs.apply import Stamps, apply_files
@@ -115,7 +115,7 @@ def apply_job(
                 manifest.add(relative, output.location, outcome, inputs, durable=fsync)
 
         def write(output: Output) -> Any:
-            return writing(output.location, fsync=fsync)
+            return output.location.open_output(fsync=fsync)
 
         skipped = [entry for outcome in outcomes.values() for entry in outcome.skipped]
         skipped += apply_files(turns, todo, how, encoding, counted, write, finished)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streambn.errors import StreamBNError
-from streambn.io.locations import Stamp
+from streambn.io import Stamp
 from streambn.io.sources import Source
 from streambn.jobs.report import Skipped
 

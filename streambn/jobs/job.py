@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from streambn.errors import InvalidValueError, NotFittedError
-from streambn.io.locations import Location
+from streambn.io import Location
 from streambn.io.sources import Source
 from streambn.jobs import checkpoint as checkpoints
 from streambn.jobs.checkpoint import Interval, Keeper, Place, Reached

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streambn.errors import InvalidValueError, StreamBNError
-from streambn.io.locations import Location, Stamp, remove_leftovers, writing
+from streambn.io import Location, Stamp, remove_leftovers
 from streambn.io.sources import Source
 from streambn.jobs.report import Skipped
 
@@ -145,7 +145,7 @@ class Manifest:
         # Of an output that is not waited for, neither is the line: lost, it costs no more than
         # the output made again.
         if path is None or not self._location.exists():  # elsewhere nothing can be appended
-            with writing(self._location, fsync=durable) as file:
+            with self._location.open_output(fsync=durable) as file:
                 file.write(b"".join(self._lines))
             return
         with open(path, "ab") as file:

@@ -16,9 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from streambn.errors import InvalidValueError, SchemaError, StreamBNError
-from streambn.io import formats
+from streambn.io import Location, formats, locate
 from streambn.io.formats import Format
-from streambn.io.locations import Location, locate
 from streambn.io.readers import format_of
 from streambn.io.sources import PIPE, Source
 

@@ -1,4 +1,4 @@
-"""Jobs that would write the same files are kept apart, and by nothing that outlives them."""
+"""Jobs that would write the same files exclude each other, and a killed job leaves no lock."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ import pytest
 
 import streambn as sbn
 from streambn import StreamBNError
-from streambn.io import sources as files
-from streambn.io.locations import locate
-from streambn.io.locks import alone
+from streambn.io import locate, lock
+from streambn.io.sources import scan
 from streambn.jobs.manifest import NAME
 
+pytest.importorskip("filelock", reason="needs filelock: pip install 'streambn[cli]'")
 pytestmark = pytest.mark.usefixtures("jobs_in_a_folder")
 
 TABLE = pa.table({"x": np.arange(100.0)})
@@ -33,94 +33,94 @@ TIMEOUT = 120
 
 @pytest.fixture
 def inputs() -> None:
-    """Files in data/, and stats.json of them."""
+    """Write files into data/, and their statistics into stats.json."""
     Path("data").mkdir()
     for name in "ab":
         pq.write_table(TABLE, f"data/{name}.parquet")
     sbn.Normalizer().update(TABLE).save("stats.json")
 
 
-def everything() -> list[str]:
+def all_paths() -> list[str]:
     return sorted(str(path) for path in Path().rglob("*"))
 
 
-# --- the room itself ------------------------------------------------------------------
+# --- lock -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["it", "no/such/folder/it"])
-def test_only_one_at_a_time(name: str) -> None:
+@pytest.mark.parametrize("name", ["file", "no/such/folder/file"])
+def test_second_lock_of_a_file_is_refused(name: str) -> None:
     for _ in range(2):
-        with alone(locate(name), locate("another")):
-            for again in (name, f"./{name}", os.path.abspath(name)):
-                with pytest.raises(StreamBNError, match=f"{name} is being written by another job"):
-                    alone(locate("third"), locate(again)).__enter__()
-            with alone(locate(f"{name}2")):
+        with lock(locate(name), locate("another")):
+            for same in (name, f"./{name}", os.path.abspath(name)):
+                with pytest.raises(StreamBNError, match=f"another job is writing .*{name}: wait"):
+                    lock(locate("third"), locate(same)).__enter__()
+            with lock(locate(f"{name}2")):
                 pass
-        assert everything() == []
+        assert all_paths() == []
 
 
-def test_links_do_not_lead_around_it() -> None:
+def test_lock_holds_for_a_symbolic_link_too() -> None:
     Path("folder").mkdir()
     Path("link").symlink_to("folder")
-    with alone(locate("folder/it")), pytest.raises(StreamBNError, match="another job"):
-        alone(locate("link/it")).__enter__()
+    with lock(locate("folder/file")), pytest.raises(StreamBNError, match="another job"):
+        lock(locate("link/file")).__enter__()
 
 
-def test_it_ends_with_an_error_too_and_leaves_what_was_written() -> None:
-    with pytest.raises(KeyError), alone(locate("folder/it")):  # noqa: PT012
-        Path("folder/it").touch()
+def test_error_releases_the_lock_and_keeps_written_files() -> None:
+    with pytest.raises(KeyError), lock(locate("folder/file")):  # noqa: PT012
+        Path("folder/file").touch()
         raise KeyError
-    assert everything() == ["folder", "folder/it"]
-    with alone(locate("folder/it")):
+    assert all_paths() == ["folder", "folder/file"]
+    with lock(locate("folder/file")):
         pass
 
 
-def test_what_is_locked_is_hidden_from_readers_of_the_folder() -> None:
-    with alone(locate(f"out/{NAME}")):
+def test_readers_of_the_folder_ignore_the_lock_file() -> None:
+    with lock(locate(f"out/{NAME}")):
         pq.write_table(TABLE, "out/a.parquet")
         assert len(os.listdir("out")) == 2
-        assert [source.path for source in files.scan(["out"])] == ["out/a.parquet"]
+        assert [source.path for source in scan(["out"])] == ["out/a.parquet"]
         assert pq.read_table("out") == TABLE
 
 
-def test_a_lock_that_is_removed_while_it_is_taken_is_not_the_lock(
+def test_lock_file_that_the_previous_job_removes_is_created_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As by a job that ends between the two calls of the next one."""
-    real, taken = fcntl.flock, []
+    """The previous job may end between the opening and the locking of its lock file."""
+    real, locked = fcntl.flock, []
 
     def flock(handle: int, operation: int) -> None:
-        if not taken:
-            os.unlink(".it.lock")
-        taken.append(handle)
+        if not locked:
+            os.unlink(".file.lock")
+        locked.append(handle)
         real(handle, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with alone(locate("it")):
-        assert len(taken) == 2
+    with lock(locate("file")):
+        assert len(locked) == 2
         with pytest.raises(StreamBNError, match="another job"):
-            alone(locate("it")).__enter__()
+            lock(locate("file")).__enter__()
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF])
-def test_a_file_system_without_locks_keeps_nobody_from_work(
+def test_file_system_without_locks_is_used_without(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flock(handle: int, operation: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    before = os.listdir("/dev/fd")
+    handles = os.listdir("/dev/fd")
     monkeypatch.setattr(fcntl, "flock", flock)
-    with alone(locate("it")), alone(locate("it")):
+    with lock(locate("file")), lock(locate("file")):
         pass
-    assert os.listdir("/dev/fd") == before
+    assert os.listdir("/dev/fd") == handles
 
 
-def test_where_no_file_can_be_made_others_tell_it() -> None:
+def test_unwritable_folders_and_stores_are_not_locked() -> None:
     Path("file").touch()
-    with alone(locate("file/it")), alone(locate("s3://bucket/it")):
+    with lock(locate("file/below"), locate("s3://bucket/file")):
         pass
-    assert everything() == ["file"]
+    assert all_paths() == ["file"]
 
 
 # --- jobs -----------------------------------------------------------------------------
@@ -137,22 +137,21 @@ NORMALIZE = ["normalize", "data", "-o", "out/", "-q"]
     ],
     ids="_".join,
 )
-def test_a_job_leaves_a_folder_alone_that_another_writes_into(
+def test_job_refuses_a_folder_that_another_job_writes(
     args: list[str], more: list[str], run: Callable[..., Any], inputs: None
 ) -> None:
     Path("out").mkdir()
-    Path("out/.a.parquet.abcd1234.tmp").touch()  # what the other is writing
-    with alone(locate(f"out/{NAME}")):
-        before = everything()
+    Path("out/.a.parquet.abcd1234.tmp").touch()  # a temporary file of the other job
+    with lock(locate(f"out/{NAME}")):
+        before = all_paths()
         done = run(*args, *more)
         (line,) = done.lines
         assert done.code == 1
-        assert f"out/{NAME} is being written by another job" in line
-        assert "wait until that has ended, or write somewhere else" in line
-        assert everything() == before
+        assert f"another job is writing out/{NAME}: wait until it ends" in line
+        assert all_paths() == before
         assert run(*[arg.replace("out/", "other/") for arg in args], *more).code == 0
     assert run(*args, *more).code == 0
-    assert not [path for path in everything() if path.endswith(".lock")]
+    assert not [path for path in all_paths() if path.endswith(".lock")]
 
 
 @pytest.mark.parametrize(
@@ -165,32 +164,32 @@ def test_a_job_leaves_a_folder_alone_that_another_writes_into(
         (["normalize", "data", "-o", "out/", "--checkpoint", "c.json"], "c.json"),
     ],
 )
-def test_a_job_leaves_a_checkpoint_alone_that_another_keeps(
+def test_job_refuses_a_checkpoint_that_another_job_writes(
     args: list[str], checkpoint: str, run: Callable[..., Any], inputs: None
 ) -> None:
-    with alone(locate(checkpoint)):
-        before = everything()
+    with lock(locate(checkpoint)):
+        before = all_paths()
         done = run(*args, "-q")
         (line,) = done.lines
         assert done.code == 1
-        assert f"{checkpoint} is being written by another job" in line
-        assert everything() == before
+        assert f"another job is writing {checkpoint}: wait until it ends" in line
+        assert all_paths() == before
     assert run(*args, "-q").code == 0
-    assert not [path for path in everything() if path.endswith(".lock")]
+    assert not [path for path in all_paths() if path.endswith(".lock")]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_job_that_was_killed_is_in_nobodys_way(run: Callable[..., Any], inputs: None) -> None:
+def test_killed_job_leaves_no_lock_behind(run: Callable[..., Any], inputs: None) -> None:
     os.mkfifo("slow")
     args = ["apply", "stats.json", "slow", "-o", "out/", "-q"]
     command = [sys.executable, "-m", "streambn.cli.main", *args]
     with subprocess.Popen(command) as process:
-        lock = Path("out") / f".{NAME}.lock"
+        lock_file = Path("out") / f".{NAME}.lock"
         try:
-            with open("slow", "wb") as pipe:  # which waits until the job reads
+            with open("slow", "wb") as pipe:  # blocks until the job reads
                 pipe.write(b"")
                 deadline = time.monotonic() + TIMEOUT
-                while not lock.exists():
+                while not lock_file.exists():
                     assert time.monotonic() < deadline
                     time.sleep(0.01)
                 refused = run(*APPLY)
@@ -199,7 +198,7 @@ def test_a_job_that_was_killed_is_in_nobodys_way(run: Callable[..., Any], inputs
                 process.wait(TIMEOUT)
         finally:
             process.kill()
-    assert lock.exists()
+    assert lock_file.exists()
     done = run(*APPLY, "--resume")
     assert (done.code, done.lines) == (0, [])
-    assert not lock.exists()
+    assert not lock_file.exists()

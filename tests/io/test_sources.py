@@ -24,7 +24,6 @@ from streambn.io import formats
 from streambn.io import readers as reading
 from streambn.io import sources as files
 from streambn.io.formats import Format
-from streambn.io.locations import writing
 from streambn.io.sources import Source
 from streambn.io.writers import Encoding
 from streambn.jobs import plan as outputs
@@ -91,9 +90,8 @@ class Same:
 def write(plan: list[outputs.Output], turns: object = None, *, skipping: bool = False) -> None:
     how, none = ReadOptions({}, skipping=skipping), Encoding()
     apply_files(
-        turns or Same(), plan, how, none, Progress("writing", 1), lambda job: writing(
-            job.location, fsync=False
-        )
+        turns or Same(), plan, how, none, Progress("writing", 1),
+        lambda job: job.location.open_output(fsync=False),
     )  # fmt: skip
 
 

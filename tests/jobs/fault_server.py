@@ -93,7 +93,7 @@ class Points:
     def install(self) -> None:
         """Watch this process."""
 
-        class Draining(atomic._Draining):
+        class HalfWritten(atomic._WritebackFile):
             def write(inner, data: Any) -> int:  # noqa: N805
                 half = memoryview(data)[: len(data) // 2]
                 self.come("write", lambda: io.FileIO.write(inner, half))
@@ -105,7 +105,7 @@ class Points:
             self.come("reach")
             reach(keeper, place)
 
-        atomic._Draining = Draining  # type: ignore[misc]
+        atomic._WritebackFile = HalfWritten  # type: ignore[misc]
         checkpoints.Keeper.reach = reached  # type: ignore[method-assign]
         # A process that is killed loses nothing that it wrote, so nothing need be waited for.
         os.fsync = lambda _: self.come("fsync")  # type: ignore[assignment]

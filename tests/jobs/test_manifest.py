@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 import streambn as sbn
 from streambn import InvalidValueError, StreamBNError
-from streambn.io import atomic
 from streambn.io import readers as reading
 from streambn.io import sources as files
 from streambn.io.locations import locate
@@ -80,18 +79,18 @@ def identities(folder: str) -> dict[str, tuple[int, int]]:
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, count: int, error: BaseException) -> None:
-    """Have an error strike when so many files have got their names."""
-    real = atomic.Stage.commit
+    """Raise an error once `count` outputs have been renamed to their final names."""
+    real = os.replace
     left = [count]
 
-    def commit(self: atomic.Stage) -> None:
-        if any(NAME not in str(target) for _, target in self._waiting):
+    def replace(temporary: Path, target: Path) -> None:
+        if target.name != NAME:
             if left[0] == 0:
                 raise error
             left[0] -= 1
-        real(self)
+        real(temporary, target)
 
-    monkeypatch.setattr(atomic.Stage, "commit", commit)
+    monkeypatch.setattr(os, "replace", replace)
 
 
 # --- outputs --------------------------------------------------------------------------
@@ -312,16 +311,16 @@ def test_an_input_that_changes_while_others_are_written_is_not_taken_for_done(
     run: Callable[..., Any], inputs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Its bytes were made, ahead of their turn, of what it was before.
-    real = atomic.Stage.commit
+    real = os.replace
     changed = []
 
-    def commit(self: atomic.Stage) -> None:
-        real(self)
+    def replace(temporary: Path, target: Path) -> None:
+        real(temporary, target)
         if not changed:
             changed.append(True)
             pq.write_table(table_of(77, 9), "data/more/g.parquet")
 
-    monkeypatch.setattr(atomic.Stage, "commit", commit)
+    monkeypatch.setattr(os, "replace", replace)
     for threads in (1, 3):
         changed.clear()
         done = run("apply", "stats.json", "data", "-o", "out/", "--threads", threads, "-q")

@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 
 import streambn as sbn
 from streambn.io import sources as files
-from streambn.io.locations import writing
 from streambn.io.writers import Encoding, parquet_writer
 from streambn.jobs import plan as outputs
 from streambn.jobs.apply import apply_files
@@ -177,7 +176,7 @@ def rewrite(
         ReadOptions({}, threads, skipping),
         Encoding(compression),
         Progress("applying", 1),
-        lambda output: writing(output.location, fsync=False),
+        lambda output: output.location.open_output(fsync=False),
     )
 
 
