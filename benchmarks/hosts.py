@@ -24,7 +24,7 @@ from benchmarks.jobs import (
     weights_of,
     with_nan,
 )
-from benchmarks.workloads import ALPHA, MEAN, Data
+from benchmarks.workloads import ALPHA, Data
 
 pd = optional("pandas")
 river, sklearn = optional("river.preprocessing"), optional("sklearn.preprocessing")
@@ -125,23 +125,6 @@ def _learn_rows(data: Data, scaler: Scaler) -> Job:
     return Job(run, read)
 
 
-def _pipeline(data: Data, scaler: Scaler) -> Job:
-    """Predict if the sum of the first two values of a row is above its mean, and learn it."""
-    linear = optional("river.linear_model")
-    rows = [row for batch in data.batches for row in batch.to_pylist()]
-    pairs = [(row, row["x0"] + row["x1"] > 2 * MEAN) for row in rows]
-
-    def run() -> tuple[Any, Any]:
-        one, model = scaler.make(), linear.LogisticRegression()
-        pipeline = one | model
-        for row, label in pairs:
-            pipeline.predict_proba_one(row)
-            pipeline.learn_one(row, label)
-        return one, model
-
-    return Job(run, lambda result: scaler.moments(result[0], list(rows[0])))
-
-
 @RIVER.does("transform")
 def river_transform(data: Data) -> Job:
     frames = frames_of(data)
@@ -169,7 +152,6 @@ def _register() -> None:
         peer.does("rows")(partial(_learn_rows, scaler=scaler))
         peer.does("rows-ema")(partial(_learn_rows, scaler=ema))
         peer.does("frames")(partial(_learn_frames, scaler=scaler))
-        peer.does("pipeline")(partial(_pipeline, scaler=scaler))
     RIVER.does("column", "batches", "lists")(partial(_learn_frames, scaler=theirs))
 
 

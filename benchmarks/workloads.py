@@ -231,8 +231,6 @@ WORKLOADS = (
              unit="µs per row"),
     Workload("frames", "River: learn frames of 1,000 × 50", "frames", repeated,
              Shape(1000, 50, 10), (), unit="µs per batch"),
-    Workload("pipeline", "River: scaler and logistic regression", "pipeline", normal, _ROWS, (),
-             unit="µs per row"),
     Workload("partial-fit", "scikit-learn: fit 1,000,000 rows × 16 columns", "partial-fit",
              row_by_row, Shape(MILLION, 16, 1)),
 )

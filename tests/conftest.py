@@ -19,7 +19,7 @@ from streambn.cli import main
 # The number of examples that Hypothesis tries, by profile: in a short run, and with --long.
 # A test without settings has the default profile. A slow test is decorated with
 # @settings.get_profile("few"), a quick one that hunts for rare numbers with "many".
-EXAMPLES = {"default": (25, 100), "few": (10, 40), "many": (100, 400)}
+EXAMPLES = {"default": (40, 100), "few": (10, 30), "many": (100, 300)}
 
 # Python processes that tests start import the installed package, as the tests do. The source
 # folder, which may be their working folder, has no compiled kernels.

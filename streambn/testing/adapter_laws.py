@@ -47,8 +47,8 @@ class AdapterLaws(Laws):
         another cut of the rows also to a thousandth of the range in units of σ, because
         a forgetting policy may have come a long way to a small σ.
     max_examples : int, optional
-        The number of streams that each law is tried on. By default, the Hypothesis profile
-        decides.
+        The number of streams that each law is tried on. By default, a quarter of the examples
+        of the Hypothesis profile.
     """
 
     policy: ClassVar[Policy]

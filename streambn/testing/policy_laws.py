@@ -50,8 +50,8 @@ class PolicyLaws(Laws):
         deviations, and of means in units of them and of a thousandth of the range. 0: they
         are the same bits.
     max_examples : int, optional
-        The number of streams that each law is tried on. By default, the Hypothesis profile
-        decides.
+        The number of streams that each law is tried on. By default, a quarter of the examples
+        of the Hypothesis profile.
     """
 
     policy: ClassVar[Policy]

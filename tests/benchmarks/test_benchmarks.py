@@ -165,14 +165,6 @@ def test_every_peer_is_as_accurate_as_the_table_says_far_from_zero(workload, pee
     assert_right(peer, workload.task, data, peer.accuracy.far)
 
 
-def test_both_pipelines_in_river_learn_the_same():
-    data = workloads.normal(workloads.Shape(500, 5, 2))
-    models = [p.tasks["pipeline"](data).run()[1] for p in peers.PEERS if "pipeline" in p.tasks]
-    ours, theirs = (model.weights for model in models)
-    assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-12)
-    assert min(ours["x0"], ours["x1"]) > 5 * max(abs(ours[f"x{i}"]) for i in (2, 3, 4))
-
-
 @pytest.mark.parametrize("name", [n for n in references.REFERENCES if n.startswith("np.")])
 def test_limits_read_or_copy_the_values(name):
     shape = workloads.Shape(1000, 3, 4)

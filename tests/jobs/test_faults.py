@@ -83,7 +83,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, long: bool) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("server"), faults=30 if long else 3)
+    started = Server(tmp_path_factory.mktemp("server"), faults=15 if long else 3)
     yield started
     started.close()
 
