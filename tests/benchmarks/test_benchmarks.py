@@ -261,11 +261,16 @@ def test_an_unmeasured_bar_is_missed():
     assert (verdict.ratio, verdict.holds) == (None, False)
 
 
-def test_the_command_measures_and_writes_the_documentation(tmp_path, capsys, monkeypatch, long):
-    jobs = FILE_JOBS
-    if not long:  # each process takes a second
-        jobs = {name: FILE_JOBS[name] for name in ("fit-snappy", "fit-inside", "normalize-snappy")}
-        monkeypatch.setattr(command, "FILE_JOBS", jobs.values())
+@pytest.mark.parametrize(
+    "names",
+    [  # each process takes a second
+        pytest.param(("fit-snappy", "fit-inside", "normalize-snappy"), id="some jobs"),
+        pytest.param(tuple(FILE_JOBS), id="all jobs", marks=pytest.mark.long),
+    ],
+)
+def test_the_command_measures_and_writes_the_documentation(names, tmp_path, capsys, monkeypatch):
+    jobs = [FILE_JOBS[name] for name in names]
+    monkeypatch.setattr(command, "FILE_JOBS", jobs)
     monkeypatch.setattr(measure, "SAMPLE", 0)
     (tmp_path / "benchmarks").mkdir()
     for readme in ("README.md", "benchmarks/README.md"):
@@ -278,7 +283,7 @@ def test_the_command_measures_and_writes_the_documentation(tmp_path, capsys, mon
         assert text.endswith(f"\n\n{report.END}after")
         assert "old" not in text
     assert sum(line.startswith("| ") for line in root.splitlines()) == 1 + 1 + 8
-    for each in (*WORKLOADS.values(), *jobs.values()):
+    for each in (*WORKLOADS.values(), *jobs):
         assert f"| {each.title} " in full
         assert f"| {each.title} " in printed
     assert "not measured" not in full
