@@ -133,7 +133,7 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         if not isinstance(frozen, FrozenNormalizer):
             raise InvalidValueError(f"freeze() it first: this is a {type(frozen).__name__}.")
-        options, lanes = frozen.options, frozen.lanes
+        options, lanes = frozen.options, frozen.features
         if options.affine is not None:
             raise InvalidValueError(
                 f"the normalizer has affine={dict(options.affine)!r}, for which SklearnNormalizer "
@@ -354,7 +354,7 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         names = getattr(self, "feature_names_in_", None)
         if names is not None:
             return _columns(array, names)
-        return _lists(array, _list_name(normalizer.lanes))
+        return _lists(array, _list_name(normalizer.features))
 
 
 def _columns(array: _Array, names: Any) -> pa.RecordBatch:

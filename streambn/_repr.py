@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from streambn.policies.arguments import shown_arguments
+from streambn.policies import format_arguments
 from streambn.statistics import Statistics
 
 __all__ = ["as_html", "as_text"]
@@ -15,19 +15,19 @@ _SHOWN = 8  # lanes; a representation is a glance, stats() is the whole
 
 def as_text(kind: str, fitted: Statistics) -> str:
     """Return a line on the normalizer and one on each of its first lanes."""
-    head = f"{kind}({', '.join([repr(fitted.policy), *shown_arguments(fitted.options)])})"
+    head = f"{kind}({', '.join([repr(fitted.policy), *format_arguments(fitted.options)])})"
     if fitted.binding is None:
         return f"{head}, nothing seen yet"
-    lanes = len(fitted.binding.lanes)
-    lines = [f"{head} of {lanes:,} {'lane' if lanes == 1 else 'lanes'}"]
+    features = len(fitted.features)
+    lines = [f"{head} of {features:,} {'feature' if features == 1 else 'features'}"]
     for row in _rows(fitted):
         facts = [f"n={row['count']:_}"]
         facts += [f"{name}={row[name]:_}" for name in ("nulls", "nans", "infs") if row[name]]
         digits = {"mean": ".12g", "std": ".7g"}  # of a mean at 1e9 one wants the last ones too
         facts += [f"{k}={row[k]:{f}}" for k, f in digits.items() if row[k] is not None]
         lines.append("  ".join([f"  {row['column']}", *facts]))
-    if lanes > _SHOWN:
-        lines.append(f"  … and {lanes - _SHOWN:,} more")
+    if features > _SHOWN:
+        lines.append(f"  … and {features - _SHOWN:,} more")
     return "\n".join(lines)
 
 
@@ -45,8 +45,8 @@ def as_html(kind: str, fitted: Statistics) -> str:
         for row in rows
     )
     heads = "".join(f"<th>{name}</th>" for name in names)
-    more = len(fitted.binding.lanes) - _SHOWN
-    tail = f"<p>… and {more:,} more lanes</p>" if more > 0 else ""
+    more = len(fitted.features) - _SHOWN
+    tail = f"<p>… and {more:,} more features</p>" if more > 0 else ""
     return f"<p>{head}</p><table><tr>{heads}</tr>{body}</table>{tail}"
 
 

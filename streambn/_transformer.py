@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import abc
+import warnings
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from streambn._repr import as_html, as_text
-from streambn.arrow.streams import map_batches
+from streambn.arrow import map_batches
 from streambn.errors import InvalidValueError
 from streambn.options import Options
 from streambn.policies import Policy
+from streambn.standardize import Standardizer
 from streambn.statistics import Statistics
 
-__all__ = ["FINGERPRINT_KEY", "Transformer", "float_type_of"]
-
-FINGERPRINT_KEY = b"streambn.fingerprint"
+__all__ = ["Transformer", "float_type_of"]
 
 
 class Transformer(abc.ABC):
@@ -41,10 +41,28 @@ class Transformer(abc.ABC):
         return self.statistics.options
 
     @property
+    def standardizer(self) -> Standardizer:
+        """The map that the statistics define, as they stand.
+
+        It holds what `transform` uses: the scale of each feature, and which are constant.
+
+        Raises
+        ------
+        NotFittedError
+            No data was seen.
+        """
+        return Standardizer.of(self.statistics)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features: ``column``, ``struct.field`` or ``list[0]``; () without data."""
+        return self.statistics.features
+
+    @property
     def lanes(self) -> tuple[str, ...]:
-        """Names of the lanes: columns, ``struct.field``, ``list[0]``; () before a first batch."""
-        binding = self.statistics.binding
-        return () if binding is None else binding.lanes
+        """Former name of `features`."""
+        warnings.warn("lanes was renamed: use features.", DeprecationWarning, stacklevel=2)
+        return self.features
 
     def stats(self, at: Any = None) -> pa.Table:
         """Return the statistics as they stand, one row a lane.
@@ -104,15 +122,14 @@ class Transformer(abc.ABC):
         InvalidValueError
             There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses.
         """
-        fitted, kind = self.statistics, float_type_of(dtype)
-        if isinstance(data, pa.RecordBatch):  # the short way: most calls are for one
-            schema = fitted.labelled_schema(data.schema, kind, self._labelled)
-            return fitted.normalized(data, schema)
-        return map_batches(
-            data,
-            lambda schema: fitted.labelled_schema(schema, kind, self._labelled),
-            fitted.normalized,
-        )
+        standardizer, kind = self.standardizer, float_type_of(dtype)
+
+        def output_schema(schema: pa.Schema) -> pa.Schema:
+            return standardizer.output_schema(schema, kind, fingerprint=self._fingerprint)
+
+        if isinstance(data, pa.RecordBatch):  # the short way, because most calls are for one
+            return standardizer.standardize(data, output_schema(data.schema))
+        return map_batches(data, output_schema, standardizer.standardize)
 
     def inverse_transform(self, data: Any, dtype: Any = None) -> Any:
         """Undo `transform`: x = (y − beta)/gamma · √(var + eps) + mean.
@@ -137,29 +154,21 @@ class Transformer(abc.ABC):
         InvalidValueError
             A gamma is 0.
         """
-        fitted, kind = self.statistics, float_type_of(dtype)
+        standardizer, kind = self.standardizer, float_type_of(dtype)
         return map_batches(
-            data,
-            lambda schema: fitted.labelled_schema(schema, kind, _unlabelled),
-            fitted.denormalized,
+            data, lambda schema: standardizer.output_schema(schema, kind), standardizer.restore
         )
 
-    def _labelled(self, schema: pa.Schema) -> pa.Schema:
-        return _unlabelled(schema)
+    @property
+    def _fingerprint(self) -> str | None:
+        """The fingerprint that outputs carry, if any."""
+        return None
 
     def __repr__(self) -> str:
         return as_text(type(self).__name__, self.statistics)
 
     def _repr_html_(self) -> str:
         return as_html(type(self).__name__, self.statistics)
-
-
-def _unlabelled(schema: pa.Schema) -> pa.Schema:
-    """Take off the fingerprint that an input carried: the output is not by those statistics."""
-    metadata = dict(schema.metadata or {})
-    if metadata.pop(FINGERPRINT_KEY, None) is None:
-        return schema
-    return schema.with_metadata(metadata or None)
 
 
 def float_type_of(dtype: Any) -> pa.DataType | None:

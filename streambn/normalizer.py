@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
-from streambn._transformer import FINGERPRINT_KEY, Transformer, float_type_of
-from streambn.arrow.streams import map_stream, open_stream
+from streambn._transformer import Transformer, float_type_of
+from streambn.arrow import map_stream, open_stream
 from streambn.errors import InvalidValueError, NotFittedError
 from streambn.options import Missing, Options
-from streambn.policies import Policy, Welford
+from streambn.policies import Policy, Welford, check_policy
+from streambn.standardize import Standardizer
 from streambn.statistics import Statistics
 
 # A process that only learns needs no statistics file; msgspec is half of the import time.
@@ -27,7 +28,7 @@ else:
     snapshot = lazy_module("streambn.snapshot")
     locations = lazy_module("streambn.io.locations")
 
-__all__ = ["FrozenNormalizer", "Normalizer", "checked_policy", "load"]
+__all__ = ["FrozenNormalizer", "Normalizer", "load"]
 
 Using = Literal["running", "before", "batch"]
 
@@ -92,7 +93,7 @@ class Normalizer(Transformer):
     >>> for day in ([1.0, 2.0], [3.0, None], [6.0, 8.0]):
     ...     _ = norm.update(pa.table({"price": day}))
     >>> norm
-    Normalizer(Welford()) of 1 lane
+    Normalizer(Welford()) of 1 feature
       price  n=5  nulls=1  mean=4  std=2.607681
     >>> frozen = norm.freeze()
     >>> frozen.transform(pa.table({"price": [4.0, None]}))["price"].to_pylist()
@@ -127,12 +128,13 @@ class Normalizer(Transformer):
             inf=inf,
             weights=weights,
         )
-        policy = Welford() if policy is None else checked_policy(policy)
+        policy = Welford() if policy is None else check_policy(policy)
         self._statistics = Statistics(policy, options, _checked_columns(columns))
         self._lock = threading.RLock()
 
     @classmethod
     def from_statistics(cls, fitted: Statistics) -> Self:
+        """Return a normalizer that goes on from statistics."""
         self = cls.__new__(cls)
         self._statistics = fitted
         self._lock = threading.RLock()
@@ -140,6 +142,7 @@ class Normalizer(Transformer):
 
     @property
     def statistics(self) -> Statistics:
+        """The immutable value that holds policy, state and bound columns."""
         return self._statistics
 
     def update(self, data: Any) -> Self:
@@ -217,15 +220,15 @@ class Normalizer(Transformer):
         kind = float_type_of(dtype)
 
         def schema_of(schema: pa.Schema) -> pa.Schema:
-            bound = self._statistics.bind(schema)
-            return bound.output_schema(schema, kind, nullable=using == "batch")
+            standardizer = Standardizer.of(self._statistics.bind(schema))
+            return standardizer.output_schema(schema, kind, nullable=using == "batch")
 
-        def step(fitted: Statistics, batch: pa.RecordBatch, schema: pa.Schema) -> _Step:
-            after = fitted.learn(batch)
-            by = (after if using == "running" else fitted).bind(batch.schema)
+        def step(before: Statistics, batch: pa.RecordBatch, schema: pa.Schema) -> _Step:
+            after = before.learn(batch)
+            by = (after if using == "running" else before).bind(batch.schema)
             if using == "batch":
-                return _Step(after, by.normalized_by_itself(batch, schema))
-            return _Step(after, by.normalized(batch, schema))
+                by = by.of_batch(batch)
+            return _Step(after, Standardizer.of(by).standardize(batch, schema))
 
         def now(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             with self._lock:
@@ -312,7 +315,7 @@ class Normalizer(Transformer):
 
     def _wanted(self, schema: pa.Schema) -> list[str]:
         """Name the columns that a dataset has to read."""
-        return self._statistics.bind(schema).needed
+        return self._statistics.bind(schema).needed_columns
 
     def __getstate__(self) -> Statistics:
         return self._statistics
@@ -339,14 +342,24 @@ class FrozenNormalizer(Transformer):
 
     @classmethod
     def from_statistics(cls, fitted: Statistics) -> Self:
+        """Return a frozen normalizer with these statistics.
+
+        Raises
+        ------
+        NotFittedError
+            No data was seen.
+        """
         if fitted.binding is None:
-            raise NotFittedError("nothing was seen yet, so there is nothing to freeze.")
+            raise NotFittedError(
+                "no data was seen, so there is nothing to freeze. Call update(data)."
+            )
         self = cls.__new__(cls)
         self.__dict__["_statistics"] = fitted
         return self
 
     @property
     def statistics(self) -> Statistics:
+        """The immutable value that holds policy, state and bound columns."""
         return self._statistics
 
     @cached_property
@@ -368,12 +381,10 @@ class FrozenNormalizer(Transformer):
         """
         _save(path, self._statistics, frozen=True)
 
-    def _labelled(self, schema: pa.Schema) -> pa.Schema:
-        if not snapshot.can_hold(self.policy):
-            # A policy of the user's own: what it is cannot be told from outside.
-            return super()._labelled(schema)
-        label = {FINGERPRINT_KEY: self.fingerprint.encode()}
-        return schema.with_metadata({**(schema.metadata or {}), **label})
+    @property
+    def _fingerprint(self) -> str | None:
+        # A policy of the user's own has no canonical form.
+        return self.fingerprint if snapshot.can_hold(self.policy) else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FrozenNormalizer.from_statistics, (self._statistics,)
@@ -423,23 +434,6 @@ def _locate(path: str | os.PathLike[str]) -> locations.Location:
     if isinstance(path, str):
         return locations.locate(text)
     return locations.Location(text, text)
-
-
-def checked_policy(policy: object) -> Policy:
-    """Return a policy if it is one.
-
-    Raises
-    ------
-    InvalidValueError
-        It is not.
-    """
-    wanted = ("init", "update", "merge", "read", "tally", "take", "describe")
-    if isinstance(policy, type) or not all(callable(getattr(policy, m, None)) for m in wanted):
-        raise InvalidValueError(
-            "policy must be a policy such as Welford(), EMA(halflife=1000) or "
-            f"BatchEMA(momentum=0.1), got {policy!r}."
-        )
-    return policy  # type: ignore[return-value]
 
 
 def _checked_columns(columns: object) -> tuple[str, ...] | None:

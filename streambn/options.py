@@ -1,14 +1,17 @@
-"""A normalizer's own hyperparameters, checked once."""
+"""A normalizer's hyperparameters other than policy and columns, validated."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
+import numpy as np
+
 from streambn.errors import InvalidValueError
+from streambn.kernels.interface import Ints
 
 __all__ = ["Missing", "Options"]
 
@@ -17,12 +20,12 @@ Missing = Literal["ignore", "raise", "propagate"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How statistics become a map. The meaning of each is in `streambn.Normalizer`.
+    """How values are treated; `streambn.Normalizer` documents each option.
 
     Raises
     ------
     InvalidValueError
-        A value is outside its domain; the message says which and what it may be.
+        An option is outside its domain.
     """
 
     eps: float = 0.0
@@ -36,37 +39,65 @@ class Options:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        def refuse(name: str, domain: str) -> InvalidValueError:
-            return InvalidValueError(f"{name} must be {domain}, got {getattr(self, name)!r}.")
-
         if not _is_finite(self.eps) or self.eps < 0:
-            raise refuse("eps", "a finite number >= 0")
+            raise self._invalid("eps", "a finite number >= 0")
         if isinstance(self.ddof, bool) or self.ddof not in (0, 1):
-            raise refuse("ddof", "0 (population) or 1 (sample)")
+            raise self._invalid("ddof", "0 (population) or 1 (sample)")
         for name in ("center", "scale"):
             if not isinstance(getattr(self, name), bool):
-                raise refuse(name, "True or False")
+                raise self._invalid(name, "True or False")
         if self.clip is not None and (not _is_finite(self.clip) or self.clip <= 0):
-            raise refuse("clip", "a finite number > 0, or None")
+            raise self._invalid("clip", "a finite number > 0, or None")
         for name in ("nan", "inf"):
             if getattr(self, name) not in ("ignore", "raise", "propagate"):
-                raise refuse(name, "'ignore', 'raise' or 'propagate'")
+                raise self._invalid(name, "'ignore', 'raise' or 'propagate'")
         if self.weights is not None and (not isinstance(self.weights, str) or not self.weights):
-            raise refuse("weights", "the name of a column of sample weights, or None")
-        # Plain Python numbers: they compare, print and save alike wherever they came from.
+            raise self._invalid("weights", "the name of a column of sample weights, or None")
+        # Plain Python numbers compare, print and save alike wherever they came from.
         object.__setattr__(self, "eps", float(self.eps))
         object.__setattr__(self, "ddof", int(self.ddof))
         object.__setattr__(self, "clip", None if self.clip is None else float(self.clip))
         object.__setattr__(self, "affine", _checked_affine(self.affine))
 
+    def _invalid(self, name: str, domain: str) -> InvalidValueError:
+        return InvalidValueError(
+            f"{name} must be {domain}, got {getattr(self, name)!r}.", argument=name
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
-        # A read-only view of a dict does not go into a pickle; the dict does.
+        # A mapping proxy cannot be pickled, but the dict below it can.
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["affine"] = None if self.affine is None else dict(self.affine)
-        return _options, (values,)
+        return _unpickle, (values,)
+
+    def check_finite(self, nans: Ints, infs: Ints, features: Sequence[Any]) -> None:
+        """Raise if a batch holds values that ``nan="raise"`` or ``inf="raise"`` refuses.
+
+        Parameters
+        ----------
+        nans, infs : ndarray of int64, shape (features,)
+            Numbers of NaN and infinite values in the batch.
+        features : sequence
+            Names of the features.
+
+        Raises
+        ------
+        InvalidValueError
+            It holds such values.
+        """
+        for name, counts, word in (("nan", nans, "NaN"), ("inf", infs, "infinite")):
+            if getattr(self, name) == "raise" and np.count_nonzero(counts):
+                index = int(np.flatnonzero(counts)[0])
+                feature = features[index]
+                raise InvalidValueError(
+                    f"column {feature!r} holds {counts[index]} {word} values. The batch was "
+                    f"rejected. Remove them, or choose {name}='ignore' (skip and count them) or "
+                    f"{name}='propagate'.",
+                    column=str(feature),
+                )
 
 
-def _options(values: dict[str, Any]) -> Options:
+def _unpickle(values: dict[str, Any]) -> Options:
     return Options(**values)
 
 
@@ -82,22 +113,25 @@ def _is_finite(value: object) -> bool:
 def _checked_affine(affine: object) -> Mapping[str, tuple[float, float]] | None:
     if affine is None:
         return None
-    remedy = 'for example {"price": (1.0, 0.0)}'
+    example = 'such as {"price": (1.0, 0.0)}'
     if not isinstance(affine, Mapping):
         raise InvalidValueError(
-            f"affine must map column names to (gamma, beta), {remedy}; got {affine!r}."
+            f"affine must map column names to pairs (gamma, beta), {example}; got {affine!r}.",
+            argument="affine",
         )
     checked = {}
     for name, pair in affine.items():
         try:
             gamma, beta = pair
-            good = isinstance(name, str) and _is_finite(gamma) and _is_finite(beta)
+            valid = isinstance(name, str) and _is_finite(gamma) and _is_finite(beta)
         except (TypeError, ValueError):
-            good = False
-        if not good:
+            valid = False
+        if not valid:
             raise InvalidValueError(
-                f"affine[{name!r}] must be two finite numbers (gamma, beta), {remedy}; "
-                f"got {pair!r}."
+                f"affine[{name!r}] must be a pair of finite numbers (gamma, beta), {example}; "
+                f"got {pair!r}.",
+                argument="affine",
+                column=str(name),
             )
         checked[name] = (float(gamma), float(beta))
     return MappingProxyType(checked) if checked else None

@@ -159,7 +159,7 @@ def test_an_empty_first_batch_leaves_no_trace(method: str) -> None:
     getattr(norm, method)(xs())
     assert bits(norm) == before
     norm.update(record(other=[1.0]))
-    assert norm.lanes == ("other",)
+    assert norm.features == ("other",)
 
 
 def test_an_all_null_batch_only_counts() -> None:
@@ -187,9 +187,9 @@ def test_infinity_is_refused_before_anything_changes() -> None:
     norm = fit(xs(1.0, 2.0))
     before = bits(norm)
     for value in (INF, -INF):
-        with pytest.raises(sbn.InvalidValueError, match=r"'x' holds infinity \(1 .*inf='ignore'"):
+        with pytest.raises(sbn.InvalidValueError, match=r"'x' holds 1 infinite.*inf='ignore'"):
             norm.update(xs(3.0, value))
-        with pytest.raises(sbn.InvalidValueError, match="'x' holds infinity"):
+        with pytest.raises(sbn.InvalidValueError, match="'x' holds 1 infinite"):
             norm.transform(xs(value))
         assert bits(norm) == before
 
@@ -228,9 +228,9 @@ def test_refused_values_leave_no_trace(value: float, policy: Any) -> None:
     options = options_for(value, "raise")
     norm = fit(xs(1.0, 2.0), policy=policy, **options)
     before = bits(norm)
-    word = "NaN" if math.isnan(value) else "infinity"
+    word = "NaN" if math.isnan(value) else "infinite"
     name = next(iter(options))
-    message = rf"'x' holds {word} \(2 .*{name}='ignore'.*{name}='propagate'"
+    message = rf"'x' holds 2 {word} values.*{name}='ignore'.*{name}='propagate'"
     bad = record(y=["a", "b", "c"], x=[5.0, value, value])
     for act in (norm.update, norm.transform, norm.update_transform):
         with pytest.raises(sbn.InvalidValueError, match=message):
@@ -303,9 +303,9 @@ def test_a_refused_first_table_does_not_bind(policy: Any) -> None:
         with pytest.raises(sbn.InvalidValueError):
             act(pa.Table.from_batches([xs(1.0), xs(INF)]))
         assert bits(norm) == before
-        assert norm.lanes == ()
+        assert norm.features == ()
     norm.update(record(other=[1.0]))
-    assert norm.lanes == ("other",)
+    assert norm.features == ("other",)
 
 
 @policies
@@ -339,7 +339,7 @@ def test_transform_never_learns_and_never_creates_a_lane(
     norm.stats()
     repr(norm)
     assert bits(norm) == before
-    assert norm.lanes == ("x",)
+    assert norm.features == ("x",)
 
 
 def test_update_returns_itself_and_transform_a_new_batch() -> None:
@@ -404,7 +404,7 @@ def test_update_transform_is_update_and_transform(policy: Any, data: list[pa.Rec
         norm, other = sbn.Normalizer(policy), sbn.Normalizer(policy)
         for batch in data:
             out = norm.update_transform(batch, using=using)
-            if using == "before" and other.lanes:
+            if using == "before" and other.features:
                 expected = other.transform(batch)
             other.update(batch)
             if using == "running":
@@ -426,7 +426,7 @@ def test_an_unknown_way_of_using_is_refused(using: Any) -> None:
     norm = sbn.Normalizer()
     with pytest.raises(sbn.InvalidValueError, match="using must be 'running', 'before' or 'batch'"):
         norm.update_transform(xs(1.0), using=using)
-    assert norm.lanes == ()
+    assert norm.features == ()
 
 
 def test_the_training_pass_of_batch_norm() -> None:
@@ -796,7 +796,7 @@ def test_the_unit_does_not_matter(policy: Any, power: int, parts: list[list[floa
     for part in parts:
         norm.update(xs(*part))
         scaled.update(xs(*(None if v is None else v * unit for v in part)))
-    if not norm.lanes:
+    if not norm.features:
         return
     row, other = lane(norm), lane(scaled)
     has_prior = isinstance(policy, sbn.BatchEMA) and None not in (policy.initial, policy.momentum)
@@ -828,7 +828,7 @@ def test_timestamps_are_never_averaged() -> None:
     times = pa.array([1, None, 3], pa.timestamp("ns"))
     batch = record(t=times, x=[1.0, 2.0, 3.0])
     norm = fit(batch)
-    assert norm.lanes == ("x",)
+    assert norm.features == ("x",)
     assert norm.transform(batch)["t"].equals(times)
     with pytest.raises(sbn.SchemaError, match=r"'t' is timestamp.*not numeric"):
         fit(batch, columns=["t"])
@@ -889,8 +889,8 @@ def test_merging_two_parts_is_learning_the_whole(
     before = bits(older), bits(newer)
     merged = older.merge(newer)
     assert (bits(older), bits(newer)) == before  # both stay as they are
-    if not whole.lanes:
-        assert merged.lanes == ()
+    if not whole.features:
+        assert merged.features == ()
         return
     stats = {r["column"]: r for r in merged.stats().to_pylist()}
     for row in whole.stats().to_pylist():
@@ -909,7 +909,7 @@ def test_an_empty_normalizer_is_the_identity_of_merge(policy: Any) -> None:
     empty = sbn.Normalizer(policy)
     assert bits(some.merge(empty)) == bits(some)
     assert bits(empty.merge(some)) == bits(some)
-    assert empty.merge(empty).lanes == ()
+    assert empty.merge(empty).features == ()
     bound = fit(xs(None, None, None), policy=policy)
     for merged in (some.merge(bound), bound.merge(some)):
         assert lane(merged)["count"] == 3
@@ -988,9 +988,9 @@ def test_before_any_data_there_are_no_statistics() -> None:
         lambda: norm.inverse_transform(xs(1.0)),
         lambda: norm.update(xs()).stats(),
     ):
-        with pytest.raises(sbn.NotFittedError, match="nothing was seen"):
+        with pytest.raises(sbn.NotFittedError, match="no data was seen"):
             act()
-    assert norm.lanes == ()
+    assert norm.features == ()
 
 
 def test_a_lazy_transform_without_statistics_is_refused_at_once() -> None:
@@ -1259,7 +1259,7 @@ def test_a_representation_tells_what_there_is() -> None:
     assert "nothing seen yet" in norm._repr_html_()
     norm.update(record(price=[1e9 + k for k in range(1234)], gap=[None, NAN] * 617))
     text = repr(norm)
-    assert text.startswith("Normalizer(EMA(halflife=1000), eps=1e-05) of 2 lanes\n")
+    assert text.startswith("Normalizer(EMA(halflife=1000), eps=1e-05) of 2 features\n")
     assert "n=1_234" in text
     assert "mean=1000000" in text  # nine digits are not rounded away
     assert "nulls=617" in text
@@ -1275,7 +1275,7 @@ def test_a_representation_stays_a_glance() -> None:
     width = 5000
     kind = pa.list_(pa.float64(), width)
     norm = fit(record(e=pa.array([range(width)], kind)))
-    assert "of 5,000 lanes" in repr(norm)
+    assert "of 5,000 features" in repr(norm)
     assert "and 4,992 more" in repr(norm)
     assert "and 4,992 more" in norm._repr_html_()
     assert len(repr(norm).splitlines()) < 12
@@ -1295,7 +1295,7 @@ def test_what_was_fitted_without_weights_goes_on_with_them_and_without_again() -
     stats = weighed.stats().to_pylist()[0]
     assert (stats["count"], stats["mean"], stats["weight"]) == (3, 5.0, 4.0)
     plain = weighed.with_weights(None).update(xs(0.0))
-    assert (plain.stats()["mean"][0].as_py(), plain.lanes) == (4.0, ("x",))
+    assert (plain.stats()["mean"][0].as_py(), plain.features) == (4.0, ("x",))
     assert plain.stats()["weight"].to_pylist() == [5.0]  # of a sum that is not the count
     assert norm.stats()["count"].to_pylist() == [2]
     assert weighed.stats()["count"].to_pylist() == [3]

@@ -49,7 +49,7 @@ def test_a_value_outside_its_domain_is_refused_by_name(name: str, value: Any) ->
     ids=repr,
 )  # fmt: skip
 def test_affine_is_two_finite_numbers_a_column(affine: Any) -> None:
-    with pytest.raises(sbn.InvalidValueError, match=r"^affine.*gamma, beta.*for example .*got "):
+    with pytest.raises(sbn.InvalidValueError, match=r"^affine.*gamma, beta.*such as .*got "):
         sbn.Normalizer(affine=affine)
 
 
@@ -137,4 +137,4 @@ def test_an_affine_column_that_does_not_exist_is_named_with_the_nearest() -> Non
     norm = sbn.Normalizer(affine={"prise": (1.0, 0.0)})
     with pytest.raises(sbn.SchemaError, match=r"affine.*'prise'.*'price'"):
         norm.update(pa.table({"price": [1.0], "volume": [1.0]}))
-    assert norm.lanes == ()
+    assert norm.features == ()

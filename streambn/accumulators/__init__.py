@@ -1,6 +1,9 @@
-"""The values that statistics are kept in, which merge without loss.
+"""The immutable values that statistics are kept in.
 
-`moments` holds the monoid of weighted moments; `exact` holds exact integer sums.
+`moments` holds the monoid of weighted moments, and `exact` the integer sums behind `Exact`.
 """
 
-__all__: list[str] = []
+from streambn.accumulators.exact import ExactMoments
+from streambn.accumulators.moments import Estimates, Moments, var_and_std
+
+__all__ = ["Estimates", "ExactMoments", "Moments", "var_and_std"]

@@ -1,9 +1,8 @@
-"""Exact sums of a stream's segment, as a value that merges without rounding.
+"""Exact integer sums of a segment of a stream, which merge without rounding.
 
-Where `streambn.accumulators.moments` keeps a mean and a sum of squares about it, each rounded to some
-hundred bits, this keeps Σx and Σx² as integers. What is read of them is divided once and
-rounded once, so it depends on the values alone, and not on how they were cut or in which
-order they came.
+`streambn.accumulators.moments` keeps a mean and a sum of squares about it, each rounded to about
+100 bits. This module keeps Σx and Σx² as integers. Statistics are divided and rounded once, when
+they are read, so they depend on the values alone and not on their order or batches.
 """
 
 from __future__ import annotations
@@ -18,20 +17,22 @@ from numpy.typing import NDArray
 
 from streambn import kernels
 from streambn.accumulators.moments import Estimates, Moments
-from streambn.kernels import Columns, ExactSums
+from streambn.kernels import Columns, ExactSums, MomentArrays
 from streambn.kernels.interface import Ints
+from streambn.kernels.moments import ZERO_EXPONENT
 
 __all__ = ["ExactMoments"]
 
-_BOOKS = slice(0, 7)  # the rows of a Moments, too, that hold counts and extremes
-_ROOT_BITS = 56  # of a root, beside a last bit that stands for all others: 53 are kept
+_TALLY = slice(0, 7)  # the rows of counts and extremes, in Moments too
+_ROOT_BITS = 56  # bits of an integer root before it is rounded to 53
+_ORDINARY = 400  # values within 2**±400 are kept in plain units
 
 
 class ExactMoments(ExactSums):
-    """Σx and Σx² of one segment of a stream: an immutable value, arrays over lanes.
+    """Σx and Σx² of one segment of a stream: an immutable value over features.
 
-    The fields and their units are those of `streambn.kernels.ExactSums`. Merging is
-    associative and commutative, bit for bit.
+    `streambn.kernels.ExactSums` documents the fields and their units. The merge is associative
+    and commutative, bit for bit.
 
     Examples
     --------
@@ -40,7 +41,7 @@ class ExactMoments(ExactSums):
     >>> one, two = (ExactMoments.of(Columns.of(pa.array(v))) for v in ([1e300, 1.0], [-1e300]))
     >>> one.merge(two) == two.merge(one)
     True
-    >>> one.merge(two).reading(ddof=0).mean_hi
+    >>> one.merge(two).read(ddof=0).mean_hi
     array([0.33333333])
     """
 
@@ -48,17 +49,17 @@ class ExactMoments(ExactSums):
 
     @classmethod
     def sealed(cls, sums: ExactSums) -> Self:
-        """Take over sums that nobody else holds, and make them read-only."""
+        """Take over sums that have no other owner, and make them read-only."""
         sums.memory.setflags(write=False)
         return cls(sums.memory)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _sealed, (self.memory,)
+        return _unpickle, (self.memory,)
 
     @classmethod
-    def empty(cls, lanes: int) -> Self:
-        """Return the sums of nothing: the identity of `merge`."""
-        return cls.sealed(kernels.empty_sums(lanes))
+    def empty(cls, features: int) -> Self:
+        """Return the sums of no data: the identity of `merge`."""
+        return cls.sealed(kernels.empty_sums(features))
 
     @classmethod
     def of(cls, columns: Columns) -> Self:
@@ -67,28 +68,29 @@ class ExactMoments(ExactSums):
 
     @classmethod
     def from_integers(
-        cls, books: Moments, scales: Sequence[int | None], sums: Sequence[tuple[int, int]]
+        cls, tally: Moments, scales: Sequence[int | None], sums: Sequence[tuple[int, int]]
     ) -> Self:
-        """Make it of counts and extremes, and of what `integers` gives of each lane.
+        """Build a value from counts and extremes, and from what `integers` gave.
 
         Parameters
         ----------
-        books : Moments
+        tally : Moments
         scales : sequence of int or None
-            Of decimals; None: the unit is that of floats.
+            Scale of the decimals of each feature; None: the unit is that of floats.
         sums : sequence of (int, int)
+            Σx and Σx² of each feature, in its unit.
 
         Raises
         ------
         OverflowError
-            An integer has more digits than there is room for.
+            A sum has too many digits.
         """
         made = kernels.empty_sums(len(sums))
-        made.memory[_BOOKS] = books.memory[_BOOKS]
+        made.memory[_TALLY] = tally.memory[_TALLY]
         made.decimal[:] = [scale is not None for scale in scales]
         made.scale[:] = [scale or 0 for scale in scales]
-        for lane, (total, squares) in enumerate(sums):
-            made.put(lane, total, squares)
+        for feature, (total, squares) in enumerate(sums):
+            made.put(feature, total, squares)
         return cls.sealed(made)
 
     def merge(self, newer: ExactSums) -> Self:
@@ -97,53 +99,108 @@ class ExactMoments(ExactSums):
         Raises
         ------
         UnmergeableError
-            One has decimals in a lane, the other floats that are not whole there.
+            A feature holds decimals in one segment and fractional floats in the other.
         """
         return type(self).sealed(kernels.merge_exact(self, newer))
 
     def extend(self, columns: Columns) -> Self:
-        """Return the sums of this segment and one batch; see `merge`."""
+        """Return the sums of this segment and one batch; raises as `merge` does."""
         return type(self).sealed(kernels.extend_exact(self, columns))
 
-    def take(self, lanes: Sequence[int] | NDArray[np.int64]) -> Self:
-        """Return some of the lanes, in the order given."""
-        return type(self).sealed(ExactSums(np.take(self.memory, np.asarray(lanes, int), axis=1)))
+    def take(self, features: Sequence[int] | NDArray[np.int64]) -> Self:
+        """Return the sums of some features, in the given order."""
+        memory = np.take(self.memory, np.asarray(features, int), axis=1)
+        return type(self).sealed(ExactSums(memory))
 
     @property
-    def books(self) -> Moments:
-        """Counts and extremes, as the moments of nothing else."""
-        memory = _nothing(self.memory.shape[1]).copy()
-        memory[_BOOKS] = self.memory[_BOOKS]
-        return Moments.sealed(kernels.MomentArrays(memory))
+    def tally(self) -> Moments:
+        """Counts and extremes as moments, whose other fields are those of no data."""
+        memory = _empty(self.memory.shape[1]).copy()
+        memory[_TALLY] = self.memory[_TALLY]
+        return Moments.sealed(MomentArrays(memory))
 
-    def reading(self, ddof: int) -> Estimates:
-        """Return mean, variance and deviation, each the float64 nearest to the exact value.
+    def read(self, ddof: int) -> Estimates:
+        """Return mean, variance and standard deviation, each the float64 nearest to its value.
 
-        Mean Σx/n, variance (n·Σx² − (Σx)²)/(n·(n − ddof)). A tie goes to the even one. The
-        variance is infinite where it lies beyond float64; its root, taken of the exact
-        variance, then need not be.
+        The mean is Σx/n, the variance (n·Σx² − (Σx)²)/(n·(n − ddof)). Ties round to even. A
+        variance beyond float64 is infinite; its root is taken of the exact variance and may be
+        finite.
         """
-        lanes = self.memory.shape[1]
-        found = np.array([self._lane(lane, ddof) for lane in range(lanes)], np.float64)
-        mean, rest, var, std = np.ascontiguousarray(found.reshape(lanes, 4).T)
-        return Estimates(mean, rest, var, std, self.count > 0)
+        features = self.memory.shape[1]
+        found = np.zeros((features, 4))
+        for feature in range(features):
+            central = self._central(feature)
+            if central is None:
+                found[feature, 2:] = np.nan
+                continue
+            mean, m2 = central.mean, central.m2
+            found[feature, :2] = _nearest_pair(*mean)
+            if central.n > ddof:
+                variance = m2[0], m2[1] * (central.n - ddof)
+                found[feature, 2:] = _nearest(*variance), _nearest_root(*variance)
+            else:
+                found[feature, 2:] = np.nan
+        mean_hi, mean_lo, var, std = np.ascontiguousarray(found.T)
+        return Estimates(mean_hi, mean_lo, var, std, self.count > 0)
 
-    def _lane(self, lane: int, ddof: int) -> _Lane:
-        count = int(self.count[lane])
-        if not count:
-            return _Lane(0.0, 0.0, math.nan, math.nan)
-        total, squares = self.integers(lane)
-        # One unit is numerator/denominator.
-        scale = int(self.scale[lane])
-        numerator = 10 ** max(-scale, 0)
-        denominator = 10 ** max(scale, 0) if self.decimal[lane] else 1 << self.UNIT_BITS
-        mean = _nearest(total * numerator, count * denominator)
-        rest = _rest(total * numerator, count * denominator, mean)
-        if count <= ddof:
-            return _Lane(mean, rest, math.nan, math.nan)
-        spread = (count * squares - total * total) * numerator**2
-        divisor = count * (count - ddof) * denominator**2
-        return _Lane(mean, rest, _nearest(spread, divisor), _nearest_root(spread, divisor))
+    def to_moments(self) -> Moments:
+        """Return the moments of the same values, each rounded once.
+
+        Mean and sum of squares are the double-doubles nearest to the exact values: hi is the
+        nearest float64, and lo the float64 nearest to the rest.
+        """
+        features = self.memory.shape[1]
+        pairs = np.zeros((2, features, 2))
+        exponents = np.full(features, ZERO_EXPONENT)
+        for feature in range(features):
+            central = self._central(feature)
+            if central is None:
+                continue
+            exponents[feature] = exponent = self._exponent(feature)
+            shift = 0 if exponent == ZERO_EXPONENT else exponent
+            pairs[0, feature] = _nearest_pair(*_shifted(central.mean, shift))
+            pairs[1, feature] = _nearest_pair(*_shifted(central.m2, 2 * shift))
+        weight = self.count.astype(np.float64)
+        moments = self.tally.replace(
+            weight=weight,
+            squares=weight,
+            pairs=np.array([float(n * (n - 1) // 2) for n in self.count.tolist()], np.float64),
+            mean_hi=pairs[0, :, 0],
+            mean_lo=pairs[0, :, 1],
+            m2_hi=pairs[1, :, 0],
+            m2_lo=pairs[1, :, 1],
+            exponent=exponents,
+        )
+        return Moments.sealed(moments)
+
+    def _central(self, feature: int) -> _Central | None:
+        """Return n, the mean and Σ(x − mean)² of a feature as fractions; None without values."""
+        n = int(self.count[feature])
+        if not n:
+            return None
+        total, squares = self.integers(feature)
+        numerator, denominator = self._unit(feature)
+        return _Central(
+            n,
+            (total * numerator, n * denominator),
+            ((n * squares - total * total) * numerator**2, n * denominator**2),
+        )
+
+    def _unit(self, feature: int) -> tuple[int, int]:
+        """Return the unit of a feature's sum of values, as numerator and denominator."""
+        if not self.decimal[feature]:
+            return 1, 1 << self.UNIT_BITS
+        scale = int(self.scale[feature])
+        return 10 ** max(-scale, 0), 10 ** max(scale, 0)
+
+    def _exponent(self, feature: int) -> int:
+        """Return the binary exponent of the units in which moments keep a feature's values."""
+        _, squares = self.integers(feature)
+        if not squares:
+            return ZERO_EXPONENT
+        numerator, denominator = self._unit(feature)
+        bits = (squares * numerator**2).bit_length() - (denominator**2).bit_length()
+        return 0 if abs(bits) <= 2 * _ORDINARY else bits // 2
 
     def __eq__(self, other: object) -> bool:
         """Compare bit for bit."""
@@ -155,26 +212,36 @@ class ExactMoments(ExactSums):
     __hash__ = None  # type: ignore[assignment]
 
 
-class _Lane(NamedTuple):
-    mean_hi: float
-    mean_lo: float
-    var: float
-    std: float
+_Ratio = tuple[int, int]  # numerator, denominator > 0
 
 
-def _sealed(memory: Ints) -> ExactMoments:
+class _Central(NamedTuple):
+    """Exact statistics of one feature: n, the mean, and Σ(x − mean)²."""
+
+    n: int
+    mean: _Ratio
+    m2: _Ratio
+
+
+def _unpickle(memory: Ints) -> ExactMoments:
     return ExactMoments.sealed(ExactSums(memory))
 
 
 @functools.lru_cache(maxsize=16)
-def _nothing(lanes: int) -> Ints:
-    return Moments.empty(lanes).memory
+def _empty(features: int) -> Ints:
+    return Moments.empty(features).memory
+
+
+def _shifted(ratio: _Ratio, exponent: int) -> _Ratio:
+    """Return a ratio in units of 2**exponent."""
+    numerator, denominator = ratio
+    return numerator << max(-exponent, 0), denominator << max(exponent, 0)
 
 
 def _nearest(numerator: int, denominator: int) -> float:
-    """Return the float64 nearest to a quotient; infinity where it lies beyond.
+    """Return the float64 nearest to a quotient; infinity beyond float64.
 
-    The division of two integers is Python's, which rounds once, to subnormal numbers too.
+    Python divides two integers with one rounding, also for subnormal results.
     """
     try:
         return numerator / denominator
@@ -182,27 +249,28 @@ def _nearest(numerator: int, denominator: int) -> float:
         return math.inf if numerator > 0 else -math.inf
 
 
-def _rest(numerator: int, denominator: int, nearest: float) -> float:
-    """Return what the nearest float64 leaves of a quotient, rounded to float64."""
-    if not math.isfinite(nearest):
-        return 0.0
-    high, unit = nearest.as_integer_ratio()
-    rest = (numerator * unit - high * denominator) / (denominator * unit)
-    # Just below half a unit in the last place it may be rounded to that half, and added to an
-    # odd float64 it would then round to the next.
-    return rest if nearest + rest == nearest else math.nextafter(rest, 0.0)
+def _nearest_pair(numerator: int, denominator: int) -> tuple[float, float]:
+    """Return the double-double nearest to a quotient."""
+    hi = _nearest(numerator, denominator)
+    if not math.isfinite(hi):
+        return hi, 0.0
+    high, unit = hi.as_integer_ratio()
+    lo = (numerator * unit - high * denominator) / (denominator * unit)
+    # A rest just below half a unit in the last place may round up to that half. Added to an odd
+    # float64 it would then round to the next one.
+    return hi, lo if hi + lo == hi else math.nextafter(lo, 0.0)
 
 
 def _nearest_root(numerator: int, denominator: int) -> float:
     """Return the float64 nearest to the root of a quotient >= 0."""
     if not numerator:
         return 0.0
-    # An even power of two by which the quotient has twice the bits of the root.
+    # Scale the quotient by an even power of two to twice the bits of the root.
     power = 2 * _ROOT_BITS - numerator.bit_length() + denominator.bit_length()
     power += power % 2
-    scaled, left = divmod(numerator << max(power, 0), denominator << max(-power, 0))
+    scaled, remainder = divmod(numerator << max(power, 0), denominator << max(-power, 0))
     root = math.isqrt(scaled)
-    # All bits below matter only in whether there is any: to tell a tie from what is more.
-    sticky = root << 1 | (left > 0 or root * root != scaled)
+    # One last bit says whether any of the bits below is set, which tells a tie from more.
+    sticky = root << 1 | (remainder > 0 or root * root != scaled)
     exponent = power // 2 + 1
     return _nearest(sticky << max(-exponent, 0), 1 << max(exponent, 0))

@@ -1,7 +1,30 @@
-"""Count, mean and variance of a stream's segment, as a value that merges exactly.
+"""The monoid of weighted moments, on which all statistics rest.
 
-The monoid on which everything rests: `Moments.empty` is its identity, `Moments.merge`
-its operation, and a policy is no more than the choice of each row's decay.
+A segment of a stream is described, feature by feature, by
+
+=========  =====================================================================
+W          sum of the weights w_i
+Q          sum of w_i²
+C          sum over i < j of w_i·w_j
+μ          weighted mean
+S          sum of w_i·(x_i − μ)²
+P          decay, the factor by which the segment discounts all that came before
+=========  =====================================================================
+
+An older segment A followed by a newer segment B merges, with w = P_B·W_A and δ = μ_B − μ_A,
+into::
+
+    W = w + W_B                  P = P_A·P_B
+    μ = μ_A + δ·W_B/W            S = P_B·S_A + S_B + δ²·w·W_B/W
+    Q = P_B²·Q_A + Q_B           C = P_B²·C_A + C_B + w·W_B
+
+One row is W = 1, μ = x, S = 0, C = 0, Q = 1 and P = λ. With λ = 1 this is Welford's algorithm in
+the merging form of Chan, Golub and LeVeque (1983). With λ < 1 it is the exponentially weighted
+mean and variance. The population variance is S/W, the unbiased one S·W/(2C).
+
+The merge is associative for every decay, and commutative if P = 1. The segment with W = 0 and
+P = 1 is its identity, bit for bit. There is no subtraction, which would not be safe in floating
+point. μ and S are unevaluated sums hi + lo of two float64 (double-double).
 """
 
 from __future__ import annotations
@@ -17,27 +40,27 @@ from streambn.kernels import Columns, MomentArrays
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Floats, Ints
 
-__all__ = ["Estimates", "Moments", "spread"]
+__all__ = ["Estimates", "Moments", "var_and_std"]
 
-_ORDINARY = 400  # binary exponents within ± this are kept in plain units
-_ZERO_EXPONENT = -2200  # of a zero: below any other
-# A double-double's own error is near 2**-104; where the mean of 1, 2, 3 is 2 + 1e-32, it is
-# 2, and 2 is to normalize to 0.
+_ORDINARY = 400  # values within 2**±400 are kept in plain units
+_ZERO_EXPONENT = -2200  # below the exponent of any other value
+# The error of a double-double is near 2**-104. Smaller low parts of a mean are noise: the mean of
+# 1, 2 and 3 must be 2 and not 2 + 1e-32, so that 2 normalizes to 0.
 _NOISE = 2.0**-96
 
 
 class Estimates(NamedTuple):
-    """Statistics as a policy reads them out of its state, one entry a lane.
+    """Statistics as a policy reads them from its state: arrays of shape (features,).
 
     Attributes
     ----------
     mean_hi, mean_lo : float64
         The mean as an unevaluated sum, in the data's units; 0 where undefined.
     var, std : float64
-        Variance and standard deviation; NaN where undefined. Each is rounded on its
-        own, so a standard deviation of 1e200 stands beside a variance of infinity.
+        Variance and standard deviation; NaN where undefined. Each is rounded on its own, so a
+        standard deviation of 1e200 can go with an infinite variance.
     defined : bool
-        Whether the lane has a mean at all.
+        Whether the feature has a mean.
     """
 
     mean_hi: Floats
@@ -48,13 +71,10 @@ class Estimates(NamedTuple):
 
 
 class Moments(MomentArrays):
-    """Moments of one segment of a stream: an immutable value, arrays over lanes.
+    """Moments of one segment of a stream: an immutable value over features.
 
-    The fields and their units are those of `streambn.kernels.MomentArrays`. With a decay
-    P = 1 and unit weights this is Welford's algorithm in the merging form of Chan,
-    Golub and LeVeque (1983); with P = λ < 1 a row it is the exponentially weighted mean
-    and variance. Merging is associative for every decay, and commutative where P = 1.
-    There is no subtraction: it would not be safe in floating point.
+    `streambn.kernels.MomentArrays` documents the fields and their units; the module's docstring
+    has the formula of `merge`.
 
     Examples
     --------
@@ -70,22 +90,22 @@ class Moments(MomentArrays):
 
     __slots__ = ()
 
-    # Counts and extremes, on which weights and forgetting have no effect.
-    BOOKS: ClassVar = ("count", "nulls", "nans", "pos_infs", "neg_infs", "min", "max")
+    # Counts and extremes, which weights and decay do not affect.
+    TALLY: ClassVar = ("count", "nulls", "nans", "pos_infs", "neg_infs", "min", "max")
 
     @classmethod
     def sealed(cls, arrays: MomentArrays) -> Self:
-        """Take over arrays that nobody else holds, and make them read-only."""
+        """Take over arrays that have no other owner, and make them read-only."""
         arrays.memory.setflags(write=False)
         return cls(arrays.memory)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _sealed, (self.memory,)
+        return _unpickle, (self.memory,)
 
     @classmethod
-    def empty(cls, lanes: int) -> Self:
-        """Return the moments of nothing: the identity of `merge`."""
-        return cls.sealed(kernels.empty_moments(lanes))
+    def empty(cls, features: int) -> Self:
+        """Return the moments of no data: the identity of `merge`."""
+        return cls.sealed(kernels.empty_moments(features))
 
     @classmethod
     def of(cls, columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> Self:
@@ -96,84 +116,87 @@ class Moments(MomentArrays):
     def single(
         cls, value: dd.Pair, exponent: Ints, decay: Floats, present: NDArray[np.bool_]
     ) -> Self:
-        """Return one row ``value * 2**exponent`` of weight 1, absent where not `present`."""
+        """Return one row ``value * 2**exponent`` of weight 1, missing where not `present`."""
         hi, lo = (np.where(present, part, 0.0) for part in value)
         binary = np.frexp(hi)[1] + exponent
-        # An even exponent: the lane may hold a variance, whose root is read.
+        # An even exponent, because the value may be a variance whose root is read.
         target = np.where(np.abs(binary) <= _ORDINARY, 0, binary // 2 * 2)
         target = np.where(hi == 0, _ZERO_EXPONENT, target)
-        by = np.where(hi == 0, 0, exponent - target)
+        shift = np.where(hi == 0, 0, exponent - target)
         row = kernels.empty_moments(len(hi)).replace(
             weight=present.astype(np.float64),
             squares=present.astype(np.float64),
-            mean_hi=np.ldexp(hi, by),
-            mean_lo=np.ldexp(lo, by),
+            mean_hi=np.ldexp(hi, shift),
+            mean_lo=np.ldexp(lo, shift),
             decay=np.where(present, decay, 1.0),
             exponent=target,
         )
         return cls.sealed(row)
 
     def merge(self, newer: MomentArrays) -> Self:
-        """Return the moments of this segment followed by `newer`.
-
-        See `streambn.kernels.merge_moments` for the formula. The arguments are
-        (older, newer): the result depends on their order unless the decays are 1.
-        """
+        """Return the moments of this segment followed by `newer`."""
         return type(self).sealed(kernels.merge_moments(self, newer))
 
     def extend(self, columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> Self:
         """Return the moments of this segment followed by one batch."""
         return type(self).sealed(kernels.extend_moments(self, columns, decay, ignore_na))
 
-    def take(self, lanes: Sequence[int] | NDArray[np.int64]) -> Self:
-        """Return some of the lanes, in the order given."""
-        return type(self).sealed(MomentArrays(np.take(self.memory, np.asarray(lanes, int), axis=1)))
+    def take(self, features: Sequence[int] | NDArray[np.int64]) -> Self:
+        """Return the moments of some features, in the given order."""
+        memory = np.take(self.memory, np.asarray(features, int), axis=1)
+        return type(self).sealed(MomentArrays(memory))
 
     @property
     def mean(self) -> Floats:
-        """The mean in the data's units, rounded to float64; 0 where nothing was seen."""
+        """The mean in the data's units, rounded to float64; 0 where undefined."""
         return np.ldexp(self.mean_hi + self.mean_lo, self.exponent)
 
     @property
-    def mean_pair(self) -> dd.Pair:
-        """The mean in the data's units as hi + lo, less the digits of lo that are noise."""
-        lo = np.where(np.abs(self.mean_lo) < _NOISE * np.abs(self.mean_hi), 0.0, self.mean_lo)
-        return np.ldexp(self.mean_hi, self.exponent), np.ldexp(lo, self.exponent)
-
-    @property
     def m2(self) -> Floats:
-        """Σw(x − mean)² in the data's units: infinity where float64 ends."""
+        """Σw(x − mean)² in the data's units; infinity beyond float64."""
         with np.errstate(over="ignore", under="ignore"):
             return np.ldexp(self.m2_hi + self.m2_lo, 2 * self.exponent)
 
     @property
+    def infs(self) -> Ints:
+        """Number of infinities of either sign."""
+        return self.pos_infs + self.neg_infs
+
+    @property
     def missing(self) -> Ints:
-        """The counts of what is no finite value, shape (4, L)."""
+        """Counts of nulls, NaN, +inf and −inf, shape (4, features)."""
         return self.memory[1:5]
 
     @property
-    def effective(self) -> Floats:
-        """Kish's effective sample size, W²/Q: how many equal weights say as much."""
+    def effective_count(self) -> Floats:
+        """Kish's effective sample size W²/Q."""
         some = self.squares > 0
         ratio = self.weight / np.where(some, self.squares, 1.0)
         return np.where(some, ratio * self.weight, 0.0)
 
-    def reading(self, ddof: int) -> Estimates:
-        """Return mean and variance: S/W, or with ``ddof=1`` S·W/(2C).
+    def read(self, ddof: int) -> Estimates:
+        """Return mean and variance: S/W, or S·W/(2C) if `ddof` is 1.
 
-        2C = W² − Q without its cancellation; of unit weights the divisor is n − 1.
+        2C equals W² − Q without its cancellation. With unit weights the divisor is n − 1.
         """
         with np.errstate(all="ignore"):
             unbiased = np.where(self.pairs > 0, 2 * self.pairs / self.weight, 0.0)
-        # If W = Q = n, then Σ(w − 1)² = 0: n − 1 needs no rounding.
-        even = (self.weight == self.count) & (self.squares == self.count)
-        unbiased = np.where(even, self.weight - 1.0, unbiased)
+        # W = Q = n implies Σ(w − 1)² = 0, and then n − 1 needs no rounding.
+        unit_weights = (self.weight == self.count) & (self.squares == self.count)
+        unbiased = np.where(unit_weights, self.weight - 1.0, unbiased)
         divisor = self.weight if ddof == 0 else unbiased
-        var, std = spread((self.m2_hi, self.m2_lo), divisor, self.exponent)
-        return Estimates(*self.mean_pair, var, std, self.weight > 0)
+        var, std = var_and_std((self.m2_hi, self.m2_lo), divisor, self.exponent)
+        noise = np.abs(self.mean_lo) < _NOISE * np.abs(self.mean_hi)
+        return Estimates(
+            mean_hi=np.ldexp(self.mean_hi, self.exponent),
+            mean_lo=np.ldexp(np.where(noise, 0.0, self.mean_lo), self.exponent),
+            var=var,
+            std=std,
+            defined=self.weight > 0,
+        )
 
     def __add__(self, newer: object) -> Self:
-        """Do as `merge` does."""
+        """Return the same as `merge`."""
         return self.merge(newer) if isinstance(newer, MomentArrays) else NotImplemented
 
     def __eq__(self, other: object) -> bool:
@@ -186,22 +209,21 @@ class Moments(MomentArrays):
     __hash__ = None  # type: ignore[assignment]
 
 
-def _sealed(memory: Ints) -> Moments:
+def _unpickle(memory: Ints) -> Moments:
     return Moments.sealed(MomentArrays(memory))
 
 
-def spread(square: dd.Pair, divisor: Floats, exponent: Ints) -> tuple[Floats, Floats]:
-    """Variance and standard deviation ``square / divisor`` in units of 2**(2 * exponent).
+def var_and_std(m2: dd.Pair, divisor: Floats, exponent: Ints) -> tuple[Floats, Floats]:
+    """Return variance ``m2 / divisor`` and its root; `m2` is in units of 2**(2 * exponent).
 
     Returns
     -------
     var, std : ndarray
-        NaN where the divisor is not positive. The root is taken before the exponent is
-        applied: it is right where the variance itself leaves the range of float64.
+        NaN where the divisor is not positive. The root is taken before the exponent is applied,
+        so it is right where the variance leaves the range of float64.
     """
     with np.errstate(all="ignore"):
-        good = divisor > 0
-        by = np.where(good, divisor, 1.0)
-        scaled = dd.divide(square, dd.wide(by))[0]
-        scaled = np.where(good, np.maximum(scaled, 0.0), np.nan)
+        positive = divisor > 0
+        scaled = dd.divide(m2, dd.wide(np.where(positive, divisor, 1.0)))[0]
+        scaled = np.where(positive, np.maximum(scaled, 0.0), np.nan)
         return np.ldexp(scaled, 2 * exponent), np.ldexp(np.sqrt(scaled), exponent)

@@ -1,49 +1,53 @@
-"""Arrow schemas and lanes: which columns are numeric, and how to take them apart.
+"""Which columns of a schema are features, and how a batch is taken apart and put together.
 
-A *leaf* is one numeric column, wherever it lies: at the top level or in a struct. A
-leaf of fixed-size lists or tensors holds one lane an element. A `Binding` is the choice
-of leaves made on the first batch; later batches are matched to it by name.
+A *leaf* is one numeric column, at the top level or inside a struct. A leaf of fixed-size lists
+or tensors holds one *feature* per element; any other leaf holds one. A `Binding` is the tuple
+of leaves chosen from the first batch. Later batches are matched to it by name.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn.arrow.rebuild import cast_passed, replaced_array, replaced_field, told_to_pandas
+from streambn.arrow.rebuild import (
+    cast_unchanged,
+    float_field,
+    rebuild_array,
+    update_pandas_metadata,
+)
+from streambn.arrow.schemas import (
+    SchemaCache,
+    float_type,
+    is_encoded,
+    is_float,
+    numeric_type,
+    pandas_index_columns,
+)
 from streambn.errors import SchemaError
 from streambn.kernels import BoundColumn, Columns, Layout
 
-__all__ = [
-    "Binding",
-    "Leaf",
-    "SchemaCache",
-    "bind",
-    "float_type",
-    "is_encoded",
-    "numeric_type",
-]
+__all__ = ["Binding", "Leaf", "bind"]
 
 
 class Leaf(NamedTuple):
-    """One bound column.
+    """One numeric column of a schema.
 
     Attributes
     ----------
     path : tuple of str
-        The column's name, then the names of the struct fields below it.
+        The name of the top-level column, then those of the struct fields below it.
     size : int or None
-        Elements of a fixed-size list; None: a plain column.
+        Number of elements of a fixed-size list; None for plain numbers.
     exact : bool
-        Whether the values are integers or decimals, which come without rounding.
+        Whether the values are integers or decimals, which arrive without rounding.
     """
 
     path: tuple[str, ...]
@@ -57,261 +61,216 @@ class Leaf(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Number of lanes."""
+        """Number of features."""
         return 1 if self.size is None else self.size
 
     @property
-    def lanes(self) -> list[str]:
-        """Names of the lanes: `name`, or `name[0]`, `name[1]`, ..."""
+    def features(self) -> list[str]:
+        """Names of the features: `name`, or `name[0]`, `name[1]`, ..."""
         if self.size is None:
             return [self.name]
         return [f"{self.name}[{i}]" for i in range(self.size)]
 
 
-class SchemaCache:
-    """What was found out about the last few schemas.
-
-    A stream has one schema, or an input's and an output's: finding 50 columns anew would
-    take longer than reducing 1000 rows of them.
-    """
-
-    __slots__ = ("_known",)
-
-    _SCHEMAS: ClassVar[int] = 4
-
-    def __init__(self) -> None:
-        self._known: list[tuple[pa.Schema, Any, Any]] = []
-
-    def get(self, schema: pa.Schema, key: Any, make: Callable[[], Any]) -> Any:
-        """Return what was made of an equal schema and key, or make it."""
-        for known, other, value in tuple(self._known):
-            if other == key and (schema is known or schema.equals(known, check_metadata=True)):
-                return value
-        value = make()
-        if len(self._known) > self._SCHEMAS:
-            self._known.clear()
-        self._known.append((schema, key, value))
-        return value
-
-
-class _Found(NamedTuple):
-    """Where the leaves are in a schema, and the types in which they come out.
+class _Resolution(NamedTuple):
+    """Where the leaves are in one schema.
 
     Attributes
     ----------
-    schema : pyarrow.Schema
     layout : Layout
     floating : tuple of pyarrow.DataType
-        The float types of the leaves.
+        The float type of each leaf after normalization.
     """
 
-    schema: pa.Schema
     layout: Layout
     floating: tuple[pa.DataType, ...]
 
 
 @dataclass(frozen=True)
 class Binding:
-    """The leaves that a normalizer works on, in the order of their lanes."""
+    """The leaves that a normalizer works on, in the order of their features."""
 
     leaves: tuple[Leaf, ...]
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # The cached properties stay out of the pickle.
         return Binding, (self.leaves,)
 
     @cached_property
-    def lanes(self) -> tuple[str, ...]:
-        """The lanes' names."""
-        return tuple(lane for leaf in self.leaves for lane in leaf.lanes)
+    def features(self) -> tuple[str, ...]:
+        """Names of the features."""
+        return tuple(name for leaf in self.leaves for name in leaf.features)
 
     @cached_property
     def exact(self) -> NDArray[np.bool_]:
-        """Which lanes hold integers or decimals."""
+        """Whether each feature holds integers or decimals, shape (features,)."""
         return np.repeat([leaf.exact for leaf in self.leaves], [x.width for x in self.leaves])
 
     @property
     def columns(self) -> list[str]:
-        """Names of the top-level columns that are needed, each once."""
+        """Names of the top-level columns that hold leaves, each once."""
         return list(dict.fromkeys(leaf.path[0] for leaf in self.leaves))
 
     @cached_property
-    def _seen(self) -> SchemaCache:
+    def indices(self) -> dict[str, list[int]]:
+        """Indices of features by name; the name of a list stands for all its elements."""
+        found: dict[str, list[int]] = {}
+        start = 0
+        for leaf in self.leaves:
+            found[leaf.name] = list(range(start, start + leaf.width))
+            if leaf.size is not None:
+                for i, name in enumerate(leaf.features, start):
+                    found[name] = [*found.get(name, []), i]
+            start += leaf.width
+        return found
+
+    def select(self, columns: Collection[str]) -> tuple[Binding, NDArray[np.int64]]:
+        """Return the binding to some top-level columns, and the indices of its features."""
+        chosen = [leaf.path[0] in columns for leaf in self.leaves]
+        binding = Binding(tuple(x for x, keep in zip(self.leaves, chosen, strict=True) if keep))
+        return binding, np.flatnonzero(np.repeat(chosen, [leaf.width for leaf in self.leaves]))
+
+    @cached_property
+    def _cache(self) -> SchemaCache:
         return SchemaCache()
 
-    def _find(self, schema: pa.Schema) -> _Found:
+    def resolve(self, schema: pa.Schema) -> _Resolution:
         """Find every leaf in a schema.
 
         Raises
         ------
         SchemaError
-            A leaf is missing, not numeric or of another size.
+            A leaf is missing, is not numeric or has another list size.
         """
-        found: _Found = self._seen.get(schema, None, lambda: self._found(schema))
+        found: _Resolution = self._cache.get(schema, None, lambda: self._resolve(schema))
         return found
 
-    def _found(self, schema: pa.Schema) -> _Found:
-        places, floating, top, encoded = [], [], _top(schema), False
+    def _resolve(self, schema: pa.Schema) -> _Resolution:
+        places, floating, fields, encoded = [], [], _fields_by_name(schema), False
         for leaf in self.leaves:
-            kind = _resolve(top, leaf.path).type
+            kind = _find_field(fields, leaf.path).type
             _check_leaf(leaf, kind)
             places.append(BoundColumn(_indices(schema, leaf.path), leaf.size))
             floating.append(float_type(kind))
             encoded = encoded or is_encoded(kind)
-        return _Found(schema, Layout(places, schema, encoded), tuple(floating))
+        return _Resolution(Layout(places, schema, encoded), tuple(floating))
 
     def extract(self, batch: pa.RecordBatch) -> Columns:
-        """Find the leaves in a batch.
-
-        Raises
-        ------
-        SchemaError
-            A leaf is missing, not numeric or of another size.
-        """
-        return Columns(batch, self._find(batch.schema).layout)
+        """Return a batch with the places of its leaves; raises as `resolve` does."""
+        return Columns(batch, self.resolve(batch.schema).layout)
 
     def leaf_schema(self, columns: Columns, out: pa.Schema) -> pa.Schema:
-        """Give a schema of the leaves alone, as they are in the output schema `out`.
+        """Return the schema of the leaves alone, with their types in the output schema `out`.
 
-        Where they are all that there is, that is `out` itself.
+        If the batch consists of the leaves and nothing else, return `out` itself.
         """
         if columns.layout.whole:
             return out
 
         def make() -> pa.Schema:
-            kinds = zip(self.leaves, self._find(out).floating, strict=True)
+            kinds = zip(self.leaves, self.resolve(out).floating, strict=True)
             return pa.schema(
                 (str(i), kind if leaf.size is None else pa.list_(kind, leaf.size))
                 for i, (leaf, kind) in enumerate(kinds)
             )
 
-        return self._seen.get(out, "leaves", make)
+        return self._cache.get(out, "leaves", make)
 
     def output_schema(
         self, schema: pa.Schema, dtype: pa.DataType | None, nullable: bool
     ) -> pa.Schema:
-        """Give the schema after normalization.
+        """Return the schema of normalized batches.
 
         Parameters
         ----------
         schema : pyarrow.Schema
+            The schema of the input.
         dtype : pyarrow.DataType or None
-            Of all normalized columns; None: by the rule of `float_type`.
+            Type of all normalized values; None: see `float_type`.
         nullable : bool
-            Whether normalization may make nulls in a column that has none.
+            Whether normalization may add nulls to a column.
         """
         fields = list(schema)
-        found = self._find(schema)
+        found = self.resolve(schema)
         for leaf, place, floating in zip(
             self.leaves, found.layout.places, found.floating, strict=True
         ):
             index = place.path[0]
-            fields[index] = replaced_field(
+            fields[index] = float_field(
                 fields[index], leaf.size, leaf.path[1:], dtype or floating, nullable
             )
         changed = {f.name for f, old in zip(fields, schema, strict=True) if f.type != old.type}
-        return pa.schema(fields, told_to_pandas(schema.metadata, changed))
+        return pa.schema(fields, update_pandas_metadata(schema.metadata, changed))
 
     def rebuild(
         self, columns: Columns, leaves: pa.RecordBatch, schema: pa.Schema
     ) -> pa.RecordBatch:
-        """Put normalized leaves in their places; all else passes through."""
+        """Return a batch with its leaves replaced by normalized ones; the rest is unchanged."""
         if columns.layout.whole:
             return leaves
         arrays = columns.batch.columns
-        flats: dict[int, dict[tuple[str, ...], pa.Array]] = {}
+        values: dict[int, dict[tuple[str, ...], pa.Array]] = {}
         places = columns.layout.places
         for leaf, place, array in zip(self.leaves, places, leaves.columns, strict=True):
             flat = array if leaf.size is None else array.values
-            flats.setdefault(place.path[0], {})[leaf.path[1:]] = flat
+            values.setdefault(place.path[0], {})[leaf.path[1:]] = flat
         for index, field in enumerate(schema):
-            if index not in flats and field.type != arrays[index].type:
-                arrays[index] = cast_passed(arrays[index], field)
-        for index, below in flats.items():
-            arrays[index] = replaced_array(arrays[index], below, schema.field(index).type)
+            if index not in values and field.type != arrays[index].type:
+                arrays[index] = cast_unchanged(arrays[index], field)
+        for index, below in values.items():
+            arrays[index] = rebuild_array(arrays[index], below, schema.field(index).type)
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def bind(schema: pa.Schema, columns: Sequence[str] | None, beside: Sequence[str] = ()) -> Binding:
+def bind(schema: pa.Schema, columns: Sequence[str] | None, exclude: Sequence[str] = ()) -> Binding:
     """Choose the leaves of a schema.
 
     Parameters
     ----------
     schema : pyarrow.Schema
     columns : sequence of str, or None
-        Names of columns, or dotted names of struct fields; a struct stands for all that
-        is numeric in it. None: whatever is numeric, except the index of a pandas frame and
-        what is in `beside`.
-    beside : sequence of str
-        Columns that say something about the rows: how much they weigh, when they happened.
+        Names of columns, or dotted names of struct fields. A struct stands for all its numeric
+        fields. None: all numeric columns except `exclude` and the index of a pandas DataFrame.
+    exclude : sequence of str
+        Columns that describe rows: sample weights and event times.
 
     Raises
     ------
     SchemaError
-        A name does not exist or is not numeric, two columns share a name, or there is
-        nothing numeric at all.
+        A name does not exist or is not numeric, two columns share a name, or no column is
+        numeric.
     """
     if columns is None:
-        no_data = _pandas_index(schema).union(beside)
+        excluded = pandas_index_columns(schema).union(exclude)
         leaves = [
             leaf
             for field in schema
-            if field.name not in no_data
+            if field.name not in excluded
             for leaf in _leaves((field.name,), field.type)
         ]
         if not leaves:
             types = ", ".join(f"{f.name}: {f.type}" for f in schema) or "no columns"
-            than = f" other than {', '.join(map(repr, beside))}" if beside else ""
+            other = f" other than {', '.join(map(repr, exclude))}" if exclude else ""
             raise SchemaError(
-                f"there is no numeric column to normalize{than}; the data has {types}."
+                f"the data has no numeric column to normalize{other}; it has {types}."
             )
     else:
-        top = _top(schema)
-        leaves = [leaf for name in columns for leaf in _named(top, name)]
+        fields = _fields_by_name(schema)
+        leaves = [leaf for name in columns for leaf in _named_leaves(fields, name)]
     binding = Binding(tuple(leaves))
-    if len(set(binding.lanes)) < len(binding.lanes):
-        [(twice, _)] = Counter(binding.lanes).most_common(1)
+    if len(set(binding.features)) < len(binding.features):
+        [(name, _)] = Counter(binding.features).most_common(1)
         raise SchemaError(
-            f"column {twice!r} is meant twice. Name each column once in columns=; a struct's "
-            "name stands for all its fields."
+            f"column {name!r} is selected twice. Name each column once in columns=; the name of "
+            "a struct stands for all its fields.",
+            argument="columns",
+            column=name,
         )
-    binding._find(schema)
+    binding.resolve(schema)
     return binding
 
 
-def float_type(kind: pa.DataType) -> pa.DataType:
-    """Give the output type for a column's type: floats stay as they are, others are float64."""
-    values = (numeric_type(kind) or (kind, None))[0]
-    return values if values.id in _FLOATS else _FLOAT64
-
-
-# ---------------------------------------------------------------- finding the leaves
-
-_FLOAT64 = pa.float64()
-_FLOATS = frozenset(kind.id for kind in (pa.float16(), pa.float32(), _FLOAT64))
-_NUMBERS = _FLOATS.union(
-    kind.id
-    for kind in (
-        *(pa.int8(), pa.int16(), pa.int32(), pa.int64()),
-        *(pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
-        *(pa.decimal32(1), pa.decimal64(1), pa.decimal128(1), pa.decimal256(1)),
-    )
-)
-
-
-def numeric_type(kind: pa.DataType) -> tuple[pa.DataType, int | None] | None:
-    """Value type and list size of a numeric type; None: it is not numeric."""
-    if kind.id in _NUMBERS:  # as most are, and there may be thousands
-        return kind, None
-    if isinstance(kind, pa.FixedShapeTensorType):
-        kind = kind.storage_type
-    if pa.types.is_fixed_size_list(kind):
-        inner = numeric_type(kind.value_type)
-        if kind.list_size < 1 or inner is None or inner[1] is not None:
-            return None
-        return inner[0], kind.list_size
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        kind = kind.value_type
-    return (kind, None) if kind.id in _NUMBERS else None
+# ------------------------------------------------------------------- finding leaves
 
 
 def _leaves(path: tuple[str, ...], kind: pa.DataType) -> Iterator[Leaf]:
@@ -319,51 +278,53 @@ def _leaves(path: tuple[str, ...], kind: pa.DataType) -> Iterator[Leaf]:
         for field in kind:
             yield from _leaves((*path, field.name), field.type)
     elif (numeric := numeric_type(kind)) is not None:
-        yield Leaf(path, numeric[1], numeric[0].id not in _FLOATS)
+        yield Leaf(path, numeric[1], not is_float(numeric[0]))
 
 
-def _named(top: dict[str, list[pa.Field]], name: str) -> list[Leaf]:
-    path = (name,) if name in top else tuple(name.split("."))
-    field = _resolve(top, path, name)
+def _named_leaves(fields: dict[str, list[pa.Field]], name: str) -> list[Leaf]:
+    path = (name,) if name in fields else tuple(name.split("."))
+    field = _find_field(fields, path, name)
     leaves = list(_leaves(path, field.type))
     if not leaves:
         raise SchemaError(
-            f"column {name!r} is {field.type}, which is not numeric. Leave it out of columns=, "
-            "or cast it to a number first."
+            f"column {name!r} is {field.type}, which is not numeric. Remove it from columns=, "
+            "or cast it to a number first.",
+            argument="columns",
+            column=name,
         )
     return leaves
 
 
-def _top(schema: pa.Schema) -> dict[str, list[pa.Field]]:
-    """Find the top-level fields by name, all of a name."""
+def _fields_by_name(schema: pa.Schema | pa.StructType) -> dict[str, list[pa.Field]]:
     fields: dict[str, list[pa.Field]] = {}
     for field in schema:
         fields.setdefault(field.name, []).append(field)
     return fields
 
 
-def _resolve(
-    top: dict[str, list[pa.Field]], path: tuple[str, ...], asked: str | None = None
+def _find_field(
+    fields: dict[str, list[pa.Field]], path: tuple[str, ...], requested: str | None = None
 ) -> pa.Field:
-    """Find the field at a path; one of the null type stands for all that is below it."""
-    fields = top
+    """Return the field at a path; a field of the null type stands for everything below it."""
     for depth, part in enumerate(path):
         if part not in fields:
             prefix = "".join(f"{name}." for name in path[:depth])
-            raise SchemaError.missing(asked or ".".join(path), [f"{prefix}{n}" for n in fields])
+            names = [f"{prefix}{name}" for name in fields]
+            raise SchemaError.missing(requested or ".".join(path), names)
         if len(fields[part]) > 1:
             raise SchemaError(
-                f"column {part!r} is there {len(fields[part])} times. Rename all but one."
+                f"column {part!r} exists {len(fields[part])} times. Rename all but one of them.",
+                column=part,
             )
         [field] = fields[part]
         if pa.types.is_null(field.type):
             return field
-        fields = _top(field.type) if pa.types.is_struct(field.type) else {}
+        fields = _fields_by_name(field.type) if pa.types.is_struct(field.type) else {}
     return field
 
 
 def _indices(schema: pa.Schema, path: tuple[str, ...]) -> tuple[int, ...]:
-    """Give the indices of a path; it ends at a null type, which stands for all that is below it."""
+    """Return the indices of a path, which ends early at a field of the null type."""
     indices = [schema.get_field_index(path[0])]
     if len(path) == 1:
         return tuple(indices)
@@ -376,40 +337,23 @@ def _indices(schema: pa.Schema, path: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(indices)
 
 
-def is_encoded(kind: pa.DataType) -> bool:
-    """Say whether a numeric type is dictionary- or run-end-encoded."""
-    if kind.id in _NUMBERS:
-        return False
-    if isinstance(kind, pa.FixedShapeTensorType):
-        kind = kind.storage_type
-    if pa.types.is_fixed_size_list(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind))
-
-
 def _check_leaf(leaf: Leaf, kind: pa.DataType) -> None:
     if pa.types.is_null(kind):
-        return  # what a reader infers for a batch without a single value
+        return  # readers infer this type for a batch without a single value
     numeric = numeric_type(kind)
     if numeric is None:
         raise SchemaError(
-            f"column {leaf.name!r} is no longer numeric: it is {kind}. "
-            "Cast it to the type it had, or normalize other columns."
+            f"column {leaf.name!r} is no longer numeric: it is {kind}. Cast it to its former "
+            "type, or normalize other columns.",
+            column=leaf.name,
         )
     if numeric[1] != leaf.size:
 
-        def words(size: int | None) -> str:
-            return "a plain number" if size is None else f"a list of {size}"
+        def describe(size: int | None) -> str:
+            return "one number" if size is None else f"a list of {size}"
 
         raise SchemaError(
-            f"column {leaf.name!r} was {words(leaf.size)} a row and is now {words(numeric[1])}."
+            f"column {leaf.name!r} had {describe(leaf.size)} per row and now has "
+            f"{describe(numeric[1])}. Normalize columns of one shape.",
+            column=leaf.name,
         )
-
-
-def _pandas_index(schema: pa.Schema) -> set[str]:
-    """Names of the columns that hold the index of a pandas frame: keys, not data."""
-    try:
-        stored = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
-        return {name for name in stored.get("index_columns", []) if isinstance(name, str)}
-    except (ValueError, AttributeError, TypeError):
-        return set()

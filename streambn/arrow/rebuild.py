@@ -1,4 +1,4 @@
-"""Normalized columns in the place of those they came from: fields and arrays."""
+"""Put normalized values back into their columns: fields, arrays and metadata."""
 
 from __future__ import annotations
 
@@ -10,17 +10,44 @@ import pyarrow as pa
 from streambn.errors import SchemaError
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
 
-__all__ = ["cast_passed", "replaced_array", "replaced_field", "told_to_pandas"]
+__all__ = ["cast_unchanged", "float_field", "rebuild_array", "update_pandas_metadata"]
 
-# Types that hold the same values in another layout.
+# Within a family, types hold the same values in different layouts.
 _FAMILIES = (
     (pa.string(), pa.large_string(), pa.string_view()),
     (pa.binary(), pa.large_binary(), pa.binary_view()),
 )
 
 
-def _replaced_type(kind: pa.DataType, size: int | None, floating: pa.DataType) -> pa.DataType:
-    """Give the type of a leaf whose values become floats."""
+def float_field(
+    field: pa.Field, size: int | None, path: tuple[str, ...], floating: pa.DataType, nullable: bool
+) -> pa.Field:
+    """Return a column's field after its leaf at `path` has become float.
+
+    Parameters
+    ----------
+    field : pyarrow.Field
+    size : int or None
+        List size of the leaf; None for plain numbers.
+    path : tuple of str
+        Names of the struct fields that lead from the column to the leaf; empty for the column.
+    floating : pyarrow.DataType
+    nullable : bool
+        Whether a top-level leaf becomes nullable.
+    """
+    if not path:
+        field = field.with_type(_float_type(field.type, size, floating))
+        return field.with_nullable(field.nullable or nullable)
+    if pa.types.is_null(field.type):
+        return field
+    fields = [
+        float_field(child, size, path[1:], floating, nullable) if child.name == path[0] else child
+        for child in field.type
+    ]
+    return field.with_type(pa.struct(fields))
+
+
+def _float_type(kind: pa.DataType, size: int | None, floating: pa.DataType) -> pa.DataType:
     if pa.types.is_null(kind):
         return floating if size is None else pa.list_(floating, size)
     if isinstance(kind, pa.FixedShapeTensorType):
@@ -32,54 +59,33 @@ def _replaced_type(kind: pa.DataType, size: int | None, floating: pa.DataType) -
     return floating
 
 
-def replaced_field(
-    field: pa.Field, size: int | None, path: tuple[str, ...], floating: pa.DataType, nullable: bool
-) -> pa.Field:
-    """Give the field of a column in which the leaf at `path` becomes floats."""
-    if not path:
-        field = field.with_type(_replaced_type(field.type, size, floating))
-        return field.with_nullable(field.nullable or nullable)
-    if pa.types.is_null(field.type):
-        return field
-    fields = [
-        replaced_field(child, size, path[1:], floating, nullable)
-        if child.name == path[0]
-        else child
-        for child in field.type
-    ]
-    return field.with_type(pa.struct(fields))
-
-
-def replaced_array(
-    array: pa.Array, flats: dict[tuple[str, ...], pa.Array], kind: pa.DataType
+def rebuild_array(
+    array: pa.Array, values: dict[tuple[str, ...], pa.Array], kind: pa.DataType
 ) -> pa.Array:
-    """Put flat values, by their paths below the array, into an array of type `kind`."""
-    if () not in flats:
+    """Return `array` as type `kind`, with new flat values for some of its leaves.
+
+    Parameters
+    ----------
+    array : pyarrow.Array
+    values : dict
+        Flat values by the path that leads from the array to their leaf.
+    kind : pyarrow.DataType
+    """
+    if () not in values:
         if pa.types.is_null(array.type):
             return array
         children = []
         for i, field in enumerate(kind):
-            below = {path[1:]: flat for path, flat in flats.items() if path[0] == field.name}
+            below = {path[1:]: flat for path, flat in values.items() if path[0] == field.name}
             child = array.field(i)
-            children.append(replaced_array(child, below, field.type) if below else child)
+            children.append(rebuild_array(child, below, field.type) if below else child)
         return pa.StructArray.from_arrays(children, fields=list(kind), mask=_null_mask(array))
     if isinstance(kind, pa.FixedShapeTensorType):
-        storage = replaced_array(array.storage, flats, kind.storage_type)
+        storage = rebuild_array(array.storage, values, kind.storage_type)
         return pa.ExtensionArray.from_storage(kind, storage)
     if pa.types.is_fixed_size_list(kind):
-        return pa.FixedSizeListArray.from_arrays(flats[()], type=kind, mask=_null_mask(array))
-    return flats[()]
-
-
-def cast_passed(array: pa.Array, field: pa.Field) -> pa.Array:
-    """Give a column that passes through the type that it had in the first batch."""
-    for family in _FAMILIES:
-        if array.type in family and field.type in family:
-            return array.cast(field.type)
-    raise SchemaError(
-        f"column {field.name!r}, which passes through, was {field.type} in the first batch and is "
-        f"{array.type} now. Cast it to one type."
-    )
+        return pa.FixedSizeListArray.from_arrays(values[()], type=kind, mask=_null_mask(array))
+    return values[()]
 
 
 def _null_mask(array: pa.Array) -> pa.Array | None:
@@ -89,12 +95,31 @@ def _null_mask(array: pa.Array) -> pa.Array | None:
     return None if valid is None else arrow_array(~valid)
 
 
-def told_to_pandas(
+def cast_unchanged(array: pa.Array, field: pa.Field) -> pa.Array:
+    """Return a column that is not normalized in the type that it had in the first batch.
+
+    Raises
+    ------
+    SchemaError
+        The new type holds other values than the old one.
+    """
+    for family in _FAMILIES:
+        if array.type in family and field.type in family:
+            return array.cast(field.type)
+    raise SchemaError(
+        f"column {field.name!r} is {array.type}, but was {field.type} in the first batch. "
+        "Cast the column to one type.",
+        column=field.name,
+    )
+
+
+def update_pandas_metadata(
     metadata: dict[bytes, bytes] | None, changed: set[str]
 ) -> dict[bytes, bytes] | None:
-    """Let what pandas keeps in the metadata forget the types of columns that are floats now.
+    """Return schema metadata in which pandas takes the `changed` columns for float64.
 
-    It restores a frame by them: a column that was Int64 would be cast back, and fail.
+    pandas restores a DataFrame by this metadata. It would cast a normalized column back to
+    Int64, for example, and fail.
     """
     try:
         stored = json.loads((metadata or {})[b"pandas"])

@@ -1,53 +1,48 @@
-"""What stands beside the values of a batch: how much each row weighs, and when it happened."""
+"""Sample weights, and the rows of a batch that count.
+
+A row counts if its weight is positive and, for a policy by event time, if it has a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn.arrow.binding import numeric_type
+from streambn.arrow.event_times import check_time_type, missing_times, parse_times
+from streambn.arrow.schemas import numeric_type
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import Times
-from streambn.kernels.bitmaps import filter_rows, unpack_validity
+from streambn.kernels.bitmaps import filter_rows
 from streambn.kernels.flatten import decode_array
 from streambn.kernels.interface import Floats
 from streambn.kernels.rows import MAX_WEIGHT, MIN_WEIGHT
-from streambn.policies import EventTime, Policy, takes_weights
-from streambn.policies.timed import instant
+from streambn.policies import EventTime
 
 __all__ = [
-    "Counted",
-    "Weighed",
-    "beside",
-    "count",
-    "moment",
-    "refuse_weights",
-    "stamp_of",
-    "times_of",
-    "weigh",
-    "weights_beside",
-    "weights_of",
+    "RowSelection",
+    "parse_weights",
+    "row_columns",
+    "select_counted_rows",
+    "select_rows",
+    "weight_array",
 ]
 
-_DAY: Final = 86_400_000_000_000
-_TICKS: Final = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 
-
-class Counted(NamedTuple):
-    """Which rows of a batch count for something, and what for.
+class RowSelection(NamedTuple):
+    """The rows of a batch that count, with their weights and times.
 
     Attributes
     ----------
-    keep : ndarray of bool, or None
-        Which do; None: all.
-    weights : ndarray of float64, or None
-        Of those, none of which is 0.
+    keep : ndarray of bool, shape (rows of the batch,), or None
+        Which rows count; None: all of them.
+    weights : ndarray of float64, shape (rows kept,), or None
+        Positive weights; None: every row weighs 1.
     times : Times or None
-        Of those.
+        Event times of the rows kept.
     """
 
     keep: NDArray[np.bool_] | None
@@ -55,143 +50,128 @@ class Counted(NamedTuple):
     times: Times | None
 
 
-class Weighed(NamedTuple):
-    """The rows of a batch that count for something, and what for.
-
-    Attributes
-    ----------
-    batch : pyarrow.RecordBatch
-    weights : ndarray of float64, shape (rows,), or None
-        None of them is 0.
-    times : Times or None
-    """
-
-    batch: pa.RecordBatch
-    weights: Floats | None
-    times: Times | None
-
-
-def refuse_weights(policy: Policy, name: str, given: object) -> None:
-    """Raise if a policy heeds no sample weights, which are given under some name.
-
-    Raises
-    ------
-    InvalidValueError
-        It does not.
-    """
-    if not takes_weights(policy):
-        raise InvalidValueError(
-            f"{name}={given!r:.60} has no meaning for {policy!r}. Take Welford() or EMA(...) with "
-            f"adjust=True, or leave {name} out."
-        )
-
-
-def beside(weights: str | None, time: EventTime | None) -> list[str]:
-    """Name the columns that are read, and not for their own statistics."""
-    names = [weights, None if time is None else time.column]
+def row_columns(weights: str | None, event_time: EventTime | None) -> list[str]:
+    """Return the names of the columns that describe rows: their weights and event times."""
+    names = [weights, None if event_time is None else event_time.column]
     return [name for name in dict.fromkeys(names) if name is not None]
 
 
-def weigh(
-    batch: pa.RecordBatch, columns: Sequence[str], weights: str | None, time: EventTime | None
-) -> Weighed:
-    """Find weights and times in a batch, and leave out the rows that are to leave no trace.
+def select_counted_rows(
+    batch: pa.RecordBatch,
+    columns: Collection[str],
+    weights: str | None,
+    event_time: EventTime | None,
+) -> tuple[pa.RecordBatch, RowSelection]:
+    """Read the weights and event times of a batch, and drop the rows that do not count.
 
     Parameters
     ----------
     batch : pyarrow.RecordBatch
-    columns : sequence of str
-        Which columns are wanted of it; of rows that are left out, others may be too.
+    columns : collection of str
+        The columns to keep. If no row is dropped, the batch is returned as it is.
     weights : str or None
-        Name of the column of weights.
-    time : EventTime or None
+        Name of the column of sample weights.
+    event_time : EventTime or None
+
+    Returns
+    -------
+    batch : pyarrow.RecordBatch
+    selection : RowSelection
 
     Raises
     ------
     SchemaError
-        A column is missing, or not of a type for that.
+        A column is missing or has the wrong type.
     InvalidValueError
-        A weight or a time is missing or no such thing.
+        A weight or a time is missing or out of range.
     """
     found = None
     if weights is not None:
-        found = weights_of(_column(batch, weights), f"column {weights!r}")
-    stamps = None if time is None else decode_array(_column(batch, time.column))
-    keep, found, times = count(found, stamps, time)
-    if keep is not None and not keep.any():
-        return Weighed(batch.slice(0, 0), None, None)
-    if keep is not None:
-        wanted = [name for name in batch.schema.names if name in {*columns}]
-        arrays = [filter_rows(batch.column(name), keep) for name in wanted]
-        fields = [batch.schema.field(name) for name in wanted]
-        batch = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
-    return Weighed(batch, found, times)
+        found = parse_weights(_column(batch, weights), f"column {weights!r}", column=weights)
+    times = None if event_time is None else decode_array(_column(batch, event_time.column))
+    selection = select_rows(found, times, event_time)
+    keep = selection.keep
+    if keep is None:
+        return batch, selection
+    if not keep.any():
+        return batch.slice(0, 0), selection
+    names = [name for name in batch.schema.names if name in columns]
+    arrays = [filter_rows(batch.column(name), keep) for name in names]
+    schema = pa.schema([batch.schema.field(name) for name in names])
+    return pa.RecordBatch.from_arrays(arrays, schema=schema), selection
 
 
-def count(weights: Floats | None, stamps: pa.Array | None, time: EventTime | None) -> Counted:
-    """Find the rows that are to leave a trace: with a weight, and where it matters with a time.
+def select_rows(
+    weights: Floats | None, times: pa.Array | None, event_time: EventTime | None
+) -> RowSelection:
+    """Return the rows that count.
 
     Parameters
     ----------
-    weights : ndarray of float64, or None
-    stamps : pyarrow.Array or None
-        Event times, as they are.
-    time : EventTime or None
+    weights : ndarray of float64, shape (rows,), or None
+        As `parse_weights` returns them.
+    times : pyarrow.Array or None
+        Event times.
+    event_time : EventTime or None
 
     Raises
     ------
     SchemaError, InvalidValueError
-        As for `weigh`.
+        As for `select_counted_rows`.
     """
     keep: NDArray[np.bool_] | None = None
     if weights is not None and not weights.all():
         keep = weights > 0
-    if stamps is not None and time is not None:
-        missing = _missing(stamps)
+    if times is not None and event_time is not None:
+        missing = missing_times(times)
         if missing is not None and missing.any():
-            _check_kind(stamps.type, time)
-            bad = missing if keep is None else missing & keep
-            if time.null == "raise" and bad.any():
-                raise InvalidValueError(
-                    f"column {time.column!r} has no time in row {int(bad.argmax())} of the batch "
-                    f"({int(bad.sum())} in all). The batch was refused whole. Fill them in, or "
-                    "choose null_time='skip'."
-                )
+            check_time_type(times.type, event_time)
+            _check_missing(missing if keep is None else missing & keep, event_time)
             keep = ~missing if keep is None else keep & ~missing
     if keep is not None and not keep.any():
-        return Counted(keep, None, None)
+        return RowSelection(keep, None, None)
     if keep is not None:
         weights = None if weights is None else weights[keep]
-        stamps = None if stamps is None else filter_rows(stamps, keep)
-    times = None if stamps is None or time is None else times_of(stamps, time)
-    return Counted(keep, weights, times)
+        times = None if times is None else filter_rows(times, keep)
+    parsed = None if times is None or event_time is None else parse_times(times, event_time)
+    return RowSelection(keep, weights, parsed)
+
+
+def _check_missing(missing: NDArray[np.bool_], event_time: EventTime) -> None:
+    if event_time.null == "raise" and missing.any():
+        raise InvalidValueError(
+            f"column {event_time.column!r} has no time in row {int(missing.argmax())} of the batch "
+            f"({int(missing.sum())} in all). The batch was rejected. Fill in the times, or skip "
+            "such rows with null_time='skip'.",
+            column=event_time.column,
+        )
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    at = batch.schema.get_all_field_indices(name)
-    if not at:
+    indices = batch.schema.get_all_field_indices(name)
+    if not indices:
         raise SchemaError.missing(name, batch.schema.names)
-    if len(at) > 1:
-        raise SchemaError(f"column {name!r} is there {len(at)} times. Rename all but one.")
-    return batch.column(at[0])
+    if len(indices) > 1:
+        raise SchemaError(
+            f"column {name!r} exists {len(indices)} times. Rename all but one of them.",
+            column=name,
+        )
+    return batch.column(indices[0])
 
 
-# ---------------------------------------------------------------------------- weights
-
-
-def weights_beside(values: Any, rows: int) -> Floats:
-    """Return sample weights that are given beside a batch, one a row.
+def weight_array(values: Any, rows: int) -> Floats:
+    """Return sample weights that are passed along with a batch, shape (rows,).
 
     Parameters
     ----------
     values : array-like or Arrow array
     rows : int
-        Of the batch.
+        Number of rows in the batch.
 
     Raises
     ------
     SchemaError, InvalidValueError
-        As for `weights_of`; or there are more of them or less.
+        As for `parse_weights`, or the number of weights is not the number of rows.
     """
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
@@ -200,48 +180,60 @@ def weights_beside(values: Any, rows: int) -> Floats:
             values = np.asarray(values, np.float64)
         except (TypeError, ValueError, OverflowError) as error:
             raise InvalidValueError(
-                f"weights must be an array of numbers >= 0, one a row, got {values!r:.60}."
+                f"weights must be an array of one number >= 0 per row, got {values!r:.60}.",
+                argument="weights",
             ) from error
         if values.ndim != 1:
             raise InvalidValueError(
-                f"weights must be an array of one dimension, a number a row; got one of shape "
-                f"{values.shape}."
+                "weights must be a one-dimensional array with one number per row, got an array of "
+                f"shape {values.shape}.",
+                argument="weights",
             )
     if len(values) != rows:
         raise InvalidValueError(
-            f"weights has {len(values)} entries, and the batch {rows} rows. Give one a row."
+            f"weights must have one entry per row, got {len(values)} entries for {rows} rows.",
+            argument="weights",
         )
-    return weights_of(values, "the array")
+    return parse_weights(values, "the array")
 
 
-def weights_of(values: pa.Array | NDArray[Any], what: str) -> Floats:
-    """Return sample weights as float64.
+def parse_weights(
+    values: pa.Array | NDArray[Any], source: str, *, column: str | None = None
+) -> Floats:
+    """Return sample weights as float64, shape (rows,).
 
     Parameters
     ----------
     values : pyarrow.Array or ndarray
-    what : str
-        What they are, for messages: "column 'w'".
+    source : str
+        Where the weights are from, for error messages: "column 'w'".
+    column : str, optional
+        Name of the column that they are from.
 
     Raises
     ------
     SchemaError
-        They are no numbers.
+        The values are not one number per row.
     InvalidValueError
-        One is null, NaN, negative or too large; or all are too small.
+        A weight is null, NaN, negative or above 1e30, or all of them are below 1e-30.
     """
+    argument = "weights" if column is None else None
     if isinstance(values, pa.Array):
         numeric = numeric_type(values.type)
         if numeric is None or numeric[1] is not None:
             raise SchemaError(
-                f"weights: {what} is {values.type}, which is no number a row. It must hold numbers "
-                ">= 0."
+                f"weights: {source} is {values.type}, which is not one number per row. Name a "
+                "column of numbers >= 0.",
+                argument="weights",
+                column=column,
             )
         values = decode_array(values)
         if values.null_count:
             raise InvalidValueError(
-                f"weights: {what} holds {values.null_count} nulls. The batch was refused "
-                "whole. Fill them with what such rows weigh, 0 for nothing."
+                f"weights: {source} holds {values.null_count} nulls. The batch was rejected. "
+                "Fill in the weights, with 0 for rows that do not count.",
+                argument=argument,
+                column=column,
             )
         if pa.types.is_decimal(values.type):
             values = values.cast(pa.float64())
@@ -251,141 +243,17 @@ def weights_of(values: pa.Array | NDArray[Any], what: str) -> Floats:
     if len(weights) and not (weights.min() >= 0 and weights.max() <= MAX_WEIGHT):
         bad = int(np.flatnonzero(~((weights >= 0) & (weights <= MAX_WEIGHT)))[0])
         raise InvalidValueError(
-            f"weights: {what} holds {weights[bad]:g} in row {bad} of the batch. The batch "
-            f"was refused whole. A weight is a number from 0, for a row without effect, to "
-            f"{MAX_WEIGHT:g}."
+            f"weights: {source} holds {weights[bad]:g} in row {bad} of the batch. The batch was "
+            f"rejected. A weight must be a number from 0 to {MAX_WEIGHT:g}.",
+            argument=argument,
+            column=column,
         )
     if len(weights) and 0 < weights.max() < MIN_WEIGHT:
         raise InvalidValueError(
-            f"weights: {what} holds nothing above {weights.max():g}, and below {MIN_WEIGHT:g} the "
-            "product of two would leave float64. The batch was refused whole. Multiply all weights "
-            "of the stream by the same number."
+            f"weights: {source} holds no weight above {weights.max():g}. Below {MIN_WEIGHT:g} the "
+            "product of two weights leaves float64. The batch was rejected. Multiply all weights "
+            "of the stream by one number.",
+            argument=argument,
+            column=column,
         )
     return weights
-
-
-# ------------------------------------------------------------------------------ times
-
-
-def _missing(stamps: pa.Array) -> NDArray[np.bool_] | None:
-    """Say which times are missing: null, or NaN; None: none is."""
-    if pa.types.is_null(stamps.type):
-        return np.ones(len(stamps), np.bool_)
-    valid = unpack_validity(stamps, 0, len(stamps))
-    missing = None if valid is None else ~valid
-    if pa.types.is_floating(stamps.type):
-        nan = np.isnan(stamps.to_numpy(zero_copy_only=False))
-        missing = nan if missing is None else missing | nan
-    return missing
-
-
-def times_of(stamps: pa.Array, time: EventTime) -> Times:
-    """Return event times, none of which is missing.
-
-    Raises
-    ------
-    SchemaError
-        They are neither times nor numbers.
-    InvalidValueError
-        The half-life is not of their kind, or one is infinite.
-    """
-    tick = _check_kind(stamps.type, time)
-    if tick is not None:
-        plain = stamps.view(pa.int32() if pa.types.is_date32(stamps.type) else pa.int64())
-        return Times(_contiguous(plain, np.int64), tick)
-    if not pa.types.is_floating(stamps.type):
-        if pa.types.is_uint64(stamps.type):
-            stamps = _signed(stamps, time)
-        return Times(_contiguous(stamps, np.int64), None)
-    ticks = _contiguous(stamps, np.float64)
-    if not np.isfinite(ticks).all():
-        raise InvalidValueError(
-            f"column {time.column!r} holds a time that is infinite. The batch was refused whole. "
-            "Clean it."
-        )
-    return Times(ticks, None)
-
-
-def _signed(stamps: pa.Array, time: EventTime) -> pa.Array:
-    try:
-        return stamps.cast(pa.int64())
-    except pa.ArrowInvalid as error:
-        raise InvalidValueError(
-            f"column {time.column!r} holds a time beyond 2**63 - 1. The batch was refused whole. "
-            "Count from a later start, or cast the column to float64."
-        ) from error
-
-
-def _contiguous(values: pa.Array, dtype: Any) -> NDArray[Any]:
-    return np.ascontiguousarray(values.to_numpy(zero_copy_only=False), dtype)
-
-
-def _check_kind(kind: pa.DataType, time: EventTime) -> int | None:
-    """Return nanoseconds in a tick; None: the times are numbers."""
-    if pa.types.is_null(kind):
-        return None if time.numeric else 1
-    if pa.types.is_timestamp(kind):
-        tick = _TICKS[kind.unit]
-    elif pa.types.is_date(kind):
-        tick = _DAY if pa.types.is_date32(kind) else 10**6
-    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        if time.numeric:
-            return None
-        raise InvalidValueError(
-            f"column {time.column!r} holds plain numbers ({kind}), and {time.length} is a "
-            "duration. Give the half-life in the unit of those numbers, such as halflife=604_800 "
-            "for a week of seconds; or cast the column to a timestamp."
-        )
-    else:
-        raise SchemaError(
-            f"column {time.column!r} is {kind}, which is no event time. Name a column of "
-            "timestamps, dates or numbers, or cast it to one."
-        )
-    if time.numeric:
-        raise InvalidValueError(
-            f"column {time.column!r} is {kind}, and {time.length} has no unit. Give a duration, "
-            "such as halflife='7d' or halflife='30s'."
-        )
-    return tick
-
-
-def stamp_of(value: Any) -> pa.Array:
-    """Return an array of one event time, whatever kind of object it is.
-
-    Raises
-    ------
-    pyarrow.ArrowException, TypeError, ValueError, OverflowError
-        Arrow knows none such.
-    """
-    if hasattr(value, "to_datetime64"):
-        value = value.to_datetime64()  # of pandas' Timestamp Arrow would cut off the nanoseconds
-    if not isinstance(value, np.datetime64):
-        return pa.array([None if type(value).__name__ == "NAType" else value])
-    unit = np.datetime_data(value.dtype)[0]
-    return pa.array(np.array([value], None if unit in {"D", *_TICKS} else "datetime64[s]"))
-
-
-def moment(at: Any, time: EventTime) -> Floats:
-    """Return a point in time as a policy keeps it, as hi + lo.
-
-    Parameters
-    ----------
-    at : datetime, date, numpy.datetime64, pandas.Timestamp or number
-        Of the kind of the event times.
-
-    Raises
-    ------
-    InvalidValueError
-        It is no such thing.
-    """
-    try:
-        stamps = stamp_of(at)
-        missing = _missing(stamps)
-        times = None if missing is not None and missing[0] else times_of(stamps, time)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        times = None
-    if times is None:
-        raise InvalidValueError(
-            f"at must be a time such as those in column {time.column!r}, got {at!r}."
-        )
-    return instant(times.ticks[0], times.tick)

@@ -99,7 +99,7 @@ def fit(
             checkpoint.remove()
     if written and not job.quiet:
         say_fitted(normalizer, ended.done.rows, target)
-    fingerprint = normalizer.freeze().fingerprint if normalizer.lanes else None
+    fingerprint = normalizer.freeze().fingerprint if normalizer.features else None
     report("fit", target, ended.done, fingerprint, as_json=job.json)
 
 
@@ -128,7 +128,7 @@ def fitting(
         normalizer.statistics,
         sources,
         # The columns to read: those asked for, or those of the statistics.
-        options.columns or list(normalizer.lanes) or None,
+        options.columns or list(normalizer.features) or None,
         job.reading(),
         job.display(),
         Checkpointing(checkpoint, keeping.checkpoint_every, job.depends(), job.resume),

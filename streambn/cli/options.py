@@ -23,7 +23,7 @@ from streambn.jobs.inputs import ReadOptions
 from streambn.jobs.operations import ApplyStatistics, LearnAndApply
 from streambn.jobs.plan import Output
 from streambn.jobs.progress import Display
-from streambn.policies.durations import nanoseconds
+from streambn.policies import nanoseconds
 
 __all__ = [
     "CHECKPOINT_OPTIONS",

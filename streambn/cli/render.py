@@ -17,8 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import streambn as sbn
-from streambn.arrow.sample_weights import moment
-from streambn.policies import TimedState, event_time_of
+from streambn.arrow import format_instant, parse_instant
 
 __all__ = ["show"]
 
@@ -79,26 +78,15 @@ def _document(loaded: Any, lanes: list[dict[str, Any]], at: Any) -> dict[str, An
 
 def _times(loaded: Any, at: Any) -> tuple[float | str | None, float | str | None]:
     """Give the time of the newest row and that as of which weights are read, as far as known."""
-    time = event_time_of(loaded.policy)
+    time, state = loaded.policy.event_time, loaded.statistics.state
     if time is None:
         return None, None
-    state, when = loaded.statistics.state, None if at is None else moment(at, time)
-    known = isinstance(state, TimedState) and bool(np.isfinite(state.latest).all())
-    pairs = [state.latest if known else None, when]
-    newest, as_of = (
-        None if pair is None else _time(float(pair[0]), float(pair[1]), time.numeric)
-        for pair in pairs
-    )
+    pairs = [
+        None if state is None else loaded.policy.newest(state),
+        None if at is None else parse_instant(at, time),
+    ]
+    newest, as_of = (None if pair is None else format_instant(pair, time) for pair in pairs)
     return newest, as_of
-
-
-def _time(high: float, low: float, numeric: bool) -> float | str:
-    """Spell a time as the data might: a number, or ISO 8601 with no more digits than it has."""
-    if numeric:
-        return int(high) + int(low) if high.is_integer() and abs(high) < 2**64 else high
-    seconds, fraction = divmod(int(high) + int(low), 10**9)
-    text = str(np.datetime64(seconds, "s"))
-    return f"{text}.{fraction:09d}".rstrip("0") if fraction else text.removesuffix("T00:00:00")
 
 
 def _jsonable(value: Any) -> Any:

@@ -25,7 +25,6 @@ from streambn.cli.options import (
 from streambn.errors import InvalidValueError
 from streambn.jobs.inputs import located
 from streambn.jobs.plan import check_target
-from streambn.policies import event_time_of
 
 # `merge` needs no rich.
 render = lazy_module("streambn.cli.render")
@@ -89,13 +88,13 @@ def show(stats: str, form: str, at: str | None) -> None:
     loaded = sbn.load(stats)
     with usage_errors():
         when = None if at is None else _read_time(at, loaded)
-        rows = loaded.stats(when).to_pylist() if loaded.lanes else []
+        rows = loaded.stats(when).to_pylist() if loaded.features else []
     render.show(loaded, rows, form, when)
 
 
 def _read_time(text: str, loaded: sbn.Normalizer | sbn.FrozenNormalizer) -> Any:
     """Read the value of --at."""
-    time = event_time_of(loaded.policy)
+    time = loaded.policy.event_time
     if time is None:
         raise InvalidValueError(
             f"{text!r} has no meaning for {loaded.policy.describe()}: its weights do not change "

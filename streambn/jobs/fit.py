@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streambn.arrow.sample_weights import beside
+from streambn.arrow import row_columns
 from streambn.errors import SchemaError, StreamBNError
 from streambn.io import Stamp
 from streambn.io import sources as files
@@ -24,7 +24,6 @@ from streambn.io.sources import Source
 from streambn.jobs.checkpoint import Place, Reached
 from streambn.jobs.inputs import ReadOptions, check_unchanged, left_out, located
 from streambn.jobs.progress import Progress
-from streambn.policies import event_time_of
 from streambn.statistics import Statistics
 
 __all__ = ["Learn", "fit_files"]
@@ -197,7 +196,7 @@ class _Run:
 
 def _open(fitted: Statistics, names: Sequence[str] | None, how: ReadOptions, source: Source) -> Any:
     """Open a source, so that no columns are read but those that can be needed."""
-    others = beside(fitted.options.weights, event_time_of(fitted.policy))
+    others = row_columns(fitted.options.weights, fitted.policy.event_time)
     choose = functools.partial(files.fitting_columns, names=names, beside=others, keys=source.keys)
     keys = [*(names or ()), *others]
     return files.open_source(source, keys=keys, choose=choose, csv_types=how.csv_types)

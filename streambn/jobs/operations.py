@@ -50,7 +50,7 @@ class ApplyStatistics:
     @property
     def lanes(self) -> Collection[str]:
         """Names of what is normalized."""
-        return self.frozen.lanes
+        return self.frozen.features
 
     def schema(self, schema: Any) -> Any:
         """Give the schema that comes out."""
@@ -59,10 +59,10 @@ class ApplyStatistics:
 
     def turn(self, names: Sequence[str]) -> BatchFunction:
         """Give the function that turns batches of these columns."""
-        part = self.frozen.statistics.select(names)
+        part = self.frozen.standardizer.select(names)
         if part is None:
             return _retyped
-        return part.denormalized if self.inverse else part.normalized
+        return part.restore if self.inverse else part.standardize
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class LearnAndApply:
     @property
     def lanes(self) -> Collection[str]:
         """Names of what is normalized."""
-        return self.normalizer.lanes
+        return self.normalizer.features
 
     def schema(self, schema: Any) -> Any:
         """Give the schema that comes out."""

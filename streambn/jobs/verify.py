@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from streambn._lazy import lazy_module
 from streambn._transformer import float_type_of
-from streambn.arrow.binding import Leaf
+from streambn.arrow import Leaf
 from streambn.errors import SchemaError, StreamBNError
 from streambn.io.formats import Format
 from streambn.io.sources import Source, open_reader, open_source
@@ -148,9 +148,9 @@ class _Comparison:
     """The comparison of one output with its inputs, a slice of both at a time."""
 
     def __init__(self, operation: ApplyStatistics, name: str, text: bool) -> None:
-        self._statistics = operation.frozen.statistics
-        self._binding = self._statistics._bound_to()
-        self._transform = self._statistics.lane_transform
+        self._standardizer = operation.frozen.standardizer
+        self._binding = self._standardizer.binding
+        self._transform = self._standardizer.lanes
         self._inverse, self._dtype = operation.inverse, float_type_of(operation.dtype)
         self._name, self._text = name, text
         self._leaves = {leaf.path for leaf in self._binding.leaves}
@@ -171,7 +171,7 @@ class _Comparison:
     def compare(self, given: pa.RecordBatch, written: pa.RecordBatch, start: int) -> None:
         """Compare the rows from `start` on."""
         written = self._align(written, given.schema.names)
-        schema = self._statistics.output_schema(given.schema, self._dtype)
+        schema = self._standardizer.output_schema(given.schema, self._dtype)
         with located(self._name):
             columns = self._binding.extract(given)
             found = flatten_columns(self._binding.extract(written))
@@ -247,7 +247,7 @@ class _Comparison:
         if wrong.any():
             row, feature = divmod(int(wrong.argmax()), leaf.width)
             self._fail(
-                leaf.lanes[feature],
+                leaf.features[feature],
                 start + row,
                 "null" if null[row, feature] else repr(float(expected[row, feature])),
                 "null" if found_null[row, feature] else repr(float(found[row, feature])),

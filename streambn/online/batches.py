@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn.arrow.sample_weights import stamp_of
+from streambn.arrow import time_array
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels.bitmaps import filter_rows
 from streambn.online.features import twice
@@ -61,7 +61,7 @@ def stamp_in(row: dict[Any, Any], time: EventTime) -> pa.Array:
     """
     value = row.get(time.column)
     try:
-        return stamp_of(value)
+        return time_array(value)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise InvalidValueError(
             f"{time.column!r} must say when a row happened: a datetime, date, numpy.datetime64 or "

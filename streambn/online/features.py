@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 import pyarrow as pa
 
-from streambn.arrow.binding import is_encoded, numeric_type
+from streambn.arrow import is_encoded, numeric_type
 from streambn.errors import SchemaError
 from streambn.kernels import BoundColumn, Layout
 from streambn.kernels.interface import ABSENT

@@ -12,13 +12,21 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 
-from streambn.arrow.binding import Binding, Leaf, SchemaCache, float_type
-from streambn.arrow.sample_weights import beside, count, refuse_weights, weights_beside, weights_of
+from streambn.arrow import (
+    Binding,
+    Leaf,
+    SchemaCache,
+    float_type,
+    parse_weights,
+    row_columns,
+    select_rows,
+    weight_array,
+)
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import (
     BoundColumn,
@@ -40,20 +48,14 @@ from streambn.kernels.rows import (
     refuse,
     weight_of,
 )
-from streambn.normalizer import FrozenNormalizer, Normalizer, checked_policy
+from streambn.normalizer import FrozenNormalizer, Normalizer
 from streambn.online.batches import array_of, column_of, filtered, selected, stamp_in
 from streambn.online.features import Kinds, Match, twice
 from streambn.online.state import BlockLedger, ValueLedger
 from streambn.options import Options
-from streambn.policies import (
-    ByRow,
-    Policy,
-    RowPolicy,
-    Welford,
-    event_time_of,
-    takes_weights,
-)
-from streambn.statistics import Statistics, refuse_not_finite
+from streambn.policies import Policy, Welford, check_policy, check_takes_weights
+from streambn.standardize import Standardizer
+from streambn.statistics import Statistics
 
 __all__ = ["RowNormalizer"]
 
@@ -127,7 +129,7 @@ class RowNormalizer:
         constant: str = "unit",
         **options: Any,
     ) -> None:
-        policy = Welford() if policy is None else checked_policy(policy)
+        policy = Welford() if policy is None else check_policy(policy)
         self._begin(policy, Options(**options), unseen, constant)
 
     def _begin(self, policy: Policy, options: Options, unseen: str, constant: str) -> None:
@@ -143,10 +145,10 @@ class RowNormalizer:
         Statistics(policy, options, None)  # which refuses what does not go together
         self.policy, self.options = policy, options
         self.unseen, self.constant = unseen, constant
-        self._time = event_time_of(policy)
+        self._time = policy.event_time
         # Keys of a row that are no features, but say something about it.
-        self._beside = frozenset(beside(options.weights, self._time))
-        rule: ByRow | None = getattr(policy, "by_row", None)
+        self._beside = frozenset(row_columns(options.weights, self._time))
+        rule = policy.row_rule
         decay, ignore_na, prior = rule or (1.0, False, 0.0)
         rules = RowRules(
             decay=decay,
@@ -173,11 +175,11 @@ class RowNormalizer:
             self.learn_one: Callable[..., None] = self._learn_block
             self.transform_one: Callable[[Row], Row] = self._transform_by_maps
         else:
-            self._ledger = ValueLedger(cast(RowPolicy, policy), self._lanes)
+            self._ledger = ValueLedger(policy, rule, self._lanes)
             # With nothing in between: a row of ten features takes less than a microsecond.
             self.learn_one, self.transform_one = self._lanes.learn, self._lanes.transform
             # (The lanes themselves refuse weights where there is a prior.)
-            if self._beside or not (takes_weights(policy) or prior):
+            if self._beside or not (policy.takes_weights or prior):
                 self.learn_one, self.transform_one = self._learn_row, self._transform_features
 
     @classmethod
@@ -222,7 +224,7 @@ class RowNormalizer:
                 )
         tally = fitted.tally
         rows = int((tally.count + tally.nulls + tally.not_finite.sum(axis=0)).max(initial=0))
-        self._ledger.begin(fitted.state, list(binding.lanes), binding.exact.tolist(), rows)
+        self._ledger.begin(fitted.state, list(binding.features), binding.exact.tolist(), rows)
         return self
 
     # ------------------------------------------------------------------- learning
@@ -261,14 +263,15 @@ class RowNormalizer:
         names = list(batch.schema.names if names is None else names)
         found: Floats | None = None
         if weights is not None:
-            found = weights_beside(weights, len(batch))
+            found = weight_array(weights, len(batch))
             if not (found == 1).all():
                 self._refuse_weights("weights", weights)
         stamps = None
         if self._beside:
             if self.options.weights is not None:
                 column = column_of(batch, names, self.options.weights)
-                found = weights_of(column, f"column {self.options.weights!r}")
+                name = self.options.weights
+                found = parse_weights(column, f"column {name!r}", column=name)
             if self._time is not None:
                 stamps = column_of(batch, names, self._time.column)
             there = [i for i, name in enumerate(names) if name not in self._beside]
@@ -279,7 +282,7 @@ class RowNormalizer:
         self, batch: Any, names: list[Any], weights: Floats | None, stamps: pa.Array | None
     ) -> None:
         """Learn those of the rows that count for something."""
-        keep, weights, times = count(weights, stamps, self._time)
+        keep, weights, times = select_rows(weights, stamps, self._time)
         if keep is not None:
             batch = filtered(batch, keep)
         if len(batch) == 0:
@@ -307,7 +310,7 @@ class RowNormalizer:
         if np.count_nonzero(after):
             nans, *infs = after - self.policy.tally(older).not_finite
             lanes = [*self.features, *match.fresh, None]
-            refuse_not_finite(self.options, nans, sum(infs), lanes)
+            self.options.check_finite(nans, sum(infs), lanes)
         rows = before + len(batch)
         if not self._ledger.take(state, match.fresh, match.exact, before, rows):
             return False
@@ -317,7 +320,7 @@ class RowNormalizer:
 
     def _refuse_weights(self, name: str, given: Any) -> None:
         """Refuse weights that are given where they have no meaning."""
-        refuse_weights(self.policy, name, given)
+        check_takes_weights(self.policy, name, given)
         if self.options.weights is not None:
             raise InvalidValueError(
                 f"{name}={given!r:.60} was given, and weights={self.options.weights!r} says what "
@@ -410,8 +413,8 @@ class RowNormalizer:
             known=np.ones(len(unseen), np.bool_),
         )
         mapped = normalize(Columns(batch, out.layout), by, out.leaves)
-        refuse_not_finite(
-            self.options, mapped.nans, mapped.infs, [names[column] for column in out.columns]
+        self.options.check_finite(
+            mapped.nans, mapped.infs, [names[column] for column in out.columns]
         )
         if len(out.columns) == len(names):
             return pa.RecordBatch.from_arrays(mapped.batch.columns, schema=out.schema)
@@ -458,11 +461,12 @@ class RowNormalizer:
             return known_maps[1]
         rows = self.rows
         fitted, options = self._fitted(), self.options
-        maps = fitted.lane_transform
+        standardizer = Standardizer.of(fitted)
+        maps = standardizer.lanes
         lanes = len(maps.known)
         gamma = np.ones(lanes) if maps.gamma is None else maps.gamma
         if options.scale and options.eps == 0 and self.constant == "zero":
-            gamma = np.where(fitted.constant, 0.0, gamma)
+            gamma = np.where(standardizer.constant, 0.0, gamma)
         beta = np.zeros(lanes) if maps.beta is None else maps.beta
         known = np.append(maps.known, False)
 
@@ -554,7 +558,7 @@ class RowNormalizer:
             Two features have one name as text.
         """
         fitted = self._fitted()
-        names = fitted.binding.lanes if fitted.binding else ()
+        names = fitted.binding.features if fitted.binding else ()
         if len(set(names)) < len(names):
             raise twice(Counter(names).most_common(1)[0][0])
         if not names:

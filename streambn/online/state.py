@@ -11,12 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from streambn.accumulators.exact import ExactMoments
-from streambn.accumulators.moments import Moments
+from streambn.accumulators import ExactMoments, Moments
 from streambn.kernels import BoundColumn, Columns, ExactSums, Layout, RowStatistics, Times
 from streambn.kernels.interface import Ints
 from streambn.kernels.moments import MomentArrays
-from streambn.policies import Policy, RowPolicy, event_time_of
+from streambn.policies import Policy, RowRule
 
 __all__ = ["BlockLedger", "ValueLedger"]
 
@@ -30,8 +29,9 @@ class ValueLedger:
     # Whether the state has a lane behind those of all features.
     spare: ClassVar[bool] = False
 
-    def __init__(self, policy: RowPolicy, lanes: RowStatistics) -> None:
+    def __init__(self, policy: Policy, rule: RowRule, lanes: RowStatistics) -> None:
         self._policy = policy
+        self._rule = rule
         self._lanes = lanes
 
     def state(self, fresh: int) -> Any:
@@ -44,7 +44,7 @@ class ValueLedger:
             if gaps is not None:
                 rows = np.full(fresh, self._lanes.rows)
                 gaps = np.hstack([gaps, np.array([rows, np.zeros_like(rows)])])
-        return self._policy.of_moments(
+        return self._policy.from_moments(
             Moments.sealed(MomentArrays(moments)),
             None if first is None else Moments.sealed(MomentArrays(first)),
             gaps,
@@ -60,7 +60,7 @@ class ValueLedger:
         If another thread learned since there were `before` rows, nothing is done, and the
         result is False.
         """
-        moments, first, gaps = self._policy.moments_of(state)
+        moments, first, gaps = self._policy.to_moments(state)
         values = None if first is None else first.memory
         return self._lanes.update(fresh, exact, before, rows, moments.memory, values, gaps, None)
 
@@ -87,7 +87,7 @@ class ValueLedger:
             lanes = len(self._lanes)
             moments = np.empty((_FIELDS, lanes), np.int64)
             first = gaps = None
-            if self._policy.by_row.prior:
+            if self._rule.prior:
                 first, gaps = np.empty_like(moments), np.empty((2, lanes), np.int64)
             rows = np.empty(lanes, np.int64) if as_kept else None
             try:
@@ -100,7 +100,7 @@ class ValueLedger:
 
     def _never_seen(self, lanes: int) -> Ints:
         """Return moments of features that all rows so far did not have."""
-        decay, ignore_na, prior = self._policy.by_row
+        decay, ignore_na, prior = self._rule
         rows = self._lanes.rows
         # With a prior what comes before the first value fades nothing.
         faded = 1.0 if ignore_na or prior else decay**rows
@@ -146,7 +146,7 @@ class BlockLedger:
 
     def _without_values(self, rows: int) -> Any:
         """Return the state of one lane of which so many rows had nothing."""
-        if event_time_of(self._policy) is None:
+        if self._policy.event_time is None:
             return self._policy.update(self._state, _nulls(rows, None))
         # When they happened is without effect, but each needs a time: doubled, not all at once.
         state = self._state

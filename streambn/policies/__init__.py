@@ -1,24 +1,19 @@
-"""How the past is weighted: hyperparameters, and what they do to a state.
+"""How the past is weighted: policies, and the contract that they fulfil.
 
-A policy holds no data. Its state is an immutable value that goes through `init`,
-`update`, `merge` and `read`; states of whatever kind keep the same books, which `tally`
-shows. To write one of your own, fulfil `Policy` and run the laws of
-`streambn.testing.PolicyLaws` on it.
-
-Priors (`initial` of `BatchEMA`, the first value under ``adjust=False`` of `EMA`) enter
-when a state is *read*; a state into which they were baked could not be merged.
+`base` holds the contract, and each of the other modules one policy or one form of it.
 """
 
+from streambn.policies.arguments import format_arguments
 from streambn.policies.base import (
-    ByRow,
     EventTime,
-    Extras,
     Policy,
-    RowPolicy,
-    event_time_of,
-    takes_weights,
+    RowRule,
+    check_policy,
+    check_takes_weights,
+    instant,
 )
 from streambn.policies.batch_ema import BatchEMA, BatchState
+from streambn.policies.durations import nanoseconds
 from streambn.policies.ema import EMA
 from streambn.policies.exact import Exact
 from streambn.policies.recursive import RecursiveState
@@ -29,15 +24,16 @@ __all__ = [
     "EMA",
     "BatchEMA",
     "BatchState",
-    "ByRow",
     "EventTime",
     "Exact",
-    "Extras",
     "Policy",
     "RecursiveState",
-    "RowPolicy",
+    "RowRule",
     "TimedState",
     "Welford",
-    "event_time_of",
-    "takes_weights",
+    "check_policy",
+    "check_takes_weights",
+    "format_arguments",
+    "instant",
+    "nanoseconds",
 ]

@@ -1,4 +1,4 @@
-"""Checks of the policies' arguments."""
+"""Checks and representation of a policy's arguments."""
 
 from __future__ import annotations
 
@@ -12,45 +12,52 @@ import numpy as np
 
 from streambn.errors import InvalidValueError
 
-__all__ = ["Domain", "check_flag", "is_number", "number", "shown_arguments"]
-
+__all__ = ["Domain", "check_flag", "check_number", "format_arguments", "is_number"]
 
 _LARGEST = int(sys.float_info.max)
 
 
 class Domain(NamedTuple):
-    """The values an argument may take, in words and as a test."""
+    """The values that an argument may take, as words and as a test."""
 
     words: str
-    holds: Callable[[float], bool]
+    contains: Callable[[float], bool]
 
 
 def is_number(value: object) -> bool:
-    """Say whether `value` is a real number; a bool is not, nor numpy's duration of 3 months."""
+    """Return whether `value` is a real number; bools and NumPy durations are not."""
     numeric = isinstance(value, int | float | np.floating | np.integer)
     return numeric and not isinstance(value, bool | np.timedelta64)
 
 
-def number(
-    owner: str, name: str, value: object, words: str, holds: Callable[[float], bool]
-) -> float:
-    """Return `value` as a Python number if it lies in its domain, else raise."""
+def check_number(owner: str, name: str, value: object, domain: Domain) -> float:
+    """Return `value` as a Python number.
+
+    Raises
+    ------
+    InvalidValueError
+        It is not a number in the domain.
+    """
     plain = value.item() if isinstance(value, np.generic) else value
     if isinstance(plain, int) and abs(plain) > _LARGEST:
         plain = math.inf if plain > 0 else -math.inf
-    if not is_number(value) or not isinstance(plain, int | float) or not holds(plain):
-        raise InvalidValueError(f"{owner}: {name} must be a number {words}, got {value!r}.")
+    if not is_number(value) or not isinstance(plain, int | float) or not domain.contains(plain):
+        raise InvalidValueError(
+            f"{owner}: {name} must be a number {domain.words}, got {value!r}.", argument=name
+        )
     return plain
 
 
 def check_flag(owner: str, name: str, value: object) -> None:
-    """Raise unless `value` is a bool."""
+    """Raise an InvalidValueError unless `value` is a bool."""
     if not isinstance(value, bool):
-        raise InvalidValueError(f"{owner}: {name} must be True or False, got {value!r}.")
+        raise InvalidValueError(
+            f"{owner}: {name} must be True or False, got {value!r}.", argument=name
+        )
 
 
-def shown_arguments(instance: Any) -> list[str]:
-    """Give ``name=value`` for each field of a dataclass that is not at its default."""
+def format_arguments(instance: Any) -> list[str]:
+    """Return ``name=value`` for each field of a dataclass that differs from its default."""
     return [
         f"{f.name}={value!r}"
         for f in fields(instance)

@@ -1,66 +1,33 @@
-"""What a normalizer asks of a policy."""
+"""The contract between a normalizer and a policy."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
-from streambn.accumulators.moments import Estimates, Moments
+import numpy as np
+
+from streambn.accumulators import Estimates, Moments
+from streambn.errors import InvalidValueError
 from streambn.kernels import Columns
 from streambn.kernels.interface import Floats, Ints
 
-__all__ = ["ByRow", "EventTime", "Extras", "Policy", "RowPolicy", "event_time_of", "takes_weights"]
-
-
-class Policy(Protocol):
-    """What a normalizer asks of a policy. Every method is a pure function.
-
-    Notes
-    -----
-    A policy may have more. With an attribute ``takes_weights`` that is true it heeds the
-    `weights` of the `Columns`; without, a normalizer with ``weights=`` refuses it. With an
-    `EventTime` as ``event_time`` it gets the `times` of the `Columns`. With a method
-    `Extras.extras` it has further statistics.
-    """
-
-    @property
-    def commutative(self) -> bool:
-        """Say whether the order of `merge`'s arguments is without effect."""
-
-    def init(self, lanes: int) -> Any:
-        """Return the state of a stream of which nothing was seen."""
-
-    def update(self, state: Any, columns: Columns) -> Any:
-        """Return the state after one more batch."""
-
-    def merge(self, older: Any, newer: Any) -> Any:
-        """Return the state of the stream `older` followed by the stream `newer`."""
-
-    def read(self, state: Any, ddof: int) -> Estimates:
-        """Return the statistics, the variance with `ddof` taken off where that applies."""
-
-    def tally(self, state: Any) -> Moments:
-        """Return moments of whose fields count, nulls, nans, infs, min, max are used."""
-
-    def take(self, state: Any, lanes: Sequence[int]) -> Any:
-        """Return the state of some of the lanes, in the order given."""
-
-    def describe(self) -> str:
-        """Say in words what the policy does."""
+__all__ = ["EventTime", "Policy", "RowRule", "check_policy", "check_takes_weights", "instant"]
 
 
 class EventTime(NamedTuple):
-    """The column by which a policy knows when a row happened.
+    """The column that tells a policy when a row happened.
 
     Attributes
     ----------
     column : str
     length : str
-        How long the policy's unit of time is, as the user gave it.
+        The policy's unit of time as the user gave it, for error messages.
     numeric : bool
-        Whether times are plain numbers; else timestamps or dates.
+        Whether times are plain numbers; otherwise they are timestamps or dates.
     null : {"raise", "skip"}
-        What a row without a time does: it is an error, or leaves no trace.
+        Whether a row without a time is an error or is skipped.
     """
 
     column: str
@@ -69,43 +36,18 @@ class EventTime(NamedTuple):
     null: Literal["raise", "skip"]
 
 
-def event_time_of(policy: Policy) -> EventTime | None:
-    """Say by which column a policy knows when rows happened, if it asks for that."""
-    return getattr(policy, "event_time", None)
-
-
-def takes_weights(policy: Policy) -> bool:
-    """Say whether a policy heeds sample weights."""
-    return bool(getattr(policy, "takes_weights", False))
-
-
-class Extras(Policy, Protocol):
-    """A policy with statistics of its own beside mean and variance."""
-
-    def extras(self, state: Any, at: Floats | None) -> dict[str, Floats]:
-        """Return them by name, NaN where undefined.
-
-        Parameters
-        ----------
-        state : object
-        at : ndarray of float64, shape (2,), or None
-            The time as of which to read, as a policy by event time keeps times; None: that of
-            the newest row.
-        """
-
-
-class ByRow(NamedTuple):
-    """What one row does to the statistics, where that is the same for all rows.
+class RowRule(NamedTuple):
+    """The effect of one row on the statistics, for a policy that treats all rows alike.
 
     Attributes
     ----------
     decay : float
-        λ, the factor by which it discounts those before it.
+        λ, the factor by which a row discounts the rows before it.
     ignore_na : bool
         Whether a missing value discounts nothing.
     prior : float
-        What the first value weighs, where the later ones weigh 1 and all together always as
-        much, 1/α: the recursion of ``adjust=False``. 0: the first one is as any other.
+        0 if the first value counts like any other. 1/α for the recursion of ``adjust=False``,
+        in which the first value weighs 1/α and every later one 1.
     """
 
     decay: float
@@ -113,19 +55,160 @@ class ByRow(NamedTuple):
     prior: float
 
 
-class RowPolicy(Policy, Protocol):
-    """A policy whose statistics can be kept value by value, outside it.
+class Policy(abc.ABC):
+    """How the past is weighted: hyperparameters and pure functions over a state.
 
-    Its state is made of the moments of all values or, where the first one has a weight of its
-    own, of what a `RecursiveState` holds.
+    A policy holds no data. Its states are immutable values over features. Subclass it, implement
+    the six abstract methods, and test the result with `streambn.testing.PolicyLaws`. A subclass
+    must compare equal to another policy with the same hyperparameters, as a dataclass does.
+
+    Priors, such as `initial` of `BatchEMA`, are applied by `read`. A state with a prior inside
+    could not be merged.
     """
 
+    __slots__ = ()
+
+    # ---------------------------------------------------------------- required
+
+    @abc.abstractmethod
+    def init(self, features: int) -> Any:
+        """Return the state of a stream of which nothing was seen."""
+
+    @abc.abstractmethod
+    def update(self, state: Any, columns: Columns) -> Any:
+        """Return the state after one more batch."""
+
+    @abc.abstractmethod
+    def merge(self, older: Any, newer: Any) -> Any:
+        """Return the state of the stream `older` followed by the stream `newer`."""
+
+    @abc.abstractmethod
+    def read(self, state: Any, ddof: int) -> Estimates:
+        """Return mean and variance; `ddof` is 0 for the population variance, 1 for the sample's."""
+
+    @abc.abstractmethod
+    def tally(self, state: Any) -> Moments:
+        """Return moments whose counts, minimum and maximum are those of all values seen."""
+
+    @abc.abstractmethod
+    def take(self, state: Any, features: Sequence[int]) -> Any:
+        """Return the state of some features, in the given order."""
+
+    # ---------------------------------------------------------------- optional
+
     @property
-    def by_row(self) -> ByRow:
-        """Say what a row does."""
+    def commutative(self) -> bool:
+        """Whether the order of `merge`'s arguments has no effect, up to rounding."""
+        return False
 
-    def of_moments(self, moments: Moments, first: Moments | None, gaps: Ints | None) -> Any:
-        """Make a state."""
+    @property
+    def exact(self) -> bool:
+        """Whether the state is an `ExactMoments`, which rounds nothing."""
+        return False
 
-    def moments_of(self, state: Any) -> tuple[Moments, Moments | None, Ints | None]:
-        """Take a state apart."""
+    @property
+    def takes_weights(self) -> bool:
+        """Whether `update` applies the `weights` of the columns."""
+        return False
+
+    @property
+    def event_time(self) -> EventTime | None:
+        """The event times that `update` needs as the `times` of the columns; None: none."""
+        return None
+
+    def newest(self, state: Any) -> Floats | None:
+        """Return the time of the newest row as hi + lo, shape (2,); None: none is known."""
+        del state
+        return None
+
+    def extra_statistics(self, state: Any, at: Floats | None) -> dict[str, Floats]:
+        """Return statistics other than mean and variance, by name; NaN where undefined.
+
+        The default, for a policy that takes weights and whose rows were weighted, is Σw and the
+        effective sample size (Σw)²/Σw² of the tally.
+
+        Parameters
+        ----------
+        state : object
+        at : ndarray of float64, shape (2,), or None
+            The time as of which to read, as hi + lo; None: the time of the newest row.
+        """
+        del at
+        tally = self.tally(state) if self.takes_weights else None
+        if tally is None or np.array_equal(tally.weight, tally.count):
+            return {}
+        return {"weight": tally.weight, "effective_count": tally.effective_count}
+
+    def describe(self) -> str:
+        """Return a description for people."""
+        return repr(self)
+
+    # ---------------------------------------- optional: statistics kept row by row
+
+    @property
+    def row_rule(self) -> RowRule | None:
+        """The effect of one row, if it is the same for all; None: rows are learned as batches."""
+        return None
+
+    def from_moments(self, moments: Moments, first: Moments | None, gaps: Ints | None) -> Any:
+        """Return the state for moments that were kept row by row under `row_rule`.
+
+        Parameters
+        ----------
+        moments : Moments
+            Of all values; of all but the first if the rule has a prior.
+        first : Moments or None
+            Of the first value alone, if the rule has a prior.
+        gaps : ndarray of int64, shape (2, features), or None
+            Rows without a value before the first value and after the last one, if the rule has a
+            prior.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no row_rule")
+
+    def to_moments(self, state: Any) -> tuple[Moments, Moments | None, Ints | None]:
+        """Return the arguments of `from_moments` for a state."""
+        raise NotImplementedError(f"{type(self).__name__} has no row_rule")
+
+
+def check_policy(policy: object) -> Policy:
+    """Return `policy` if it is a policy.
+
+    Raises
+    ------
+    InvalidValueError
+        It is not.
+    """
+    if not isinstance(policy, Policy):
+        raise InvalidValueError(
+            "policy must be a policy such as Welford(), EMA(halflife=1000) or "
+            f"BatchEMA(momentum=0.1), got {policy!r}. A policy of your own must subclass "
+            "streambn.policies.Policy.",
+            argument="policy",
+        )
+    return policy
+
+
+def check_takes_weights(policy: Policy, argument: str, value: object) -> None:
+    """Raise an InvalidValueError if weights are given to a policy that does not apply them."""
+    if not policy.takes_weights:
+        raise InvalidValueError(
+            f"{argument}={value!r:.60} has no meaning for {policy!r}. Choose Welford() or "
+            f"EMA(...) with adjust=True, or omit {argument}.",
+            argument=argument,
+        )
+
+
+def instant(ticks: np.number, tick: int | None) -> Floats:
+    """Return a time as an exact sum hi + lo, shape (2,).
+
+    Parameters
+    ----------
+    ticks : NumPy number
+    tick : int or None
+        Nanoseconds in a tick, which makes the result nanoseconds; None: a plain number.
+    """
+    if not isinstance(ticks, np.integer):
+        return np.array([float(ticks), 0.0])
+    whole = int(ticks) * (tick or 1)  # below 2**107, which two float64 hold
+    high = float(whole)
+    return np.array([high, float(whole - int(high))])

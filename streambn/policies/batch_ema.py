@@ -6,16 +6,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from streambn.accumulators.moments import Estimates, Moments, spread
+from streambn.accumulators import Estimates, Moments, var_and_std
 from streambn.errors import InvalidValueError, MergeError
 from streambn.kernels import Columns
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Floats, Ints
-from streambn.policies.arguments import Domain, is_number, number, shown_arguments
+from streambn.policies.arguments import Domain, check_number, format_arguments, is_number
+from streambn.policies.base import Policy
 
 __all__ = ["BatchEMA", "BatchState"]
 
@@ -61,7 +62,7 @@ class BatchState(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchEMA:
+class BatchEMA(Policy):
     """Batch normalization's running statistics: an average over *blocks* of rows.
 
     With the mean b and the variance v of a block: r ← λ·r + (1 − λ)·b, likewise for v.
@@ -127,8 +128,6 @@ class BatchEMA:
     ddof: int = 1
     initial: tuple[float, float] | None = (0.0, 1.0)
     batch_rows: int | None = None
-    commutative: ClassVar[bool] = False
-    event_time: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if (self.momentum is _UNSET) == (self.decay is _UNSET):
@@ -141,7 +140,7 @@ class BatchEMA:
             value = getattr(self, name)
             if value is _UNSET or (value is None and name == "momentum"):
                 continue
-            object.__setattr__(self, name, number("BatchEMA", name, value, *_DOMAINS[name]))
+            object.__setattr__(self, name, check_number("BatchEMA", name, value, _DOMAINS[name]))
         if isinstance(self.ddof, bool) or self.ddof not in (0, 1):
             raise InvalidValueError(f"BatchEMA: ddof must be 0 or 1, got {self.ddof!r}.")
         object.__setattr__(self, "ddof", int(self.ddof))
@@ -175,9 +174,9 @@ class BatchEMA:
         given = self.rate.get("momentum")
         return 1.0 - self._old_weight if given is None else given
 
-    def init(self, lanes: int) -> BatchState:
+    def init(self, features: int) -> BatchState:
         """See `Policy.init`."""
-        empty = Moments.empty(lanes)
+        empty = Moments.empty(features)
         return BatchState(empty, empty, empty, 0, 0)
 
     def update(self, state: BatchState, columns: Columns) -> BatchState:
@@ -207,7 +206,7 @@ class BatchEMA:
         mean = Moments.single(
             (block.mean_hi, block.mean_lo), block.exponent, decay, block.count > 0
         )
-        books = {name: getattr(block, name) for name in Moments.BOOKS}
+        books = {name: getattr(block, name) for name in Moments.TALLY}
         mean = Moments.sealed(mean.replace(**books))
         divisor = block.weight - self.ddof
         present = divisor > 0
@@ -249,7 +248,7 @@ class BatchEMA:
         mean, exponent = self._average(means, prior_mean)
         square, twice = self._average(variances, prior_var)
         weighed = variances if prior_var is None or self._old_weight == 1 else means
-        var, std = spread(square, np.where(weighed.weight > 0, 1.0, 0.0), twice // 2)
+        var, std = var_and_std(square, np.where(weighed.weight > 0, 1.0, 0.0), twice // 2)
         hi, lo = np.ldexp(mean[0], exponent), np.ldexp(mean[1], exponent)
         return Estimates(hi, lo, var, std, means.weight > 0)
 
@@ -277,8 +276,8 @@ class BatchEMA:
         """See `Policy.tally`; the rows of an open block are in it."""
         return state.means.merge(state.open) if state.open_rows else state.means
 
-    def extras(self, state: BatchState, at: Floats | None) -> dict[str, Floats]:
-        """See `Extras.extras`: the variance of all values, the drift between blocks included.
+    def extra_statistics(self, state: BatchState, at: Floats | None) -> dict[str, Floats]:
+        """Return the variance of all values, which includes the drift between blocks.
 
         ``total_var`` is E[v] + Var[b]: the running variance within blocks and the population
         variance of the blocks' means, under the same weights; an initial mean is one of them.
@@ -287,7 +286,7 @@ class BatchEMA:
         within = self.read(state, 0).var
         means = state.means
         with np.errstate(all="ignore"):
-            between = means.reading(0).var
+            between = means.read(0).var
             if self.initial is not None and self._old_weight != 1:
                 # Two groups: the blocks, of weight 1 − P, and the initial mean, of weight P.
                 share = self._new_weight * means.weight
@@ -295,12 +294,12 @@ class BatchEMA:
                 between = share * (between + means.decay * apart * apart)
         return {"total_var": within + between}
 
-    def take(self, state: BatchState, lanes: Sequence[int]) -> BatchState:
+    def take(self, state: BatchState, features: Sequence[int]) -> BatchState:
         """See `Policy.take`."""
         return BatchState(
-            state.means.take(lanes),
-            state.variances.take(lanes),
-            state.open.take(lanes),
+            state.means.take(features),
+            state.variances.take(features),
+            state.open.take(features),
             state.open_rows,
             state.blocks,
         )
@@ -318,7 +317,7 @@ class BatchEMA:
         return f"BatchEMA: each {block} weighs {self._new_weight:g} of the running value, {start}"
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(shown_arguments(self))})"
+        return f"{type(self).__name__}({', '.join(format_arguments(self))})"
 
 
 def _checked_initial(initial: object) -> tuple[float, float]:

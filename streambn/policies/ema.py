@@ -10,12 +10,18 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
 
-from streambn.accumulators.moments import Estimates, Moments
+from streambn.accumulators import Estimates, Moments
 from streambn.errors import InvalidValueError
 from streambn.kernels import Columns
 from streambn.kernels.interface import Floats, Ints
-from streambn.policies.arguments import Domain, check_flag, is_number, number, shown_arguments
-from streambn.policies.base import ByRow, EventTime
+from streambn.policies.arguments import (
+    Domain,
+    check_flag,
+    check_number,
+    format_arguments,
+    is_number,
+)
+from streambn.policies.base import EventTime, Policy, RowRule
 from streambn.policies.durations import DURATIONS, nanoseconds, shown_duration
 from streambn.policies.recursive import RecursiveEMA, RecursiveState
 from streambn.policies.timed import TimedEMA, TimedState
@@ -28,6 +34,7 @@ _DOMAINS: Final[dict[str, Domain]] = {
     "span": Domain(">= 1", lambda v: 1 <= v < math.inf),
     "com": Domain(">= 0", lambda v: 0 <= v < math.inf),
 }
+_DURATION: Final = Domain("> 0", _DOMAINS["halflife"].contains)
 _RATES: Final = tuple(_DOMAINS)
 
 
@@ -51,7 +58,7 @@ class _AdjustedEMA(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EMA:
+class EMA(Policy):
     """Exponentially weighted mean and variance: what is new discounts what is old.
 
     By row, row i of n has the weight λ**(n−1−i), λ = 1 − α; by event time, a row has the
@@ -185,7 +192,7 @@ class EMA:
                     f"EMA: halflife must be a duration {DURATIONS}, or a number if the times are "
                     f"numbers; got {value!r}. A month or a year has no fixed length: say days."
                 )
-            halflife = number("EMA", "halflife", value, "> 0", _DOMAINS["halflife"].holds)
+            halflife = check_number("EMA", "halflife", value, _DURATION)
             object.__setattr__(self, "halflife", halflife)
             return float(halflife)
         if length <= 0:
@@ -201,10 +208,10 @@ class EMA:
                 f"of event times: EMA(halflife={value!r}, time=...). To count rows give a "
                 "number, such as halflife=10_000."
             )
-        object.__setattr__(self, name, number("EMA", name, value, *_DOMAINS[name]))
+        object.__setattr__(self, name, check_number("EMA", name, value, _DOMAINS[name]))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(shown_arguments(self))})"
+        return f"{type(self).__name__}({', '.join(format_arguments(self))})"
 
     # -------------------------------------------------------------------- by row
 
@@ -234,20 +241,20 @@ class EMA:
         return 2.0 / (self.span + 1.0) if self.span is not None else 1.0 / (1.0 + (self.com or 0.0))
 
     @property
-    def by_row(self) -> ByRow | None:
-        """See `RowPolicy.by_row`; None by event time."""
+    def row_rule(self) -> RowRule | None:
+        """See `Policy.row_rule`; None by event time."""
         if self.time is not None:
             return None
-        return ByRow(self._decay, self.ignore_na, 0.0 if self.adjust else 1.0 / self._alpha)
+        return RowRule(self._decay, self.ignore_na, 0.0 if self.adjust else 1.0 / self._alpha)
 
-    def of_moments(self, moments: Moments, first: Moments | None, gaps: Ints | None) -> Any:
-        """See `RowPolicy.of_moments`."""
+    def from_moments(self, moments: Moments, first: Moments | None, gaps: Ints | None) -> Any:
+        """See `Policy.from_moments`."""
         if first is None or gaps is None:
             return moments
         return RecursiveState(moments, first, gaps * (not self.ignore_na))
 
-    def moments_of(self, state: Any) -> tuple[Moments, Moments | None, Ints | None]:
-        """See `RowPolicy.moments_of`."""
+    def to_moments(self, state: Any) -> tuple[Moments, Moments | None, Ints | None]:
+        """See `Policy.to_moments`."""
         return (state, None, None) if isinstance(state, Moments) else tuple(state)
 
     # ------------------------------------------------------------- what it asks for
@@ -272,9 +279,14 @@ class EMA:
 
     # ---------------------------------------------------------------- the policy
 
-    def init(self, lanes: int) -> Any:
+    def newest(self, state: Any) -> Floats | None:
+        """See `Policy.newest`."""
+        known = isinstance(state, TimedState) and bool(np.isfinite(state.latest).all())
+        return state.latest if known else None
+
+    def init(self, features: int) -> Any:
         """See `Policy.init`: a `Moments`, a `RecursiveState` or a `TimedState`."""
-        return self._scheme.init(lanes)
+        return self._scheme.init(features)
 
     def update(self, state: Any, columns: Columns) -> Any:
         """See `Policy.update`."""
@@ -286,7 +298,7 @@ class EMA:
 
     def read(self, state: Any, ddof: int) -> Estimates:
         """See `Policy.read`: S/W, or with ``ddof=1`` S·W/(2C)."""
-        return self._weighed(state).reading(ddof)
+        return self._weighed(state).read(ddof)
 
     def _weighed(self, state: Any) -> Moments:
         if isinstance(state, RecursiveState):
@@ -299,17 +311,17 @@ class EMA:
         moments: Moments = state if isinstance(state, Moments) else state.moments
         return moments
 
-    def take(self, state: Any, lanes: Sequence[int]) -> Any:
+    def take(self, state: Any, features: Sequence[int]) -> Any:
         """See `Policy.take`."""
-        return self._scheme.take(state, lanes)
+        return self._scheme.take(state, features)
 
-    def extras(self, state: Any, at: Floats | None) -> dict[str, Floats]:
-        """See `Extras.extras`: Σw and the effective sample size."""
+    def extra_statistics(self, state: Any, at: Floats | None) -> dict[str, Floats]:
+        """See `Policy.extra_statistics`: Σw and the effective sample size."""
         moments = self._weighed(state)
         weight = moments.weight
         if isinstance(state, TimedState):
             weight = self._scheme.weight(state, at)
-        return {"weight": weight, "effective_count": moments.effective}
+        return {"weight": weight, "effective_count": moments.effective_count}
 
     def describe(self) -> str:
         """See `Policy.describe`."""

@@ -1,4 +1,4 @@
-"""Everything seen counts equally, and nothing is rounded before it is read."""
+"""Every value counts equally, and nothing is rounded before it is read."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from streambn.accumulators.exact import ExactMoments
-from streambn.accumulators.moments import Estimates, Moments
+from streambn.accumulators import Estimates, ExactMoments, Moments
 from streambn.kernels import Columns
+from streambn.policies.base import Policy
 
 __all__ = ["Exact"]
 
 
 @dataclass(frozen=True, slots=True)
-class Exact:
-    """Everything seen counts equally, and the sums are exact: same data, same bits.
+class Exact(Policy):
+    """Count every value equally and keep exact sums: the same data give the same bits.
 
-    Mean, variance and standard deviation are the float64 numbers nearest to the exact values,
-    of any finite data from the subnormal numbers to 1.8e308. So they are the same bits however
-    the stream was cut, in whatever order it came, and on however many threads or machines it
-    was learned. Its state is a `ExactMoments`: Σx and Σx² as integers, 880 bytes a column.
+    Mean, variance and standard deviation are the float64 values nearest to the exact ones, for
+    all finite data between 5e-324 and 1.8e308. The result does not depend on batches, order,
+    threads or machines. The state is an `ExactMoments`, Σx and Σx² as integers, 880 bytes per
+    feature.
 
     Notes
     -----
-    Decimals are summed as decimals, in units of their last digit: 0.1 is a tenth, as it is not
-    as a float64. A column of which some batches hold decimals and others floats that are not
-    whole has no unit in which both are exact: the later batch is refused.
+    Decimals are summed in units of their last digit: 0.1 is one tenth, which float64 cannot
+    represent. A column that holds decimals in some batches and fractional floats in others has
+    no unit in which both are exact, so the later batch is rejected.
 
-    Sample weights are refused: a product with one would have to be rounded.
+    Sample weights are not supported, because a product with a weight would be rounded.
+
+    Statistics of `Exact` merge with those of `Welford` into statistics of `Welford`; see
+    `streambn.Normalizer.merge` and `streambn.Normalizer.as_welford`.
 
     Examples
     --------
@@ -42,12 +45,11 @@ class Exact:
     """
 
     commutative: ClassVar[bool] = True
-    takes_weights: ClassVar[bool] = False
-    event_time: ClassVar[None] = None
+    exact: ClassVar[bool] = True
 
-    def init(self, lanes: int) -> ExactMoments:
+    def init(self, features: int) -> ExactMoments:
         """See `Policy.init`."""
-        return ExactMoments.empty(lanes)
+        return ExactMoments.empty(features)
 
     def update(self, state: ExactMoments, columns: Columns) -> ExactMoments:
         """See `Policy.update`.
@@ -55,25 +57,25 @@ class Exact:
         Raises
         ------
         UnmergeableError
-            There are decimals in a lane, and floats that are not whole.
+            A feature holds decimals and fractional floats.
         """
         return state.extend(columns)
 
     def merge(self, older: ExactMoments, newer: ExactMoments) -> ExactMoments:
-        """See `Policy.merge`. Commutative, bit for bit; it raises as `update` does."""
+        """See `Policy.merge`. The merge is commutative, bit for bit; it raises as `update` does."""
         return older.merge(newer)
 
     def read(self, state: ExactMoments, ddof: int) -> Estimates:
-        """See `Policy.read`: (n·Σx² − (Σx)²)/(n·(n − ddof)), rounded once."""
-        return state.reading(ddof)
+        """Return mean and variance (n·Σx² − (Σx)²)/(n·(n − ddof)), each rounded once."""
+        return state.read(ddof)
 
     def tally(self, state: ExactMoments) -> Moments:
         """See `Policy.tally`."""
-        return state.books
+        return state.tally
 
-    def take(self, state: ExactMoments, lanes: Sequence[int]) -> ExactMoments:
+    def take(self, state: ExactMoments, features: Sequence[int]) -> ExactMoments:
         """See `Policy.take`."""
-        return state.take(lanes)
+        return state.take(features)
 
     def describe(self) -> str:
         """See `Policy.describe`."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from streambn.accumulators.moments import Moments
+from streambn.accumulators import Moments
 from streambn.kernels import Columns, recursion_step, recursion_weights
 from streambn.kernels.flatten import iterate_features
 from streambn.kernels.interface import Floats, Ints
@@ -104,7 +104,7 @@ class RecursiveEMA:
             moments[:, lane] = later.replace(decay=np.array([decay])).memory[:, 0]
             value = Columns.of(values.slice(gaps[0, lane], 1))
             first[:, lane] = Moments.of(value).memory[:, 0]
-        kept = {name: getattr(books, name) for name in Moments.BOOKS}
+        kept = {name: getattr(books, name) for name in Moments.TALLY}
         return RecursiveState(
             Moments.sealed(Moments(moments).replace(**kept)),
             Moments.sealed(Moments(first)),
@@ -127,5 +127,5 @@ class RecursiveEMA:
 def _weighed(first: Moments, weight: Floats) -> Moments:
     """Return a single value of another weight, without books, which are kept elsewhere."""
     empty = Moments.empty(len(weight))
-    books = {name: getattr(empty, name) for name in Moments.BOOKS}
+    books = {name: getattr(empty, name) for name in Moments.TALLY}
     return first.replace(weight=weight, squares=weight * weight, **books)

@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streambn.accumulators.moments import Moments
+from streambn.accumulators import Moments
 from streambn.errors import InvalidValueError
 from streambn.kernels import Columns, Times, time_weights
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.flatten import iterate_features
 from streambn.kernels.interface import NEGLIGIBLE, Floats
+from streambn.policies.base import instant
 
-__all__ = ["TimedEMA", "TimedState", "instant"]
+__all__ = ["TimedEMA", "TimedState"]
 
 # A column whose values are so much lighter than the batch's newest row is weighed as of its own
 # newest value: there is room for a thousand half-lives behind that.
@@ -90,7 +91,7 @@ class TimedEMA:
                 last = own.ticks.max()
                 weights = self._weights(own, last, None if given is None else given[at])
                 alone = Moments.of(Columns.of(values.take(at)).with_weights(weights))
-                books = {name: getattr(moments, name)[lane] for name in Moments.BOOKS}
+                books = {name: getattr(moments, name)[lane] for name in Moments.TALLY}
                 memory[:, lane] = alone.replace(**books).memory[:, 0]
                 reference[:, lane] = instant(last, times.tick)
             moments = Moments.sealed(Moments(memory))
@@ -153,15 +154,6 @@ class TimedEMA:
     def take(self, state: TimedState, lanes: Sequence[int]) -> TimedState:
         """See `Policy.take`."""
         return state._replace(moments=state.moments.take(lanes), times=state.times[:, list(lanes)])
-
-
-def instant(ticks: np.number, tick: int | None) -> Floats:
-    """Return a time as hi + lo, exactly: in nanoseconds or, of plain numbers, as it is."""
-    if not isinstance(ticks, np.integer):
-        return np.array([float(ticks), 0.0])
-    whole = int(ticks) * (tick or 1)  # less than 2**107: two float64 hold it
-    high = float(whole)
-    return np.array([high, float(whole - int(high))])
 
 
 def _faded(half_lives: Floats) -> Floats:

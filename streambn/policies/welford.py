@@ -1,4 +1,4 @@
-"""Everything seen counts equally."""
+"""Every value counts equally."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from streambn.accumulators.moments import Estimates, Moments
+from streambn.accumulators import Estimates, Moments
 from streambn.kernels import Columns
 from streambn.kernels.interface import Ints
-from streambn.policies.base import ByRow
+from streambn.policies.base import Policy, RowRule
 
 __all__ = ["Welford"]
 
 
 @dataclass(frozen=True, slots=True)
-class Welford:
-    """Everything seen counts equally.
+class Welford(Policy):
+    """Count every value equally.
 
-    Mean and variance over the whole stream by Welford's update in its merging form
-    (Chan, Golub and LeVeque, 1983). Its state is a `Moments`.
+    Mean and variance of the whole stream by Welford's update in its merging form (Chan, Golub
+    and LeVeque, 1983). The state is a `Moments`.
 
     Examples
     --------
@@ -32,40 +32,39 @@ class Welford:
 
     commutative: ClassVar[bool] = True
     takes_weights: ClassVar[bool] = True
-    event_time: ClassVar[None] = None
-    by_row: ClassVar[ByRow] = ByRow(decay=1.0, ignore_na=False, prior=0.0)
+    row_rule: ClassVar[RowRule] = RowRule(decay=1.0, ignore_na=False, prior=0.0)
 
-    def init(self, lanes: int) -> Moments:
+    def init(self, features: int) -> Moments:
         """See `Policy.init`."""
-        return Moments.empty(lanes)
+        return Moments.empty(features)
 
     def update(self, state: Moments, columns: Columns) -> Moments:
         """See `Policy.update`."""
         return state.extend(columns)
 
     def merge(self, older: Moments, newer: Moments) -> Moments:
-        """See `Policy.merge`. Commutative, up to rounding."""
+        """See `Policy.merge`. The merge is commutative, up to rounding."""
         return older.merge(newer)
 
     def read(self, state: Moments, ddof: int) -> Estimates:
-        """See `Policy.read`: S/(n − ddof); with sample weights S/W or, with ddof, S·W/(2C)."""
-        return state.reading(ddof)
+        """Return mean and variance S/(n − ddof); see `Moments.read` for sample weights."""
+        return state.read(ddof)
 
     def tally(self, state: Moments) -> Moments:
         """See `Policy.tally`."""
         return state
 
-    def take(self, state: Moments, lanes: Sequence[int]) -> Moments:
+    def take(self, state: Moments, features: Sequence[int]) -> Moments:
         """See `Policy.take`."""
-        return state.take(lanes)
+        return state.take(features)
 
-    def of_moments(self, moments: Moments, first: Moments | None, gaps: Ints | None) -> Moments:
-        """See `RowPolicy.of_moments`."""
+    def from_moments(self, moments: Moments, first: Moments | None, gaps: Ints | None) -> Moments:
+        """See `Policy.from_moments`."""
         del first, gaps
         return moments
 
-    def moments_of(self, state: Moments) -> tuple[Moments, None, None]:
-        """See `RowPolicy.moments_of`."""
+    def to_moments(self, state: Moments) -> tuple[Moments, None, None]:
+        """See `Policy.to_moments`."""
         return state, None, None
 
     def describe(self) -> str:

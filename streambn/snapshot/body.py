@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 import msgspec
 
-from streambn.arrow.binding import Binding, Leaf
+from streambn.arrow import Binding, Leaf
 from streambn.errors import SnapshotError
 from streambn.options import Options
 from streambn.snapshot.base import Stored
@@ -98,8 +98,8 @@ class Body(Stored):
         if self.leaves is None:
             return Statistics(policy, options, columns)
         binding = Binding(tuple(leaf.restore() for leaf in self.leaves))
-        features = len(binding.lanes)
-        if len(set(binding.lanes)) < features:
+        features = len(binding.features)
+        if len(set(binding.features)) < features:
             raise SnapshotError("a column occurs twice")
         check_affine(options, binding)
         return Statistics(policy, options, columns, binding, self.policy.restore(features))

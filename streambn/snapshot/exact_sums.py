@@ -8,8 +8,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from streambn.accumulators.exact import ExactMoments
-from streambn.accumulators.moments import Moments
+from streambn.accumulators import ExactMoments, Moments
 from streambn.errors import SnapshotError
 from streambn.snapshot.base import Stored
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from streambn.accumulators.moments import Moments
+from streambn.accumulators import Moments
 from streambn.errors import SnapshotError
 from streambn.kernels import MomentArrays
 from streambn.snapshot.base import Stored

@@ -12,8 +12,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 import msgspec
 import numpy as np
 
-from streambn.accumulators.exact import ExactMoments
-from streambn.accumulators.moments import Moments
+from streambn.accumulators import ExactMoments, Moments
 from streambn.errors import SnapshotError
 from streambn.policies import (
     EMA,
@@ -107,7 +106,7 @@ class StoredEMAState(Stored):
     @classmethod
     def by_row(cls, policy: EMA, state: Any) -> Self:
         """Return the stored form of a state by row."""
-        moments, first, gaps = policy.moments_of(state)
+        moments, first, gaps = policy.to_moments(state)
         return cls(
             moments=StoredMoments.of(moments),
             first=None if first is None else StoredMoments.of(first),

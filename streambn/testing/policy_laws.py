@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from streambn.accumulators.moments import Estimates, Moments
-from streambn.arrow.binding import bind
-from streambn.arrow.sample_weights import weigh
+from streambn.accumulators import Estimates, Moments
+from streambn.arrow import bind, select_counted_rows
 from streambn.kernels import Columns
-from streambn.policies import Policy, event_time_of, takes_weights
+from streambn.policies import Policy
 from streambn.testing.laws import Laws, law
 from streambn.testing.strategies import (
     NAMES,
@@ -124,7 +123,7 @@ class PolicyLaws(Laws):
     @law(st.data())
     def law_weights_of_one_are_no_weights(self, data: st.DataObject) -> None:
         """Weigh every row with 1, where weights are taken: it is as without."""
-        if not takes_weights(self.policy):
+        if not self.policy.takes_weights:
             return
         stream = [batch.select(self._names()) for batch in self._stream(data)]
         ones = [batch.append_column(WEIGHTS, pa.array(np.ones(batch.num_rows))) for batch in stream]
@@ -207,18 +206,18 @@ class PolicyLaws(Laws):
     def _columns(self, batch: pa.RecordBatch, names: Sequence[str] = NAMES) -> Columns:
         """Bind a batch, with times and weights beside it where it has them."""
         weights = WEIGHTS if WEIGHTS in batch.schema.names else None
-        weighed = weigh(batch, names, weights, event_time_of(self.policy))
-        columns = bind(weighed.batch.schema, names).extract(weighed.batch)
-        return Columns(columns.batch, columns.layout, weighed.weights, weighed.times)
+        batch, selection = select_counted_rows(batch, names, weights, self.policy.event_time)
+        columns = bind(batch.schema, names).extract(batch)
+        return Columns(columns.batch, columns.layout, selection.weights, selection.times)
 
     def _names(self) -> list[str]:
         """Name the columns that each batch has."""
-        time = event_time_of(self.policy)
+        time = self.policy.event_time
         return [*NAMES] if time is None else [*NAMES, time.column]
 
     def _batch(self, data: st.DataObject, values: pa.Array) -> pa.RecordBatch:
         """Return a batch that has the same values in all its columns, at drawn times."""
-        arrays, time = [values] * len(NAMES), event_time_of(self.policy)
+        arrays, time = [values] * len(NAMES), self.policy.event_time
         if time is not None:
             kind = pa.float64() if time.numeric else pa.timestamp("us")
             arrays.append(data.draw(event_times(len(values), kind, self.extent)))
@@ -229,9 +228,9 @@ class PolicyLaws(Laws):
         stream = data.draw(
             batches(
                 max_batches,
-                time=event_time_of(self.policy),
+                time=self.policy.event_time,
                 extent=self.extent,
-                weighed=takes_weights(self.policy),
+                weighed=self.policy.takes_weights,
             )
         )
         surplus = sum(batch.num_rows for batch in stream) % self.block_rows

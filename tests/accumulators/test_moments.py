@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from streambn.accumulators.moments import Moments, spread
+from streambn.accumulators import Moments, var_and_std
 from streambn.kernels import Columns
 
 
@@ -15,7 +15,7 @@ def moments(values, kind=None, **how):
 
 
 def deviation(m, ddof):
-    return spread((m.m2_hi, m.m2_lo), m.weight - ddof, m.exponent)[1][0]
+    return var_and_std((m.m2_hi, m.m2_lo), m.weight - ddof, m.exponent)[1][0]
 
 
 # Certified for the decimals; these are the correctly rounded values of the binary64 data.

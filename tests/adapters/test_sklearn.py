@@ -897,7 +897,7 @@ def test_fitted_on_a_frame_it_is_a_normalizer_of_those_columns(tmp_path):
     frame = pd.DataFrame({"a": [1.0, 2.0, 6.0], "b": [0.0, 5.0, 1.0]})
     scaler = SklearnNormalizer().fit(frame)
     norm = scaler.to_normalizer()
-    assert norm.lanes == ("a", "b")
+    assert norm.features == ("a", "b")
     norm.save(tmp_path / "stats.json")
     out = sbn.load(tmp_path / "stats.json").transform(
         pa.table({"b": frame.b, "id": list("xyz"), "a": frame.a})
@@ -906,7 +906,7 @@ def test_fitted_on_a_frame_it_is_a_normalizer_of_those_columns(tmp_path):
     before = scaler.mean_
     norm.update(pa.table({"a": [100.0], "b": [100.0]}))
     np.testing.assert_array_equal(scaler.mean_, before)
-    assert SklearnNormalizer().fit(frame.to_numpy()).to_normalizer().lanes == ("x[0]", "x[1]")
+    assert SklearnNormalizer().fit(frame.to_numpy()).to_normalizer().features == ("x[0]", "x[1]")
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
@@ -942,7 +942,7 @@ def test_from_frozen_refuses_what_has_no_features():
     vectors = pa.array([[1.0, 2.0]], pa.list_(pa.float64(), 2))
     emb = SklearnNormalizer.from_frozen(frozen(pa.table({"emb": vectors})))
     assert emb.transform([[1.0, 2.0]]).tolist() == [[0.0, 0.0]]
-    assert emb.partial_fit([[3.0, 4.0]]).to_normalizer().lanes == ("emb[0]", "emb[1]")
+    assert emb.partial_fit([[3.0, 4.0]]).to_normalizer().features == ("emb[0]", "emb[1]")
     for table in (pa.table({"s": [{"a": 1.0}]}), pa.table({"emb": vectors, "x": [1.0]})):
         with pytest.raises(InvalidValueError, match="neither plain columns nor"):
             SklearnNormalizer.from_frozen(frozen(table))

@@ -209,7 +209,7 @@ def test_statistics_and_output_are_those_of_the_numbers(
     batch = record(x=array)
     norm = sbn.Normalizer().update(batch)
     if batch.num_rows == 0:
-        assert norm.lanes == ()
+        assert norm.features == ()
         return
     stats = by_lane(norm)
     assert list(stats) == list(lanes)
@@ -452,7 +452,7 @@ def test_what_is_no_number_is_never_averaged(name: str) -> None:
     array = NOT_NUMERIC[name]
     batch = record(x=[1.0, 3.0], other=array)
     norm = fit(batch)
-    assert norm.lanes == ("x",)
+    assert norm.features == ("x",)
     out = norm.transform(batch)
     assert out.schema.field("other").equals(batch.schema.field("other"))
     assert out["other"].equals(array)
@@ -481,10 +481,10 @@ def test_lanes_are_named_by_struct_field_and_element() -> None:
                                                ("text", pa.string())]))])),
     )  # fmt: skip
     lanes = ("emb[0]", "emb[1]", "s.a", "s.b.c[0]", "s.b.c[1]")
-    assert fit(batch).lanes == lanes
+    assert fit(batch).features == lanes
     assert fit(batch).stats()["column"].to_pylist() == list(lanes)
-    assert fit(batch, columns=["s.b", "emb"]).lanes == (*lanes[3:], *lanes[:2])
-    assert fit(batch, columns=["s.a"]).lanes == ("s.a",)
+    assert fit(batch, columns=["s.b", "emb"]).features == (*lanes[3:], *lanes[:2])
+    assert fit(batch, columns=["s.a"]).features == ("s.a",)
     with pytest.raises(sbn.SchemaError, match=r"'s\.b\.text'"):
         fit(batch, columns=["s.b.text"])
 
@@ -504,7 +504,7 @@ def test_a_dotted_name_of_its_own_goes_before_a_struct_field() -> None:
 def test_dots_and_brackets_in_names_are_only_letters() -> None:
     batch = pa.RecordBatch.from_arrays([pa.array([1.0, 3.0])] * 3, ["", "a..b", "x[0]"])
     norm = fit(batch, columns=["x[0]", "a..b", ""])
-    assert norm.lanes == ("x[0]", "a..b", "")
+    assert norm.features == ("x[0]", "a..b", "")
     assert norm.transform(batch).column("a..b").to_pylist() == [-1.0, 1.0]
 
 
@@ -537,7 +537,7 @@ def test_two_columns_of_one_name_are_refused_if_they_are_meant() -> None:
         with pytest.raises(sbn.SchemaError, match="'x'"):
             fit(twins, columns=columns)
     norm = fit(record(x=[1.0]))
-    with pytest.raises(sbn.SchemaError, match="'x' is there 2 times"):
+    with pytest.raises(sbn.SchemaError, match="'x' exists 2 times"):
         norm.update(twins)
 
 
@@ -553,23 +553,23 @@ def test_two_columns_of_one_name_that_are_not_meant_pass_through() -> None:
 
 def test_the_index_of_a_pandas_frame_is_no_data() -> None:
     frame = pd.DataFrame({"x": [1.0, 3.0]}, index=pd.Index([100, 200], name="id"))
-    assert fit(frame).lanes == ("x",)
-    assert fit(frame, columns=["id", "x"]).lanes == ("id", "x")  # unless one says so
+    assert fit(frame).features == ("x",)
+    assert fit(frame, columns=["id", "x"]).features == ("id", "x")  # unless one says so
     unnamed = pd.DataFrame({"x": [1.0, 3.0]}, index=[7, 9])
-    assert fit(pa.Table.from_pandas(unnamed)).lanes == ("x",)
+    assert fit(pa.Table.from_pandas(unnamed)).features == ("x",)
     pairs = pd.MultiIndex.from_tuples([(1, 2), (3, 4)], names=["a", "b"])
-    assert fit(pd.DataFrame({"x": [1.0, 3.0]}, index=pairs)).lanes == ("x",)
+    assert fit(pd.DataFrame({"x": [1.0, 3.0]}, index=pairs)).features == ("x",)
 
 
 @pytest.mark.parametrize("metadata", [b"", b"{", b"[]", b"null", b'{"index_columns": 3}', b"\xff"])
 def test_broken_pandas_metadata_is_only_metadata(metadata: bytes) -> None:
     schema = pa.schema([("x", pa.float64())], metadata={b"pandas": metadata})
-    assert bind(schema, None).lanes == ("x",)
+    assert bind(schema, None).features == ("x",)
 
 
 def test_many_lanes_are_bound_and_learned() -> None:
     wide = record(emb=pa.FixedSizeListArray.from_arrays(pa.array(np.arange(2.0 * 30_000)), 30_000))
-    lanes = fit(wide).lanes
+    lanes = fit(wide).features
     assert (len(lanes), lanes[-1]) == (30_000, "emb[29999]")
     stats = fit(record(**{f"c{i}": [1.0 * i] for i in range(4_000)})).stats()
     assert stats["mean"].to_pylist() == [float(i) for i in range(4_000)]
@@ -624,7 +624,7 @@ def test_a_list_that_changes_its_size_is_refused(now: pa.Array, message: str) ->
 
 
 def test_a_plain_column_that_becomes_a_list_is_refused() -> None:
-    with pytest.raises(sbn.SchemaError, match="'e' was a plain number a row and is now a list"):
+    with pytest.raises(sbn.SchemaError, match="'e' had one number per row and now has a list"):
         fit(record(e=[1.0])).update(record(e=pa.array([[1.0]], pa.list_(pa.float64(), 1))))
 
 
@@ -696,7 +696,7 @@ def test_a_tensor_keeps_its_shape() -> None:
     storage = pa.array([range(6), range(6, 12), None], pa.list_(pa.float32(), 6))
     array = pa.ExtensionArray.from_storage(kind, storage)
     norm = fit(record(t=array))
-    assert norm.lanes == tuple(f"t[{i}]" for i in range(6))
+    assert norm.features == tuple(f"t[{i}]" for i in range(6))
     out = norm.transform(record(t=array)).column(0)
     out.validate(full=True)
     assert out.type == kind

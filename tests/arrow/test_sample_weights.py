@@ -27,10 +27,10 @@ def mean(norm):
 
 def refused(norm, batch, kind, says):
     """Learning says what is wrong, and leaves the statistics and the columns as they were."""
-    lanes, stats = norm.lanes, norm.stats() if norm.lanes else None
+    lanes, stats = norm.features, norm.stats() if norm.features else None
     with pytest.raises(kind, match=says):
         norm.update(batch)
-    assert norm.lanes == lanes
+    assert norm.features == lanes
     assert stats is None or norm.stats() == stats
 
 
@@ -50,7 +50,7 @@ WEIGHTS = {
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
 def test_weights_may_be_numbers_of_any_type(weights):
     norm = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": weights}))
-    assert norm.lanes == ("x",)
+    assert norm.features == ("x",)
     assert mean(norm) == [(1 + 2 + 18) / 3.5]
 
 
@@ -61,9 +61,9 @@ def test_weights_may_be_numbers_of_any_type(weights):
         ([1.0, 1.0, float("nan")], InvalidValueError, r"column 'w' holds nan in row 2"),
         ([float("inf"), 1.0, 1.0], InvalidValueError, r"column 'w' holds inf in row 0"),
         ([1.0, 2e30, 1.0], InvalidValueError, r"holds 2e\+30 in row 1 .*to 1e\+30"),
-        ([1e-40, 0.0, 1e-300], InvalidValueError, r"nothing above 1e-40, .*Multiply all weights"),
-        ([1.0, None, 1.0], InvalidValueError, r"column 'w' holds 1 nulls.*0 for nothing"),
-        (["1", "2", "3"], SchemaError, r"column 'w' is string, which is no number a row"),
+        ([1e-40, 0.0, 1e-300], InvalidValueError, r"no weight above 1e-40.*Multiply all weights"),
+        ([1.0, None, 1.0], InvalidValueError, r"column 'w' holds 1 nulls.*with 0 for rows"),
+        (["1", "2", "3"], SchemaError, r"column 'w' is string, which is not one number per row"),
         ([True, True, False], SchemaError, r"column 'w' is bool"),
         ([[1.0], [2.0], [3.0]], SchemaError, r"column 'w' is list"),
     ],
@@ -81,7 +81,7 @@ def test_a_missing_column_of_weights_is_named_with_the_nearest():
     table = pa.table({"x": X, "wait": [1.0, 2.0, 3.0]})
     refused(sbn.Normalizer(weights="weit"), table, SchemaError, r"'weit'.*'wait'")
     twice = pa.table([X, X, X], names=["x", "w", "w"])
-    refused(sbn.Normalizer(weights="w"), twice, SchemaError, r"'w' is there 2 times")
+    refused(sbn.Normalizer(weights="w"), twice, SchemaError, r"'w' exists 2 times")
     alone = pa.table({"w": X})
     refused(sbn.Normalizer(weights="w"), alone, SchemaError, r"no numeric column .* than 'w'")
 
@@ -105,7 +105,7 @@ def test_weights_are_named_by_a_name(weights):
 def test_a_batch_that_weighs_nothing_leaves_no_trace():
     nothing = pa.table({"x": [float("inf"), 1.0], "w": [0.0, 0.0]})
     fresh = sbn.Normalizer(weights="w").update(nothing)
-    assert fresh.lanes == ()
+    assert fresh.features == ()
     norm = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": X}))
     stats = norm.stats()
     assert norm.update(nothing).stats() == stats
@@ -195,7 +195,7 @@ TIMES = {
 @pytest.mark.parametrize("times", TIMES.values(), ids=TIMES)
 def test_event_times_may_be_of_any_unit_and_zone(times):
     norm = sbn.Normalizer(HOURLY).update(pa.table({"x": X, "t": times}))
-    assert norm.lanes == ("x",)
+    assert norm.features == ("x",)
     assert mean(norm) == pytest.approx([EXPECTED], rel=1e-15)
 
 
@@ -211,24 +211,34 @@ def test_event_times_may_be_dates(kind):
 )
 def test_event_times_may_be_numbers_which_are_not_normalized(kind):
     norm = sbn.Normalizer(NUMERIC).update(pa.table({"x": X, "t": pa.array([5, 6, 7], kind)}))
-    assert norm.lanes == ("x",)
+    assert norm.features == ("x",)
     assert mean(norm) == pytest.approx([EXPECTED], rel=1e-15)
     named = sbn.Normalizer(NUMERIC, columns=["t"]).update(
         pa.table({"t": pa.array([5, 6, 7], kind)})
     )
-    assert named.lanes == ("t",)
+    assert named.features == ("t",)
 
 
 @pytest.mark.parametrize(
     ("policy", "times", "kind", "says"),
     [
-        (NUMERIC, MICROS, InvalidValueError, r"'t' is timestamp\[us\], and halflife=1 .*'7d'"),
+        (NUMERIC, MICROS, InvalidValueError, r"'t' is timestamp\[us\], but halflife=1 .*'7d'"),
         (HOURLY, pa.array([1, 2, 3]), InvalidValueError, r"plain numbers \(int64\).*604_800"),
         (HOURLY, pa.array([1.0, 2, 3]), InvalidValueError, r"plain numbers \(double\)"),
-        (HOURLY, pa.array(["a", "b", "c"]), SchemaError, r"'t' is string, which is no event time"),
-        (HOURLY, pa.array([dt.timedelta(1)] * 3), SchemaError, r"'t' is duration.*no event time"),
-        (HOURLY, pa.array([dt.time(1)] * 3), SchemaError, r"'t' is time64.*no event time"),
-        (NUMERIC, pa.array([1.0, np.inf, 2]), InvalidValueError, r"'t' holds a time that is inf"),
+        (
+            HOURLY,
+            pa.array(["a", "b", "c"]),
+            SchemaError,
+            r"'t' is string.*not an event time",
+        ),
+        (
+            HOURLY,
+            pa.array([dt.timedelta(1)] * 3),
+            SchemaError,
+            r"'t' is duration.*not an event",
+        ),
+        (HOURLY, pa.array([dt.time(1)] * 3), SchemaError, r"'t' is time64.*not an event time"),
+        (NUMERIC, pa.array([1.0, np.inf, 2]), InvalidValueError, r"'t' holds an infinite time"),
         (NUMERIC, pa.array([1, 2**64 - 1, 2], pa.uint64()), InvalidValueError, r"beyond 2\*\*63"),
         (HOURLY, pa.array([NOON, None, None]), InvalidValueError, r"no time in row 1 .*2 in all"),
         (NUMERIC, pa.array([1.0, 2.0, np.nan]), InvalidValueError, r"no time in row 2.*null_time"),
@@ -327,7 +337,7 @@ def test_weights_fade_until_they_are_read():
     ("at", "says"),
     [
         (CLOCK[1], r"at lies 1 half-lives before the newest row"),
-        (7, r"at must be a time such as those in column 't', got 7"),
+        (7, r"at must be a time like those in column 't', got 7"),
         ("noon", r"at must be a time .* got 'noon'"),
         (None, None),
     ],
@@ -343,5 +353,5 @@ def test_what_is_no_later_time_is_refused(at, says):
 
 def test_only_event_time_can_be_read_later():
     norm = sbn.Normalizer().update(pa.table({"x": X}))
-    with pytest.raises(InvalidValueError, match=r"at=5 is for statistics by event time"):
+    with pytest.raises(InvalidValueError, match=r"at=5 applies to statistics by event time"):
         norm.stats(at=5)

@@ -313,7 +313,7 @@ def test_pandas_keeps_index_order_and_other_columns() -> None:
 def test_pandas_keeps_any_index(index: pd.Index) -> None:
     frame = pd.DataFrame({"x": [1.0, 2.0, 3.0]}, index=index)
     norm = sbn.Normalizer().update(frame)
-    assert norm.lanes == ("x",)
+    assert norm.features == ("x",)
     pd.testing.assert_index_equal(norm.transform(frame).index, index, exact="equiv")
 
 
@@ -347,7 +347,7 @@ def test_polars_keeps_its_own_types() -> None:
         }
     )
     norm = sbn.Normalizer().update(frame)
-    assert norm.lanes == ("x", "d", "e[0]", "e[1]")
+    assert norm.features == ("x", "d", "e[0]", "e[1]")
     out = norm.transform(frame)
     assert out.schema == {**frame.schema, "d": pl.Float64}
     assert out.drop("x", "d", "e").equals(frame.drop("x", "d", "e"))
@@ -476,7 +476,7 @@ def test_a_lazy_reader_uses_the_statistics_as_they_were() -> None:
 def test_only_what_is_pulled_is_learned() -> None:
     norm = sbn.Normalizer()
     out = norm.update_transform(iter(Counted(4)))
-    assert norm.lanes == ()
+    assert norm.features == ()
     out.read_next_batch()
     assert norm.stats()["count"].to_pylist() == [3]
     out.read_next_batch()
@@ -530,7 +530,7 @@ def test_our_own_errors_inside_a_lazy_reader_keep_their_type() -> None:
     norm = sbn.Normalizer().update(Counted(1))
     out = norm.transform(source())
     out.read_next_batch()
-    with pytest.raises(sbn.InvalidValueError, match="'x' holds infinity"):
+    with pytest.raises(sbn.InvalidValueError, match="'x' holds 1 infinite"):
         out.read_next_batch()
 
 

@@ -409,7 +409,7 @@ def test_rows_without_a_time() -> None:
     said = bad(1, *ema)
     assert said == (
         "streambn: t.csv: column 'at' has no time in row 1 of the batch (1 in all). The batch was "
-        "refused whole. Fill them in, or choose --null-time skip."
+        "rejected. Fill in the times, or skip such rows with --null-time skip."
     )
     assert bad(1, *ema, "--null-time", "raise") == said
     good(*ema, "--null-time", "skip")
@@ -548,8 +548,8 @@ def test_empty_files_are_no_ops() -> None:
     assert sbn.load("merged.json").stats().equals(sbn.load("t.json").stats())
     good("apply", "t.json", "empty.parquet", "-o", "out.csv")
     assert Path("out.csv").read_text() == '"x","s"\n'
-    assert "empty.json: nothing was seen" in bad(1, "apply", "empty.json", "t.parquet", "-o", "-")
-    assert "nothing was seen" in bad(1, "fit", "empty.csv", "-o", "out.json", "--frozen")
+    assert "empty.json: no data was seen" in bad(1, "apply", "empty.json", "t.parquet", "-o", "-")
+    assert "no data was seen" in bad(1, "fit", "empty.csv", "-o", "out.json", "--frozen")
 
 
 def test_categories_that_differ_from_file_to_file() -> None:
@@ -876,7 +876,7 @@ def test_times_to_show_that_are_none_or_have_passed(trades: pa.Table) -> None:
         ("t.json", "3", "--at '3': must be a time"),
         ("t.json", "2026-03-01", "--at '2026-03-01': lies "),
         ("n.json", "2026-03-01", "--at '2026-03-01': must be a number"),
-        ("n.json", "nan", "--at 'nan': must be a time such as those in column 'volume'"),
+        ("n.json", "nan", "--at 'nan': must be a time like those in column 'volume'"),
         ("n.json", "3", "--at '3': lies 1 half-lives before the newest row"),
     ):
         assert said in bad(2, "show", path, "--at", at)
@@ -890,11 +890,11 @@ def test_columns_that_are_no_times_or_no_weights(trades: pa.Table) -> None:
          "--halflife 7d", ["--halflife", 30, "--time", "at"]),
         (1, "'volume' holds plain numbers (int64), and --halflife 7d is a duration",
          ["--halflife", "1w", "--time", "volume"]),
-        (3, "'venue' is string, which is no event time", ["--halflife", "7d", "--time", "venue"]),
+        (3, "'venue' is string, which is not an event", ["--halflife", "7d", "--time", "venue"]),
         (3, "Did you mean 'venue'?", ["--halflife", "7d", "--time", "venu"]),
         (3, "Did you mean 'volume'?", ["--halflife", 9, "--weights", "volumes"]),
-        (3, "'at' is timestamp[ms], which is no number", ["--halflife", 9, "--weights", "at"]),
-        (1, "nulls. The batch was refused whole", ["--halflife", 9, "--weights", "price"]),
+        (3, "'at' is timestamp[ms], which is not one number", ["--halflife", 9, "--weights", "at"]),
+        (1, "nulls. The batch was rejected", ["--halflife", 9, "--weights", "price"]),
     ):  # fmt: skip
         told = bad(code, *fit, "--policy", "ema", *flags)
         assert "t.parquet: " in told
@@ -1274,8 +1274,8 @@ def test_a_shard_without_rows_merges_and_cannot_be_applied(fitted: str) -> None:
     good("merge", fitted, "none.json", "-o", "merged.json")
     shown = [good("show", f, "--format", "csv").stdout for f in (fitted, "merged.json")]
     assert shown[0] == shown[1]
-    assert "nothing was seen" in bad(1, "apply", "none.json", "t.parquet", "-o", "out.csv")
-    assert "nothing was seen" in bad(1, "normalize", "none.parquet", "-o", "out.csv")
+    assert "no data was seen" in bad(1, "apply", "none.json", "t.parquet", "-o", "out.csv")
+    assert "no data was seen" in bad(1, "normalize", "none.parquet", "-o", "out.csv")
 
 
 # --- CSV ------------------------------------------------------------------------------

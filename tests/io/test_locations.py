@@ -579,7 +579,7 @@ def test_a_local_statistics_file_may_come_through_a_pipe(tmp_path: Path) -> None
     content = (tmp_path / "stats.json").read_bytes()
     writer = threading.Thread(target=fifo.write_bytes, args=(content,))
     writer.start()
-    assert sbn.load(str(fifo)).lanes
+    assert sbn.load(str(fifo)).features
     writer.join()
 
 

@@ -147,7 +147,7 @@ def test_stopped_again_and_again(
             break
         assert done.code == 130
         # The checkpoint is a statistics file, to be loaded and shown.
-        assert sbn.load("s.json.checkpoint").lanes
+        assert sbn.load("s.json.checkpoint").features
         assert run("show", "s.json.checkpoint").code == 0
     assert Path("s.json").read_bytes() == Path("whole.json").read_bytes()
 
@@ -338,7 +338,7 @@ def test_a_checkpoint_does_not_replace_what_the_job_goes_on_from(run: Callable[.
     done = run("fit", "x.csv", "--continue-from", "old.json", "--checkpoint", "old.json",
                "-o", "new.json")  # fmt: skip
     assert (done.code, len(done.lines)) == (2, 1), done.lines
-    assert sbn.load("old.json").lanes
+    assert sbn.load("old.json").features
 
 
 def test_a_checkpoint_in_the_place_of_an_output(run: Callable[..., Any]) -> None:

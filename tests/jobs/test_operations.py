@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import streambn as sbn
 from streambn.jobs.operations import ApplyStatistics, LearnAndApply
-from streambn.statistics import Statistics
+from streambn.standardize import Standardizer
 
 FEW = settings.get_profile("few")
 
@@ -77,9 +77,9 @@ def fitted(made: dict[str, Any], seed: int = 1) -> sbn.Normalizer:
     return normalizer
 
 
-def turned(part: Statistics, table: pa.Table, *, inverse: bool = False) -> pa.Table:
+def turned(part: Standardizer, table: pa.Table, *, inverse: bool = False) -> pa.Table:
     schema = part.output_schema(table.schema, pa.float64() if inverse else None)
-    turn = part.denormalized if inverse else part.normalized
+    turn = part.restore if inverse else part.standardize
     return pa.Table.from_batches([turn(batch, schema) for batch in table.to_batches()], schema)
 
 
@@ -97,16 +97,16 @@ def same(one: pa.Table, other: pa.Table) -> bool:
 def test_a_part_turns_its_columns_as_the_whole_does(
     made: dict[str, Any], data: st.DataObject, inverse: bool
 ) -> None:
-    whole = fitted(made).statistics
+    whole = fitted(made).standardizer
     names = data.draw(st.lists(st.sampled_from(COLUMNS), min_size=1, unique=True))
     names = [name for name in COLUMNS if name in names]
     table = table_of(40, data.draw(st.integers(50, 60)))
     part = whole.select(names)
-    lanes = {lane.partition(".")[0].partition("[")[0] for lane in whole.binding.lanes}
+    lanes = {lane.partition(".")[0].partition("[")[0] for lane in whole.binding.features}
     if part is None:
         assert not lanes & set(names)
         return
-    kept = {lane.partition(".")[0].partition("[")[0] for lane in part.binding.lanes}
+    kept = {lane.partition(".")[0].partition("[")[0] for lane in part.binding.features}
     assert kept == lanes & set(names)
     expected = turned(whole, table, inverse=inverse).select(names)
     assert same(turned(part, table.select(names), inverse=inverse), expected)
@@ -114,7 +114,7 @@ def test_a_part_turns_its_columns_as_the_whole_does(
 
 @EACH
 def test_the_parts_together_are_the_whole(made: dict[str, Any]) -> None:
-    whole, table = fitted(made).statistics, table_of(40, 77)
+    whole, table = fitted(made).standardizer, table_of(40, 77)
     expected = turned(whole, table)
     for name in COLUMNS:
         part = whole.select([name])
@@ -126,7 +126,7 @@ def test_the_parts_together_are_the_whole(made: dict[str, Any]) -> None:
 
 @EACH
 def test_all_columns_are_no_part(made: dict[str, Any]) -> None:
-    whole = fitted(made).statistics
+    whole = fitted(made).standardizer
     assert whole.select(COLUMNS) is whole
     assert whole.select(["s"]) is None
     assert whole.select([]) is None
@@ -134,20 +134,20 @@ def test_all_columns_are_no_part(made: dict[str, Any]) -> None:
 
 @EACH
 def test_a_part_reads_the_same(made: dict[str, Any]) -> None:
-    whole = fitted(made).statistics
+    whole = fitted(made).standardizer
     for names in (["a", "l"], ["p"], ["n", "b", "p"]):
         part = whole.select(names)
         assert part is not None
-        where = [whole.binding.lanes.index(lane) for lane in part.binding.lanes]
-        for name in ("mean_hi", "mean_lo", "var", "std", "defined"):
-            ours = np.asarray(getattr(whole.reading, name))[where]
-            assert np.array_equal(getattr(part.reading, name), ours, equal_nan=True), name
+        where = [whole.binding.features.index(lane) for lane in part.binding.features]
+        for name in ("location_hi", "location_lo", "spread", "known"):
+            ours = np.asarray(getattr(whole.lanes, name))[where]
+            assert np.array_equal(getattr(part.lanes, name), ours, equal_nan=True), name
         assert np.array_equal(part.constant, np.asarray(whole.constant)[where])
 
 
 def test_a_part_of_statistics_that_are_not_known_yet() -> None:
     table = table_of(10, 1, missing=1.0)
-    whole = sbn.Normalizer(columns=["a", "b"]).update(table).statistics
+    whole = sbn.Normalizer(columns=["a", "b"]).update(table).standardizer
     part = whole.select(["a"])
     assert part is not None
     table = table_of(10, 2)

@@ -22,6 +22,7 @@ from streambn.kernels import BoundColumn, Columns, Layout, reference
 from streambn.kernels.interface import ABSENT
 from streambn.kernels.moments import MomentArrays
 from streambn.kernels.rows import CONSTANT, MISSING, UNSEEN, RowRules, number, refuse
+from streambn.policies import Policy
 
 try:
     from streambn.kernels import native
@@ -526,8 +527,8 @@ def test_lists_are_no_features():
 
 def test_nothing_learned_makes_a_normalizer_that_binds_what_comes():
     norm = RowNormalizer(sbn.EMA(alpha=0.5)).to_normalizer()
-    assert norm.lanes == ()
-    assert norm.update(pa.table({"a": [1.0]})).lanes == ("a",)
+    assert norm.features == ()
+    assert norm.update(pa.table({"a": [1.0]})).features == ("a",)
     assert RowNormalizer.from_normalizer(norm).features == ["a"]
 
 
@@ -672,10 +673,10 @@ def test_rows_that_weigh_nothing_leave_no_trace():
         (pa.array([1.0, None]), "weights: the array holds 1 nulls"),
         ([1.0, None], "weights: the array holds nan in row 1"),
         (pa.array(["x", "y"]), "weights: the array is string"),
-        (["x", "y"], r"weights must be an array of numbers >= 0, one a row, got \['x', 'y'\]"),
-        ([1.0], "weights has 1 entries, and the batch 2 rows"),
-        ([[1.0], [1.0]], "one of shape"),
-        (1.0, "one of shape"),
+        (["x", "y"], r"weights must be an array of one number >= 0 per row, got \['x', 'y'\]"),
+        ([1.0], "got 1 entries for 2 rows"),
+        ([[1.0], [1.0]], "an array of shape"),
+        (1.0, "an array of shape"),
     ],
     ids=str,
 )
@@ -695,7 +696,7 @@ class Unheeding(sbn.Welford):
     takes_weights = False
 
 
-class Blocks:
+class Blocks(Policy):
     """One that goes by blocks and heeds weights."""
 
     takes_weights = True
@@ -896,8 +897,8 @@ def test_a_nanosecond_is_not_lost():
         ({"t": pd.NA}, "column 't' has no time"),
         ({"t": np.datetime64("NaT")}, "column 't' has no time"),
         ({"t": 3}, "column 't' holds plain numbers"),
-        ({"t": "2026-03-01"}, "column 't' is string, which is no event time"),
-        ({"t": True}, "column 't' is bool, which is no event time"),
+        ({"t": "2026-03-01"}, "column 't' is string, which is not an event time"),
+        ({"t": True}, "column 't' is bool, which is not an event time"),
         pytest.param(
             {"t": object()}, ".t. must say when a row happened: .* got <object", id="object"
         ),

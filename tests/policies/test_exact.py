@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import streambn as sbn
 from streambn import kernels
-from streambn.accumulators.exact import ExactMoments
+from streambn.accumulators import ExactMoments
 from streambn.errors import InvalidValueError, MergeError, SchemaError
 from streambn.kernels import BoundColumn, Columns, Layout, UnmergeableError, reference
 from streambn.testing import PolicyLaws, merged_in_a_tree
@@ -92,7 +92,7 @@ def assert_correct(totals, values, lane=0):
     n, total = len(exact), sum(exact, Fraction(0))
     square = sum((x * x for x in exact), Fraction(0))
     for ddof in (0, 1):
-        reading = totals.reading(ddof)
+        reading = totals.read(ddof)
         hi, lo, var, std = (float(field[lane]) for field in reading[:4])
         assert bool(reading.defined[lane]) == bool(n)
         if n <= ddof:
@@ -393,7 +393,7 @@ def test_columns_in_lists_structs_encodings_and_matrices():
         [pa.array(x[:, 0].copy())], ["y"], mask=pa.array([i % 2 == 0 for i in range(40)])
     )
     norm = fit(pa.table({"s": struct_}))
-    assert norm.lanes == ("s.y",)
+    assert norm.features == ("s.y",)
     assert norm.stats()["mean"].to_pylist() == [nearest(sum(map(Fraction, x[1::2, 0])) / 20)]
     assert norm.stats()["nulls"].to_pylist() == [20]
 

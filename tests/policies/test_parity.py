@@ -837,8 +837,8 @@ def test_a_row_that_weighs_nothing_is_as_if_it_were_not_there(data, policy):
     pieces = data.draw(cuts([batch]))
     dropped = [piece.filter(pa.array(piece["w"].to_numpy() > 0)) for piece in pieces]
     with_them, without = fitted(make, pieces), fitted(make, dropped)
-    assert with_them.lanes == without.lanes
-    if not with_them.lanes:
+    assert with_them.features == without.features
+    if not with_them.features:
         return
     assert with_them.stats().equals(without.stats())
     assert with_them.freeze().fingerprint == without.freeze().fingerprint
@@ -887,7 +887,7 @@ def test_weights_count_beside_each_other_only(data, policy, power):
         fitted(make, [some.slice(a, b - a) for a, b in bounds])
         for some in (batch, batch.set_column(1, "w", scaled))
     )
-    if not one.lanes:
+    if not one.features:
         return
     a, b = one.stats(), other.stats()
     assert a.drop_columns(["weight"]).equals(b.drop_columns(["weight"]))
@@ -897,7 +897,7 @@ def test_weights_count_beside_each_other_only(data, policy, power):
 
 def test_the_column_of_weights_is_not_normalized_unless_it_is_named():
     table = pa.table({"x": [1.0, 3.0], "w": [3.0, 1.0]})
-    assert sbn.Normalizer(weights="w").update(table).lanes == ("x",)
+    assert sbn.Normalizer(weights="w").update(table).features == ("x",)
     both = sbn.Normalizer(columns=["x", "w"], weights="w").update(table)
-    assert both.lanes == ("x", "w")
+    assert both.features == ("x", "w")
     assert both.stats()["mean"].to_pylist() == [1.5, 2.5]

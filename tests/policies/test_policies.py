@@ -12,10 +12,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from streambn.accumulators.moments import Moments
+from streambn.accumulators import Moments
 from streambn.errors import InvalidValueError, MergeError
 from streambn.kernels import Columns
-from streambn.policies import EMA, BatchEMA, Welford
+from streambn.policies import EMA, BatchEMA, Policy, Welford
 from streambn.testing import PolicyLaws, exact_moments, merged_in_a_tree
 
 POLICIES = {
@@ -49,13 +49,13 @@ for _name, _policy in POLICIES.items():
     )
 
 
-class OwnPolicy:
-    """A policy of someone's own that has what `Policy` lists, and nothing else."""
+class OwnPolicy(Policy):
+    """A user's policy that implements the abstract methods and nothing else but an order."""
 
     commutative = True
 
-    def init(self, lanes):
-        return Moments.empty(lanes)
+    def init(self, features):
+        return Moments.empty(features)
 
     def update(self, state, columns):
         assert columns.weights is None
@@ -66,16 +66,13 @@ class OwnPolicy:
         return older.merge(newer)
 
     def read(self, state, ddof):
-        return state.reading(ddof)
+        return state.read(ddof)
 
     def tally(self, state):
         return state
 
-    def take(self, state, lanes):
-        return state.take(lanes)
-
-    def describe(self):
-        return "everything counts equally"
+    def take(self, state, features):
+        return state.take(features)
 
 
 class TestOwnPolicyLaws(PolicyLaws):

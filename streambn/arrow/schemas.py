@@ -1,0 +1,106 @@
+"""Questions to ask of Arrow types and schemas, and a cache for the answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+__all__ = [
+    "SchemaCache",
+    "float_type",
+    "is_encoded",
+    "is_float",
+    "numeric_type",
+    "pandas_index_columns",
+]
+
+_FLOAT64 = pa.float64()
+_FLOATS = frozenset(kind.id for kind in (pa.float16(), pa.float32(), _FLOAT64))
+_NUMBERS = _FLOATS.union(
+    kind.id
+    for kind in (
+        *(pa.int8(), pa.int16(), pa.int32(), pa.int64()),
+        *(pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+        *(pa.decimal32(1), pa.decimal64(1), pa.decimal128(1), pa.decimal256(1)),
+    )
+)
+
+
+def numeric_type(kind: pa.DataType) -> tuple[pa.DataType, int | None] | None:
+    """Return the value type and the list size of a numeric type, or None for any other type.
+
+    The size is None for plain numbers. Dictionary and run-end encodings count as the type that
+    they encode.
+    """
+    if kind.id in _NUMBERS:  # the common case first: a schema may have thousands of columns
+        return kind, None
+    if isinstance(kind, pa.FixedShapeTensorType):
+        kind = kind.storage_type
+    if pa.types.is_fixed_size_list(kind):
+        inner = numeric_type(kind.value_type)
+        if kind.list_size < 1 or inner is None or inner[1] is not None:
+            return None
+        return inner[0], kind.list_size
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        kind = kind.value_type
+    return (kind, None) if kind.id in _NUMBERS else None
+
+
+def is_float(kind: pa.DataType) -> bool:
+    """Return whether a type is float16, float32 or float64."""
+    return kind.id in _FLOATS
+
+
+def float_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of normalized values: floats keep their type, others become float64."""
+    values = (numeric_type(kind) or (kind, None))[0]
+    return values if is_float(values) else _FLOAT64
+
+
+def is_encoded(kind: pa.DataType) -> bool:
+    """Return whether a numeric type is dictionary-encoded or run-end-encoded."""
+    if kind.id in _NUMBERS:
+        return False
+    if isinstance(kind, pa.FixedShapeTensorType):
+        kind = kind.storage_type
+    if pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind))
+
+
+def pandas_index_columns(schema: pa.Schema) -> set[str]:
+    """Return the names of the columns that hold the index of a pandas DataFrame."""
+    try:
+        stored = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+        return {name for name in stored.get("index_columns", []) if isinstance(name, str)}
+    except (ValueError, AttributeError, TypeError):
+        return set()
+
+
+class SchemaCache:
+    """A small cache keyed by schema.
+
+    A stream has one schema, or two if it is normalized. Resolving 50 columns takes longer than
+    reducing 1000 rows of them, so each schema is resolved once.
+    """
+
+    __slots__ = ("_entries",)
+
+    _SIZE: ClassVar[int] = 4
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[pa.Schema, Any, Any]] = []
+
+    def get(self, schema: pa.Schema, key: Any, make: Callable[[], Any]) -> Any:
+        """Return the value for an equal schema and key; call `make` if there is none yet."""
+        for known, other, value in tuple(self._entries):
+            if other == key and (schema is known or schema.equals(known, check_metadata=True)):
+                return value
+        value = make()
+        if len(self._entries) > self._SIZE:
+            self._entries.clear()
+        self._entries.append((schema, key, value))
+        return value

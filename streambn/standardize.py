@@ -1,0 +1,222 @@
+"""The map from data to normalized values, and the one rule for constant columns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from streambn import kernels
+from streambn.accumulators import Estimates
+from streambn.arrow import Binding, SchemaCache
+from streambn.errors import InvalidValueError
+from streambn.kernels import FeatureTransform
+from streambn.kernels.interface import Floats
+from streambn.options import Options
+from streambn.statistics import Statistics
+
+__all__ = ["FINGERPRINT_KEY", "Standardizer"]
+
+FINGERPRINT_KEY = b"streambn.fingerprint"
+
+_EPSILON = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True, eq=False)
+class Standardizer:
+    """The map z = clip((x − mean) / scale) · gamma + beta of each feature, and its inverse.
+
+    It follows from statistics, never learns, and is safe to share between threads.
+
+    Attributes
+    ----------
+    binding : Binding
+        The columns that the map applies to.
+    options : Options
+    lanes : FeatureTransform
+        The map as arrays over features.
+    constant : ndarray of bool, shape (features,)
+        Whether the variance of each feature is within rounding error of zero: σ ≤ ε·|mean|
+        with ε = 2.2e-16, or σ = 0 for integers and decimals, whose values are not rounded.
+
+    Notes
+    -----
+    The scale of a feature is √(var + eps). The scale of a constant feature is √eps, or 1 if
+    ``eps=0``, so that its constant normalizes to 0. With ``scale=False`` every scale is 1.
+
+    The bound for a constant is scikit-learn's n·ε·var + (n·ε·mean)² without n. The factor n
+    covers the error of plain summation, which double-double moments do not have; with it, a
+    column of mean 1e12 and σ = 1 would count as constant after 5,000 rows.
+    """
+
+    binding: Binding
+    options: Options
+    lanes: FeatureTransform
+    constant: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, statistics: Statistics) -> Standardizer:
+        """Return the map that follows from statistics; it is computed once for each.
+
+        Raises
+        ------
+        NotFittedError
+            No data was seen.
+        """
+        found: Standardizer | None = statistics.derived.get(cls)
+        if found is None:
+            found = statistics.derived[cls] = cls._of(statistics)
+        return found
+
+    @classmethod
+    def _of(cls, statistics: Statistics) -> Standardizer:
+        options, binding = statistics.options, statistics.require_binding()
+        estimates = statistics.estimates
+        zero = np.zeros(len(binding.features))
+        constant = _is_constant(estimates, binding.exact)
+        gamma, beta = _affine(options, binding)
+        lanes = FeatureTransform(
+            location_hi=estimates.mean_hi if options.center else zero,
+            location_lo=estimates.mean_lo if options.center else zero,
+            scale=_scale(estimates, options.eps, constant) if options.scale else zero + 1.0,
+            gamma=gamma,
+            beta=beta,
+            clip=options.clip,
+            known=estimates.defined,
+        )
+        return cls(binding, options, lanes, constant)
+
+    @property
+    def scale(self) -> Floats:
+        """The divisor of each feature, shape (features,); NaN where it is undefined."""
+        return self.lanes.scale
+
+    def select(self, columns: Collection[str]) -> Standardizer | None:
+        """Return the map of some top-level columns, or None if it does not change any of them."""
+        binding, indices = self.binding.select(columns)
+        if len(indices) == 0:
+            return None
+        if len(indices) == len(self.constant):
+            return self
+        lanes = FeatureTransform._make(
+            values[indices] if isinstance(values, np.ndarray) else values for values in self.lanes
+        )
+        return Standardizer(binding, self.options, lanes, self.constant[indices])
+
+    @cached_property
+    def _schemas(self) -> SchemaCache:
+        return SchemaCache()
+
+    def output_schema(
+        self,
+        schema: pa.Schema,
+        dtype: pa.DataType | None = None,
+        *,
+        nullable: bool = False,
+        fingerprint: str | None = None,
+    ) -> pa.Schema:
+        """Return the schema of normalized batches.
+
+        Parameters
+        ----------
+        schema : pyarrow.Schema
+            The schema of the input.
+        dtype : pyarrow.DataType, optional
+            Float type of the normalized values. Default: floats keep their type, all other
+            types become float64.
+        nullable : bool
+            Declare all normalized columns nullable, not only if a feature has no statistics yet.
+        fingerprint : str, optional
+            Fingerprint of the statistics for the schema's metadata. One that the input carries
+            is removed in any case.
+        """
+        made: pa.Schema = self._schemas.get(
+            schema,
+            (dtype, nullable, fingerprint),
+            lambda: self._output_schema(schema, dtype, nullable, fingerprint),
+        )
+        return made
+
+    def _output_schema(
+        self, schema: pa.Schema, dtype: pa.DataType | None, nullable: bool, fingerprint: str | None
+    ) -> pa.Schema:
+        nullable = nullable or not bool(self.lanes.known.all())
+        schema = self.binding.output_schema(schema, dtype, nullable)
+        metadata = dict(schema.metadata or {})
+        if metadata.pop(FINGERPRINT_KEY, None) is None and fingerprint is None:
+            return schema
+        if fingerprint is not None:
+            metadata[FINGERPRINT_KEY] = fingerprint.encode()
+        return schema.with_metadata(metadata or None)
+
+    def standardize(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        """Return a batch normalized, with the schema that `output_schema` gave.
+
+        Raises
+        ------
+        SchemaError
+            A column is missing or is not numeric.
+        InvalidValueError
+            ``nan="raise"`` or ``inf="raise"`` refuses a value.
+        """
+        columns = self.binding.extract(batch)
+        mapped = kernels.normalize(columns, self.lanes, self.binding.leaf_schema(columns, schema))
+        self.options.check_finite(mapped.nans, mapped.infs, self.binding.features)
+        return self.binding.rebuild(columns, mapped.batch, schema)
+
+    def restore(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        """Return a normalized batch in the units of the data: the inverse of `standardize`.
+
+        Raises
+        ------
+        SchemaError
+            A column is missing or is not numeric.
+        InvalidValueError
+            A gamma is 0, which has no inverse.
+        """
+        gamma = self.lanes.gamma
+        if gamma is not None and not gamma.all():
+            name = self.binding.features[int(np.flatnonzero(gamma == 0)[0])]
+            raise InvalidValueError(
+                f"affine gives column {name!r} a gamma of 0, which has no inverse. Choose another "
+                "gamma.",
+                argument="affine",
+                column=name,
+            )
+        columns = self.binding.extract(batch)
+        mapped = kernels.denormalize(columns, self.lanes, self.binding.leaf_schema(columns, schema))
+        return self.binding.rebuild(columns, mapped.batch, schema)
+
+
+def _is_constant(estimates: Estimates, exact: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    with np.errstate(all="ignore"):
+        rounding = np.where(exact, 0.0, _EPSILON * np.abs(estimates.mean_hi))
+        return ~(estimates.std > rounding) & np.isfinite(estimates.mean_hi)
+
+
+def _scale(estimates: Estimates, eps: float, constant: NDArray[np.bool_]) -> Floats:
+    with np.errstate(all="ignore"):
+        std = np.where(constant, 0.0, estimates.std)
+        if eps == 0:
+            return np.where(constant, 1.0, std)
+        var = estimates.var + eps
+        # Where the variance leaves the range of float64 its root may not.
+        ordinary = (estimates.var > 1e-290) & np.isfinite(var)
+        return np.where(constant | ~ordinary, np.hypot(std, np.sqrt(eps)), np.sqrt(var))
+
+
+def _affine(options: Options, binding: Binding) -> tuple[Floats | None, Floats | None]:
+    """Return gamma and beta of each feature; None: 1 and 0."""
+    if options.affine is None:
+        return None, None
+    gamma, beta = np.ones(len(binding.features)), np.zeros(len(binding.features))
+    # Whole columns first: an element may have a pair of its own.
+    columns = {leaf.name for leaf in binding.leaves}
+    for name, pair in sorted(options.affine.items(), key=lambda item: item[0] not in columns):
+        indices = binding.indices[name]
+        gamma[indices], beta[indices] = pair
+    return gamma, beta
