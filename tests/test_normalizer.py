@@ -313,14 +313,14 @@ def test_of_a_stream_the_batches_before_the_refused_one_are_learned(policy: Any)
     good, bad = [xs(1.0, 2.0), xs(6.0)], xs(7.0, INF)
     wanted = bits(fit(*good, policy=policy))
     norm = sbn.Normalizer(policy)
-    with pytest.raises(sbn.InvalidValueError, match="infinity"):
+    with pytest.raises(sbn.InvalidValueError, match="infinite"):
         norm.update([*good, bad, xs(8.0)])
     assert bits(norm) == wanted
     norm = sbn.Normalizer(policy)
     out = norm.update_transform([*good, bad, xs(8.0)])
     for _ in good:
         out.read_next_batch()
-    with pytest.raises(sbn.InvalidValueError, match="infinity"):
+    with pytest.raises(sbn.InvalidValueError, match="infinite"):
         out.read_next_batch()
     assert bits(norm) == wanted
 
@@ -710,7 +710,7 @@ def test_inverse_transform_of_integers_and_decimals_is_float64() -> None:
 def test_a_gamma_of_zero_cannot_be_undone() -> None:
     norm = fit(record(x=[1.0], y=[2.0]), affine={"y": (0.0, 5.0)})
     assert column(norm.transform(record(x=[1.0], y=[9.0])), "y") == [5.0]
-    with pytest.raises(sbn.InvalidValueError, match=r"'y'.*gamma 0"):
+    with pytest.raises(sbn.InvalidValueError, match=r"'y'.*gamma of 0"):
         norm.inverse_transform(record(x=[0.0], y=[5.0]))
 
 

@@ -612,7 +612,7 @@ def test_a_missing_column_is_named_with_the_nearest() -> None:
     ("now", "message"),
     [
         (pa.array([[1.0, 2.0, 3.0]], pa.list_(pa.float64(), 3)), "list of 2.*list of 3"),
-        (pa.array([1.0]), "list of 2.*plain number"),
+        (pa.array([1.0]), "list of 2.*one number"),
         (pa.array([[1.0, 2.0]]), "no longer numeric"),
     ],
 )

@@ -886,7 +886,7 @@ def test_columns_that_are_no_times_or_no_weights(trades: pa.Table) -> None:
     pq.write_table(trades, "t.parquet")
     fit = ("fit", "t.parquet", "-o", "s.json")
     for code, said, flags in (
-        (1, "'at' is timestamp[ms], and --halflife 30 has no unit. Give a duration, such as "
+        (1, "'at' is timestamp[ms], but --halflife 30 has no unit. Give a duration, such as "
          "--halflife 7d", ["--halflife", 30, "--time", "at"]),
         (1, "'volume' holds plain numbers (int64), and --halflife 7d is a duration",
          ["--halflife", "1w", "--time", "volume"]),

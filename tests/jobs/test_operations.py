@@ -139,7 +139,7 @@ def test_a_part_reads_the_same(made: dict[str, Any]) -> None:
         part = whole.select(names)
         assert part is not None
         where = [whole.binding.features.index(lane) for lane in part.binding.features]
-        for name in ("location_hi", "location_lo", "spread", "known"):
+        for name in ("location_hi", "location_lo", "scale", "known"):
             ours = np.asarray(getattr(whole.lanes, name))[where]
             assert np.array_equal(getattr(part.lanes, name), ours, equal_nan=True), name
         assert np.array_equal(part.constant, np.asarray(whole.constant)[where])

@@ -275,7 +275,7 @@ def test_a_nan_among_float_times_is_no_time():
 
 def test_an_infinite_time_is_refused_even_if_missing_ones_are_skipped():
     rows = table([1.0, 2.0], [0.0, math.inf], pa.float64())
-    with pytest.raises(InvalidValueError, match="'t' holds an infinite timeinite"):
+    with pytest.raises(InvalidValueError, match="'t' holds an infinite time"):
         fit(rows, halflife=1.0, columns=["x"], null_time="skip")
 
 
@@ -571,7 +571,7 @@ def test_other_half_lives_columns_or_kinds_do_not_merge():
         fit(rows, null_time="skip"),
         sbn.Normalizer(EMA(halflife=7)).update(rows),
     ):
-        with pytest.raises(MergeError, match="the policy of the two differ"):
+        with pytest.raises(MergeError, match="the policy of the two statistics differ"):
             fit(rows).merge(other)
 
 
@@ -583,7 +583,7 @@ def test_other_half_lives_columns_or_kinds_do_not_merge():
     [
         (7, pa.array([1, 2], pa.date32()), InvalidValueError, ["'t' is date32", "has no unit"]),
         (7, pa.array([None, 2], pa.date32()), InvalidValueError, ["'t' is date32", "has no unit"]),
-        ("7d", pa.array([[1], [2]]), SchemaError, ["'t' is list", "no event time"]),
+        ("7d", pa.array([[1], [2]]), SchemaError, ["'t' is list", "not an event time"]),
     ],
 )
 def test_times_of_another_kind_are_refused_and_change_nothing(halflife, times, kind, says):
