@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import numpy as np
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console

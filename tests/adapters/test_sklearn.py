@@ -591,7 +591,7 @@ def test_infinity_is_refused_unless_it_is_let_in(infinity):
 
 
 REFUSED = {
-    "infinity": (np.array([[1.0, np.inf]]), "infinity"),
+    "infinity": (np.array([[1.0, np.inf]]), "infinite"),
     "no rows": (np.ones((0, 2)), "0 sample"),
     "one dimension": (np.ones(2), "Expected 2D"),
     "words": (np.array([["a", "b"]]), "could not convert"),
