@@ -85,13 +85,13 @@ class Options:
         InvalidValueError
             It holds such values.
         """
-        for name, counts, word in (("nan", nans, "NaN"), ("inf", infs, "infinite")):
+        for name, counts, word in (("nan", nans, "NaN"), ("inf", infs, "infinity")):
             if getattr(self, name) == "raise" and np.count_nonzero(counts):
                 index = int(np.flatnonzero(counts)[0])
                 feature = features[index]
                 raise InvalidValueError(
-                    f"column {feature!r} holds {counts[index]} {word} values. The batch was "
-                    f"rejected. Remove them, or choose {name}='ignore' (skip and count them) or "
+                    f"column {feature!r} holds {word} in {counts[index]} rows. The batch was "
+                    f"rejected. Clean the data, or choose {name}='ignore' (skip and count) or "
                     f"{name}='propagate'.",
                     column=str(feature),
                 )

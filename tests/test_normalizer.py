@@ -187,9 +187,9 @@ def test_infinity_is_refused_before_anything_changes() -> None:
     norm = fit(xs(1.0, 2.0))
     before = bits(norm)
     for value in (INF, -INF):
-        with pytest.raises(sbn.InvalidValueError, match=r"'x' holds 1 infinite.*inf='ignore'"):
+        with pytest.raises(sbn.InvalidValueError, match=r"'x' holds infinity.*inf='ignore'"):
             norm.update(xs(3.0, value))
-        with pytest.raises(sbn.InvalidValueError, match="'x' holds 1 infinite"):
+        with pytest.raises(sbn.InvalidValueError, match="'x' holds infinity"):
             norm.transform(xs(value))
         assert bits(norm) == before
 
@@ -228,9 +228,9 @@ def test_refused_values_leave_no_trace(value: float, policy: Any) -> None:
     options = options_for(value, "raise")
     norm = fit(xs(1.0, 2.0), policy=policy, **options)
     before = bits(norm)
-    word = "NaN" if math.isnan(value) else "infinite"
+    word = "NaN" if math.isnan(value) else "infinity"
     name = next(iter(options))
-    message = rf"'x' holds 2 {word} values.*{name}='ignore'.*{name}='propagate'"
+    message = rf"'x' holds {word} in 2 rows.*{name}='ignore'.*{name}='propagate'"
     bad = record(y=["a", "b", "c"], x=[5.0, value, value])
     for act in (norm.update, norm.transform, norm.update_transform):
         with pytest.raises(sbn.InvalidValueError, match=message):
@@ -313,14 +313,14 @@ def test_of_a_stream_the_batches_before_the_refused_one_are_learned(policy: Any)
     good, bad = [xs(1.0, 2.0), xs(6.0)], xs(7.0, INF)
     wanted = bits(fit(*good, policy=policy))
     norm = sbn.Normalizer(policy)
-    with pytest.raises(sbn.InvalidValueError, match="infinite"):
+    with pytest.raises(sbn.InvalidValueError, match="infinity"):
         norm.update([*good, bad, xs(8.0)])
     assert bits(norm) == wanted
     norm = sbn.Normalizer(policy)
     out = norm.update_transform([*good, bad, xs(8.0)])
     for _ in good:
         out.read_next_batch()
-    with pytest.raises(sbn.InvalidValueError, match="infinite"):
+    with pytest.raises(sbn.InvalidValueError, match="infinity"):
         out.read_next_batch()
     assert bits(norm) == wanted
 

@@ -107,7 +107,7 @@ def test_rejected_row_leaves_no_trace():
     before = norm.stats()
     with pytest.raises(sbn.SchemaError, match="'b'"):
         norm.update(pa.table({"a": [2.0], "b": ["two"]}))
-    with pytest.raises(sbn.InvalidValueError, match="'b' holds 1 infinite"):
+    with pytest.raises(sbn.InvalidValueError, match="'b' holds infinity"):
         norm.update(pa.table({"a": [2.0], "b": [np.inf]}))
     assert norm.stats().equals(before)
 

@@ -342,7 +342,7 @@ def test_a_row_that_weighs_nothing_is_checked_and_leaves_no_trace(kernel):
         lanes.learn(row, weight=-0.0)
     with pytest.raises(SchemaError, match="no longer numeric"):
         lanes.learn({"a": "x"}, 0)
-    with pytest.raises(InvalidValueError, match="infinite"):
+    with pytest.raises(InvalidValueError, match="infinity"):
         lanes.learn({"a": math.inf}, 0)
     assert (lanes.rows, lanes.keys()) == (1, ["a"])
     assert [values.tobytes() for values in stored(lanes)[0]] == before
