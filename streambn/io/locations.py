@@ -7,11 +7,10 @@ are its `OSError`. Files elsewhere are opened through `streambn.io.stores`.
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import glob as local_glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -23,7 +22,7 @@ from streambn.errors import InvalidValueError, StreamBNError
 from streambn.io import atomic, stores
 from streambn.io.stores import one_line_errors
 
-__all__ = ["Location", "Stamp", "glob", "locate", "remove_leftovers", "walk"]
+__all__ = ["Location", "Stamp", "locate", "remove_leftovers"]
 
 
 class Stamp(NamedTuple):
@@ -215,6 +214,15 @@ class Location:
                 properties = self._filesystem.handler.fs.info(self.key)
         return Stamp(info.size or 0, info.mtime_ns, _etag(properties))
 
+    def list_files(self) -> list[tuple[str, ...]]:
+        """Return all files below a folder of a store: the names on each path, sorted."""
+        with one_line_errors(self.text):
+            selector = stores.fs.FileSelector(self.key, recursive=True, allow_not_found=True)
+            infos = self._filesystem.get_file_info(selector)
+        start = len(self.key.strip("/"))
+        paths = (info.path.strip("/")[start:].strip("/") for info in infos if info.is_file)
+        return sorted(tuple(path.split("/")) for path in paths if path)
+
     @property
     def _path(self) -> str:
         return self.key if self.local is None else self.local
@@ -327,108 +335,3 @@ def _locate_file_url(url: str, rest: str) -> Location:
 def remove_leftovers(*files: Location) -> None:
     """Remove the temporary files that a killed process left when it wrote these local files."""
     atomic.remove_leftovers(*(file.local for file in files if file.local is not None))
-
-
-# --- listing --------------------------------------------------------------------------
-
-
-def walk(folder: Location) -> Iterator[Location]:
-    """Yield the files below a folder, sorted by path.
-
-    Files and folders whose name starts with a dot or an underscore are hidden and skipped, as in
-    Hive and Spark. Local links are followed, each folder once on a path.
-    """
-    if folder.local is not None:
-        for path in _walk_local(folder.local):
-            yield Location(path, path)
-        return
-    for names in _list_store(folder):
-        if not any(map(_is_hidden, names)):
-            yield folder.child("/".join(names))
-
-
-def glob(pattern: Location) -> tuple[Location, list[Location]]:
-    """Return the files that match a pattern, sorted by path.
-
-    Parameters
-    ----------
-    pattern : Location
-        ``*``, ``?`` and ``[…]`` match characters of a name, ``**`` matches any number of folders.
-        A folder that matches stands for the files that `walk` yields. Hidden files match only
-        if a name in the pattern starts with a dot or an underscore.
-
-    Returns
-    -------
-    (Location, list of Location)
-        The folder above the first wildcard, and the files.
-    """
-    base = pattern
-    while base.is_pattern:
-        base = base.parent
-    if pattern.local is not None:
-        return base, [Location(path, path) for path in _glob_local(pattern.local, base)]
-    wanted = pattern.key[len(base.key) :].strip("/").split("/")
-    allows_hidden = any(map(_is_hidden, wanted))
-    files = []
-    for names in _list_store(base):
-        # The file itself may match, or any folder above it.
-        for depth in range(len(names) + (not pattern.ends_in_slash)):
-            hidden = any(map(_is_hidden, names[depth:] if allows_hidden else names))
-            if not hidden and _matches(names[:depth], wanted):
-                files.append(base.child("/".join(names)))
-                break
-    return base, files
-
-
-def _glob_local(pattern: str, base: Location) -> Iterator[str]:
-    depth = len(Path(base._path).parts)
-    allows_hidden = any(map(_is_hidden, Path(pattern).parts[depth:]))
-    hits = local_glob.glob(pattern, recursive=True)
-    for hit in sorted(hits, key=lambda hit: Path(hit).parts):
-        if allows_hidden or not any(map(_is_hidden, Path(hit).parts[depth:])):
-            yield from _walk_local(hit) if os.path.isdir(hit) else [hit]
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "_")) and name not in {os.curdir, os.pardir}
-
-
-def _walk_local(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    real = os.path.realpath(folder)
-    if real in above:  # a link to a folder that contains it
-        return
-    for name in sorted(os.listdir(folder)):
-        path = os.path.join(folder, name)
-        if _is_hidden(name):
-            continue
-        if os.path.isdir(path):
-            yield from _walk_local(path, (*above, real))
-        elif os.path.isfile(path):
-            yield path
-
-
-def _list_store(folder: Location) -> list[tuple[str, ...]]:
-    """Return the files below a folder of a store, each as the names on its path, sorted."""
-    with one_line_errors(folder.text):
-        selector = stores.fs.FileSelector(folder.key, recursive=True, allow_not_found=True)
-        infos = folder._filesystem.get_file_info(selector)
-    start = len(folder.key.strip("/"))
-    paths = (info.path.strip("/")[start:].strip("/") for info in infos if info.is_file)
-    return sorted(tuple(path.split("/")) for path in paths if path)
-
-
-def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Match the names on a path as `glob.glob` does, which skips names that start with a dot."""
-    if not patterns:
-        return not names
-    pattern, *rest = patterns
-    dotted = bool(names) and names[0].startswith(".")
-    if pattern == "**":
-        deeper = bool(names) and not dotted and _matches(names[1:], patterns)
-        return deeper or _matches(names, rest)
-    return (
-        bool(names)
-        and (not dotted or pattern.startswith("."))
-        and fnmatch.fnmatchcase(names[0], pattern)
-        and _matches(names[1:], rest)
-    )

@@ -23,7 +23,8 @@ import pyarrow as pa
 
 from streambn.errors import StreamBNError
 from streambn.io import readers as reading
-from streambn.io.locations import Location, Stamp, glob, locate, walk
+from streambn.io.listing import glob, walk
+from streambn.io.locations import Location, Stamp, locate
 from streambn.io.readers import Choose, Opened, Piece
 
 __all__ = ["PIPE", "Source", "fitting_columns", "open_reader", "open_source", "scan"]

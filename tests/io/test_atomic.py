@@ -1,10 +1,9 @@
-"""Files appear whole or not at all."""
+"""Atomic writes: a file appears whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import stat
 import subprocess
 import sys
@@ -25,7 +24,7 @@ def listing(folder: Path) -> list[str]:
 
 @settings.get_profile("few")
 @given(parts=st.lists(st.binary(max_size=100)), old=st.none() | st.binary())
-def test_what_is_written_is_what_is_there(
+def test_file_appears_when_the_block_ends(
     tmp_path_factory: pytest.TempPathFactory, parts: list[bytes], old: bytes | None
 ) -> None:
     folder = tmp_path_factory.mktemp("atomic")
@@ -35,7 +34,7 @@ def test_what_is_written_is_what_is_there(
     with atomic_write(path) as file:
         for part in parts:
             file.write(part)
-            # Until the block ends, all the world sees the old.
+            # Until the block ends, readers see the old file.
             assert (path.read_bytes() if path.exists() else None) == old
     assert path.read_bytes() == b"".join(parts)
     assert listing(folder) == ["file"]
@@ -43,7 +42,7 @@ def test_what_is_written_is_what_is_there(
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
 @pytest.mark.parametrize("old", [None, b"old"])
-def test_a_block_that_raises_leaves_things_as_they_were(
+def test_error_in_the_block_keeps_the_old_file(
     error: type[BaseException], old: bytes | None, tmp_path: Path
 ) -> None:
     path = tmp_path / "file"
@@ -63,7 +62,7 @@ def test_a_block_that_raises_leaves_things_as_they_were(
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "fchmod"])
-def test_a_system_call_that_fails_leaves_things_as_they_were(
+def test_failed_system_call_keeps_the_old_file(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
@@ -84,8 +83,8 @@ def test_a_system_call_that_fails_leaves_things_as_they_were(
     assert listing(tmp_path) == ["file"]
 
 
-def test_a_full_disk_leaves_things_as_they_were(tmp_path: Path) -> None:
-    """The system's own refusal, by a limit on the size of files."""
+def test_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
+    """A limit on the size of files makes the system refuse the write, as a full disk does."""
     path = tmp_path / "file"
     path.write_bytes(b"old")
     program = textwrap.dedent("""
@@ -98,7 +97,6 @@ def test_a_full_disk_leaves_things_as_they_were(tmp_path: Path) -> None:
         except OSError as error:
             print(error.strerror)
     """)
-    assert resource.RLIMIT_FSIZE >= 0
     done = subprocess.run(
         [sys.executable, "-c", program, str(path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -111,45 +109,45 @@ def test_a_full_disk_leaves_things_as_they_were(tmp_path: Path) -> None:
     assert listing(tmp_path) == ["file"]
 
 
-def test_the_content_reaches_the_disk_before_the_name(
+def test_content_is_flushed_before_the_rename_and_the_folder_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the folder after it: only then does the name survive a power cut."""
+    """In this order, a power cut leaves either the old file or the new one."""
     path = tmp_path / "file"
     events: list[str] = []
     fsync, replace = os.fsync, os.replace
 
-    def noted_fsync(handle: int) -> None:
+    def record_fsync(handle: int) -> None:
         mode = os.fstat(handle)
         events.append("folder" if stat.S_ISDIR(mode.st_mode) else f"content {mode.st_size}")
         fsync(handle)
 
-    def noted_replace(source: str, target: Path) -> None:
-        assert Path(source).parent == tmp_path  # a rename is atomic only inside one file system
+    def record_replace(source: str, target: Path) -> None:
+        assert Path(source).parent == tmp_path  # a rename is atomic within one file system only
         events.append("rename")
         replace(source, target)
 
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(os, "replace", noted_replace)
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "replace", record_replace)
     with atomic_write(path) as file:
         file.write(b"12345")
     assert events == ["content 5", "rename", "folder"]
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-def test_a_new_file_has_the_mode_that_open_would_give(mask: int, tmp_path: Path) -> None:
+def test_new_file_has_the_mode_that_open_gives(mask: int, tmp_path: Path) -> None:
     before = os.umask(mask)
     try:
         with atomic_write(tmp_path / "file"):
             pass
-        assert os.umask(mask) == mask  # and the mask is left alone
+        assert os.umask(mask) == mask
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~mask
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o664, 0o755])
-def test_a_replaced_file_keeps_its_mode(mode: int, tmp_path: Path) -> None:
+def test_replaced_file_keeps_its_mode(mode: int, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
     path.chmod(mode)
@@ -158,14 +156,14 @@ def test_a_replaced_file_keeps_its_mode(mode: int, tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
-def test_while_it_is_written_nobody_else_can_read_it(tmp_path: Path) -> None:
+def test_temporary_file_is_private(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "file"):
         [name] = listing(tmp_path)
         assert name.startswith(".file.")
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
 
 
-def test_a_symbolic_link_goes_on_pointing_at_its_file(tmp_path: Path) -> None:
+def test_symbolic_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     target, link = tmp_path / "there" / "file", tmp_path / "link"
     target.write_bytes(b"old")
@@ -182,7 +180,7 @@ def test_a_symbolic_link_goes_on_pointing_at_its_file(tmp_path: Path) -> None:
     assert (tmp_path / "there" / "later").read_bytes() == b"now"
 
 
-def test_a_folder_is_not_replaced_and_a_missing_one_not_made(tmp_path: Path) -> None:
+def test_folder_is_neither_replaced_nor_created(tmp_path: Path) -> None:
     def write(path: Path) -> None:
         with atomic_write(path) as file:
             file.write(b"new")
@@ -195,7 +193,7 @@ def test_a_folder_is_not_replaced_and_a_missing_one_not_made(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-def test_a_path_may_be_relative_and_text(
+def test_path_may_be_relative_and_a_string(
     as_text: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -204,8 +202,8 @@ def test_a_path_may_be_relative_and_text(
     assert (tmp_path / "file").read_bytes() == b"new"
 
 
-def test_a_long_name_is_written_too(tmp_path: Path) -> None:
-    """255 bytes are what a name may have; that of the temporary file is no longer."""
+def test_name_may_have_255_bytes(tmp_path: Path) -> None:
+    """The name of the temporary file must not be longer."""
     path = tmp_path / ("n" * 250 + ".json")
     with atomic_write(path) as file:
         file.write(b"new")
@@ -213,13 +211,13 @@ def test_a_long_name_is_written_too(tmp_path: Path) -> None:
     assert listing(tmp_path) == [path.name]
 
 
-def test_a_pipe_or_a_device_is_never_replaced_by_a_file(tmp_path: Path) -> None:
-    """As root, renaming over /dev/null would take it from the whole system."""
+def test_pipe_or_device_is_never_replaced(tmp_path: Path) -> None:
+    """As root, a rename to /dev/null would remove it for the whole system."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        # To write into it or to refuse it are both right.
+        # Writing into the pipe and refusing it are both correct.
         with contextlib.suppress(OSError), atomic_write(pipe) as file:
             file.write(b"new")
     finally:
@@ -228,7 +226,7 @@ def test_a_pipe_or_a_device_is_never_replaced_by_a_file(tmp_path: Path) -> None:
     assert listing(tmp_path) == ["pipe"]
 
 
-def test_readers_and_writers_side_by_side_see_whole_files(tmp_path: Path) -> None:
+def test_concurrent_readers_and_writers_see_whole_files(tmp_path: Path) -> None:
     path = tmp_path / "file"
     whole = [bytes([48 + i]) * (1 + 50_000 * i) for i in range(4)]
     path.write_bytes(whole[0])

@@ -1,0 +1,105 @@
+"""The files of a folder, or of a pattern with wildcards, in the order of their paths."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob as local_glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from streambn.io.locations import Location
+
+__all__ = ["glob", "walk"]
+
+
+def walk(folder: Location) -> Iterator[Location]:
+    """Yield the files below a folder, sorted by path.
+
+    Files and folders whose name starts with a dot or an underscore are hidden and skipped, as in
+    Hive and Spark. Local links are followed, each folder once on a path.
+    """
+    if folder.local is not None:
+        for path in _walk_local(folder.local):
+            yield Location(path, path)
+        return
+    for names in folder.list_files():
+        if not any(map(_is_hidden, names)):
+            yield folder.child("/".join(names))
+
+
+def glob(pattern: Location) -> tuple[Location, list[Location]]:
+    """Return the files that match a pattern, sorted by path.
+
+    Parameters
+    ----------
+    pattern : Location
+        ``*``, ``?`` and ``[…]`` match characters of a name, ``**`` matches any number of folders.
+        A folder that matches stands for the files that `walk` yields. Hidden files match only
+        if a name in the pattern starts with a dot or an underscore.
+
+    Returns
+    -------
+    (Location, list of Location)
+        The folder above the first wildcard, and the files.
+    """
+    base = pattern
+    while base.is_pattern:
+        base = base.parent
+    if pattern.local is not None:
+        return base, [Location(path, path) for path in _glob_local(pattern.local, base)]
+    wanted = pattern.key[len(base.key) :].strip("/").split("/")
+    allows_hidden = any(map(_is_hidden, wanted))
+    files = []
+    for names in base.list_files():
+        # The file itself may match, or any folder above it.
+        for depth in range(len(names) + (not pattern.ends_in_slash)):
+            hidden = any(map(_is_hidden, names[depth:] if allows_hidden else names))
+            if not hidden and _matches(names[:depth], wanted):
+                files.append(base.child("/".join(names)))
+                break
+    return base, files
+
+
+def _glob_local(pattern: str, base: Location) -> Iterator[str]:
+    depth = len(Path(base.local or "").parts)
+    allows_hidden = any(map(_is_hidden, Path(pattern).parts[depth:]))
+    hits = local_glob.glob(pattern, recursive=True)
+    for hit in sorted(hits, key=lambda hit: Path(hit).parts):
+        if allows_hidden or not any(map(_is_hidden, Path(hit).parts[depth:])):
+            yield from _walk_local(hit) if os.path.isdir(hit) else [hit]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_")) and name not in {os.curdir, os.pardir}
+
+
+def _walk_local(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder that contains it
+        return
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if _is_hidden(name):
+            continue
+        if os.path.isdir(path):
+            yield from _walk_local(path, (*above, real))
+        elif os.path.isfile(path):
+            yield path
+
+
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Match the names on a path as `glob.glob` does, which skips names that start with a dot."""
+    if not patterns:
+        return not names
+    pattern, *rest = patterns
+    dotted = bool(names) and names[0].startswith(".")
+    if pattern == "**":
+        deeper = bool(names) and not dotted and _matches(names[1:], patterns)
+        return deeper or _matches(names, rest)
+    return (
+        bool(names)
+        and (not dotted or pattern.startswith("."))
+        and fnmatch.fnmatchcase(names[0], pattern)
+        and _matches(names[1:], rest)
+    )
