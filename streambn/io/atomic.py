@@ -7,7 +7,6 @@ import errno
 import io
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,7 +54,7 @@ def atomic_write(path: str | os.PathLike[str], *, fsync: bool = True) -> Iterato
         with target.open("wb") as file:
             yield file
         return
-    temporary = target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f"{_prefix(target)}{os.urandom(4).hex()}.tmp")
     try:
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     except OSError as error:

@@ -99,8 +99,8 @@ class Location:
         if self.local is not None:
             folder = os.path.dirname(self.local.rstrip("/") or self.local) or os.curdir
             return Location(folder, folder)
-        scheme, _, path = self._url.rstrip("/").partition("://")
-        folder = path.rpartition("/")[0]
+        scheme, _, path = self._url.partition("://")
+        folder = path.rstrip("/").rpartition("/")[0]
         if self._in_arrow_store and not folder:
             return self
         return locate(f"{scheme}://{folder}{self._options}")
@@ -261,17 +261,18 @@ def _etag(properties: dict[Any, Any]) -> str | None:
     return None
 
 
-def locate(path: str) -> Location:
+def locate(path: str | os.PathLike[str]) -> Location:
     """Return the location of a path or URL.
 
     Parameters
     ----------
-    path : str
-        A text with ``://`` is a URL unless a local file has that name. Percent-encoded
-        characters are decoded in ``file://`` URLs only. ``s3://bucket/key`` and
-        ``gs://bucket/key`` may end in options, joined by ``&``:
+    path : str or path-like
+        A string with ``://`` is a URL unless a local file has that name. A path object is always
+        local. Percent-encoded characters are decoded in ``file://`` URLs only.
+
+        ``s3://bucket/key`` and ``gs://bucket/key`` may end in options, joined by ``&``:
         ``?endpoint_override=http://127.0.0.1:9000``, ``region=``, ``scheme=``,
-        ``anonymous=true``. Credentials, and S3's endpoint, come from the usual places, such as
+        ``anonymous=true``. Credentials and the endpoint of S3 come from the usual variables:
         ``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``,
         ``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATION_CREDENTIALS``.
 
@@ -286,15 +287,16 @@ def locate(path: str) -> Location:
     StreamBNError
         A package that opens such URLs is not installed.
     """
-    url = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", path, re.DOTALL)
-    if url is None or os.path.lexists(path):
-        return Location(path, path)
+    text = os.fspath(path)
+    url = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", text, re.DOTALL)
+    if url is None or not isinstance(path, str) or os.path.lexists(text):
+        return Location(text, text)
     scheme, rest = url[1].lower(), url[2]
     if scheme == "file":
-        return _locate_file_url(path, rest)
+        return _locate_file_url(text, rest)
     scheme = "gs" if scheme == "gcs" else scheme
     if scheme not in stores.OPTIONS:
-        return Location(path, None, *stores.split_for_fsspec(path))
+        return Location(text, None, *stores.split_for_fsspec(text))
     # A question mark before anything but a known option belongs to a pattern.
     known = stores.OPTIONS[scheme]
     options = re.search(rf"\?(?=(?:{'|'.join(known)})=)", rest)
@@ -308,16 +310,16 @@ def locate(path: str) -> Location:
         )
     if not bucket or local_glob.has_magic(bucket):
         raise InvalidValueError(
-            f"{path}: the URL must name a bucket, as in {scheme}://bucket/path", argument="path"
+            f"{text}: the URL must name a bucket, as in {scheme}://bucket/path", argument="path"
         )
     store = f"{scheme}://{bucket}{query}"
     for option in stores.options_of(store):
         if option not in known:
             raise InvalidValueError(
-                f"{path}: there is no option {option!r}; the options are {', '.join(known)}",
+                f"{text}: there is no option {option!r}; the options are {', '.join(known)}",
                 argument="path",
             )
-    return Location(path, None, store, f"{bucket}/{below}".rstrip("/"))
+    return Location(text, None, store, f"{bucket}/{below}".rstrip("/"))
 
 
 def _locate_file_url(url: str, rest: str) -> Location:

@@ -45,6 +45,10 @@ def test_paths_and_file_urls_are_local(text: str, local: str) -> None:
     assert locate(text) == Location(local, local)
 
 
+def test_path_objects_are_local() -> None:
+    assert locate(Path("s3://bucket")) == Location("s3:/bucket", "s3:/bucket")
+
+
 def test_existing_file_with_the_name_of_a_url_is_local(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
