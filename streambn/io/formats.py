@@ -1,4 +1,4 @@
-"""The file formats: their names, told by content, and what Arrow says of a damaged one."""
+"""File formats: their names, their detection by content, and the errors of damaged files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ import pyarrow as pa
 
 from streambn.errors import StreamBNError
 
-__all__ = ["HEAD", "SUFFIXES", "Format", "after", "compression_of", "explained", "sniff"]
+__all__ = [
+    "HEADER_SIZE",
+    "SUFFIXES",
+    "Format",
+    "after_row",
+    "describe_read_errors",
+    "detect_compression",
+    "sniff",
+]
 
-# Enough to tell a format, and to see that a text is one.
-HEAD = 8192
+# Bytes that suffice to detect a format, and to see whether a file is text.
+HEADER_SIZE = 8192
 
 
 class Format(enum.Enum):
-    """A file format, by the name that messages give it."""
+    """A file format. The value is its name in messages."""
 
     PARQUET = "Parquet"
     IPC_FILE = "an Arrow IPC file"
@@ -42,7 +50,7 @@ _MAGIC = {
     b"ARROW1": Format.IPC_FILE,
     b"\xff\xff\xff\xff": Format.IPC_STREAM,
 }
-# How files that are compressed as a whole begin, and what Arrow calls the way they are.
+# The first bytes of compressed files, and Arrow's names of the codecs.
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -51,68 +59,82 @@ _COMPRESSED = {
 }
 
 
-def sniff(head: bytes, name: str) -> Format:
-    """Tell the format by a file's first bytes.
+def sniff(header: bytes, name: str) -> Format:
+    """Return the format of a file, detected by its first bytes.
 
     Raises
     ------
     StreamBNError
-        There are none, or they are of no format that can be read.
+        The file is empty or has an unknown format.
     """
     for magic, kind in _MAGIC.items():
-        if head.startswith(magic):
+        if header.startswith(magic):
             return kind
-    if _is_csv(head):
+    if _is_csv(header):
         return Format.CSV
-    what = "is in a format unknown here" if head else "is empty"
+    problem = "has an unknown format" if header else "is empty"
     raise StreamBNError(
-        f"{name} {what}; what can be read is Parquet, an Arrow IPC file, an Arrow IPC stream, "
-        "and CSV in UTF-8, the last three also compressed by gzip, zstd, lz4 or bz2"
+        f"{name} {problem}. Readable formats are Parquet, an Arrow IPC file, an Arrow IPC stream, "
+        "and CSV in UTF-8. The last three may be compressed by gzip, zstd, lz4 or bz2."
     )
 
 
-def compression_of(head: bytes) -> str | None:
-    """Tell by a file's first bytes how it is compressed as a whole; None: it is not."""
+def detect_compression(header: bytes) -> str | None:
+    """Return the codec that compresses a whole file, or None."""
     for magic, codec in _COMPRESSED.items():
-        if head.startswith(magic):
+        if header.startswith(magic):
             return codec
     return None
 
 
-def _is_csv(head: bytes) -> bool:
-    """Whether this may be CSV: UTF-8 without control characters, and not JSON."""
+def _is_csv(header: bytes) -> bool:
+    """Return whether this may be CSV: UTF-8 without control characters, and not JSON."""
     try:
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(header)
     except UnicodeDecodeError:
         return False
     control = re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
     return control is None and re.match(r"\s*[^\s{\[]", text) is not None
 
 
-def after(rows: int) -> str:
-    """Name a place in a file by the rows before it."""
+def after_row(rows: int) -> str:
+    """Return a description of the place in a file that follows `rows` rows."""
     return f"after row {rows:,}" if rows else ""
 
 
 @contextlib.contextmanager
-def explained(
+def describe_read_errors(
     name: str, kind: Format, where: str = "", columns: list[str] | None = None
 ) -> Iterator[None]:
-    """Turn what Arrow says of a file into one line that names it, the place and what helps."""
+    """Replace Arrow's errors by a `StreamBNError` of one line.
+
+    Parameters
+    ----------
+    name : str
+        Name of the file in the message.
+    kind : Format
+    where : str
+        Place in the file, such as ``"in row group 3"``.
+    columns : list of str, optional
+        Names of the columns of a CSV file.
+    """
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: of names
-        said = str(error).strip().partition("\n")[0]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for names
+        reason = str(error).strip().partition("\n")[0]
         where = where and f" {where}"
-        misfit = re.match(r"In CSV column #(\d+): (.*conversion error.*)", said)
-        if misfit is None:
+        # Arrow names the column of a CSV value in its message only.
+        mismatch = re.match(r"In CSV column #(\d+): (.*conversion error.*)", reason)
+        if mismatch is None:
             raise StreamBNError(
-                f"{name}: damaged or truncated, not readable as {kind.value}{where}: {said}"
+                f"{name}: damaged or truncated, not readable as {kind.value}{where}: {reason}"
             ) from error
-        number = int(misfit[1])
+        number = int(mismatch[1])
         column = columns[number] if columns else f"#{number}"
-        likely = "timestamp[us]" if re.search(r"to (date|timestamp)", misfit[2]) else "double"
+        likely = "timestamp[us]" if re.search(r"to (date|timestamp)", mismatch[2]) else "double"
         raise StreamBNError(
-            f"{name}: column {column!r}: a value{where} does not fit the type that the first rows "
-            f"suggest ({misfit[2]}); name the type: --csv-type {column}={likely}, or string"
+            f"{name}: column {column!r}: a value{where} does not fit the type inferred from the "
+            f"first rows ({mismatch[2]}). Set the type: --csv-type {column}={likely}, or string",
+            argument="csv_types",
+            column=column,
         ) from error

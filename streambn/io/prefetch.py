@@ -1,7 +1,7 @@
-"""Work ahead of whoever uses it, on threads, in a fixed order and in bounded memory.
+"""Run tasks on threads ahead of their consumer, in a fixed order and in bounded memory.
 
-The order in which results come is that of the tasks, whatever thread is done first: so
-what is made of them does not depend on how many threads there are.
+Results arrive in the order of the tasks, whichever thread finishes first. What a consumer
+computes from them therefore does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -12,223 +12,218 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Generic, TypeVar
 
-__all__ = ["ahead"]
+__all__ = ["prefetch"]
 
 Task = TypeVar("Task")
 T = TypeVar("T")
 
-# A thread that is abandoned ends when the item under way is made; those that hang in a
-# read are not waited for longer than this, all together.
-_PATIENCE = 5.0
-# Tasks that are begun, even if all that they make is made: each may hold an open file, and
-# those that make little take no room. Enough that no worker waits for a long one.
-_TASKS = 64
+# Seconds to wait for all threads together at the end. A thread stops after its current item;
+# one that hangs in a read is left behind.
+_JOIN_TIMEOUT = 5.0
+# Started tasks at a time, even if their results are small: each may hold an open file. The
+# limit is high enough that no thread idles while another works on a long task.
+_STARTED_TASKS = 64
 
 
-def ahead(
+def prefetch(
     tasks: Iterable[Task],
     work: Callable[[Task], Iterable[T]],
     *,
     workers: int,
-    room: int,
+    capacity: int,
     size: Callable[[T], int],
-    weight: Callable[[Task], int] = lambda _: 0,
 ) -> Generator[tuple[Task, Generator[T, None, None]], None, None]:
-    """Run tasks on threads, ahead of the consumer, and give their items in order.
+    """Run tasks on threads ahead of the consumer and yield their items in order.
 
     Parameters
     ----------
     tasks : iterable
-        What there is to do. It is asked for the next task by one thread at a time, so it may
-        be lazy. What it raises is raised when all tasks before are done.
+        The tasks. One thread at a time takes the next one, so a lazy iterable is fine. An
+        exception that it raises reaches the consumer after all earlier tasks.
     work : callable
-        Makes the items of a task, one after the other.
+        Yields the items of a task.
     workers : int
-        Threads, which is how many tasks are under way at a time. With 1 there are no
-        threads: each item is made when it is asked for.
-    room : int
-        Items that wait for the consumer hold at most about twice as much as this. The
-        task whose turn it is may always go on; the others wait when there is no room.
+        Number of threads. With 1, no thread is started: each item is computed when the
+        consumer asks for it.
+    capacity : int
+        Total size of the items that may wait. The first task may fill the capacity on its
+        own, so up to twice as much can wait.
     size : callable
-        What an item takes of the room.
-    weight : callable, optional
-        What a task is worth of the room while it is worked on: tasks that are as large as all
-        of it go one at a time.
+        Returns the size of an item.
 
     Yields
     ------
     (task, iterator)
-        A task and its items. What `work` raises is raised where its next item would have
-        come. An iterator that is not consumed to its end is abandoned when the next task is
-        asked for. Close the outer iterator to stop at once.
+        A task and its items. An exception from `work` is raised in place of the next item.
+        Items that the consumer does not take are dropped when it asks for the next task.
+        Close the outer iterator to stop all threads.
     """
     if workers <= 1:
         for task in tasks:
-            yield task, _asked_for(work, task)
+            yield task, _run(work, task)
         return
-    board = _Board(iter(tasks), work, room, size, weight, max(_TASKS, 2 * workers))
+    queue = _Queue(iter(tasks), work, capacity, size, max(_STARTED_TASKS, 2 * workers))
     threads: list[threading.Thread] = []
     try:
         for i in range(workers):
-            thread = threading.Thread(target=board.work, name=f"streambn-ahead-{i}", daemon=True)
+            thread = threading.Thread(
+                target=queue.run_tasks, name=f"streambn-prefetch-{i}", daemon=True
+            )
             thread.start()
             threads.append(thread)
-        while (lane := board.next_lane()) is not None:
-            yield lane.task, board.items(lane)
-            board.leave(lane)
+        while (entry := queue.first()) is not None:
+            yield entry.task, queue.items(entry)
+            queue.drop(entry)
     finally:
-        board.stop()
-        until = time.monotonic() + _PATIENCE
+        queue.stop()
+        deadline = time.monotonic() + _JOIN_TIMEOUT
         for thread in threads:
-            thread.join(max(0.0, until - time.monotonic()))
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def _asked_for(work: Callable[[Task], Iterable[T]], task: Task) -> Generator[T, None, None]:
-    # A generator, so that even what `work` raises before its first item is raised for that.
+def _run(work: Callable[[Task], Iterable[T]], task: Task) -> Generator[T, None, None]:
+    # A generator delays even the exceptions that `work` raises before its first item.
     yield from work(task)
 
 
-class _Lane(Generic[Task, T]):
-    """A task, and those of its items that wait for the consumer."""
+class _Entry(Generic[Task, T]):
+    """A started task and its waiting items."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.items: deque[T] = deque()
-        self.held = 0
-        self.ended = self.left = False
+        self.size = 0
+        self.finished = self.dropped = False
         self.error: BaseException | None = None
 
 
-class _Board(Generic[Task, T]):
-    """What the threads and the consumer share; all of it under one condition."""
+class _Queue(Generic[Task, T]):
+    """The started tasks in order, shared by the threads and the consumer."""
 
     def __init__(
         self,
         tasks: Iterator[Task],
         work: Callable[[Task], Iterable[T]],
-        room: int,
+        capacity: int,
         size: Callable[[T], int],
-        weight: Callable[[Task], int],
-        most_tasks: int,
+        most_entries: int,
     ) -> None:
-        self._tasks, self._make, self._room, self._size = tasks, work, room, size
-        self._weight, self._most_tasks = weight, most_tasks
+        self._tasks, self._work = tasks, work
+        self._capacity, self._size_of, self._most_entries = capacity, size, most_entries
         self._changed = threading.Condition()
         self._taking = threading.Lock()
-        self._lanes: deque[_Lane[Task, T]] = deque()
-        self._held = 0
+        self._entries: deque[_Entry[Task, T]] = deque()
+        self._size = 0
         self._exhausted = self._stopped = False
-        self._failure: BaseException | None = None  # of the tasks themselves
+        self._failure: BaseException | None = None  # raised by `tasks`
 
-    # ------------------------------------------------------------- the threads' side
+    # ---------------------------------------------------------------- called by the threads
 
-    def work(self) -> None:
-        """Take one task after the other until there is none."""
-        while (lane := self._take()) is not None:
+    def run_tasks(self) -> None:
+        """Run one task after another until none is left."""
+        while (entry := self._start()) is not None:
             error: BaseException | None = None
             try:
-                for item in self._make(lane.task):
-                    wanted = self._put(lane, item)
-                    del item  # or it would be held while the next is made
+                for item in self._work(entry.task):
+                    wanted = self._put(entry, item)
+                    del item  # releases it before the next one is computed
                     if not wanted:
                         break
             except BaseException as caught:
                 error = caught
             with self._changed:
-                lane.error, lane.ended = error, True
+                entry.error, entry.finished = error, True
                 self._changed.notify_all()
 
-    def _take(self) -> _Lane[Task, T] | None:
-        # Tasks are taken one at a time, so that their lanes stand in their order.
+    def _start(self) -> _Entry[Task, T] | None:
+        # The lock keeps the entries in the order of the tasks.
         with self._taking:
             with self._changed:
-                self._changed.wait_for(self._may_take)
+                self._changed.wait_for(self._may_start)
                 if self._stopped or self._exhausted:
                     return None
-            lane = None
-            failure: BaseException | None = None
+            entry, failure = None, None
             try:
                 for task in self._tasks:
-                    lane = _Lane[Task, T](task)
+                    entry = _Entry[Task, T](task)
                     break
             except BaseException as caught:
                 failure = caught
             with self._changed:
-                if lane is None:
+                if entry is None:
                     self._exhausted, self._failure = True, failure
                 else:
-                    self._lanes.append(lane)
+                    self._entries.append(entry)
                 self._changed.notify_all()
-            return lane
+            return entry
 
-    def _may_take(self) -> bool:
-        if self._stopped or self._exhausted or not self._lanes:
+    def _may_start(self) -> bool:
+        if self._stopped or self._exhausted or not self._entries:
             return True
-        weight = sum(self._weight(lane.task) for lane in self._lanes if not lane.ended)
-        return self._held + weight < self._room and len(self._lanes) < self._most_tasks
+        return self._size < self._capacity and len(self._entries) < self._most_entries
 
-    def _put(self, lane: _Lane[Task, T], item: T) -> bool:
-        """Hand an item over when there is room; say whether anybody still wants it."""
-        size = self._size(item)
+    def _put(self, entry: _Entry[Task, T], item: T) -> bool:
+        """Append an item once there is room, and return whether the consumer wants more."""
+        size = self._size_of(item)
 
         def may_put() -> bool:
-            if self._stopped or lane.left:
+            if self._stopped or entry.dropped:
                 return True
-            first = self._lanes[0] is lane
-            return (lane.held if first else self._held) < self._room
+            first = self._entries[0] is entry
+            return (entry.size if first else self._size) < self._capacity
 
         with self._changed:
             self._changed.wait_for(may_put)
-            if self._stopped or lane.left:
+            if self._stopped or entry.dropped:
                 return False
-            lane.items.append(item)
-            lane.held += size
-            self._held += size
+            entry.items.append(item)
+            entry.size += size
+            self._size += size
             self._changed.notify_all()
         return True
 
-    # ------------------------------------------------------------ the consumer's side
+    # --------------------------------------------------------------- called by the consumer
 
-    def next_lane(self) -> _Lane[Task, T] | None:
-        """Wait for the next task to be begun; None: there are no more."""
+    def first(self) -> _Entry[Task, T] | None:
+        """Wait for the next task to start; return None after the last one."""
         with self._changed:
-            self._changed.wait_for(lambda: self._lanes or self._exhausted)
-            if self._lanes:
-                return self._lanes[0]
+            self._changed.wait_for(lambda: self._entries or self._exhausted)
+            if self._entries:
+                return self._entries[0]
             if self._failure is not None:
                 raise self._failure
             return None
 
-    def items(self, lane: _Lane[Task, T]) -> Generator[T, None, None]:
-        """Give the items of a task as they come."""
+    def items(self, entry: _Entry[Task, T]) -> Generator[T, None, None]:
+        """Yield the items of a task as they arrive."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: lane.items or lane.ended)
-                if not lane.items:
+                self._changed.wait_for(lambda: entry.items or entry.finished)
+                if not entry.items:
                     break
-                item = lane.items.popleft()
-                size = self._size(item)
-                lane.held -= size
-                self._held -= size
+                item = entry.items.popleft()
+                size = self._size_of(item)
+                entry.size -= size
+                self._size -= size
                 self._changed.notify_all()
             yield item
-            del item  # or it would be held while the next is waited for
-        if lane.error is not None:
-            raise lane.error
+            del item  # releases it before the wait for the next one
+        if entry.error is not None:
+            raise entry.error
 
-    def leave(self, lane: _Lane[Task, T]) -> None:
-        """Go on to the next task; what the last one still has is not wanted."""
+    def drop(self, entry: _Entry[Task, T]) -> None:
+        """Remove the first task, with the items that the consumer did not take."""
         with self._changed:
-            lane.left = True
-            self._held -= lane.held
-            lane.items.clear()
-            lane.held = 0
-            self._lanes.popleft()
+            entry.dropped = True
+            self._size -= entry.size
+            entry.items.clear()
+            entry.size = 0
+            self._entries.popleft()
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Let every thread end with the item that it is making."""
+        """Let every thread end after its current item."""
         with self._changed:
             self._stopped = True
-            self._lanes.clear()
+            self._entries.clear()
             self._changed.notify_all()

@@ -1,9 +1,9 @@
-"""Files read in pieces: each on its own where the format allows it, batch by batch.
+"""Readers of file formats: each opens a file as pieces, and each piece as record batches.
 
-A Parquet file is read by row groups, an Arrow IPC file by record batches, and several of
-these pieces can be read at once; a CSV file or an Arrow IPC stream is one piece. No more
-is in memory than the batch under way. How a file is cut into pieces, and these into
-batches, follows from the file alone.
+A piece of a Parquet file is a row group, or several small ones; a piece of an Arrow IPC file
+is a record batch. Pieces are independent, so several threads can read them at the same time.
+A CSV file or an Arrow IPC stream is a single piece. A reader holds one batch at a time. The
+division into pieces and batches depends on the file alone.
 """
 
 from __future__ import annotations
@@ -16,40 +16,52 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from streambn._lazy import lazy_module
 from streambn.errors import StreamBNError
-from streambn.io.formats import HEAD, Format, after, compression_of, explained, sniff
+from streambn.io.formats import (
+    HEADER_SIZE,
+    Format,
+    after_row,
+    describe_read_errors,
+    detect_compression,
+    sniff,
+)
+
+csv = lazy_module("pyarrow.csv")
+pq = lazy_module("pyarrow.parquet")
 
 __all__ = [
     "PARQUET_ROWS",
-    "Choose",
-    "Opened",
+    "ColumnSelector",
+    "DataFile",
     "Opener",
     "Piece",
-    "format_of",
+    "detect_format",
     "open_file",
+    "open_parquet",
     "open_pipe",
-    "parquet_file",
-    "sound",
+    "validated",
 ]
 
-# A CSV column's type is inferred from the first block, so the block is larger than
-# Arrow's megabyte: it then sees more of the file before it decides.
+# Arrow infers the type of a CSV column from the first block. Its own block of a megabyte
+# sees fewer values.
 _CSV_BLOCK = 2 << 20
-# Arrow's own, less those that spell NaN, which is a number that is none, and not a null.
+# Arrow's null values without those that spell NaN, which is a float value and not a null.
 _CSV_NULLS = ["", "#N/A", "#N/A N/A", "#NA", "N/A", "NA", "NULL", "n/a", "null"]
-# Rows of a batch of Parquet; row groups that have fewer are read several at a time.
-PARQUET_ROWS = 65_536
-# Without a buffer, Parquet column chunks are read whole: a file of one row group would
-# then be held in memory whole. This one stays in the cache: 16 columns of 3M rows are
-# decoded in 0.18 s, with a buffer of a megabyte in 0.21 s.
+# Rows of a Parquet batch at most. A row group of common size is one batch; row groups with
+# less than a quarter of these rows are read together.
+PARQUET_ROWS = 1 << 18
+# Encoded bytes of a Parquet batch, all columns counted.
+_PARQUET_BATCH = 48 << 20
+# Without a buffer, Arrow reads a column chunk whole, and a file of one row group would be
+# in memory whole. A larger buffer leaves the processor's cache and is slower.
 _PARQUET_BUFFER = 1 << 16
+# A wait for a pipe ends after so many milliseconds, so that Python can handle signals.
+_POLL_MILLISECONDS = 500
 
-# Milliseconds after which a signal is heard at the latest while nothing comes.
-_LISTENS = 500
-
-# Given a schema, the top-level columns that are needed, or None for all of them.
-Choose = Callable[[Any], list[str] | None]
-# Opens the file once more, for random access.
+# Returns the top-level columns that are needed, given the schema; None for all of them.
+ColumnSelector = Callable[[Any], list[str] | None]
+# Opens a file for random access.
 Opener = Callable[[], Any]
 
 
@@ -59,285 +71,304 @@ class Piece(NamedTuple):
     Attributes
     ----------
     where : str
-        What messages call it, such as "row group 3"; "" if it is the whole file.
+        Its place in messages, such as ``"in row group 3"``; empty for a whole file.
     read : callable
-        Reads it: gives its batches. Of the only piece of a file, once.
-    share : float
-        Which part of the file it is, from 0 to 1.
-    apart : bool
-        Whether the rest of the file can be read although this piece is damaged.
+        Returns its batches. The piece of a CSV file or a stream can be read once.
+    fraction : float
+        Its part of the file, from 0 to 1.
+    independent : bool
+        Whether the other pieces are readable if this one is damaged.
     """
 
     where: str
     read: Callable[[], Iterator[Any]]
-    share: float
-    apart: bool
+    fraction: float
+    independent: bool
 
 
-class Opened(NamedTuple):
-    """A file that is open: its format, its schema, its pieces in order."""
+class DataFile(NamedTuple):
+    """An open file: its format, its schema, and its pieces in order."""
 
-    kind: Format
+    format: Format
     schema: Any
     pieces: list[Piece]
 
 
-def format_of(opener: Opener, name: str) -> tuple[Format, str | None]:
-    """Tell the format of a file, and how it is compressed as a whole, by its content."""
-    head = _head(opener())
-    codec = compression_of(head)
+def detect_format(opener: Opener, name: str) -> tuple[Format, str | None]:
+    """Return the format of a file, and the codec that compresses it as a whole, if any."""
+    header = _read_header(opener())
+    codec = detect_compression(header)
     if codec is not None:
         try:
-            head = _head(pa.CompressedInputStream(opener(), codec))
+            header = _read_header(pa.CompressedInputStream(opener(), codec))
         except (pa.ArrowException, OSError) as error:
             raise StreamBNError(f"{name}: damaged, not readable as {codec}: {error}") from error
-    kind = sniff(head, name)
+    kind = sniff(header, name)
     if codec is not None and kind is Format.PARQUET:
         raise StreamBNError(
-            f"{name} is Parquet compressed by {codec} as a whole, so that nothing in it can be "
-            "found without reading all: decompress it first"
+            f"{name} is a Parquet file compressed by {codec} as a whole, which has no random "
+            "access: decompress it first"
         )
     return kind, codec
 
 
-def _head(file: Any) -> bytes:
+def _read_header(file: Any) -> bytes:
     with file:
-        head: bytes = file.read(HEAD)
-        return head
+        header: bytes = file.read(HEADER_SIZE)
+        return header
 
 
 def open_file(
     opener: Opener,
     name: str,
-    choose: Choose | None = None,
+    select_columns: ColumnSelector | None = None,
     csv_types: Mapping[str, Any] | None = None,
     *,
-    distant: bool = False,
-) -> Opened:
-    """Open a file by its content.
+    remote: bool = False,
+) -> DataFile:
+    """Open a file of any format.
 
     Parameters
     ----------
     opener : callable
-        Opens the file for random access; called once for each thread that reads.
+        Opens the file for random access. Each thread that reads calls it once.
     name : str
-        What messages call it.
-    choose : callable, optional
-        Names the needed columns, given the schema; of Parquet and Arrow IPC files, no
-        others are read then.
+        Name of the file in messages.
+    select_columns : callable, optional
+        Returns the columns to read of a Parquet or Arrow IPC file, given the schema. Other
+        formats are read whole.
     csv_types : mapping of str to pyarrow.DataType, optional
-        Types of CSV columns that are not to be inferred.
-    distant : bool
-        Whether each read takes long, as over a network: then few large ones are made.
+        Types of CSV columns. The others are inferred.
+    remote : bool
+        Whether a read has a high latency, as over a network. Then reads are few and large.
 
     Raises
     ------
     StreamBNError
-        The file is empty, of an unknown format, damaged or truncated; damage further
-        on is raised when its piece is read.
+        The file is empty, of an unknown format, damaged or truncated. Damage to a piece is
+        raised when the piece is read.
     """
-    kind, codec = format_of(opener, name)
-    with explained(name, kind):
+    kind, codec = detect_format(opener, name)
+    with describe_read_errors(name, kind):
         if kind is Format.PARQUET:
-            return _open_parquet(opener, name, choose, distant)
+            return _open_parquet(opener, name, select_columns, remote)
         if kind is Format.IPC_FILE and codec is None:
-            return _open_ipc_file(opener, name, choose)
+            return _open_ipc_file(opener, name, select_columns)
         file = opener() if codec is None else pa.CompressedInputStream(opener(), codec)
         if kind is Format.CSV:
-            schema, batches = _open_csv(file, opener, codec, csv_types or {})
+            reader = _open_csv(file, opener, codec, csv_types or {})
         else:
             if kind is Format.IPC_FILE:
-                file.read(8)  # behind its mark, an IPC file is an IPC stream
-            schema, batches = _open_ipc_stream(file)
-    return Opened(kind, schema, [_only_piece(batches, name, kind, schema.names)])
+                file.read(8)  # after the magic bytes, an IPC file is an IPC stream
+            reader = pa.ipc.open_stream(file)
+    return _single_piece(reader, name, kind)
 
 
-def open_pipe(pipe: Any, name: str) -> Opened:
-    """Open what cannot be rewound, which must carry an Arrow IPC stream.
+def open_pipe(pipe: Any, name: str) -> DataFile:
+    """Open an Arrow IPC stream that cannot be rewound.
 
     Parameters
     ----------
     pipe : binary file object
-        Standard input or a named pipe, unbuffered; closing it is for the caller.
+        Standard input or a named pipe, unbuffered. The caller closes it.
     name : str
-        What messages call it.
+        Name of the pipe in messages.
     """
-    source = _Pipe(pipe)
+    source = _PipeReader(pipe)
     kind = sniff(source.peek(8), name)
     if kind is not Format.IPC_STREAM:
         raise StreamBNError(
             f"{name} holds {kind.value}, but through a pipe only an Arrow IPC stream can be read: "
-            "save it to a file and give the file's name"
+            "save the data to a file and name the file"
         )
-    with explained(name, kind):
-        schema, batches = _open_ipc_stream(source)
-    return Opened(kind, schema, [_only_piece(batches, name, kind, schema.names)])
+    with describe_read_errors(name, kind):
+        reader = pa.ipc.open_stream(source)
+    return _single_piece(reader, name, kind)
 
 
-class _Pipe:
-    """A pipe as Arrow wants it: as many bytes as were asked for, unless it ends."""
+class _PipeReader:
+    """Reads as many bytes as were asked for, unless the pipe ends."""
 
     closed = False
 
     def __init__(self, raw: Any) -> None:
-        self._raw, self._ahead = raw, b""
-        self._ready: Callable[[int], Any] | None = None
+        self._raw, self._peeked = raw, b""
+        self._poll: Callable[[int], Any] | None = None
         with contextlib.suppress(AttributeError, OSError):  # no poll here, or no descriptor
             poll = select.poll()
             poll.register(raw, select.POLLIN)
-            self._ready = poll.poll
+            self._poll = poll.poll
 
     def peek(self, count: int) -> bytes:
-        """Read, and read the same again."""
-        self._ahead = self.read(count)
-        return self._ahead
+        """Return the next bytes, and keep them for `read`."""
+        self._peeked = self.read(count)
+        return self._peeked
 
     def read(self, count: int) -> bytes:
-        """Read, waiting for all of it."""
-        taken, self._ahead = self._ahead[:count], self._ahead[count:]
+        """Wait for `count` bytes and return them."""
+        taken, self._peeked = self._peeked[:count], self._peeked[count:]
         parts = [taken]
         missing = count - len(taken)
-        while missing and (part := self._some(missing)):
+        while missing and (part := self._read_available(missing)):
             parts.append(part)
             missing -= len(part)
         return b"".join(parts) if len(parts) > 1 else taken
 
-    def _some(self, count: int) -> Any:
-        # A signal that strikes just before a read begins is heard when the read ends, which may
-        # be never. So nothing is read before there is something, and signals are looked for.
-        while self._ready is not None and not self._ready(_LISTENS):
+    def _read_available(self, count: int) -> Any:
+        # Python handles a signal that arrives just before a blocking read only after the read,
+        # which may never end. Polling first keeps the read from blocking.
+        while self._poll is not None and not self._poll(_POLL_MILLISECONDS):
             pass
         return self._raw.read(count)
 
     def close(self) -> None:
-        """Do nothing: it is not ours."""
+        """Do nothing: the caller closes the pipe."""
 
 
 # --- Parquet --------------------------------------------------------------------------
 
 
-def parquet_file(opener: Opener, metadata: Any = None, *, distant: bool = False) -> Any:
-    """Open a Parquet file so that little of it is in memory at a time."""
-    import pyarrow.parquet as pq  # noqa: PLC0415  (only if a Parquet file is met)
+def open_parquet(opener: Opener, metadata: Any = None, *, remote: bool = False) -> Any:
+    """Open a Parquet file for reading with little memory.
 
+    The file is not mapped into memory: a mapped file that shrinks kills the process.
+    """
     return pq.ParquetFile(
         opener(),
         metadata=metadata,
-        buffer_size=0 if distant else _PARQUET_BUFFER,
-        pre_buffer=distant,
+        buffer_size=0 if remote else _PARQUET_BUFFER,
+        pre_buffer=remote,
         page_checksum_verification=True,
     )
 
 
-def _open_parquet(opener: Opener, name: str, choose: Choose | None, distant: bool) -> Opened:
-    file = parquet_file(opener, distant=distant)
+def _open_parquet(
+    opener: Opener, name: str, select_columns: ColumnSelector | None, remote: bool
+) -> DataFile:
+    file = open_parquet(opener, remote=remote)
     schema: Any = file.schema_arrow
     metadata = file.metadata
-    columns = choose(schema) if choose else None
+    columns = select_columns(schema) if select_columns else None
     if columns is not None:
-        columns = sorted(columns, key=schema.names.index)  # batches come in the order asked for
+        columns = sorted(columns, key=schema.names.index)  # a batch keeps the order asked for
         schema = pa.schema([f for f in schema if f.name in columns], schema.metadata)
+    row_groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    size = sum(group.total_byte_size for group in row_groups)
+    batch_rows = max(min(PARQUET_ROWS, _PARQUET_BATCH * metadata.num_rows // max(size, 1)), 1)
+    ranges = _join_small([group.num_rows for group in row_groups], batch_rows // 4)
 
-    def piece(groups: list[int], rows: int) -> Piece:
+    def piece(groups: range, rows: int) -> Piece:
         where = f"in row group {groups[0]}"
         if len(groups) > 1:
             where = f"in row groups {groups[0]} to {groups[-1]}"
+        # Threads read the row groups of a file side by side. The columns of a single large
+        # one are decoded side by side instead.
+        parallel = len(ranges) == 1 and rows > batch_rows
 
         def read() -> Iterator[Any]:
-            with explained(name, Format.PARQUET, where):
-                part = parquet_file(opener, metadata, distant=distant)
-                batches = part.iter_batches(PARQUET_ROWS, row_groups=groups, columns=columns)
-            return sound(batches, name, Format.PARQUET, lambda _: where)
+            with describe_read_errors(name, Format.PARQUET, where):
+                part = open_parquet(opener, metadata, remote=remote)
+                batches = part.iter_batches(batch_rows, groups, columns, use_threads=parallel)
+            return validated(batches, name, Format.PARQUET, lambda _: where)
 
         return Piece(where, read, rows / max(metadata.num_rows, 1), True)
 
-    pieces, groups, rows = [], [], 0
-    for index in range(metadata.num_row_groups):
-        groups.append(index)
-        rows += metadata.row_group(index).num_rows
-        if rows >= PARQUET_ROWS or index == metadata.num_row_groups - 1:
-            pieces.append(piece(groups, rows))
-            groups, rows = [], 0
-    return Opened(Format.PARQUET, schema, pieces)
+    return DataFile(Format.PARQUET, schema, [piece(groups, rows) for groups, rows in ranges])
+
+
+def _join_small(rows: list[int], enough: int) -> list[tuple[range, int]]:
+    """Divide row groups into ranges of at least `enough` rows, each with its number of rows."""
+    ranges, start, total = [], 0, 0
+    for index, count in enumerate(rows):
+        total += count
+        if total >= enough or index == len(rows) - 1:
+            ranges.append((range(start, index + 1), total))
+            start, total = index + 1, 0
+    return ranges
 
 
 # --- Arrow IPC ------------------------------------------------------------------------
 
 
-def _open_ipc_file(opener: Opener, name: str, choose: Choose | None) -> Opened:
-    # Not mapped into memory: a file that shrinks while it is read would kill the process.
+def _open_ipc_file(opener: Opener, name: str, select_columns: ColumnSelector | None) -> DataFile:
     with pa.ipc.open_file(opener()) as first:
         schema, count = first.schema, first.num_record_batches
     options = None
-    chosen = choose(schema) if choose else None
-    if chosen is not None and len(set(schema.names)) == len(schema):
-        options = pa.ipc.IpcReadOptions(included_fields=[schema.names.index(c) for c in chosen])
-        schema = pa.schema([f for f in schema if f.name in chosen], schema.metadata)
-    mine = threading.local()
+    selected = select_columns(schema) if select_columns else None
+    if selected is not None and len(set(schema.names)) == len(schema):
+        options = pa.ipc.IpcReadOptions(included_fields=[schema.names.index(c) for c in selected])
+        schema = pa.schema([f for f in schema if f.name in selected], schema.metadata)
+    thread = threading.local()
 
     def piece(index: int) -> Piece:
         where = f"in record batch {index}"
 
         def read() -> Iterator[Any]:
-            with explained(name, Format.IPC_FILE, where):
-                if not hasattr(mine, "reader"):
-                    mine.reader = pa.ipc.open_file(opener(), options=options)
-                batch = mine.reader.get_batch(index)
-            return sound((batch,), name, Format.IPC_FILE, lambda _: where)
+            with describe_read_errors(name, Format.IPC_FILE, where):
+                if not hasattr(thread, "reader"):
+                    thread.reader = pa.ipc.open_file(opener(), options=options)
+                batch = thread.reader.get_batch(index)
+            return validated((batch,), name, Format.IPC_FILE, lambda _: where)
 
-        return Piece(where, read, 1 / count, apart=True)
+        return Piece(where, read, 1 / count, independent=True)
 
-    return Opened(Format.IPC_FILE, schema, [piece(index) for index in range(count)])
-
-
-def _open_ipc_stream(file: Any) -> tuple[Any, Iterable[Any]]:
-    reader = pa.ipc.open_stream(file)
-    return reader.schema, reader
+    return DataFile(Format.IPC_FILE, schema, [piece(index) for index in range(count)])
 
 
 # --- CSV ------------------------------------------------------------------------------
 
 
-def _open_csv(
-    file: Any, opener: Opener, codec: str | None, types: Mapping[str, Any]
-) -> tuple[Any, Iterable[Any]]:
-    from pyarrow import csv  # noqa: PLC0415  (only if a CSV file is met)
-
-    start = _head(opener() if codec is None else pa.CompressedInputStream(opener(), codec))
-    several = b"," in start.partition(b"\n")[0]
-    reader = csv.open_csv(
+def _open_csv(file: Any, opener: Opener, codec: str | None, types: Mapping[str, Any]) -> Any:
+    header = _read_header(opener() if codec is None else pa.CompressedInputStream(opener(), codec))
+    several = b"," in header.partition(b"\n")[0]
+    return csv.open_csv(
         file,
         read_options=csv.ReadOptions(block_size=_CSV_BLOCK),
-        # Line breaks in quotes are data; in a table of one column, so is an empty line.
+        # A line break in quotes is data. So is an empty line in a table of one column.
         parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=several),
         convert_options=csv.ConvertOptions(column_types=dict(types), null_values=_CSV_NULLS),
     )
-    return reader.schema, reader
 
 
-# --- what all have in common ----------------------------------------------------------
+# --- all formats ----------------------------------------------------------------------
 
 
-def _only_piece(batches: Iterable[Any], name: str, kind: Format, columns: list[str]) -> Piece:
-    return Piece("", lambda: sound(batches, name, kind, after, columns), 1.0, apart=False)
+def _single_piece(reader: Any, name: str, kind: Format) -> DataFile:
+    schema = reader.schema
+    piece = Piece(
+        "", lambda: validated(reader, name, kind, after_row, schema.names), 1.0, independent=False
+    )
+    return DataFile(kind, schema, [piece])
 
 
-def sound(
+def validated(
     batches: Iterable[Any],
     name: str,
     kind: Format,
     where: Callable[[int], str],
     columns: list[str] | None = None,
 ) -> Iterator[Any]:
-    """Pass sound batches on; tell an error with the file and the place in it."""
+    """Yield batches after Arrow has validated them.
+
+    Parameters
+    ----------
+    batches : iterable of pyarrow.RecordBatch
+    name : str
+        Name of the file in messages.
+    kind : Format
+    where : callable
+        Returns the place in the file for messages, given the number of rows before it.
+    columns : list of str, optional
+        Names of the columns of a CSV file.
+    """
     iterator = iter(batches)
     rows = 0
     while True:
-        with explained(name, kind, where(rows), columns):
+        with describe_read_errors(name, kind, where(rows), columns):
             batch = next(iterator, None)
             if batch is None:
                 return
             batch.validate()
         rows += batch.num_rows
         yield batch
-        del batch  # or it would be held while the next is made
+        del batch  # releases it before the next one is read

@@ -1,8 +1,7 @@
-"""The inputs of a file job: which files are meant, and each of them as a stream.
+"""The inputs of a file job: their discovery, and their reading.
 
-A `Source` is one file, or standard input. `scan` turns what a user typed into sources,
-and `open_reader` turns a source into a lazy stream of record batches. Nothing here
-knows about statistics, and nothing is in memory beyond the batch under way.
+A `Source` is one file, or standard input. `scan` finds the sources that the arguments of a
+command name, and `open_source` opens one in the format that its content has.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from streambn.errors import StreamBNError
-from streambn.io import readers as reading
+from streambn.io import readers
 from streambn.io.listing import glob, walk
 from streambn.io.locations import Location, Stamp, locate
-from streambn.io.readers import Choose, Opened, Piece
+from streambn.io.readers import ColumnSelector, DataFile, Piece
 
-__all__ = ["PIPE", "Source", "fitting_columns", "open_reader", "open_source", "scan"]
+__all__ = ["PIPE", "Source", "columns_to_fit", "open_reader", "open_source", "scan"]
 
-# Standard input among the inputs; standard output as an output.
+# Standard input as an input, standard output as an output.
 PIPE = "-"
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
@@ -41,13 +40,13 @@ class Source:
     Attributes
     ----------
     path : str
-        As the user would write it, a path or a URL; ``"-"`` is standard input.
+        A path or a URL, as the user would write it; ``"-"`` is standard input.
     relative : str
-        The path below the folder that all inputs have in common.
+        The path below the common folder of all inputs.
     keys : mapping of str to pyarrow.Scalar
-        Hive partition keys of the folders on its path.
+        Hive partition keys: the ``key=value`` folders of the path.
     listed : bool
-        Found by listing a folder or matching a glob, rather than named.
+        Whether a folder or a glob led to it. A named file has False.
     root : str or None
         The folder whose whole tree was listed to find it.
     """
@@ -60,58 +59,58 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return "standard input" if self.path == PIPE else self.path
 
     @property
     def location(self) -> Location | None:
-        """Where it is; standard input is nowhere."""
+        """Its location; None for standard input."""
         return None if self.path == PIPE else locate(self.path)
 
     @property
-    def distant(self) -> bool:
-        """Whether each read of it takes long, as over a network."""
-        where = self.location
-        return where is not None and where.local is None
+    def remote(self) -> bool:
+        """Whether a read has a high latency, as over a network."""
+        location = self.location
+        return location is not None and location.local is None
 
     @property
     def rereadable(self) -> bool:
-        """Whether it can be read a second time: a pipe cannot."""
-        where = self.location
-        if where is None or where.local is None:
-            return where is not None
+        """Whether it can be read a second time. A pipe cannot."""
+        location = self.location
+        if location is None or location.local is None:
+            return location is not None
         try:
-            return stat.S_ISREG(os.stat(where.local).st_mode)
-        except FileNotFoundError:  # which is told when it is opened
+            return stat.S_ISREG(os.stat(location.local).st_mode)
+        except FileNotFoundError:  # opening it raises the error
             return True
 
     def open(self) -> Any:
-        """Open it to be read at any place in it, if it is rereadable: a `pyarrow.NativeFile`."""
-        return self._there().open_input()
+        """Open a rereadable source for random access, as a `pyarrow.NativeFile`."""
+        return self._file().open_input()
 
     def stamp(self) -> Stamp:
-        """Look up what tells whether it is still the file that it was, if it is rereadable."""
-        return self._there().stamp()
+        """Return the stamp of a rereadable source, which changes when the file does."""
+        return self._file().stamp()
 
-    def _there(self) -> Location:
-        if (where := self.location) is None:
-            raise StreamBNError("standard input can be read once, from its beginning to its end")
-        return where
+    def _file(self) -> Location:
+        if (location := self.location) is None:
+            raise StreamBNError("standard input can be read only once, from beginning to end")
+        return location
 
 
-# --- finding --------------------------------------------------------------------------
+# --- discovery ------------------------------------------------------------------------
 
 
 def scan(inputs: Sequence[str]) -> list[Source]:
-    """Find every file that the arguments mean, in the order in which to read them.
+    """Return the sources that the arguments of a command name, in reading order.
 
     Parameters
     ----------
     inputs : sequence of str
-        Files, globs (``**`` crosses folders), folders, each a path or a URL; or ``"-"`` for
-        standard input. A folder is listed recursively and sorted by path; names in it that
-        begin with a dot or an underscore are skipped, as Hive and Spark do. A file that
-        several arguments mean is read once, where it came first.
+        Files, folders and globs (``**`` crosses folders), each a path or a URL; ``"-"`` is
+        standard input. A folder is listed recursively, sorted by path. As in Hive and Spark,
+        names that begin with a dot or an underscore are skipped. A file that several
+        arguments name is read once, at its first place.
 
     Returns
     -------
@@ -120,61 +119,64 @@ def scan(inputs: Sequence[str]) -> list[Source]:
     Raises
     ------
     StreamBNError
-        An argument means no file at all, or a store that cannot be reached.
+        An argument matches no file, or its store cannot be reached.
     """
     found: dict[str, Source] = {}
     bases: dict[str, list[str]] = {}
     for text in inputs:
         base, sources = _expand(text)
         if base is not None:
-            bases.setdefault(base.store, []).append(_place(base))
+            bases.setdefault(base.store, []).append(_absolute(base))
         for source in sources:
-            where = source.location
-            found.setdefault(PIPE if where is None else where.store + _place(where), source)
-    # Each store has a common folder of its own, and this machine one.
-    common = {store: os.path.commonpath(places) for store, places in bases.items()}
-    wheres = [source.location for source in found.values()]
-    keys = _hive_keys(["" if where is None else _place(where) for where in wheres])
+            location = source.location
+            key = PIPE if location is None else location.store + _absolute(location)
+            found.setdefault(key, source)
+    # Relative paths start at one folder for each store, and at one for this machine.
+    common = {store: os.path.commonpath(paths) for store, paths in bases.items()}
+    locations = [source.location for source in found.values()]
+    keys = _hive_keys(["" if here is None else _absolute(here) for here in locations])
     return [
         source
-        if where is None
+        if here is None
         else dataclasses.replace(
-            source, relative=os.path.relpath(_place(where), common[where.store]), keys=mine
+            source, relative=os.path.relpath(_absolute(here), common[here.store]), keys=own
         )
-        for source, where, mine in zip(found.values(), wheres, keys, strict=True)
+        for source, here, own in zip(found.values(), locations, keys, strict=True)
     ]
 
 
-def _place(where: Location) -> str:
-    """Give an absolute path, on this machine or in a store; links are what they are called."""
-    return "/" + where.key.strip("/") if where.local is None else os.path.abspath(where.local)
+def _absolute(location: Location) -> str:
+    """Return the absolute path on this machine or in a store. Links are not resolved."""
+    if location.local is None:
+        return "/" + location.key.strip("/")
+    return os.path.abspath(location.local)
 
 
 def _expand(text: str) -> tuple[Location | None, list[Source]]:
-    """Give the folder that relative paths start from, and the files one argument means."""
+    """Return the folder that relative paths start from, and the files of one argument."""
     if text == PIPE:
         return None, [Source(PIPE)]
-    where = locate(text)
-    if where.is_folder():
-        files = list(walk(where))
+    location = locate(text)
+    if location.is_folder():
+        files = list(walk(location))
         if not files:
             raise StreamBNError(f"{text}: no data files in this folder")
-        return where, [Source(file.text, listed=True, root=where.text) for file in files]
-    if where.exists():
-        return where.parent, [Source(where.text)]
-    if not where.is_pattern:
-        where.check_store()
+        return location, [Source(file.text, listed=True, root=location.text) for file in files]
+    if location.exists():
+        return location.parent, [Source(location.text)]
+    if not location.is_pattern:
+        location.check_store()
         raise StreamBNError(f"{text}: no such file or folder")
-    base, files = glob(where)
+    base, files = glob(location)
     if not files:
-        where.check_store()
+        location.check_store()
         raise StreamBNError(f"{text}: no file matches this glob")
-    root = base.text if "**" in (where.local or where.key).split("/") else None
+    root = base.text if "**" in (location.local or location.key).split("/") else None
     return base, [Source(file.text, listed=True, root=root) for file in files]
 
 
 def _hive_keys(paths: Iterable[str]) -> list[dict[str, Any]]:
-    """Read the ``key=value`` folders of paths; a key is an integer if all its values are."""
+    """Return the ``key=value`` folders of paths. A key is an integer if all its values are."""
     raw: list[dict[str, str | None]] = []
     for path in paths:
         folders = (part.partition("=") for part in Path(path).parts[:-1])
@@ -203,59 +205,57 @@ def open_source(
     source: Source,
     *,
     keys: Iterable[str] = (),
-    choose: Choose | None = None,
+    select_columns: ColumnSelector | None = None,
     csv_types: Mapping[str, Any] | None = None,
-) -> Opened:
-    """Open a source, its format told by its content.
+) -> DataFile:
+    """Open a source in the format that its content has.
 
     Parameters
     ----------
     source : Source
-        What to read.
     keys : iterable of str
-        Hive partition keys to append as columns; a column that the file itself has
-        under that name is left alone.
-    choose : callable, optional
-        Given the schema, names the top-level columns that are needed, or None for all.
-        Parquet and Arrow IPC files then read no others.
+        Hive partition keys to append as columns. A column of the same name in the file
+        takes precedence.
+    select_columns : callable, optional
+        Returns the columns to read of a Parquet or Arrow IPC file, given the schema.
     csv_types : mapping of str to pyarrow.DataType, optional
-        Types of CSV columns that are not to be inferred.
+        Types of CSV columns. The others are inferred.
 
     Raises
     ------
     StreamBNError
-        The file is empty, of an unknown format, damaged or truncated; damage further
-        on is raised when the reader arrives there.
+        The file is empty, of an unknown format, damaged or truncated. Damage to a piece is
+        raised when the piece is read.
     """
     if source.rereadable:
-        opened = reading.open_file(
-            source.open, source.name, choose, csv_types, distant=source.distant
+        opened = readers.open_file(
+            source.open, source.name, select_columns, csv_types, remote=source.remote
         )
-    elif (where := source.location) is not None and where.local is not None:
-        pipe = open(where.local, "rb", buffering=0)  # noqa: SIM115  (closed at its end)
-        opened = _closing(pipe, reading.open_pipe(pipe, source.name))
+    elif (location := source.location) is not None and location.local is not None:
+        pipe = open(location.local, "rb", buffering=0)  # noqa: SIM115  (closed at its end)
+        opened = _close_at_end(pipe, readers.open_pipe(pipe, source.name))
     elif sys.stdin.isatty():
         raise StreamBNError("standard input is a terminal: pipe an Arrow IPC stream into it")
     else:
         pipe = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
-        opened = reading.open_pipe(pipe, source.name)
+        opened = readers.open_pipe(pipe, source.name)
     wanted = set(keys) - set(opened.schema.names)
-    appended = {key: value for key, value in source.keys.items() if key in wanted}
-    if not appended:
+    constants = {key: value for key, value in source.keys.items() if key in wanted}
+    if not constants:
         return opened
     schema = opened.schema
-    for key, value in appended.items():
+    for key, value in constants.items():
         schema = schema.append(pa.field(key, value.type))
-    values = list(appended.values())
+    values = list(constants.values())
 
     def with_keys(piece: Piece) -> Piece:
-        return piece._replace(read=lambda: _with_columns(piece.read(), values, schema))
+        return piece._replace(read=lambda: _append_columns(piece.read(), values, schema))
 
-    return Opened(opened.kind, schema, [with_keys(piece) for piece in opened.pieces])
+    return DataFile(opened.format, schema, [with_keys(piece) for piece in opened.pieces])
 
 
-def _closing(pipe: Any, opened: Opened) -> Opened:
-    """Close a pipe when it was read to its end."""
+def _close_at_end(pipe: Any, opened: DataFile) -> DataFile:
+    """Close a pipe after its last batch."""
 
     def read(piece: Piece) -> Iterator[Any]:
         with pipe:
@@ -265,61 +265,63 @@ def _closing(pipe: Any, opened: Opened) -> Opened:
     return opened._replace(pieces=pieces)
 
 
-def open_reader(source: Source, **how: Any) -> Any:
-    """Open a source as a lazy pyarrow.RecordBatchReader; the arguments are `open_source`'s."""
-    opened = open_source(source, **how)
+def open_reader(source: Source, **options: Any) -> Any:
+    """Open a source as a lazy pyarrow.RecordBatchReader. `open_source` has the options."""
+    opened = open_source(source, **options)
     batches = (batch for piece in opened.pieces for batch in piece.read())
     return pa.RecordBatchReader.from_batches(opened.schema, batches)
 
 
-def _with_columns(batches: Iterable[Any], values: list[Any], schema: Any) -> Iterator[Any]:
-    """Append columns, each of one value that repeats."""
+def _append_columns(batches: Iterable[Any], values: list[Any], schema: Any) -> Iterator[Any]:
+    """Append constant columns to each batch."""
     for batch in batches:
         columns = [pa.repeat(value, batch.num_rows) for value in values]
         yield pa.RecordBatch.from_arrays([*batch.columns, *columns], schema=schema)
 
 
-def fitting_columns(
+def columns_to_fit(
     schema: Any,
     names: Sequence[str] | None,
-    beside: Sequence[str] = (),
+    row_columns: Sequence[str] = (),
     keys: Collection[str] = (),
 ) -> list[str] | None:
-    """Name the columns that statistics can need; None means that all must be read.
+    """Return the columns of a file that a fit reads; None for all of them.
 
     Parameters
     ----------
     schema : pyarrow.Schema
-        What the file holds.
+        Schema of the file.
     names : sequence of str or None
-        The columns asked for, or lanes (``"a.b"`` is a field of ``"a"``, ``"a[0]"`` an
-        element), or None for every numeric one. If one of them is not there, all columns are
-        read, so that the error can name the nearest.
-    beside : sequence of str
-        Columns that say something about the rows: weights, event times.
+        Columns or features to learn (``"a.b"`` is a field of ``"a"``, ``"a[0]"`` an
+        element); None for every numeric column. If one is missing, all columns are read, so
+        the error can name the nearest one.
+    row_columns : sequence of str
+        Columns with weights or event times of the rows.
     keys : collection of str
-        Those that the file's path knows if the file does not.
+        Hive partition keys of the file.
     """
-    there = set(schema.names)
+    present = set(schema.names)
     numeric = {f.name for f in schema if not _never_numeric(f.type)}
     if names is None and not numeric:
         return None
-    owners = [_owners(name) & there for name in names or () if name in there or name not in keys]
-    owners += [{name} & there for name in beside if name in there or name not in keys]
-    if not all(owners):
+    sources = [
+        _parents(name) & present for name in names or () if name in present or name not in keys
+    ]
+    sources += [{name} & present for name in row_columns if name in present or name not in keys]
+    if not all(sources):
         return None
-    needed = set().union(numeric if names is None else (), *owners)
+    needed = set().union(numeric if names is None else (), *sources)
     return [name for name in schema.names if name in needed] or None
 
 
-def _owners(name: str) -> set[str]:
-    """Name the columns of which this can be a field or an element, or which it can be itself."""
+def _parents(name: str) -> set[str]:
+    """Return the columns that may contain a feature of this name, the name itself included."""
     return {name, *(name[: found.start()] for found in re.finditer(r"[.\[]", name))}
 
 
 def _never_numeric(type_: Any) -> bool:
-    """Be sure that no statistic is kept of this type; when in doubt, say no."""
-    of = pa.types
-    tests = (of.is_boolean, of.is_temporal, of.is_null, of.is_map, of.is_list)
-    texts = (of.is_string, of.is_large_string, of.is_binary, of.is_large_binary)
+    """Return whether a column of this type certainly has no statistics."""
+    types = pa.types
+    tests = (types.is_boolean, types.is_temporal, types.is_null, types.is_map, types.is_list)
+    texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
     return any(test(type_) for test in tests + texts)

@@ -1,4 +1,4 @@
-"""Files written: one writer for each format, and how Parquet is encoded."""
+"""Writers of file formats, and the encoding of Parquet."""
 
 from __future__ import annotations
 
@@ -8,33 +8,37 @@ from typing import Any
 
 import pyarrow as pa
 
+from streambn._lazy import lazy_module
 from streambn.io.formats import Format
 
-__all__ = ["Encoding", "Spool", "parquet_writer", "written"]
+csv = lazy_module("pyarrow.csv")
+pq = lazy_module("pyarrow.parquet")
 
-# A row group is closed at whichever of the two comes first, unless the input's are kept.
+__all__ = ["Encoding", "OutputBuffer", "parquet_writer", "write_batches"]
+
+# A row group ends at the first of these two limits, unless its number of rows is set.
 _GROUP_ROWS = 1 << 20
 _GROUP_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How Parquet is to be written.
+    """The encoding of Parquet files.
 
     Attributes
     ----------
     compression : str or None
-        Codec of the pages; None: that of the input, or else Arrow's default, snappy.
+        Codec of the pages; None for that of the input, or else Arrow's default, snappy.
     group_rows : int or None
-        Rows of a row group; None: those of the input, or else as many as make 32 MB.
+        Rows of a row group; None for those of the input, or else as many as make 32 MB.
     """
 
     compression: str | None = None
     group_rows: int | None = None
 
 
-class Spool:
-    """A file object of which what was written is taken out as it comes."""
+class OutputBuffer:
+    """A file object that keeps what is written until it is taken out."""
 
     closed = False
 
@@ -42,47 +46,45 @@ class Spool:
         self._parts: list[bytes] = []
 
     def write(self, data: Any) -> int:
-        """Keep some bytes."""
+        """Append a copy of `data`."""
         self._parts.append(bytes(data))
         return len(data)
 
     def flush(self) -> None:
-        """Do nothing: there is nothing behind it."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Do nothing: what was written may still be taken."""
+        """Do nothing: the bytes can still be taken out."""
 
-    def taken(self) -> bytes:
-        """Take out what was written."""
+    def take(self) -> bytes:
+        """Return the bytes written since the last call, and forget them."""
         parts, self._parts = self._parts, []
         return b"".join(parts)
 
 
-def written(
-    file: Any, schema: Any, batches: Iterable[Any], kind: Format, how: Encoding
+def write_batches(
+    file: Any, schema: Any, batches: Iterable[Any], kind: Format, encoding: Encoding
 ) -> Iterator[None]:
     """Write a stream into an open file, step by step.
 
     Parameters
     ----------
     file : binary file object
-        Where to.
     schema : pyarrow.Schema
-        Its metadata is kept where the format can hold it.
+        Its metadata is kept if the format can hold it.
     batches : iterable of pyarrow.RecordBatch
     kind : Format
-        In which format.
-    how : Encoding
-        Of Parquet.
+    encoding : Encoding
+        Used for Parquet.
 
     Yields
     ------
     None
-        Each time that something was written, and at the end.
+        After every write, and after the end of the file.
     """
     if kind is Format.PARQUET:
-        with parquet_writer(file, schema, how.compression) as writer:
-            for group in _row_groups(schema, batches, how.group_rows):
+        with parquet_writer(file, schema, encoding.compression) as writer:
+            for group in _row_groups(schema, batches, encoding.group_rows):
                 writer.write_table(group, row_group_size=max(group.num_rows, 1))
                 yield
     else:
@@ -98,23 +100,19 @@ def _writer(file: Any, schema: Any, kind: Format) -> Any:
         return pa.ipc.new_file(file, schema)
     if kind is Format.IPC_STREAM:
         return pa.ipc.new_stream(file, schema)
-    from pyarrow import csv  # noqa: PLC0415
-
     return csv.CSVWriter(file, schema)
 
 
 def parquet_writer(file: Any, schema: Any, compression: str | dict[str, str] | None) -> Any:
-    """Open a writer of Parquet, in encodings that suit normalized values."""
-    import pyarrow.parquet as pq  # noqa: PLC0415  (only if Parquet is written)
-
-    # Normalized values hardly ever repeat: a dictionary of them costs time and space.
+    """Open a Parquet writer with encodings that suit normalized values."""
+    # Normalized values rarely repeat, so a dictionary of them costs time and space.
     repeating: Any = [path for f in schema for path in _repeating(f, f.name)]
     options: dict[str, Any] = {"compression": compression or "snappy", "use_dictionary": repeating}
     return pq.ParquetWriter(file, schema, **options)
 
 
 def _repeating(column: Any, path: str) -> Iterator[str]:
-    """Yield the paths of the leaves that are not floating point."""
+    """Yield the paths of the leaf columns that are not floating point."""
     type_ = column.type
     if pa.types.is_struct(type_):
         for child in type_:
@@ -126,7 +124,7 @@ def _repeating(column: Any, path: str) -> Iterator[str]:
 
 
 def _row_groups(schema: Any, batches: Iterable[Any], group_rows: int | None) -> Iterator[Any]:
-    """Gather batches into tables that are worth a row group each."""
+    """Join batches into tables of one row group each."""
     waiting: list[Any] = []
     rows = size = 0
     for batch in batches:

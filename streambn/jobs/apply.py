@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from streambn.errors import StreamBNError
 from streambn.io import Stamp
-from streambn.io.prefetch import ahead
+from streambn.io.prefetch import prefetch
 from streambn.io.sources import Source
 from streambn.io.writers import Encoding
 from streambn.jobs.inputs import ReadOptions, check_unchanged, left_out, located
@@ -146,17 +146,17 @@ def _apart(plan: Sequence[Output], make: _Making, write: _Write, workers: int) -
         return _written(begun, made, write, make.how)
 
     begun = map(_begun, plan)
-    return ahead(begun, work, workers=workers, room=_STEPS, size=lambda _: 1)
+    return prefetch(begun, work, workers=workers, capacity=_STEPS, size=lambda _: 1)
 
 
 def _in_blocks(plan: Sequence[Output], make: _Making, write: _Write, workers: int) -> _Parts:
     """Make the blocks of outputs on several threads, and write one after the other."""
     tasks = (task for output in plan for task in make.tasks(_begun(output)))
-    under_way = ahead(
+    under_way = prefetch(
         tasks,
         lambda task: task.made(),
         workers=workers,
-        room=_ROOM,
+        capacity=_ROOM,
         size=lambda made: len(made.data) + 1,
     )
     with contextlib.closing(under_way):
@@ -250,7 +250,7 @@ class _Making:
         source = output.sources[0]
         if len(output.sources) > 1 or not output.of_parquet:
             return None
-        opened = ParquetSource(source.open, source.name, source.distant)
+        opened = ParquetSource(source.open, source.name, source.remote)
         if set(keys_of(output, source, turning)) - set(opened.schema.names) or not opened.codecs:
             return None
         schema = turning.schema(opened.schema)

@@ -17,8 +17,8 @@ from streambn.arrow import row_columns
 from streambn.errors import SchemaError, StreamBNError
 from streambn.io import Stamp
 from streambn.io import sources as files
-from streambn.io.formats import after
-from streambn.io.prefetch import ahead
+from streambn.io.formats import after_row
+from streambn.io.prefetch import prefetch
 from streambn.io.readers import Piece
 from streambn.io.sources import Source
 from streambn.jobs.checkpoint import Place, Reached
@@ -48,14 +48,14 @@ class _Part:
 
     @property
     def apart(self) -> bool:
-        return self.piece is None or self.piece.apart
+        return self.piece is None or self.piece.independent
 
     @property
     def size(self) -> int:
         """Its bytes in the file, as far as known."""
         if self.piece is None or self.stamp is None:
             return 0
-        return round(self.piece.share * self.stamp.size)
+        return round(self.piece.fraction * self.stamp.size)
 
 
 def fit_files(
@@ -96,17 +96,14 @@ def fit_files(
     """
     start = reached.place
     run = _Run(reached, how, progress, tell, learn)
-    under_way = ahead(
+    under_way = prefetch(
         _parts(sources, start, functools.partial(_open, reached.statistics, names, how)),
         lambda part: _batches(part, start),
         # A pipe is read here and now: what comes slowly is learned when it comes, and a
         # thread that hangs in a read could not be ended.
         workers=how.threads if all(source.rereadable for source in sources) else 1,
-        room=_ROOM,
+        capacity=_ROOM,
         size=lambda batch: int(batch.nbytes),
-        # Arrow decodes the columns of a piece in parallel, so that several large pieces at a
-        # time only take each other's caches: 0.35 s for one file of 400 MB, and not 0.40.
-        weight=lambda part: part.size,
     )
     with contextlib.closing(under_way):
         for part, batches in under_way:
@@ -167,7 +164,7 @@ class _Run:
 
     def _learn_all(self, part: _Part, batches: Iterator[Any]) -> None:
         for number, batch in enumerate(batches, part.number + 1):
-            with located(part.source.name, after(self._progress.in_file)):
+            with located(part.source.name, after_row(self._progress.in_file)):
                 self._statistics = self._learn(self._statistics, batch)
             self._progress.add(batch.num_rows, 0 if part.apart else int(batch.nbytes))
             if not part.apart:
@@ -175,7 +172,7 @@ class _Run:
 
     def _leave_out(self, part: _Part, error: Exception) -> None:
         where = part.piece.where if part.piece is not None else ""
-        where = where or after(self._progress.in_file)
+        where = where or after_row(self._progress.in_file)
         if isinstance(error, SchemaError):  # so it is in all pieces, and told once
             self._unfit, where = part.index, ""
         entry = left_out(part.source.name, where, error)
@@ -197,9 +194,11 @@ class _Run:
 def _open(fitted: Statistics, names: Sequence[str] | None, how: ReadOptions, source: Source) -> Any:
     """Open a source, so that no columns are read but those that can be needed."""
     others = row_columns(fitted.options.weights, fitted.policy.event_time)
-    choose = functools.partial(files.fitting_columns, names=names, beside=others, keys=source.keys)
+    select = functools.partial(
+        files.columns_to_fit, names=names, row_columns=others, keys=source.keys
+    )
     keys = [*(names or ()), *others]
-    return files.open_source(source, keys=keys, choose=choose, csv_types=how.csv_types)
+    return files.open_source(source, keys=keys, select_columns=select, csv_types=how.csv_types)
 
 
 def _parts(
@@ -214,11 +213,11 @@ def _parts(
             yield _Part(index, source, stamp, error=error)
             continue
         done = start.parts if index == start.files else 0
-        todo = [(n, p) for n, p in enumerate(pieces) if n >= done or not p.apart]
+        todo = [(n, p) for n, p in enumerate(pieces) if n >= done or not p.independent]
         if not todo:
             yield _Part(index, source, stamp)
         for number, piece in todo:
-            begun = done if not piece.apart else number
+            begun = done if not piece.independent else number
             yield _Part(index, source, stamp, piece, begun, ends=piece is pieces[-1])
 
 
@@ -228,7 +227,7 @@ def _batches(part: _Part, start: Place) -> Iterator[Any]:
     if part.piece is None:
         return
     # A piece that cannot be read apart is read from its beginning; what is known is skipped.
-    known = 0 if part.piece.apart else part.number
+    known = 0 if part.piece.independent else part.number
     for number, batch in enumerate(part.piece.read()):
         if number >= known:
             yield batch

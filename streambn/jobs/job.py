@@ -146,7 +146,7 @@ def done(counted: Progress, files: int, skipped: Sequence[Skipped], *, resumed: 
 
 def total_size(sources: Sequence[Source]) -> int | None:
     """Add up the sizes of files; None: one is a pipe, or far away, where asking takes long."""
-    if any(source.distant or not source.rereadable for source in sources):
+    if any(source.remote or not source.rereadable for source in sources):
         return None
     with contextlib.suppress(OSError):
         return sum(source.stamp().size for source in sources)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from streambn.errors import InvalidValueError, SchemaError, StreamBNError
 from streambn.io import Location, formats, locate
 from streambn.io.formats import Format
-from streambn.io.readers import format_of
+from streambn.io.readers import detect_format
 from streambn.io.sources import PIPE, Source
 
 __all__ = ["Output", "check_target", "concat", "plan"]
@@ -55,7 +55,7 @@ class Output:
         if self.format is not Format.PARQUET or not source.rereadable:
             return False
         # The format of a folder's copy is that of its source, which was looked at before.
-        return self.mirrored or format_of(source.open, source.name)[0] is Format.PARQUET
+        return self.mirrored or detect_format(source.open, source.name)[0] is Format.PARQUET
 
     @property
     def location(self) -> Location:
@@ -125,7 +125,7 @@ def _plan_folder(sources: Sequence[Source], folder: Location, skipping: bool) ->
         kind, codec = Format.IPC_STREAM, None
         if source.rereadable:
             try:
-                kind, codec = format_of(source.open, source.name)
+                kind, codec = detect_format(source.open, source.name)
             except (StreamBNError, OSError):
                 if not skipping:
                     raise

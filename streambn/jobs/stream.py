@@ -14,10 +14,10 @@ import pyarrow as pa
 
 from streambn.errors import StreamBNError
 from streambn.io import sources as files
-from streambn.io.formats import after
-from streambn.io.prefetch import ahead
+from streambn.io.formats import after_row
+from streambn.io.prefetch import prefetch
 from streambn.io.sources import Source
-from streambn.io.writers import Encoding, Spool, written
+from streambn.io.writers import Encoding, OutputBuffer, write_batches
 from streambn.jobs import plan as outputs
 from streambn.jobs.inputs import ReadOptions, left_out, located
 from streambn.jobs.operations import Operation
@@ -81,13 +81,13 @@ def made_as_stream(
     StreamBNError, OSError
         Something cannot be read, turned or written.
     """
-    tally, spool = _Tally(), Spool()
+    tally, spool = _Tally(), OutputBuffer()
     schema, batches = _joined(output, turns, how, workers, tally)
     if schema is None:
         yield tally.made(b"")
         raise NothingLeftError(f"{output.target}: nothing is left to write, all was skipped")
     for _ in _written(spool, schema, batches, output, encoding):
-        yield tally.made(spool.taken())
+        yield tally.made(spool.take())
 
 
 def rereadable(plan: Sequence[Output]) -> bool:
@@ -125,17 +125,17 @@ class _Tally:
 
 
 def _written(
-    spool: Spool, schema: Any, batches: Iterator[Any], output: Output, encoding: Encoding
+    spool: OutputBuffer, schema: Any, batches: Iterator[Any], output: Output, encoding: Encoding
 ) -> Iterator[None]:
     if encoding.compression is None and output.of_parquet:
         source = output.sources[0]
-        codecs = ParquetSource(source.open, source.name, source.distant).codecs
+        codecs = ParquetSource(source.open, source.name, source.remote).codecs
         encoding = replace(encoding, compression=next(iter(codecs), None))
     file: Any = spool
     if output.codec is not None:  # under a name that says so
         file = pa.CompressedOutputStream(pa.PythonFile(spool, "w"), output.codec)
     try:
-        yield from written(file, schema, batches, output.format, encoding)
+        yield from write_batches(file, schema, batches, output.format, encoding)
     except pa.ArrowException as error:
         said = str(error).strip().partition("\n")[0]
         # Inputs that encode a column by unlike dictionaries meet here.
@@ -258,7 +258,7 @@ def _turned(
         for batch in batches:
             for start in range(0, max(batch.num_rows, 1), _ROWS):
                 part = batch.slice(start, _ROWS)
-                with located(source.name, after(before)):
+                with located(source.name, after_row(before)):
                     out = turn(part, schema)
                 before += part.num_rows
                 # Without what it was made of: that of a whole piece would be held as well.
@@ -266,28 +266,28 @@ def _turned(
 
     def batches() -> Iterator[Any]:
         rows = 0
-        pieces = ahead(
+        pieces = prefetch(
             opened.pieces,
             lambda piece: piece.read(),
             workers=workers,
-            room=_ROOM,
+            capacity=_ROOM,
             size=lambda batch: int(batch.nbytes),
         )
         with contextlib.closing(pieces):
             for piece, raw in pieces:
                 parts = turned(raw, rows)
                 try:
-                    if how.skipping and piece.apart:  # nothing of a piece that is damaged
+                    if how.skipping and piece.independent:  # nothing of a piece that is damaged
                         parts = _whole(parts)
                     for part in parts:
                         rows += part.rows
-                        tally.count(part.rows, 0 if piece.apart else part.bytes)
+                        tally.count(part.rows, 0 if piece.independent else part.bytes)
                         yield part.batch
                 except (StreamBNError, OSError) as error:
                     if not how.skipping:
                         raise
-                    tally.skip(left_out(source.name, piece.where or after(rows), error))
-                if piece.apart:
-                    tally.count(0, round(piece.share * size))
+                    tally.skip(left_out(source.name, piece.where or after_row(rows), error))
+                if piece.independent:
+                    tally.count(0, round(piece.fraction * size))
 
     return pa.RecordBatchReader.from_batches(schema, batches())

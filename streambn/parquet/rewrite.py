@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from streambn.io.formats import Format, explained
-from streambn.io.readers import Opener, parquet_file, sound
+from streambn.io.formats import Format, describe_read_errors
+from streambn.io.readers import Opener, open_parquet, validated
 from streambn.io.writers import parquet_writer
 from streambn.parquet.metadata import (
     MAGIC,
@@ -83,11 +83,11 @@ class ParquetSource:
     schema : pyarrow.Schema
     """
 
-    def __init__(self, opener: Opener, name: str, distant: bool) -> None:
-        self.name, self._opener, self._distant = name, opener, distant
+    def __init__(self, opener: Opener, name: str, remote: bool) -> None:
+        self.name, self._opener, self._remote = name, opener, remote
         self._mine = threading.local()
-        with explained(name, Format.PARQUET):
-            self._mine.file = parquet_file(opener, distant=distant)
+        with describe_read_errors(name, Format.PARQUET):
+            self._mine.file = open_parquet(opener, remote=remote)
         self.metadata = self._mine.file.metadata
         self.schema: Any = self._mine.file.schema_arrow
 
@@ -105,13 +105,13 @@ class ParquetSource:
     def read(self, block: Block) -> Iterator[Any]:
         """Read a block, a batch after the other."""
         names = [self.schema.field(i).name for i in block.columns]
-        with explained(self.name, Format.PARQUET, block.where):
+        with describe_read_errors(self.name, Format.PARQUET, block.where):
             if not hasattr(self._mine, "file"):
-                self._mine.file = parquet_file(self._opener, self.metadata, distant=self._distant)
+                self._mine.file = open_parquet(self._opener, self.metadata, remote=self._remote)
             batches = self._mine.file.iter_batches(
                 _ROWS, row_groups=[block.group], columns=names, use_threads=False
             )
-        return sound(batches, self.name, Format.PARQUET, lambda _: block.where)
+        return validated(batches, self.name, Format.PARQUET, lambda _: block.where)
 
     def blocks(self) -> list[Block] | None:
         """Cut the file into blocks, in its order; None: it cannot be read so."""

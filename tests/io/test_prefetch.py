@@ -1,21 +1,22 @@
-"""Work ahead on threads: in order, in bounded memory, and nothing left behind."""
+"""Prefetching: items keep their order, memory stays bounded, and no thread is left behind."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambn.io.prefetch import ahead
+from streambn.io.prefetch import prefetch
 
 WORKERS = st.integers(1, 5)
-# What each task makes: sizes of items.
+# Each task yields items of these sizes.
 TASKS = st.lists(st.lists(st.integers(0, 5), max_size=6), max_size=12)
-# A test that would hang fails instead.
+# Seconds after which a test fails instead of hanging.
 LONG = 30.0
 
 
@@ -23,81 +24,90 @@ class FailedError(Exception):
     pass
 
 
-def alive() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("streambn-ahead")]
+def our_threads() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("streambn-prefetch")]
 
 
 @pytest.fixture(autouse=True)
 def _no_thread_stays() -> Iterator[None]:
     yield
-    assert alive() == []
+    assert our_threads() == []
 
 
-def run(tasks, work, workers=3, room=4, size=int):
-    return ahead(tasks, work, workers=workers, room=room, size=size)
+def run(
+    tasks: Iterable[Any],
+    work: Callable[[Any], Iterable[Any]],
+    workers: int = 3,
+    capacity: int = 4,
+    size: Callable[[Any], int] = int,
+) -> Generator[tuple[Any, Generator[Any, None, None]], None, None]:
+    return prefetch(tasks, work, workers=workers, capacity=capacity, size=size)
 
 
 # --- order ----------------------------------------------------------------------------
 
 
-@given(tasks=TASKS, workers=WORKERS, room=st.integers(1, 10))
-def test_order_is_that_of_the_tasks(tasks: list[list[int]], workers: int, room: int) -> None:
-    got = [(task, list(items)) for task, items in run(tasks, iter, workers, room)]
+@given(tasks=TASKS, workers=WORKERS, capacity=st.integers(1, 10))
+def test_items_keep_the_order_of_the_tasks(
+    tasks: list[list[int]], workers: int, capacity: int
+) -> None:
+    got = [(task, list(items)) for task, items in run(tasks, iter, workers, capacity)]
     assert got == [(task, task) for task in tasks]
-    assert alive() == []
+    assert our_threads() == []
 
 
 @given(tasks=TASKS, workers=WORKERS, data=st.data())
-def test_an_error_comes_where_the_next_item_would(
+def test_an_error_is_raised_in_place_of_the_next_item(
     tasks: list[list[int]], workers: int, data: st.DataObject
 ) -> None:
-    bad = data.draw(st.sets(st.integers(0, max(len(tasks) - 1, 0))))
+    failing = data.draw(st.sets(st.integers(0, max(len(tasks) - 1, 0))))
 
     def work(number: int) -> Iterator[int]:
         yield from tasks[number]
-        if number in bad:
+        if number in failing:
             raise FailedError(number)
 
     for number, items in run(range(len(tasks)), work, workers):
-        seen = []
+        seen: list[int] = []
         with contextlib.ExitStack() as stack:
-            if number in bad:
+            if number in failing:
                 stack.enter_context(pytest.raises(FailedError, match=f"^{number}$"))
-            seen.extend(items) if number not in bad else [seen.append(item) for item in items]
+            for item in items:
+                seen.append(item)  # noqa: PERF402  (an exception would lose a whole list)
         assert seen == tasks[number]
 
 
 @given(tasks=TASKS, workers=WORKERS, data=st.data())
-def test_what_is_not_consumed_does_not_stand_in_the_way(
+def test_a_task_can_be_left_before_its_last_item(
     tasks: list[list[int]], workers: int, data: st.DataObject
 ) -> None:
-    wanted = [data.draw(st.integers(0, len(task) + 1)) for task in tasks]
+    counts = [data.draw(st.integers(0, len(task) + 1)) for task in tasks]
     got = []
-    for number, items in run(range(len(tasks)), lambda n: iter(tasks[n]), workers, room=2):
-        got.append([item for item, _ in zip(items, range(wanted[number]), strict=False)])
-    assert got == [task[:count] for task, count in zip(tasks, wanted, strict=True)]
+    for number, items in run(range(len(tasks)), lambda n: iter(tasks[n]), workers, capacity=2):
+        got.append([item for item, _ in zip(items, range(counts[number]), strict=False)])
+    assert got == [task[:count] for task, count in zip(tasks, counts, strict=True)]
 
 
 @given(tasks=TASKS, workers=WORKERS, stop=st.integers(0, 20))
-def test_closing_at_any_place_stops_all(tasks: list[list[int]], workers: int, stop: int) -> None:
-    made = run(tasks, iter, workers, room=2)
+def test_closing_stops_all_threads(tasks: list[list[int]], workers: int, stop: int) -> None:
+    results = run(tasks, iter, workers, capacity=2)
     seen = 0
-    with contextlib.closing(made):
-        for _, items in made:
+    with contextlib.closing(results):
+        for _, items in results:
             for _ in items:
                 seen += 1
                 if seen > stop:
                     break
             if seen > stop:
                 break
-    assert alive() == []
+    assert our_threads() == []
 
 
 # --- failures -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_tasks_that_fail_fail_the_whole_and_are_not_taken_for_ended(workers: int) -> None:
+def test_an_error_of_the_tasks_is_raised_after_all_earlier_tasks(workers: int) -> None:
     def tasks() -> Iterator[list[int]]:
         yield [1, 2]
         yield [3]
@@ -111,42 +121,42 @@ def test_tasks_that_fail_fail_the_whole_and_are_not_taken_for_ended(workers: int
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_an_exception_of_any_kind_comes_to_the_consumer(workers: int) -> None:
+def test_any_kind_of_exception_reaches_the_consumer(workers: int) -> None:
     def work(_: int) -> Iterator[int]:
         raise SystemExit(7)
         yield 1
 
-    made = run([0, 1], work, workers)
-    with contextlib.closing(made):
-        _, items = next(made)
+    results = run([0, 1], work, workers)
+    with contextlib.closing(results):
+        _, items = next(results)
         with pytest.raises(SystemExit):
             list(items)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_exception_of_the_consumer_stops_the_threads(workers: int) -> None:
-    made = run([[1]] * 100, iter, workers)
-    with pytest.raises(FailedError), contextlib.closing(made):  # noqa: PT012
-        for _ in made:
+    results = run([[1]] * 100, iter, workers)
+    with pytest.raises(FailedError), contextlib.closing(results):  # noqa: PT012
+        for _ in results:
             raise FailedError
-    assert alive() == []
+    assert our_threads() == []
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_one_that_is_dropped_stops_too(workers: int) -> None:
-    made = run([[1] * 10] * 100, iter, workers)
-    next(made)
-    del made
-    assert alive() == []
+def test_a_forgotten_iterator_stops_its_threads(workers: int) -> None:
+    results = run([[1] * 10] * 100, iter, workers)
+    next(results)
+    del results
+    assert our_threads() == []
 
 
-def test_one_that_was_never_begun_has_no_threads() -> None:
-    made = run([[1]], iter)
-    assert alive() == []
-    made.close()
+def test_an_iterator_starts_no_thread_before_its_first_item() -> None:
+    results = run([[1]], iter)
+    assert our_threads() == []
+    results.close()
 
 
-def test_what_is_abandoned_is_closed() -> None:
+def test_unfinished_work_is_closed() -> None:
     closed = []
 
     def work(number: int) -> Iterator[int]:
@@ -156,18 +166,18 @@ def test_what_is_abandoned_is_closed() -> None:
         finally:
             closed.append(number)
 
-    made = run(range(4), work, workers=2, room=3)
-    with contextlib.closing(made):
-        for number, items in made:
+    results = run(range(4), work, workers=2, capacity=3)
+    with contextlib.closing(results):
+        for number, items in results:
             next(items)
             if number == 2:
                 break
     assert set(closed) >= {0, 1, 2}
 
 
-def test_threads_that_hang_are_not_waited_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_hanging_threads_share_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     hang = threading.Event()
-    waited: list[float | None] = []
+    timeouts: list[float | None] = []
     join = threading.Thread.join
 
     def work(number: int) -> Iterator[int]:
@@ -175,21 +185,21 @@ def test_threads_that_hang_are_not_waited_for_each(monkeypatch: pytest.MonkeyPat
             hang.wait(LONG)
         yield number
 
-    def noted(self: threading.Thread, timeout: float | None = None) -> None:
-        waited.append(timeout)
+    def recording_join(self: threading.Thread, timeout: float | None = None) -> None:
+        timeouts.append(timeout)
         join(self, timeout)
 
-    monkeypatch.setattr("streambn.io.prefetch._PATIENCE", 0.2)
-    made = run(range(9), work, workers=5)
-    number, items = next(made)
+    monkeypatch.setattr("streambn.io.prefetch._JOIN_TIMEOUT", 0.2)
+    results = run(range(9), work, workers=5)
+    number, items = next(results)
     assert (number, list(items)) == (0, [0])
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "join", noted)
-        made.close()
-    assert len(waited) == 5
-    assert waited[-1] is not None
-    assert waited[-1] < 0.1
-    threads = [t for t in threading.enumerate() if t.name.startswith("streambn-ahead")]
+        patch.setattr(threading.Thread, "join", recording_join)
+        results.close()
+    assert len(timeouts) == 5
+    assert timeouts[-1] is not None
+    assert timeouts[-1] < 0.1
+    threads = our_threads()
     hang.set()
     for thread in threads:
         thread.join(LONG)
@@ -201,9 +211,9 @@ def test_threads_that_hang_are_not_waited_for_each(monkeypatch: pytest.MonkeyPat
 @given(
     tasks=st.lists(st.lists(st.integers(1, 5), max_size=20), max_size=15),
     workers=st.integers(2, 4),
-    room=st.integers(1, 12),
+    capacity=st.integers(1, 12),
 )
-def test_what_waits_is_bounded(tasks: list[list[int]], workers: int, room: int) -> None:
+def test_waiting_items_are_bounded(tasks: list[list[int]], workers: int, capacity: int) -> None:
     lock = threading.Lock()
     waiting = most = 0
 
@@ -215,18 +225,18 @@ def test_what_waits_is_bounded(tasks: list[list[int]], workers: int, room: int) 
                 most = max(most, waiting)
             yield size
 
-    for _, items in run(tasks, work, workers, room):
+    for _, items in run(tasks, work, workers, capacity):
         for item in items:
             with lock:
                 waiting -= item
     largest = 5
-    # What waits is at most twice the room, each time with the item that did not quite fit,
-    # and there are one in the hand of each worker, and one in that of the consumer.
-    assert most <= 2 * (room + largest) + (workers + 1) * largest
+    # Twice the capacity may wait, each time plus the item that exceeded it. Each worker and
+    # the consumer hold one more item.
+    assert most <= 2 * (capacity + largest) + (workers + 1) * largest
 
 
 class Item:
-    """Knows how many of its kind there are."""
+    """Counts its living instances."""
 
     lock = threading.Lock()
     now = most = 0
@@ -242,64 +252,64 @@ class Item:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_what_was_consumed_is_not_held(workers: int) -> None:
+def test_consumed_items_are_released(workers: int) -> None:
     Item.now = Item.most = 0
 
     def work(_: int) -> Iterator[Item]:
         for _ in range(50):
             yield Item()
 
-    for _, items in run(range(5), work, workers, room=1, size=lambda _: 1):
+    for _, items in run(range(5), work, workers, capacity=1, size=lambda _: 1):
         for _ in items:
             pass
     assert Item.now <= 1  # the loop's own variable
-    # Two wait (one of the first task, one of the others), each worker has one in its hand
-    # and may be making one; the consumer has one.
+    # Two items wait: one of the first task and one of the others. Each worker holds one and
+    # may be computing another. The consumer holds one.
     assert Item.most <= 2 + 2 * workers + 1
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_tasks_are_asked_for_when_there_is_room(workers: int) -> None:
-    asked = 0
+def test_tasks_are_taken_only_when_there_is_capacity(workers: int) -> None:
+    taken = 0
 
     def tasks() -> Iterator[int]:
-        nonlocal asked
+        nonlocal taken
         while True:
-            asked += 1
-            yield asked
+            taken += 1
+            yield taken
 
-    made = run(tasks(), lambda _: iter([10]), workers, room=1)
-    with contextlib.closing(made):
-        for number, items in made:
+    results = run(tasks(), lambda _: iter([10]), workers, capacity=1)
+    with contextlib.closing(results):
+        for number, items in results:
             assert list(items) == [10]
-            # One whose turn it is, one that fills the room, and what the workers hold.
-            assert asked <= number + workers + 2
+            # The next task, one that fills the capacity, and one that each worker holds.
+            assert taken <= number + workers + 2
             if number == 50:
                 break
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-def test_tasks_without_items_are_bounded_too(workers: int) -> None:
-    # A task may hold something that is scarce, such as an open file.
-    begun: list[int] = []
+def test_started_tasks_without_items_are_bounded(workers: int) -> None:
+    # A task may hold a scarce resource such as an open file.
+    started: list[int] = []
     first = threading.Event()
 
     def work(number: int) -> Iterator[int]:
-        begun.append(number)
+        started.append(number)
         if number == 0:
             assert first.wait(LONG)
         return iter(())
 
-    made = run(range(10_000), work, workers)
-    with contextlib.closing(made):
-        _, items = next(made)
-        # The others go on until they may not; then only the first can bring any further.
+    results = run(range(10_000), work, workers)
+    with contextlib.closing(results):
+        _, items = next(results)
+        # The other tasks run up to the limit. After that only the first can go on.
         settled = threading.Event()
         while not settled.wait(0.05):
-            before = len(begun)
-            if settled.wait(0.1) or len(begun) == before:
+            before = len(started)
+            if settled.wait(0.1) or len(started) == before:
                 break
-        assert len(begun) < 1000
+        assert len(started) < 1000
         first.set()
         list(items)
 
@@ -307,32 +317,32 @@ def test_tasks_without_items_are_bounded_too(workers: int) -> None:
 # --- threads --------------------------------------------------------------------------
 
 
-def test_one_worker_is_no_thread_and_makes_what_is_asked_for() -> None:
-    made_by = []
+def test_one_worker_computes_in_the_thread_of_the_consumer() -> None:
+    computed = []
 
     def work(number: int) -> Iterator[int]:
-        made_by.append((number, threading.current_thread()))
+        computed.append((number, threading.current_thread()))
         yield number
 
-    made = run(range(3), work, workers=1)
-    number, items = next(made)
-    assert made_by == []
+    results = run(range(3), work, workers=1)
+    number, items = next(results)
+    assert computed == []
     assert list(items) == [number]
-    assert made_by == [(0, threading.main_thread())]
-    made.close()
+    assert computed == [(0, threading.main_thread())]
+    results.close()
 
 
-def test_as_many_tasks_are_under_way_as_there_are_workers() -> None:
+def test_every_worker_runs_a_task() -> None:
     together = threading.Barrier(3)
 
     def work(number: int) -> Iterator[int]:
-        together.wait(LONG)  # breaks unless three are here at once
+        together.wait(LONG)  # breaks unless three threads meet here
         yield number
 
     assert [list(items) for _, items in run(range(3), work, workers=3)] == [[0], [1], [2]]
 
 
-def test_the_first_goes_on_though_the_others_have_filled_the_room() -> None:
+def test_the_first_task_goes_on_when_others_fill_the_capacity() -> None:
     filled = threading.Event()
 
     def work(number: int) -> Iterator[int]:
@@ -344,5 +354,5 @@ def test_the_first_goes_on_though_the_others_have_filled_the_room() -> None:
             filled.set()
             yield 4
 
-    got = [list(items) for _, items in run(range(3), work, workers=2, room=4)]
+    got = [list(items) for _, items in run(range(3), work, workers=2, capacity=4)]
     assert got == [[4] * 10, [4, 4], [4, 4]]

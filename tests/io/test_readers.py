@@ -25,16 +25,16 @@ from hypothesis import strategies as st
 from streambn import StreamBNError
 from streambn.io import readers as reading
 from streambn.io.formats import Format
-from streambn.io.readers import Opened, open_file, open_pipe
+from streambn.io.readers import DataFile, open_file, open_pipe
 
 FEW = settings.get_profile("few")
 
 
-def opened(content: bytes, name: str = "it", **how: Any) -> Opened:
+def opened(content: bytes, name: str = "it", **how: Any) -> DataFile:
     return open_file(lambda: pa.BufferReader(content), name, **how)
 
 
-def whole(of: Opened) -> pa.Table:
+def whole(of: DataFile) -> pa.Table:
     return pa.Table.from_batches((b for piece in of.pieces for b in piece.read()), of.schema)
 
 
@@ -121,11 +121,13 @@ def test_the_pieces_together_are_the_file(kind: Format, rows: int, group: int, b
         patch.setattr(reading, "_CSV_BLOCK", 300)
         of = opened(content)
         got = whole(of)
-    assert of.kind is kind
+    assert of.format is kind
     assert of.schema.equals(table.schema)
     assert got.equals(table)
-    assert sum(piece.share for piece in of.pieces) == pytest.approx(1)
-    assert all(piece.apart for piece in of.pieces) == (kind in (Format.PARQUET, Format.IPC_FILE))
+    assert sum(piece.fraction for piece in of.pieces) == pytest.approx(1)
+    assert all(piece.independent for piece in of.pieces) == (
+        kind in (Format.PARQUET, Format.IPC_FILE)
+    )
 
 
 @FEW
@@ -143,9 +145,9 @@ def test_small_row_groups_are_joined(groups: list[int], batch: int) -> None:
         pieces = [list(piece.read()) for piece in of.pieces]
     counts = [sum(b.num_rows for b in piece) for piece in pieces]
     assert sum(counts) == sum(groups)
-    assert all(count >= batch for count in counts[:-1])
+    assert all(count >= batch // 4 for count in counts[:-1])
     # None is joined to what is large enough without it.
-    assert all(count < batch + max(groups) for count in counts)
+    assert all(count < batch // 4 + max(groups) + 1 for count in counts)
     assert all(b.num_rows <= batch for piece in pieces for b in piece)
 
 
@@ -196,10 +198,10 @@ def test_pieces_are_read_on_several_threads_at_once(kind: Format) -> None:
 def test_files_compressed_as_a_whole(kind: Format, codec: str) -> None:
     table = table_of(300, kind)
     of = opened(COMPRESS[codec](MAKE[kind](table)))
-    assert of.kind is kind
+    assert of.format is kind
     assert whole(of).equals(table)
     (piece,) = of.pieces
-    assert (piece.where, piece.share, piece.apart) == ("", 1.0, False)
+    assert (piece.where, piece.fraction, piece.independent) == ("", 1.0, False)
 
 
 @pytest.mark.parametrize("codec", COMPRESS)
@@ -246,7 +248,7 @@ def test_only_the_chosen_columns_are_read(kind: Format, names: list[str] | None)
         seen.append(schema.names)
         return names
 
-    of = opened(MAKE[kind](table), choose=choose)
+    of = opened(MAKE[kind](table), select_columns=choose)
     chosen = names is not None and kind in (Format.PARQUET, Format.IPC_FILE)
     expected = table.select([n for n in table.column_names if n in names]) if chosen else table
     assert of.schema.equals(expected.schema)

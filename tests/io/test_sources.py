@@ -293,7 +293,7 @@ def test_a_csv_value_that_the_inferred_type_does_not_hold(tmp_path: Path) -> Non
 def test_parquet_reads_only_the_columns_that_are_needed(tmp_path: Path) -> None:
     path = write_as(tmp_path / "t.parquet", TABLE)
     reader = files.open_reader(
-        Source(str(path)), choose=lambda schema: files.fitting_columns(schema, None)
+        Source(str(path)), select_columns=lambda schema: files.columns_to_fit(schema, None)
     )
     assert reader.schema.names == ["x", "y"]
     assert reader.read_all().equals(TABLE.select(["x", "y"]))
@@ -314,14 +314,14 @@ def test_the_columns_that_a_fit_needs() -> None:
         ]
     )
     numeric = ["f", "d", "dict", "emb", "s", "s.u"]
-    assert files.fitting_columns(schema, None) == numeric
-    assert files.fitting_columns(schema, ["s.u"]) == ["s", "s.u"]
-    assert files.fitting_columns(schema, ["b"]) == ["b"]  # refused later, by its type
-    assert files.fitting_columns(schema, ["f", "nope"]) is None  # so that the error can hint
-    assert files.fitting_columns(pa.schema([("b", pa.bool_())]), None) is None
+    assert files.columns_to_fit(schema, None) == numeric
+    assert files.columns_to_fit(schema, ["s.u"]) == ["s", "s.u"]
+    assert files.columns_to_fit(schema, ["b"]) == ["b"]  # refused later, by its type
+    assert files.columns_to_fit(schema, ["f", "nope"]) is None  # so that the error can hint
+    assert files.columns_to_fit(pa.schema([("b", pa.bool_())]), None) is None
 
     def needed(names: list[str] | None, *beside: str, keys: tuple[str, ...] = ()) -> object:
-        return files.fitting_columns(schema, names, beside, keys)
+        return files.columns_to_fit(schema, names, beside, keys)
 
     assert needed(None, "f", "t") == ["f", "d", "t", *numeric[2:]]
     assert needed(["emb[0]", "emb[1]", "s.u"]) == ["emb", "s", "s.u"]  # lanes
@@ -562,7 +562,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     del whole
     for suffix in (".parquet", ".arrow"):
         code = (
-            "import resource, sys; from streambn import files\n"
+            "import resource, sys; from streambn.io import sources as files\n"
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10\n"
             "for n, batch in enumerate(files.open_reader(files.Source(sys.argv[1]))):\n"
             "    batch['x'].to_numpy().sum()\n"
