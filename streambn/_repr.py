@@ -1,57 +1,63 @@
-"""How a normalizer shows itself in a console and in a notebook."""
+"""Representations of a normalizer for consoles and notebooks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+from streambn._lazy import lazy_module
 from streambn.policies import format_arguments
 from streambn.statistics import Statistics
 
+html = lazy_module("html")
+
 __all__ = ["as_html", "as_text"]
 
-_SHOWN = 8  # lanes; a representation is a glance, stats() is the whole
+_MAX_ROWS = 8  # stats() shows all features
 
 
-def as_text(kind: str, fitted: Statistics) -> str:
-    """Return a line on the normalizer and one on each of its first lanes."""
-    head = f"{kind}({', '.join([repr(fitted.policy), *format_arguments(fitted.options)])})"
-    if fitted.binding is None:
-        return f"{head}, nothing seen yet"
-    features = len(fitted.features)
-    lines = [f"{head} of {features:,} {'feature' if features == 1 else 'features'}"]
-    for row in _rows(fitted):
+def as_text(name: str, statistics: Statistics) -> str:
+    """Return one line about the normalizer and one about each of its first features."""
+    arguments = [repr(statistics.policy), *format_arguments(statistics.options)]
+    head = f"{name}({', '.join(arguments)})"
+    if statistics.binding is None:
+        return f"{head}, no data seen"
+    count = len(statistics.features)
+    origin = ", rounded from Exact()" if statistics.rounded else ""
+    lines = [f"{head} of {count:,} {'feature' if count == 1 else 'features'}{origin}"]
+    for row in _rows(statistics):
         facts = [f"n={row['count']:_}"]
-        facts += [f"{name}={row[name]:_}" for name in ("nulls", "nans", "infs") if row[name]]
-        digits = {"mean": ".12g", "std": ".7g"}  # of a mean at 1e9 one wants the last ones too
-        facts += [f"{k}={row[k]:{f}}" for k, f in digits.items() if row[k] is not None]
+        facts += [f"{key}={row[key]:_}" for key in ("nulls", "nans", "infs") if row[key]]
+        # More digits for the mean, because those of 1e9 + 0.5 matter as well.
+        formats = {"mean": ".12g", "std": ".7g"}
+        facts += [f"{key}={row[key]:{f}}" for key, f in formats.items() if row[key] is not None]
         lines.append("  ".join([f"  {row['column']}", *facts]))
-    if features > _SHOWN:
-        lines.append(f"  … and {features - _SHOWN:,} more")
+    if count > _MAX_ROWS:
+        lines.append(f"  … and {count - _MAX_ROWS:,} more")
     return "\n".join(lines)
 
 
-def as_html(kind: str, fitted: Statistics) -> str:
+def as_html(name: str, statistics: Statistics) -> str:
     """Return the same as an HTML table."""
-    import html  # noqa: PLC0415 - only for notebooks
-
-    head = f"<b>{kind}</b>: {html.escape(fitted.policy.describe())}"
-    if fitted.binding is None:
-        return f"<p>{head}, nothing seen yet</p>"
-    rows = list(_rows(fitted))
+    head = f"<b>{name}</b>: {html.escape(statistics.policy.describe())}"
+    if statistics.rounded:
+        head += ", rounded from Exact()"
+    if statistics.binding is None:
+        return f"<p>{head}, no data seen</p>"
+    rows = list(_rows(statistics))
     names = list(rows[0])
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_cell(row[name]))}</td>" for name in names) + "</tr>"
+        "<tr>" + "".join(f"<td>{html.escape(_cell(row[key]))}</td>" for key in names) + "</tr>"
         for row in rows
     )
-    heads = "".join(f"<th>{name}</th>" for name in names)
-    more = len(fitted.features) - _SHOWN
+    heads = "".join(f"<th>{key}</th>" for key in names)
+    more = len(statistics.features) - _MAX_ROWS
     tail = f"<p>… and {more:,} more features</p>" if more > 0 else ""
     return f"<p>{head}</p><table><tr>{heads}</tr>{body}</table>{tail}"
 
 
-def _rows(fitted: Statistics) -> Iterator[dict[str, Any]]:
-    yield from fitted.stats().slice(0, _SHOWN).to_pylist()
+def _rows(statistics: Statistics) -> Iterator[dict[str, Any]]:
+    yield from statistics.stats().slice(0, _MAX_ROWS).to_pylist()
 
 
 def _cell(value: object) -> str:

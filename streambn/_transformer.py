@@ -1,4 +1,4 @@
-"""What a live and a frozen normalizer have in common: statistics, applied."""
+"""The common base of both normalizers: statistics that are read and applied."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ __all__ = ["Transformer", "float_type_of"]
 
 
 class Transformer(abc.ABC):
-    """What both normalizers do with the statistics that they hold."""
+    """Read statistics and apply them; subclasses hold the statistics."""
 
     __slots__ = ()
 
     @property
     @abc.abstractmethod
     def statistics(self) -> Statistics:
-        """The statistics as they stand."""
+        """The immutable value that holds policy, options, columns and state."""
 
     @property
     def policy(self) -> Policy:
-        """The policy: how the past is weighted."""
+        """The policy, which says how the past is weighted."""
         return self.statistics.policy
 
     @property
@@ -42,9 +42,9 @@ class Transformer(abc.ABC):
 
     @property
     def standardizer(self) -> Standardizer:
-        """The map that the statistics define, as they stand.
+        """The map from data to normalized values that the statistics define now.
 
-        It holds what `transform` uses: the scale of each feature, and which are constant.
+        It tells the scale of each feature, and which features are constant.
 
         Raises
         ------
@@ -61,66 +61,70 @@ class Transformer(abc.ABC):
     @property
     def lanes(self) -> tuple[str, ...]:
         """Former name of `features`."""
-        warnings.warn("lanes was renamed: use features.", DeprecationWarning, stacklevel=2)
+        warnings.warn("lanes was renamed to features.", DeprecationWarning, stacklevel=2)
         return self.features
 
     def stats(self, at: Any = None) -> pa.Table:
-        """Return the statistics as they stand, one row a lane.
+        """Return the statistics as a table with one row per feature.
 
         Parameters
         ----------
         at : datetime, date, numpy.datetime64 or number, optional
-            Of an `EMA` by event time: as of when the weights are read; by default, and at the
-            earliest, as of the newest row. Mean and variance do not depend on it.
+            For an `EMA` by event time: the time as of which to read the weights, not before the
+            newest row. Default: the time of the newest row. Mean and variance do not depend on
+            it.
 
         Returns
         -------
         pyarrow.Table
-            column (str); count, nulls, nans, infs (int64): finite values seen, and what
-            was not counted among them; mean, var, std, min, max (float64; null where
-            undefined). var and std are by this normalizer's `ddof`; the running
-            variance of a `BatchEMA` is by its own. Besides, of an `EMA` or with ``weights=``,
-            weight: Σw; effective_count: Kish's effective sample size (Σw)²/Σw². Of a
-            `BatchEMA`, total_var: the variance between the blocks included, E[v] + Var[b].
+            - ``column``: name of the feature.
+            - ``count``: number of finite values.
+            - ``nulls``, ``nans``, ``infs``: numbers of other values.
+            - ``mean``, ``var``, ``std``, ``min``, ``max``: float64, null where undefined. `ddof`
+              applies to ``var`` and ``std``; a `BatchEMA` uses its own.
+            - ``weight``: Σw, for an `EMA` or with ``weights=``.
+            - ``effective_count``: Kish's effective sample size (Σw)²/Σw², likewise.
+            - ``total_var``: for a `BatchEMA`, the variance with the drift between blocks,
+              E[v] + Var[b].
 
         Raises
         ------
         NotFittedError
             No data was seen.
         InvalidValueError
-            `at` is no time such as the event times, or lies before the newest row.
+            `at` is not a time like the event times, or lies before the newest row.
         """
         return self.statistics.stats(at)
 
     def transform(self, data: Any, dtype: Any = None) -> Any:
-        """Normalize by the statistics as they stand. Never learns.
+        """Normalize data by the current statistics, without learning.
 
-        y = (x − mean) / √(var + eps), clipped, times gamma plus beta. Nulls stay null,
-        NaN stays NaN, a lane that was never seen becomes null. Other columns and the
-        schema's metadata pass through.
+        y = clip((x − mean) / √(var + eps)) · gamma + beta. Nulls stay null and NaN stays NaN. A
+        feature without statistics becomes null. Other columns and the schema's metadata are
+        unchanged.
 
         Parameters
         ----------
         data : Arrow data
             See `Normalizer.update`.
         dtype : data type, optional
-            Of the normalized columns: float16, float32 or float64, as pyarrow or NumPy
-            have it. Default: floats keep their type, all else becomes float64.
+            Type of the normalized columns: float16, float32 or float64, of pyarrow or NumPy.
+            Default: floats keep their type, all other types become float64.
 
         Returns
         -------
         same kind as `data`
-            For a stream a pyarrow.RecordBatchReader, which holds one batch at a time
-            and normalizes by the statistics as they were at this call.
+            For a stream a pyarrow.RecordBatchReader, which holds one batch at a time and uses the
+            statistics at the time of this call.
 
         Raises
         ------
         NotFittedError
             No data was seen.
         SchemaError
-            A column is missing or not numeric.
+            A column is missing or is not numeric.
         InvalidValueError
-            There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses.
+            ``nan="raise"`` or ``inf="raise"`` refuses a value.
         """
         standardizer, kind = self.standardizer, float_type_of(dtype)
 
@@ -134,14 +138,14 @@ class Transformer(abc.ABC):
     def inverse_transform(self, data: Any, dtype: Any = None) -> Any:
         """Undo `transform`: x = (y − beta)/gamma · √(var + eps) + mean.
 
-        What was clipped stays clipped. Integers and decimals come back as float64.
+        Clipped values stay clipped. Integers and decimals come back as float64.
 
         Parameters
         ----------
         data : Arrow data
-            With the normalized columns under their own names.
+            Normalized columns under their own names.
         dtype : data type, optional
-            As for `transform`.
+            See `transform`.
 
         Returns
         -------
@@ -161,7 +165,7 @@ class Transformer(abc.ABC):
 
     @property
     def _fingerprint(self) -> str | None:
-        """The fingerprint that outputs carry, if any."""
+        """The fingerprint that outputs carry; None: none."""
         return None
 
     def __repr__(self) -> str:
@@ -172,7 +176,13 @@ class Transformer(abc.ABC):
 
 
 def float_type_of(dtype: Any) -> pa.DataType | None:
-    """Make of what the user calls a float type one of pyarrow's."""
+    """Return a float type of pyarrow or NumPy as pyarrow's; None stays None.
+
+    Raises
+    ------
+    InvalidValueError
+        `dtype` is not a float type.
+    """
     if dtype is None:
         return None
     try:
@@ -181,4 +191,6 @@ def float_type_of(dtype: Any) -> pa.DataType | None:
             return kind
     except (TypeError, pa.ArrowException):
         pass
-    raise InvalidValueError(f"dtype must be float16, float32 or float64, got {dtype!r}.")
+    raise InvalidValueError(
+        f"dtype must be float16, float32 or float64, got {dtype!r}.", argument="dtype"
+    )

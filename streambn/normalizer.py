@@ -20,23 +20,22 @@ from streambn.policies import Policy, Welford, check_policy
 from streambn.standardize import Standardizer
 from streambn.statistics import Statistics
 
-# A process that only learns needs no statistics file; msgspec is half of the import time.
+# A process that only learns needs no files, and msgspec takes half of the import time.
 if TYPE_CHECKING:
-    from streambn import snapshot
-    from streambn.io import locations
+    from streambn import io, snapshot
 else:
+    io = lazy_module("streambn.io")
     snapshot = lazy_module("streambn.snapshot")
-    locations = lazy_module("streambn.io.locations")
 
-__all__ = ["FrozenNormalizer", "Normalizer", "load"]
+__all__ = ["FrozenNormalizer", "Normalizer", "Using", "load"]
 
 Using = Literal["running", "before", "batch"]
 
 
 class _Step(NamedTuple):
-    """Of one batch, learned and normalized: the statistics after it, and the output."""
+    """One batch learned and normalized: the statistics after it, and the output."""
 
-    after: Statistics
+    statistics: Statistics
     out: pa.RecordBatch
 
 
@@ -45,31 +44,31 @@ class Normalizer(Transformer):
 
     Parameters
     ----------
-    policy : Policy
-        How the past is weighted: `Welford`, `EMA`, `BatchEMA` or `Exact`.
+    policy : Policy, optional
+        How the past is weighted: `Welford` (the default), `Exact`, `EMA` or `BatchEMA`.
     columns : sequence of str, optional
-        Names of columns, or dotted names of struct fields; a struct stands for all that
-        is numeric in it. Default: every float, integer and decimal column, and
-        fixed-size lists, tensors and structs of them.
+        Names of columns, or dotted names of struct fields. A struct stands for all its numeric
+        fields. Default: all columns of floats, integers and decimals, and of fixed-size lists,
+        tensors and structs of them.
     eps : float
         Added to the variance before the square root.
     ddof : int
-        Taken off the count in the variance: 0 (population) or 1 (sample).
+        Subtracted from the count in the variance: 0 (population) or 1 (sample).
     center, scale : bool
-        Whether to subtract the mean, and to divide by the standard deviation.
+        Whether to subtract the mean, and whether to divide by the standard deviation.
     affine : dict, optional
-        ``{"column": (gamma, beta)}``: the normalized value becomes z·gamma + beta. One
-        element of a list is spoken of as ``"emb[3]"``.
+        ``{"column": (gamma, beta)}``: the normalized value becomes z·gamma + beta. ``"emb[3]"``
+        names one element of a list.
     clip : float, optional
         Clamp z to [−clip, clip], before gamma and beta.
     nan : {"ignore", "raise", "propagate"}
-        What a NaN does: it is skipped and counted, or refused, or makes its column's
-        statistics NaN from there on.
+        Skip and count NaN values, reject the batch, or let them make the statistics of their
+        column NaN for good.
     inf : {"raise", "ignore", "propagate"}
-        What an infinity does, likewise; "raise" holds for `transform` too.
+        The same for infinite values. "raise" applies to `transform` too.
     weights : str, optional
-        Name of a column of sample weights, from 0 to 1e30, for `Welford` and for `EMA` with
-        ``adjust=True``. A row that weighs 0 leaves no trace. The column is not normalized, unless
+        Name of a column of sample weights from 0 to 1e30, for `Welford` and for `EMA` with
+        ``adjust=True``. Rows of weight 0 are skipped. The column is not normalized unless
         `columns` names it.
 
     Raises
@@ -79,11 +78,12 @@ class Normalizer(Transformer):
 
     Notes
     -----
-    The first batch binds the columns; later ones are matched to them by name. One
-    thread may learn while others transform: each sees one state, whole.
+    The first batch binds the columns. Later batches are matched to them by name.
 
-    A column whose variance is zero, within the rounding of its values, is divided by 1
-    (by √eps if there is an eps), so that its constant becomes 0.
+    One thread may learn while others transform: each call sees one state, whole.
+
+    A column whose variance is within rounding error of zero has scale 1, or √eps with an `eps`,
+    so that its constant normalizes to 0. See `streambn.standardize.Standardizer`.
 
     Examples
     --------
@@ -133,28 +133,28 @@ class Normalizer(Transformer):
         self._lock = threading.RLock()
 
     @classmethod
-    def from_statistics(cls, fitted: Statistics) -> Self:
-        """Return a normalizer that goes on from statistics."""
+    def from_statistics(cls, statistics: Statistics) -> Self:
+        """Return a normalizer that continues from statistics."""
         self = cls.__new__(cls)
-        self._statistics = fitted
+        self._statistics = statistics
         self._lock = threading.RLock()
         return self
 
     @property
     def statistics(self) -> Statistics:
-        """The immutable value that holds policy, state and bound columns."""
+        """The immutable value that holds policy, options, columns and state."""
         return self._statistics
 
     def update(self, data: Any) -> Self:
-        """Learn.
+        """Learn from data.
 
         Parameters
         ----------
         data : Arrow data
-            A pyarrow RecordBatch, Table, RecordBatchReader, Dataset or Scanner;
-            anything with ``__arrow_c_stream__`` or ``__arrow_c_array__`` (Polars,
-            DuckDB, pandas, arro3, nanoarrow); or an iterable of those. A stream is read
-            once, one batch in memory at a time.
+            A pyarrow RecordBatch, Table, RecordBatchReader, Dataset or Scanner; any object with
+            ``__arrow_c_stream__`` or ``__arrow_c_array__`` (Polars, DuckDB, pandas, arro3,
+            nanoarrow); or an iterable of those. A stream is read once, with one batch in memory
+            at a time.
 
         Returns
         -------
@@ -164,50 +164,49 @@ class Normalizer(Transformer):
         Raises
         ------
         SchemaError
-            A column is missing or not numeric.
+            A column is missing or is not numeric.
         InvalidValueError
-            There is a NaN or an infinity that ``nan=`` or ``inf=`` refuses, a weight or an
-            event time that is missing or none, or `data` is no Arrow data.
+            ``nan=`` or ``inf=`` refuses a value; a weight or an event time is missing or out of
+            range; or `data` is not Arrow data.
 
         Notes
         -----
-        A table is learned whole or not at all. A stream cannot be read again, so of it
-        every batch is learned that came before the refused one, which leaves no trace.
+        A rejected batch leaves no trace. A table is learned whole or not at all. Of a stream,
+        which cannot be read twice, the batches before the rejected one stay learned.
         """
         with self._lock:
-            if isinstance(data, pa.RecordBatch):  # the short way: most calls are for one
+            if isinstance(data, pa.RecordBatch):  # the short way, because most calls are for one
                 self._statistics = self._statistics.learn(data)
                 return self
-            stream = open_stream(data, self._wanted)
-            fitted = self._statistics
+            stream = open_stream(data, self._needed_columns)
+            statistics = self._statistics
             for batch in stream.batches:
-                fitted = fitted.learn(batch)
+                statistics = statistics.learn(batch)
                 if stream.collect is None:
-                    self._statistics = fitted
-            self._statistics = fitted
+                    self._statistics = statistics
+            self._statistics = statistics
         return self
 
     def update_transform(self, data: Any, using: Using = "running", dtype: Any = None) -> Any:
-        """Learn and normalize in one pass, batch by batch.
+        """Learn from data and normalize it in one pass, batch by batch.
 
         Parameters
         ----------
         data : Arrow data
-            As for `update`.
+            See `update`.
         using : {"running", "before", "batch"}
-            By which statistics a batch is normalized: "running", those with the batch
-            learned; "before", those before it, so that no value is judged by itself
-            (the first batch comes out null); "batch", its own mean and its own biased
-            variance, which is batch normalization's training pass. A batch is here a
-            record batch as it comes, whatever `batch_rows` makes of it for learning;
-            if its rows have weights, those are in it.
+            The statistics that normalize a batch. "running": those that include the batch.
+            "before": those before it, so that no value is judged by itself; the first batch
+            becomes null. "batch": the batch's own mean and biased variance, as in batch
+            normalization's training pass, with its sample weights if it has any. A batch is a
+            record batch of the input, also for a `BatchEMA` with `batch_rows`.
         dtype : data type, optional
-            As for `transform`.
+            See `transform`.
 
         Returns
         -------
         same kind as `data`
-            For a stream a lazy pyarrow.RecordBatchReader: a batch is learned when it is
+            For a stream a lazy pyarrow.RecordBatchReader, which learns each batch when it is
             pulled.
 
         Raises
@@ -216,10 +215,12 @@ class Normalizer(Transformer):
             As for `update`. A table is learned whole or not at all.
         """
         if using not in get_args(Using):
-            raise InvalidValueError(f"using must be 'running', 'before' or 'batch', got {using!r}.")
+            raise InvalidValueError(
+                f"using must be 'running', 'before' or 'batch', got {using!r}.", argument="using"
+            )
         kind = float_type_of(dtype)
 
-        def schema_of(schema: pa.Schema) -> pa.Schema:
+        def output_schema(schema: pa.Schema) -> pa.Schema:
             standardizer = Standardizer.of(self._statistics.bind(schema))
             return standardizer.output_schema(schema, kind, nullable=using == "batch")
 
@@ -230,23 +231,23 @@ class Normalizer(Transformer):
                 by = by.of_batch(batch)
             return _Step(after, Standardizer.of(by).standardize(batch, schema))
 
-        def now(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        def step_now(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             with self._lock:
                 self._statistics, out = step(self._statistics, batch, schema)
             return out
 
         stream = open_stream(data)
         if stream.collect is None:
-            return map_stream(stream, schema_of, now)
+            return map_stream(stream, output_schema, step_now)
         with self._lock:
             learned = self._statistics
 
-            def aside(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+            def step_aside(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
                 nonlocal learned
                 learned, out = step(learned, batch, schema)
                 return out
 
-            result = map_stream(stream, schema_of, aside)
+            result = map_stream(stream, output_schema, step_aside)
             self._statistics = learned
         return result
 
@@ -256,43 +257,68 @@ class Normalizer(Transformer):
         Parameters
         ----------
         newer : Normalizer
-            With the same policy, options and columns (in any order). For `EMA` and
-            `BatchEMA` its data must have come *after* this one's.
+            With the same policy, options and columns, the columns in any order. For `EMA` by row
+            and `BatchEMA`, its data must have come *after* this one's.
 
         Returns
         -------
         Normalizer
-            A new one; both arguments stay as they are.
+            A new one; both arguments stay as they are. `Exact` and `Welford` statistics merge
+            into `Welford` statistics, as `as_welford` makes them.
 
         Raises
         ------
         MergeError
-            The two were not kept in the same way; see also `BatchEMA.merge`.
+            The policies, options or columns differ; see also `BatchEMA` for `batch_rows`.
         """
         if not isinstance(newer, Normalizer):
             remedy = " Call thaw() on it first." if isinstance(newer, FrozenNormalizer) else ""
             raise InvalidValueError(
-                f"merge takes a Normalizer, got {type(newer).__name__}.{remedy}"
+                f"merge takes a Normalizer, got {type(newer).__name__}.{remedy}", argument="newer"
             )
         return Normalizer.from_statistics(self._statistics.merge(newer._statistics))
 
-    def with_weights(self, weights: str | None) -> Normalizer:
-        """Return a copy that goes on with sample weights from another column, or without any.
+    def as_welford(self) -> Normalizer:
+        """Return the same statistics under the `Welford` policy.
 
-        What was learned so far stays as it is.
+        The exact sums of an `Exact` normalizer are rounded once: mean and sum of squared
+        differences become the nearest double-double numbers (about 32 digits).
+
+        Returns
+        -------
+        Normalizer
+            A new one; this one stays as it is.
+
+        Raises
+        ------
+        MergeError
+            The policy is neither `Exact` nor `Welford`.
+
+        Examples
+        --------
+        >>> import pyarrow as pa
+        >>> import streambn as sbn
+        >>> sbn.Normalizer(sbn.Exact()).update(pa.table({"x": [1.0, 2.0]})).as_welford()
+        Normalizer(Welford()) of 1 feature, rounded from Exact()
+          x  n=2  mean=1.5  std=0.5
+        """
+        return Normalizer.from_statistics(self._statistics.as_welford())
+
+    def with_weights(self, weights: str | None) -> Normalizer:
+        """Return a copy that reads sample weights from another column, or from none.
+
+        The statistics so far stay as they are.
 
         Raises
         ------
         InvalidValueError
-            It is no name, or the policy takes no weights.
+            `weights` is not a name, or the policy does not support sample weights.
         """
-        fitted = self._statistics
-        return Normalizer.from_statistics(
-            replace(fitted, options=replace(fitted.options, weights=weights))
-        )
+        options = replace(self._statistics.options, weights=weights)
+        return Normalizer.from_statistics(replace(self._statistics, options=options))
 
     def freeze(self) -> FrozenNormalizer:
-        """Return the statistics as they stand, for good.
+        """Return the statistics as they are now, as an immutable normalizer.
 
         Raises
         ------
@@ -302,46 +328,52 @@ class Normalizer(Transformer):
         return FrozenNormalizer.from_statistics(self._statistics)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to a JSON file, whole or not at all; `streambn.load` reads it.
+        """Write the state to a JSON file, which `streambn.load` reads.
+
+        The file is replaced whole or not at all.
+
+        Parameters
+        ----------
+        path : str or path object
+            A file. A string may also be a URL, such as ``"s3://bucket/stats.json"``.
 
         Raises
         ------
         OSError
-            The file cannot be written; whatever stood there stays.
+            The file cannot be written. An existing file stays as it is.
         SnapshotError
-            The policy is none of streambn's own.
+            The policy is not one of streambn's own.
         """
         _save(path, self._statistics, frozen=False)
 
-    def _wanted(self, schema: pa.Schema) -> list[str]:
-        """Name the columns that a dataset has to read."""
+    def _needed_columns(self, schema: pa.Schema) -> list[str]:
         return self._statistics.bind(schema).needed_columns
 
     def __getstate__(self) -> Statistics:
         return self._statistics
 
-    def __setstate__(self, fitted: Statistics) -> None:
-        self._statistics = fitted
+    def __setstate__(self, statistics: Statistics) -> None:
+        self._statistics = statistics
         self._lock = threading.RLock()
 
 
 class FrozenNormalizer(Transformer):
-    """Statistics that never change again: what is applied at inference.
+    """Statistics that never change again, for inference.
 
-    Made by `Normalizer.freeze` or `streambn.load`. It has no way to learn; two with the
-    same statistics and hyperparameters are equal and have the same `fingerprint`, which
-    its outputs carry in their schema's metadata as ``streambn.fingerprint``.
+    `Normalizer.freeze` and `streambn.load` create it. It has no way to learn. Frozen normalizers
+    with the same statistics and hyperparameters are equal and have the same `fingerprint`. Their
+    outputs carry it in the schema's metadata as ``streambn.fingerprint``.
     """
 
     _statistics: Statistics
 
     def __init__(self) -> None:
         raise InvalidValueError(
-            "a FrozenNormalizer is made by Normalizer.freeze() or streambn.load(path)."
+            "a FrozenNormalizer is created by Normalizer.freeze() or streambn.load(path)."
         )
 
     @classmethod
-    def from_statistics(cls, fitted: Statistics) -> Self:
+    def from_statistics(cls, statistics: Statistics) -> Self:
         """Return a frozen normalizer with these statistics.
 
         Raises
@@ -349,41 +381,42 @@ class FrozenNormalizer(Transformer):
         NotFittedError
             No data was seen.
         """
-        if fitted.binding is None:
+        if statistics.binding is None:
             raise NotFittedError(
-                "no data was seen, so there is nothing to freeze. Call update(data)."
+                "no data was seen, so there is nothing to freeze. Call update(data) first."
             )
         self = cls.__new__(cls)
-        self.__dict__["_statistics"] = fitted
+        self.__dict__["_statistics"] = statistics
         return self
 
     @property
     def statistics(self) -> Statistics:
-        """The immutable value that holds policy, state and bound columns."""
+        """The immutable value that holds policy, options, columns and state."""
         return self._statistics
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of the statistics and hyperparameters."""
+        """SHA-256 of statistics and hyperparameters, in hexadecimal."""
         return snapshot.fingerprint(self._statistics)
 
+    def freeze(self) -> Self:
+        """Return itself, so that ``streambn.load(path).freeze()`` works for both kinds."""
+        return self
+
     def thaw(self) -> Normalizer:
-        """Return a live Normalizer that goes on from here; this one stays as it is."""
+        """Return a live Normalizer that continues from here; this one stays as it is."""
         return Normalizer.from_statistics(self._statistics)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a frozen statistics file, which carries the fingerprint.
 
-        Raises
-        ------
-        OSError, SnapshotError
-            As for `Normalizer.save`.
+        Parameters and errors are those of `Normalizer.save`.
         """
         _save(path, self._statistics, frozen=True)
 
     @property
     def _fingerprint(self) -> str | None:
-        # A policy of the user's own has no canonical form.
+        # A policy of the user's own has no canonical form to hash.
         return self.fingerprint if snapshot.can_hold(self.policy) else None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -391,11 +424,11 @@ class FrozenNormalizer(Transformer):
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(
-            f"a FrozenNormalizer cannot change: {name!r} was to be set. thaw() it."
+            f"cannot set {name!r}: a FrozenNormalizer is immutable. Call thaw() for a live one."
         )
 
     def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"a FrozenNormalizer cannot change: {name!r} was deleted.")
+        raise AttributeError(f"cannot delete {name!r}: a FrozenNormalizer is immutable.")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FrozenNormalizer):
@@ -409,17 +442,27 @@ class FrozenNormalizer(Transformer):
 
 
 def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
-    """Read a statistics file: a Normalizer or a FrozenNormalizer, as it was saved.
+    """Read a statistics file.
+
+    Parameters
+    ----------
+    path : str or path object
+        A file. A string may also be a URL.
+
+    Returns
+    -------
+    Normalizer or FrozenNormalizer
+        The kind that was saved.
 
     Raises
     ------
     SnapshotError
-        The file is damaged, foreign or from a newer version; the message says which.
+        The file is damaged, foreign or from a newer version of streambn.
     OSError
-        It cannot be read.
+        The file cannot be read.
     """
-    # The content of a foreign file may be large: one that is not JSON is read in part only.
     location = _locate(path)
+    # A foreign file may be large. One that does not begin like JSON is not read to its end.
     saved = snapshot.decode(location.read_bytes(beginning=b"{"), location.text)
     return (FrozenNormalizer if saved.frozen else Normalizer).from_statistics(saved.statistics)
 
@@ -428,22 +471,25 @@ def _save(path: str | os.PathLike[str], statistics: Statistics, *, frozen: bool)
     _locate(path).write_bytes(snapshot.encode(snapshot.Snapshot(statistics, frozen)))
 
 
-def _locate(path: str | os.PathLike[str]) -> locations.Location:
-    """Return the location of a file. A string may be a URL, a path object never is one."""
+def _locate(path: str | os.PathLike[str]) -> io.Location:
+    """Return the location of a file; a path object is never a URL."""
     text = os.fspath(path)
-    if isinstance(path, str):
-        return locations.locate(text)
-    return locations.Location(text, text)
+    return io.locate(text) if isinstance(path, str) else io.Location(text, text)
 
 
 def _checked_columns(columns: object) -> tuple[str, ...] | None:
     if columns is None:
         return None
     if isinstance(columns, str) or not isinstance(columns, Sequence):
-        raise InvalidValueError(f"columns must be a list of names or None, got {columns!r}.")
+        raise InvalidValueError(
+            f"columns must be a list of names, or None for all numeric columns, got {columns!r}.",
+            argument="columns",
+        )
     names = tuple(columns)
     if not names or not all(isinstance(name, str) for name in names):
         raise InvalidValueError(
-            f"columns must be one or more names, got {columns!r}. None takes all that is numeric."
+            "columns must hold one or more names, or be None for all numeric columns, got "
+            f"{columns!r}.",
+            argument="columns",
         )
     return names

@@ -41,7 +41,9 @@ class Standardizer:
         The map as arrays over features.
     constant : ndarray of bool, shape (features,)
         Whether the variance of each feature is within rounding error of zero: σ ≤ ε·|mean|
-        with ε = 2.2e-16, or σ = 0 for integers and decimals, whose values are not rounded.
+        with ε = 2.2e-16, or σ = 0 for integers and decimals, whose values are not rounded. A
+        feature whose variance is undefined, as that of one value with ``ddof=1``, is constant;
+        one without a mean is not.
 
     Notes
     -----
@@ -88,7 +90,7 @@ class Standardizer:
             clip=options.clip,
             known=estimates.defined,
         )
-        return cls(binding, options, lanes, constant)
+        return cls(binding, options, lanes, constant & estimates.defined)
 
     @property
     def scale(self) -> Floats:
