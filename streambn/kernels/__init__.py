@@ -14,9 +14,11 @@ active : str
 from __future__ import annotations
 
 import os
-from importlib.machinery import PathFinder
+import sys
+import warnings
 from pathlib import Path
 
+from streambn._lazy import lazy_module
 from streambn.errors import InvalidValueError
 from streambn.kernels.exact import ExactSums, UnmergeableError, empty_sums
 from streambn.kernels.interface import BoundColumn, Columns, FeatureTransform, Layout, Times
@@ -52,23 +54,44 @@ __all__ = [
 ]
 
 
+_native = lazy_module("streambn.kernels.native")
+
+
+def _is_compiled() -> bool:
+    """Return whether any finder knows the extension, without importing it.
+
+    A broken extension raises its own error when it is imported. Editable installs keep it apart
+    from the sources and find it by a finder of their own.
+    """
+    folder = [str(Path(__file__).parent / "native")]
+    return any(f.find_spec("streambn.kernels.native._core", folder) for f in sys.meta_path)
+
+
 def _choose() -> str:
-    asked = os.environ.get("STREAMBN_KERNELS") or ""
-    # Looked for, not imported: where it is there and broken, the import is to say so.
-    native = str(Path(__file__).parent / "native")
-    compiled = PathFinder.find_spec("streambn.kernels.native._core", [native]) is not None
-    if asked not in ("", "native", "reference"):
+    requested, compiled = os.environ.get("STREAMBN_KERNELS") or "", _is_compiled()
+    if requested not in ("", "native", "reference"):
         raise InvalidValueError(
-            f"STREAMBN_KERNELS must be 'native' or 'reference', got {asked!r}. Unset the variable "
-            "or set it to one of these."
+            f"STREAMBN_KERNELS must be 'native' or 'reference', got {requested!r}. Unset the "
+            "variable or set it to one of these.",
+            argument="STREAMBN_KERNELS",
         )
-    if asked == "native" and not compiled:
+    if requested == "native" and not compiled:
         raise InvalidValueError(
-            "STREAMBN_KERNELS='native' asks for the compiled kernels, which this installation "
-            "does not have. Install streambn anew where there is a C++ compiler (GCC or Clang), "
-            "or unset the variable."
+            "STREAMBN_KERNELS='native' requests the compiled kernels, which this installation does "
+            "not have. Reinstall streambn where a C++ compiler (GCC or Clang) is available, or "
+            "unset the variable.",
+            argument="STREAMBN_KERNELS",
         )
-    return asked or ("native" if compiled else "reference")
+    checkout = Path(__file__).parents[2]
+    if not (requested or compiled) and (checkout / "pyproject.toml").exists():
+        warnings.warn(
+            f"streambn is imported from its sources in {checkout}, without the compiled kernels. "
+            "It works, but slowly. Run `pip install -e .` there to build them, or set "
+            "STREAMBN_KERNELS=reference to choose the NumPy kernels.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return requested or ("native" if compiled else "reference")
 
 
 active: str = _choose()
@@ -103,46 +126,47 @@ else:
 
 
 def describe() -> str:
-    """Say in words which kernels are active, and what would bring others."""
+    """Return a description of the active kernels, with the reason for the slower ones."""
     if active == "native":
-        from streambn.kernels.native import simd  # noqa: PLC0415
-
-        return f"native kernels ({simd})"
+        return f"native kernels ({_native.simd})"
     if os.environ.get("STREAMBN_KERNELS"):
-        return "reference kernels (NumPy), as STREAMBN_KERNELS asks"
+        return "reference kernels (NumPy), as STREAMBN_KERNELS requests"
     return (
-        "reference kernels (NumPy): the compiled ones were not built, as there was no C++ "
-        "compiler (GCC or Clang) when streambn was installed"
+        "reference kernels (NumPy): no C++ compiler (GCC or Clang) was available when streambn "
+        "was installed"
     )
 
 
 def set_threads(count: int) -> None:
-    """Use at most `count` threads for a batch; the results do not depend on it.
+    """Use at most `count` threads for a batch. The results do not depend on the number.
 
-    The reference works on one thread.
+    The reference kernels use one thread.
 
     Raises
     ------
     InvalidValueError
-        The count is no integer >= 1.
+        The count is not an integer >= 1.
     """
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise InvalidValueError(f"the number of threads must be an integer >= 1, got {count!r}.")
+        raise InvalidValueError(
+            f"the number of threads must be an integer >= 1, got {count!r}.", argument="count"
+        )
     if active == "native":
-        from streambn.kernels import native  # noqa: PLC0415
-
-        native.set_threads(count)
+        _native.set_threads(count)
 
 
 def _usable_threads() -> int:
-    """Read STREAMBN_THREADS; without it: the cores that this process may use."""
-    asked = os.environ.get("STREAMBN_THREADS") or ""
-    if not asked:
+    """Return STREAMBN_THREADS, or else the number of cores that this process may use."""
+    requested = os.environ.get("STREAMBN_THREADS") or ""
+    if not requested:
         affinity = getattr(os, "sched_getaffinity", None)
         return len(affinity(0)) if affinity else os.cpu_count() or 1
-    if not (asked.isascii() and asked.isdigit()) or int(asked) < 1:
-        raise InvalidValueError(f"STREAMBN_THREADS must be an integer >= 1, got {asked!r}.")
-    return int(asked)
+    if not (requested.isascii() and requested.isdigit()) or int(requested) < 1:
+        raise InvalidValueError(
+            f"STREAMBN_THREADS must be an integer >= 1, got {requested!r}.",
+            argument="STREAMBN_THREADS",
+        )
+    return int(requested)
 
 
 set_threads(_usable_threads())
