@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from streambn.errors import StreamBNError
+from streambn.io.stores import store_problem
 
 __all__ = [
     "HEADER_SIZE",
@@ -121,6 +122,8 @@ def describe_read_errors(
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for names
+        if isinstance(error, OSError) and (problem := store_problem(error)):
+            raise StreamBNError(f"{name}: {problem}") from error
         reason = str(error).strip().partition("\n")[0]
         where = where and f" {where}"
         # Arrow names the column of a CSV value in its message only.
