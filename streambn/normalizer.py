@@ -461,20 +461,14 @@ def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
     OSError
         The file cannot be read.
     """
-    location = _locate(path)
+    location = io.locate(path)
     # A foreign file may be large. One that does not begin like JSON is not read to its end.
     saved = snapshot.decode(location.read_bytes(beginning=b"{"), location.text)
     return (FrozenNormalizer if saved.frozen else Normalizer).from_statistics(saved.statistics)
 
 
 def _save(path: str | os.PathLike[str], statistics: Statistics, *, frozen: bool) -> None:
-    _locate(path).write_bytes(snapshot.encode(snapshot.Snapshot(statistics, frozen)))
-
-
-def _locate(path: str | os.PathLike[str]) -> io.Location:
-    """Return the location of a file; a path object is never a URL."""
-    text = os.fspath(path)
-    return io.locate(text) if isinstance(path, str) else io.Location(text, text)
+    io.locate(path).write_bytes(snapshot.encode(snapshot.Snapshot(statistics, frozen)))
 
 
 def _checked_columns(columns: object) -> tuple[str, ...] | None:

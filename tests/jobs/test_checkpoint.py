@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 import streambn as sbn
 from streambn.cli import fit as fit_command
+from streambn.io import locate
 from streambn.io import readers as reading
 from streambn.io import sources as files
-from streambn.io.locations import locate
 from streambn.jobs import checkpoint as checkpoints
 from streambn.jobs.checkpoint import Interval, Place, Reached
 from streambn.jobs.job import fit_job

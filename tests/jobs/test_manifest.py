@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 import streambn as sbn
 from streambn import InvalidValueError, StreamBNError
+from streambn.io import locate
 from streambn.io import readers as reading
 from streambn.io import sources as files
-from streambn.io.locations import locate
 from streambn.io.sources import Source
 from streambn.jobs import manifest as manifests
 from streambn.jobs import plan as plans
