@@ -1,6 +1,7 @@
-"""Where River's own scalers go wrong: what they say, and what RiverNormalizer says.
+"""Defects of River's own scalers that RiverNormalizer does not have.
 
-Each test shows River's value too, so that it fails, and can go, when River mends it.
+Each test asserts River's wrong value as well. When River mends a defect, its test fails and can
+be deleted.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from streambn.errors import InvalidValueError, SchemaError
 from streambn.testing import exact_moments
 
 
-def of(model, feature):
+def stats_of(model, feature):
     [row] = [row for row in model.stats().to_pylist() if row["column"] == feature]
     return row
 
 
 def river_after(*frames):
-    """River's scaler, which warns of some of what it does wrong."""
+    """Return River's scaler after some frames, without its warnings."""
     scaler = preprocessing.StandardScaler()
     with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
         for frame in frames:
@@ -49,23 +50,23 @@ def exact(values):
     return float(mean), float(square / len(values))
 
 
-# ------------------------------------------------------------- 1: one-pass variance
+# ------------------------------------------------------------------ one-pass variance
 
 
 @pytest.mark.parametrize("offset", [1e8, 1e9])
-def test_the_variance_of_a_frame_at_an_offset(offset):
+def test_variance_of_frames_at_an_offset(offset):
     x = offset + np.random.default_rng(42).normal(size=1000)
     frames = [pd.DataFrame({"x": part}) for part in np.array_split(x, 10)]
     mean, var = exact(x)
     assert abs(river_after(*frames).vars["x"] - var) > 0.3 * var
     ours = ours_after(*frames)
-    assert of(ours, "x")["mean"] == pytest.approx(mean, rel=1e-15, abs=0)
-    assert of(ours, "x")["var"] == pytest.approx(var, rel=1e-13, abs=0)
+    assert stats_of(ours, "x")["mean"] == pytest.approx(mean, rel=1e-15, abs=0)
+    assert stats_of(ours, "x")["var"] == pytest.approx(var, rel=1e-13, abs=0)
     ours.learn_one({"x": offset})
-    assert of(ours, "x")["var"] == pytest.approx(exact([*x, offset])[1], rel=1e-13, abs=0)
+    assert stats_of(ours, "x")["var"] == pytest.approx(exact([*x, offset])[1], rel=1e-13, abs=0)
 
 
-def test_a_negative_variance_and_a_complex_row():
+def test_variance_is_never_negative_and_rows_never_complex():
     wrong = []
     for seed in range(20):
         x = 1e9 + np.random.default_rng(seed).normal(size=1000)
@@ -75,40 +76,40 @@ def test_a_negative_variance_and_a_complex_row():
             wrong.append(scaler.transform_one({"x": x[0]})["x"])
         ours = ours_after(frame)
         mean, var = exact(x)
-        assert of(ours, "x")["var"] == pytest.approx(var, rel=1e-13, abs=0)
+        assert stats_of(ours, "x")["var"] == pytest.approx(var, rel=1e-13, abs=0)
         out = ours.transform_one({"x": x[0]})["x"]
         assert type(out) is float
-        # The mean is kept to more digits than a float has, hence the slack of its last one.
+        # RiverNormalizer keeps more digits of the mean than the float `mean` has.
         assert out == pytest.approx((x[0] - mean) / math.sqrt(var), abs=2e-7)
     assert wrong
     assert all(isinstance(z, complex) for z in wrong)
 
 
-# ---------------------------------------------------------------- 2: missing values
+# --------------------------------------------------------------------- missing values
 
 
 @pytest.mark.parametrize("missing", [None, np.nan], ids=["null", "NaN"])
 @pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table], ids=lambda m: m.__name__)
-def test_one_missing_value_is_missing_and_no_more(make, missing):
+def test_missing_value_does_not_poison_the_statistics(make, missing):
     first, second = make({"x": [1.0, missing, 3.0]}), make({"x": [5.0, 7.0]})
     assert math.isnan(river_after(first, second).vars["x"])
-    row = of(ours_after(first, second), "x")
+    row = stats_of(ours_after(first, second), "x")
     assert (row["count"], row["mean"], row["var"]) == (4, 4.0, 5.0)
     assert row["nulls"] + row["nans"] == 1
 
 
 @pytest.mark.parametrize("values", [[np.nan, np.nan], []], ids=["all missing", "empty"])
-def test_a_frame_without_values_poisons_nothing(values):
+def test_frame_without_values_does_not_poison_the_statistics(values):
     frames = [pd.DataFrame({"x": np.array(v, float)}) for v in ([1.0, 3.0], values, [5.0, 7.0])]
     assert math.isnan(river_after(*frames).means["x"])
-    row = of(ours_after(*frames), "x")
+    row = stats_of(ours_after(*frames), "x")
     assert (row["count"], row["mean"], row["var"]) == (4, 4.0, 5.0)
 
 
-# ------------------------------------------------------- 3: the type of another column
+# --------------------------------------------------------------- types of other columns
 
 
-def test_a_narrow_column_does_not_narrow_the_others():
+def test_narrow_column_does_not_narrow_the_others():
     frame = pd.DataFrame({"small": np.array([1, 2], np.int8), "price": [70_000.0, 70_001.0]})
     with np.errstate(all="ignore"):
         theirs = river_after(frame).transform_many(frame)
@@ -119,10 +120,10 @@ def test_a_narrow_column_does_not_narrow_the_others():
     assert out["price"].tolist() == out["small"].tolist() == [-1.0, 1.0]
 
 
-# ------------------------------------------------------------- 4: constants, the unseen
+# ------------------------------------------------------- constant and unseen features
 
 
-def test_a_constant_is_one_thing_in_a_row_and_in_a_frame():
+def test_constant_feature_has_one_rule_for_rows_and_frames():
     frame, other = pd.DataFrame({"x": [5.0, 5.0]}), pd.DataFrame({"x": [8.0]})
     theirs = river_after(frame)
     assert theirs.transform_one({"x": 8.0})["x"] == 0.0
@@ -131,22 +132,22 @@ def test_a_constant_is_one_thing_in_a_row_and_in_a_frame():
     assert ours.transform_one({"x": 8.0})["x"] == ours.transform_many(other)["x"].item() == 0.0
 
 
-def test_an_unseen_feature_is_one_thing_and_leaves_no_trace():
+def test_unseen_feature_has_one_rule_and_leaves_no_trace():
     other = pd.DataFrame({"y": [8.0]})
     theirs = river_after(pd.DataFrame({"x": [1.0, 3.0]}))
     assert theirs.transform_one({"y": 8.0})["y"] == 0.0
     assert theirs.transform_many(other)["y"].item() == 8.0
-    assert "y" in theirs.means  # by transforming
+    assert "y" in theirs.means  # transforming created it
     ours = ours_after(pd.DataFrame({"x": [1.0, 3.0]}))
     state = pickle.dumps(ours)
     assert ours.transform_one({"y": 8.0})["y"] == ours.transform_many(other)["y"].item() == 0.0
     assert pickle.dumps(ours) == state
 
 
-# ------------------------------------------------------ 5: exponentially weighted variance
+# ----------------------------------------------------- exponentially weighted variance
 
 
-def test_an_exponentially_weighted_variance_at_an_offset():
+def test_exponentially_weighted_variance_at_an_offset():
     x = 1e9 + np.random.default_rng(0).normal(size=1000)
     theirs = preprocessing.AdaptiveStandardScaler(fading_factor=0.1)
     ours = RiverNormalizer(sbn.EMA(alpha=0.1, adjust=False))
@@ -162,13 +163,12 @@ def test_an_exponentially_weighted_variance_at_an_offset():
             expected.append((value - 1e9 - mean[i]) / math.sqrt(var[i]))
             assert ours.transform_one({"x": value})["x"] == pytest.approx(expected[-1], abs=1e-6)
     assert lowest < -100
-    assert zeros > len(x) / 2  # in silence, as a constant would be
+    assert zeros > len(x) / 2  # without a warning, as if the feature were constant
     assert np.std(expected) > 0.5
-    assert of(ours, "x")["var"] == pytest.approx(var.iloc[-1], rel=1e-6, abs=0)
+    assert stats_of(ours, "x")["var"] == pytest.approx(var.iloc[-1], rel=1e-6, abs=0)
 
 
-def test_the_adaptive_scaler_is_an_ema_that_starts_at_the_first_value():
-    """Where River is right, the two agree."""
+def test_adaptive_scaler_equals_recursive_ema_where_it_is_right():
     theirs = preprocessing.AdaptiveStandardScaler(fading_factor=0.3)
     ours = RiverNormalizer(sbn.EMA(alpha=0.3, adjust=False))
     for value in np.random.default_rng(1).normal(size=200):
@@ -178,22 +178,22 @@ def test_the_adaptive_scaler_is_an_ema_that_starts_at_the_first_value():
         assert ours.transform_one({"x": value})["x"] == pytest.approx(z, rel=1e-9, abs=1e-9)
 
 
-# -------------------------------------------------------- 6: half learned, badly merged
+# ------------------------------------------------------------- partial rows and merging
 
 
 @pytest.mark.parametrize("bad", [None, "two", [1.0]], ids=str)
-def test_a_row_is_learned_whole_or_not_at_all(bad):
+def test_row_is_learned_whole_or_not_at_all(bad):
     theirs = preprocessing.StandardScaler()
     theirs.learn_one({"a": 1.0, "b": 1.0})
     with pytest.raises(TypeError):
         theirs.learn_one({"a": 2.0, "b": bad})
-    assert theirs.means["a"] == 1.5  # half learned
+    assert theirs.means["a"] == 1.5  # half of the row was learned
     assert theirs.counts["b"] == 2
     ours = RiverNormalizer()
     ours.learn_one({"a": 1.0, "b": 1.0})
-    if bad is None:  # a missing value is no error
+    if bad is None:  # a missing value is not an error
         ours.learn_one({"a": 2.0, "b": bad})
-        assert (of(ours, "a")["count"], of(ours, "b")["count"]) == (2, 1)
+        assert (stats_of(ours, "a")["count"], stats_of(ours, "b")["count"]) == (2, 1)
         return
     state = pickle.dumps(ours)
     with pytest.raises(SchemaError, match="'b'"):
@@ -201,7 +201,7 @@ def test_a_row_is_learned_whole_or_not_at_all(bad):
     assert pickle.dumps(ours) == state
 
 
-def test_an_infinite_row_is_not_learned_for_ever():
+def test_infinity_does_not_poison_the_statistics():
     theirs = preprocessing.StandardScaler()
     ours = RiverNormalizer()
     for value in (1.0, 3.0):
@@ -213,10 +213,10 @@ def test_an_infinite_row_is_not_learned_for_ever():
     theirs.learn_one({"a": 2.0})
     ours.learn_one({"a": 2.0})
     assert math.isnan(theirs.means["a"])
-    assert of(ours, "a")["mean"] == 2.0
+    assert stats_of(ours, "a")["mean"] == 2.0
 
 
-def test_shards_of_a_row_or_two_are_merged():
+def test_shards_of_one_or_two_rows_merge():
     for empty in (stats.Mean, stats.Var):
         with pytest.raises(ZeroDivisionError):
             empty() + empty()
@@ -234,11 +234,11 @@ def test_shards_of_a_row_or_two_are_merged():
     ]
 
 
-# -------------------------------------------------------------------- 7: timestamps
+# -------------------------------------------------------------------------- timestamps
 
 
 @pytest.mark.parametrize("make", [pl.DataFrame, pa.table], ids=lambda m: m.__name__)
-def test_timestamps_are_no_numbers(make):
+def test_timestamps_are_not_numbers(make):
     day = datetime.datetime(2024, 1, 1)
     frame = make({"t": [day, None]})
     assert river_after(frame).means["t"] < -1e18  # half of INT64_MIN
@@ -249,7 +249,7 @@ def test_timestamps_are_no_numbers(make):
     assert list(ours.transform_many(frame)["t"]) == list(frame["t"])
 
 
-def test_timestamps_of_pandas_are_no_numbers():
+def test_timestamps_of_pandas_are_not_numbers():
     frame = pd.DataFrame({"t": pd.to_datetime(["2024-01-01", "2024-01-03"]), "x": [1.0, 3.0]})
     assert river_after(frame).means["t"] > 1e9
     ours = ours_after(frame)

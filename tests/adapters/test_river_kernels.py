@@ -1,4 +1,4 @@
-"""The row engine of RiverNormalizer has two forms, native and in Python: they agree."""
+"""The compiled row kernels and the reference give the same results behind RiverNormalizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import streambn as sbn
 
 OFFSETS = {"a": 0.0, "b": 1e9, "c": 1e15, "d": -1e3}
 
-IN_A_PROCESS = """
+PROGRAM = """
 import json, math, sys
 import streambn as sbn
 from streambn import kernels
@@ -45,7 +45,7 @@ print(json.dumps(found))
 """
 
 
-def fixed_stream():
+def stream():
     rng = np.random.default_rng(11)
     rows = []
     for i in range(400):
@@ -64,10 +64,10 @@ def fixed_stream():
 
 
 @functools.cache
-def by_kernels(kernels):
+def results_of(kernels):
     ran = subprocess.run(
-        [sys.executable, "-c", IN_A_PROCESS],
-        input=json.dumps(fixed_stream()),
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps(stream()),
         env={**os.environ, "STREAMBN_KERNELS": kernels},
         capture_output=True,
         text=True,
@@ -82,13 +82,13 @@ def by_kernels(kernels):
 @pytest.mark.parametrize(
     "name", ["Welford", "EMA", "EMARecursive", "EMAIgnoreNA", "BatchEMA", "Exact"]
 )
-def test_both_kernels_learn_and_transform_a_row_alike(name):
+def test_both_kernels_learn_and_transform_rows_alike(name):
     pytest.importorskip(
         "streambn.kernels.native",
-        reason="the compiled kernels are not there: install streambn where there is a C++ compiler",
+        reason="the compiled kernels are missing: install streambn where there is a C++ compiler",
         exc_type=ImportError,
     )
-    native, reference = (by_kernels(kernels)[name] for kernels in ("native", "reference"))
+    native, reference = (results_of(kernels)[name] for kernels in ("native", "reference"))
     assert list(native["stats"]) == list(reference["stats"])
     for feature, row in reference["stats"].items():
         assert native["stats"][feature] == pytest.approx(row, rel=1e-14, abs=0), feature
@@ -101,12 +101,12 @@ def test_both_kernels_learn_and_transform_a_row_alike(name):
                 assert x == pytest.approx(b[feature], rel=1e-12, abs=1e-12, nan_ok=True), feature
 
 
-def test_the_reference_learns_a_row_as_it_learns_a_table():
-    rows = fixed_stream()
+def test_reference_learns_rows_as_it_learns_a_table():
+    rows = stream()
     columns = {name: [row.get(name) for row in rows] for name in [*OFFSETS, "late"]}
     table = pa.table({name: pa.array(values, pa.float64()) for name, values in columns.items()})
     core = sbn.Normalizer(inf="ignore", eps=1e-9).update(table)
-    found = by_kernels("reference")["Welford"]["stats"]
+    found = results_of("reference")["Welford"]["stats"]
     expected = {row.pop("column"): row for row in core.stats().to_pylist()}
     assert found.keys() == {*expected, "count"}
     for feature, row in found.items():

@@ -1,4 +1,4 @@
-"""Rows, frames, the core and exact arithmetic: one stream gives one answer, however it comes."""
+"""Rows, frames, streambn.Normalizer and exact arithmetic agree on one stream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streambn.adapters.river import RiverNormalizer
 from streambn.errors import NotFittedError
 from streambn.testing import exact_moments
 
-# Where the values of a feature lie; they are a few standard deviations apart.
+# The mean of each feature's values.
 OFFSETS = {"a": 0.0, "b": 1e9, "c": 1e15, "d": -1e3}
 POLICIES = {
     "Welford": sbn.Welford(),
@@ -36,15 +36,15 @@ for_every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLI
 
 @st.composite
 def streams(draw, max_rows=24):
-    """Draw rows whose features appear, vanish, and are sometimes null or NaN."""
+    """Draw rows whose features appear and vanish, and are sometimes null or NaN."""
     names = draw(st.lists(st.sampled_from(list(OFFSETS)), min_size=1, unique=True))
     absent = draw(st.sampled_from([0.0, 0.2, 0.8]))
     null, nan = draw(st.sampled_from([(0.0, 0.0), (0.2, 0.0), (0.0, 0.2), (0.2, 0.2)]))
     kinds = {name: draw(st.sampled_from(["float", "int", "both", "constant"])) for name in names}
-    # Each feature is there for a part of the stream: it appears, and vanishes.
+    # Each feature is present in one part of the stream.
     rows = draw(st.integers(1, max_rows))
     spans = {name: sorted(draw(st.tuples(*[st.integers(0, rows)] * 2))) for name in names}
-    # The values are noise: their seed is drawn, which is much faster than they are.
+    # Drawing a seed is much faster than drawing the values.
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     scale = draw(st.sampled_from([1.0, 1e3]))
 
@@ -72,20 +72,20 @@ KINDS = ["rows", "pandas", "Polars", "table", "record batch"]
 
 @st.composite
 def cut(draw, rows):
-    """Draw a way to cut a stream into pieces, some of them empty, and how each is learned."""
+    """Draw a cut of the stream into pieces, some empty, and the kind of each piece."""
     edges = sorted(draw(st.lists(st.integers(0, len(rows)), max_size=6)))
     pieces = [rows[a:b] for a, b in itertools.pairwise([0, *edges, len(rows)])]
     return [(draw(st.sampled_from(KINDS)), piece) for piece in pieces]
 
 
 def columns_of(rows):
-    """The values of each feature, row by row: a feature that a row lacks is a null of it."""
+    """Return the values of each feature; None where a row lacks it."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
 
 def series(values):
-    """A column of pandas: its plain floats have no null beside NaN, so nulls take others."""
+    """Return a pandas column; NumPy floats cannot tell null from NaN, so nulls need a dtype."""
     floats = [None if v is None else float(v) for v in values]
     if None not in floats:
         whole = all(isinstance(v, int) for v in values)
@@ -112,7 +112,7 @@ def frame_of(kind, rows):
 
 
 def learn(model, kind, rows):
-    # Without a feature in any row most frames have no rows either.
+    # Most frames without columns have no rows.
     if kind == "rows" or (rows and not columns_of(rows)):
         for row in rows:
             model.learn_one(row)
@@ -127,7 +127,7 @@ def one_by_one(policy, rows, **options):
 
 
 def statistics(model):
-    """What is known of each feature of which there was anything but nulls."""
+    """Return the statistics of the features that had values other than null."""
     try:
         rows = model.stats().to_pylist()
     except NotFittedError:
@@ -145,7 +145,7 @@ def assert_alike(one, other, rtol=1e-12):
         if a["mean"] is None or b["mean"] is None:
             assert a["mean"] is b["mean"] is a["var"] is b["var"] is None
             continue
-        # A mean is a float: at a large offset its last digit is more than rtol of the spread.
+        # At a large offset the last digit of a float mean exceeds rtol·σ.
         unit = b["std"] + 1e-3 * (b["max"] - b["min"])
         assert abs(a["mean"] - b["mean"]) <= rtol * unit + 2 * math.ulp(b["mean"]), name
         for spread in ("var", "std"):
@@ -153,7 +153,7 @@ def assert_alike(one, other, rtol=1e-12):
 
 
 def cells(frame, name):
-    """A column as Python values, with None for what is missing."""
+    """Return a column as Python values, None where one is missing."""
     values = frame[name]
     values = values.to_pylist() if hasattr(values, "to_pylist") else values.to_list()
     return [None if v is None or v is pd.NA else v for v in values]
@@ -168,12 +168,9 @@ def assert_same_values(got, expected):
             assert a == pytest.approx(b, rel=1e-12, abs=1e-12, nan_ok=True)
 
 
-# --------------------------------------------------------------------- Hypothesis
-
-
 @for_every_policy
 @given(data=st.data())
-def test_any_mixture_of_rows_and_frames_learns_what_the_rows_teach(data, policy):
+def test_any_mixture_of_rows_and_frames_learns_the_same(data, policy):
     rows = data.draw(streams())
     mixed = RiverNormalizer(policy)
     for kind, piece in data.draw(cut(rows)):
@@ -184,7 +181,7 @@ def test_any_mixture_of_rows_and_frames_learns_what_the_rows_teach(data, policy)
 @for_every_policy
 @settings.get_profile("few")
 @given(rows=streams())
-def test_the_core_learns_the_same_of_the_whole_table(rows, policy):
+def test_normalizer_learns_the_same_from_a_table(rows, policy):
     table = as_table(rows)
     for ddof in (0, 1):
         model = one_by_one(policy, rows, ddof=ddof)
@@ -204,7 +201,7 @@ def test_the_core_learns_the_same_of_the_whole_table(rows, policy):
 @for_every_policy
 @settings.get_profile("few")
 @given(rows=streams(), unseen=streams(max_rows=4))
-def test_a_frame_is_transformed_as_its_rows_are(rows, unseen, policy):
+def test_frames_are_transformed_like_their_rows(rows, unseen, policy):
     model = one_by_one(policy, rows)
     known = statistics(model)
     for asked in (rows, unseen):
@@ -223,7 +220,7 @@ def test_a_frame_is_transformed_as_its_rows_are(rows, unseen, policy):
                 assert z == 0.0
                 continue
             exact = (Fraction(x) - Fraction(of["mean"])) / Fraction(of["std"])
-            # Below this bound a variance is rounding, and the feature a constant.
+            # Below this bound the variance is rounding error, and the feature is constant.
             bound = 4 * of["count"] * abs(of["mean"]) * sys.float_info.epsilon
             if z != 0.0 or of["std"] > bound:
                 slack = 1e-12 + math.ulp(of["mean"]) / of["std"]
@@ -231,7 +228,7 @@ def test_a_frame_is_transformed_as_its_rows_are(rows, unseen, policy):
 
 
 @given(data=st.data())
-def test_welford_is_exact(data):
+def test_welford_agrees_with_exact_arithmetic(data):
     rows = data.draw(streams())
     mixed = RiverNormalizer()
     for kind, piece in data.draw(cut(rows)):
@@ -259,7 +256,7 @@ def test_welford_is_exact(data):
 
 @settings.get_profile("few")
 @given(data=st.data())
-def test_a_frame_is_a_block_of_batch_norm_and_a_row_is_one_too(data):
+def test_each_frame_and_each_row_is_a_block_of_batch_ema(data):
     policy = data.draw(
         st.sampled_from([sbn.BatchEMA(momentum=0.1), sbn.BatchEMA(decay=0.7, ddof=0, initial=None)])
     )
@@ -291,12 +288,12 @@ def long_stream():
 
 
 @for_every_policy
-def test_a_long_stream_row_by_row_loses_nothing(policy):
+def test_long_stream_of_rows_equals_a_table(policy):
     rows = long_stream()
     core = sbn.Normalizer(policy).update(as_table(rows))
     model = one_by_one(policy, rows)
     assert_alike(model, core)
-    # By now no variance is as good as zero but that of c, around 1e15.
+    # Around 1e15 the variance of c is close to rounding error.
     z, table = model.transform_one(rows[-1]), core.transform(as_table(rows[-1:]))
     for name in rows[-1].keys() - {"c"}:
         assert z[name] == pytest.approx(table[name][0].as_py(), rel=1e-12)

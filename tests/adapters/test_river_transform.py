@@ -1,4 +1,4 @@
-"""RiverNormalizer: what it makes of a row and of a frame."""
+"""RiverNormalizer transforms rows and frames, and keeps their types."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def learned(*rows, policy=None, **options):
 
 
 def frames(columns):
-    """The same columns as every kind of frame that there is."""
+    """Return the columns as each kind of frame."""
     return [
         pd.DataFrame(columns),
         pl.DataFrame(columns),
@@ -38,13 +38,13 @@ def frames(columns):
 
 
 def column(frame, name):
-    """One column of any kind of frame, as Python values."""
+    """Return a column of any kind of frame as Python values."""
     values = frame[name]
     return values.to_pylist() if hasattr(values, "to_pylist") else values.to_list()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_a_float_column_keeps_its_type(dtype):
+def test_float_columns_keep_their_type(dtype):
     values = np.array([1.0, 3.0], dtype)
     for frame in (
         pd.DataFrame({"a": values}),
@@ -62,7 +62,7 @@ def test_a_float_column_keeps_its_type(dtype):
             assert out.schema.field("a").type == frame.schema.field("a").type
 
 
-def test_types_of_polars():
+def test_types_of_polars_columns():
     frame = pl.DataFrame(
         {"a": [1.0, 3.0], "b": [1, 3], "c": [Decimal("1.0"), Decimal("3.0")], "s": ["x", "y"]},
         schema_overrides={"a": pl.Float32, "b": pl.Int16},
@@ -90,7 +90,7 @@ def test_integers_and_decimals_become_float64(kind):
         assert out.column("a").to_pylist() == [-1.0, 1.0]
 
 
-def test_a_pandas_frame_keeps_its_index_and_the_order_of_its_columns():
+def test_pandas_frame_keeps_its_index_and_column_order():
     index = pd.Index([7, 7, 3], name="id")
     frame = pd.DataFrame({"z": ["x", "y", "z"], "b": [1, 2, 3], "a": [1.0, 2.0, 3.0]}, index=index)
     model = learned({"a": 1.0, "b": 1}, {"a": 3.0, "b": 3})
@@ -99,7 +99,7 @@ def test_a_pandas_frame_keeps_its_index_and_the_order_of_its_columns():
     assert list(out.columns) == ["z", "b", "a"]
     assert out["a"].tolist() == out["b"].tolist() == [-1.0, 0.0, 1.0]
     assert out["z"].tolist() == ["x", "y", "z"]
-    assert list(frame["a"]) == [1.0, 2.0, 3.0]  # what it was given is as it was
+    assert list(frame["a"]) == [1.0, 2.0, 3.0]  # the input did not change
 
 
 def test_null_stays_null_and_nan_stays_nan():
@@ -118,7 +118,7 @@ def test_null_stays_null_and_nan_stays_nan():
     assert math.isnan(model.transform_many(pd.DataFrame({"a": [NAN]}))["a"].item())
 
 
-def test_other_columns_pass_through_untouched():
+def test_columns_without_numbers_pass_through():
     columns = {"s": ["x", None], "flag": [True, False], "t": [DAY, DAY], "l": [[1.0], [2.0]]}
     model = learned({"a": 1.0})
     row = {name: values[0] for name, values in columns.items()}
@@ -134,7 +134,7 @@ def test_other_columns_pass_through_untouched():
             assert out.schema == frame.schema
 
 
-def test_frames_of_no_rows_and_of_no_columns():
+def test_frames_without_rows_or_columns():
     model = learned({"a": 1.0}, {"a": 3.0})
     for frame in frames({"a": np.array([], np.float32), "s": np.array([], str)}):
         out = model.transform_many(frame)
@@ -144,7 +144,7 @@ def test_frames_of_no_rows_and_of_no_columns():
     assert model.transform_one({}) == {}
 
 
-def test_transforming_leaves_no_trace():
+def test_transform_never_learns():
     model = learned({"a": 1.0}, {"a": 3.0})
     state = pickle.dumps(model)
     model.transform_one({"a": 1.0, "new": 2.0, "s": "x", "none": None})
@@ -172,7 +172,7 @@ def test_transforming_leaves_no_trace():
     ],
     ids=str,
 )
-def test_the_options_are_those_of_a_normalizer(options, expected):
+def test_options_work_as_in_normalizer(options, expected):
     model = learned({"a": 1.0}, {"a": 3.0}, **options)
     table = pa.table({"a": [1.0, 3.0]})
     core = sbn.Normalizer(**options).update(table).transform(pa.table({"a": [4.0]}))
@@ -183,22 +183,22 @@ def test_the_options_are_those_of_a_normalizer(options, expected):
 
 
 @pytest.mark.parametrize("x", [5.0, 8, -1e300], ids=str)
-def test_a_constant_becomes_zero_in_a_row_and_in_a_frame(x):
+def test_constant_feature_becomes_zero(x):
     model = learned({"a": 5.0}, {"a": 5.0})
     assert model.transform_one({"a": x}) == {"a": 0.0}
     for frame in frames({"a": [x]}):
         assert column(model.transform_many(frame), "a") == [0.0]
 
 
-def test_a_constant_with_eps_is_divided_by_its_root():
+def test_constant_feature_with_eps_is_divided_by_its_root():
     model = learned({"a": 5.0}, {"a": 5.0}, eps=4.0)
     assert model.transform_one({"a": 9.0}) == {"a": 2.0}
     assert column(model.transform_many(pa.table({"a": [9.0]})), "a") == [2.0]
 
 
 @pytest.mark.parametrize(("unseen", "expected"), [("zero", 0.0), ("passthrough", 7.0)])
-def test_a_feature_never_seen(unseen, expected):
-    # Nulls and NaN are no values: of `null` and `nan` there is no mean either.
+def test_unseen_feature(unseen, expected):
+    # Nulls and NaN are not learned, so features of nothing else are unseen.
     model = learned({"a": 1.0, "null": None, "nan": NAN}, {"a": 3.0}, unseen=unseen)
     for name in ("b", "null", "nan"):
         out = model.transform_one({"a": 3.0, name: 7})
@@ -208,7 +208,7 @@ def test_a_feature_never_seen(unseen, expected):
             assert column(model.transform_many(frame), name) == [expected]
 
 
-def test_before_anything_was_learned():
+def test_transform_before_learning():
     assert RiverNormalizer().transform_one({"a": 7.0, "s": "x"}) == {"a": 0.0, "s": "x"}
     for frame in frames({"a": [7.0]}):
         assert column(RiverNormalizer().transform_many(frame), "a") == [0.0]
