@@ -6,6 +6,7 @@ Needs scikit-learn: ``pip install 'streambn[sklearn]'``.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -14,7 +15,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn import FrozenNormalizer, Normalizer, Welford
-from streambn.errors import InvalidValueError, SchemaError
+from streambn.errors import InvalidValueError
+
+from ._arrays import (
+    Floats,
+    append_weights,
+    check_not_temporal,
+    is_bound_to,
+    list_column,
+    to_array,
+    to_columns,
+    to_lists,
+    weight_array,
+)
 
 try:
     from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
@@ -26,11 +39,7 @@ except ImportError as error:
 
 __all__ = ["SklearnNormalizer"]
 
-_Array = NDArray[np.floating[Any]]
-
-_COLUMN = "x"  # of lists, where the features have no names
-_VALUES = 1 << 20  # normalized at a time: large arrays come out faster so than whole
-_EPSILON = float(np.finfo(np.float64).eps)
+_VALUES_AT_ONCE = 1 << 20  # a large array is transformed faster in pieces that fit the cache
 
 
 class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -40,42 +49,43 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ----------
     policy : Policy, optional
         How the past is weighted: `streambn.Welford` (the default), `streambn.EMA` by row,
-        `streambn.BatchEMA`, to which one call of `fit` or `partial_fit` is one batch, or
-        `streambn.Exact`.
+        `streambn.BatchEMA` or `streambn.Exact`. To a `BatchEMA` each call of `fit` or
+        `partial_fit` is one batch.
     with_mean, with_std : bool
         Whether to subtract the mean, and to divide by the standard deviation.
     eps : float
         Added to the variance before the square root.
     ddof : int
-        Taken off the count in the variance: 0 (population) or 1 (sample).
+        Delta degrees of freedom of the variance: 0 (population) or 1 (sample).
     clip : float, optional
         Clamp the result to [−clip, clip].
     nan : {"ignore", "raise", "propagate"}
-        What a NaN does, and a null, which is a NaN to NumPy: it is skipped, or refused,
-        or makes its feature's statistics NaN.
+        Whether NaN is skipped, or raises an error, or makes the statistics of its feature NaN. A
+        null counts as NaN.
     inf : {"raise", "ignore", "propagate"}
-        What an infinity does, likewise; "raise" holds for `transform` too.
+        The same for infinities. With "raise" `transform` refuses them too.
 
     Attributes
     ----------
     mean_, var_, scale_ : ndarray of shape (n_features,), or None
-        Read anew from the running statistics each time; None in the cases in which they
-        are None in StandardScaler, NaN where a feature has no value yet.
+        Read from the running statistics on each access. None where StandardScaler has None; NaN
+        for a feature without values.
     n_samples_seen_ : int, float, or ndarray of shape (n_features,)
-        Values counted; an array where features differ, that is, where some are missing. Once
-        there were sample weights, the sum of those of all values, with `streambn.Welford`.
+        The number of values, or with sample weights and `streambn.Welford` the sum of their
+        weights. An array if it differs between features because some values are missing.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
-        Only when fitted on a frame or table whose columns have names.
+        Only after fitting on a frame or table whose columns have names.
 
     Notes
     -----
-    A batch is learned whole or, if it is refused, not at all. Parameters are checked by
-    `fit`; those that change afterwards hold from the next `fit` on.
+    A batch is learned whole or not at all. Parameters are checked by `fit`, and a change of them
+    takes effect at the next `fit`.
 
-    float64, float32 and float16 keep their type; all else becomes float64. Dates and
-    durations are refused rather than averaged. A feature of zero variance, within the
-    rounding of its values, has the scale 1.
+    float64, float32 and float16 keep their type; all other numbers become float64. Dates and
+    durations raise a `SchemaError`.
+
+    A feature of zero variance, within the rounding error of its values, has scale 1.
 
     Examples
     --------
@@ -92,7 +102,7 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     array([[0., 2.]])
     """
 
-    _normalizer: Normalizer  # all that was learned; not there before fit
+    _normalizer: Normalizer  # absent before fit
 
     def __init__(
         self,
@@ -115,31 +125,43 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.nan = nan
         self.inf = inf
 
+    # ------------------------------------------------------------------------ exchange
+
     @classmethod
-    def from_frozen(cls, frozen: FrozenNormalizer) -> Self:
-        """Make a fitted estimator of statistics that were kept elsewhere.
+    def from_normalizer(cls, normalizer: Normalizer | FrozenNormalizer) -> Self:
+        """Return a fitted estimator with the statistics of a normalizer.
 
         Parameters
         ----------
-        frozen : FrozenNormalizer
-            Of plain columns, whose names become `feature_names_in_`, or of one column of
-            fixed-size lists, whose elements become the features. `partial_fit` goes on
-            from there; `frozen` stays as it is.
+        normalizer : Normalizer or FrozenNormalizer
+            Of plain columns, whose names become `feature_names_in_`; or of one column of
+            fixed-size lists, whose elements become the features. It does not change.
+            `partial_fit` goes on from its statistics.
 
         Raises
         ------
+        NotFittedError
+            The normalizer has seen no data.
         InvalidValueError
-            It has an affine map, which this estimator has not, or columns of other kinds.
+            `normalizer` is not a normalizer, has an affine map or goes by event time, for which
+            the estimator has no parameter, or has columns of other kinds.
         """
-        if not isinstance(frozen, FrozenNormalizer):
-            raise InvalidValueError(f"freeze() it first: this is a {type(frozen).__name__}.")
-        options, lanes = frozen.options, frozen.features
+        if not isinstance(normalizer, Normalizer | FrozenNormalizer):
+            raise InvalidValueError(
+                "normalizer must be a streambn.Normalizer or FrozenNormalizer, got "
+                f"{type(normalizer).__name__}. Read a file with streambn.load(path).",
+                argument="normalizer",
+            )
+        options = normalizer.options
         if options.affine is not None:
             raise InvalidValueError(
                 f"the normalizer has affine={dict(options.affine)!r}, for which SklearnNormalizer "
-                "has no parameter. Fit it without."
+                "has no parameter. Fit it without affine.",
+                argument="affine",
             )
-        _refuse_event_time(frozen.policy)
+        _check_policy(normalizer.policy)
+        frozen = normalizer if isinstance(normalizer, FrozenNormalizer) else normalizer.freeze()
+        features = frozen.features
         self = cls(
             frozen.policy,
             with_mean=options.center,
@@ -150,35 +172,49 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             nan=options.nan,
             inf=options.inf,
         )
-        self.n_features_in_ = len(lanes)
-        nothing = np.empty((0, len(lanes)))
-        if _takes(frozen, _columns(nothing, lanes)):
-            self.feature_names_in_ = np.array(lanes, dtype=object)
-        elif not _takes(frozen, _lists(nothing, _list_name(lanes))):
+        self.n_features_in_ = len(features)
+        empty = np.empty((0, len(features)))
+        if is_bound_to(frozen, to_columns(empty, features)):
+            self.feature_names_in_ = np.array(features, dtype=object)
+        elif not is_bound_to(frozen, to_lists(empty, list_column(features))):
             raise InvalidValueError(
-                f"the lanes {lanes[:5]!r} (of {len(lanes)}) are neither plain columns nor the "
-                "elements of one column of lists. Fit with columns= that are."
+                f"the features {features[:5]!r} (of {len(features)}) are neither plain columns nor "
+                "the elements of one column of lists. Choose such columns with columns=.",
+                argument="normalizer",
             )
         self._normalizer = frozen.thaw()
         return self
 
-    def to_normalizer(self) -> Normalizer:
-        """Return a live `streambn.Normalizer` that goes on from here, apart from this one.
+    @classmethod
+    def from_frozen(cls, frozen: Normalizer | FrozenNormalizer) -> Self:
+        """Return `from_normalizer`, the name that replaces this one.
 
-        Fitted on a frame or table, its columns bear the names of the features, and it
-        fits files with those columns. Fitted on arrays, which name nothing, it has one
-        column ``x`` of fixed-size lists, the rows: no public way leads from the elements
-        of a list to columns. Fit on a frame to have names.
-
-        Once there were sample weights, it takes them from the column that its
-        ``options.weights`` names; ``with_weights(None)`` has it go on without.
+        .. deprecated:: 0.1
         """
-        return copy.copy(self._statistics())
+        warnings.warn(
+            "SklearnNormalizer.from_frozen is deprecated; call from_normalizer, which takes live "
+            "and frozen normalizers.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return cls.from_normalizer(frozen)
 
-    # ------------------------------------------------------------------- learning
+    def to_normalizer(self) -> Normalizer:
+        """Return a live `streambn.Normalizer` that goes on from here; this one does not change.
+
+        After fitting on a frame or table it has the columns of that frame. After fitting on
+        arrays, which name nothing, it has one column ``x`` of fixed-size lists, one list for each
+        row.
+
+        After sample weights it expects weights in the column that its ``options.weights`` names;
+        ``with_weights(None)`` returns a normalizer that goes on without.
+        """
+        return copy.copy(self._fitted_normalizer())
+
+    # ------------------------------------------------------------------------ learning
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Forget everything, then learn.
+        """Forget all statistics, then learn.
 
         Parameters
         ----------
@@ -186,41 +222,51 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), or float, optional
-            What each sample weighs: 0 as if it were not there, 2 as if it were there twice, to
-            `streambn.Welford`. `streambn.EMA` with ``adjust=True`` heeds it too, others refuse it.
+            Weight of each sample, or of every sample, for `streambn.Welford` and for
+            `streambn.EMA` with ``adjust=True``. A sample of weight 0 changes nothing; to `Welford`
+            one of weight 2 counts as two equal samples.
+
+        Raises
+        ------
+        InvalidValueError
+            ``nan=`` or ``inf=`` refuses a value, a parameter or a weight is out of range, or the
+            policy takes no weights.
+        SchemaError
+            A column holds dates or durations.
         """
         return self._learn(X, sample_weight, None)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Learn one more batch; the arguments are those of `fit`."""
+        """Learn one more batch; parameters and errors are those of `fit`."""
         return self._learn(X, sample_weight, getattr(self, "_normalizer", None))
 
     def _learn(self, X: Any, sample_weight: Any, normalizer: Normalizer | None) -> Self:
         before = self.__dict__.copy()
         try:
-            array = self._checked(X, reset=normalizer is None)
-            # A copy: whoever copied this estimator holds the same normalizer.
-            learning = self._new() if normalizer is None else copy.copy(normalizer)
-            batch = self._batch(array, learning)
+            array = self._validated(X, reset=normalizer is None)
+            # A shallow copy of this estimator shares its normalizer, so that one must not change.
+            learning = self._new_normalizer() if normalizer is None else copy.copy(normalizer)
+            batch = self._as_batch(array, learning)
             if sample_weight is not None or learning.options.weights is not None:
-                weights = _weights(sample_weight, len(array))
+                weights = weight_array(sample_weight, len(array))
                 if learning.options.weights is not None or not (weights == 1).all():
-                    learning, batch = _weighed(learning, batch, weights)
+                    learning, batch = append_weights(learning, batch, weights)
             self._normalizer = learning.update(batch)
         except BaseException:
-            # scikit-learn's validation sets names before the data can be refused.
+            # scikit-learn sets feature names before the normalizer can refuse the data.
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
         return self
 
-    def _new(self) -> Normalizer:
+    def _new_normalizer(self) -> Normalizer:
         for name in ("with_mean", "with_std"):
-            if not isinstance(getattr(self, name), bool | np.bool_):
+            value = getattr(self, name)
+            if not isinstance(value, bool | np.bool_):
                 raise InvalidValueError(
-                    f"{name} must be True or False, got {getattr(self, name)!r}."
+                    f"{name} must be True or False, got {value!r}.", argument=name
                 )
-        _refuse_event_time(self.policy)
+        _check_policy(self.policy)
         return Normalizer(
             self.policy,
             eps=self.eps,
@@ -232,95 +278,90 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             inf=self.inf,  # type: ignore[arg-type]
         )
 
-    # ----------------------------------------------------------------- normalizing
+    # -------------------------------------------------------------------- transforming
 
     def transform(self, X: Any) -> Any:
-        """Standardize by the statistics as they stand. Never learns.
+        """Standardize by the current statistics. Never learns.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            Or what `set_output` asks for. NaN stays NaN, a null becomes NaN, and so does
-            a feature that was never seen.
+            Or the container that `set_output` chose. NaN and null become NaN, and so do values of
+            a feature without statistics.
         """
         check_is_fitted(self)
-        return self._mapped(self._checked(X, reset=False), Normalizer.transform)
+        return self._map(self._validated(X, reset=False), Normalizer.transform)
 
-    def inverse_transform(self, X: Any) -> _Array:
-        """Undo `transform`, except that what was clipped stays clipped."""
-        # The core does not look for infinities on the way back, as scikit-learn does.
-        finite = "allow-nan" if self._statistics().options.inf == "raise" else False
+    def inverse_transform(self, X: Any) -> Floats:
+        """Return data in its original units: the inverse of `transform`, except for clipping."""
+        # Normalizer.inverse_transform accepts infinities, which scikit-learn refuses.
+        finite = "allow-nan" if self._fitted_normalizer().options.inf == "raise" else False
         array = check_array(X, dtype=FLOAT_DTYPES, ensure_all_finite=finite, estimator=self)
         if array.shape[1] != self.n_features_in_:
             raise InvalidValueError(
                 f"X has {array.shape[1]} features, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input."
+                f"{self.n_features_in_} features as input.",
+                argument="X",
             )
-        return self._mapped(array, Normalizer.inverse_transform)
+        return self._map(array, Normalizer.inverse_transform)
 
-    def _mapped(self, array: _Array, how: Callable[[Normalizer, pa.RecordBatch], Any]) -> _Array:
-        n, width = array.shape
-        at_once = max(_VALUES // width, 1)
-        if n <= at_once:
-            # What Arrow gives back may be read-only; the output is its user's to write.
-            out = _rows(how(self._normalizer, self._batch(array, self._normalizer)), width)
-            return out if out.flags.writeable else out.copy()
-        # A copy sees one state in all pieces, whatever another thread learns meanwhile.
+    def _map(self, array: Floats, method: Callable[[Normalizer, pa.RecordBatch], Any]) -> Floats:
+        rows, width = array.shape
+        at_once = max(_VALUES_AT_ONCE // width, 1)
+        # The copy has the same statistics for all pieces, even if another thread learns.
         normalizer = copy.copy(self._normalizer)
+        if rows <= at_once:
+            out = to_array(method(normalizer, self._as_batch(array, normalizer)), width)
+            # Memory of Arrow may be read-only, but the caller may write to the output.
+            return out if out.flags.writeable else out.copy()
         named = hasattr(self, "feature_names_in_")
-        out = np.empty((n, width), array.dtype, order="F" if named else "C")
-        for start in range(0, n, at_once):
-            rows = slice(start, start + at_once)
-            out[rows] = _rows(how(normalizer, self._batch(array[rows], normalizer)), width)
+        out = np.empty((rows, width), array.dtype, order="F" if named else "C")
+        for start in range(0, rows, at_once):
+            piece = slice(start, start + at_once)
+            batch = method(normalizer, self._as_batch(array[piece], normalizer))
+            out[piece] = to_array(batch, width)
         return out
 
-    # -------------------------------------------------------------------- reading
+    # ---------------------------------------------------------------------- statistics
 
     @property
     def mean_(self) -> NDArray[np.float64] | None:
-        """The means; None if there is neither centering nor scaling."""
-        options = self._statistics().options
-        return self._read("mean") if options.center or options.scale else None
+        """The mean of each feature; None without centering and scaling."""
+        options = self._fitted_normalizer().options
+        return self._statistic("mean") if options.center or options.scale else None
 
     @property
     def var_(self) -> NDArray[np.float64] | None:
-        """The variances; None without scaling."""
-        return self._read("var") if self._statistics().options.scale else None
+        """The variance of each feature; None without scaling."""
+        return self._statistic("var") if self._fitted_normalizer().options.scale else None
 
     @property
     def scale_(self) -> NDArray[np.float64] | None:
-        """What the features are divided by; None without scaling."""
-        options = self._statistics().options
-        if not options.scale:
+        """The divisor of each feature; None without scaling."""
+        normalizer = self._fitted_normalizer()
+        if not normalizer.options.scale:
             return None
-        mean, std = self._read("mean"), self._read("std")
-        # The core's rule: a deviation within the rounding of the values is none.
-        varies = std > _EPSILON * np.abs(mean)
-        # A hypotenuse: the variance itself may be beyond float64 where its root is not.
-        wide = np.hypot(np.where(varies, std, 0.0), np.sqrt(options.eps))
-        wide[~varies & (options.eps == 0)] = 1.0
-        wide[~np.isfinite(mean)] = np.nan
-        return wide
+        return np.where(np.isnan(self._statistic("mean")), np.nan, normalizer.standardizer.scale)
 
     @property
     def n_samples_seen_(self) -> float | NDArray[Any]:
-        """Values counted, or their weights: one number if it is the same for all features."""
-        normalizer = self._statistics()
+        """The number of values of each feature, or their weight; one number if all are equal."""
+        normalizer = self._fitted_normalizer()
         stats = normalizer.stats()
-        weighed = normalizer.options.weights is not None and isinstance(normalizer.policy, Welford)
-        # Of a feature without any value the weight is null.
-        seen = np.array(stats["weight"].fill_null(0.0) if weighed else stats["count"])
-        one: float = seen[0].item()
-        return one if (seen == one).all() else seen
+        weighted = normalizer.options.weights is not None and isinstance(normalizer.policy, Welford)
+        # The weight of a feature without values is null.
+        seen = np.array(stats["weight"].fill_null(0.0) if weighted else stats["count"])
+        first: float = seen[0].item()
+        return first if (seen == first).all() else seen
 
-    def _read(self, name: str) -> NDArray[np.float64]:
-        return np.array(self._statistics().stats()[name])
+    def _statistic(self, name: str) -> NDArray[np.float64]:
+        return np.array(self._fitted_normalizer().stats()[name])
 
-    def _statistics(self) -> Normalizer:
+    def _fitted_normalizer(self) -> Normalizer:
         check_is_fitted(self)
         return self._normalizer
 
-    # ------------------------------------------------------------ on the host's terms
+    # -------------------------------------------------------- the host's own interface
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_normalizer")
@@ -331,130 +372,36 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float64", "float32", "float16"]
         return tags
 
-    def _checked(self, X: Any, reset: bool) -> Any:
-        """Check data by scikit-learn's rules and return it as an array of floats."""
-        # The core looks for infinities in passing.
-        how = {"dtype": FLOAT_DTYPES, "ensure_all_finite": False}
-        if isinstance(X, pa.RecordBatch):  # to scikit-learn it has no names
+    def _validated(self, X: Any, reset: bool) -> Any:
+        """Return data as an array of floats, checked by scikit-learn's rules."""
+        # Normalizer finds infinities while it reads the data.
+        checks = {"dtype": FLOAT_DTYPES, "ensure_all_finite": False}
+        if isinstance(X, pa.RecordBatch):  # scikit-learn does not know its column names
             X = pa.Table.from_batches([X])
-        _refuse_times(X)
+        check_not_temporal(X)
         if not isinstance(X, pa.Table) or not X.num_columns:
-            return validate_data(self, X, reset=reset, **how)
+            return validate_data(self, X, reset=reset, **checks)
         validate_data(self, X, reset=reset, skip_check_array=True)
-        # Five times as fast as the table makes an array of itself; nulls become NaN.
+        # Stacking columns is five times as fast as Table.__array__. Nulls become NaN.
         stacked = np.stack([column.to_numpy() for column in X.columns]).T
-        return check_array(stacked, estimator=self, **how)
+        return check_array(stacked, estimator=self, **checks)
 
-    def _batch(self, array: _Array, normalizer: Normalizer) -> pa.RecordBatch:
-        """Lay rows out for the core: columns if they have names, else one column of lists.
+    def _as_batch(self, array: Floats, normalizer: Normalizer) -> pa.RecordBatch:
+        """Return rows as named columns, or without names as one column of lists.
 
-        A list is what a row of a C-ordered array is, so the array goes in without a copy:
-        it learns five times as fast as from columns cut out of the rows.
+        A row of a C-ordered array has the memory layout of a list, so the array is not copied.
+        Learning from it is five times as fast as from columns that are cut out of the rows.
         """
         names = getattr(self, "feature_names_in_", None)
         if names is not None:
-            return _columns(array, names)
-        return _lists(array, _list_name(normalizer.features))
+            return to_columns(array, names)
+        return to_lists(array, list_column(normalizer.features))
 
 
-def _columns(array: _Array, names: Any) -> pa.RecordBatch:
-    # The columns of an F-ordered array, as most frames give, are not copied.
-    return pa.RecordBatch.from_arrays([pa.array(x) for x in array.T], names=list(names))
-
-
-def _lists(array: _Array, name: str) -> pa.RecordBatch:
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
-    return pa.RecordBatch.from_arrays([rows], names=[name])
-
-
-def _rows(batch: pa.RecordBatch, width: int) -> _Array:
-    """Make an array of what `_columns` or `_lists` made of one, nulls as NaN."""
-    out: _Array
-    if pa.types.is_fixed_size_list(batch.schema.types[0]):
-        out = batch.column(0).values.to_numpy(zero_copy_only=False).reshape(-1, width)
-    else:
-        out = batch.to_tensor(null_to_nan=True, row_major=False).to_numpy()
-    return out
-
-
-def _list_name(lanes: tuple[str, ...]) -> str:
-    """Give the name of the column of lists to which the lanes belong."""
-    return lanes[0].rpartition("[")[0] if lanes else _COLUMN
-
-
-def _takes(frozen: FrozenNormalizer, rows: pa.RecordBatch) -> bool:
-    """Say whether a normalizer is bound to such columns."""
-    try:
-        frozen.transform(rows)
-    except SchemaError:
-        return False
-    return True
-
-
-def _weights(sample_weight: Any, samples: int) -> NDArray[np.float64]:
-    """Return what each sample weighs; which numbers are weights, the core knows."""
-    if sample_weight is None:
-        return np.ones(samples)
-    try:
-        weights: NDArray[np.float64] = np.asarray(sample_weight, np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidValueError(
-            f"sample_weight must hold numbers >= 0, got {sample_weight!r:.60}."
-        ) from error
-    if weights.ndim == 0:
-        weights = np.full(samples, weights)
-    if weights.shape != (samples,):
-        raise InvalidValueError(
-            f"sample_weight has the shape {weights.shape}, and there are {samples} samples. Give "
-            f"one number a sample: the shape ({samples},)."
-        )
-    if not weights.any():
-        raise InvalidValueError(
-            "sample_weight holds nothing but zeros, so there is nothing to learn. Give at least "
-            "one sample a weight above zero."
-        )
-    return weights
-
-
-def _weighed(
-    normalizer: Normalizer, batch: pa.RecordBatch, weights: NDArray[np.float64]
-) -> tuple[Normalizer, pa.RecordBatch]:
-    """Put the weights beside the features, and have the normalizer find them there."""
-    name = normalizer.options.weights or "sample_weight"
-    while name in batch.schema.names:  # a feature
-        name += "_"
-    if name != normalizer.options.weights:
-        normalizer = normalizer.with_weights(name)
-    columns, names = [*batch.columns, pa.array(weights)], [*batch.schema.names, name]
-    return normalizer, pa.RecordBatch.from_arrays(columns, names=names)
-
-
-def _refuse_event_time(policy: Any) -> None:
+def _check_policy(policy: Any) -> None:
     if getattr(policy, "time", None) is not None:
         raise InvalidValueError(
-            f"{policy!r} goes by event time, which a matrix of features has not. Take "
-            "streambn.Normalizer, or an EMA that counts rows, such as EMA(halflife=10_000)."
+            f"policy {policy!r} goes by event time, which a matrix of features does not have. Use "
+            "streambn.Normalizer, or an EMA by row such as EMA(halflife=10_000).",
+            argument="policy",
         )
-
-
-def _refuse_times(X: Any) -> None:
-    """Refuse dates and durations, of which scikit-learn would average the integers."""
-    if isinstance(X, pa.Table):
-        kinds = X.schema.types
-    elif hasattr(X, "__arrow_c_stream__"):  # a frame
-        kinds = list(getattr(X, "dtypes", []))
-    else:
-        kinds = [getattr(X, "dtype", None)]
-    for i, kind in enumerate(kinds):
-        if _is_temporal(kind):
-            raise SchemaError(
-                f"column {i} of X is {kind}, which is not numeric. Leave it out, or make it a "
-                "number of units of your choice first."
-            )
-
-
-def _is_temporal(kind: Any) -> bool:
-    if isinstance(kind, pa.DataType):
-        return bool(pa.types.is_temporal(kind))
-    polars = getattr(kind, "is_temporal", None)
-    return bool(polars()) if polars else getattr(kind, "kind", "") in {"M", "m"}
