@@ -1,4 +1,7 @@
-"""Columns of a batch, and the features of rows that they belong to."""
+"""Columns of a batch of rows, and the features that they belong to.
+
+A batch is an Arrow record batch, or a NumPy matrix whose columns are named apart from it.
+"""
 
 from __future__ import annotations
 
@@ -7,40 +10,50 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from streambn.arrow import is_encoded, numeric_type
 from streambn.errors import SchemaError
 from streambn.kernels import BoundColumn, Layout
+from streambn.kernels.bitmaps import filter_rows
 from streambn.kernels.interface import ABSENT
 
-__all__ = ["Kinds", "Lanes", "Match", "twice"]
+__all__ = [
+    "ColumnTypes",
+    "FeatureMatch",
+    "KnownFeatures",
+    "column_of",
+    "duplicate_feature",
+    "select_columns",
+    "select_rows_of",
+]
 
 
-class Lanes(Protocol):
-    """What is known of the features so far."""
+class KnownFeatures(Protocol):
+    """The features that have statistics."""
 
     def __len__(self) -> int: ...
 
     def index(self, key: Any, /) -> int:
-        """Return the place of a feature; -1: there is none."""
+        """Return the index of a feature, or -1 if it has no statistics."""
 
     def exact(self) -> list[bool]:
-        """Say of each feature whether nothing but integers and decimals was seen."""
+        """Return for each feature whether all its values were integers or decimals."""
 
 
-class Kinds(NamedTuple):
-    """Which columns hold numbers.
+class ColumnTypes(NamedTuple):
+    """The numeric columns of a batch.
 
     Attributes
     ----------
     numeric : tuple of int
-        Indices of the columns that do.
+        Indices of the columns of plain numbers.
     exact : tuple of bool
-        Which of those are integers or decimals.
+        Whether each of those holds integers or decimals.
     other : tuple of int
-        Indices of those that do not.
+        Indices of all other columns.
     encoded : bool
-        Whether there is a dictionary- or run-end-encoded one.
+        Whether a numeric column is dictionary- or run-end-encoded.
     """
 
     numeric: tuple[int, ...]
@@ -49,100 +62,149 @@ class Kinds(NamedTuple):
     encoded: bool
 
     @classmethod
-    def of(cls, schema: pa.Schema) -> Self:
-        """Look at a schema."""
+    def of_schema(cls, schema: pa.Schema) -> Self:
+        """Return the column types of record batches."""
         found = [numeric_type(field.type) for field in schema]
-        numeric = [i for i, kind in enumerate(found) if kind is not None and kind[1] is None]
+        plain = {i: kind[0] for i, kind in enumerate(found) if kind and kind[1] is None}
         return cls(
-            tuple(numeric),
-            tuple(not pa.types.is_floating(kind[0]) for kind in found if kind and kind[1] is None),
-            tuple(sorted(set(range(len(found))) - set(numeric))),
-            any(is_encoded(schema.field(i).type) for i in numeric),
+            tuple(plain),
+            tuple(not pa.types.is_floating(kind) for kind in plain.values()),
+            tuple(i for i in range(len(found)) if i not in plain),
+            any(is_encoded(schema.field(i).type) for i in plain),
         )
 
     @classmethod
     @functools.lru_cache(maxsize=16)
     def of_matrix(cls, columns: int, exact: bool) -> Self:
-        """Say so of the columns of a matrix of numbers."""
+        """Return the column types of matrices."""
         return cls(tuple(range(columns)), (exact,) * columns, (), False)
 
 
-class Match(NamedTuple):
-    """Columns, and the lanes that they belong to.
+class FeatureMatch(NamedTuple):
+    """The features of a batch's columns.
 
     Attributes
     ----------
     names : list
-        Of the columns.
-    kinds : Kinds
-    lanes : int
-        How many there were before.
-    fresh : list
-        Features that have no lane yet; theirs come behind the others.
+        Names of the columns.
+    types : ColumnTypes
+        Types of the columns.
+    known : int
+        Number of features that had statistics before this batch.
+    new : list
+        Features that have none yet, in the order in which they follow the known ones.
     layout : Layout
-        Where each lane's values are.
+        The columns of the known and the new features.
     exact : list of bool
-        Whether a lane has seen nothing but integers and decimals, with these columns.
+        For each of those features, whether all its values, with this batch, are integers or
+        decimals.
     """
 
     names: list[Any]
-    kinds: Kinds
-    lanes: int
-    fresh: list[Any]
+    types: ColumnTypes
+    known: int
+    new: list[Any]
     layout: Layout
     exact: list[bool]
 
-    def for_more(self) -> Self | None:
-        """Return the match of more such batches, once this one is learned; None: it may differ.
-
-        It may where there was a column of nothing but nulls.
-        """
-        there = sum(place.path[0] != ABSENT for place in self.layout.places)
-        if there < len(self.kinds.numeric):
-            return None
-        return self._replace(lanes=self.lanes + len(self.fresh), fresh=[])
-
     @classmethod
-    def of(cls, batch: Any, names: list[Any], kinds: Kinds, lanes: Lanes, spare: bool) -> Self:
-        """Match the columns of a batch or matrix by their names.
+    def of(
+        cls, batch: Any, names: list[Any], types: ColumnTypes, known: KnownFeatures, spare: bool
+    ) -> Self:
+        """Match columns to features by name.
 
-        A column of nothing but nulls is no new feature: it might yet be anything. `spare`:
-        behind all lanes there is one more, of which the batch has nothing.
+        A column that holds only nulls is not a new feature, because it might be of any type.
+
+        Parameters
+        ----------
+        batch : pyarrow.RecordBatch or ndarray
+        names : list
+            Names of its columns.
+        types : ColumnTypes
+        known : KnownFeatures
+        spare : bool
+            Whether the layout ends with one more feature that the batch does not have.
 
         Raises
         ------
         SchemaError
-            A feature is there twice.
+            Two columns belong to one feature.
         """
         schema = None if isinstance(batch, np.ndarray) else batch.schema
-        places = [_place(ABSENT)] * len(lanes)
-        exact, fresh = lanes.exact(), []
-        for column, whole in zip(kinds.numeric, kinds.exact, strict=True):
-            name = names[column]
-            lane = lanes.index(name)
-            if lane < 0:
-                if schema is not None and batch.column(column).null_count == len(batch):
+        columns = [_bound_column(ABSENT)] * len(known)
+        exact, new = known.exact(), []
+        for i, is_exact in zip(types.numeric, types.exact, strict=True):
+            name = names[i]
+            feature = known.index(name)
+            if feature < 0:
+                if schema is not None and batch.column(i).null_count == len(batch):
                     continue
-                fresh.append(name)
-                places.append(_place(column))
-                exact.append(whole)
-            elif places[lane].path[0] != ABSENT:
-                raise twice(name)
+                new.append(name)
+                columns.append(_bound_column(i))
+                exact.append(is_exact)
+            elif columns[feature].path[0] != ABSENT:
+                raise duplicate_feature(name)
             else:
-                places[lane] = _place(column)
-                exact[lane] = exact[lane] and whole
-        if len(set(fresh)) < len(fresh):
-            raise twice(next(name for name in fresh if fresh.count(name) > 1))
+                columns[feature] = _bound_column(i)
+                exact[feature] = exact[feature] and is_exact
+        if len(set(new)) < len(new):
+            raise duplicate_feature(next(name for name in new if new.count(name) > 1))
         if spare:
-            places.append(_place(ABSENT))
-        return cls(names, kinds, len(lanes), fresh, Layout(places, schema, kinds.encoded), exact)
+            columns.append(_bound_column(ABSENT))
+        return cls(names, types, len(known), new, Layout(columns, schema, types.encoded), exact)
+
+    def for_next_batch(self) -> Self | None:
+        """Return the match of a further batch with the same columns, or None if it may differ.
+
+        It may differ if a column of this batch held only nulls.
+        """
+        present = sum(column.path[0] != ABSENT for column in self.layout.places)
+        if present < len(self.types.numeric):
+            return None
+        return self._replace(known=self.known + len(self.new), new=[])
 
 
 @functools.lru_cache(maxsize=4096)
-def _place(column: int) -> BoundColumn:
-    return BoundColumn((column,), None)
+def _bound_column(index: int) -> BoundColumn:
+    return BoundColumn((index,), None)
 
 
-def twice(name: Any) -> SchemaError:
-    """Return the error for a feature that is there twice."""
-    return SchemaError(f"feature {name!r} is there twice. Rename or drop one of the two.")
+def duplicate_feature(name: Any) -> SchemaError:
+    """Return the error for a feature that occurs twice."""
+    return SchemaError(
+        f"feature {name!r} occurs twice. Rename or drop one of the two.", column=str(name)
+    )
+
+
+# ---------------------------------------------------------------- batches and matrices
+
+
+def column_of(batch: Any, names: list[Any], name: str) -> pa.Array:
+    """Return the column of that name.
+
+    Raises
+    ------
+    SchemaError
+        No column has that name, or several have.
+    """
+    if name not in names:
+        raise SchemaError.missing(name, map(str, names))
+    if names.count(name) > 1:
+        raise duplicate_feature(name)
+    i = names.index(name)
+    return pa.array(batch[:, i]) if isinstance(batch, np.ndarray) else batch.column(i)
+
+
+def select_columns(batch: Any, columns: list[int]) -> Any:
+    """Return some columns of a batch or matrix."""
+    if isinstance(batch, np.ndarray):
+        return np.asfortranarray(batch[:, columns])
+    return batch.select(columns)
+
+
+def select_rows_of(batch: Any, keep: NDArray[np.bool_]) -> Any:
+    """Return the rows of a batch or matrix where `keep` is true."""
+    if isinstance(batch, np.ndarray):
+        return np.asfortranarray(batch[keep])
+    arrays = [filter_rows(column, keep) for column in batch.columns]
+    return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)

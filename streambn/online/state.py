@@ -1,12 +1,12 @@
-"""Where the statistics of features are: in the lanes, value by value, or in a policy's state.
+"""Where the statistics of features are kept: in the row kernel, or as the state of a policy.
 
-A ledger hands out the policy's state, with room for features that are new, and takes the one
-that the policy made of it.
+Both classes have the same methods. They give out a policy's state that has room for new features,
+and take in the state that follows from it.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
@@ -17,32 +17,39 @@ from streambn.kernels.interface import Ints
 from streambn.kernels.moments import MomentArrays
 from streambn.policies import Policy, RowRule
 
-__all__ = ["BlockLedger", "ValueLedger"]
+__all__ = ["KernelState", "PolicyState"]
 
-_FIELDS = len(MomentArrays.FIELDS)
-_ONE = Layout([BoundColumn((0,), None)])
+_FIELDS: Final = len(MomentArrays.FIELDS)
+_ONE_COLUMN: Final = Layout([BoundColumn((0,), None)])
 
 
-class ValueLedger:
-    """Of a policy that goes value by value: the lanes keep all that there is."""
+class KernelState:
+    """Statistics in the row kernel, for a policy with a `row_rule`.
 
-    # Whether the state has a lane behind those of all features.
-    spare: ClassVar[bool] = False
+    Parameters
+    ----------
+    policy : Policy
+    rule : RowRule
+    kernel : RowStatistics
+    """
 
-    def __init__(self, policy: Policy, rule: RowRule, lanes: RowStatistics) -> None:
+    # Whether `read` returns one feature more than it was asked for.
+    has_spare: ClassVar[bool] = False
+
+    def __init__(self, policy: Policy, rule: RowRule, kernel: RowStatistics) -> None:
         self._policy = policy
         self._rule = rule
-        self._lanes = lanes
+        self._kernel = kernel
 
-    def state(self, fresh: int) -> Any:
-        """Return the policy's state; behind all lanes there are `fresh` new ones."""
-        moments, first, gaps, _ = self._stored(as_kept=False)
-        if fresh:
-            moments = np.hstack([moments, self._never_seen(fresh)])
+    def read(self, new: int = 0) -> Any:
+        """Return the policy's state of all features and of `new` further ones."""
+        moments, first, gaps, _ = self._stored(per_feature=False)
+        if new:
+            moments = np.hstack([moments, self._never_seen(new)])
             if first is not None:
-                first = np.hstack([first, Moments.empty(fresh).memory])
+                first = np.hstack([first, Moments.empty(new).memory])
             if gaps is not None:
-                rows = np.full(fresh, self._lanes.rows)
+                rows = np.full(new, self._kernel.rows)
                 gaps = np.hstack([gaps, np.array([rows, np.zeros_like(rows)])])
         return self._policy.from_moments(
             Moments.sealed(MomentArrays(moments)),
@@ -50,132 +57,152 @@ class ValueLedger:
             gaps,
         )
 
-    def settled(self) -> Any:
-        """Return the policy's state of the features, and of nothing else."""
-        return self.state(0)
+    def read_known(self) -> Any:
+        """Return the policy's state of exactly the known features."""
+        return self.read()
 
-    def take(self, state: Any, fresh: list[Any], exact: list[bool], before: int, rows: int) -> bool:
-        """Take over a state after `rows` rows, of the lanes that there are and of new ones.
+    def write(
+        self, state: Any, new: list[Any], exact: list[bool], *, before: int, rows: int
+    ) -> bool:
+        """Replace the statistics by a policy's state after `rows` rows.
 
-        If another thread learned since there were `before` rows, nothing is done, and the
-        result is False.
+        Parameters
+        ----------
+        state : object
+            Of all features, then of the new ones.
+        new : list
+            Names of the new features.
+        exact : list of bool
+            For each feature, whether all its values are integers or decimals.
+        before, rows : int
+            Number of rows before and after.
+
+        Returns
+        -------
+        bool
+            False if another thread has learned since there were `before` rows. Nothing changed
+            then.
         """
         moments, first, gaps = self._policy.to_moments(state)
-        values = None if first is None else first.memory
-        return self._lanes.update(fresh, exact, before, rows, moments.memory, values, gaps, None)
+        return self._kernel.update(
+            new, exact, before, rows, moments.memory, None if first is None else first.memory, gaps,
+            None,
+        )  # fmt: skip
 
     def begin(self, state: Any, features: list[Any], exact: list[bool], rows: int) -> None:
-        """Take over a state that was kept elsewhere."""
-        self.take(state, features, exact, 0, rows)
+        """Take over a policy's state that was kept elsewhere."""
+        self.write(state, features, exact, before=0, rows=rows)
 
-    def saved(self) -> Any:
-        """Return what `restore` needs.
+    def dump(self) -> Any:
+        """Return the statistics for `restore`, bit for bit.
 
-        As it is kept, not as of the last row: that would round, and a copy would go on from
-        other bits.
+        The kernel brings a feature up to date only when a row has it. Doing so here would round,
+        and a copy would go on with other bits.
         """
-        return [None if a is None else a.tobytes() for a in self._stored(as_kept=True)]
+        return [None if a is None else a.tobytes() for a in self._stored(per_feature=True)]
 
-    def restore(self, saved: Any, features: list[Any], exact: list[bool], rows: int) -> None:
-        """Take over what `saved` gave."""
-        arrays = [None if data is None else np.frombuffer(data, np.int64) for data in saved]
-        self._lanes.update(features, exact, 0, rows, *arrays)
+    def restore(self, dumped: Any, features: list[Any], exact: list[bool], rows: int) -> None:
+        """Take over what `dump` returned."""
+        arrays = [None if data is None else np.frombuffer(data, np.int64) for data in dumped]
+        self._kernel.update(features, exact, 0, rows, *arrays)
 
-    def _stored(self, as_kept: bool) -> tuple[Ints, Ints | None, Ints | None, Ints | None]:
-        """Return moments, those of first values, gaps, and how many rows each lane has seen."""
+    def _stored(self, *, per_feature: bool) -> tuple[Ints, Ints | None, Ints | None, Ints | None]:
+        """Return moments, first values and gaps, and if `per_feature` the rows of each feature."""
         while True:
-            lanes = len(self._lanes)
-            moments = np.empty((_FIELDS, lanes), np.int64)
+            features = len(self._kernel)
+            moments = np.empty((_FIELDS, features), np.int64)
             first = gaps = None
             if self._rule.prior:
-                first, gaps = np.empty_like(moments), np.empty((2, lanes), np.int64)
-            rows = np.empty(lanes, np.int64) if as_kept else None
+                first, gaps = np.empty_like(moments), np.empty((2, features), np.int64)
+            rows = np.empty(features, np.int64) if per_feature else None
             try:
-                self._lanes.store(moments, first, gaps, rows)
+                self._kernel.store(moments, first, gaps, rows)
             except ValueError:
-                if len(self._lanes) != lanes:
-                    continue  # another thread brought a feature meanwhile
+                if len(self._kernel) != features:
+                    continue  # another thread learned a new feature meanwhile
                 raise
             return moments, first, gaps, rows
 
-    def _never_seen(self, lanes: int) -> Ints:
-        """Return moments of features that all rows so far did not have."""
+    def _never_seen(self, features: int) -> Ints:
+        """Return the moments of features that no row had."""
         decay, ignore_na, prior = self._rule
-        rows = self._lanes.rows
-        # With a prior what comes before the first value fades nothing.
+        rows = self._kernel.rows
+        # With a prior, rows before the first value discount nothing.
         faded = 1.0 if ignore_na or prior else decay**rows
-        empty = Moments.empty(lanes)
-        return empty.replace(nulls=np.full(lanes, rows), decay=np.full(lanes, faded)).memory
+        empty = Moments.empty(features)
+        return empty.replace(nulls=np.full(features, rows), decay=np.full(features, faded)).memory
 
 
-class BlockLedger:
-    """Of a policy that goes by blocks: its state, and the lanes only map.
+class PolicyState:
+    """Statistics as the state of a policy without a `row_rule`. The row kernel only transforms.
 
-    The state has one lane more than there are features. Nothing is ever seen of that one, and
-    it becomes whatever appears.
+    The state has one more feature than the kernel. That spare feature is null in every row, and
+    its statistics are those of each feature that appears for the first time.
     """
 
-    spare: ClassVar[bool] = True
+    has_spare: ClassVar[bool] = True
 
-    def __init__(self, policy: Policy, lanes: RowStatistics) -> None:
+    def __init__(self, policy: Policy, kernel: RowStatistics) -> None:
         self._policy = policy
-        self._lanes = lanes
+        self._kernel = kernel
         self._state = policy.init(1)
 
-    def state(self, fresh: int) -> Any:
-        """See `ValueLedger.state`; the spare lane is the last."""
-        lanes = len(self._lanes)
-        return self._policy.take(self._state, [*range(lanes), *[lanes] * (fresh + 1)])
+    def read(self, new: int = 0) -> Any:
+        """See `KernelState.read`; the last feature is the spare one."""
+        known = len(self._kernel)
+        return self._policy.take(self._state, [*range(known), *[known] * (new + 1)])
 
-    def settled(self) -> Any:
-        """See `ValueLedger.settled`."""
-        return self._policy.take(self._state, range(len(self._lanes)))
+    def read_known(self) -> Any:
+        """See `KernelState.read_known`."""
+        return self._policy.take(self._state, range(len(self._kernel)))
 
-    def take(self, state: Any, fresh: list[Any], exact: list[bool], before: int, rows: int) -> bool:
-        """See `ValueLedger.take`."""
-        nothing = Moments.empty(len(exact)).memory
-        taken = self._lanes.update(fresh, exact, before, rows, nothing, None, None, None)
-        if taken:
+    def write(
+        self, state: Any, new: list[Any], exact: list[bool], *, before: int, rows: int
+    ) -> bool:
+        """See `KernelState.write`."""
+        empty = Moments.empty(len(exact)).memory
+        written = self._kernel.update(new, exact, before, rows, empty, None, None, None)
+        if written:
             self._state = state
-        return taken
+        return written
 
     def begin(self, state: Any, features: list[Any], exact: list[bool], rows: int) -> None:
-        """See `ValueLedger.begin`."""
-        whole = _beside(state, self._without_values(rows))
-        self.take(whole, features, exact, 0, rows)
+        """See `KernelState.begin`."""
+        self.restore(_append(state, self._nulls(rows)), features, exact, rows)
 
-    def _without_values(self, rows: int) -> Any:
-        """Return the state of one lane of which so many rows had nothing."""
+    def _nulls(self, rows: int) -> Any:
+        """Return the state of one feature that is null in all rows."""
         if self._policy.event_time is None:
-            return self._policy.update(self._state, _nulls(rows, None))
-        # When they happened is without effect, but each needs a time: doubled, not all at once.
+            return self._policy.update(self._state, _null_columns(rows, None))
+        # The policy needs a time for each row, though it has no effect. Doubling the segment
+        # avoids an array of them.
         state = self._state
-        doubled = self._policy.update(state, _nulls(1, Times(np.zeros(1), None)))
+        segment = self._policy.update(state, _null_columns(1, Times(np.zeros(1), None)))
         while rows:
             if rows % 2:
-                state = self._policy.merge(state, doubled)
-            doubled = self._policy.merge(doubled, doubled)
+                state = self._policy.merge(state, segment)
+            segment = self._policy.merge(segment, segment)
             rows //= 2
         return state
 
-    def saved(self) -> Any:
-        """See `ValueLedger.saved`."""
+    def dump(self) -> Any:
+        """See `KernelState.dump`."""
         return self._state
 
-    def restore(self, saved: Any, features: list[Any], exact: list[bool], rows: int) -> None:
-        """See `ValueLedger.restore`."""
-        self.take(saved, features, exact, 0, rows)
+    def restore(self, dumped: Any, features: list[Any], exact: list[bool], rows: int) -> None:
+        """See `KernelState.restore`."""
+        self.write(dumped, features, exact, before=0, rows=rows)
 
 
-def _nulls(rows: int, times: Times | None) -> Columns:
+def _null_columns(rows: int, times: Times | None) -> Columns:
     batch = pa.RecordBatch.from_arrays([pa.nulls(rows)], ["0"])
-    return Columns(batch, _ONE, None, times)
+    return Columns(batch, _ONE_COLUMN, None, times)
 
 
-def _beside(state: Any, other: Any) -> Any:
-    """Put the one lane of another state behind those of a state made of arrays over lanes.
+def _append(state: Any, other: Any) -> Any:
+    """Return a state with the one feature of another state appended.
 
-    An array whose last axis is not the lanes, and a number, are the first state's.
+    A number, and an array whose last axis is not the features, are taken from the first state.
     """
     if isinstance(state, Moments):
         return Moments.sealed(MomentArrays(np.hstack([state.memory, other.memory])))
@@ -184,5 +211,5 @@ def _beside(state: Any, other: Any) -> Any:
     if isinstance(state, np.ndarray) and other.shape[-1:] == (1,):
         return np.concatenate([state, other], axis=-1)
     if isinstance(state, tuple) and hasattr(state, "_make"):
-        return state._make(map(_beside, state, other))
+        return state._make(map(_append, state, other))
     return state

@@ -1,0 +1,139 @@
+"""Learning batches of rows, whose columns are matched to features by name."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from streambn.arrow import SchemaCache, select_rows
+from streambn.errors import SchemaError
+from streambn.kernels import Columns, RowStatistics, Times, UnmergeableError
+from streambn.kernels.interface import Floats
+from streambn.kernels.rows import refuse
+from streambn.online.features import ColumnTypes, FeatureMatch, select_rows_of
+from streambn.online.state import KernelState, PolicyState
+from streambn.options import Options
+from streambn.policies import Policy
+
+__all__ = ["BatchLearner"]
+
+
+class BatchLearner:
+    """Learns batches of rows into the statistics of features.
+
+    Parameters
+    ----------
+    policy : Policy
+    options : Options
+    kernel : RowStatistics
+        The features, which rows learned one by one may extend at any time.
+    state : KernelState or PolicyState
+        The statistics of the features.
+    lock : threading.RLock
+        Held while a batch is learned.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        options: Options,
+        kernel: RowStatistics,
+        state: KernelState | PolicyState,
+        lock: threading.RLock,
+    ) -> None:
+        self._policy, self._options = policy, options
+        self._kernel, self._state = kernel, state
+        self._lock = lock
+        self._schemas = SchemaCache()
+        self._match: FeatureMatch | None = None
+
+    def learn(
+        self, batch: Any, names: list[Any], weights: Floats | None, times: pa.Array | None
+    ) -> None:
+        """Learn the rows that count, which have a weight above 0 and, if need be, a time.
+
+        Parameters
+        ----------
+        batch : pyarrow.RecordBatch or ndarray
+            The features, without weights and times.
+        names : list
+            Names of the columns.
+        weights : ndarray of float64, shape (rows,), or None
+        times : pyarrow.Array or None
+            Event times.
+
+        Raises
+        ------
+        SchemaError
+            Two columns belong to one feature, or a feature that was a number is one no longer.
+        InvalidValueError
+            ``nan=`` or ``inf=`` refuses a value, or a time is missing.
+        """
+        selection = select_rows(weights, times, self._policy.event_time)
+        if selection.keep is not None:
+            batch = select_rows_of(batch, selection.keep)
+        if len(batch) == 0:
+            return
+        with self._lock:
+            while not self._try_to_learn(batch, names, selection.weights, selection.times):
+                pass  # another thread learned a row meanwhile
+
+    def _try_to_learn(
+        self, batch: Any, names: list[Any], weights: Floats | None, times: Times | None
+    ) -> bool:
+        before = self._kernel.rows
+        match = self._matched(batch, names)
+        older = self._state.read(len(match.new))
+        if self._kernel.rows != before:
+            return False
+        features = [*self._kernel.keys(), *match.new, None]  # None is the spare one
+        try:
+            state = self._policy.update(older, Columns(batch, match.layout, weights, times))
+        except UnmergeableError as error:
+            name = features[error.feature]
+            raise SchemaError(
+                f"feature {name!r} {error.reason} The batch was rejected.", column=str(name)
+            ) from error
+        after = self._policy.tally(state).not_finite
+        if np.count_nonzero(after):
+            nans, *infs = after - self._policy.tally(older).not_finite
+            self._options.check_finite(nans, sum(infs), features)
+        rows = before + len(batch)
+        if not self._state.write(state, match.new, match.exact, before=before, rows=rows):
+            return False
+        if match is not self._match:
+            self._match = match.for_next_batch()
+        return True
+
+    def _matched(self, batch: Any, names: list[Any]) -> FeatureMatch:
+        types = self.column_types(batch)
+        self.check_still_numeric(batch, names)
+        last = self._match
+        if (
+            last is not None
+            and last.known == len(self._kernel)
+            and last.types is types
+            and last.names == names
+        ):
+            return last
+        return FeatureMatch.of(batch, names, types, self._kernel, self._state.has_spare)
+
+    def column_types(self, batch: Any) -> ColumnTypes:
+        """Return the types of a batch's columns."""
+        if isinstance(batch, np.ndarray):
+            return ColumnTypes.of_matrix(batch.shape[1], batch.dtype.kind in "iu")
+        types: ColumnTypes = self._schemas.get(
+            batch.schema, None, lambda: ColumnTypes.of_schema(batch.schema)
+        )
+        return types
+
+    def check_still_numeric(self, batch: Any, names: Sequence[Any]) -> None:
+        """Raise a SchemaError if a feature that was a number is another type in the batch."""
+        for i in self.column_types(batch).other:
+            array = batch.column(i)
+            if self._kernel.index(names[i]) >= 0 and array.null_count < len(array):
+                refuse("other", names[i], array.drop_null()[0].as_py())

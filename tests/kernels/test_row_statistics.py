@@ -1,0 +1,447 @@
+"""The row kernels, RowStatistics, and moments of matrices."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from streambn.errors import InvalidValueError, SchemaError
+from streambn.kernels import BoundColumn, Columns, Layout, reference
+from streambn.kernels.interface import ABSENT
+from streambn.kernels.moments import MomentArrays
+from streambn.kernels.rows import CONSTANT, MISSING, UNSEEN, RowRules, number, refuse
+
+try:
+    from streambn.kernels import native
+except ImportError:
+    native = None
+
+needs_native = pytest.mark.skipif(
+    native is None,
+    reason="the compiled kernels are missing: install streambn where there is a C++ compiler",
+)
+KERNELS = [
+    pytest.param(reference, id="reference"),
+    pytest.param(native, id="native", marks=needs_native),
+]
+PLAIN = RowRules(1.0, False, 0.0, 0, 0.0, math.inf, True, True, 0, 1, 0, 0)
+RULES = {
+    "Welford": PLAIN,
+    "Welford, ddof=1": PLAIN._replace(ddof=1),
+    "EMA": PLAIN._replace(decay=0.9),
+    "EMA, ddof=1, eps": PLAIN._replace(decay=0.9, ddof=1, eps=1e-5),
+    "EMA, missing ignored": PLAIN._replace(decay=0.9, ignore_missing=True),
+    "EMA, recursive": PLAIN._replace(decay=0.9, prior=1 / (1 - 0.9)),
+    "EMA, recursive, missing ignored": PLAIN._replace(decay=0.5, prior=2.0, ignore_missing=True),
+    "EMA, recursive, only the last value": PLAIN._replace(decay=0.0, prior=1.0),
+    "the last value alone": PLAIN._replace(decay=0.0),
+    "NaN propagated, clipped": PLAIN._replace(nan=MISSING.index("propagate"), clip=2.0),
+    "infinities propagated": PLAIN._replace(inf=MISSING.index("propagate"), decay=0.7),
+    "infinities ignored": PLAIN._replace(inf=MISSING.index("ignore"), center=False),
+    "unseen passed through, no scale": PLAIN._replace(
+        unseen=UNSEEN.index("passthrough"), scale=False
+    ),
+}
+
+
+def value(rng, infinities):
+    """Draw a value of a random type for a row."""
+    kind = rng.random()
+    if kind < 0.05:
+        return None
+    if kind < 0.1:
+        return math.nan
+    if kind < 0.12 and infinities:
+        return rng.choice([math.inf, -math.inf])
+    if kind < 0.2:
+        return rng.randint(-5, 5)
+    if kind < 0.22:
+        return 2**60 + rng.randint(0, 9)
+    if kind < 0.25:
+        return Decimal("1.1") * rng.randint(1, 9)
+    if kind < 0.27:
+        return rng.choice([0.0, -0.0, np.float32(1.5), np.int8(3), Fraction(1, 3)])
+    if kind < 0.3:
+        return 10.0 ** rng.randint(-300, 300)
+    return rng.gauss(100, 1)
+
+
+FIELDS = len(MomentArrays.FIELDS)
+
+
+def empty_arrays(statistics):
+    """Return arrays for moments, first values and gaps."""
+    n = len(statistics)
+    return *np.zeros((2, FIELDS, n), np.int64), np.zeros((2, n), np.int64)
+
+
+def stored(statistics):
+    moments, first, gaps = empty_arrays(statistics)
+    statistics.store(moments, first, gaps, None)
+    return MomentArrays(moments), MomentArrays(first), gaps
+
+
+@needs_native
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_both_kernels_learn_and_transform_alike(rules):
+    rng = random.Random(repr(rules))
+    for _ in range(15):
+        affine = {"c": (2.0, 1.0)}
+        both = [k.RowStatistics(*rules, affine, number, refuse) for k in (reference, native)]
+        counted = 0
+        for _ in range(60):
+            names = rng.sample("abcdefgh", rng.randint(0, 8))
+            row = {name: value(rng, rules.inf != MISSING.index("raise")) for name in names}
+            mine, other = (each.transform(row) for each in both)
+            assert list(mine) == list(other) == names
+            for name in names:
+                x, y = mine[name], other[name]
+                same = x is y or x == y or (math.isnan(x) and math.isnan(y))
+                assert same or math.isclose(x, y, rel_tol=1e-13, abs_tol=1e-13), (name, row)
+            weight = (
+                1.0 if rules.prior else rng.choice([1.0, 1, 0, 0.25, 3.5, Decimal("1e-9"), 1e30])
+            )
+            for each in both:
+                each.learn(row, weight)
+            counted += weight != 0
+        mine, other = both
+        assert mine.keys() == other.keys()
+        assert mine.exact() == other.exact()
+        assert (mine.rows, len(mine)) == (other.rows, len(other)) == (counted, len(mine.keys()))
+        assert np.array_equal(stored(mine)[2], stored(other)[2])
+        for found, expected in zip(stored(mine)[:2], stored(other)[:2], strict=True):
+            for field in MomentArrays.FIELDS:
+                a, b = getattr(found, field), getattr(expected, field)
+                if field in ("mean_lo", "m2_lo"):  # digits that the kernels round differently
+                    continue
+                np.testing.assert_allclose(a, b, rtol=1e-13, atol=0, err_msg=field)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_faded_weights_become_zero(kernel):
+    """0.7 times the smallest float64 rounds to itself, and arithmetic on it is slow."""
+    stats = kernel.RowStatistics(*PLAIN._replace(decay=0.7, prior=1 / 0.3), {}, number, refuse)
+    for i in range(3000):
+        stats.learn({"a": float(i % 7)})
+        stats.learn({"b": 0.0})
+    moments, _, _ = stored(stats)
+    assert moments.decay.tolist() == [0.0, 0.0]
+    assert moments.weight == pytest.approx(1 / 0.3, rel=1e-14)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_restored_statistics_go_on_with_the_same_bits(kernel):
+    rules = PLAIN._replace(decay=0.9, prior=10.0)
+    rng = random.Random(1)
+    rows = [{n: rng.gauss(0, 1) for n in rng.sample("abcd", rng.randint(0, 4))} for _ in range(50)]
+    whole = kernel.RowStatistics(*rules, {}, number, refuse)
+    for row in rows[:25]:
+        whole.learn(row)
+    kept = *empty_arrays(whole), np.zeros(len(whole), np.int64)
+    whole.store(*kept)
+    copy = kernel.RowStatistics(*rules, {}, number, refuse)
+    assert copy.update(whole.keys(), whole.exact(), 0, whole.rows, *kept)
+    for row in rows[25:]:
+        assert copy.transform(row) == whole.transform(row)
+        copy.learn(row)
+        whole.learn(row)
+    for a, b in zip(stored(copy)[:2], stored(whole)[:2], strict=True):
+        assert a.memory.tobytes() == b.memory.tobytes()
+    assert stored(copy)[2].tobytes() == stored(whole)[2].tobytes()
+
+
+# ------------------------------------------------------- the recursion of adjust=False
+
+
+def recursion(values, alpha, ignore_na):
+    """Return mean, deviation and unbiased deviation by pandas' definition, in fractions."""
+    alpha = Fraction(alpha)
+    weighted, old = [], Fraction(1)  # (weight, value), whose weights are 1 together
+    for x in values:
+        missing = x is None or not math.isfinite(x)
+        if weighted and not (missing and ignore_na):
+            old *= 1 - alpha
+        if missing:
+            continue
+        if weighted:
+            whole = old + alpha
+            weighted = [(w * old / whole, y) for w, y in weighted]
+            weighted.append((alpha / whole, Fraction(x)))
+        else:
+            weighted = [(Fraction(1), Fraction(x))]
+        old = Fraction(1)
+    mean = sum(w * x for w, x in weighted)
+    var = sum(w * (x - mean) ** 2 for w, x in weighted)
+    squares = sum(w * w for w, _ in weighted)
+    unbiased = var / (1 - squares) if squares < 1 else 0
+    return float(mean), math.sqrt(var), math.sqrt(unbiased)
+
+
+def read_by_transforming(kernel, rules, rows):
+    """Return mean, deviation and unbiased deviation from transformed values; undefined is 0."""
+    zero = CONSTANT.index("zero")
+    plain = rules._replace(eps=0.0, inf=MISSING.index("ignore"), constant=zero)
+    means, biased, unbiased = (
+        kernel.RowStatistics(*changed, {}, number, refuse)
+        for changed in (
+            plain._replace(scale=False),
+            plain._replace(center=False),
+            plain._replace(center=False, ddof=1),
+        )
+    )
+    for row in rows:
+        for stats in (means, biased, unbiased):
+            stats.transform({"a": 1.0})  # transforming changes nothing
+            stats.learn(row)
+    inverse = [stats.transform({"a": 1.0})["a"] for stats in (biased, unbiased)]
+    return -means.transform({"a": 0.0})["a"], *(z and 1 / z for z in inverse)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("ignore_na", [False, True])
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.999, 1.0])
+def test_recursion_equals_pandas_with_gaps(kernel, alpha, ignore_na):
+    rng = random.Random(alpha)
+    rules = PLAIN._replace(decay=1 - alpha, prior=1 / alpha, ignore_missing=ignore_na)
+    for _ in range(40):
+        values = [
+            rng.choice([None, math.nan, math.inf]) if rng.random() < 0.4 else rng.gauss(5, 3)
+            for _ in range(rng.randint(1, 25))
+        ]
+        if not any(x is not None and math.isfinite(x) for x in values):
+            continue
+        rows = [{} if x is None and rng.random() < 0.5 else {"a": x} for x in values]
+        found = read_by_transforming(kernel, rules, rows)
+        assert found == pytest.approx(recursion(values, alpha, ignore_na), rel=1e-13)
+
+        there = [math.nan if x is None or math.isinf(x) else x for x in values]
+        ewm = pd.Series(there).ewm(alpha=alpha, adjust=False, ignore_na=ignore_na)
+        mean, std, unbiased = found
+        # For com=1, α = 0.5, pandas computes the mean after a gap as λ**g·y + (1 − λ**g)·x.
+        if alpha != 0.5 or ignore_na:
+            assert mean == pytest.approx(ewm.mean().iloc[-1], rel=1e-12)
+        # pandas' variance loses digits as the largest weight comes close to 1.
+        if alpha < 0.9 and std > 0:
+            assert std == pytest.approx(ewm.std(bias=True).iloc[-1], rel=1e-9)
+            assert unbiased == pytest.approx(ewm.std(bias=False).iloc[-1], rel=1e-9)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_recursion_with_long_gaps_and_extreme_values(kernel):
+    rules = PLAIN._replace(decay=0.5, prior=2.0)
+    gap = [{}] * 3000
+    values = [3.0, None, 1e150, 5.0]
+    rows = [{"a": 3.0}, {}, {"a": 1e150}, {"a": 5.0}, *gap, {"a": 1.0}]
+    # The weights of the values before the long gap are 0.
+    assert read_by_transforming(kernel, rules, rows) == (1.0, 0.0, 0.0)
+    mean, _, _ = read_by_transforming(kernel, rules, [*gap, *rows[:4]])
+    assert mean == pytest.approx(recursion(values, 0.5, False)[0], rel=1e-15)
+    stats = kernel.RowStatistics(*rules, {}, number, refuse)
+    for row in [*gap, *rows]:
+        stats.learn(row)
+    assert stored(stats)[2].tolist() == [[3000], [0]]
+    stats.learn({"a": None})
+    stats.learn({})
+    moments, first, gaps = stored(stats)
+    assert gaps.tolist() == [[3000], [2]]
+    assert (moments.count[0], moments.nulls[0]) == (4, 3000 + 1 + 3000 + 2)
+    assert (moments.min[0], moments.max[0]) == (1.0, 1e150)
+    assert (first.count[0], first.weight[0], first.mean_hi[0]) == (1, 1.0, 3.0)
+
+
+# ----------------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("decay", [1.0, 0.9])
+def test_weighted_rows_equal_exact_arithmetic(kernel, decay):
+    rng = random.Random(decay)
+    rules = PLAIN._replace(decay=decay)
+    stats = kernel.RowStatistics(*rules, {}, number, refuse)
+    weighted = []
+    for _ in range(60):
+        x, w = rng.gauss(1e6, 1), rng.choice([0, 0.5, 1, 2.0, Decimal("0.1"), np.float32(7)])
+        stats.learn({"a": x}, w)
+        if w == 1:
+            stats.learn({"a": x}, weight=1)
+            weighted.append((1, x))
+        if w:
+            weighted.append((w, x))
+    faded = [
+        (Fraction(float(w)) * Fraction(decay) ** age, Fraction(x))
+        for age, (w, x) in enumerate(reversed(weighted))
+    ]
+    w = [w for w, _ in faded]
+    total, mean = sum(w), sum(w * x for w, x in faded) / sum(w)
+    squares = sum(w * (x - mean) ** 2 for w, x in faded)
+    moments, _, _ = stored(stats)
+    assert moments.count[0] == len(weighted) == stats.rows
+    assert moments.weight[0] == pytest.approx(float(total), rel=1e-14)
+    assert moments.squares[0] == pytest.approx(float(sum(a * a for a in w)), rel=1e-13)
+    pairs = (total**2 - sum(a * a for a in w)) / 2
+    assert moments.pairs[0] == pytest.approx(float(pairs), rel=1e-13)
+    assert float(Fraction(moments.mean_hi[0]) - mean) == pytest.approx(0, abs=1e-9)
+    assert moments.m2_hi[0] == pytest.approx(float(squares), rel=1e-14)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_row_of_weight_zero_is_checked_and_leaves_no_trace(kernel):
+    stats = kernel.RowStatistics(*PLAIN._replace(decay=0.5), {}, number, refuse)
+    stats.learn({"a": 1.0})
+    before = [values.tobytes() for values in stored(stats)[0]]
+    for row in ({"a": 7.0, "b": 1.0}, {}, {"b": None}, {"a": math.nan}):
+        stats.learn(row, 0)
+        stats.learn(row, weight=-0.0)
+    with pytest.raises(SchemaError, match="no longer numeric"):
+        stats.learn({"a": "x"}, 0)
+    with pytest.raises(InvalidValueError, match="infinity"):
+        stats.learn({"a": math.inf}, 0)
+    assert (stats.rows, stats.keys()) == (1, ["a"])
+    assert [values.tobytes() for values in stored(stats)[0]] == before
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "weight",
+    [-1, -5e-324, math.nan, math.inf, 1.1e30, 10**400, Decimal("1e400"), "1", None, True, [1.0]],
+    ids=str,
+)
+def test_invalid_weight_is_refused(kernel, weight):
+    stats = kernel.RowStatistics(*PLAIN, {}, number, refuse)
+    with pytest.raises(
+        InvalidValueError, match=r"^weight must be a number from 0.* to 1e\+30, got"
+    ):
+        stats.learn({"a": 1.0}, weight)
+    assert (stats.rows, stats.keys()) == (0, [])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_recursion_takes_no_weights(kernel):
+    stats = kernel.RowStatistics(*PLAIN._replace(decay=0.5, prior=2.0), {}, number, refuse)
+    stats.learn({"a": 1.0}, 1)
+    for weight in (0, 2.0):
+        with pytest.raises(InvalidValueError, match=r"weight must be 1, .* adjust=True"):
+            stats.learn({"a": 2.0}, weight)
+    with pytest.raises(InvalidValueError, match="a number from 0"):
+        stats.learn({"a": 2.0}, -1)
+    assert stats.rows == 1
+
+
+@needs_native
+def test_extension_refuses_arrays_that_do_not_fit():
+    stats = native.RowStatistics(*PLAIN, {}, number, refuse)
+    stats.learn({"a": 1.0})
+    moments, seen = np.zeros((FIELDS, 1), np.int64), np.ones(1, np.int64)
+    gaps = np.zeros((2, 1), np.int64)
+    for arguments in (
+        ([], [True, True], 1, 1, moments, None, None, None),
+        (["b"], [True], 1, 1, moments, None, None, None),
+        ([], [True], 1, 1, moments[:14], None, None, None),
+        ([], [True], 1, -1, moments, None, None, None),
+        ([], [True], 1, 1, moments, moments[:3], None, None),
+        ([], [True], 1, 1, moments, moments, gaps[:1], None),
+        ([], [True], 1, 1, moments, moments, gaps - 1, None),
+        ([], [True], 1, 1, moments, None, None, seen + 1),
+        ([], [True], 1, 1, moments, None, None, -seen),
+        ([], [True], 1, 1, moments.astype(float), None, None, None),
+    ):
+        with pytest.raises(ValueError, match=r"instead of|negative|there are not"):
+            stats.update(*arguments)
+    for arguments in ((moments[:1], None, None), (moments, moments, gaps[:1])):
+        with pytest.raises(ValueError, match="instead of"):
+            stats.store(*arguments, None)
+    two = np.zeros((FIELDS, 2), np.int64)
+    with pytest.raises(ValueError, match="twice"):
+        stats.update(["a"], [True] * 2, 1, 1, two, None, None, None)
+    assert stats.update([], [True], 7, 8, moments, None, None, None) is False
+    assert (stats.rows, stats.keys()) == (1, ["a"])
+    with pytest.raises(ValueError, match="domain"):
+        native.RowStatistics(*PLAIN._replace(decay=1.5), {}, number, refuse)
+    with pytest.raises(ValueError, match="instead of"):
+        stats.set_maps(*[np.zeros(5)] * 5, np.ones(5, bool))
+
+
+class RunsCode:
+    """A name that runs code when it is looked up."""
+
+    def __init__(self, row):
+        self.row = row
+
+    def __hash__(self):
+        self.row.clear()
+        return 1
+
+    def __eq__(self, other):
+        return self is other
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_row_may_change_while_it_is_read(kernel):
+    stats = kernel.RowStatistics(*PLAIN, {}, number, refuse)
+    row = {f"x{i}": float(i) for i in range(20)}
+    key = RunsCode({})
+    row[key] = 1.0
+    key.row = row
+    with contextlib.suppress(RuntimeError):  # Python's: dictionary changed size during iteration
+        stats.learn(row)
+    stats.learn({"x1": 3.0})
+    assert stats.transform({"x1": 5.0})["x1"] >= 0
+
+
+# ----------------------------------------------------------------------------- matrices
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "dtype", ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]
+)
+@pytest.mark.parametrize("rows", [0, 1, 3, 700])
+def test_matrix_has_the_moments_of_its_columns(kernel, dtype, rows):
+    rng = np.random.default_rng(rows)
+    matrix = np.asfortranarray((rng.random((rows, 5)) * 100).astype(dtype))
+    columns = Columns.of(*(pa.array(column) for column in matrix.T))
+    expected = kernel.block_moments(columns, 0.99)
+    plain = Columns(matrix, Layout([BoundColumn((i,), None) for i in range(5)]))
+    as_list = Columns(np.ascontiguousarray(matrix), Layout([BoundColumn((0,), 5)]))
+    for found in (kernel.block_moments(c, 0.99) for c in (plain, as_list)):
+        for field in MomentArrays.FIELDS:
+            a, b = getattr(found, field), getattr(expected, field)
+            if kernel is reference:  # it sums lists and columns in different groups
+                if not field.endswith("_lo"):
+                    np.testing.assert_allclose(a, b, rtol=1e-14, atol=0, err_msg=field)
+            else:
+                assert a.tobytes() == b.tobytes()
+    some = Columns(matrix, Layout([BoundColumn((3,), None), BoundColumn((ABSENT,), None)]))
+    found = kernel.block_moments(some, 0.99)
+    assert found.count.tolist() == [rows, 0]
+    assert found.nulls.tolist() == [0, rows]
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("matrix", "place", "message"),
+    [
+        (np.zeros((4, 3), order="F"), BoundColumn((3,), None), "3 columns"),
+        (np.zeros((4, 3), order="F"), BoundColumn((-2,), None), "3 columns"),
+        (np.zeros((4, 3)), BoundColumn((0,), None), "several pieces"),
+        (np.zeros((4, 3), order="F"), BoundColumn((0,), 3), "several pieces"),
+        (np.zeros((8, 3), order="F")[::2], BoundColumn((0,), None), "several pieces"),
+        (np.zeros((4, 3)), BoundColumn((1,), 3), "3 columns"),
+        (np.zeros((4, 3), bool, order="F"), BoundColumn((0,), None), "no numbers"),
+        (np.zeros((4, 3), complex, order="F"), BoundColumn((0,), None), "no numbers"),
+        (np.zeros((4, 3), ">f8", order="F"), BoundColumn((0,), None), "no numbers"),
+        (np.zeros(4), BoundColumn((0,), None), "two dimensions"),
+        (np.zeros((4, 3, 2)), BoundColumn((0,), None), "two dimensions"),
+    ],
+)
+def test_unsupported_matrix_is_refused(matrix, place, message):
+    with pytest.raises(InvalidValueError, match=message):
+        native.block_moments(Columns(matrix, Layout([place])))
