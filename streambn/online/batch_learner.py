@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from streambn.arrow import SchemaCache, select_rows
+from streambn.arrow import select_rows
 from streambn.errors import SchemaError
 from streambn.kernels import Columns, RowStatistics, Times, UnmergeableError
 from streambn.kernels.interface import Floats
-from streambn.kernels.rows import refuse
-from streambn.online.features import ColumnTypes, FeatureMatch, select_rows_of
+from streambn.online.features import BatchColumns, FeatureMatch, select_rows_of
 from streambn.online.state import KernelState, PolicyState
 from streambn.options import Options
 from streambn.policies import Policy
@@ -33,6 +31,7 @@ class BatchLearner:
         The features, which rows learned one by one may extend at any time.
     state : KernelState or PolicyState
         The statistics of the features.
+    columns : BatchColumns
     lock : threading.RLock
         Held while a batch is learned.
     """
@@ -43,12 +42,12 @@ class BatchLearner:
         options: Options,
         kernel: RowStatistics,
         state: KernelState | PolicyState,
+        columns: BatchColumns,
         lock: threading.RLock,
     ) -> None:
         self._policy, self._options = policy, options
         self._kernel, self._state = kernel, state
-        self._lock = lock
-        self._schemas = SchemaCache()
+        self._columns, self._lock = columns, lock
         self._match: FeatureMatch | None = None
 
     def learn(
@@ -110,8 +109,7 @@ class BatchLearner:
         return True
 
     def _matched(self, batch: Any, names: list[Any]) -> FeatureMatch:
-        types = self.column_types(batch)
-        self.check_still_numeric(batch, names)
+        types = self._columns.types(batch, names)
         last = self._match
         if (
             last is not None
@@ -121,19 +119,3 @@ class BatchLearner:
         ):
             return last
         return FeatureMatch.of(batch, names, types, self._kernel, self._state.has_spare)
-
-    def column_types(self, batch: Any) -> ColumnTypes:
-        """Return the types of a batch's columns."""
-        if isinstance(batch, np.ndarray):
-            return ColumnTypes.of_matrix(batch.shape[1], batch.dtype.kind in "iu")
-        types: ColumnTypes = self._schemas.get(
-            batch.schema, None, lambda: ColumnTypes.of_schema(batch.schema)
-        )
-        return types
-
-    def check_still_numeric(self, batch: Any, names: Sequence[Any]) -> None:
-        """Raise a SchemaError if a feature that was a number is another type in the batch."""
-        for i in self.column_types(batch).other:
-            array = batch.column(i)
-            if self._kernel.index(names[i]) >= 0 and array.null_count < len(array):
-                refuse("other", names[i], array.drop_null()[0].as_py())

@@ -6,19 +6,22 @@ A batch is an Arrow record batch, or a NumPy matrix whose columns are named apar
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn.arrow import is_encoded, numeric_type
+from streambn.arrow import SchemaCache, is_encoded, numeric_type
 from streambn.errors import SchemaError
 from streambn.kernels import BoundColumn, Layout
 from streambn.kernels.bitmaps import filter_rows
 from streambn.kernels.interface import ABSENT
+from streambn.kernels.rows import refuse
 
 __all__ = [
+    "BatchColumns",
     "ColumnTypes",
     "FeatureMatch",
     "KnownFeatures",
@@ -78,6 +81,38 @@ class ColumnTypes(NamedTuple):
     def of_matrix(cls, columns: int, exact: bool) -> Self:
         """Return the column types of matrices."""
         return cls(tuple(range(columns)), (exact,) * columns, (), False)
+
+
+class BatchColumns:
+    """The column types of batches, checked against the known features.
+
+    Parameters
+    ----------
+    known : KnownFeatures
+    """
+
+    def __init__(self, known: KnownFeatures) -> None:
+        self._known = known
+        self._schemas = SchemaCache()
+
+    def types(self, batch: Any, names: Sequence[Any]) -> ColumnTypes:
+        """Return the types of the columns of a batch or matrix.
+
+        Raises
+        ------
+        SchemaError
+            A known feature is not a number in the batch.
+        """
+        if isinstance(batch, np.ndarray):
+            return ColumnTypes.of_matrix(batch.shape[1], batch.dtype.kind in "iu")
+        types: ColumnTypes = self._schemas.get(
+            batch.schema, None, lambda: ColumnTypes.of_schema(batch.schema)
+        )
+        for i in types.other:
+            array = batch.column(i)
+            if self._known.index(names[i]) >= 0 and array.null_count < len(array):
+                refuse("other", names[i], array.drop_null()[0].as_py())
+        return types
 
 
 class FeatureMatch(NamedTuple):

@@ -12,9 +12,9 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from streambn.arrow import Binding, Leaf, SchemaCache, parse_weights, row_columns, weight_array
+from streambn.arrow import Binding, Leaf, parse_weights, row_columns, weight_array
 from streambn.errors import InvalidValueError, SchemaError
-from streambn.kernels import FeatureTransform, RowStatistics
+from streambn.kernels import RowStatistics
 from streambn.kernels.interface import Floats
 from streambn.kernels.rows import (
     CONSTANT,
@@ -27,13 +27,12 @@ from streambn.kernels.rows import (
 )
 from streambn.normalizer import FrozenNormalizer, Normalizer
 from streambn.online.batch_learner import BatchLearner
-from streambn.online.features import column_of, duplicate_feature, select_columns
+from streambn.online.batch_transformer import BatchTransformer
+from streambn.online.features import BatchColumns, column_of, duplicate_feature, select_columns
 from streambn.online.rows import row_batch, row_time
 from streambn.online.state import KernelState, PolicyState
-from streambn.online.transform import BatchPlan, transform_with_unseen
 from streambn.options import Options
 from streambn.policies import Policy, Welford, check_policy, check_takes_weights
-from streambn.standardize import Standardizer
 from streambn.statistics import Statistics
 
 __all__ = ["RowNormalizer"]
@@ -141,8 +140,6 @@ class RowNormalizer:
         )
         self._kernel = RowStatistics(*rules, dict(options.affine or {}), number, refuse)
         self._lock = threading.RLock()
-        self._schemas = SchemaCache()
-        self._transform: tuple[int, FeatureTransform] | None = None
         self._state: KernelState | PolicyState
         self.learn_one: Callable[..., None]
         self.transform_one: Callable[[Row], Row]
@@ -156,7 +153,14 @@ class RowNormalizer:
             # With a prior the kernel refuses weights.
             if self._row_columns or not (policy.takes_weights or prior):
                 self.learn_one, self.transform_one = self._learn_row, self._transform_row
-        self._learner = BatchLearner(policy, options, self._kernel, self._state, self._lock)
+        columns = BatchColumns(self._kernel)
+        self._learner = BatchLearner(
+            policy, options, self._kernel, self._state, columns, self._lock
+        )
+        self._transformer = BatchTransformer(
+            options, self._kernel, self._state, columns, self._statistics, self._row_columns,
+            unseen, constant, self._lock,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------------ exchange
 
@@ -343,7 +347,7 @@ class RowNormalizer:
     def _transform_block(self, row: Row) -> Row:
         """Transform a row where the kernel does not keep the statistics."""
         with self._lock:
-            self._current_transform()
+            self._transformer.current_maps()
             return self._transform_row(row)
 
     def transform_many(
@@ -369,48 +373,8 @@ class RowNormalizer:
         SchemaError, InvalidValueError
             As for `learn_many`.
         """
-        key = tuple(batch.schema.names if names is None else names)
-        self._learner.check_still_numeric(batch, key)
-        plan, transform = self._plan(batch, key)
-        if self.unseen == "raise":
-            plan.check_seen(batch, transform)
-        return plan.apply(batch, transform, self.options)
-
-    def _plan(
-        self, batch: pa.RecordBatch, names: tuple[Any, ...]
-    ) -> tuple[BatchPlan, FeatureTransform]:
-        """Return the plan for a batch and the map of each feature, both as of one row."""
-        with self._lock:
-            while True:
-                features = len(self._kernel)
-                plan: BatchPlan = self._schemas.get(
-                    batch.schema,
-                    (names, features),
-                    lambda: BatchPlan.of(
-                        batch.schema,
-                        names,
-                        self._learner.column_types(batch),
-                        self._kernel,
-                        self._row_columns,
-                    ),
-                )
-                transform = self._current_transform()
-                # Otherwise another thread learned a new feature meanwhile.
-                if len(transform.known) == features + 1:
-                    return plan, transform
-
-    def _current_transform(self) -> FeatureTransform:
-        """Return the map of each feature and of one without statistics."""
-        rows = self.rows
-        if self._transform is not None and self._transform[0] == rows:
-            return self._transform[1]
-        standardizer = Standardizer.of(self._statistics())
-        transform = transform_with_unseen(standardizer, self.unseen, self.constant)
-        self._transform = rows, transform
-        if isinstance(self._state, PolicyState):
-            arrays = [values[:-1] for values in transform if isinstance(values, np.ndarray)]
-            self._kernel.set_maps(*arrays)
-        return transform
+        names = tuple(batch.schema.names if names is None else names)
+        return self._transformer.transform(batch, names)
 
     # ------------------------------------------------------------------------- copying
 

@@ -12,7 +12,15 @@ import numpy as np
 import pyarrow as pa
 
 from streambn.accumulators import ExactMoments, Moments
-from streambn.kernels import BoundColumn, Columns, ExactSums, Layout, RowStatistics, Times
+from streambn.kernels import (
+    BoundColumn,
+    Columns,
+    ExactSums,
+    FeatureTransform,
+    Layout,
+    RowStatistics,
+    Times,
+)
 from streambn.kernels.interface import Ints
 from streambn.kernels.moments import MomentArrays
 from streambn.policies import Policy, RowRule
@@ -106,6 +114,9 @@ class KernelState:
         arrays = [None if data is None else np.frombuffer(data, np.int64) for data in dumped]
         self._kernel.update(features, exact, 0, rows, *arrays)
 
+    def set_maps(self, transform: FeatureTransform) -> None:
+        """Set the map of each feature in the kernel, which computes them itself."""
+
     def _stored(self, *, per_feature: bool) -> tuple[Ints, Ints | None, Ints | None, Ints | None]:
         """Return moments, first values and gaps, and if `per_feature` the rows of each feature."""
         while True:
@@ -192,6 +203,11 @@ class PolicyState:
     def restore(self, dumped: Any, features: list[Any], exact: list[bool], rows: int) -> None:
         """See `KernelState.restore`."""
         self.write(dumped, features, exact, before=0, rows=rows)
+
+    def set_maps(self, transform: FeatureTransform) -> None:
+        """See `KernelState.set_maps`; this kernel has no statistics to compute maps from."""
+        arrays = [values for values in transform if isinstance(values, np.ndarray)]
+        self._kernel.set_maps(*(values[: len(self._kernel)] for values in arrays))
 
 
 def _null_columns(rows: int, times: Times | None) -> Columns:

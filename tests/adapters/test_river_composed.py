@@ -503,7 +503,7 @@ def test_weights_under_a_key():
     model.learn_many(pd.DataFrame(rows[40:]))
     core.update(pd.DataFrame(rows[20:]))
     assert_same_statistics(model, core)
-    with pytest.raises(InvalidValueError, match="weights='w' says"):
+    with pytest.raises(InvalidValueError, match="conflicts with weights='w'"):
         model.learn_one(rows[0], 2.0)
     assert model.transform_one(rows[0])["w"] == 2.0
 

@@ -2,26 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import threading
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 
-from streambn.arrow import float_type
-from streambn.kernels import BoundColumn, Columns, FeatureTransform, Layout, normalize
+from streambn.arrow import SchemaCache, float_type
+from streambn.kernels import (
+    BoundColumn,
+    Columns,
+    FeatureTransform,
+    Layout,
+    RowStatistics,
+    normalize,
+)
 from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.rows import refuse
-from streambn.online.features import ColumnTypes, KnownFeatures
+from streambn.online.features import BatchColumns, ColumnTypes, KnownFeatures
+from streambn.online.state import KernelState, PolicyState
 from streambn.options import Options
 from streambn.standardize import Standardizer
+from streambn.statistics import Statistics
 
-__all__ = ["BatchPlan", "transform_with_unseen"]
+__all__ = ["BatchTransformer"]
 
 
-def transform_with_unseen(
-    standardizer: Standardizer, unseen: str, constant: str
-) -> FeatureTransform:
+class BatchTransformer:
+    """Normalizes batches of rows by the current statistics of their features.
+
+    Parameters
+    ----------
+    options : Options
+    kernel : RowStatistics
+        The features, which rows learned in another thread may extend at any time.
+    state : KernelState or PolicyState
+    columns : BatchColumns
+    statistics : callable
+        Returns the current statistics of all features.
+    row_columns : collection of str
+        Columns that are not features and pass through.
+    unseen : {"zero", "passthrough", "raise"}
+        Output for values of a feature without statistics.
+    constant : {"unit", "zero"}
+        Output for values of a feature of zero variance.
+    lock : threading.RLock
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        kernel: RowStatistics,
+        state: KernelState | PolicyState,
+        columns: BatchColumns,
+        statistics: Callable[[], Statistics],
+        row_columns: Collection[str],
+        unseen: str,
+        constant: str,
+        lock: threading.RLock,
+    ) -> None:
+        self._options = options
+        self._kernel, self._state, self._columns = kernel, state, columns
+        self._statistics = statistics
+        self._row_columns = row_columns
+        self._unseen, self._constant = unseen, constant
+        self._lock = lock
+        self._plans = SchemaCache()
+        self._current: tuple[int, FeatureTransform] | None = None
+
+    def transform(self, batch: pa.RecordBatch, names: tuple[Any, ...]) -> pa.RecordBatch:
+        """Return a normalized batch.
+
+        Raises
+        ------
+        NotFittedError
+            A feature has no statistics, and ``unseen="raise"``.
+        SchemaError
+            A feature that was a number is one no longer.
+        InvalidValueError
+            ``nan="raise"`` or ``inf="raise"`` refuses a value.
+        """
+        types = self._columns.types(batch, names)
+        plan, transform = self._plan(batch.schema, names, types)
+        if self._unseen == "raise":
+            plan.check_seen(batch, transform)
+        return plan.apply(batch, transform, self._options)
+
+    def _plan(
+        self, schema: pa.Schema, names: tuple[Any, ...], types: ColumnTypes
+    ) -> tuple[_Plan, FeatureTransform]:
+        """Return the plan for a schema and the maps of all features, both as of one row."""
+        with self._lock:
+            while True:
+                features = len(self._kernel)
+                plan: _Plan = self._plans.get(
+                    schema,
+                    (names, features),
+                    lambda: _Plan.of(schema, names, types, self._kernel, self._row_columns),
+                )
+                transform = self.current_maps()
+                # Otherwise another thread learned a new feature meanwhile.
+                if len(transform.known) == features + 1:
+                    return plan, transform
+
+    def current_maps(self) -> FeatureTransform:
+        """Return the map of each feature, followed by the map of a feature without statistics.
+
+        The state gets them too.
+        """
+        rows = self._kernel.rows
+        if self._current is not None and self._current[0] == rows:
+            return self._current[1]
+        standardizer = Standardizer.of(self._statistics())
+        transform = _with_unseen(standardizer, self._unseen, self._constant)
+        self._current = rows, transform
+        self._state.set_maps(transform)
+        return transform
+
+
+def _with_unseen(standardizer: Standardizer, unseen: str, constant: str) -> FeatureTransform:
     """Return the map of each feature, followed by the map of a feature without statistics.
 
     Parameters
@@ -55,7 +155,7 @@ def transform_with_unseen(
     )
 
 
-class BatchPlan(NamedTuple):
+class _Plan(NamedTuple):
     """How batches of one schema are normalized.
 
     Attributes
@@ -120,7 +220,7 @@ class BatchPlan(NamedTuple):
         ----------
         batch : pyarrow.RecordBatch
         transform : FeatureTransform
-            From `transform_with_unseen`.
+            From `_with_unseen`.
         options : Options
 
         Raises
