@@ -585,7 +585,7 @@ def test_infinity_is_refused_unless_ignored(infinity):
     X = np.array([[1.0, 2.0], [3.0, infinity], [5.0, 4.0]])
     scaler = SklearnNormalizer().fit(X[::2])
     for call in (SklearnNormalizer().fit, scaler.partial_fit, scaler.transform):
-        with pytest.raises(InvalidValueError, match="infinite"):
+        with pytest.raises(InvalidValueError, match="infinity"):
             call(X)
     with pytest.raises(ValueError, match="infinity"):
         scaler.inverse_transform(X)
@@ -596,7 +596,7 @@ def test_infinity_is_refused_unless_ignored(infinity):
 
 
 REFUSED = {
-    "infinity": (np.array([[1.0, np.inf]]), "infinite"),
+    "infinity": (np.array([[1.0, np.inf]]), "infinity"),
     "no rows": (np.ones((0, 2)), "0 sample"),
     "one dimension": (np.ones(2), "Expected 2D"),
     "words": (np.array([["a", "b"]]), "could not convert"),
