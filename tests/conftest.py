@@ -2,8 +2,6 @@
 
 import gc
 import os
-import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -73,6 +71,10 @@ def jobs_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     yield
     pa.set_cpu_count(threads)
     kernels.set_threads(1)
+    # A command freezes the objects of its process. The exception of one that failed keeps the
+    # generators of the job alive until it is collected.
+    gc.unfreeze()
+    gc.collect()
     assert not [t.name for t in threading.enumerate() if t.name.startswith("streambn")]
 
 
@@ -86,9 +88,7 @@ class CommandResult:
 
 
 @pytest.fixture
-def run(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., CommandResult]]:
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
     """Return a function that runs a command in this process, where tests can patch it."""
 
     def run(*args: object) -> CommandResult:
@@ -96,11 +96,4 @@ def run(
         captured = capsys.readouterr()
         return CommandResult(code, captured.err.splitlines(), captured.out)
 
-    # A command keeps the settings that it makes for its process.
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-    gc.unfreeze()
-    gc.enable()
+    return run

@@ -68,11 +68,12 @@ def apply(
     job: JobOptions,
     writing: WriteOptions,
 ) -> None:
-    """Normalize data with a statistics file, live or frozen. Nothing is learned.
+    """Normalize data with a statistics file.
 
-    Columns without statistics pass through. Inputs that go into a single file are joined by
-    column name, with Hive partition keys as columns. In a folder, each input keeps its path and
-    format.
+    The file is live or frozen; nothing is learned. Columns without statistics pass through.
+
+    Inputs that go into a single file are joined by column name, with Hive partition keys as
+    columns. In a folder, each input keeps its path and format.
     """
     how = job.reading()
     if verify and (output == PIPE or how.skipping):

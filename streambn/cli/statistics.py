@@ -84,7 +84,10 @@ def merge(stats: Sequence[str], output: str, *, frozen: bool, thaw: bool, quiet:
 )
 @version_option
 def show(stats: str, form: str, at: str | None) -> None:
-    """Print a statistics file: counts, mean, standard deviation and range of each column."""
+    """Print a statistics file.
+
+    It holds counts, mean, variance, standard deviation and range of each column.
+    """
     loaded = sbn.load(stats)
     with usage_errors():
         when = None if at is None else _read_time(at, loaded)
