@@ -80,14 +80,14 @@ def _row_count(rows: _Rows) -> int:
 
 def _document(loaded: _Loaded, rows: _Rows, at: Any) -> dict[str, Any]:
     newest, as_of = _times(loaded, at)
-    frozen = isinstance(loaded, sbn.FrozenNormalizer)
+    frozen = loaded if isinstance(loaded, sbn.FrozenNormalizer) else None
     return {
-        "state": "frozen" if frozen else "live",
+        "state": "live" if frozen is None else "frozen",
         "policy": loaded.policy.describe(),
         "weights": loaded.options.weights,
         "newest": newest,
         "at": as_of,
-        "fingerprint": loaded.fingerprint if frozen else None,
+        "fingerprint": None if frozen is None else frozen.fingerprint,
         "rows": _row_count(rows),
         "columns": [{name: _jsonable(value) for name, value in row.items()} for row in rows],
     }

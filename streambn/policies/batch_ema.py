@@ -142,7 +142,9 @@ class BatchEMA(Policy):
                 continue
             object.__setattr__(self, name, check_number("BatchEMA", name, value, _DOMAINS[name]))
         if isinstance(self.ddof, bool) or self.ddof not in (0, 1):
-            raise InvalidValueError(f"BatchEMA: ddof must be 0 or 1, got {self.ddof!r}.")
+            raise InvalidValueError(
+                f"BatchEMA: ddof must be 0 or 1, got {self.ddof!r}.", argument="ddof"
+            )
         object.__setattr__(self, "ddof", int(self.ddof))
         if self.initial is not None:
             object.__setattr__(self, "initial", _checked_initial(self.initial))
@@ -152,7 +154,8 @@ class BatchEMA(Policy):
             object.__setattr__(self, "batch_rows", rows)
         if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
             raise InvalidValueError(
-                f"BatchEMA: batch_rows must be a whole number of rows >= 1 or None, got {rows!r}."
+                f"BatchEMA: batch_rows must be a whole number of rows >= 1 or None, got {rows!r}.",
+                argument="batch_rows",
             )
 
     @property
@@ -329,5 +332,6 @@ def _checked_initial(initial: object) -> tuple[float, float]:
             return float(mean), float(var)
     raise InvalidValueError(
         "BatchEMA: initial must be (mean, variance), finite numbers with variance >= 0, or "
-        f"None; got {initial!r}."
+        f"None; got {initial!r}.",
+        argument="initial",
     )

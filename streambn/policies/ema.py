@@ -150,12 +150,14 @@ class EMA(Policy):
             check_flag("EMA", flag, getattr(self, flag))
         if self.null_time not in ("raise", "skip"):
             raise InvalidValueError(
-                f"EMA: null_time must be 'raise' or 'skip', got {self.null_time!r}."
+                f"EMA: null_time must be 'raise' or 'skip', got {self.null_time!r}.",
+                argument="null_time",
             )
         if self.time is None and self.null_time != "raise":
             raise InvalidValueError(
                 f"EMA: null_time={self.null_time!r} is about rows without an event time: name the "
-                "column of times with time=, or leave it out."
+                "column of times with time=, or leave it out.",
+                argument="null_time",
             )
         if self.time is not None:
             self._check_by_time(name)
@@ -170,17 +172,21 @@ class EMA(Policy):
 
     def _check_by_time(self, name: str) -> None:
         if not isinstance(self.time, str) or not self.time:
-            raise InvalidValueError(f"EMA: time must be the name of a column, got {self.time!r}.")
+            raise InvalidValueError(
+                f"EMA: time must be the name of a column, got {self.time!r}.", argument="time"
+            )
         if name != "halflife":
             raise InvalidValueError(
                 f"EMA: {name}= counts rows, and with time={self.time!r} there are none to count. "
-                'Give the half-life, for example halflife="7d".'
+                'Give the half-life, for example halflife="7d".',
+                argument=name,
             )
         for flag, usual in (("adjust", True), ("ignore_na", False)):
             if getattr(self, flag) != usual:
                 raise InvalidValueError(
                     f"EMA: {flag}={not usual} is for an EMA by row; by event time a value weighs "
-                    f"what its age says. Leave {flag} out, or leave out time."
+                    f"what its age says. Leave {flag} out, or leave out time.",
+                    argument=flag,
                 )
 
     def _set_length(self, value: object) -> float:
@@ -190,13 +196,16 @@ class EMA(Policy):
             if not is_number(value):
                 raise InvalidValueError(
                     f"EMA: halflife must be a duration {DURATIONS}, or a number if the times are "
-                    f"numbers; got {value!r}. A month or a year has no fixed length: say days."
+                    f"numbers; got {value!r}. A month or a year has no fixed length: say days.",
+                    argument="halflife",
                 )
             halflife = check_number("EMA", "halflife", value, _DURATION)
             object.__setattr__(self, "halflife", halflife)
             return float(halflife)
         if length <= 0:
-            raise InvalidValueError(f"EMA: halflife must be longer than 0, got {value!r}.")
+            raise InvalidValueError(
+                f"EMA: halflife must be longer than 0, got {value!r}.", argument="halflife"
+            )
         # One spelling for equal lengths: so policies compare, print and save alike.
         object.__setattr__(self, "halflife", shown_duration(length))
         return float(length)
@@ -206,7 +215,8 @@ class EMA(Policy):
             raise InvalidValueError(
                 f"EMA: halflife={value!r} is a duration, which needs time=, the name of the column "
                 f"of event times: EMA(halflife={value!r}, time=...). To count rows give a "
-                "number, such as halflife=10_000."
+                "number, such as halflife=10_000.",
+                argument="halflife",
             )
         object.__setattr__(self, name, check_number("EMA", name, value, _DOMAINS[name]))
 

@@ -144,7 +144,8 @@ class TimedEMA:
             if ahead < 0:
                 raise InvalidValueError(
                     f"at lies {-ahead:g} half-lives before the newest row that was learned, which "
-                    "it would have to forget. Give a time not before that, or none."
+                    "it would have to forget. Give a time not before that, or none.",
+                    argument="at",
                 )
             now = at
         seen = state.moments.weight > 0
