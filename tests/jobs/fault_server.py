@@ -128,6 +128,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
 def command(args: list[str]) -> Any:
     """Run the command in this process; return its exit code."""
+    cli._catch_signals()  # as `main` does
     try:
         return cli.run(args)
     except SystemExit as stop:
