@@ -482,7 +482,7 @@ def _checked_columns(columns: object) -> tuple[str, ...] | None:
     names = tuple(columns)
     if not names or not all(isinstance(name, str) for name in names):
         raise InvalidValueError(
-            "columns must hold one or more names, or be None for all numeric columns, got "
+            "columns must be one or more names, or None for all numeric columns, got "
             f"{columns!r}.",
             argument="columns",
         )

@@ -42,16 +42,16 @@ class BatchState(NamedTuple):
     Attributes
     ----------
     means : Moments
-        Of the blocks' means, each block one row; it keeps the books (count, nulls, …)
-        of the values in them.
+        Of the blocks' means, each block one row. Its counts and extremes are those of the values
+        in the blocks.
     variances : Moments
         Of the blocks' variances, each block one row.
     open : Moments
-        Of the rows of the block that is not full yet; nothing if `batch_rows` is None.
+        Of the rows of the block that is not full yet; empty if `batch_rows` is None.
     open_rows : int
-        How many rows those are.
+        Number of those rows.
     blocks : int
-        How many blocks are closed.
+        Number of closed blocks.
     """
 
     means: Moments
@@ -63,52 +63,51 @@ class BatchState(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchEMA(Policy):
-    """Batch normalization's running statistics: an average over *blocks* of rows.
+    """Average over *blocks* of rows, as batch normalization does.
 
-    With the mean b and the variance v of a block: r ← λ·r + (1 − λ)·b, likewise for v.
-    One block is one record batch, or exactly `batch_rows` rows. Give exactly one of:
+    A block with mean b moves the running mean to r ← λ·r + (1 − λ)·b, and its variance moves the
+    running variance likewise. A block is one record batch, or exactly `batch_rows` rows. Give
+    exactly one of the first two parameters.
 
     Parameters
     ----------
     momentum : float or None
-        Weight of the *new* block, 1 − λ, in (0, 1]: torch's sense. None: the cumulative
-        average, every block counting equally.
+        Weight of the *new* block, 1 − λ, in (0, 1], as in torch. None: the cumulative average, in
+        which all blocks count equally.
     decay : float
-        Weight of the *old* value, λ, in [0, 1): Keras' sense.
+        Weight of the *old* value, λ, in [0, 1), as in Keras.
     ddof : int
-        0 or 1: of the blocks' variances. torch has 1 (unbiased), Keras 0.
+        0 or 1, for the blocks' variances. torch uses 1 (unbiased), Keras 0.
     initial : (float, float) or None
-        Running mean and variance before the first block; None: no bias towards any
-        such values, the average is divided by 1 − λ**blocks. Without effect on the
-        cumulative average.
+        Running mean and variance before the first block. None: the average is divided by
+        1 − λ**blocks, so that no initial value biases it. The cumulative average ignores it.
     batch_rows : int or None
-        None: a block is a record batch as it comes, so the result depends on where the
-        engine cut the stream. A number: the stream is cut anew into blocks of so many
-        rows; rows that do not fill one yet wait in the state and are not in the mean.
+        Rows in a block. The stream is cut into blocks of that many rows, whatever its batches.
+        Rows that do not fill a block yet wait in the state and do not enter the statistics. None:
+        each record batch is a block, so that the result depends on how the input was cut.
 
     Raises
     ------
     InvalidValueError
-        Both, or neither, of momentum and decay are given, or a value is outside its
-        domain.
+        Both or neither of momentum and decay are given, or a value is outside its domain.
 
     Notes
     -----
-    A block in which a column has no value leaves that column's statistics alone. One
-    with a single value, under ``ddof=1``, has no variance: it moves the mean and leaves
-    the variance alone (torch refuses such a block; a stream cannot choose its rows).
+    A block in which a feature has no value leaves its statistics unchanged. With ``ddof=1`` a
+    block with one value has no variance: it moves the mean only. (torch rejects such a block, but
+    a stream cannot choose its rows.)
 
-    Of a batch-norm layer, ``update_transform(using="batch")`` is the training pass, and
-    ``freeze().transform``, of a single row too, the inference pass; the layer's eps, weight and
+    For a batch-norm layer, ``update_transform(using="batch")`` is the training pass and
+    ``freeze().transform`` the inference pass, also for a single row. The layer's eps, weight and
     bias are the normalizer's `eps` and `affine`. torch's BatchNorm1d is ``momentum=0.1,
     eps=1e-5``; Keras' BatchNormalization is ``decay=0.99, ddof=0, eps=1e-3``.
 
-    ``stats()`` has beside the running variance, which is that within blocks, ``total_var``: it
+    The running variance is the variance within blocks. ``stats()`` also has ``total_var``, which
     includes the drift from block to block, E[v] + Var[b].
 
-    Merging takes (older, newer) in the order of the stream. With `batch_rows`, `older`
-    must end at the edge of a block, or `newer` must fit into what its last block lacks;
-    else the blocks of the two together would be other blocks.
+    A merge takes (older, newer) in the order of the stream. With `batch_rows`, `older` must end at
+    the end of a block, or `newer` must fit into the rest of its last block. Otherwise the blocks
+    would not be those of one pass.
 
     Examples
     --------
@@ -132,9 +131,11 @@ class BatchEMA(Policy):
     def __post_init__(self) -> None:
         if (self.momentum is _UNSET) == (self.decay is _UNSET):
             raise InvalidValueError(
-                "BatchEMA takes exactly one of momentum= (weight of the new block, torch's sense) "
-                f"and decay= (weight of the old, Keras' sense); got momentum={self.momentum!r}, "
-                f"decay={self.decay!r}. For example BatchEMA(momentum=0.1)."
+                "BatchEMA takes exactly one of momentum= (weight of the new block, as in torch) "
+                "and decay= (weight of the old value, as in Keras); got "
+                f"momentum={self.momentum!r}, decay={self.decay!r}. For example "
+                "BatchEMA(momentum=0.1).",
+                argument="momentum",
             )
         for name in ("momentum", "decay"):
             value = getattr(self, name)
@@ -154,7 +155,7 @@ class BatchEMA(Policy):
             object.__setattr__(self, "batch_rows", rows)
         if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
             raise InvalidValueError(
-                f"BatchEMA: batch_rows must be a whole number of rows >= 1 or None, got {rows!r}.",
+                f"BatchEMA: batch_rows must be an integer >= 1, or None, got {rows!r}.",
                 argument="batch_rows",
             )
 
@@ -173,9 +174,14 @@ class BatchEMA(Policy):
 
     @property
     def _new_weight(self) -> float:
-        """1 − λ, as it was given if it was."""
+        """1 − λ, without rounding if the user gave it."""
         given = self.rate.get("momentum")
         return 1.0 - self._old_weight if given is None else given
+
+    @property
+    def _has_prior(self) -> bool:
+        """Whether initial values enter the average."""
+        return self.initial is not None and self._old_weight != 1
 
     def init(self, features: int) -> BatchState:
         """See `Policy.init`."""
@@ -194,23 +200,23 @@ class BatchEMA(Policy):
         return state
 
     def _extend(self, state: BatchState, piece: Moments, rows: int) -> BatchState:
-        """Add rows to the open block and close it if it is full."""
+        """Return the state with rows added to the open block, which closes if it is full."""
         block = state.open.merge(piece) if state.open_rows else piece
         rows += state.open_rows
         if self.batch_rows is not None and rows < self.batch_rows:
             return state._replace(open=block, open_rows=rows)
-        mean, variance = self._one_row(block)
+        mean, variance = self._close(block)
         means, variances = state.means.merge(mean), state.variances.merge(variance)
         return BatchState(means, variances, Moments.empty(len(block.count)), 0, state.blocks + 1)
 
-    def _one_row(self, block: Moments) -> tuple[Moments, Moments]:
-        """Turn a block into one row of means and one of variances."""
+    def _close(self, block: Moments) -> tuple[Moments, Moments]:
+        """Return a block as one row of means and one row of variances."""
         decay = np.full(block.count.shape, self._old_weight)
         mean = Moments.single(
             (block.mean_hi, block.mean_lo), block.exponent, decay, block.count > 0
         )
-        books = {name: getattr(block, name) for name in Moments.TALLY}
-        mean = Moments.sealed(mean.replace(**books))
+        counts = {name: getattr(block, name) for name in Moments.TALLY}
+        mean = Moments.sealed(mean.replace(**counts))
         divisor = block.weight - self.ddof
         present = divisor > 0
         divisor = np.where(present, divisor, 1.0)
@@ -223,15 +229,16 @@ class BatchEMA(Policy):
         Raises
         ------
         MergeError
-            With `batch_rows`: `older` ends inside a block that `newer` would overfill.
+            With `batch_rows`, `older` ends inside a block and `newer` does not fit into its rest.
         """
         rows = older.open_rows + newer.open_rows
         if older.open_rows and (newer.blocks or rows > (self.batch_rows or 0)):
             raise MergeError(
-                f"the older statistics end inside a block: {older.open_rows} of batch_rows="
-                f"{self.batch_rows} rows, and the newer ones, cut from their own start, do not "
-                "fit into it. Fit parts whose numbers of rows are multiples of batch_rows, or "
-                "fit without batch_rows."
+                f"the older statistics end inside a block, after {older.open_rows} of batch_rows="
+                f"{self.batch_rows} rows, and the newer ones do not fit into the rest of it. Fit "
+                "parts whose numbers of rows are multiples of batch_rows, or fit without "
+                "batch_rows.",
+                argument="batch_rows",
             )
         if older.open_rows:
             return self._extend(older, newer.open, newer.open_rows)
@@ -244,19 +251,19 @@ class BatchEMA(Policy):
         )
 
     def read(self, state: BatchState, ddof: int) -> Estimates:
-        """See `Policy.read`. The blocks' own `ddof` holds; the argument is without effect."""
+        """Return running mean and variance. The policy's own `ddof` applies, not the argument."""
         del ddof
         means, variances = state.means, state.variances
         prior_mean, prior_var = self.initial or (None, None)
         mean, exponent = self._average(means, prior_mean)
         square, twice = self._average(variances, prior_var)
-        weighed = variances if prior_var is None or self._old_weight == 1 else means
-        var, std = var_and_std(square, np.where(weighed.weight > 0, 1.0, 0.0), twice // 2)
+        known = means if self._has_prior else variances
+        var, std = var_and_std(square, np.where(known.weight > 0, 1.0, 0.0), twice // 2)
         hi, lo = np.ldexp(mean[0], exponent), np.ldexp(mean[1], exponent)
         return Estimates(hi, lo, var, std, means.weight > 0)
 
     def _average(self, rows: Moments, prior: float | None) -> tuple[dd.Pair, Ints]:
-        """Average blocks' values, with a prior P·r₀ + (1 − P)·average if there is one.
+        """Return the average over blocks: P·prior + (1 − P)·average.
 
         Returns
         -------
@@ -269,28 +276,28 @@ class BatchEMA(Policy):
             return average, exponent
         if prior:
             exponent = np.maximum(exponent, 0)
-        by = rows.exponent - exponent
-        scaled = (np.ldexp(average[0], by), np.ldexp(average[1], by))
+        shift = rows.exponent - exponent
+        scaled = (np.ldexp(average[0], shift), np.ldexp(average[1], shift))
         pull = np.ldexp(rows.decay * prior, -exponent)
-        # 1 − P is (1 − λ)·W, and that does not cancel: of one block it is the momentum.
+        # 1 − P equals (1 − λ)·W, which does not cancel: after one block it is the momentum.
         return dd.add(dd.scale(scaled, self._new_weight * rows.weight), dd.wide(pull)), exponent
 
     def tally(self, state: BatchState) -> Moments:
-        """See `Policy.tally`; the rows of an open block are in it."""
+        """See `Policy.tally`. The rows of an open block are included."""
         return state.means.merge(state.open) if state.open_rows else state.means
 
     def extra_statistics(self, state: BatchState, at: Floats | None) -> dict[str, Floats]:
-        """Return the variance of all values, which includes the drift between blocks.
+        """Return ``total_var``, the variance with the drift between blocks: E[v] + Var[b].
 
-        ``total_var`` is E[v] + Var[b]: the running variance within blocks and the population
-        variance of the blocks' means, under the same weights; an initial mean is one of them.
+        E[v] is the running variance within blocks. Var[b] is the population variance of the
+        blocks' means with the same weights; an initial mean counts as one of them.
         """
         del at
         within = self.read(state, 0).var
         means = state.means
         with np.errstate(all="ignore"):
             between = means.read(0).var
-            if self.initial is not None and self._old_weight != 1:
+            if self.initial is not None and self._has_prior:
                 # Two groups: the blocks, of weight 1 − P, and the initial mean, of weight P.
                 share = self._new_weight * means.weight
                 apart = means.mean - self.initial[0]
@@ -326,12 +333,12 @@ class BatchEMA(Policy):
 def _checked_initial(initial: object) -> tuple[float, float]:
     if isinstance(initial, tuple | list) and len(initial) == 2 and all(map(is_number, initial)):
         mean, var = initial
-        # An integer too large for a float64 is finite all the same.
+        # An integer beyond float64 is finite, but does not convert.
         largest = sys.float_info.max
         if -largest <= mean <= largest and 0 <= var <= largest:
             return float(mean), float(var)
     raise InvalidValueError(
-        "BatchEMA: initial must be (mean, variance), finite numbers with variance >= 0, or "
-        f"None; got {initial!r}.",
+        "BatchEMA: initial must be a pair of finite numbers (mean, variance) with variance >= 0, "
+        f"or None; got {initial!r}.",
         argument="initial",
     )

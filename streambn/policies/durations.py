@@ -1,4 +1,4 @@
-"""Lengths of time: from whatever says one to a whole number of nanoseconds, and back to text."""
+"""Durations: parse text and time deltas to whole nanoseconds, and format them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from typing import Final
 
 import numpy as np
 
-__all__ = ["DURATIONS", "nanoseconds", "shown_duration"]
+from streambn._lazy import lazy_module
 
-# What an error says that a duration looks like.
-DURATIONS: Final = "such as '7d', '1h30min', '250ms', the ISO 8601 'P7D' or a timedelta"
+msgspec = lazy_module("msgspec")  # only ISO 8601 needs it
+
+__all__ = ["EXAMPLES", "format_duration", "nanoseconds"]
+
+# For error messages.
+EXAMPLES: Final = "such as '7d', '1h30min', '250ms', the ISO 8601 'P7D' or a timedelta"
 
 _DAY: Final = 86_400_000_000_000
-# The largest first: a length is shown in the first of which it is a multiple.
+# The largest first: a duration is formatted in the first unit that divides it.
 _UNITS: Final = {
     "d": _DAY,
     "h": _DAY // 24,
@@ -36,7 +40,7 @@ _SPELLINGS: Final = {
     _UNITS["ns"]: "ns N nano nanos nanosecond nanoseconds",
 }
 _LENGTHS: Final = {word: size for size, words in _SPELLINGS.items() for word in words.split()}
-# No number has more digits than any length needs, nor than Python reads.
+# Bounded, because Python refuses to parse integers of thousands of digits.
 _DIGITS: Final = r"\d{1,30}"
 _PART: Final = re.compile(
     rf"\s*({_DIGITS}(?:\.{_DIGITS})?|\.{_DIGITS})\s*([A-Za-zµ]+)\s*,?", re.ASCII
@@ -46,13 +50,13 @@ _CLOCK: Final = re.compile(rf"\s*({_DIGITS}):([0-5]\d):([0-5]\d(?:\.\d{{1,9}})?)
 
 
 def nanoseconds(value: object) -> int | None:
-    """Return the length of a duration in nanoseconds, rounded; None: it is none.
+    """Return the length of a duration in nanoseconds, rounded; None if it is not a duration.
 
     Parameters
     ----------
     value : str, datetime.timedelta or numpy.timedelta64
-        A text is one of ISO 8601 without months and years, whose length depends on the calendar,
-        or numbers with units, and hours:minutes:seconds, as pandas reads them.
+        A text is an ISO 8601 duration without months and years, whose lengths vary; or numbers
+        with units, or hours:minutes:seconds, as pandas reads them.
     """
     if isinstance(value, np.timedelta64):
         unit, count = np.datetime_data(value.dtype)
@@ -62,39 +66,37 @@ def nanoseconds(value: object) -> int | None:
         return int(value.astype(np.int64)) * count * size
     if isinstance(value, timedelta):
         whole = (value.days * 86_400 + value.seconds) * 10**9 + value.microseconds * 1000
-        return whole + int(getattr(value, "nanoseconds", 0))  # which pandas' has
+        return whole + int(getattr(value, "nanoseconds", 0))  # of a pandas Timedelta
     if not isinstance(value, str):
         return None
-    return _from_iso(value) if value.strip().startswith("P") else _from_words(value)
+    return _parse_iso(value) if value.strip().startswith("P") else _parse_words(value)
 
 
-def _from_iso(text: str) -> int | None:
+def _parse_iso(text: str) -> int | None:
     if weeks := _ISO_WEEKS.match(text):
         return int(weeks[1]) * 7 * _DAY
-    import msgspec  # noqa: PLC0415 - hardly ever needed
-
     try:
         return nanoseconds(msgspec.convert(text.strip(), timedelta))
     except msgspec.ValidationError:
         return None
 
 
-def _from_words(text: str) -> int | None:
-    total, at = Fraction(0), 0
-    while at < len(text.rstrip()):
-        if clock := _CLOCK.match(text, at):
+def _parse_words(text: str) -> int | None:
+    total, position = Fraction(0), 0
+    while position < len(text.rstrip()):
+        if clock := _CLOCK.match(text, position):
             hours, minutes, seconds = clock.groups()
             total += (int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)) * 10**9
             return round(total)
-        part = _PART.match(text, at)
+        part = _PART.match(text, position)
         if part is None or part[2] not in _LENGTHS:
             return None
         total += Fraction(part[1]) * _LENGTHS[part[2]]
-        at = part.end()
-    return round(total) if at else None
+        position = part.end()
+    return round(total) if position else None
 
 
-def shown_duration(length: int) -> str:
-    """Spell a number of nanoseconds in the largest unit of which it is a multiple."""
+def format_duration(length: int) -> str:
+    """Return a number of nanoseconds in the largest unit that divides it."""
     unit = next(name for name, size in _UNITS.items() if length % size == 0)
     return f"{length // _UNITS[unit]}{unit}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -22,9 +22,9 @@ from streambn.policies.arguments import (
     is_number,
 )
 from streambn.policies.base import EventTime, Policy, RowRule
-from streambn.policies.durations import DURATIONS, nanoseconds, shown_duration
+from streambn.policies.durations import EXAMPLES, format_duration, nanoseconds
 from streambn.policies.recursive import RecursiveEMA, RecursiveState
-from streambn.policies.timed import TimedEMA, TimedState
+from streambn.policies.timed import TimedEMA
 
 __all__ = ["EMA"]
 
@@ -34,18 +34,35 @@ _DOMAINS: Final[dict[str, Domain]] = {
     "span": Domain(">= 1", lambda v: 1 <= v < math.inf),
     "com": Domain(">= 0", lambda v: 0 <= v < math.inf),
 }
-_DURATION: Final = Domain("> 0", _DOMAINS["halflife"].contains)
+_LENGTH: Final = Domain("> 0", _DOMAINS["halflife"].contains)
 _RATES: Final = tuple(_DOMAINS)
 
 
+class _Form(Protocol):
+    """One of the three forms of an EMA, each with a state of its own."""
+
+    def init(self, features: int) -> Any: ...
+    def update(self, state: Any, columns: Columns) -> Any: ...
+    def merge(self, older: Any, newer: Any) -> Any: ...
+    def tally(self, state: Any) -> Moments: ...
+    def take(self, state: Any, features: Sequence[int]) -> Any: ...
+    def newest(self, state: Any) -> Floats | None: ...
+
+    def weighted(self, state: Any) -> Moments:
+        """Return the moments to read statistics from, with any prior applied."""
+
+    def weight(self, state: Any, at: Floats | None) -> Floats:
+        """Return Σw of each feature as of a time; None: the time of the newest row."""
+
+
 class _AdjustedEMA(NamedTuple):
-    """Row i of n weighs λ**(n−1−i). Its state is a `Moments`."""
+    """Row i of n weighs λ**(n−1−i). The state is a `Moments`."""
 
     decay: float
     ignore_na: bool
 
-    def init(self, lanes: int) -> Moments:
-        return Moments.empty(lanes)
+    def init(self, features: int) -> Moments:
+        return Moments.empty(features)
 
     def update(self, state: Moments, columns: Columns) -> Moments:
         return state.extend(columns, self.decay, self.ignore_na)
@@ -53,63 +70,78 @@ class _AdjustedEMA(NamedTuple):
     def merge(self, older: Moments, newer: Moments) -> Moments:
         return older.merge(newer)
 
-    def take(self, state: Moments, lanes: Sequence[int]) -> Moments:
-        return state.take(lanes)
+    def tally(self, state: Moments) -> Moments:
+        return state
+
+    def weighted(self, state: Moments) -> Moments:
+        return state
+
+    def weight(self, state: Moments, at: Floats | None) -> Floats:
+        del at
+        return state.weight
+
+    def newest(self, state: Moments) -> None:
+        del state
+
+    def take(self, state: Moments, features: Sequence[int]) -> Moments:
+        return state.take(features)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EMA(Policy):
-    """Exponentially weighted mean and variance: what is new discounts what is old.
+    """Weight values exponentially: newer values discount older ones.
 
-    By row, row i of n has the weight λ**(n−1−i), λ = 1 − α; by event time, a row has the
-    weight 2**(−age/halflife). Give exactly one of the first four:
+    By row, row i of n weighs λ**(n−1−i) with λ = 1 − α. By event time, a row weighs
+    2**(−age/halflife). Give exactly one of the first four parameters.
 
     Parameters
     ----------
     alpha : float
-        The weight of the new, in (0, 1].
+        Weight of the newest row in the mean, in (0, 1].
     halflife : float, str, datetime.timedelta or numpy.timedelta64
-        After which a weight has halved, > 0. Without `time` so many rows: λ = 2**(−1/halflife).
-        With it a duration, such as ``"7d"``, ``"1h30min"`` or ISO 8601's ``"P7D"``; or, if the
-        times are numbers, a number of the same unit.
+        Age at which a weight has halved, > 0. Without `time`, a number of rows:
+        λ = 2**(−1/halflife). With `time`, a duration such as ``"7d"``, ``"1h30min"`` or the ISO
+        8601 ``"P7D"``; or a number in the unit of the times if those are numbers.
     span : float
         α = 2/(span + 1), span >= 1.
     com : float
         Centre of mass: α = 1/(1 + com), com >= 0.
     adjust : bool
-        True: the weights as they are, divided by their sum. False: the recursion
-        y = λ·y + α·x that starts at the first value x₀; that is a prior at x₀ of the
-        weight λ**(rows since)/α, applied at read. By row only.
+        True: divide the weighted sum by the sum of the weights. False: the recursion
+        y = λ·y + α·x from the first value x₀ on, which is a prior at x₀ of weight
+        λ**(rows since)/α. By row only.
     ignore_na : bool
-        False: a missing value ages the others as any row does. True: it does not. By row only.
+        Whether missing values leave the weights of older rows unchanged. By row only.
     time : str, optional
-        The column of event times: timestamps, dates, or plain numbers. It is not normalized,
-        unless ``columns=`` names it.
+        Name of the column of event times: timestamps, dates or plain numbers. The column is not
+        normalized unless ``columns=`` names it.
     null_time : {"raise", "skip"}
-        What a row without a time does: it is an error, or leaves no trace.
+        Whether a row without a time is an error or is skipped.
 
     Raises
     ------
     InvalidValueError
-        None or several of the four are given, one is outside its domain, or a duration is given
-        without `time`.
+        None or several of the four are given, a value is outside its domain, or a duration is
+        given without `time`.
 
     Notes
     -----
-    The definitions are those of pandas' ``ewm``; the variance for ``ddof=1`` is
-    S·W/(2C), its ``bias=False``, without the cancellation of W² − Σw². A recursion with
-    ``ignore_na=False`` weighs anew after a gap of g rows: y = (λ**g·y + α·x)/(λ**g + α).
+    The definitions are those of pandas' ``ewm``. The variance with ``ddof=1`` is S·W/(2C), pandas'
+    ``bias=False``, without the cancellation of W² − Σw². With ``adjust=False`` and
+    ``ignore_na=False``, a value that comes g rows after the last gives
+    y = (λ**g·y + α·x)/(λ**g + α).
 
-    While nothing but missing values come, Σw falls no lower than 2**−400: mean and variance stay.
+    While only missing values arrive, Σw stops falling at 2**−400, so that mean and variance stay
+    readable.
 
-    By row, merging takes (older, newer) in the order of the stream. By event time, rows and
-    merges may come in any order, with the same result up to rounding (1e-12).
+    By row, a merge takes (older, newer) in the order of the stream. By event time, rows and merges
+    may come in any order, with the same result up to rounding (1e-12).
 
-    By event time mean and variance do not depend on when they are read: all weights fade alike.
-    Their sum does. It is read as of the time of the newest row, "now", or as of the time given to
-    ``stats(at=...)``. A column keeps its statistics however long nothing new comes for it; beside
-    newer values, one that is more than a thousand half-lives older weighs nothing in float64:
-    it is counted still, and no longer in mean and variance.
+    By event time, mean and variance do not depend on the time at which they are read, because all
+    weights fade alike. Σw does: it is read as of the time of the newest row, or as of
+    ``stats(at=...)``. A feature keeps its statistics however long no new value comes. A value that
+    is more than a thousand half-lives older than the newest value of its feature weighs nothing
+    in float64: it is counted, but does not enter mean and variance.
 
     Examples
     --------
@@ -134,8 +166,7 @@ class EMA(Policy):
     ignore_na: bool = False
     time: str | None = None
     null_time: Literal["raise", "skip"] = "raise"
-    # What does the work; made of the above.
-    _scheme: Any = field(init=False, repr=False, compare=False)
+    _form: _Form = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         given = {n: v for n in _RATES if (v := getattr(self, n)) is not None}
@@ -143,11 +174,27 @@ class EMA(Policy):
             got = ", ".join(f"{n}={v!r}" for n, v in given.items()) or "none of them"
             raise InvalidValueError(
                 f"EMA takes exactly one of alpha=, halflife=, span=, com=; got {got}. "
-                'For example EMA(halflife=10_000), or EMA(halflife="7d", time="t").'
+                'For example EMA(halflife=10_000), or EMA(halflife="7d", time="t").',
+                argument=next(iter(given), "halflife"),
             )
         [(name, value)] = given.items()
         for flag in ("adjust", "ignore_na"):
             check_flag("EMA", flag, getattr(self, flag))
+        self._check_null_time()
+        form: _Form
+        if self.time is not None:
+            self._check_by_time(name)
+            form = TimedEMA(self._set_length(value))
+        else:
+            self._set_rate(name, value)
+            form = (
+                _AdjustedEMA(self._decay, self.ignore_na)
+                if self.adjust
+                else RecursiveEMA(self._decay, self._alpha, self.ignore_na)
+            )
+        object.__setattr__(self, "_form", form)
+
+    def _check_null_time(self) -> None:
         if self.null_time not in ("raise", "skip"):
             raise InvalidValueError(
                 f"EMA: null_time must be 'raise' or 'skip', got {self.null_time!r}.",
@@ -155,20 +202,10 @@ class EMA(Policy):
             )
         if self.time is None and self.null_time != "raise":
             raise InvalidValueError(
-                f"EMA: null_time={self.null_time!r} is about rows without an event time: name the "
-                "column of times with time=, or leave it out.",
+                f"EMA: null_time={self.null_time!r} applies to event times only. Name their "
+                "column with time=, or omit null_time.",
                 argument="null_time",
             )
-        if self.time is not None:
-            self._check_by_time(name)
-            scheme: Any = TimedEMA(self._set_length(value))
-        else:
-            self._set_rate(name, value)
-            decay = self._decay
-            scheme = _AdjustedEMA(decay, self.ignore_na)
-            if not self.adjust:
-                scheme = RecursiveEMA(decay, self._alpha, self.ignore_na)
-        object.__setattr__(self, "_scheme", scheme)
 
     def _check_by_time(self, name: str) -> None:
         if not isinstance(self.time, str) or not self.time:
@@ -177,45 +214,45 @@ class EMA(Policy):
             )
         if name != "halflife":
             raise InvalidValueError(
-                f"EMA: {name}= counts rows, and with time={self.time!r} there are none to count. "
-                'Give the half-life, for example halflife="7d".',
+                f"EMA: {name}= counts rows, but time={self.time!r} weights them by age. Give the "
+                'half-life instead, for example halflife="7d".',
                 argument=name,
             )
-        for flag, usual in (("adjust", True), ("ignore_na", False)):
-            if getattr(self, flag) != usual:
+        for flag, default in (("adjust", True), ("ignore_na", False)):
+            if getattr(self, flag) != default:
                 raise InvalidValueError(
-                    f"EMA: {flag}={not usual} is for an EMA by row; by event time a value weighs "
-                    f"what its age says. Leave {flag} out, or leave out time.",
+                    f"EMA: {flag}={not default} applies to an EMA by row, not by event time. Omit "
+                    f"{flag}, or omit time.",
                     argument=flag,
                 )
 
     def _set_length(self, value: object) -> float:
-        """Set the half-life by event time, and return its length."""
+        """Set `halflife` by event time, and return its length."""
         length = nanoseconds(value)
         if length is None:
             if not is_number(value):
                 raise InvalidValueError(
-                    f"EMA: halflife must be a duration {DURATIONS}, or a number if the times are "
-                    f"numbers; got {value!r}. A month or a year has no fixed length: say days.",
+                    f"EMA: halflife must be a duration {EXAMPLES}, or a number if the times are "
+                    f"numbers; got {value!r}. Months and years have no fixed length: give days.",
                     argument="halflife",
                 )
-            halflife = check_number("EMA", "halflife", value, _DURATION)
+            halflife = check_number("EMA", "halflife", value, _LENGTH)
             object.__setattr__(self, "halflife", halflife)
             return float(halflife)
         if length <= 0:
             raise InvalidValueError(
                 f"EMA: halflife must be longer than 0, got {value!r}.", argument="halflife"
             )
-        # One spelling for equal lengths: so policies compare, print and save alike.
-        object.__setattr__(self, "halflife", shown_duration(length))
+        # Equal lengths get one spelling, so that policies compare, print and save alike.
+        object.__setattr__(self, "halflife", format_duration(length))
         return float(length)
 
     def _set_rate(self, name: str, value: object) -> None:
         if name == "halflife" and nanoseconds(value) is not None:
             raise InvalidValueError(
                 f"EMA: halflife={value!r} is a duration, which needs time=, the name of the column "
-                f"of event times: EMA(halflife={value!r}, time=...). To count rows give a "
-                "number, such as halflife=10_000.",
+                f"of event times: EMA(halflife={value!r}, time=...). To count rows give a number, "
+                "such as halflife=10_000.",
                 argument="halflife",
             )
         object.__setattr__(self, name, check_number("EMA", name, value, _DOMAINS[name]))
@@ -265,73 +302,60 @@ class EMA(Policy):
 
     def to_moments(self, state: Any) -> tuple[Moments, Moments | None, Ints | None]:
         """See `Policy.to_moments`."""
-        return (state, None, None) if isinstance(state, Moments) else tuple(state)
+        return (state, None, None) if self.adjust else tuple(state)
 
-    # ------------------------------------------------------------- what it asks for
+    # ---------------------------------------------------------------- the contract
 
     @property
     def commutative(self) -> bool:
-        """See `Policy.commutative`: by event time."""
+        """See `Policy.commutative`; True by event time."""
         return self.time is not None
 
     @property
     def takes_weights(self) -> bool:
-        """Whether sample weights mean something: not in a recursion, which has its own."""
+        """See `Policy.takes_weights`; False for the recursion, which has weights of its own."""
         return self.adjust
 
     @property
     def event_time(self) -> EventTime | None:
-        """The column of event times; None by row."""
+        """See `Policy.event_time`; None by row."""
         if self.time is None:
             return None
         numeric = not isinstance(self.halflife, str)
         return EventTime(self.time, f"halflife={self.halflife!r}", numeric, self.null_time)
 
-    # ---------------------------------------------------------------- the policy
-
     def newest(self, state: Any) -> Floats | None:
-        """See `Policy.newest`."""
-        known = isinstance(state, TimedState) and bool(np.isfinite(state.latest).all())
-        return state.latest if known else None
+        """See `Policy.newest`; None by row."""
+        return self._form.newest(state)
 
     def init(self, features: int) -> Any:
         """See `Policy.init`: a `Moments`, a `RecursiveState` or a `TimedState`."""
-        return self._scheme.init(features)
+        return self._form.init(features)
 
     def update(self, state: Any, columns: Columns) -> Any:
         """See `Policy.update`."""
-        return self._scheme.update(state, columns)
+        return self._form.update(state, columns)
 
     def merge(self, older: Any, newer: Any) -> Any:
         """See `Policy.merge`. By row `newer` follows `older`; by event time it is commutative."""
-        return self._scheme.merge(older, newer)
+        return self._form.merge(older, newer)
 
     def read(self, state: Any, ddof: int) -> Estimates:
-        """See `Policy.read`: S/W, or with ``ddof=1`` S·W/(2C)."""
-        return self._weighed(state).read(ddof)
-
-    def _weighed(self, state: Any) -> Moments:
-        if isinstance(state, RecursiveState):
-            whole: Moments = self._scheme.whole(state)
-            return whole
-        return self.tally(state)
+        """Return mean and variance S/W, or S·W/(2C) if `ddof` is 1."""
+        return self._form.weighted(state).read(ddof)
 
     def tally(self, state: Any) -> Moments:
         """See `Policy.tally`."""
-        moments: Moments = state if isinstance(state, Moments) else state.moments
-        return moments
+        return self._form.tally(state)
 
     def take(self, state: Any, features: Sequence[int]) -> Any:
         """See `Policy.take`."""
-        return self._scheme.take(state, features)
+        return self._form.take(state, features)
 
     def extra_statistics(self, state: Any, at: Floats | None) -> dict[str, Floats]:
-        """See `Policy.extra_statistics`: Σw and the effective sample size."""
-        moments = self._weighed(state)
-        weight = moments.weight
-        if isinstance(state, TimedState):
-            weight = self._scheme.weight(state, at)
-        return {"weight": weight, "effective_count": moments.effective_count}
+        """Return Σw and the effective sample size (Σw)²/Σw²."""
+        effective_count = self._form.weighted(state).effective_count
+        return {"weight": self._form.weight(state, at), "effective_count": effective_count}
 
     def describe(self) -> str:
         """See `Policy.describe`."""

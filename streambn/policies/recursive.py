@@ -1,4 +1,4 @@
-"""The recursion y = λ·y + α·x that starts at the first value: an EMA with ``adjust=False``."""
+"""The recursion y = λ·y + α·x from the first value on: an EMA with ``adjust=False``."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class RecursiveState(NamedTuple):
     Attributes
     ----------
     moments : Moments
-        Of all values but the first, each discounted by those after it; P is how much they
-        discount the first. The books (count, nulls, …) are of all values.
+        Of all values but the first, each discounted by those after it. P is the discount of the
+        first value. Counts and extremes are those of all values.
     first : Moments
-        Of the first value alone, of weight 1.
-    gaps : ndarray of int64, shape (2, L)
-        Rows without a value before the first value, and since the last one.
+        Of the first value alone, with weight 1.
+    gaps : ndarray of int64, shape (2, features)
+        Numbers of rows without a value before the first value and after the last one.
     """
 
     moments: Moments
@@ -38,43 +38,43 @@ class RecursiveState(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RecursiveEMA:
-    """The recursion, in the form of a monoid.
+    """The recursion as a monoid.
 
-    A value x that comes g rows after the one before it (g = 1 where none is missing) makes of
-    the mean y: (λ**g·y + α·x)/(λ**g + α), as pandas has it. In units in which a value without a
-    gap before it weighs 1 the whole always weighs 1/α; so a value weighs ω = 1/(λ**g + α) and
-    discounts all that came before by f = λ**g·ω, and the first weighs P/α, P being the product
-    of the later ones' f. That prior is applied when the statistics are read.
+    pandas defines that a value x that comes g rows after the last value turns the mean y into
+    (λ**g·y + α·x)/(λ**g + α), where g = 1 if no value is missing. In units in which a value with
+    g = 1 weighs 1, all values together always weigh 1/α. A value then weighs
+    ω = 1/(λ**g + α) and discounts all values before it by f = λ**g·ω. The first value weighs P/α,
+    where P is the product of the later f. `weighted` applies that prior when statistics are read.
     """
 
     decay: float
     alpha: float
     ignore_na: bool
 
-    def init(self, lanes: int) -> RecursiveState:
+    def init(self, features: int) -> RecursiveState:
         """See `Policy.init`."""
-        empty = Moments.empty(lanes)
-        return RecursiveState(empty, empty, np.zeros((2, lanes), np.int64))
+        empty = Moments.empty(features)
+        return RecursiveState(empty, empty, np.zeros((2, features), np.int64))
 
     def update(self, state: RecursiveState, columns: Columns) -> RecursiveState:
         """See `Policy.update`."""
         rows = columns.rows
         if rows == 0:
             return state
-        # Where none was missing so far, none will be missing in most of the batches to come.
+        # The short way, if no value was missing so far: most batches will be complete too.
         if state.first.count.all() and (self.ignore_na or not state.moments.missing.any()):
             block = Moments.of(columns, self.decay, self.ignore_na)
             if self.ignore_na or (block.count == rows).all():
                 return state._replace(moments=state.moments.merge(block))
-        return self.merge(state, self._segment(columns))
+        return self.merge(state, self._of_batch(columns))
 
     def merge(self, older: RecursiveState, newer: RecursiveState) -> RecursiveState:
-        """See `Policy.merge`. Not commutative: `newer` follows `older`."""
+        """See `Policy.merge`. Not commutative."""
         a, b = older, newer
         no_a, no_b = a.first.count == 0, b.first.count == 0
         weight, fade = self._step(a.gaps[1] + b.gaps[0] + 1)
-        # The first value of `newer` is one like any other now.
-        joint = _weighed(b.first, weight).replace(decay=fade)
+        # The first value of `newer` is no longer a first value.
+        joint = _single(b.first, weight).replace(decay=fade)
         joint = Moments(np.where(no_a | no_b, Moments.empty(len(fade)).memory, joint.memory))
         first = Moments(np.where(no_a, b.first.memory, a.first.memory))
         gaps = np.where(no_a, a.gaps + b.gaps, (a.gaps[0], b.gaps[1]))
@@ -83,49 +83,63 @@ class RecursiveEMA:
         return RecursiveState(moments, Moments.sealed(first), gaps)
 
     def _step(self, gap: Ints) -> tuple[Floats, Floats]:
-        """Return what a value weighs so many rows after the last, and by what it discounts."""
+        """Return the weight ω and the discount f of a value that comes `gap` rows later."""
         return recursion_step(np.ones_like(gap) if self.ignore_na else gap, self.decay, self.alpha)
 
-    def _segment(self, columns: Columns) -> RecursiveState:
-        """Return the state of one batch."""
-        books, rows = Moments.of(columns), columns.rows
-        lanes, dense = len(books.count), books.count == rows
-        moments, first = (Moments.empty(lanes).memory.copy() for _ in range(2))
-        gaps = np.zeros((2, lanes), np.int64)
-        if dense.any():
+    def _of_batch(self, columns: Columns) -> RecursiveState:
+        tally, rows = Moments.of(columns), columns.rows
+        features, complete = len(tally.count), tally.count == rows
+        moments, first = (Moments.empty(features).memory.copy() for _ in range(2))
+        gaps = np.zeros((2, features), np.int64)
+        if complete.any():
             moments = Moments.of(columns.slice(1, rows - 1), self.decay).memory.copy()
             first = Moments.of(columns.slice(0, 1)).memory.copy()
-        for lane, values, there in iterate_features(columns, np.flatnonzero(~dense)):
+        for feature, column, valid in iterate_features(columns, np.flatnonzero(~complete)):
+            values, present = column, valid
             if self.ignore_na:
-                values = values.take(pa.array(np.flatnonzero(there)))  # noqa: PLW2901
-                there = np.ones(len(values), np.bool_)  # noqa: PLW2901
-            weights, decay, *gaps[:, lane] = recursion_weights(there, self.decay, self.alpha)
+                values = column.take(pa.array(np.flatnonzero(valid)))
+                present = np.ones(len(values), np.bool_)
+            weights, decay, *gaps[:, feature] = recursion_weights(present, self.decay, self.alpha)
             later = Moments.of(Columns.of(values).with_weights(weights))
-            moments[:, lane] = later.replace(decay=np.array([decay])).memory[:, 0]
-            value = Columns.of(values.slice(gaps[0, lane], 1))
-            first[:, lane] = Moments.of(value).memory[:, 0]
-        kept = {name: getattr(books, name) for name in Moments.TALLY}
+            moments[:, feature] = later.replace(decay=np.array([decay])).memory[:, 0]
+            value = Columns.of(values.slice(gaps[0, feature], 1))
+            first[:, feature] = Moments.of(value).memory[:, 0]
+        counts = {name: getattr(tally, name) for name in Moments.TALLY}
         return RecursiveState(
-            Moments.sealed(Moments(moments).replace(**kept)),
+            Moments.sealed(Moments(moments).replace(**counts)),
             Moments.sealed(Moments(first)),
             gaps * (not self.ignore_na),
         )
 
-    def whole(self, state: RecursiveState) -> Moments:
-        """Return the moments with the prior at the first value."""
+    def tally(self, state: RecursiveState) -> Moments:
+        """See `Policy.tally`."""
+        return state.moments
+
+    def weighted(self, state: RecursiveState) -> Moments:
+        """Return the moments of all values, with the prior at the first."""
         m = state.moments
-        prior = _weighed(state.first, m.decay / self.alpha * state.first.count)
-        # It is aged already: those behind it must not do it again.
+        prior = _single(state.first, m.decay / self.alpha * state.first.count)
+        # The prior has faded already: the later values must not discount it once more.
         return Moments.sealed(prior).merge(m.replace(decay=np.ones_like(m.decay)))
 
-    def take(self, state: RecursiveState, lanes: Sequence[int]) -> RecursiveState:
+    def weight(self, state: RecursiveState, at: Floats | None) -> Floats:
+        """Return Σw of each feature."""
+        del at
+        return self.weighted(state).weight
+
+    def newest(self, state: RecursiveState) -> None:
+        """See `Policy.newest`."""
+        del state
+
+    def take(self, state: RecursiveState, features: Sequence[int]) -> RecursiveState:
         """See `Policy.take`."""
-        first = state.first.take(lanes)
-        return RecursiveState(state.moments.take(lanes), first, state.gaps[:, list(lanes)])
+        return RecursiveState(
+            state.moments.take(features), state.first.take(features), state.gaps[:, list(features)]
+        )
 
 
-def _weighed(first: Moments, weight: Floats) -> Moments:
-    """Return a single value of another weight, without books, which are kept elsewhere."""
+def _single(first: Moments, weight: Floats) -> Moments:
+    """Return a first value with another weight, and without counts, which are kept elsewhere."""
     empty = Moments.empty(len(weight))
-    books = {name: getattr(empty, name) for name in Moments.TALLY}
-    return first.replace(weight=weight, squares=weight * weight, **books)
+    counts = {name: getattr(empty, name) for name in Moments.TALLY}
+    return first.replace(weight=weight, squares=weight * weight, **counts)

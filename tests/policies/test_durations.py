@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streambn.policies.durations import nanoseconds, shown_duration
+from streambn.policies.durations import format_duration, nanoseconds
 
 SECOND = 10**9
 HOUR = 3600 * SECOND
@@ -92,7 +92,7 @@ def test_months_and_years_of_numpy_have_no_fixed_length(value):
 
 @given(st.integers(1, 10**20))
 def test_what_is_shown_is_the_length_and_in_the_largest_unit_of_which_it_is_a_multiple(length):
-    text = shown_duration(length)
+    text = format_duration(length)
     assert nanoseconds(text) == length
     number = int(text.rstrip("dhminsu"))
     for unit in ("d", "h", "min", "s", "ms", "us"):

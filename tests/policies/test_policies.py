@@ -375,7 +375,7 @@ def test_a_block_without_values_does_not_age_the_others():
             lambda: EMA(halflife=np.timedelta64(3, "M")),
             r"number of rows > 0, got np.timedelta64\(3",
         ),
-        (lambda: EMA(halflife=np.timedelta64(3, "Y"), time="t"), "month or a year .* say days"),
+        (lambda: EMA(halflife=np.timedelta64(3, "Y"), time="t"), "Months and years .* give days"),
         (lambda: EMA(span=np.timedelta64(30)), "span must be a number >= 1, got np.timedelta64"),
         (lambda: BatchEMA(momentum=np.timedelta64(1, "Y")), "momentum must be a number"),
         (lambda: BatchEMA(momentum=0.1, batch_rows=np.timedelta64(3, "Y")), "batch_rows must be"),
@@ -390,7 +390,7 @@ def test_a_block_without_values_does_not_age_the_others():
         (lambda: BatchEMA(momentum=0.1, ddof=2), "ddof must be 0 or 1, got 2"),
         (lambda: BatchEMA(momentum=0.1, initial=(0, -1)), "variance >= 0"),
         (lambda: BatchEMA(momentum=0.1, initial=3), "initial must be"),
-        (lambda: BatchEMA(momentum=0.1, batch_rows=0), "batch_rows must be a whole number"),
+        (lambda: BatchEMA(momentum=0.1, batch_rows=0), "batch_rows must be an integer"),
         (lambda: BatchEMA(momentum=0.1, batch_rows=2.5), "got 2.5"),
     ],
 )
