@@ -237,6 +237,8 @@ class _Plan(NamedTuple):
         )._replace(known=np.ones(len(self.columns), np.bool_))
         mapped = normalize(Columns(batch, self.layout), chosen, self.normalized)
         options.check_finite(mapped.nans, mapped.infs, [self.names[i] for i in self.columns])
+        if len(self.columns) == batch.num_columns:
+            return pa.RecordBatch.from_arrays(mapped.batch.columns, schema=self.schema)
         arrays = batch.columns
         for i, array in zip(self.columns, mapped.batch.columns, strict=True):
             arrays[i] = array
