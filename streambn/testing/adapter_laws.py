@@ -1,4 +1,4 @@
-"""What every adapter keeps: inside a host it says what the core says outside."""
+"""Laws for adapters: an adapter normalizes inside its host as `streambn.Normalizer` outside."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Batches = Sequence[pa.RecordBatch]
 
 
 class AdapterLaws(Laws):
-    """The laws. Subclass it in a test module, set `policy` and tell how the host is used.
+    """Test suite for adapters. Subclass it in a test module, and say how the host is called.
 
     ::
 
@@ -39,13 +39,13 @@ class AdapterLaws(Laws):
     Attributes
     ----------
     policy : Policy
-        With which the adapter and `streambn.Normalizer` are compared.
+        The policy of the adapter and of the `streambn.Normalizer` that it is compared with.
     depends_on_cuts : bool
-        Whether a batch is more to the policy than its rows, as a block is to `BatchEMA`.
+        Whether the statistics depend on how rows are cut into batches, as for `BatchEMA`.
     rtol : float
-        Allowed difference of normalized values, relative to 1 and to the value; under
-        another cut of the rows also to a thousandth of the range in units of σ, because
-        a forgetting policy may have come a long way to a small σ.
+        Tolerance of normalized values, relative to 1 + |value|. For rows in other batches it is
+        also relative to a thousandth of the range in units of σ, because a policy that forgets
+        may have rounded larger values than those that its σ is made of.
     max_examples : int, optional
         The number of streams that each law is tried on. By default, a quarter of the examples
         of the Hypothesis profile.
@@ -55,57 +55,59 @@ class AdapterLaws(Laws):
     depends_on_cuts: ClassVar[bool] = False
     rtol: ClassVar[float] = 1e-12
 
-    # ------------------------------------------------------------- to be filled in
+    # ----------------------------------------------------------------- to be overridden
 
     def learned(self, policy: Policy, batches: Batches) -> Any:
-        """Return an adapter that has learned the batches, in this order.
+        """Return an adapter that has learned the batches in the given order.
 
-        They have the float64 columns ``a`` and ``b``. Empty batches, nulls and NaN are
-        among them, and at least one row.
+        They have the float64 columns ``a`` and ``b``, with nulls and NaN. Some may be empty, but
+        there is at least one row.
         """
         raise NotImplementedError
 
     def transformed(self, adapter: Any, batch: pa.RecordBatch) -> dict[str, list[float | None]]:
-        """Return what the adapter makes of a batch, by column; it has at least one row."""
+        """Return the normalized values of a batch by column. The batch has at least one row."""
         raise NotImplementedError
 
-    def as_host(self, z: float | None, x: float | None, lane: dict[str, Any]) -> float | None:
-        """Return how the host writes what the core writes as `z`. The default: the same.
+    def as_host(self, z: float | None, x: float | None, stats: dict[str, Any]) -> float | None:
+        """Return the value that the host is to give where `streambn.Normalizer` gives `z`.
+
+        The default is `z`.
 
         Parameters
         ----------
         z : float or None
-            The value that the core gives; None is a null.
+            The normalized value; None is null.
         x : float or None
-            The value that it was made of.
-        lane : dict
-            The column's row of `streambn.Normalizer.stats`.
+            The value in the data.
+        stats : dict
+            The row of the feature in `streambn.Normalizer.stats`.
         """
-        del x, lane
+        del x, stats
         return z
 
     # ------------------------------------------------------------------ the laws
 
     @law(st.data())
-    def law_the_adapter_says_what_the_core_says(self, data: st.DataObject) -> None:
-        """Normalize what was learned, and what was not, as `streambn.Normalizer` does."""
+    def law_adapter_agrees_with_normalizer(self, data: st.DataObject) -> None:
+        """Normalize batches that were learned, and others, as `streambn.Normalizer` does."""
         stream, probe = self._drawn(data)
         adapter, core = self.learned(self.policy, stream), self._core(stream)
         for batch in (*stream, probe):
             self._assert_agree(adapter, core, batch)
 
     @law(st.data())
-    def law_cuts_are_without_effect(self, data: st.DataObject) -> None:
-        """Cut the rows into other batches: what is learned is the same."""
+    def law_batches_do_not_matter(self, data: st.DataObject) -> None:
+        """Learn the same from the same rows in other batches."""
         stream, probe = self._drawn(data)
         recut = stream if self.depends_on_cuts else data.draw(cuts(stream))
         adapter, core = self.learned(self.policy, recut), self._core(stream)
         for batch in (*stream, probe):
-            self._assert_agree(adapter, core, batch, same_cuts=self.depends_on_cuts)
+            self._assert_agree(adapter, core, batch, same_batches=self.depends_on_cuts)
 
     @law(st.data())
     def law_transform_never_learns(self, data: st.DataObject) -> None:
-        """Change no bit of an answer by asking for others."""
+        """Give the same bits before and after other batches are transformed."""
         stream, probe = self._drawn(data)
         adapter = self.learned(self.policy, stream)
         before = self._answers(adapter, probe)
@@ -114,8 +116,8 @@ class AdapterLaws(Laws):
         assert repr(self._answers(adapter, probe)) == repr(before)
 
     @law(st.data())
-    def law_a_row_alone_is_normalized_as_among_others(self, data: st.DataObject) -> None:
-        """Have one rule for one row and for many."""
+    def law_single_rows_are_normalized_as_in_batches(self, data: st.DataObject) -> None:
+        """Follow one rule for one row and for many."""
         stream, probe = self._drawn(data)
         adapter, core = self.learned(self.policy, stream), self._core(stream)
         for i in range(probe.num_rows):
@@ -124,7 +126,7 @@ class AdapterLaws(Laws):
     # ------------------------------------------------------------------- helpers
 
     def _drawn(self, data: st.DataObject) -> tuple[list[pa.RecordBatch], pa.RecordBatch]:
-        """Draw a stream and a batch that is none of it, neither without rows."""
+        """Draw a stream and a batch that is not part of it, both with rows."""
         stream = data.draw(batches().filter(lambda s: any(batch.num_rows for batch in s)))
         [probe] = data.draw(batches(1).filter(lambda s: s[0].num_rows > 0))
         return stream, probe
@@ -139,21 +141,21 @@ class AdapterLaws(Laws):
         return self.transformed(adapter, batch) if batch.num_rows else {name: [] for name in NAMES}
 
     def _assert_agree(
-        self, adapter: Any, core: Normalizer, batch: pa.RecordBatch, same_cuts: bool = True
+        self, adapter: Any, core: Normalizer, batch: pa.RecordBatch, same_batches: bool = True
     ) -> None:
         answers = self._answers(adapter, batch)
         expected = core.transform(batch)
-        for lane in core.stats().to_pylist():
-            name, way = lane["column"], 0.0
-            if not same_cuts and lane["count"]:
-                way = 1e-3 * (lane["max"] - lane["min"]) / (lane["std"] or 1.0)
+        for stats in core.stats().to_pylist():
+            name, drift = stats["column"], 0.0
+            if not same_batches and stats["count"]:
+                drift = 1e-3 * (stats["max"] - stats["min"]) / (stats["std"] or 1.0)
             columns = (answers[name], expected[name].to_pylist(), batch[name].to_pylist())
-            for said, z, x in zip(*columns, strict=True):
-                wanted = self.as_host(z, x, lane)
-                if said is None or wanted is None:
-                    same = said is wanted
+            for got, z, x in zip(*columns, strict=True):
+                wanted = self.as_host(z, x, stats)
+                if got is None or wanted is None:
+                    same = got is wanted
                 elif math.isnan(wanted):
-                    same = math.isnan(said)
+                    same = math.isnan(got)
                 else:
-                    same = abs(said - wanted) <= self.rtol * (1 + abs(wanted) + way)
-                assert same, f"column {name!r}: {x} became {said}, not {wanted}"
+                    same = abs(got - wanted) <= self.rtol * (1 + abs(wanted) + drift)
+                assert same, f"column {name!r}: {x} became {got}, not {wanted}"

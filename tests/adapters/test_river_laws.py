@@ -27,12 +27,12 @@ class OnFrames(AdapterLaws):
     def as_frame(self, batch):
         return batch
 
-    def as_host(self, z, x, lane):
+    def as_host(self, z, x, stats):
         if x is None or math.isnan(x):
             return x
         # As in River, a feature without statistics or of zero variance becomes 0.
-        seen = lane["mean"] is not None
-        return z if seen and lane["std"] > EPSILON * abs(lane["mean"]) else 0.0
+        seen = stats["mean"] is not None
+        return z if seen and stats["std"] > EPSILON * abs(stats["mean"]) else 0.0
 
 
 class OnRows(OnFrames):

@@ -152,7 +152,7 @@ class OnArrays(AdapterLaws):
     def transformed(self, adapter, batch):
         return dict(zip("ab", adapter.transform(self.as_input(batch)).T.tolist(), strict=True))
 
-    def as_host(self, z, x, lane):
+    def as_host(self, z, x, stats):
         return math.nan if z is None else z
 
 
@@ -230,18 +230,18 @@ class KeepsNulls(OnArrays):
 
     policy = sbn.Welford()
 
-    def as_host(self, z, x, lane):
+    def as_host(self, z, x, stats):
         return z
 
 
 @pytest.mark.parametrize(
     ("broken", "law"),
     [
-        (DropsLastBatch, "the_adapter_says_what_the_core_says"),
-        (IgnoresBatches, "cuts_are_without_effect"),
+        (DropsLastBatch, "adapter_agrees_with_normalizer"),
+        (IgnoresBatches, "batches_do_not_matter"),
         (LearnsInTransformed, "transform_never_learns"),
-        (SingleRowsAreZero, "a_row_alone_is_normalized_as_among_others"),
-        (KeepsNulls, "the_adapter_says_what_the_core_says"),
+        (SingleRowsAreZero, "single_rows_are_normalized_as_in_batches"),
+        (KeepsNulls, "adapter_agrees_with_normalizer"),
     ],
 )
 def test_laws_find_broken_adapters(broken, law):
