@@ -43,19 +43,30 @@ class StreamBNError(ValueError):
         Name of the argument whose value is at fault.
     column : str, optional
         Name of the column whose values or type are at fault.
+    source : str, optional
+        Name of the file at fault, and perhaps the place in it. It comes first in the text.
 
     Attributes
     ----------
-    argument, column : str or None
+    argument, column, source : str or None
         As given, so that callers need not read the message.
+    message : str
+        The text without the source.
     """
 
     def __init__(
-        self, message: str = "", *, argument: str | None = None, column: str | None = None
+        self,
+        message: str = "",
+        *,
+        argument: str | None = None,
+        column: str | None = None,
+        source: str | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message if source is None else f"{source}: {message}")
+        self.message = message
         self.argument = argument
         self.column = column
+        self.source = source
 
 
 class SchemaError(StreamBNError):

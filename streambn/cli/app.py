@@ -60,7 +60,7 @@ _FLAGS = {
     for name in (
         *("adjust", "affine", "alpha", "at", "batch_rows", "center", "clip", "columns", "com"),
         *("ddof", "decay", "dtype", "eps", "halflife", "ignore_na", "inf", "initial", "momentum"),
-        *("nan", "null_time", "resume", "scale", "span", "threads", "time", "weights"),
+        *("nan", "null_time", "overwrite", "resume", "scale", "span", "threads", "time", "weights"),
     )
 } | {"csv_types": "--csv-type"}
 

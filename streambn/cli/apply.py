@@ -9,7 +9,7 @@ import click
 
 import streambn as sbn
 from streambn.cli.app import Command, usage_errors
-from streambn.cli.fit import check_checkpoint, fitting
+from streambn.cli.fit import check_checkpoint, columns_to_read
 from streambn.cli.normalizer_options import NORMALIZER_OPTIONS, NormalizerOptions
 from streambn.cli.options import (
     CHECKPOINT_OPTIONS,
@@ -19,21 +19,23 @@ from streambn.cli.options import (
     JobOptions,
     WriteOptions,
     dtype_option,
-    folder_of,
     inputs_argument,
     output_option,
     stats_argument,
 )
 from streambn.cli.report import report, say_applied, say_fitted
 from streambn.errors import InvalidValueError
-from streambn.io import Location, locate, lock, remove_leftovers
+from streambn.io import locate
+from streambn.io.formats import located
 from streambn.io.sources import PIPE, Source, scan
-from streambn.jobs.folder import apply_job
-from streambn.jobs.inputs import located
-from streambn.jobs.job import Done, use_threads
-from streambn.jobs.manifest import NAME
-from streambn.jobs.operations import ApplyStatistics, LearnAndApply
-from streambn.jobs.plan import Output, check_target, plan
+from streambn.jobs import (
+    ApplyStatistics,
+    LearnAndApply,
+    apply_job,
+    check_target,
+    make_plan,
+    normalize_job,
+)
 
 __all__ = ["apply", "normalize"]
 
@@ -76,7 +78,7 @@ def apply(
     columns. In a folder, each input keeps its path and format.
     """
     how = job.reading()
-    if verify and (output == PIPE or how.skipping):
+    if verify and (output == PIPE or how.skip_damaged):
         raise click.UsageError(
             "--verify compares an output file with all of its inputs. It cannot be combined with "
             "-o - or with --on-error skip."
@@ -86,27 +88,19 @@ def apply(
         frozen = loaded.freeze() if isinstance(loaded, sbn.Normalizer) else loaded
     sources = scan(inputs)
     with usage_errors():
-        outputs = plan(sources, output, skipping=how.skipping)
-        if any(locate(stats).identity == file.identity for file in _files(outputs)):
+        plan = make_plan(sources, output, skip_damaged=how.skip_damaged)
+        if any(locate(stats).identity == file.identity for file in plan.files):
             raise InvalidValueError(f"The output would replace {stats}, the statistics.")
-    use_threads(job.threads)
-    operation = ApplyStatistics(frozen, dtype, inverse)
-    with lock(*_manifests(output, outputs)):
-        if job.resume:
-            remove_leftovers(*_files(outputs))
-        done = apply_job(
-            operation,
-            outputs,
-            how,
-            writing.encoding(),
-            job.display(),
-            folder=folder_of(output, outputs, operation, job, writing),
-            fsync=writing.fsync,
-            verify=verify,
-        )
+    done = apply_job(
+        ApplyStatistics(frozen, dtype, inverse),
+        plan,
+        options=how,
+        write_options=writing.writing(resume=job.resume, verify=verify),
+        display=job.display(),
+    )
     if not job.quiet:
-        say_applied(frozen, done.rows, output)
-    report("apply", output, done, frozen.fingerprint, as_json=job.json)
+        say_applied(done)
+    report("apply", done, as_json=job.json)
 
 
 @click.command(
@@ -160,58 +154,38 @@ def normalize(
                 "--online cannot be combined with --resume: the statistics of the earlier run are "
                 "lost. Start again without --resume."
             )
-        outputs = plan(sources, output, skipping=how.skipping)
+        plan = make_plan(sources, output, skip_damaged=how.skip_damaged)
         if save is not None:
             check_target(save, sources)
-            if any(locate(save).identity == file.identity for file in _files(outputs)):
+            if any(locate(save).identity == file.identity for file in plan.files):
                 raise click.UsageError(f"--save and --output are the same file, {save}.")
-        check_checkpoint(keeping, sources, *(each.target for each in outputs), save)
+        check_checkpoint(keeping, sources, *(each.target for each in plan.outputs), save)
     normalizer = options.normalizer(online=online)
-    use_threads(job.threads)
-
-    def run(operation: ApplyStatistics | LearnAndApply) -> Done:
-        return apply_job(
-            operation,
-            outputs,
-            how,
-            writing.encoding(),
-            job.display(),
-            folder=folder_of(output, outputs, operation, job, writing),
-            fsync=writing.fsync,
-        )
-
+    write_options = writing.writing(resume=job.resume)
     if online:
-        with lock(*_manifests(output, outputs)):
-            done = run(LearnAndApply(normalizer, using, dtype))
+        operation = LearnAndApply(normalizer, using, dtype)
+        done = apply_job(
+            operation, plan, options=how, write_options=write_options, display=job.display()
+        )
+        if save is not None:
+            normalizer.save(save)
     else:
-        checkpoint = keeping.location(output, outputs)
-        checkpoints = [] if checkpoint is None else [checkpoint]
-        with lock(*checkpoints, *_manifests(output, outputs)):
-            if job.resume:
-                kept = [locate(save)] if save else []
-                remove_leftovers(*checkpoints, *kept, *_files(outputs))
-            with fitting(normalizer, sources, options, job, keeping, checkpoint) as ended:
-                normalizer = sbn.Normalizer.from_statistics(ended.statistics)
-                done = run(ApplyStatistics(normalizer.freeze(), dtype))
-            for file in checkpoints:
-                file.remove()
-    if save is not None:
-        normalizer.save(save)
-        if not job.quiet:
-            say_fitted(normalizer, done.rows, save)
-    frozen = normalizer.freeze()
+        done = normalize_job(
+            normalizer.statistics,
+            plan,
+            keeping.checkpoint_at(plan.checkpoint, resume=job.resume),
+            columns=columns_to_read(options, normalizer),
+            save=save,
+            dtype=dtype,
+            options=how,
+            write_options=write_options,
+            display=job.display(),
+        )
     if not job.quiet:
-        say_applied(frozen, done.rows, output)
-    report("normalize", output, done, frozen.fingerprint, as_json=job.json)
-
-
-def _files(outputs: Sequence[Output]) -> list[Location]:
-    return [each.location for each in outputs if each.target != PIPE]
-
-
-def _manifests(output: str, outputs: Sequence[Output]) -> list[Location]:
-    """Return the manifest of the folder of the outputs, which only one job may write."""
-    return [locate(output).child(NAME)] if outputs[0].mirrored else []
+        if save is not None:
+            say_fitted(done, save)
+        say_applied(done)
+    report("normalize", done, as_json=job.json)
 
 
 def _check_rereadable(sources: Sequence[Source]) -> None:

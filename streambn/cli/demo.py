@@ -21,7 +21,7 @@ import streambn as sbn
 from streambn.cli.app import Command, usage_errors
 from streambn.io import locate
 from streambn.io.sources import open_reader, scan
-from streambn.jobs.plan import check_target
+from streambn.jobs import check_target
 from streambn.policies import Policy
 
 __all__ = ["demo", "story"]

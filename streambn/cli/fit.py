@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 
 import click
 
@@ -22,12 +21,11 @@ from streambn.cli.options import (
 )
 from streambn.cli.report import report, say_fitted
 from streambn.errors import InvalidValueError
-from streambn.io import Location, locate, lock, remove_leftovers
+from streambn.io import locate
 from streambn.io.sources import Source, scan
-from streambn.jobs.job import Checkpointing, Fit, check_resumable, fit_job, use_threads
-from streambn.jobs.plan import check_target
+from streambn.jobs import check_resumable, check_target, fit_job
 
-__all__ = ["check_checkpoint", "fit", "fitting"]
+__all__ = ["check_checkpoint", "columns_to_read", "fit"]
 
 
 @click.command(
@@ -83,24 +81,19 @@ def fit(
         if output is not None:
             check_checkpoint(keeping, sources, output, continue_from)
     normalizer = _start(options, continue_from, thaw=thaw)
-    checkpoint = locate(keeping.checkpoint or f"{target}.checkpoint")
-    use_threads(job.threads)
-    with lock(checkpoint):
-        if job.resume:
-            remove_leftovers(checkpoint, locate(target))
-        with fitting(normalizer, sources, options, job, keeping, checkpoint) as ended:
-            normalizer = sbn.Normalizer.from_statistics(ended.statistics)
-            if output is None:
-                written = ended.keeper.write()  # nothing is written if there was nothing to learn
-            else:
-                written = True
-                (normalizer.freeze() if frozen else normalizer).save(output)
-        if output is not None:
-            checkpoint.remove()
-    if written and not job.quiet:
-        say_fitted(normalizer, ended.done.rows, target)
-    fingerprint = normalizer.freeze().fingerprint if normalizer.features else None
-    report("fit", target, ended.done, fingerprint, as_json=job.json)
+    done = fit_job(
+        normalizer.statistics,
+        sources,
+        output,
+        keeping.checkpoint_at(locate(f"{target}.checkpoint"), resume=job.resume),
+        columns=columns_to_read(options, normalizer),
+        frozen=frozen,
+        options=job.reading(),
+        display=job.display(),
+    )
+    if not job.quiet and (output is not None or done.rows):
+        say_fitted(done, target)
+    report("fit", done, as_json=job.json)
 
 
 def _start(options: NormalizerOptions, continue_from: str | None, *, thaw: bool) -> sbn.Normalizer:
@@ -115,24 +108,9 @@ def _start(options: NormalizerOptions, continue_from: str | None, *, thaw: bool)
     return live(continue_from, thaw=thaw)
 
 
-def fitting(
-    normalizer: sbn.Normalizer,
-    sources: list[Source],
-    options: NormalizerOptions,
-    job: JobOptions,
-    keeping: CheckpointOptions,
-    checkpoint: Location | None,
-) -> AbstractContextManager[Fit]:
-    """Learn from the sources, and keep a checkpoint until the block ends."""
-    return fit_job(
-        normalizer.statistics,
-        sources,
-        # The columns to read: those asked for, or those of the statistics.
-        options.columns or list(normalizer.features) or None,
-        job.reading(),
-        job.display(),
-        Checkpointing(checkpoint, keeping.checkpoint_every, job.depends(), job.resume),
-    )
+def columns_to_read(options: NormalizerOptions, normalizer: sbn.Normalizer) -> list[str] | None:
+    """Return the columns that were asked for, or those of the statistics; None: all."""
+    return options.columns or list(normalizer.features) or None
 
 
 def check_checkpoint(

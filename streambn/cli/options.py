@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +11,12 @@ import click
 import pyarrow as pa
 
 import streambn as sbn
+from streambn import jobs
 from streambn.cli.app import Option, OptionGroup
 from streambn.cli.progress import show
 from streambn.io import Location, locate
-from streambn.io.sources import PIPE
 from streambn.io.writers import Encoding
-from streambn.jobs.checkpoint import Interval
-from streambn.jobs.folder import Folder
-from streambn.jobs.inputs import ReadOptions
-from streambn.jobs.operations import ApplyStatistics, LearnAndApply
-from streambn.jobs.plan import Output
-from streambn.jobs.progress import Display
+from streambn.jobs import Checkpoint, Display, Interval, ReadOptions
 from streambn.policies import nanoseconds
 
 __all__ = [
@@ -33,7 +27,6 @@ __all__ = [
     "JobOptions",
     "WriteOptions",
     "dtype_option",
-    "folder_of",
     "frozen_option",
     "inputs_argument",
     "live",
@@ -165,11 +158,6 @@ class JobOptions:
     json: bool
     quiet: bool
 
-    def depends(self) -> list[str]:
-        """Return the options that results depend on."""
-        types = sorted(f"{column}={type_}" for column, type_ in self.csv_type)
-        return [f"csv types {types}", f"on error {self.on_error}"]
-
     def reading(self) -> ReadOptions:
         """Return how to read inputs."""
         return ReadOptions(dict(self.csv_type), self.threads, self.on_error == "skip")
@@ -235,15 +223,10 @@ class CheckpointOptions:
     checkpoint: str | None
     checkpoint_every: Interval
 
-    def location(self, output: str, plan: Sequence[Output]) -> Location | None:
-        """Return where the checkpoint of a job with these outputs is; None: nowhere."""
-        if self.checkpoint is not None:
-            return locate(self.checkpoint)
-        if output == PIPE:
-            return None
-        if plan[0].mirrored:
-            return locate(output).child("_streambn.checkpoint")
-        return locate(f"{output}.checkpoint")
+    def checkpoint_at(self, default: Location | None, *, resume: bool) -> Checkpoint:
+        """Return the checkpoint of a job, at a default location unless one was given."""
+        location = default if self.checkpoint is None else locate(self.checkpoint)
+        return Checkpoint(location, self.checkpoint_every, resume)
 
 
 _checkpoint_option = functools.partial(Option, section="Checkpoint options")
@@ -281,9 +264,10 @@ class WriteOptions:
     overwrite: bool
     fsync: bool
 
-    def encoding(self) -> Encoding:
-        """Return how to write Parquet."""
-        return Encoding(self.compression, self.row_group_rows)
+    def writing(self, *, resume: bool, verify: bool = False) -> jobs.WriteOptions:
+        """Return how to write outputs."""
+        encoding = Encoding(self.compression, self.row_group_rows)
+        return jobs.WriteOptions(encoding, resume, self.overwrite, self.fsync, verify)
 
 
 _write_option = functools.partial(Option, section="Output options")
@@ -315,23 +299,3 @@ WRITE_OPTIONS = OptionGroup(
         ),
     ],
 )
-
-
-def folder_of(
-    output: str,
-    plan: Sequence[Output],
-    operation: ApplyStatistics | LearnAndApply,
-    job: JobOptions,
-    writing: WriteOptions,
-) -> Folder | None:
-    """Describe the folder of the outputs; None: there is a single output."""
-    if not plan[0].mirrored:
-        return None
-    depends = [
-        *job.depends(),
-        f"type {operation.dtype}",
-        f"inverse {getattr(operation, 'inverse', False)}",
-        f"compression {writing.compression}",
-        f"rows of a row group {writing.row_group_rows}",
-    ]
-    return Folder(locate(output), depends, job.resume, writing.overwrite)

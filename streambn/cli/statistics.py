@@ -23,8 +23,8 @@ from streambn.cli.options import (
     thaw_option,
 )
 from streambn.errors import InvalidValueError
-from streambn.jobs.inputs import located
-from streambn.jobs.plan import check_target
+from streambn.io.formats import located
+from streambn.jobs import check_target
 
 # `merge` needs no rich.
 render = lazy_module("streambn.cli.render")

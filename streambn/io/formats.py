@@ -20,6 +20,7 @@ __all__ = [
     "after_row",
     "describe_read_errors",
     "detect_compression",
+    "located",
     "sniff",
 ]
 
@@ -104,6 +105,22 @@ def after_row(rows: int) -> str:
 
 
 @contextlib.contextmanager
+def located(name: str, where: str = "") -> Iterator[None]:
+    """Name a file, and the place in it, in the errors of a block that do not name one."""
+    try:
+        yield
+    except StreamBNError as error:
+        if error.source is not None:
+            raise
+        raise type(error)(
+            error.message,
+            argument=error.argument,
+            column=error.column,
+            source=f"{name} {where}" if where else name,
+        ) from error
+
+
+@contextlib.contextmanager
 def describe_read_errors(
     name: str, kind: Format, where: str = "", columns: list[str] | None = None
 ) -> Iterator[None]:
@@ -130,14 +147,15 @@ def describe_read_errors(
         mismatch = re.match(r"In CSV column #(\d+): (.*conversion error.*)", reason)
         if mismatch is None:
             raise StreamBNError(
-                f"{name}: damaged or truncated, not readable as {kind.value}{where}: {reason}"
+                f"damaged or truncated, not readable as {kind.value}{where}: {reason}", source=name
             ) from error
         number = int(mismatch[1])
         column = columns[number] if columns else f"#{number}"
         likely = "timestamp[us]" if re.search(r"to (date|timestamp)", mismatch[2]) else "double"
         raise StreamBNError(
-            f"{name}: column {column!r}: a value{where} does not fit the type inferred from the "
+            f"column {column!r}: a value{where} does not fit the type inferred from the "
             f"first rows ({mismatch[2]}). Set the type: --csv-type {column}={likely}, or string",
             argument="csv_types",
             column=column,
+            source=name,
         ) from error

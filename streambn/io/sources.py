@@ -92,6 +92,26 @@ class Source:
         """Return the stamp of a rereadable source, which changes when the file does."""
         return self._file().stamp()
 
+    def check_unchanged(self, stamp: Stamp | None) -> None:
+        """Refuse data of a file that changed while it was read.
+
+        Parameters
+        ----------
+        stamp : Stamp or None
+            Stamp of the file from before it was read; None for a pipe.
+        """
+        if stamp is None:
+            return
+        try:
+            unchanged = self.stamp() == stamp
+        except (OSError, StreamBNError):
+            unchanged = False
+        if not unchanged:
+            raise StreamBNError(
+                f"{self.name} changed or was removed while it was read, so its data is unusable. "
+                "Run again when the file is complete."
+            )
+
     def _file(self) -> Location:
         if (location := self.location) is None:
             raise StreamBNError("standard input can be read only once, from beginning to end")

@@ -1,6 +1,33 @@
-"""File jobs: fit, apply and normalize, safe to kill and able to resume.
+"""File jobs: fit, apply and normalize, which can be killed at any time and resumed.
 
-The shell runs them; each is a function of sources, options and a place to write.
+Each job is a function of a plan, options and a display of progress, and returns a `Report`.
 """
 
-__all__: list[str] = []
+from streambn.jobs.apply import WriteOptions, apply_job, normalize_job
+from streambn.jobs.checkpoint import Checkpoint, Interval
+from streambn.jobs.fit import check_resumable, fit_job
+from streambn.jobs.operations import ApplyStatistics, LearnAndApply
+from streambn.jobs.plan import Output, Plan, ReadOptions, check_target, make_plan
+from streambn.jobs.progress import Display, Progress
+from streambn.jobs.report import Report, Skipped
+
+__all__ = [
+    "ApplyStatistics",
+    "Checkpoint",
+    "Display",
+    "Interval",
+    "LearnAndApply",
+    "Output",
+    "Plan",
+    "Progress",
+    "ReadOptions",
+    "Report",
+    "Skipped",
+    "WriteOptions",
+    "apply_job",
+    "check_resumable",
+    "check_target",
+    "fit_job",
+    "make_plan",
+    "normalize_job",
+]

@@ -1,9 +1,8 @@
-"""How far a fit has come, kept in one file: statistics, and the place that they reach to.
+"""Checkpoints of a fit: statistics and the position that they reach to, in one file.
 
-A checkpoint is a statistics file like any other, with a note beside the statistics: which
-inputs were read, as they were then, and where the next part begins. The two are written
-together, so a job that goes on from a checkpoint gives the result, to the last bit, that
-it would have given without the interruption.
+A checkpoint is a statistics file with a note, which holds the position and the stamps of the
+inputs. Both are written in one step, so a fit that is resumed gives the same bits as one that
+was not interrupted.
 """
 
 from __future__ import annotations
@@ -22,64 +21,130 @@ import msgspec
 from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
 from streambn.io import Location, Stamp
 from streambn.io.sources import Source
+from streambn.jobs.learn import FitState, Position
+from streambn.jobs.plan import ReadOptions
 from streambn.jobs.report import Skipped
 from streambn.snapshot import Snapshot, decode, encode, fingerprint
 from streambn.statistics import Statistics
 
-__all__ = ["Interval", "Keeper", "Place", "Reached", "keeping", "read"]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """How far the inputs were read.
-
-    Attributes
-    ----------
-    files : int
-        Inputs that were read whole.
-    parts : int
-        Pieces of the next one, or batches if it cannot be read in pieces.
-    rows, bytes : int
-        In all of these.
-    within : int
-        Rows of the input that was begun and not ended.
-    stamps : sequence of Stamp or None
-        Of the inputs that were begun, as they were then, and perhaps of later ones; None: of
-        a pipe. It may grow at its end.
-    skipped : tuple of Skipped
-        What was damaged and left out.
-    """
-
-    files: int = 0
-    parts: int = 0
-    rows: int = 0
-    bytes: int = 0
-    within: int = 0
-    stamps: Sequence[Stamp | None] = ()
-    skipped: tuple[Skipped, ...] = ()
-
-    @property
-    def begun(self) -> int:
-        """How many inputs were begun."""
-        return self.files + (self.parts > 0)
-
-
-class Reached(NamedTuple):
-    """Statistics, and the place that they reach to."""
-
-    statistics: Statistics
-    place: Place
+__all__ = ["Checkpoint", "CheckpointWriter", "Interval"]
 
 
 class Interval(NamedTuple):
-    """How often to write a checkpoint: after so many seconds or rows."""
+    """Seconds or rows between two checkpoints."""
 
     seconds: float | None
     rows: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where and how often a fit saves its state.
+
+    Attributes
+    ----------
+    location : Location or None
+        None: the fit saves nothing.
+    interval : Interval
+    resume : bool
+        Whether to continue from an existing checkpoint.
+    """
+
+    location: Location | None
+    interval: Interval
+    resume: bool = False
+
+    @property
+    def name(self) -> str:
+        """Path or URL, as it was given."""
+        return "" if self.location is None else self.location.text
+
+    def load(
+        self, initial: Statistics, sources: Sequence[Source], options: ReadOptions
+    ) -> FitState | None:
+        """Return the state in the checkpoint, or None if there is no checkpoint to resume.
+
+        Parameters
+        ----------
+        initial : Statistics
+            The statistics that the fit began with.
+        sources : sequence of Source
+            The inputs of the fit.
+        options : ReadOptions
+
+        Raises
+        ------
+        InvalidValueError
+            The checkpoint is of another fit, or an input changed.
+        SnapshotError
+            The file is damaged, or is no checkpoint.
+        """
+        location = self.location
+        if not self.resume or location is None or not location.exists():
+            return None
+        saved = decode(location.read_bytes(), location.text)
+        if saved.note is None:
+            raise SnapshotError(
+                f"{location.text} holds statistics without a position, so it is not a checkpoint. "
+                "Continue from these statistics instead of resuming.",
+                argument="resume",
+            )
+        try:
+            note = msgspec.convert(saved.note, _Note)
+        except msgspec.ValidationError as error:
+            raise SnapshotError(f"{location.text} is damaged: {error}. Remove it.") from error
+        if note.job != _identity(initial, options):
+            raise InvalidValueError(
+                f"{location.text} is the checkpoint of a job with other options. Give the same "
+                "options, or start again.",
+                argument="resume",
+            )
+        if not all(source.rereadable for source in sources):  # a pipe now holds new rows
+            return FitState(saved.statistics, Position(rows=note.rows, bytes=note.bytes))
+        position = note.position
+        _check_inputs(location.text, note.inputs, position, sources)
+        return FitState(saved.statistics, position)
+
+    @contextlib.contextmanager
+    def saving(
+        self, initial: Statistics, sources: Sequence[Source], options: ReadOptions
+    ) -> Iterator[CheckpointWriter]:
+        """Save checkpoints while a fit runs; the parameters are those of `load`.
+
+        A checkpoint is written at the interval, on SIGUSR1, and when a signal or an error ends
+        the block. In the last case the exception gets a note that names the checkpoint.
+
+        Yields
+        ------
+        CheckpointWriter
+            To be called with each state that the fit reaches.
+        """
+        identity = _identity(initial, options)
+        writer = CheckpointWriter(self.location, sources, identity, self.interval.rows)
+        if self.location is None:
+            yield writer
+            return
+        with _timer(writer, self.interval.seconds):
+            try:
+                yield writer
+            except BaseException as error:
+                interrupted = not isinstance(error, Exception)
+                from_pipe = not all(source.rereadable for source in sources)
+                # An error before the first checkpoint would come again at once.
+                if interrupted or from_pipe or writer.has_saved:
+                    with contextlib.suppress(OSError, StreamBNError):
+                        if writer.save():
+                            error.add_note(f"resume to continue from {self.location.text}")
+                raise
+
+    def remove(self) -> None:
+        """Remove the checkpoint, if there is one."""
+        if self.location is not None:
+            self.location.remove()
+
+
 class _Note(msgspec.Struct, forbid_unknown_fields=True):
-    """What stands beside the statistics."""
+    """The note of a checkpoint; the names of the fields are part of the file format."""
 
     job: str
     inputs: list[str]
@@ -91,229 +156,153 @@ class _Note(msgspec.Struct, forbid_unknown_fields=True):
     stamps: list[Stamp | None]
     skipped: list[Skipped]
 
-
-def read(
-    location: Location, sources: Sequence[Source], begun: Statistics, job: Sequence[str]
-) -> Reached | None:
-    """Read a checkpoint, if it is there.
-
-    Parameters
-    ----------
-    location : Location
-    sources : sequence of Source
-        The inputs of the job that is to go on.
-    begun : Statistics
-        What the job began with.
-    job : sequence of str
-        What else its result depends on.
-
-    Raises
-    ------
-    InvalidValueError
-        It is of another job, or an input changed since.
-    SnapshotError
-        It is damaged, or no checkpoint.
-    """
-    if not location.exists():
-        return None
-    saved = decode(location.read_bytes(), location.text)
-    if saved.note is None:
-        raise SnapshotError(
-            f"{location.text} holds statistics but no place to go on from, so it is no checkpoint; "
-            "--continue-from learns on from statistics"
+    @property
+    def position(self) -> Position:
+        return Position(
+            self.files,
+            self.parts,
+            self.rows,
+            self.bytes,
+            self.within,
+            self.stamps,
+            tuple(self.skipped),
         )
-    try:
-        note = msgspec.convert(saved.note, _Note)
-    except msgspec.ValidationError as error:
-        raise SnapshotError(f"{location.text} is damaged: {error}. Remove it.") from error
-    place = Place(
-        note.files,
-        note.parts,
-        note.rows,
-        note.bytes,
-        note.within,
-        note.stamps,
-        tuple(note.skipped),
-    )
-    if note.job != _job(begun, job):
-        raise InvalidValueError(
-            f"{location.text} is the checkpoint of a job with other options: give the same ones, "
-            "or begin anew without --resume"
-        )
-    if not all(source.rereadable for source in sources):  # what comes now is new
-        return Reached(saved.statistics, Place(rows=note.rows, bytes=note.bytes))
-    _check_inputs(location.text, note.inputs, place, sources)
-    return Reached(saved.statistics, place)
+
+
+def _identity(initial: Statistics, options: ReadOptions) -> str:
+    return "\n".join([fingerprint(initial), *options.identity])
 
 
 def _check_inputs(
-    name: str, inputs: Sequence[str], place: Place, sources: Sequence[Source]
+    name: str, inputs: Sequence[str], position: Position, sources: Sequence[Source]
 ) -> None:
-    remedy = f"so {name} cannot be gone on from: begin anew without --resume"
     now = [source.path for source in sources]
-    for path in inputs:
-        if path not in now:
-            raise InvalidValueError(f"{path} was an input and is none any more, {remedy}")
-    for path in now:
-        if path not in inputs:
-            raise InvalidValueError(f"{path} was no input when the job began, {remedy}")
-    if list(inputs) != now or place.begun != len(place.stamps):
-        raise InvalidValueError(f"the inputs come in another order than before, {remedy}")
-    for source, stamp in zip(sources, place.stamps, strict=False):
-        if stamp is not None and source.stamp() != stamp:
-            raise InvalidValueError(f"{source.name} has changed since it was read, {remedy}")
+    problem = None
+    if gone := [path for path in inputs if path not in now]:
+        problem = f"{gone[0]} was an input and is no longer one"
+    elif new := [path for path in now if path not in inputs]:
+        problem = f"{new[0]} was not an input when the job began"
+    elif list(inputs) != now or position.files_begun != len(position.stamps):
+        problem = "the inputs are in another order than before"
+    else:
+        for source, stamp in zip(sources, position.stamps, strict=False):
+            if stamp is not None and source.stamp() != stamp:
+                problem = f"{source.name} has changed since it was read"
+                break
+    if problem is not None:
+        raise InvalidValueError(
+            f"{problem}, so {name} cannot be resumed. Start again.", argument="resume"
+        )
 
 
-def _job(begun: Statistics, job: Sequence[str]) -> str:
-    return "\n".join([fingerprint(begun), *job])
-
-
-class Keeper:
-    """Writes what was reached last, from whichever thread it is asked; made by `keeping`."""
+class CheckpointWriter:
+    """Saves the last state of a fit, from any thread; made by `Checkpoint.saving`."""
 
     def __init__(
-        self, location: Location | None, sources: Sequence[Source], job: str, rows: int | None
+        self,
+        location: Location | None,
+        sources: Sequence[Source],
+        identity: str,
+        rows: int | None,
     ) -> None:
-        self._location, self._job, self._rows = location, job, rows
-        self._sources = sources
-        self._writing = threading.Lock()
-        self._written: Reached | None = None
-        self._reached: Reached | None = None
-        self._tried = 0  # rows, when it was last time by the rows
-        self._told: str | None = None  # why none could be written, until one can again
+        self._location, self._sources, self._identity = location, sources, identity
+        self._interval_rows = rows
+        self._lock = threading.Lock()
+        self._state: FitState | None = None
+        self._saved: FitState | None = None
+        self._rows = 0  # at the last attempt
+        self._problem: str | None = None  # of the last attempt
 
-    def reach(self, reached: Reached) -> None:
-        """Take note of how far the job is; write it down if it is time by the rows."""
-        self._reached = reached
-        if self._rows is not None and reached.place.rows - self._tried >= self._rows:
-            self._tried = reached.place.rows
-            self.try_to_write()
+    @property
+    def has_saved(self) -> bool:
+        """Whether it wrote a checkpoint."""
+        return self._saved is not None
 
-    def try_to_write(self) -> None:
-        """Write down what was reached last, or tell why not."""
+    def reach(self, state: FitState) -> None:
+        """Take a new state, and save it if the interval of rows has passed."""
+        self._state = state
+        rows = state.position.rows
+        if self._interval_rows is not None and rows - self._rows >= self._interval_rows:
+            self._rows = rows
+            self.try_to_save()
+
+    def try_to_save(self) -> None:
+        """Save the last state; a failure is reported on stderr and does not end the job."""
         try:
-            self.write()
-            self._told = None
+            self.save()
+            self._problem = None
         except (OSError, StreamBNError) as error:
-            # Not the end of the job, which may be days old; the next time may do.
-            why = str(getattr(error, "strerror", None) or error)
+            problem = str(getattr(error, "strerror", None) or error)
             where = "" if self._location is None else f" at {self._location.text}"
-            if why != self._told:  # or a disk that stays full would fill the log too
-                print(f"streambn: no checkpoint{where}: {why}", file=sys.stderr)
-            self._told = why
+            if problem != self._problem:  # a disk that stays full would fill the log
+                print(f"streambn: no checkpoint{where}: {problem}", file=sys.stderr)
+            self._problem = problem
 
-    def write(self) -> bool:
-        """Write down what was reached last; say whether there is a checkpoint."""
-        with self._writing:
-            reached = self._reached  # the two belong together, so they are one value
-            if self._location is not None and reached is not None and self._worth(reached):
+    def save(self) -> bool:
+        """Save the last state, unless it is saved already; return whether there is a checkpoint."""
+        with self._lock:
+            state = self._state
+            if self._location is not None and state is not None and self._is_worth_saving(state):
                 with self._location.open_output(fsync=True) as file:
-                    file.write(self._content(reached))
-                self._written = reached
-            return self._written is not None
+                    file.write(self._content(state))
+                self._saved = state
+            return self.has_saved
 
-    def _worth(self, reached: Reached) -> bool:
-        """Say whether there is something in it that was not written before, and is sound."""
-        if reached is self._written or reached.place.rows == 0:
+    def _is_worth_saving(self, state: FitState) -> bool:
+        position = state.position
+        if state is self._saved or position.rows == 0:
             return False
-        return self._sound(reached.place)
-
-    def _sound(self, place: Place) -> bool:
-        """See that the input under way is still what it was: what is read of another is not."""
-        stamp = place.stamps[place.files] if place.parts else None
+        # Statistics of a file that changed while it was read are of no use.
+        stamp = position.stamps[position.files] if position.pieces else None
         try:
-            return stamp is None or self._sources[place.files].stamp() == stamp
+            return stamp is None or self._sources[position.files].stamp() == stamp
         except (OSError, StreamBNError):
             return False
 
-    @property
-    def begun(self) -> bool:
-        """Whether a checkpoint was written before."""
-        return self._written is not None
-
-    def _content(self, reached: Reached) -> bytes:
-        place = reached.place
+    def _content(self, state: FitState) -> bytes:
+        position = state.position
         note = _Note(
-            self._job,
+            self._identity,
             [source.path for source in self._sources],
-            place.files,
-            place.parts,
-            place.rows,
-            place.bytes,
-            place.within,
-            list(place.stamps[: place.begun]),
-            list(place.skipped),
+            position.files,
+            position.pieces,
+            position.rows,
+            position.bytes,
+            position.rows_in_file,
+            list(position.stamps[: position.files_begun]),
+            list(position.skipped),
         )
-        return encode(Snapshot(reached.statistics, frozen=False, note=msgspec.to_builtins(note)))
+        return encode(Snapshot(state.statistics, frozen=False, note=msgspec.to_builtins(note)))
 
 
 @contextlib.contextmanager
-def keeping(
-    location: Location | None,
-    sources: Sequence[Source],
-    begun: Statistics,
-    job: Sequence[str],
-    interval: Interval,
-) -> Iterator[Keeper]:
-    """Keep a checkpoint while a job runs.
-
-    It is written at the interval, on SIGUSR1, and when the job is stopped by a signal, or
-    by an error after it ran for long; the exception then has a note that says so.
-
-    Parameters
-    ----------
-    location : Location or None
-        Where; None: nowhere.
-    sources, begun, job
-        As for `read`.
-    interval : Interval
-        How often.
-
-    Yields
-    ------
-    Keeper
-        To be told what was reached.
-    """
-    keeper = Keeper(location, sources, _job(begun, job), interval.rows)
-    if location is None:
-        yield keeper
-        return
-    # An event would not do: it takes a lock to be set, so that a second signal, which strikes
-    # while the first is handled, would wait for that lock for ever.
-    asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+def _timer(writer: CheckpointWriter, seconds: float | None) -> Iterator[None]:
+    """Save a checkpoint at each interval and on SIGUSR1, from another thread."""
+    # Not an event: a signal handler that interrupts another one would wait for its lock.
+    requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def run() -> None:
-        goes_on = True
-        while goes_on:
+        running = True
+        while running:
             with contextlib.suppress(queue.Empty):
-                goes_on = asked.get(timeout=interval.seconds)
-            if goes_on:
-                keeper.try_to_write()
+                running = requests.get(timeout=seconds)
+            if running:
+                writer.try_to_save()
 
     thread = threading.Thread(target=run, name="streambn-checkpoint", daemon=True)
-    before = _on_request(lambda *_: asked.put(True))
+    before = _handle_sigusr1(lambda *_: requests.put(True))
     thread.start()
     try:
-        yield keeper
-    except BaseException as error:
-        stopped = not isinstance(error, Exception)
-        lost = not all(source.rereadable for source in sources)
-        # What failed at once would fail again: there is nothing to go on with.
-        if stopped or lost or keeper.begun:
-            # What went wrong first is what is told.
-            with contextlib.suppress(OSError, StreamBNError):
-                if keeper.write():
-                    error.add_note(f"--resume goes on from {location.text}")
-        raise
+        yield
     finally:
-        asked.put(False)
+        requests.put(False)
         thread.join()
         if before is not None:
             signal.signal(signal.SIGUSR1, before)
 
 
-def _on_request(handler: Callable[..., None]) -> Any:
-    """Handle SIGUSR1, where there are signals; return what handled it before."""
+def _handle_sigusr1(handler: Callable[..., None]) -> Any:
+    """Install a handler where the system has the signal; return the one before."""
     if hasattr(signal, "SIGUSR1") and threading.current_thread() is threading.main_thread():
         return signal.signal(signal.SIGUSR1, handler)
     return None

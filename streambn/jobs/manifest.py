@@ -1,9 +1,10 @@
-"""Which files of a folder job are done: a manifest in the folder that it writes to.
+"""The record of completed outputs in the folder that a job writes to.
 
-A manifest is lines of JSON: first what the outputs are made by, then a line for each that
-has got its name. Each line has a checksum. One that a crash has cut short or taken away is
-as if it had never been: its output is made again. One that outlived its output is known by
-the run of the machine that it is from.
+A manifest is a file of JSON lines. The first line holds the statistics' fingerprint and the
+options that the outputs depend on. Each further line is an `Entry`, written when an output is
+complete. Every line has a checksum. A last line that a crash cut short is ignored, and its
+output is made again. An entry without fsync counts only until the machine restarts, because a
+crash of the machine may lose the output and keep the entry.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -21,15 +22,15 @@ from streambn.io import Location, Stamp, remove_leftovers
 from streambn.io.sources import Source
 from streambn.jobs.report import Skipped
 
-__all__ = ["NAME", "Manifest", "Outcome"]
+__all__ = ["NAME", "Entry", "Manifest"]
 
 NAME = "_streambn.manifest"
 _FORMAT = "streambn manifest"
 _VERSION = 2
-# Those of version 1 do not say what was left out.
+# Version 1 has no `skipped`.
 _READABLE = (1, _VERSION)
-# What a process wrote outlives it, but not the machine, unless it was waited for.
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
+# Linux gives every boot of the machine another id.
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class _Head(msgspec.Struct, forbid_unknown_fields=True):
@@ -39,11 +40,23 @@ class _Head(msgspec.Struct, forbid_unknown_fields=True):
     options: list[str]
 
 
-class _Done(msgspec.Struct, forbid_unknown_fields=True):
-    """One output: its path below the folder, what it was then, the rows read for it, its inputs.
+class Entry(msgspec.Struct, forbid_unknown_fields=True):
+    """A completed output.
 
-    `boot` is which run of the machine it was written in; None: it is on the disk. `skipped` is
-    what of the inputs was damaged and left out.
+    Attributes
+    ----------
+    output : str
+        Path relative to the folder.
+    stamp : Stamp
+        Stamp of the output.
+    rows : int
+        Rows that were read for it.
+    inputs : list of (str, Stamp or None)
+        Path of each input, and its stamp from before it was read.
+    boot : str or None
+        Boot of the machine that the entry is valid in; None: the output is on disk.
+    skipped : list of Skipped
+        Damaged parts of the inputs that were left out.
     """
 
     output: str
@@ -54,25 +67,18 @@ class _Done(msgspec.Struct, forbid_unknown_fields=True):
     skipped: list[Skipped] = []
 
 
-class Outcome(NamedTuple):
-    """What came of the inputs of an output: rows that were read, and what was left out."""
-
-    rows: int
-    skipped: Sequence[Skipped] = ()
-
-
 class Manifest:
-    """The outputs that are done, of a job that writes into a folder.
+    """The completed outputs of a job that writes into a folder.
 
     Parameters
     ----------
     folder : Location
     fingerprint : str
-        Of the statistics.
+        Fingerprint of the statistics.
     options : list of str
-        What else the outputs depend on.
-    fresh : bool
-        Whether outputs of other statistics or options may be replaced.
+        Other options that the outputs depend on.
+    overwrite : bool
+        Whether to replace outputs of other statistics or options.
 
     Raises
     ------
@@ -83,127 +89,126 @@ class Manifest:
     """
 
     def __init__(
-        self, folder: Location, fingerprint: str, options: list[str], *, fresh: bool
+        self, folder: Location, fingerprint: str, options: list[str], *, overwrite: bool
     ) -> None:
         self._location = folder.child(NAME)
         self._head = _Head(_FORMAT, _VERSION, fingerprint, options)
         self._lines: list[bytes] = []
-        self._done: dict[str, _Done] = {}
-        if not fresh and self._location.exists():
+        self._entries: dict[str, Entry] = {}
+        if not overwrite and self._location.exists():
             self._read(self._location.read_bytes())
 
     def begin(self, *, resume: bool) -> None:
-        """Begin to take notes, with what was done before or without."""
+        """Begin to record outputs, and keep earlier entries if the job is resumed."""
         if resume:
             remove_leftovers(self._location)
         else:
-            self._done.clear()
-        self._lines = [_line(self._head), *map(_line, self._done.values())]
-        if self._location.exists():  # and to the disk, or a power cut could bring the old one back
+            self._entries.clear()
+        self._lines = [_encode(self._head), *map(_encode, self._entries.values())]
+        if self._location.exists():
+            # With fsync: after a power cut, the old entries must not come back.
             self._location.write_bytes(b"".join(self._lines))
 
-    def done(self, output: str, target: Location, sources: Sequence[Source]) -> Outcome | None:
-        """Say what came of an output's inputs; None: it is not done, or of other inputs."""
-        done = self._done.get(output)
-        if done is None or done.boot not in (None, _boot()):
+    def find(self, output: str, target: Location, sources: Sequence[Source]) -> Entry | None:
+        """Return the entry of an output; None if it is not complete, or an input changed."""
+        entry = self._entries.get(output)
+        if entry is None or entry.boot not in (None, _boot_id()):
             return None
         try:
-            whole = target.stamp() == done.stamp and done.inputs == _inputs(sources)
+            inputs = [(s.path, s.stamp() if s.rereadable else None) for s in sources]
+            unchanged = target.stamp() == entry.stamp and entry.inputs == inputs
         except (OSError, StreamBNError):
             return None
-        return Outcome(done.rows, done.skipped) if whole else None
+        return entry if unchanged else None
 
     def add(
         self,
         output: str,
         target: Location,
-        outcome: Outcome,
         inputs: Sequence[tuple[str, Stamp | None]],
+        rows: int,
+        skipped: Sequence[Skipped] = (),
         *,
-        durable: bool,
+        fsync: bool,
     ) -> None:
-        """Take note of an output that has got its name.
+        """Record a completed output.
 
         Parameters
         ----------
         output : str
-            Its path below the folder.
+            Path relative to the folder.
         target : Location
-            Where it is.
-        outcome : Outcome
-            What came of its inputs.
         inputs : sequence of (str, Stamp or None)
-            What it is made of: paths, and what was there when they were read.
-        durable : bool
-            Whether it is on the disk, and not only on its way there.
+            Path of each input, and its stamp from before it was read.
+        rows : int
+            Rows that were read for it.
+        skipped : sequence of Skipped
+            Damaged parts of the inputs that were left out.
+        fsync : bool
+            Whether the output was written with fsync; the entry is then too.
         """
-        boot = None if durable else _boot()
-        rows, skipped = outcome
-        line = _line(_Done(output, target.stamp(), rows, list(inputs), boot, list(skipped)))
+        boot = None if fsync else _boot_id()
+        line = _encode(Entry(output, target.stamp(), rows, list(inputs), boot, list(skipped)))
         self._lines.append(line)
         path = self._location.local
-        # Of an output that is not waited for, neither is the line: lost, it costs no more than
-        # the output made again.
-        if path is None or not self._location.exists():  # elsewhere nothing can be appended
-            with self._location.open_output(fsync=durable) as file:
+        if path is None or not self._location.exists():  # stores cannot append
+            with self._location.open_output(fsync=fsync) as file:
                 file.write(b"".join(self._lines))
             return
         with open(path, "ab") as file:
             file.write(line)
             file.flush()
-            if durable:
+            if fsync:
                 os.fsync(file.fileno())
 
     def _read(self, content: bytes) -> None:
         name = self._location.text
         *lines, rest = content.split(b"\n")
-        heads = [_parsed(lines[0], _Head)] if lines else []
-        head = heads[0] if heads else None
+        head = _decode(lines[0], _Head) if lines else None
         if head is None or head.format != _FORMAT or head.version not in _READABLE:
             raise StreamBNError(
-                f"{name} is damaged, or from another version of streambn: with --overwrite the "
-                "job begins anew"
+                f"{name} is damaged, or another version of streambn wrote it. Overwrite the "
+                "outputs to start again.",
+                argument="overwrite",
             )
         if (head.fingerprint, head.options) != (self._head.fingerprint, self._head.options):
             what = "statistics" if head.fingerprint != self._head.fingerprint else "options"
             raise InvalidValueError(
-                f"{name}: this folder holds outputs of other {what}, which are not mixed: write "
-                "to another folder, or begin anew with --overwrite"
+                f"{name}: this folder holds outputs of other {what}. Write to another folder, or "
+                "overwrite them.",
+                argument="overwrite",
             )
         for number, line in enumerate(lines[1:], 2):
-            done = _parsed(line, _Done)
-            if done is None and (number < len(lines) or rest):
+            entry = _decode(line, Entry)
+            if entry is not None:
+                self._entries[entry.output] = entry
+            elif number < len(lines) or rest:  # a crash damages the last line at most
                 raise StreamBNError(
-                    f"{name} is damaged in line {number}: with --overwrite the job begins anew"
+                    f"{name} is damaged in line {number}. Overwrite the outputs to start again.",
+                    argument="overwrite",
                 )
-            if done is not None:
-                self._done[done.output] = done
 
 
-def _inputs(sources: Sequence[Source]) -> list[tuple[str, Stamp | None]]:
-    return [(s.path, s.stamp() if s.rereadable else None) for s in sources]
-
-
-def _boot() -> str:
+def _boot_id() -> str:
     try:
-        return _BOOT.read_text().strip()
+        return _BOOT_ID.read_text().strip()
     except OSError:
         return ""
 
 
-def _line(content: msgspec.Struct) -> bytes:
+def _encode(content: msgspec.Struct) -> bytes:
     text = msgspec.json.encode(content, order="deterministic")
-    return _check(text) + b" " + text + b"\n"
+    return _checksum(text) + b" " + text + b"\n"
 
 
-def _check(text: bytes) -> bytes:
+def _checksum(text: bytes) -> bytes:
     return hashlib.sha256(text).hexdigest()[:32].encode()
 
 
-def _parsed(line: bytes, kind: type[Any]) -> Any:
-    """Read a line; None: it is not as it was written."""
-    check, _, text = line.partition(b" ")
-    if check != _check(text):
+def _decode(line: bytes, kind: type[Any]) -> Any:
+    """Return the content of a line; None if it is damaged."""
+    checksum, _, text = line.partition(b" ")
+    if checksum != _checksum(text):
         return None
     try:
         return msgspec.json.decode(text, type=kind)

@@ -1,4 +1,4 @@
-"""What a file job does to batches: statistics applied, undone, or learned on the way."""
+"""The operations of a job on batches: apply statistics, undo them, or learn and apply."""
 
 from __future__ import annotations
 
@@ -9,38 +9,46 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from streambn.normalizer import FrozenNormalizer, Normalizer, Using
+from streambn.statistics import Statistics
 
 __all__ = ["ApplyStatistics", "BatchFunction", "LearnAndApply", "Operation"]
 
-# Makes of a batch the batch of the given schema that goes out.
+# Makes an output batch, which has the given schema, from an input batch.
 BatchFunction = Callable[[Any, Any], Any]
 
 
 class Operation(Protocol):
-    """What is done to the inputs."""
+    """What a job does to batches."""
 
     @property
-    def lanes(self) -> Collection[str]:
-        """Names of what is normalized."""
+    def statistics(self) -> Statistics:
+        """The statistics, as they are now."""
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the results; None: as `Normalizer.transform` chooses."""
+
+    @property
+    def features(self) -> Collection[str]:
+        """Names of the features that it normalizes."""
 
     def schema(self, schema: Any) -> Any:
-        """Give the schema that comes out."""
+        """Return the output schema for an input schema."""
 
-    def turn(self, names: Sequence[str]) -> BatchFunction:
-        """Give the function that turns batches of these columns."""
+    def function(self, names: Sequence[str]) -> BatchFunction:
+        """Return the function for batches with these columns, which may be some of all."""
 
 
 @dataclass(frozen=True)
 class ApplyStatistics:
-    """Statistics that are applied, or undone; nothing is learned.
+    """Apply frozen statistics.
 
     Attributes
     ----------
     frozen : FrozenNormalizer
     dtype : pyarrow.DataType or None
-        Of the results; None: floats keep theirs.
     inverse : bool
-        Whether normalized values are to become the original ones.
+        Whether to map normalized values back to the original ones.
     """
 
     frozen: FrozenNormalizer
@@ -48,32 +56,37 @@ class ApplyStatistics:
     inverse: bool = False
 
     @property
-    def lanes(self) -> Collection[str]:
-        """Names of what is normalized."""
+    def statistics(self) -> Statistics:
+        """The statistics."""
+        return self.frozen.statistics
+
+    @property
+    def features(self) -> Collection[str]:
+        """Names of the features that have statistics."""
         return self.frozen.features
 
     def schema(self, schema: Any) -> Any:
-        """Give the schema that comes out."""
-        turn = self.frozen.inverse_transform if self.inverse else self.frozen.transform
-        return turn(_nothing(schema), dtype=self.dtype).schema
+        """Return the output schema for an input schema."""
+        transform = self.frozen.inverse_transform if self.inverse else self.frozen.transform
+        return transform(_empty(schema), dtype=self.dtype).schema
 
-    def turn(self, names: Sequence[str]) -> BatchFunction:
-        """Give the function that turns batches of these columns."""
+    def function(self, names: Sequence[str]) -> BatchFunction:
+        """Return the function for batches with these columns, which may be some of all."""
         part = self.frozen.standardizer.select(names)
         if part is None:
-            return _retyped
+            return _with_schema
         return part.restore if self.inverse else part.standardize
 
 
 @dataclass(frozen=True)
 class LearnAndApply:
-    """Statistics that learn each batch and are applied to it, in one pass.
+    """Learn each batch, and apply the statistics to it.
 
     Attributes
     ----------
     normalizer : Normalizer
     using : {"running", "before", "batch"}
-        As for `Normalizer.update_transform`.
+        The statistics to apply, as in `Normalizer.update_transform`.
     dtype : pyarrow.DataType or None
     """
 
@@ -82,26 +95,31 @@ class LearnAndApply:
     dtype: Any = None
 
     @property
-    def lanes(self) -> Collection[str]:
-        """Names of what is normalized."""
+    def statistics(self) -> Statistics:
+        """The statistics, as they are now."""
+        return self.normalizer.statistics
+
+    @property
+    def features(self) -> Collection[str]:
+        """Names of the features that have statistics."""
         return self.normalizer.features
 
     def schema(self, schema: Any) -> Any:
-        """Give the schema that comes out."""
-        return self._turned(_nothing(schema)).schema
+        """Return the output schema for an input schema."""
+        return self._learn_and_apply(_empty(schema)).schema
 
-    def turn(self, names: Sequence[str]) -> BatchFunction:
-        """Give the function that turns batches, which must have all columns."""
+    def function(self, names: Sequence[str]) -> BatchFunction:
+        """Return the function for batches, which must have all columns."""
         del names
-        return lambda batch, schema: _retyped(self._turned(batch), schema)
+        return lambda batch, schema: _with_schema(self._learn_and_apply(batch), schema)
 
-    def _turned(self, data: Any) -> Any:
+    def _learn_and_apply(self, data: Any) -> Any:
         return self.normalizer.update_transform(data, using=self.using, dtype=self.dtype)
 
 
-def _nothing(schema: Any) -> Any:
+def _empty(schema: Any) -> Any:
     return pa.RecordBatchReader.from_batches(schema, [])
 
 
-def _retyped(batch: Any, schema: Any) -> Any:
+def _with_schema(batch: Any, schema: Any) -> Any:
     return pa.RecordBatch.from_arrays(batch.columns, schema=schema)

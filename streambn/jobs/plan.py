@@ -1,27 +1,45 @@
-"""The outputs of a file job: which sources go where, each written whole or not at all.
-
-`plan` says which sources go into which output, and `concat` joins streams that go into
-the same one.
-"""
+"""The plan of a job: how its inputs are read, and which of them go into which output."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from streambn.errors import InvalidValueError, SchemaError, StreamBNError
+from streambn.errors import InvalidValueError, StreamBNError
 from streambn.io import Location, formats, locate
 from streambn.io.formats import Format
 from streambn.io.readers import detect_format
 from streambn.io.sources import PIPE, Source
 
-__all__ = ["Output", "check_target", "concat", "plan"]
+__all__ = ["Output", "Plan", "ReadOptions", "check_target", "make_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How a job reads its inputs.
+
+    Attributes
+    ----------
+    csv_types : mapping of str to pyarrow.DataType
+        Types of CSV columns; the types of others are inferred.
+    threads : int
+    skip_damaged : bool
+        Whether to leave out damaged parts of inputs instead of failing.
+    """
+
+    csv_types: Mapping[str, Any] = field(default_factory=dict)
+    threads: int = 1
+    skip_damaged: bool = False
+
+    @property
+    def identity(self) -> list[str]:
+        """The options that the result of a job depends on, as text."""
+        types = sorted(f"{column}={kind}" for column, kind in self.csv_types.items())
+        return [f"csv types {types}", f"on error {'skip' if self.skip_damaged else 'stop'}"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +49,14 @@ class Output:
     Attributes
     ----------
     target : str
-        The file's path or URL; ``"-"`` is standard output.
+        Path or URL of the file; ``"-"`` is standard output.
     format : Format
-        What is written there.
     sources : tuple of Source
         In order.
     mirrored : bool
-        A folder's copy of one source, under the source's relative path.
+        Whether it is the copy of one source in a folder, under the relative path of the source.
     codec : str or None
-        How such a copy is compressed as a whole, as its source is.
+        Compression of such a copy as a whole, which is that of its source.
     """
 
     target: str
@@ -49,39 +66,73 @@ class Output:
     codec: str | None = None
 
     @property
-    def of_parquet(self) -> bool:
-        """Whether it is Parquet, and its first source is too, which is looked at if need be."""
+    def from_parquet_to_parquet(self) -> bool:
+        """Whether it is Parquet, and so is its first source."""
         source = self.sources[0]
         if self.format is not Format.PARQUET or not source.rereadable:
             return False
-        # The format of a folder's copy is that of its source, which was looked at before.
+        # A copy has the format of its source.
         return self.mirrored or detect_format(source.open, source.name)[0] is Format.PARQUET
 
     @property
     def location(self) -> Location:
-        """Where it is to be; standard output is nowhere."""
+        """Location of the file; there is none for standard output."""
         return locate(self.target)
 
 
-def plan(sources: Sequence[Source], out: str, *, skipping: bool = False) -> list[Output]:
-    """Say which sources go into which output.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The outputs of a job.
+
+    Attributes
+    ----------
+    output : str
+        The argument of `make_plan`.
+    outputs : tuple of Output
+    """
+
+    output: str
+    outputs: tuple[Output, ...]
+
+    @property
+    def sources(self) -> list[Source]:
+        """The inputs, in order."""
+        return [source for output in self.outputs for source in output.sources]
+
+    @property
+    def files(self) -> list[Location]:
+        """Locations of the files that the job writes."""
+        return [output.location for output in self.outputs if output.target != PIPE]
+
+    @property
+    def folder(self) -> Location | None:
+        """The folder that holds a copy of each input; None if there is a single output."""
+        return locate(self.output) if self.outputs[0].mirrored else None
+
+    @property
+    def checkpoint(self) -> Location | None:
+        """Default location of the checkpoint of a fit before this plan; None for a pipe."""
+        if self.output == PIPE:
+            return None
+        if self.folder is not None:
+            return self.folder.child("_streambn.checkpoint")
+        return locate(f"{self.output}.checkpoint")
+
+
+def make_plan(sources: Sequence[Source], out: str, *, skip_damaged: bool = False) -> Plan:
+    """Choose the outputs for some sources.
 
     Parameters
     ----------
     sources : sequence of Source
-        What `scan` found.
+        The result of `scan`.
     out : str
-        ``"-"``: one Arrow IPC stream on standard output. A file name: one file, its
-        format by its suffix. A folder (it exists, or ends in a slash, or takes several
-        sources and has no known suffix): one file for each source, under the same
-        relative path and in the source's own format. Both may be URLs.
-    skipping : bool
-        Whether a source of no known format is planned for all the same: it will be found
-        to be damaged when it is read, and then be left out.
-
-    Returns
-    -------
-    list of Output
+        ``"-"``: one Arrow IPC stream on standard output. A file: one output, in the format of
+        its suffix. A folder (it exists, its name ends in a slash, or there are several sources
+        and no known suffix): one output for each source, with its relative path and format.
+        Paths and URLs.
+    skip_damaged : bool
+        Whether to plan for a source of unknown format too, which is then skipped.
 
     Raises
     ------
@@ -91,27 +142,34 @@ def plan(sources: Sequence[Source], out: str, *, skipping: bool = False) -> list
     """
     if out == PIPE:
         if sys.stdout.isatty():
-            raise InvalidValueError("standard output is a terminal: pipe it on, or name a file")
-        return [Output(PIPE, Format.IPC_STREAM, tuple(sources))]
+            raise InvalidValueError(
+                "standard output is a terminal. Pipe it into another program, or name a file.",
+                argument="output",
+            )
+        return Plan(out, (Output(PIPE, Format.IPC_STREAM, tuple(sources)),))
     where = locate(out)
     where.check_store()
     kind = formats.SUFFIXES.get(Path(where.name).suffix.lower())
     many = len(sources) > 1 or any(source.listed for source in sources)
     if where.ends_in_slash or where.is_folder() or (many and kind is None):
-        return _plan_folder(sources, where, skipping)
+        return Plan(out, tuple(_copies(sources, where, skip_damaged)))
     if kind is None:
         raise InvalidValueError(
-            f"{out}: an output's format is told by its suffix, one of {', '.join(formats.SUFFIXES)}"
-            "; a folder's name ends in a slash, and - is standard output"
+            f"{out}: the suffix of an output chooses its format and must be one of "
+            f"{', '.join(formats.SUFFIXES)}. The name of a folder ends in a slash, and - is "
+            "standard output.",
+            argument="output",
         )
     check_target(where.text, sources)
-    return [Output(where.text, kind, tuple(sources))]
+    return Plan(out, (Output(where.text, kind, tuple(sources)),))
 
 
-def _plan_folder(sources: Sequence[Source], folder: Location, skipping: bool) -> list[Output]:
+def _copies(sources: Sequence[Source], folder: Location, skip_damaged: bool) -> list[Output]:
+    """Plan a copy of each source in a folder."""
     if folder.is_file():
         raise InvalidValueError(
-            f"{folder.text} is a file, but these inputs need a folder to go into"
+            f"{folder.text} is a file, but these inputs need a folder as their output.",
+            argument="output",
         )
     identities = _identities(sources)
     _check_outside(folder, sources)
@@ -121,13 +179,16 @@ def _plan_folder(sources: Sequence[Source], folder: Location, skipping: bool) ->
         _check_replaceable(target, identities)
         if target.text in outputs:
             first = outputs[target.text].sources[0]
-            raise InvalidValueError(f"{first.name} and {source.name} would both be {target.text}")
+            raise InvalidValueError(
+                f"{first.name} and {source.name} have the same output, {target.text}.",
+                argument="output",
+            )
         kind, codec = Format.IPC_STREAM, None
         if source.rereadable:
             try:
                 kind, codec = detect_format(source.open, source.name)
             except (StreamBNError, OSError):
-                if not skipping:
+                if not skip_damaged:
                     raise
         outputs[target.text] = Output(target.text, kind, (source,), mirrored=True, codec=codec)
     return list(outputs.values())
@@ -138,108 +199,55 @@ def _identities(sources: Sequence[Source]) -> set[str]:
 
 
 def _check_outside(target: Location, sources: Sequence[Source]) -> None:
-    """Refuse a target in a folder that is listed: the next run would take it for an input."""
+    """Refuse a target in a folder that was listed: the next run would read it as an input."""
     inner = target.identity.rstrip("/") + "/"
     for root in sorted({source.root for source in sources if source.root is not None}):
         if inner.startswith(locate(root).identity.rstrip("/") + "/"):
             raise InvalidValueError(
-                f"{target.text} lies in the input folder {root}, so that the next run would read "
-                "it as an input: write outside of it"
+                f"{target.text} is in the input folder {root}, and the next run would read it as "
+                "an input. Choose an output outside of that folder.",
+                argument="output",
             )
 
 
 def _check_replaceable(target: Location, inputs: Collection[str]) -> None:
-    """Refuse a target that is an input, or is there and is no file."""
+    """Refuse a target that is an input, or that exists and is not a file."""
     if target.identity in inputs:
-        raise InvalidValueError(f"{target.text} is one of the inputs: write somewhere else")
-    # In a store, an object and a folder of one name do not stand in each other's way.
+        raise InvalidValueError(
+            f"{target.text} is one of the inputs. Choose another output.", argument="output"
+        )
+    # A store may hold an object and a folder of the same name.
     if target.local is not None and target.exists() and not target.is_file():
-        raise InvalidValueError(f"{target.text} exists and is not a regular file")
+        raise InvalidValueError(
+            f"{target.text} exists and is not a regular file.", argument="output"
+        )
 
 
 def check_target(target: str, sources: Sequence[Source] = ()) -> None:
-    """Refuse, before any work is done, a file that cannot or must not be written.
+    """Refuse a file that a job cannot or must not write, before the job begins.
 
     Parameters
     ----------
     target : str
-        The path or URL of the file to be written; a local folder must exist already.
+        Path or URL of the file. A local folder must exist.
     sources : sequence of Source
-        Inputs, none of which may be replaced.
+        Inputs, which must not be replaced.
 
     Raises
     ------
     InvalidValueError
-        With the reason.
+        The target cannot or must not be written.
     StreamBNError
-        The store that it would be in cannot be reached.
+        The store of the target cannot be reached.
     """
     if target == PIPE:
-        raise InvalidValueError("statistics go to a file, not to standard output: name one")
+        raise InvalidValueError(
+            "statistics cannot go to standard output. Name a file.", argument="output"
+        )
     where = locate(target)
     where.check_store()
     _check_outside(where, sources)
     _check_replaceable(where, _identities(sources))
     if where.local is not None and not os.path.isdir(os.path.dirname(where.identity)):
-        raise InvalidValueError(f"{target}: the folder {os.path.dirname(target)} does not exist")
-
-
-def concat(readers: Iterable[tuple[str, Any]]) -> Any:
-    """Join streams into one that has the schema of the first.
-
-    Parameters
-    ----------
-    readers : iterable of (str, pyarrow.RecordBatchReader)
-        Each with the name that errors give it. A reader is asked for only when the one
-        before it has ended.
-
-    Returns
-    -------
-    pyarrow.RecordBatchReader
-
-    Raises
-    ------
-    SchemaError
-        A later stream lacks a column, has one more, or one whose values do not fit the
-        type that the first stream gives it. Raised when the reader arrives there.
-    """
-    pending = iter(readers)
-    first_name, first = next(pending)
-    schema = first.schema
-
-    def batches() -> Iterator[Any]:
-        yield from first
-        for name, reader in pending:
-            _check_names(reader.schema.names, schema.names, name, first_name)
-            for batch in reader:
-                yield _conform(batch, schema, name, first_name)
-
-    return pa.RecordBatchReader.from_batches(schema, batches())
-
-
-def _check_names(names: Sequence[str], expected: Sequence[str], name: str, first: str) -> None:
-    for column in expected:
-        if column not in names:
-            raise SchemaError(f"{name}: {SchemaError.missing(column, names)}")
-    for column in names:
-        if column not in expected:
-            raise SchemaError(
-                f"{name}: column {column!r} is not in {first}, which goes into the same output; "
-                "write to a folder instead, where each file keeps its own columns"
-            )
-
-
-def _conform(batch: Any, schema: Any, name: str, first: str) -> Any:
-    """Bring columns into the order and types of `schema`."""
-    if batch.schema.names != schema.names:
-        batch = batch.select(schema.names)
-    columns = []
-    for column, target in zip(batch.columns, schema, strict=True):
-        try:
-            columns.append(column if column.type == target.type else column.cast(target.type))
-        except pa.ArrowException as error:
-            raise SchemaError(
-                f"{name}: column {target.name!r} is {column.type}, and its values do not all fit "
-                f"{target.type}, which it is in {first}, of the same output"
-            ) from error
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+        folder = os.path.dirname(target)
+        raise InvalidValueError(f"{target}: the folder {folder} does not exist.", argument="output")

@@ -7,58 +7,105 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from streambn.errors import StreamBNError
+from streambn.jobs.progress import Progress
+from streambn.normalizer import FrozenNormalizer
+from streambn.statistics import Statistics
+
 __all__ = ["Report", "Skipped"]
 
 
 class Skipped(NamedTuple):
-    """A part of an input that was damaged and left out: which file, where in it, and why."""
+    """A damaged part of an input that a job left out.
+
+    Attributes
+    ----------
+    file : str
+    where : str
+        The place in the file, such as "in row group 3"; "" for the whole file.
+    why : str
+    """
 
     file: str
     where: str
     why: str
 
+    @classmethod
+    def of(cls, file: str, where: str, error: Exception) -> Skipped:
+        """Describe the part that an error occurred in."""
+        return cls(file, where, error.message if isinstance(error, StreamBNError) else str(error))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a job did, for programs.
+    """What a job did.
 
     Attributes
     ----------
-    command : str
-    rows, bytes, files : int
-        What was read, an earlier run's included if this one went on from it.
-    seconds : float
-        This run's.
-    fingerprint : str or None
-        Of the statistics.
     output : str
-        ``"-"``: standard output.
+        The output as the caller named it; ``"-"`` is standard output.
+    rows, bytes, files : int
+        Input that was read, by an earlier run too if this one resumed it.
+    seconds : float
+        Duration of this run.
+    columns : int
+        Number of columns that have statistics.
+    fingerprint : str or None
+        Fingerprint of the statistics; None if there are none.
     skipped : sequence of Skipped
+        Damaged parts of inputs that were left out, in the order of the inputs.
     resumed : bool
-        Whether this run went on from an earlier one.
+        Whether this run resumed an earlier one.
     """
 
-    command: str
+    output: str
     rows: int
     bytes: int
     seconds: float
     files: int
+    columns: int
     fingerprint: str | None
-    output: str
     skipped: Sequence[Skipped] = ()
     resumed: bool = False
 
-    def to_json(self) -> str:
-        """Give one line of JSON, in ASCII."""
+    @classmethod
+    def of(
+        cls,
+        output: str,
+        statistics: Statistics,
+        progress: Progress,
+        skipped: Sequence[Skipped] = (),
+        *,
+        resumed: bool = False,
+    ) -> Report:
+        """Return the report of a job that has ended."""
+        binding, fingerprint = statistics.binding, None
+        if binding is not None:
+            fingerprint = FrozenNormalizer.from_statistics(statistics).fingerprint
+        return cls(
+            output=output,
+            rows=progress.rows,
+            bytes=progress.bytes,
+            seconds=progress.seconds,
+            files=progress.files,
+            columns=0 if binding is None else len(binding.leaves),
+            fingerprint=fingerprint,
+            skipped=skipped,
+            resumed=resumed,
+        )
+
+    def to_json(self, command: str) -> str:
+        """Return one line of ASCII JSON for the command that ran the job."""
         document = {
-            "command": self.command,
+            "command": command,
             "rows": self.rows,
             "bytes": self.bytes,
             "seconds": round(self.seconds, 3),
             "files": self.files,
+            "columns": self.columns,
             "fingerprint": self.fingerprint,
             "output": self.output,
-            "skipped": [skipped._asdict() for skipped in self.skipped],
+            "skipped": [part._asdict() for part in self.skipped],
             "resumed": self.resumed,
         }
         return json.dumps(document, allow_nan=False)

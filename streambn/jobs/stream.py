@@ -1,4 +1,4 @@
-"""Outputs that are made as one stream: of one source or several, of any format into any."""
+"""Outputs made as one stream of batches: from any number of sources, in any format."""
 
 from __future__ import annotations
 
@@ -6,50 +6,46 @@ import contextlib
 import itertools
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from streambn.errors import StreamBNError
-from streambn.io import sources as files
-from streambn.io.formats import after_row
+from streambn.errors import SchemaError, StreamBNError
+from streambn.io.formats import Format, after_row, located
 from streambn.io.prefetch import prefetch
-from streambn.io.sources import Source
+from streambn.io.sources import Source, open_source
 from streambn.io.writers import Encoding, OutputBuffer, write_batches
-from streambn.jobs import plan as outputs
-from streambn.jobs.inputs import ReadOptions, left_out, located
 from streambn.jobs.operations import Operation
-from streambn.jobs.plan import Output
+from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
 from streambn.parquet.rewrite import ParquetSource
 
-__all__ = ["Made", "NothingLeftError", "keys_of", "made_as_stream", "rereadable", "write_stdout"]
+__all__ = ["Chunk", "NothingLeftError", "concat", "keys_of", "stream_output", "write_stdout"]
 
-# A longer batch is normalized in slices: its results would otherwise need as much
-# memory again as the batch itself.
+# Longer batches are normalized in slices, so that the results need less memory than the batch.
 _ROWS = 1 << 17
-# Decoded bytes that wait to be turned.
-_ROOM = 32 << 20
+# Decoded bytes that may wait to be normalized.
+_BUFFER_BYTES = 32 << 20
 
 
 class NothingLeftError(StreamBNError):
-    """All that should have gone into an output was damaged, and skipped."""
+    """Every source of an output was damaged and skipped."""
 
 
-class Made(NamedTuple):
-    """Something to append to an output, and what it is made of.
+class Chunk(NamedTuple):
+    """A part of an output, and the input that was read for it.
 
     Attributes
     ----------
-    data : object
-        With a length, in bytes.
+    data : bytes or Chunks
+        The bytes to append; its length is their number.
     rows, bytes : int
-        That were read for it.
+        Input that was read since the chunk before.
     skipped : sequence of Skipped
-        What was left out since the last.
+        Damaged parts that were left out since the chunk before.
     """
 
     data: Any
@@ -58,102 +54,164 @@ class Made(NamedTuple):
     skipped: Sequence[Skipped] = ()
 
 
-def made_as_stream(
-    output: Output, turns: Operation, how: ReadOptions, encoding: Encoding, workers: int
-) -> Iterator[Made]:
-    """Make the bytes of an output, step by step.
+def keys_of(output: Output, source: Source, operation: Operation) -> list[str]:
+    """Return the Hive partition keys that become columns of the output.
+
+    A copy in a folder keeps the keys in its path, so only keys that are normalized become
+    columns there.
+    """
+    return [key for key in source.keys if not output.mirrored or key in operation.features]
+
+
+def stream_output(
+    output: Output, operation: Operation, options: ReadOptions, encoding: Encoding, workers: int
+) -> Iterator[Chunk]:
+    """Make the bytes of an output, chunk by chunk.
 
     Parameters
     ----------
     output : Output
-    turns : ApplyStatistics or LearnAndApply
-        What is done to its sources.
-    how : ReadOptions
+    operation : Operation
+    options : ReadOptions
     encoding : Encoding
-        Of Parquet.
+        Encoding of Parquet.
     workers : int
         Threads that read ahead.
 
     Raises
     ------
     NothingLeftError
-        Everything had to be skipped.
+        All sources were skipped.
     StreamBNError, OSError
-        Something cannot be read, turned or written.
+        A source cannot be read or normalized, or the format cannot hold the result.
     """
-    tally, spool = _Tally(), OutputBuffer()
-    schema, batches = _joined(output, turns, how, workers, tally)
+    tally, buffer = _Tally(), OutputBuffer()
+    schema, batches = _read_and_map(output, operation, options, workers, tally)
     if schema is None:
-        yield tally.made(b"")
+        yield tally.chunk(b"")
         raise NothingLeftError(f"{output.target}: nothing is left to write, all was skipped")
-    for _ in _written(spool, schema, batches, output, encoding):
-        yield tally.made(spool.take())
+    for _ in _encode(buffer, schema, batches, output, encoding):
+        yield tally.chunk(buffer.take())
 
 
-def rereadable(plan: Sequence[Output]) -> bool:
-    """Say whether all sources can be read a second time."""
-    return all(source.rereadable for output in plan for source in output.sources)
+def write_stdout(
+    operation: Operation, output: Output, options: ReadOptions, progress: Progress
+) -> list[Skipped]:
+    """Write an Arrow IPC stream to standard output, each batch as soon as it is ready."""
+    tally = _Tally()
+    skipped: list[Skipped] = []
+    out = _WholeWrites(sys.stdout.buffer)
+    progress.start_file(output.sources[0].name)
+    workers = options.threads if all(source.rereadable for source in output.sources) else 1
+    schema, batches = _read_and_map(output, operation, options, workers, tally)
+
+    def count() -> None:
+        chunk = tally.chunk(b"")
+        progress.add(chunk.rows, chunk.bytes)
+        skipped.extend(chunk.skipped)
+
+    if schema is None:
+        count()
+        raise NothingLeftError("nothing is left to write: all was skipped")
+    writer = pa.ipc.new_stream(out, schema)
+    out.flush()
+    for batch in batches:
+        writer.write_batch(batch)
+        out.flush()
+        count()
+    # Not in a `finally`: after a failure, the stream must not end as if it were complete.
+    writer.close()
+    out.flush()
+    count()
+    progress.end_file()
+    return skipped
 
 
-def keys_of(output: Output, source: Source, turns: Operation) -> list[str]:
-    """Name the partition keys that become columns of the output."""
-    # In a folder's copy they stay where they are, in its path.
-    return [key for key in source.keys if not output.mirrored or key in turns.lanes]
+def concat(readers: Iterable[tuple[str, Any]]) -> Any:
+    """Join streams into one that has the schema of the first.
+
+    Parameters
+    ----------
+    readers : iterable of (str, pyarrow.RecordBatchReader)
+        Each reader with its name in messages. A reader is asked for only when the one before
+        it has ended.
+
+    Returns
+    -------
+    pyarrow.RecordBatchReader
+
+    Raises
+    ------
+    SchemaError
+        A later stream lacks a column, has another one, or its values do not fit the type of the
+        first stream. Raised when the reader arrives there.
+    """
+    pending = iter(readers)
+    first_name, first = next(pending)
+    schema = first.schema
+
+    def batches() -> Iterator[Any]:
+        yield from first
+        for name, reader in pending:
+            _check_names(reader.schema.names, schema.names, name, first_name)
+            for batch in reader:
+                yield _conform(batch, schema, name, first_name)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _check_names(names: Sequence[str], expected: Sequence[str], name: str, first: str) -> None:
+    with located(name):
+        for column in expected:
+            if column not in names:
+                raise SchemaError.missing(column, names)
+        for column in names:
+            if column not in expected:
+                raise SchemaError(
+                    f"column {column!r} is not in {first}, which goes into the same output. Write "
+                    "to a folder instead, where each file keeps its own columns.",
+                    column=column,
+                )
+
+
+def _conform(batch: Any, schema: Any, name: str, first: str) -> Any:
+    """Bring the columns of a batch into the order and the types of a schema."""
+    if batch.schema.names != schema.names:
+        batch = batch.select(schema.names)
+    columns = []
+    for column, target in zip(batch.columns, schema, strict=True):
+        try:
+            columns.append(column if column.type == target.type else column.cast(target.type))
+        except pa.ArrowException as error:
+            raise SchemaError(
+                f"column {target.name!r} is {column.type}, and its values do not all fit "
+                f"{target.type}, its type in {first}, which goes into the same output.",
+                column=target.name,
+                source=name,
+            ) from error
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 class _Tally:
-    """What was read since it was taken note of."""
+    """Counts the input that was read since the last chunk."""
 
     def __init__(self) -> None:
-        self._rows = self._bytes = 0
-        self._skipped: list[Skipped] = []
+        self.rows = self.bytes = 0
+        self.skipped: list[Skipped] = []
 
-    def count(self, rows: int, bytes: int) -> None:  # noqa: A002
-        """Count what was read."""
-        self._rows += rows
-        self._bytes += bytes
-
-    def skip(self, skipped: Skipped) -> None:
-        """Take note of what was left out."""
-        self._skipped.append(skipped)
-
-    def made(self, data: Any) -> Made:
-        """Say what some data is made of, and begin to count anew."""
-        made = Made(data, self._rows, self._bytes, self._skipped)
-        self._rows, self._bytes, self._skipped = 0, 0, []
-        return made
+    def chunk(self, data: Any) -> Chunk:
+        """Return a chunk with the counts, and count from zero again."""
+        chunk = Chunk(data, self.rows, self.bytes, self.skipped)
+        self.rows, self.bytes, self.skipped = 0, 0, []
+        return chunk
 
 
-def _written(
-    spool: OutputBuffer, schema: Any, batches: Iterator[Any], output: Output, encoding: Encoding
-) -> Iterator[None]:
-    if encoding.compression is None and output.of_parquet:
-        source = output.sources[0]
-        codecs = ParquetSource(source.open, source.name, source.remote).codecs
-        encoding = replace(encoding, compression=next(iter(codecs), None))
-    file: Any = spool
-    if output.codec is not None:  # under a name that says so
-        file = pa.CompressedOutputStream(pa.PythonFile(spool, "w"), output.codec)
-    try:
-        yield from write_batches(file, schema, batches, output.format, encoding)
-    except pa.ArrowException as error:
-        said = str(error).strip().partition("\n")[0]
-        # Inputs that encode a column by unlike dictionaries meet here.
-        remedy = " Write .arrows or .parquet instead." if "Dictionary repl" in said else ""
-        raise StreamBNError(
-            f"{output.target}: cannot be written as {output.format.value}: {said}{remedy}"
-        ) from error
-    if file is not spool:
-        file.close()
-        yield
+class _WholeWrites:
+    """A file that writes all bytes of each write.
 
-
-class _Whole:
-    """A file of which each write is done whole.
-
-    With PYTHONUNBUFFERED, as in many containers, what is written to stdout goes to the system
-    at once, which may take only a part of it if the process is stopped and continued, or
-    frozen, while it waits for whoever reads. Arrow would not write the rest.
+    With PYTHONUNBUFFERED, as in many containers, a write to stdout is one system call. It writes
+    only a part if the process is stopped and continued while the pipe is full, and Arrow would
+    not write the rest.
     """
 
     closed = False
@@ -162,107 +220,96 @@ class _Whole:
         self._file = file
 
     def write(self, data: Any) -> int:
-        """Write all of it."""
+        """Write all of the data."""
         rest = memoryview(data)
         while rest:
             rest = rest[self._file.write(rest) :]
         return len(data)
 
     def flush(self) -> None:
-        """Have the system take what was gathered."""
+        """Flush the file."""
         self._file.flush()
 
 
-def write_stdout(
-    turns: Operation, output: Output, how: ReadOptions, progress: Progress
-) -> list[Skipped]:
-    """Write an Arrow IPC stream to standard output, each batch as soon as it is there."""
-    tally = _Tally()
-    skipped: list[Skipped] = []
-    out = _Whole(sys.stdout.buffer)
-    progress.start_file(output.sources[0].name)
-    workers = how.threads if rereadable([output]) else 1
-    schema, batches = _joined(output, turns, how, workers, tally)
-
-    def counted() -> None:
-        made = tally.made(b"")
-        progress.add(made.rows, made.bytes)
-        skipped.extend(made.skipped)
-
-    if schema is None:
-        counted()
-        raise NothingLeftError("nothing is left to write: all was skipped")
-    writer = pa.ipc.new_stream(out, schema)
-    out.flush()
-    for batch in batches:
-        writer.write_batch(batch)
-        out.flush()
-        counted()
-    # Closed only here: the mark of the stream's end must not follow a failure.
-    writer.close()
-    out.flush()
-    counted()
-    progress.end_file()
-    return skipped
+def _encode(
+    buffer: OutputBuffer, schema: Any, batches: Iterator[Any], output: Output, encoding: Encoding
+) -> Iterator[None]:
+    if encoding.compression is None and output.from_parquet_to_parquet:
+        source = output.sources[0]
+        codecs = ParquetSource(source.open, source.name, source.remote).codecs
+        encoding = replace(encoding, compression=next(iter(codecs), None))
+    file: Any = buffer
+    if output.codec is not None:
+        file = pa.CompressedOutputStream(pa.PythonFile(buffer, "w"), output.codec)
+    try:
+        yield from write_batches(file, schema, batches, output.format, encoding)
+    except pa.ArrowException as error:
+        reason = str(error).strip().partition("\n")[0]
+        # Such as of dictionaries that differ between batches, which an IPC file cannot hold.
+        remedy = " Write .arrows or .parquet instead." if output.format is Format.IPC_FILE else ""
+        raise StreamBNError(
+            f"cannot be written as {output.format.value}: {reason}{remedy}", source=output.target
+        ) from error
+    if file is not buffer:
+        file.close()
+        yield
 
 
-def _joined(
-    output: Output, turns: Operation, how: ReadOptions, workers: int, tally: _Tally
+def _read_and_map(
+    output: Output, operation: Operation, options: ReadOptions, workers: int, tally: _Tally
 ) -> tuple[Any, Iterator[Any]]:
-    """Read and turn the sources of an output, one after the other; None: none can be read."""
+    """Return the schema and the batches of an output; None if no source can be read."""
 
     def streams() -> Iterator[tuple[str, Any]]:
         for source in output.sources:
             try:
-                yield source.name, _turned(output, source, turns, how, workers, tally)
+                yield source.name, _map_source(output, source, operation, options, workers, tally)
             except (StreamBNError, OSError) as error:
-                if not how.skipping:
+                if not options.skip_damaged:
                     raise
-                tally.skip(left_out(source.name, "", error))
+                tally.skipped.append(Skipped.of(source.name, "", error))
 
     readers = streams()
     first = next(readers, None)
     if first is None:
         return None, iter(())
-    joined = outputs.concat(itertools.chain([first], readers))
+    joined = concat(itertools.chain([first], readers))
     return joined.schema, joined
 
 
-class _Turned(NamedTuple):
-    """A batch as it is to go out, and what was read for it."""
+class _Mapped(NamedTuple):
+    """An output batch, and the input that was read for it."""
 
     batch: Any
     rows: int
     bytes: int
 
 
-def _whole(parts: Iterator[_Turned]) -> Iterator[_Turned]:
-    """Give the parts of a piece when all of them are there, and hold none that was given."""
-    held = deque(parts)
-    while held:
-        yield held.popleft()
-
-
-def _turned(
-    output: Output, source: Source, turns: Operation, how: ReadOptions, workers: int, tally: _Tally
+def _map_source(
+    output: Output,
+    source: Source,
+    operation: Operation,
+    options: ReadOptions,
+    workers: int,
+    tally: _Tally,
 ) -> Any:
-    """Open a source as a stream of batches as they are to go out."""
-    keys = keys_of(output, source, turns)
-    opened = files.open_source(source, keys=keys, csv_types=how.csv_types)
+    """Open a source as a stream of output batches."""
+    keys = keys_of(output, source, operation)
+    opened = open_source(source, keys=keys, csv_types=options.csv_types)
     size = source.stamp().size if source.rereadable else 0
     with located(source.name):
-        schema = turns.schema(opened.schema)
-        turn = turns.turn(opened.schema.names)
+        schema = operation.schema(opened.schema)
+        function = operation.function(opened.schema.names)
 
-    def turned(batches: Iterator[Any], before: int) -> Iterator[_Turned]:
+    def map_batches(batches: Iterator[Any], before: int) -> Iterator[_Mapped]:
         for batch in batches:
             for start in range(0, max(batch.num_rows, 1), _ROWS):
                 part = batch.slice(start, _ROWS)
                 with located(source.name, after_row(before)):
-                    out = turn(part, schema)
+                    out = function(part, schema)
                 before += part.num_rows
-                # Without what it was made of: that of a whole piece would be held as well.
-                yield _Turned(out, part.num_rows, int(part.nbytes))
+                # Without the input batch, which would stay in memory as well.
+                yield _Mapped(out, part.num_rows, int(part.nbytes))
 
     def batches() -> Iterator[Any]:
         rows = 0
@@ -270,24 +317,33 @@ def _turned(
             opened.pieces,
             lambda piece: piece.read(),
             workers=workers,
-            capacity=_ROOM,
+            capacity=_BUFFER_BYTES,
             size=lambda batch: int(batch.nbytes),
         )
         with contextlib.closing(pieces):
             for piece, raw in pieces:
-                parts = turned(raw, rows)
+                parts = map_batches(raw, rows)
                 try:
-                    if how.skipping and piece.independent:  # nothing of a piece that is damaged
-                        parts = _whole(parts)
+                    if options.skip_damaged and piece.independent:
+                        parts = _all_or_none(parts)
                     for part in parts:
                         rows += part.rows
-                        tally.count(part.rows, 0 if piece.independent else part.bytes)
+                        tally.rows += part.rows
+                        tally.bytes += 0 if piece.independent else part.bytes
                         yield part.batch
                 except (StreamBNError, OSError) as error:
-                    if not how.skipping:
+                    if not options.skip_damaged:
                         raise
-                    tally.skip(left_out(source.name, piece.where or after_row(rows), error))
+                    where = piece.where or after_row(rows)
+                    tally.skipped.append(Skipped.of(source.name, where, error))
                 if piece.independent:
-                    tally.count(0, round(piece.fraction * size))
+                    tally.bytes += round(piece.fraction * size)
 
     return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _all_or_none(parts: Iterator[_Mapped]) -> Iterator[_Mapped]:
+    """Yield the parts of a piece once all of them are ready, and hold none that was yielded."""
+    ready = deque(parts)
+    while ready:
+        yield ready.popleft()

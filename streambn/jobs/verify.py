@@ -25,12 +25,11 @@ from streambn._lazy import lazy_module
 from streambn._transformer import float_type_of
 from streambn.arrow import Leaf
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io.formats import Format
+from streambn.io.formats import Format, located
 from streambn.io.sources import Source, open_reader, open_source
 from streambn.jobs.compare import first_difference
-from streambn.jobs.inputs import ReadOptions, located
 from streambn.jobs.operations import ApplyStatistics
-from streambn.jobs.plan import Output
+from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.stream import keys_of
 from streambn.kernels import reference
 from streambn.kernels.bitmaps import unpack_validity
@@ -136,7 +135,7 @@ def _in_step(inputs: Iterable[Any], outputs: Iterable[Any], name: str) -> Iterat
     ]
     if counts[0] != counts[1]:
         raise StreamBNError(
-            f"{name}: the input has {counts[0]:,} rows, and the output {counts[1]:,}"
+            f"the input has {counts[0]:,} rows, and the output {counts[1]:,}", source=name
         )
 
 
@@ -199,7 +198,8 @@ class _Comparison:
             return written
         for name in names:
             if name not in found:
-                raise SchemaError(f"{self._name}: {SchemaError.missing(name, found)}", column=name)
+                with located(self._name):
+                    raise SchemaError.missing(name, found)
         for name in found:
             if name not in names:
                 raise SchemaError(f"{self._name}: column {name!r} is not in the input", column=name)
@@ -271,7 +271,7 @@ class _Comparison:
                     if name not in fields:
                         column = ".".join((*path, name))
                         raise SchemaError(
-                            f"{self._name}: column {column!r} is missing", column=column
+                            f"column {column!r} is missing", column=column, source=self._name
                         )
                     yield from below((*path, name), field, fields[name])
 

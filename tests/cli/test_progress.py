@@ -39,7 +39,7 @@ def add_each_second(counted: Progress, clock: Clock, seconds: int, rows: int, si
 
 def test_line(clock: Clock) -> None:
     counted = Progress("fitting", 8, 3_400_000_000, clock=clock)
-    counted.skip_done(files=3, bytes=900_000_000)
+    counted.skip(files=3, bytes=900_000_000)
     counted.start_file("data/x.parquet", 2_500_000_000)
     add_each_second(counted, clock, 10, 123_456, 30_000_000)
     assert line(counted) == (
@@ -183,7 +183,7 @@ def test_an_earlier_run_is_not_part_of_the_speed(
     counted = Progress("fitting", 2, 10**9, clock=clock)
     with show(counted, clock=clock):
         clock.now += 1
-        counted.skip_done(files=1, bytes=9 * 10**8, rows=9)
+        counted.skip(files=1, bytes=9 * 10**8, rows=9)
         counted.start_file("b.csv", 10**8)
         add_each_second(counted, clock, 10, 1, 1000)
     assert "1.0 kB/s" in last_drawn(screen)

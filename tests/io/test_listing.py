@@ -13,7 +13,7 @@ from streambn.io import Location, locate
 from streambn.io.formats import Format
 from streambn.io.listing import glob, walk
 from streambn.io.sources import scan
-from streambn.jobs.plan import check_target, plan
+from streambn.jobs.plan import check_target, make_plan
 
 TABLE = pa.table({"x": [1.0, 2.0, 4.0], "y": [1, 2, None]})
 TREE = (
@@ -108,7 +108,7 @@ def test_outputs_in_a_store_mirror_partitions(twins: tuple[Location, Location]) 
     local, remote = twins
     sources = scan([local.text])
     for folder in (remote.parent.child("out"), remote.parent.child("out/")):
-        outputs = plan(sources, folder.text)
+        outputs = make_plan(sources, folder.text).outputs
         assert [output.target for output in outputs] == [
             remote.parent.child(f"out/{source.relative}").text for source in sources
         ]
@@ -131,13 +131,13 @@ def test_outputs_in_a_store_do_not_replace_inputs(twins: tuple[Location, Locatio
         (one, "d/t.parquet", "is one of the inputs"),
         (one, "d", "is one of the inputs"),
         (one, "out", "suffix"),
-        (tree, "d/out/", "lies in the input folder"),
+        (tree, "d/out/", "is in the input folder"),
         (tree, "d/t.parquet/", "is a file, but"),
-        (scan([local.text, remote.text]), "out/", "would both be"),
+        (scan([local.text, remote.text]), "out/", "have the same output"),
     ):
         with pytest.raises(InvalidValueError, match=message):
-            plan(sources, remote.parent.child(out).text)
-    (output,) = plan(one, remote.parent.child("out.csv").text)
+            make_plan(sources, remote.parent.child(out).text)
+    (output,) = make_plan(one, remote.parent.child("out.csv").text).outputs
     assert output.format is Format.CSV
     with pytest.raises(InvalidValueError, match="is one of the inputs"):
         check_target(remote.child("t.parquet").text, one)

@@ -27,9 +27,10 @@ from streambn.io.formats import Format
 from streambn.io.sources import Source
 from streambn.io.writers import Encoding
 from streambn.jobs import plan as outputs
-from streambn.jobs.apply import apply_files
-from streambn.jobs.inputs import ReadOptions
+from streambn.jobs.outputs import write_outputs
+from streambn.jobs.plan import ReadOptions
 from streambn.jobs.progress import Progress
+from streambn.jobs.stream import concat
 
 TABLE = pa.table(
     {
@@ -69,7 +70,7 @@ def names(folder: Path) -> list[str]:
 class Same:
     """Turns batches into themselves, but for one at which it fails."""
 
-    lanes = ()
+    features = ()
 
     def __init__(self, failure: BaseException | None = None, at: int = 0) -> None:
         self.failure, self.left = failure, at
@@ -77,7 +78,7 @@ class Same:
     def schema(self, schema: pa.Schema) -> pa.Schema:
         return schema
 
-    def turn(self, names: object) -> object:
+    def function(self, names: object) -> object:
         def turn(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             self.left -= 1
             if self.failure is not None and self.left < 0:
@@ -88,8 +89,8 @@ class Same:
 
 
 def write(plan: list[outputs.Output], turns: object = None, *, skipping: bool = False) -> None:
-    how, none = ReadOptions({}, skipping=skipping), Encoding()
-    apply_files(
+    how, none = ReadOptions({}, skip_damaged=skipping), Encoding()
+    write_outputs(
         turns or Same(), plan, how, none, Progress("writing", 1),
         lambda job: job.location.open_output(fsync=False),
     )  # fmt: skip
@@ -98,7 +99,7 @@ def write(plan: list[outputs.Output], turns: object = None, *, skipping: bool = 
 def write_one(table: pa.Table, out: Path, chunk: int | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = write_as(Path(folder) / "t.arrows", table, max_chunksize=chunk)
-        write(outputs.plan([Source(str(path))], str(out)))
+        write(outputs.make_plan([Source(str(path))], str(out)).outputs)
 
 
 # --- finding --------------------------------------------------------------------------
@@ -372,9 +373,7 @@ def test_an_end_that_a_compressed_file_lacks_is_missed(tmp_path: Path) -> None:
 
 
 def joined(*tables: pa.Table) -> pa.Table:
-    return outputs.concat(
-        (f"file {i}", table.to_reader()) for i, table in enumerate(tables)
-    ).read_all()
+    return concat((f"file {i}", table.to_reader()) for i, table in enumerate(tables)).read_all()
 
 
 def test_streams_are_joined_by_column_name() -> None:
@@ -403,7 +402,7 @@ def test_a_later_stream_is_not_asked_for_before_its_turn() -> None:
             asked.append(name)
             yield name, TABLE.to_reader()
 
-    joint = outputs.concat(readers())
+    joint = concat(readers())
     assert asked == ["one"]
     joint.read_next_batch()
     assert asked == ["one"]
@@ -439,7 +438,7 @@ def test_no_rows_make_a_file_with_a_schema(tmp_path: Path, suffix: str) -> None:
 def test_parquet_keeps_the_codec_of_its_input(tmp_path: Path) -> None:
     for codec in ("zstd", "gzip", "none", "brotli", "lz4"):
         path = write_as(tmp_path / "in.parquet", TABLE, compression=codec)
-        write(outputs.plan([Source(str(path))], str(tmp_path / "out.parquet")))
+        write(outputs.make_plan([Source(str(path))], str(tmp_path / "out.parquet")).outputs)
         written, given = (pq.read_metadata(tmp_path / name) for name in ("out.parquet", path.name))
         assert written.row_group(0).column(0).compression == (
             given.row_group(0).column(0).compression
@@ -493,7 +492,7 @@ def test_a_column_that_the_format_cannot_hold_is_told_with_the_output(tmp_path: 
 
 def test_a_folder_mirrors_paths_and_formats(tree: Path) -> None:
     write_as(tree / "d/more/t.csv", TABLE)
-    jobs = outputs.plan(files.scan(["d"]), "out")
+    jobs = outputs.make_plan(files.scan(["d"]), "out").outputs
     assert [(job.target, job.format) for job in jobs] == [
         ("out/more/t.csv", Format.CSV),
         ("out/year=2020/city=S%C3%A3o%20Paulo/a.parquet", Format.PARQUET),
@@ -511,7 +510,7 @@ def test_where_outputs_go(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tree / "there.parquet").mkdir()
 
     def targets(sources: list[Source], out: str) -> list[str]:
-        return [job.target for job in outputs.plan(sources, out)]
+        return [job.target for job in outputs.make_plan(sources, out).outputs]
 
     assert targets(one, "out.csv") == ["out.csv"]
     assert targets(one, "-") == ["-"]
@@ -537,14 +536,14 @@ def test_outputs_that_must_not_be(tree: Path) -> None:
         (one, ".", "is one of the inputs"),
         (one, "fifo.parquet", "not a regular file"),
         (one, "no/such/out.parquet", "the folder no/such does not exist"),
-        (folder, "d", "lies in the input folder d"),
-        (folder, "d/out/", "lies in the input folder d"),
-        (files.scan(["d/**/*.parquet"]), "d/out/", "lies in the input folder d"),
+        (folder, "d", "is in the input folder d"),
+        (folder, "d/out/", "is in the input folder d"),
+        (files.scan(["d/**/*.parquet"]), "d/out/", "is in the input folder d"),
         (folder, "one.v2", "is a file"),
     ):
         Path("one.v2").touch()
         with pytest.raises(InvalidValueError, match=message):
-            outputs.plan(sources, out)
+            outputs.make_plan(sources, out)
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
@@ -587,7 +586,7 @@ def test_a_piece_that_is_dropped_if_damaged_is_held_once(
     held: list[int] = []
 
     class Anew(Same):
-        def turn(self, names: object) -> object:
+        def function(self, names: object) -> object:
             def turn(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
                 read.append(weakref.ref(batch))
                 held.append(sum(each() is not None for each in read))
@@ -595,7 +594,9 @@ def test_a_piece_that_is_dropped_if_damaged_is_held_once(
 
             return turn
 
-    (output,) = outputs.plan([Source(str(tmp_path / "t.parquet"))], str(tmp_path / "o.arrow"))
+    (output,) = outputs.make_plan(
+        [Source(str(tmp_path / "t.parquet"))], str(tmp_path / "o.arrow")
+    ).outputs
     write([output], Anew(), skipping=True)
     assert len(held) == 10
     assert max(held) <= 2

@@ -26,7 +26,7 @@ from streambn.io import Location, locate, stores
 from streambn.io.formats import Format, describe_read_errors
 from streambn.io.listing import walk
 from streambn.io.sources import Source, scan
-from streambn.jobs.plan import plan
+from streambn.jobs.plan import make_plan
 
 AllFiles = Callable[[Location], list[str]]
 
@@ -134,7 +134,7 @@ def test_server_that_disappears_during_an_upload_keeps_no_object(
 
 def test_missing_bucket_is_named_before_and_after_the_job(s3: Location) -> None:
     there = locate("s3://none-of-this-name/a.csv")
-    for check in (lambda: plan([Source("-")], there.text), lambda: scan([there.text])):
+    for check in (lambda: make_plan([Source("-")], there.text), lambda: scan([there.text])):
         with pytest.raises(StreamBNError) as error:
             check()
         assert reason(error, there) == "there is no bucket 'none-of-this-name'"
@@ -194,7 +194,7 @@ def test_server_that_refuses_gets_one_line(
         there = locate(f"s3://{uuid.uuid4().hex}/a.csv?endpoint_override={server}")
         for access in (
             lambda: scan([there.text]),
-            lambda: plan([Source("-")], there.text),
+            lambda: make_plan([Source("-")], there.text),
             lambda: there.write_bytes(b"x"),
             there.remove,
         ):
@@ -251,7 +251,7 @@ def test_url_may_name_the_endpoint(s3_server: str, new_bucket: str) -> None:
     assert source.path.endswith(f"/d/a/f.csv{options}")
     (source,) = scan([folder.child("**/*.csv").text])
     assert source.relative == "a/f.csv"
-    (output,) = plan([source], folder.parent.child("out/").text)
+    (output,) = make_plan([source], folder.parent.child("out/").text).outputs
     assert output.location == folder.parent.child("out/a/f.csv")
 
 

@@ -42,7 +42,7 @@ import streambn.cli.statistics  # noqa: F401
 from streambn.cli import main as cli
 from streambn.io import atomic
 from streambn.io import readers as reading
-from streambn.jobs import checkpoint as checkpoints
+from streambn.jobs import checkpoint
 from streambn.parquet import rewrite as rewriting
 
 _MEMORY = 4 << 30  # a length that was damaged must not take the machine down
@@ -99,14 +99,14 @@ class Points:
                 self.come("write", lambda: io.FileIO.write(inner, half))
                 return super().write(data)
 
-        reach = checkpoints.Keeper.reach
+        reach = checkpoint.CheckpointWriter.reach
 
-        def reached(keeper: Any, place: Any) -> None:
+        def reached(writer: Any, state: Any) -> None:
             self.come("reach")
-            reach(keeper, place)
+            reach(writer, state)
 
         atomic._WritebackFile = HalfWritten  # type: ignore[misc]
-        checkpoints.Keeper.reach = reached  # type: ignore[method-assign]
+        checkpoint.CheckpointWriter.reach = reached  # type: ignore[method-assign]
         # A process that is killed loses nothing that it wrote, so nothing need be waited for.
         os.fsync = lambda _: self.come("fsync")  # type: ignore[assignment]
         sys.addaudithook(self.audit)

@@ -1,4 +1,4 @@
-"""Folders of outputs: what is done stays, what is not is made, and nothing is mixed."""
+"""Folders of outputs: a resumed job keeps complete outputs, and never mixes two jobs."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ from streambn.io import sources as files
 from streambn.io.sources import Source
 from streambn.jobs import manifest as manifests
 from streambn.jobs import plan as plans
-from streambn.jobs.manifest import NAME, Manifest, Outcome
+from streambn.jobs.manifest import NAME, Manifest
 from streambn.jobs.report import Skipped
+
+Run = Callable[..., Any]
+FILE = Path("m") / NAME
 
 pytestmark = pytest.mark.usefixtures("jobs_in_a_folder")
 
@@ -44,8 +47,8 @@ def table_of(rows: int, seed: int = 0) -> pa.Table:
 
 
 @pytest.fixture
-def inputs(run: Callable[..., Any]) -> list[str]:
-    """Files of all formats in data/, in folders too, and stats.json of them."""
+def inputs(run: Run) -> list[str]:
+    """Write files of all formats into data/, and their statistics into stats.json."""
     Path("data/more").mkdir(parents=True)
     pq.write_table(table_of(500, 1), "data/a.parquet", row_group_size=90, compression="zstd")
     pq.write_table(table_of(0), "data/b.parquet")
@@ -63,7 +66,7 @@ def inputs(run: Callable[..., Any]) -> list[str]:
 
 
 def found(folder: str) -> list[str]:
-    """Name the files in a folder, but for the manifest."""
+    """Return the paths of all files in a folder except the manifest."""
     paths = (path for path in Path(folder).rglob("*") if path.is_file() and path.name != NAME)
     return sorted(str(path.relative_to(folder)) for path in paths)
 
@@ -73,7 +76,7 @@ def contents(folder: str) -> dict[str, bytes]:
 
 
 def identities(folder: str) -> dict[str, tuple[int, int]]:
-    """Tell files apart that were written anew though they are the same."""
+    """Return values that change when a file is written again with the same content."""
     stats = {path: (Path(folder) / path).stat() for path in found(folder)}
     return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
 
@@ -101,7 +104,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, count: int, error: BaseException) -
     "more", [[], ["--compression", "gzip"], ["--row-group-rows", 70], ["--fsync"]], ids=str
 )
 def test_outputs_do_not_depend_on_the_threads(
-    target: str, more: list[object], run: Callable[..., Any], inputs: list[str]
+    target: str, more: list[object], run: Run, inputs: list[str]
 ) -> None:
     made = []
     for threads in (1, 2, 7):
@@ -113,7 +116,7 @@ def test_outputs_do_not_depend_on_the_threads(
     assert len(made[0]) == (len(inputs) if target == "out/" else 1)
 
 
-def test_a_folder_has_what_transform_gives(run: Callable[..., Any], inputs: list[str]) -> None:
+def test_folder_holds_what_transform_returns(run: Run, inputs: list[str]) -> None:
     assert run("apply", "stats.json", "data", "-o", "out", "-q").code == 0
     assert found("out") == inputs
     frozen = sbn.load("stats.json").freeze()
@@ -127,25 +130,25 @@ def test_a_folder_has_what_transform_gives(run: Callable[..., Any], inputs: list
             assert out["x"].to_pylist() == frozen.transform(data)["x"].to_pylist(), path
 
 
-def test_the_format_of_an_input_is_told_when_planned_and_when_read_as_a_stream(
-    run: Callable[..., Any], inputs: list[str], monkeypatch: pytest.MonkeyPatch
+def test_format_is_detected_once_for_parquet_and_twice_for_streams(
+    run: Run, inputs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
+    sniffed: list[str] = []
     real = reading.sniff
 
     def sniff(head: bytes, name: str) -> Any:
-        told.append(name.removeprefix("data/"))
+        sniffed.append(name.removeprefix("data/"))
         return real(head, name)
 
     monkeypatch.setattr(reading, "sniff", sniff)
     assert run("apply", "stats.json", "data", "-o", "out/", "-q").code == 0
-    # Blocks of Parquet are read as what the plan says that they are.
+    # The blocks of a Parquet file rely on the plan.
     expected = {path: 1 if path.endswith(".parquet") else 2 for path in inputs}
-    assert {path: told.count(path) for path in inputs} == expected
+    assert {path: sniffed.count(path) for path in inputs} == expected
 
 
 @pytest.mark.parametrize("codec", ["none", "snappy", "gzip", "zstd", "lz4", "brotli"])
-def test_compression(codec: str, run: Callable[..., Any], inputs: list[str]) -> None:
+def test_compression(codec: str, run: Run, inputs: list[str]) -> None:
     for target in ("out/", "out.parquet"):
         apply = ["apply", "stats.json", "data", "-o", target, "--compression", codec, "-q"]
         assert run(*apply).lines == []
@@ -160,7 +163,7 @@ def test_compression(codec: str, run: Callable[..., Any], inputs: list[str]) -> 
 
 
 @pytest.mark.parametrize("rows", [1, 7, 90, 10_000])
-def test_rows_of_a_row_group(rows: int, run: Callable[..., Any], inputs: list[str]) -> None:
+def test_row_group_rows(rows: int, run: Run, inputs: list[str]) -> None:
     apply = ["apply", "stats.json", "data/a.parquet", "-o"]
     assert run(*apply, "out.parquet", "--row-group-rows", rows, "-q").lines == []
     assert run(*apply, "plain.parquet", "-q").code == 0
@@ -174,9 +177,7 @@ def test_rows_of_a_row_group(rows: int, run: Callable[..., Any], inputs: list[st
 @pytest.mark.parametrize(
     "more", [["--row-group-rows", 0], ["--compression", "rar"], ["--threads", 0]], ids=str
 )
-def test_options_that_make_no_sense(
-    more: list[object], run: Callable[..., Any], inputs: list[str]
-) -> None:
+def test_invalid_options_are_refused(more: list[object], run: Run, inputs: list[str]) -> None:
     done = run("apply", "stats.json", "data", "-o", "out/", *more)
     assert (done.code, len(done.lines)) == (2, 1)
     assert not Path("out").exists()
@@ -185,7 +186,7 @@ def test_options_that_make_no_sense(
 @pytest.mark.parametrize("fsync", [True, False])
 def test_only_fsync_waits_for_the_disk(
     fsync: bool,
-    run: Callable[..., Any],
+    run: Run,
     inputs: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -203,15 +204,15 @@ def test_only_fsync_waits_for_the_disk(
     assert nodes & set(synced) == (nodes if fsync else set())
 
 
-# --- going on -------------------------------------------------------------------------
+# --- resume ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_only_the_rest_is_made(
+def test_resume_makes_only_the_rest(
     error: BaseException,
     threads: int,
-    run: Callable[..., Any],
+    run: Run,
     inputs: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -225,7 +226,7 @@ def test_only_the_rest_is_made(
             assert done.code == (130 if isinstance(error, KeyboardInterrupt) else 1)
             assert len(done.lines) == isinstance(error, OSError)
         before = identities("out")
-        assert len(before) == count  # and nothing hidden
+        assert len(before) == count  # no temporary file is left
         done = run(*apply, "--resume")
         assert done.lines == []
         report = json.loads(done.out)
@@ -244,10 +245,10 @@ def test_only_the_rest_is_made(
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("job", ["apply", "normalize"])
-def test_what_an_earlier_run_left_out_is_told_too(
+def test_resume_reports_what_earlier_runs_skipped(
     job: str,
     threads: int,
-    run: Callable[..., Any],
+    run: Run,
     inputs: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -256,27 +257,27 @@ def test_what_an_earlier_run_left_out_is_told_too(
         for group in (1, 4):
             chunk = pq.read_metadata(path).row_group(group).column(0)
             at = chunk.dictionary_page_offset or chunk.data_page_offset
-            damaged[at : at + 8] = bytes(8)  # the header of a page
+            damaged[at : at + 8] = bytes(8)  # the page header
         Path(path).write_bytes(damaged)
-    Path("data/c.arrow").write_bytes(b"")  # of which nothing is left, so that it has no output
+    Path("data/c.arrow").write_bytes(b"")  # has no output
     begin = {"apply": ["apply", "stats.json"], "normalize": ["normalize", "--columns", "x,y"]}[job]
     args = [*begin, "data", "-o", "out/", "--on-error", "skip", "--threads", threads, "-q"]
     whole = run(*args, "--json")
-    told = json.loads(whole.out)["skipped"]
-    names = [entry["file"] for entry in told]
+    skipped = json.loads(whole.out)["skipped"]
+    names = [entry["file"] for entry in skipped]
     assert names == ["data/a.parquet"] * 2 + ["data/c.arrow"] + ["data/more/g.parquet"] * 2
-    assert len(whole.lines) == len(told)
+    assert len(whole.lines) == len(skipped)
     for count in range(len(inputs) - 1):
         with monkeypatch.context() as patch:
             fail_at(patch, count, KeyboardInterrupt())
             assert run(*args, "--overwrite").code == 130
-        for _ in range(2):  # and again when there is nothing left to be done
+        for _ in range(2):  # the second time, all outputs are complete
             done = run(*args, "--resume", "--json")
             assert done.lines == whole.lines
-            assert json.loads(done.out)["skipped"] == told
+            assert json.loads(done.out)["skipped"] == skipped
 
 
-def test_without_resume_all_is_made_again(run: Callable[..., Any], inputs: list[str]) -> None:
+def test_without_resume_every_output_is_made_again(run: Run, inputs: list[str]) -> None:
     apply = ["apply", "stats.json", "data", "-o", "out/", "-q"]
     assert run(*apply).code == 0
     before, made = identities("out"), contents("out")
@@ -285,17 +286,15 @@ def test_without_resume_all_is_made_again(run: Callable[..., Any], inputs: list[
     assert not set(before.items()) & set(identities("out").items())
 
 
-def test_what_changed_or_went_away_is_made_again(
-    run: Callable[..., Any], inputs: list[str]
-) -> None:
+def test_changed_and_missing_files_are_made_again(run: Run, inputs: list[str]) -> None:
     apply = ["apply", "stats.json", "data", "-o", "out/", "-q"]
     assert run(*apply).code == 0
     before = identities("out")
-    pq.write_table(table_of(80, 9), "data/a.parquet")  # an input that changed
-    Path("out/c.arrow").unlink()  # an output that went away
-    Path("out/d.csv").write_bytes(b"x")  # one that was replaced
-    pq.write_table(table_of(20), "data/new.parquet")  # an input that came
-    Path("data/e.arrows").unlink()  # one that went
+    pq.write_table(table_of(80, 9), "data/a.parquet")  # a changed input
+    Path("out/c.arrow").unlink()  # a missing output
+    Path("out/d.csv").write_bytes(b"x")  # a replaced output
+    pq.write_table(table_of(20), "data/new.parquet")  # a new input
+    Path("data/e.arrows").unlink()  # a removed input
     assert run(*apply, "--resume").lines == []
     after = identities("out")
     changed = {path for path in after if after[path] != before.get(path)}
@@ -303,14 +302,14 @@ def test_what_changed_or_went_away_is_made_again(
     assert pq.read_metadata("out/a.parquet").num_rows == 80
     assert run("apply", "stats.json", "data", "-o", "whole/", "-q").code == 0
     made = contents("out")
-    del made["e.arrows"]  # what is no input any more is left alone
+    del made["e.arrows"]  # the output of a removed input stays
     assert made == contents("whole")
 
 
-def test_an_input_that_changes_while_others_are_written_is_not_taken_for_done(
-    run: Callable[..., Any], inputs: list[str], monkeypatch: pytest.MonkeyPatch
+def test_input_that_changes_during_the_job_is_made_again(
+    run: Run, inputs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Its bytes were made, ahead of their turn, of what it was before.
+    # Its output was made ahead of its turn, from the old input.
     real = os.replace
     changed = []
 
@@ -336,9 +335,7 @@ def test_an_input_that_changes_while_others_are_written_is_not_taken_for_done(
      ["--on-error", "skip"], ["--csv-type", "x=double"], ["--inverse"]],
     ids=lambda more: more[0],
 )  # fmt: skip
-def test_other_options_are_refused_unless_overwritten(
-    more: list[object], run: Callable[..., Any], inputs: list[str]
-) -> None:
+def test_other_options_need_overwrite(more: list[object], run: Run, inputs: list[str]) -> None:
     apply = ["apply", "stats.json", "data", "-o", "out/"]
     assert run(*apply, "-q").code == 0
     before = identities("out")
@@ -355,9 +352,7 @@ def test_other_options_are_refused_unless_overwritten(
     assert run(*apply, *more, "--resume", "-q").lines == []
 
 
-def test_other_statistics_are_refused_unless_overwritten(
-    run: Callable[..., Any], inputs: list[str]
-) -> None:
+def test_other_statistics_need_overwrite(run: Run, inputs: list[str]) -> None:
     assert run("apply", "stats.json", "data", "-o", "out/", "-q").code == 0
     before = contents("out")
     assert run("fit", "data/a.parquet", "-o", "other.json", "--columns", "x", "-q").code == 0
@@ -372,8 +367,8 @@ def test_other_statistics_are_refused_unless_overwritten(
     assert contents("out") == contents("whole")
 
 
-def test_overwrite_that_was_stopped_does_not_mix(
-    run: Callable[..., Any], inputs: list[str], monkeypatch: pytest.MonkeyPatch
+def test_interrupted_overwrite_does_not_mix_outputs(
+    run: Run, inputs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("apply", "stats.json", "data", "-o", "out/", "-q").code == 0
     apply = ["apply", "stats.json", "data", "-o", "out/", "--dtype", "float64", "-q"]
@@ -385,169 +380,157 @@ def test_overwrite_that_was_stopped_does_not_mix(
     assert contents("out") == contents("whole")
 
 
-def test_a_run_that_was_killed_leaves_hidden_files_that_resume_removes(
-    run: Callable[..., Any], inputs: list[str]
-) -> None:
+def test_resume_removes_temporary_files_of_a_killed_run(run: Run, inputs: list[str]) -> None:
     apply = ["apply", "stats.json", "data", "-o", "out/", "-q"]
     assert run(*apply).code == 0
     Path("out/d.csv").unlink()
-    Path("out/.d.csv.abcd1234.tmp").write_text("left")
+    Path("out/.d.csv.abcd1234.tmp").write_text("temporary")
     Path("out/.mine.tmp").write_text("not ours")
     assert run(*apply, "--resume").lines == []
     assert found("out") == sorted([*inputs, ".mine.tmp"])
 
 
-def test_the_manifest_is_no_input(run: Callable[..., Any], inputs: list[str]) -> None:
+def test_manifest_is_no_input(run: Run, inputs: list[str]) -> None:
     assert run("apply", "stats.json", "data", "-o", "out/", "-q").code == 0
     assert [source.relative for source in files.scan(["out"])] == inputs
 
 
-# --- the room itself ------------------------------------------------------------------
+# --- Manifest -------------------------------------------------------------------------
 
 TEXTS = st.text(min_size=1).filter(str.isprintable)
-OUTCOMES = st.builds(Outcome, st.integers(0, 9), st.lists(st.builds(Skipped, TEXTS, TEXTS, TEXTS)))
-OUTPUTS = st.dictionaries(TEXTS, OUTCOMES, max_size=6)
+SKIPPED = st.lists(st.builds(Skipped, TEXTS, TEXTS, TEXTS))
+OUTPUTS = st.dictionaries(TEXTS, st.tuples(st.integers(0, 9), SKIPPED), max_size=6)
 
 
-def manifest(*, fresh: bool = False, fingerprint: str = "f", options: Any = ("o",)) -> Manifest:
-    return Manifest(locate("m"), fingerprint, list(options), fresh=fresh)
+def manifest(*, overwrite: bool = False, fingerprint: str = "f", options: Any = ("o",)) -> Manifest:
+    Path("m").mkdir(exist_ok=True)
+    return Manifest(locate("m"), fingerprint, list(options), overwrite=overwrite)
+
+
+def it() -> tuple[list[Source], list[Any]]:
+    """Write a file that stands for inputs and outputs; return it as sources and as inputs."""
+    if not Path("it").exists():
+        Path("it").write_bytes(b"123")
+    sources = files.scan(["it"])
+    return sources, [(source.path, source.stamp()) for source in sources]
+
+
+def find(read: Manifest, name: str) -> tuple[int, list[Skipped]] | None:
+    entry = read.find(name, locate("it"), it()[0])
+    return None if entry is None else (entry.rows, entry.skipped)
+
+
+def fill(made: Manifest, outputs: Any, *, fsync: bool = True) -> None:
+    for name, (rows, skipped) in outputs:
+        made.add(name, locate("it"), it()[1], rows, skipped, fsync=fsync)
 
 
 @settings.get_profile("few")
-@given(outputs=OUTPUTS, durable=st.booleans(), cut=st.integers(0, 200))
-def test_a_round_trip_whatever_is_cut_off(
-    outputs: dict[str, Outcome], durable: bool, cut: int
-) -> None:
-    Path("m").mkdir(exist_ok=True)
-    (Path("m") / NAME).unlink(missing_ok=True)
-    Path("it").write_bytes(b"123")
-    sources = files.scan(["it"])
-    inputs = [(source.path, source.stamp()) for source in sources]
+@given(outputs=OUTPUTS, fsync=st.booleans(), cut=st.integers(0, 200))
+def test_entries_survive_a_cut(outputs: dict[str, Any], fsync: bool, cut: int) -> None:
+    FILE.unlink(missing_ok=True)
     made = manifest()
     made.begin(resume=False)
-    for name, outcome in outputs.items():
-        made.add(name, locate("it"), outcome, inputs, durable=durable)
+    fill(made, outputs.items(), fsync=fsync)
     if not outputs:
-        assert not (Path("m") / NAME).exists()
+        assert not FILE.exists()
         return
-    whole = (Path("m") / NAME).read_bytes()
+    whole = FILE.read_bytes()
     head = whole.index(b"\n") + 1
     short = whole[: max(head, len(whole) - cut)]
-    (Path("m") / NAME).write_bytes(short)
+    FILE.write_bytes(short)
     read = manifest()
     read.begin(resume=True)
-    done = {name: read.done(name, locate("it"), sources) for name in outputs}
     kept = short.count(b"\n") - 1
-    assert done == {
-        name: outcome if i < kept else None for i, (name, outcome) in enumerate(outputs.items())
-    }
-    for name, outcome in list(outputs.items())[kept:]:
-        read.add(name, locate("it"), outcome, inputs, durable=durable)
-    assert (Path("m") / NAME).read_bytes() == whole
+    for number, (name, expected) in enumerate(outputs.items()):
+        assert find(read, name) == (expected if number < kept else None)
+    fill(read, list(outputs.items())[kept:], fsync=fsync)
+    assert FILE.read_bytes() == whole
 
 
 @settings.get_profile("few")
 @given(data=st.data())
-def test_a_changed_byte_is_never_believed(data: st.DataObject) -> None:
-    Path("m").mkdir(exist_ok=True)
-    (Path("m") / NAME).unlink(missing_ok=True)
-    Path("it").write_bytes(b"123")
-    sources = files.scan(["it"])
+def test_changed_byte_is_found(data: st.DataObject) -> None:
+    FILE.unlink(missing_ok=True)
     made = manifest()
     made.begin(resume=False)
-    for name in "abc":
-        inputs = [(source.path, source.stamp()) for source in sources]
-        made.add(name, locate("it"), Outcome(1), inputs, durable=True)
-    content = bytearray((Path("m") / NAME).read_bytes())
+    fill(made, [(name, (1, [])) for name in "abc"])
+    content = bytearray(FILE.read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))
     content[at] ^= data.draw(st.integers(1, 255))
-    (Path("m") / NAME).write_bytes(content)
-    line = bytes(content[:at]).count(b"\n")
-    if line < 3:
-        with pytest.raises(StreamBNError, match=rf"{NAME}.*--overwrite"):
+    FILE.write_bytes(content)
+    if bytes(content[:at]).count(b"\n") < 3:
+        with pytest.raises(StreamBNError, match=NAME) as caught:
             manifest()
-        manifest(fresh=True).begin(resume=False)
-        assert manifest().done("a", locate("it"), sources) is None
-    else:  # at the end, as if it had been cut off
-        read = manifest()
-        done = [read.done(name, locate("it"), sources) for name in "abc"]
-        assert [outcome and outcome.rows for outcome in done] == [1, 1, None]
+        assert caught.value.argument == "overwrite"
+        manifest(overwrite=True).begin(resume=False)
+        assert find(manifest(), "a") is None
+    else:  # a damaged last line is ignored
+        assert [find(manifest(), name) for name in "abc"] == [(1, []), (1, []), None]
 
 
-def test_what_is_only_on_its_way_to_the_disk_counts_until_the_machine_restarts(
+def test_entry_without_fsync_counts_until_the_machine_restarts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    Path("m").mkdir()
-    Path("it").write_bytes(b"123")
-    sources = files.scan(["it"])
-    inputs = [(source.path, source.stamp()) for source in sources]
     made = manifest()
     made.begin(resume=False)
-    made.add("soon", locate("it"), Outcome(1), inputs, durable=False)
-    made.add("there", locate("it"), Outcome(1), inputs, durable=True)
-    assert manifest().done("soon", locate("it"), sources)
-    monkeypatch.setattr(manifests, "_boot", lambda: "another")
-    assert manifest().done("soon", locate("it"), sources) is None
-    assert manifest().done("there", locate("it"), sources)
+    fill(made, [("cached", (1, []))], fsync=False)
+    fill(made, [("on disk", (1, []))], fsync=True)
+    assert find(manifest(), "cached")
+    monkeypatch.setattr(manifests, "_boot_id", lambda: "another")
+    assert find(manifest(), "cached") is None
+    assert find(manifest(), "on disk")
 
 
 @pytest.mark.parametrize("other", [{"fingerprint": "g"}, {"options": []}])
-def test_another_job_is_refused(other: dict[str, Any]) -> None:
-    Path("m").mkdir()
-    Path("it").touch()
+def test_other_job_is_refused(other: dict[str, Any]) -> None:
     made = manifest()
     made.begin(resume=False)
-    made.add("a", locate("it"), Outcome(1), [], durable=True)
-    with pytest.raises(InvalidValueError, match=r"other (statistics|options)"):
+    fill(made, [("a", (1, []))])
+    with pytest.raises(InvalidValueError, match=r"other (statistics|options)") as caught:
         manifest(**other)
-    manifest(**other, fresh=True).begin(resume=False)
+    assert caught.value.argument == "overwrite"
+    manifest(**other, overwrite=True).begin(resume=False)
     manifest(**other)
 
 
 def written_by_version(version: int) -> bytes:
-    """Give a manifest of "it" as that version wrote it: the first did not know of `skipped`."""
-    (source,) = files.scan(["it"])
+    """Return a manifest of output "a" as a version wrote it; version 1 had no `skipped`."""
     head = {"format": "streambn manifest", "version": version, "fingerprint": "f", "options": ["o"]}
-    stamp = list(source.stamp())
-    done = {"output": "a", "stamp": stamp, "rows": 3, "inputs": [["it", stamp]], "boot": None}
-    texts = [json.dumps(line).encode() for line in (head, done)]
-    return b"".join(manifests._check(text) + b" " + text + b"\n" for text in texts)
+    stamp = list(it()[0][0].stamp())
+    entry = {"output": "a", "stamp": stamp, "rows": 3, "inputs": [["it", stamp]], "boot": None}
+    texts = [json.dumps(line).encode() for line in (head, entry)]
+    return b"".join(manifests._checksum(text) + b" " + text + b"\n" for text in texts)
 
 
-def test_a_manifest_of_the_first_version_is_gone_on_with() -> None:
+def test_manifest_of_version_1_is_continued() -> None:
     Path("m").mkdir()
-    Path("it").write_bytes(b"123")
-    sources = files.scan(["it"])
-    (Path("m") / NAME).write_bytes(written_by_version(1))
+    FILE.write_bytes(written_by_version(1))
     old = manifest()
-    assert old.done("a", locate("it"), sources) == Outcome(3, [])
+    assert find(old, "a") == (3, [])
     old.begin(resume=True)
-    inputs = [(source.path, source.stamp()) for source in sources]
     damage = [Skipped("it", "in row group 1", "damaged")]
-    old.add("b", locate("it"), Outcome(2, damage), inputs, durable=True)
-    assert b'"version":2' in (Path("m") / NAME).read_bytes().splitlines()[0]
-    assert manifest().done("a", locate("it"), sources) == Outcome(3, [])
-    assert manifest().done("b", locate("it"), sources) == Outcome(2, damage)
+    fill(old, [("b", (2, damage))])
+    assert b'"version":2' in FILE.read_bytes().splitlines()[0]
+    assert find(manifest(), "a") == (3, [])
+    assert find(manifest(), "b") == (2, damage)
 
 
-def test_a_manifest_of_a_later_version_is_refused() -> None:
+def test_manifest_of_a_later_version_is_refused() -> None:
     Path("m").mkdir()
-    Path("it").write_bytes(b"123")
-    (Path("m") / NAME).write_bytes(written_by_version(3))
-    with pytest.raises(StreamBNError, match="another version of streambn: with --overwrite"):
+    FILE.write_bytes(written_by_version(3))
+    with pytest.raises(StreamBNError, match="another version of streambn"):
         manifest()
 
 
-def test_a_plan_writes_each_output_once() -> None:
+def test_plan_of_a_folder() -> None:
     Path("data").mkdir()
     pq.write_table(table_of(3), "data/a.parquet")
-    (output,) = plans.plan(files.scan(["data"]), "out/")
+    (output,) = plans.make_plan(files.scan(["data"]), "out/").outputs
     assert (output.mirrored, output.target) == (True, "out/a.parquet")
 
 
-def test_an_online_job_does_not_mix_its_outputs_with_others(
-    run: Callable[..., Any], inputs: list[str]
-) -> None:
+def test_online_job_does_not_mix_its_outputs_with_others(run: Run, inputs: list[str]) -> None:
     assert run("apply", "stats.json", "data", "-o", "out/", "-q").code == 0
     before = contents("out")
     refused = run("normalize", "--online", "data", "-o", "out/", "-q")
@@ -558,9 +541,7 @@ def test_an_online_job_does_not_mix_its_outputs_with_others(
     assert sorted(contents("out")) == sorted(inputs)
 
 
-def test_an_output_that_was_replaced_is_made_again(
-    run: Callable[..., Any], inputs: list[str]
-) -> None:
+def test_output_with_a_changed_byte_is_made_again(run: Run, inputs: list[str]) -> None:
     assert run("apply", "stats.json", "data", "-o", "out/", "-q").code == 0
     before = contents("out")
     replaced = Path("out") / inputs[0]

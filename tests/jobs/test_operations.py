@@ -172,7 +172,7 @@ def test_blocks_side_by_side_are_what_transform_gives(
     columns = []
     for names in (COLUMNS[:1], COLUMNS[1:4], COLUMNS[4:]):
         part = pa.schema([schema.field(name) for name in names])
-        turn = turning.turn(names)
+        turn = turning.function(names)
         (batch,) = table.select(names).to_batches()
         columns += turn(batch, part).columns
     got = pa.Table.from_arrays(columns, schema=schema)
@@ -185,10 +185,10 @@ def test_learning_is_update_transform(using: Any) -> None:
     made: dict[str, Any] = {"policy": sbn.EMA(alpha=0.2), "columns": ["a", "b"]}
     learning = LearnAndApply(sbn.Normalizer(**made), using)
     schema = learning.schema(table.schema)
-    turn = learning.turn(table.column_names)
+    turn = learning.function(table.column_names)
     plain = sbn.Normalizer(**made)
     for start in (0, 10, 20, 30):
         (batch,) = table.slice(start, 10).to_batches()
         expected = plain.update_transform(batch, using=using)
         assert repr(turn(batch, schema).to_pydict()) == repr(expected.to_pydict())
-    assert list(learning.lanes) == ["a", "b"]
+    assert list(learning.features) == ["a", "b"]

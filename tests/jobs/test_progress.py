@@ -122,9 +122,9 @@ def test_of_a_stream_that_stands_still_the_recent_rate_sinks(clock):
 
 def test_what_an_earlier_run_did_is_in_no_rate(clock):
     counted = Progress("fitting", 5, 10_000, clock=clock)
-    counted.skip_done(files=3, bytes=6000, rows=60)
+    counted.skip(files=3, bytes=6000, rows=60)
     counted.start_file("d", 2000)
-    counted.skip_done(bytes=1000, rows=10)
+    counted.skip(bytes=1000, rows=10)
     assert (counted.files_done, counted.bytes, counted.rows, counted.in_file) == (3, 7000, 70, 10)
     steady(counted, clock, 10, 1, 100)
     assert counted.rates == (1, 100)

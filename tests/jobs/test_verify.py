@@ -612,12 +612,12 @@ def test_command_verifies_outputs(folder, run, out, more):
 
 
 def test_wrong_output_is_removed(folder, run, monkeypatch):
-    turn = ApplyStatistics.turn
+    function = ApplyStatistics.function
 
     def two_rows(self, names):
-        return lambda batch, schema: turn(self, names)(batch[:2], schema)
+        return lambda batch, schema: function(self, names)(batch[:2], schema)
 
-    monkeypatch.setattr(ApplyStatistics, "turn", two_rows)
+    monkeypatch.setattr(ApplyStatistics, "function", two_rows)
     done = run("apply", "stats.json", "data/b.csv", "-o", "out.csv", "--verify")
     assert done.code == 1
     assert done.lines == ["streambn: out.csv: the input has 3 rows, and the output 2"]

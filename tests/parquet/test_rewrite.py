@@ -26,9 +26,9 @@ import streambn as sbn
 from streambn.io import sources as files
 from streambn.io.writers import Encoding, parquet_writer
 from streambn.jobs import plan as outputs
-from streambn.jobs.apply import apply_files
-from streambn.jobs.inputs import ReadOptions
 from streambn.jobs.operations import ApplyStatistics
+from streambn.jobs.outputs import write_outputs
+from streambn.jobs.plan import ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
 from streambn.parquet import metadata as footers
@@ -170,9 +170,9 @@ def rewrite(
     """Apply statistics to a file, which must go block by block."""
     (found,) = files.scan([str(source)])
     assert ParquetSource(found.open, found.name, False).blocks()
-    return apply_files(
+    return write_outputs(
         ApplyStatistics(frozen, dtype, inverse),
-        outputs.plan([found], str(target)),
+        outputs.make_plan([found], str(target)).outputs,
         ReadOptions({}, threads, skipping),
         Encoding(compression),
         Progress("applying", 1),

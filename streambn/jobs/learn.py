@@ -1,0 +1,276 @@
+"""Learning from files: what a fit does between its start and its end.
+
+Threads read and decode ahead while this thread learns, across files and row groups. Batches are
+learned in the order of the inputs, so the result does not depend on the threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from streambn.arrow import row_columns
+from streambn.errors import SchemaError, StreamBNError
+from streambn.io import Stamp
+from streambn.io.formats import after_row, located
+from streambn.io.prefetch import prefetch
+from streambn.io.readers import Piece
+from streambn.io.sources import Source, columns_to_fit, open_source
+from streambn.jobs.plan import ReadOptions
+from streambn.jobs.progress import Progress
+from streambn.jobs.report import Skipped
+from streambn.statistics import Statistics
+
+__all__ = ["FitState", "Position", "fit_files"]
+
+# Decoded bytes that may wait to be learned.
+_BUFFER_BYTES = 48 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a fit has read its inputs.
+
+    Attributes
+    ----------
+    files : int
+        Inputs that were read completely.
+    pieces : int
+        Pieces of the next input that were read; batches, if its pieces depend on each other.
+    rows, bytes : int
+        Rows and bytes of all of these.
+    rows_in_file : int
+        Rows of the input that was read in part.
+    stamps : sequence of Stamp or None
+        Stamp of each input from before it was read; None for a pipe. The list may have more
+        elements, which appear while the fit goes on.
+    skipped : tuple of Skipped
+        Damaged parts that were left out.
+    """
+
+    files: int = 0
+    pieces: int = 0
+    rows: int = 0
+    bytes: int = 0
+    rows_in_file: int = 0
+    stamps: Sequence[Stamp | None] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def files_begun(self) -> int:
+        """Inputs that were read completely or in part."""
+        return self.files + (self.pieces > 0)
+
+
+class FitState(NamedTuple):
+    """Statistics, and the position up to which they include the inputs."""
+
+    statistics: Statistics
+    position: Position
+
+
+def fit_files(
+    start: FitState,
+    sources: Sequence[Source],
+    columns: Sequence[str] | None,
+    options: ReadOptions,
+    progress: Progress,
+    on_state: Callable[[FitState], None] = lambda _: None,
+) -> FitState:
+    """Learn from files.
+
+    Parameters
+    ----------
+    start : FitState
+        The state to continue from.
+    sources : sequence of Source
+    columns : sequence of str or None
+        Columns or features to learn; None: every numeric column.
+    options : ReadOptions
+    progress : Progress
+    on_state : callable
+        Called with each state that a later run could continue from.
+
+    Returns
+    -------
+    FitState
+        The state after all sources.
+
+    Raises
+    ------
+    StreamBNError, OSError
+        A source cannot be read or learned. The message names it.
+    """
+    learner = _Learner(start, options, progress, on_state)
+    open_one = functools.partial(_open, start.statistics, columns, options)
+    tasks = prefetch(
+        _tasks(sources, start.position, open_one),
+        lambda task: task.read(start.position),
+        # A pipe is read in this thread: a thread that is blocked in a read cannot be stopped.
+        workers=options.threads if all(source.rereadable for source in sources) else 1,
+        capacity=_BUFFER_BYTES,
+        size=lambda batch: int(batch.nbytes),
+    )
+    with contextlib.closing(tasks):
+        for task, batches in tasks:
+            learner.take(task, batches)
+    return learner.state
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A piece of a source to learn, or a source that has none or that cannot be opened.
+
+    `number` is that of the first piece, or the first batch of a dependent piece, to learn.
+    """
+
+    index: int
+    source: Source
+    stamp: Stamp | None
+    piece: Piece | None = None
+    number: int = 0
+    is_last: bool = True
+    error: StreamBNError | OSError | None = None
+
+    @property
+    def independent(self) -> bool:
+        """Whether the rest of the source can be read without it."""
+        return self.piece is None or self.piece.independent
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in the file; 0 if they are unknown."""
+        if self.piece is None or self.stamp is None:
+            return 0
+        return round(self.piece.fraction * self.stamp.size)
+
+    def read(self, start: Position) -> Iterator[Any]:
+        """Read the batches that are not learned yet."""
+        if self.error is not None:
+            raise self.error
+        if self.piece is None:
+            return
+        # A dependent piece is read from its beginning, up to the batches to learn.
+        learned = 0 if self.piece.independent else self.number
+        for number, batch in enumerate(self.piece.read()):
+            if number >= learned:
+                yield batch
+
+
+class _Learner:
+    """Learns one task after the other, and keeps the state."""
+
+    def __init__(
+        self,
+        start: FitState,
+        options: ReadOptions,
+        progress: Progress,
+        on_state: Callable[[FitState], None],
+    ) -> None:
+        self.state = start
+        self._statistics, self._start = start
+        self._options, self._progress, self._on_state = options, progress, on_state
+        self._stamps, self._skipped = list(self._start.stamps), list(self._start.skipped)
+        self._mismatch = -1  # index of the source whose columns do not match
+        files, rows = self._start.files, self._start.rows - self._start.rows_in_file
+        progress.skip(files=files, rows=rows, bytes=self._size_of(files))
+
+    def take(self, task: _Task, batches: Iterator[Any]) -> None:
+        """Learn a task, or skip it if it is damaged."""
+        if self._progress.name is None:
+            self._start_file(task)
+        before, rows = self._statistics, self._progress.rows
+        try:
+            if task.index != self._mismatch:
+                self._learn(task, batches)
+        except (StreamBNError, OSError) as error:
+            if not self._options.skip_damaged:
+                raise
+            if task.independent:  # skip all of it
+                self._statistics = before
+                self._progress.add(rows - self._progress.rows)
+            self._skip(task, error)
+        if task.independent:
+            self._progress.add(0, task.size)
+        if task.is_last:
+            task.source.check_unchanged(task.stamp)
+            self._progress.end_file()
+            self._reach(task.index + 1, 0)
+        elif task.independent:
+            self._reach(task.index, task.number + 1)
+
+    def _start_file(self, task: _Task) -> None:
+        self._progress.start_file(task.source.name, task.stamp and task.stamp.size)
+        if len(self._stamps) == task.index:
+            self._stamps.append(task.stamp)
+        else:  # an earlier run began it
+            size = self._start.bytes - self._size_of(task.index)
+            self._progress.skip(rows=self._start.rows_in_file, bytes=size)
+
+    def _learn(self, task: _Task, batches: Iterator[Any]) -> None:
+        for number, batch in enumerate(batches, task.number + 1):
+            with located(task.source.name, after_row(self._progress.in_file)):
+                self._statistics = self._statistics.learn(batch)
+            self._progress.add(batch.num_rows, 0 if task.independent else int(batch.nbytes))
+            if not task.independent:
+                self._reach(task.index, number)
+
+    def _skip(self, task: _Task, error: Exception) -> None:
+        where = task.piece.where if task.piece is not None else ""
+        where = where or after_row(self._progress.in_file)
+        if isinstance(error, SchemaError):  # concerns the whole file
+            self._mismatch, where = task.index, ""
+        entry = Skipped.of(task.source.name, where, error)
+        if self._skipped[-1:] != [entry]:  # an earlier run may have recorded it
+            self._skipped.append(entry)
+
+    def _reach(self, files: int, pieces: int) -> None:
+        progress = self._progress
+        rows_in_file = progress.in_file if pieces else 0
+        position = Position(
+            files,
+            pieces,
+            progress.rows,
+            progress.bytes,
+            rows_in_file,
+            self._stamps,
+            tuple(self._skipped),
+        )
+        self.state = FitState(self._statistics, position)
+        self._on_state(self.state)
+
+    def _size_of(self, files: int) -> int:
+        return sum(stamp.size for stamp in self._stamps[:files] if stamp is not None)
+
+
+def _open(
+    statistics: Statistics, columns: Sequence[str] | None, options: ReadOptions, source: Source
+) -> Any:
+    """Open a source to read the columns that may be needed, and no others."""
+    others = row_columns(statistics.options.weights, statistics.policy.event_time)
+    select = functools.partial(columns_to_fit, names=columns, row_columns=others, keys=source.keys)
+    keys = [*(columns or ()), *others]
+    return open_source(source, keys=keys, select_columns=select, csv_types=options.csv_types)
+
+
+def _tasks(
+    sources: Sequence[Source], start: Position, open_one: Callable[[Source], Any]
+) -> Iterator[_Task]:
+    for index, source in enumerate(sources[start.files :], start.files):
+        stamp = None
+        try:
+            stamp = source.stamp() if source.rereadable else None
+            pieces = open_one(source).pieces
+        except (StreamBNError, OSError) as error:
+            yield _Task(index, source, stamp, error=error)
+            continue
+        done = start.pieces if index == start.files else 0
+        rest = [(n, p) for n, p in enumerate(pieces) if n >= done or not p.independent]
+        if not rest:
+            yield _Task(index, source, stamp)
+        for number, piece in rest:
+            first = number if piece.independent else done
+            yield _Task(index, source, stamp, piece, first, is_last=piece is pieces[-1])
