@@ -242,7 +242,7 @@ def check_target(target: str, sources: Sequence[Source] = ()) -> None:
     """
     if target == PIPE:
         raise InvalidValueError(
-            "statistics cannot go to standard output. Name a file.", argument="output"
+            "statistics go to a file, not to standard output. Name one.", argument="output"
         )
     where = locate(target)
     where.check_store()

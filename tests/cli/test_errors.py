@@ -196,7 +196,7 @@ def test_the_output_does_not_replace_the_statistics(fitted: str) -> None:
 def test_statistics_do_not_go_into_the_input_folder(fitted: str) -> None:
     Path("d").mkdir()
     Path("d/t.parquet").write_bytes(Path("t.parquet").read_bytes())
-    assert "lies in the input folder" in bad(2, "fit", "d", "-o", "d/stats.json")
+    assert "is in the input folder" in bad(2, "fit", "d", "-o", "d/stats.json")
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_a_signal_to_a_waiting_command_leaves_no_output(number: int, code: int, 
         assert process.stderr
         message = process.stderr.read().decode()
         fit = args.startswith("fit")
-        assert message == "streambn: stopped; --resume goes on from out.json.checkpoint\n" * fit
+        assert message == "streambn: stopped; resume to continue from out.json.checkpoint\n" * fit
     # A pipe cannot be read again, so its statistics are kept.
     assert tree() == sorted([*before, *["out.json.checkpoint"] * fit])
 
