@@ -134,8 +134,7 @@ class BatchEMA(Policy):
                 "BatchEMA takes exactly one of momentum= (weight of the new block, as in torch) "
                 "and decay= (weight of the old value, as in Keras); got "
                 f"momentum={self.momentum!r}, decay={self.decay!r}. For example "
-                "BatchEMA(momentum=0.1).",
-                argument="momentum",
+                "BatchEMA(momentum=0.1)."
             )
         for name in ("momentum", "decay"):
             value = getattr(self, name)

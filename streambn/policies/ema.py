@@ -174,8 +174,7 @@ class EMA(Policy):
             got = ", ".join(f"{n}={v!r}" for n, v in given.items()) or "none of them"
             raise InvalidValueError(
                 f"EMA takes exactly one of alpha=, halflife=, span=, com=; got {got}. "
-                'For example EMA(halflife=10_000), or EMA(halflife="7d", time="t").',
-                argument=next(iter(given), "halflife"),
+                'For example EMA(halflife=10_000), or EMA(halflife="7d", time="t").'
             )
         [(name, value)] = given.items()
         for flag in ("adjust", "ignore_na"):

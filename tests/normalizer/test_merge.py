@@ -1,0 +1,122 @@
+"""Merging: parts give the statistics of the whole, and other statistics are an error."""
+
+from __future__ import annotations
+
+import math
+import random
+from fractions import Fraction
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from normalizers import NUMBER, batches, bits, exact, fit, floats, policies, record, row_of, xs
+
+import streambn as sbn
+
+
+def ends_at_a_block(policy: Any, data: list[pa.RecordBatch], cut: int) -> bool:
+    """Return whether the first batches end at the end of a block, as a merge requires."""
+    rows = getattr(policy, "batch_rows", None)
+    return rows is None or sum(b.num_rows for b in data[:cut]) % rows == 0
+
+
+@policies
+@given(data=batches(), cut=st.integers(0, 5), permute=st.booleans())
+def test_merge_of_two_parts_equals_learning_the_whole(
+    policy: Any, data: list[pa.RecordBatch], cut: int, permute: bool
+) -> None:
+    cut = min(cut, len(data))
+    if not ends_at_a_block(policy, data, cut):
+        return
+    whole = fit(*data, policy=policy)
+    older = fit(*data[:cut], policy=policy)
+    newer = fit(*[b.select(["y", "x"]) if permute else b for b in data[cut:]], policy=policy)
+    before = bits(older), bits(newer)
+    merged = older.merge(newer)
+    assert (bits(older), bits(newer)) == before  # both are unchanged
+    if not whole.features:
+        assert merged.features == ()
+        return
+    stats = {r["column"]: r for r in merged.stats().to_pylist()}
+    for row in whole.stats().to_pylist():
+        other = stats[row["column"]]
+        for name in ("count", "nulls", "nans", "infs", "min", "max"):
+            assert row[name] == other[name]
+        for name in ("mean", "var", "std"):
+            assert floats([other[name]]) == pytest.approx(
+                floats([row[name]]), rel=1e-9, abs=1e-12, nan_ok=True
+            )
+
+
+@policies
+def test_empty_normalizer_is_the_identity_of_merge(policy: Any) -> None:
+    some = fit(xs(1.0, 2.0, 6.0), policy=policy)
+    empty = sbn.Normalizer(policy)
+    assert bits(some.merge(empty)) == bits(some)
+    assert bits(empty.merge(some)) == bits(some)
+    assert empty.merge(empty).features == ()
+    bound = fit(xs(None, None, None), policy=policy)
+    for merged in (some.merge(bound), bound.merge(some)):
+        assert row_of(merged)["count"] == 3
+
+
+@given(data=batches(NUMBER), order=st.randoms(use_true_random=False))
+def test_merge_in_any_order_counts_differences_between_means(
+    data: list[pa.RecordBatch], order: random.Random
+) -> None:
+    values = [v for batch in data for v in batch["y"].to_pylist()]
+    if not values:
+        return
+    shards = [fit(batch) for batch in data]
+    order.shuffle(shards)
+    while len(shards) > 1:
+        at = order.randrange(len(shards) - 1)
+        shards[at : at + 2] = [shards[at].merge(shards[at + 1])]
+    mean, var = exact(values)
+    row = row_of(shards[0], "y")
+    assert row["count"] == len(values)
+    assert row["var"] == pytest.approx(float(var), rel=1e-13, abs=0)
+    assert abs(Fraction(row["mean"]) - mean) <= 3e-16 * (abs(mean) + math.sqrt(var))
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "message"),
+    [
+        (fit(xs(1.0)), fit(xs(1.0), policy=sbn.EMA(alpha=0.5)), "policy.*differ"),
+        (
+            fit(xs(1.0), policy=sbn.EMA(alpha=0.5)),
+            fit(xs(1.0), policy=sbn.EMA(alpha=0.4)),
+            r"policy.*alpha=0\.5.*alpha=0\.4",
+        ),
+        (fit(xs(1.0)), fit(xs(1.0), eps=0.5), "options.*differ"),
+        (fit(xs(1.0)), fit(xs(1.0), ddof=1), "options.*differ"),
+        (fit(xs(1.0)), fit(record(y=[1.0])), "'x' is only in the older"),
+        (fit(xs(1.0)), fit(record(x=[1.0], y=[1.0])), "'y' is only in the newer"),
+        (
+            fit(xs(1.0)),
+            fit(record(x=pa.array([[1.0]], pa.list_(pa.float64(), 1)))),
+            "'x' is only in the older",
+        ),
+        (
+            fit(xs(1.0), policy=sbn.BatchEMA(momentum=0.5, batch_rows=2)),
+            fit(xs(1.0, 2.0, 3.0), policy=sbn.BatchEMA(momentum=0.5, batch_rows=2)),
+            "batch_rows=2",
+        ),
+    ],
+)
+def test_merge_of_different_statistics_is_an_error(
+    older: sbn.Normalizer, newer: sbn.Normalizer, message: str
+) -> None:
+    before = bits(older), bits(newer)
+    with pytest.raises(sbn.MergeError, match=message):
+        older.merge(newer)
+    assert (bits(older), bits(newer)) == before
+
+
+@pytest.mark.parametrize("other", [None, {}, 3, fit(xs(1.0)).freeze()])
+def test_merge_takes_live_normalizers_only(other: Any) -> None:
+    with pytest.raises(sbn.InvalidValueError, match="merge takes a Normalizer") as caught:
+        fit(xs(1.0)).merge(other)
+    assert ("thaw()" in str(caught.value)) == isinstance(other, sbn.FrozenNormalizer)
