@@ -1,8 +1,8 @@
-"""What both implementations of `RowStatistics` go by: the rules, and what is a number.
+"""Rules and number conversion shared by both implementations of `RowStatistics`.
 
-`RowStatistics` keeps statistics of features, which come and go, over a stream of rows that are
-dicts. The two functions here are given to it. They are functions of a module, as the garbage
-collector does not look through what an object of the extension refers to.
+`RowStatistics` keeps statistics of features that come and go, over rows that are dicts. It calls
+`number` and `refuse`. They are functions of a module because the garbage collector cannot follow
+the references of an object of the extension.
 """
 
 from __future__ import annotations
@@ -34,33 +34,32 @@ MISSING = ("ignore", "raise", "propagate")  # for a NaN or an infinity
 UNSEEN = ("zero", "passthrough", "raise")  # for a value of a feature without statistics
 CONSTANT = ("unit", "zero")  # for a feature of zero variance: unit scale, or output 0
 
-# Products of two weights, and of one with a square, are to stay inside float64.
+# Within these bounds the product of two weights, or of a weight and a square, stays in float64.
 MAX_WEIGHT: Final = 1e30
-# The heaviest row of a batch weighs no less, or nothing.
-MIN_WEIGHT = 1e-30
+MIN_WEIGHT: Final = 1e-30  # for the heaviest row of a batch
 
-# Digits enough for the difference of a decimal and the float64 next to it.
+# Enough digits for the difference of a decimal and the nearest float64.
 _EXACT = Context(prec=1100)
 
 
 class RowRules(NamedTuple):
-    """Hyperparameters of `RowStatistics`, in the order in which it takes them.
+    """Hyperparameters of `RowStatistics`, in the order of its arguments.
 
     Attributes
     ----------
     decay : float
-        The factor by which a row discounts those before it.
+        The factor by which a row discounts the rows before it.
     ignore_missing : bool
-        Whether a missing value does not age the others.
+        Whether a missing value discounts nothing.
     prior : float
-        What a feature's first value weighs, where the later ones weigh 1 and all together
-        always as much, 1/α: the recursion of ``EMA(adjust=False)``. 0: it is as any other.
+        0 if a feature's first value counts like any other. 1/α for the recursion of
+        ``EMA(adjust=False)``, in which the first value weighs 1/α and every later one 1.
     ddof : int
     eps, clip : float
         A clip of infinity clips nothing.
     center, scale : bool
     nan, inf : int
-        Places in `MISSING`.
+        Indices into `MISSING`.
     unseen : int
         An index into `UNSEEN`.
     constant : int
@@ -83,20 +82,27 @@ class RowRules(NamedTuple):
 
 
 def number(value: Any, key: Any) -> tuple[float, float, bool] | tuple[()] | None:
-    """Make of a feature's value hi + lo, and say whether it was exact: no float.
+    """Return a value as an unevaluated sum of two floats, and whether it is exact.
+
+    Parameters
+    ----------
+    value : object
+    key : object
+        The feature, for the error message.
 
     Returns
     -------
     (float, float, bool), () or None
-        () where the value is missing, None where it is no number: it is a text, say.
+        The two floats, and whether the value is an integer, decimal or fraction; () for a missing
+        value; None for a value that is not a number.
 
     Raises
     ------
     InvalidValueError
-        It lies beyond float64.
+        The value is beyond the range of float64.
     """
     kind = type(value)
-    if kind is float:  # as most are
+    if kind is float:  # the common case first
         return value, 0.0, False
     if value is None or kind.__name__ == "NAType":  # pandas' missing value
         return ()
@@ -104,7 +110,7 @@ def number(value: Any, key: Any) -> tuple[float, float, bool] | tuple[()] | None
         return None
     if isinstance(value, np.floating | float):
         high = float(value)
-        # A longdouble has more digits.
+        # A longdouble has more digits than a float.
         return high, float(value - kind(high)) if math.isfinite(high) else 0.0, False
     if isinstance(value, Decimal):
         if not value.is_finite():
@@ -114,22 +120,28 @@ def number(value: Any, key: Any) -> tuple[float, float, bool] | tuple[()] | None
     if isinstance(value, numbers.Rational | np.integer):
         whole = int(value) if isinstance(value, np.integer) else value
         high = _float64(whole, key)
-        # Fractions, as the difference of an integer and a float would be rounded twice.
+        # Fractions, because the difference of an int and a float would be rounded.
         return high, float(Fraction(whole) - Fraction(high)), True
     return None
 
 
 def weight_of(value: Any, key: Any = None) -> float:
-    """Return what a row weighs, as something says or, with a key, what it has under that.
+    """Return the weight of a row as a float.
+
+    Parameters
+    ----------
+    value : object
+    key : object, optional
+        The key of the row that holds the weight, for the error message.
 
     Raises
     ------
     InvalidValueError
-        It is no number from 0 to `MAX_WEIGHT`.
+        The weight is not a number from 0 to `MAX_WEIGHT`.
     """
     try:
         found = number(value, "weight")
-    except InvalidValueError:  # beyond float64
+    except InvalidValueError:  # it is beyond float64
         found = None
     if not found or not 0 <= found[0] <= MAX_WEIGHT:
         refuse("weight", key, value)
@@ -143,8 +155,9 @@ def _float64(value: Any, key: Any) -> float:
         high = math.inf
     if math.isinf(high):
         raise InvalidValueError(
-            f"feature {key!r} holds a number that lies beyond float64: {_shown(value)}. Scale it, "
-            "or leave it out of the row."
+            f"feature {key!r} holds {_shown(value)}, which is beyond the range of float64. Scale "
+            "it, or leave it out of the row.",
+            column=str(key),
         )
     return high
 
@@ -158,16 +171,27 @@ def _shown(value: Any) -> str:
 
 
 def refuse(why: str, key: Any, value: Any) -> NoReturn:
-    """Raise the error for a value that a row must not have."""
+    """Raise the error for a value that a row must not have.
+
+    Parameters
+    ----------
+    why : {"other", "unseen", "row", "weight", "recursion", "nan", "inf"}
+    key : object
+        The feature, or the key of the weight.
+    value : object
+    """
     if why == "other":
         raise SchemaError(
-            f"feature {key!r} is no longer numeric: it is {_shown(value)}. All that came with it "
-            "was refused. Convert it to a number, or leave it out."
+            f"feature {key!r} is no longer numeric: it is {_shown(value)}. The row or batch was "
+            "rejected. Convert it to a number, or leave it out.",
+            column=str(key),
         )
     if why == "unseen":
         raise NotFittedError(
-            f"feature {key!r} was never seen, so it has no statistics. Learn it first, or choose "
-            "unseen='zero' or unseen='passthrough'."
+            f"feature {key!r} has no statistics. Learn it first, or choose unseen='zero' or "
+            "unseen='passthrough'.",
+            argument="unseen",
+            column=str(key),
         )
     if why == "row":
         raise InvalidValueError(
@@ -176,16 +200,20 @@ def refuse(why: str, key: Any, value: Any) -> NoReturn:
     if why == "weight":
         under = "" if key is None else f" under {key!r}"
         raise InvalidValueError(
-            f"weight{under} must be a number from 0, for a row without effect, to {MAX_WEIGHT:g}, "
-            f"got {_shown(value)}. The row was refused whole."
+            f"weight{under} must be a number from 0 to {MAX_WEIGHT:g}, got {_shown(value)}. The "
+            "row was rejected.",
+            argument="weight" if key is None else None,
+            column=None if key is None else str(key),
         )
     if why == "recursion":
         raise InvalidValueError(
-            f"weight must be 1, got {_shown(value)}: the recursion of adjust=False has weights of "
-            "its own. The row was refused whole. Use adjust=True, or leave weight out."
+            f"weight must be 1, got {_shown(value)}: an EMA with adjust=False sets the weights "
+            "itself. The row was rejected. Choose adjust=True, or omit the weight.",
+            argument="weight",
         )
     word = "NaN" if why == "nan" else "infinity"
     raise InvalidValueError(
-        f"feature {key!r} holds {word}: {value!r}. The row was refused whole. Clean it, or choose "
-        f"{why}='ignore' (skip and count) or {why}='propagate'."
+        f"feature {key!r} holds {word}. The row was rejected. Remove it, or choose {why}='ignore' "
+        f"(skip and count it) or {why}='propagate'.",
+        column=str(key),
     )

@@ -148,7 +148,7 @@ class RowNormalizer:
             self.learn_one, self.transform_one = self._learn_block, self._transform_block
         else:
             self._state = KernelState(policy, rule, self._kernel)
-            # The kernel's own methods: a row of ten features takes less than a microsecond.
+            # The kernel's own methods: a row of ten features takes about a microsecond.
             self.learn_one, self.transform_one = self._kernel.learn, self._kernel.transform
             # With a prior the kernel refuses weights.
             if self._row_columns or not (policy.takes_weights or prior):

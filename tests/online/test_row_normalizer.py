@@ -30,6 +30,21 @@ def test_arguments_are_checked():
 
 
 @pytest.mark.parametrize(
+    ("row", "column"),
+    [({"a": "text"}, "a"), ({"b": 1.0, "a": math.inf}, "a"), ({"b": 10**400}, "b")],
+    ids=str,
+)
+@pytest.mark.parametrize("policy", [sbn.Welford(), sbn.Exact()], ids=str)
+def test_errors_name_the_feature(policy, row, column):
+    norm = RowNormalizer(policy)
+    norm.learn_one({"a": 1.0})
+    for method in (norm.learn_one, norm.transform_one):
+        with pytest.raises((InvalidValueError, SchemaError)) as caught:
+            method(row)
+        assert caught.value.column == column
+
+
+@pytest.mark.parametrize(
     "policy", [sbn.Welford(), sbn.BatchEMA(momentum=0.1), sbn.Exact()], ids=str
 )
 def test_duplicate_feature_is_refused(policy):
