@@ -46,8 +46,8 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Each name is imported on first use: `streambn --help` needs neither NumPy nor Arrow, whose
-# import takes longer than everything else that the command does.
+# Each name is imported on first use. `streambn --help` needs neither NumPy nor Arrow, whose import
+# takes longer than the rest of the command.
 _HOMES = {
     "EMA": "policies",
     "BatchEMA": "policies",

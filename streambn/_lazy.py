@@ -1,4 +1,4 @@
-"""Modules that are imported on first use: the package's one mechanism for a fast start."""
+"""Import modules on first use, for a fast start of the package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["lazy_module"]
 
 
 class _LazyModule(ModuleType):
-    """A stand-in that imports its module when an attribute is read."""
+    """A placeholder that imports its module when an attribute is read."""
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(importlib.import_module(self.__name__), name)
@@ -19,9 +19,9 @@ class _LazyModule(ModuleType):
 
 
 def lazy_module(name: str) -> Any:
-    """Return module `name`, which is imported when one of its attributes is first read.
+    """Return a module that is imported when one of its attributes is first read.
 
-    Use it where the import costs start-up time that most callers never need, such as
+    Use it where an import costs start-up time that most callers can do without, such as that of
     `pyarrow.csv` in a job that reads Parquet.
 
     Examples

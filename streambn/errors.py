@@ -8,11 +8,11 @@
         ├── InvalidValueError    a value or an argument is outside its domain
         ├── SnapshotError        a statistics file is damaged, foreign or too new
         ├── MergeError           two sets of statistics do not belong together
-        └── NotFittedError       statistics are asked for before anything was seen
+        └── NotFittedError       statistics are requested before any data was seen
 
-Each is a `ValueError` too, so code that catches the built-in keeps working.
-A message names the column or argument, the value received, and the remedy. The name is also
-the attribute `argument` or `column`, for callers that have a name of their own for it.
+Each is a `ValueError` too, so code that catches the built-in keeps working. A message names the
+column or argument, the value received, and the remedy. The attributes `argument` and `column` hold
+the name for callers that have one of their own for it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class StreamBNError(ValueError):
-    """Root of the tree.
+    """Base class of all errors of streambn.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class SchemaError(StreamBNError):
 
     @classmethod
     def missing(cls, name: str, available: Iterable[str]) -> SchemaError:
-        """Return the error for a missing column; its message names the nearest one."""
+        """Return the error for a missing column, which names the nearest existing one."""
         names = list(available)
         near = [n for n in names if n.casefold() == name.casefold()]
         near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
@@ -99,4 +99,4 @@ class MergeError(StreamBNError):
 
 
 class NotFittedError(StreamBNError):
-    """Statistics are asked for before any data was seen."""
+    """Statistics are requested before any data was seen."""

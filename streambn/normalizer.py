@@ -482,8 +482,7 @@ def _checked_columns(columns: object) -> tuple[str, ...] | None:
     names = tuple(columns)
     if not names or not all(isinstance(name, str) for name in names):
         raise InvalidValueError(
-            "columns must be one or more names, or None for all numeric columns, got "
-            f"{columns!r}.",
+            f"columns must be one or more names, or None for all numeric columns, got {columns!r}.",
             argument="columns",
         )
     return names

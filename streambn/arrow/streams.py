@@ -1,8 +1,8 @@
-"""Whatever speaks Arrow in; the same kind, or a lazy reader, out.
+"""Accept any Arrow data, and return the same kind of object or a lazy reader.
 
-Nothing is imported to find out what an object is: Arrow's own protocols
-(``__arrow_c_stream__``, ``__arrow_c_array__``) are enough, and the few kinds that are
-given back as they came are known by the name of their class.
+Arrow's protocols (``__arrow_c_stream__``, ``__arrow_c_array__``) identify the data, so no other
+library is imported. The few kinds that are returned in kind are known by the names of their
+classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from streambn.errors import InvalidValueError, SchemaError
 
 __all__ = ["Stream", "map_batches", "map_stream", "open_stream"]
 
-_WINDOW = 16 << 20  # bytes of a Parquet file that are scanned at once
+_WINDOW = 16 << 20  # bytes of Parquet row groups that one scan covers
 
 Wanted = Callable[[pa.Schema], Sequence[str]]
 Collect = Callable[[pa.Schema, list[pa.RecordBatch]], Any]
@@ -29,12 +29,12 @@ class Stream(NamedTuple):
     Attributes
     ----------
     schema : pyarrow.Schema or None
-        None: an empty iterable, which has none.
+        None for an empty iterable.
     batches : iterator of pyarrow.RecordBatch
-        To be consumed once.
+        Can be consumed once.
     collect : callable or None
-        Makes of a schema and batches the kind of object that came in. None: what came
-        in was a stream, and a reader goes out.
+        Takes a schema and batches and returns an object of the input's kind. None: the input is a
+        stream, and the output a reader.
     """
 
     schema: pa.Schema | None
@@ -51,8 +51,7 @@ def open_stream(data: Any, columns: Wanted | None = None) -> Stream:
         A RecordBatch, Table, RecordBatchReader, Dataset or Scanner of pyarrow; anything
         with ``__arrow_c_stream__`` or ``__arrow_c_array__``; or an iterable of those.
     columns : callable, optional
-        Gives, for the schema of a Dataset, the columns that will be looked at: no others
-        are read.
+        Takes the schema of a Dataset and returns the columns to read. Default: all.
 
     Raises
     ------
@@ -61,8 +60,8 @@ def open_stream(data: Any, columns: Wanted | None = None) -> Stream:
 
     Notes
     -----
-    A Dataset is scanned so that little of it is in memory at a time; a Scanner reads
-    ahead as far as whoever made it told it to.
+    A Dataset is scanned with little read-ahead, to save memory. A Scanner reads ahead as it was
+    configured to.
     """
     if isinstance(data, pa.RecordBatch):
         return Stream(data.schema, iter([data]), _to_batch)
@@ -73,21 +72,21 @@ def open_stream(data: Any, columns: Wanted | None = None) -> Stream:
     dataset = sys.modules.get("pyarrow.dataset")
     if dataset is not None and isinstance(data, dataset.Dataset):
         wanted = [] if columns is None else list(columns(data.schema))
-        # A column that is not there is the caller's to miss: it says so better.
-        there = wanted and set(wanted) <= set(data.schema.names)
-        return _scanned(dataset, data, wanted if there else None)
+        # The caller reports a missing column better than the scan would.
+        exist = wanted and set(wanted) <= set(data.schema.names)
+        return _scan(dataset, data, wanted if exist else None)
     if dataset is not None and isinstance(data, dataset.Scanner):
         reader = data.to_reader()
         return Stream(reader.schema, iter(reader), None)
     if hasattr(data, "__arrow_c_stream__"):
-        reader = _imported(data, pa.RecordBatchReader.from_stream)
+        reader = _import(data, pa.RecordBatchReader.from_stream)
         return Stream(reader.schema, iter(reader), _collector(data))
     if hasattr(data, "__arrow_c_array__"):
-        batch = _imported(data, pa.record_batch)
+        batch = _import(data, pa.record_batch)
         return Stream(batch.schema, iter([batch]), _collector(data) or _to_batch)
-    if isinstance(data, Iterable) and not _is_no_stream(data):
+    if isinstance(data, Iterable) and _is_stream(data):
         return _open_iterable(data, columns)
-    raise _no_arrow(data)
+    raise _not_arrow(data)
 
 
 def map_batches(
@@ -95,21 +94,21 @@ def map_batches(
     output_schema: Callable[[pa.Schema], pa.Schema],
     function: Callable[[pa.RecordBatch, pa.Schema], pa.RecordBatch],
 ) -> Any:
-    """Apply a function to every batch: now if the data is eager, else when it is pulled.
+    """Apply a function to every batch, at once for eager data, otherwise when it is pulled.
 
     Parameters
     ----------
     data : object
         As for `open_stream`.
     output_schema : callable
-        Gives the schema that comes out for the schema that goes in.
+        Takes the input schema and returns the output schema.
     function : callable
-        Makes of a batch and the output schema an output batch.
+        Takes a batch and the output schema and returns an output batch.
 
     Returns
     -------
     object
-        Of the kind that came in; for a stream a pyarrow.RecordBatchReader.
+        Of the kind of the input; for a stream a pyarrow.RecordBatchReader.
     """
     return map_stream(open_stream(data), output_schema, function)
 
@@ -119,45 +118,44 @@ def map_stream(
     output_schema: Callable[[pa.Schema], pa.Schema],
     function: Callable[[pa.RecordBatch, pa.Schema], pa.RecordBatch],
 ) -> Any:
-    """Do as `map_batches` does, to data that is open already."""
+    """Do the same as `map_batches` for an open stream."""
     if stream.schema is None:
         return pa.RecordBatchReader.from_batches(pa.schema([]), iter([]))
     incoming = stream.schema
     schema = output_schema(incoming)
-    mapped = (function(_aligned(batch, incoming), schema) for batch in stream.batches)
+    mapped = (function(_align(batch, incoming), schema) for batch in stream.batches)
     if stream.collect is None:
         return pa.RecordBatchReader.from_batches(schema, mapped)
     return stream.collect(schema, list(mapped))
 
 
 def _open_iterable(data: Iterable[Any], columns: Wanted | None) -> Stream:
-    """Chain the batches of the items; the first item is looked at for its schema."""
+    """Chain the batches of the items. The first item gives the schema."""
     items = iter(data)
     nothing = object()
     first = next(items, nothing)
     if first is nothing:
         return Stream(None, iter([]), None)
-    if not _speaks_arrow(first):
-        raise _no_arrow(first, f"an item of {_kind(data)}")
+    if not _is_arrow(first):
+        raise _not_arrow(first, f"an item of {_kind(data)}")
     opened = open_stream(first, columns)
 
     def batches() -> Iterator[pa.RecordBatch]:
         yield from opened.batches
         for item in items:
-            if not _speaks_arrow(item):
-                raise _no_arrow(item, f"an item of {_kind(data)}")
+            if not _is_arrow(item):
+                raise _not_arrow(item, f"an item of {_kind(data)}")
             yield from open_stream(item, columns).batches
 
     return Stream(opened.schema, batches(), None)
 
 
-def _scanned(dataset: Any, data: Any, columns: list[str] | None) -> Stream:
-    """Scan a dataset so that it is never held whole.
+def _scan(dataset: Any, data: Any, columns: list[str] | None) -> Stream:
+    """Scan a dataset without holding all of it in memory.
 
-    By default Arrow reads ahead of its consumer, whole row groups at a time: a scan of a
-    Parquet file of 418 MB grew a process by 379 MB, and by 91 MB with these options. Even so
-    it goes on while the consumer is slow, up to a gigabyte; so a Parquet file is scanned a few
-    row groups at a time.
+    By default Arrow reads whole row groups ahead of its consumer. A scan of a 418 MB Parquet file
+    grew a process by 379 MB, and by 91 MB with these options. A slow consumer would still let it
+    read ahead up to a gigabyte, so Parquet files are scanned a few row groups at a time.
     """
     options: dict[str, Any] = {"batch_readahead": 1, "fragment_readahead": 1}
     parquet = getattr(dataset, "ParquetFileFormat", None)
@@ -169,7 +167,7 @@ def _scanned(dataset: Any, data: Any, columns: list[str] | None) -> Stream:
     scanner = data.scanner(columns=columns, **options)
     try:
         fragments = data.get_fragments() if is_parquet else None
-    except ValueError:  # it is filtered: its fragments are not
+    except ValueError:  # a filtered dataset, whose fragments are not filtered
         fragments = None
     if fragments is None:
         reader = scanner.to_reader()
@@ -185,7 +183,7 @@ def _scanned(dataset: Any, data: Any, columns: list[str] | None) -> Stream:
 
 
 def _windows(fragment: Any) -> Iterator[list[int]]:
-    """Give the row groups of a Parquet file, as many together as there are in 16 MB."""
+    """Yield the row groups of a Parquet file in runs of about 16 MB."""
     window: list[int] = []
     size = 0
     for group in fragment.row_groups:
@@ -198,12 +196,12 @@ def _windows(fragment: Any) -> Iterator[list[int]]:
         yield window
 
 
-def _is_no_stream(data: object) -> bool:
-    """Say whether iterating over an object would be a misunderstanding."""
-    return isinstance(data, str | bytes | dict) or _kind(data).startswith("numpy.")
+def _is_stream(data: object) -> bool:
+    """Return whether an iterable can hold batches: text, dicts and NumPy arrays cannot."""
+    return not (isinstance(data, str | bytes | dict) or _kind(data).startswith("numpy."))
 
 
-def _speaks_arrow(item: object) -> bool:
+def _is_arrow(item: object) -> bool:
     dataset = sys.modules.get("pyarrow.dataset")
     return (
         hasattr(item, "__arrow_c_stream__")
@@ -212,18 +210,19 @@ def _speaks_arrow(item: object) -> bool:
     )
 
 
-def _imported(data: Any, how: Callable[[Any], Any]) -> Any:
+def _import(data: Any, function: Callable[[Any], Any]) -> Any:
     try:
-        return how(data)
+        return function(data)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise InvalidValueError(
-            f"data ({_kind(data)}) gives no record batches: {error}. A normalizer needs columns "
-            "of types that Arrow knows: pyarrow.table({'name': array})."
+            f"data ({_kind(data)}) does not convert to record batches: {error}. Pass columns of "
+            "types that Arrow supports: pyarrow.table({'name': array}).",
+            argument="data",
         ) from error
 
 
-def _aligned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Put a batch's columns in the order of the stream's first schema."""
+def _align(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return a batch with its columns in the order of the stream's schema."""
     if batch.schema.equals(schema):
         return batch
     names = batch.schema.names
@@ -233,13 +232,14 @@ def _aligned(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     for name in names:
         if name not in schema.names:
             raise SchemaError(
-                f"column {name!r} appears in the middle of the stream; the first batch has not "
-                "got it, so it has no place in the output. Select the same columns throughout."
+                f"column {name!r} is not in the first batch of the stream, so the output has no "
+                "place for it. Select the same columns in every batch.",
+                column=name,
             )
     return batch.select(schema.names)
 
 
-# --------------------------------------------------------------- back to what came in
+# ------------------------------------------------------ objects of the input's kind
 
 
 def _to_batch(schema: pa.Schema, batches: list[pa.RecordBatch]) -> pa.RecordBatch:
@@ -253,7 +253,7 @@ def _to_table(schema: pa.Schema, batches: list[pa.RecordBatch]) -> pa.Table:
 
 
 def _collector(data: Any) -> Collect | None:
-    """Return how to make an eager kind of a table; None: it is a stream, or unknown."""
+    """Return a function that converts to the kind of `data`; None for streams and unknown kinds."""
     kind = next(
         (known for c in type(data).__mro__ if (known := (_package(c), c.__name__)) in _FROM_TABLE),
         None,
@@ -285,14 +285,16 @@ def _kind(data: object) -> str:
     return f"{type(data).__module__}.{type(data).__qualname__}"
 
 
-def _no_arrow(data: object, what: str = "data") -> InvalidValueError:
+def _not_arrow(data: object, subject: str = "data") -> InvalidValueError:
     remedy = "Pass a pyarrow Table, RecordBatch or reader, or anything with __arrow_c_stream__."
     if isinstance(data, str | bytes):
         remedy = "To read files, open them first: pyarrow.dataset.dataset(path)."
     elif isinstance(data, dict):
-        remedy = "Make a table of it: pyarrow.table(data)."
+        remedy = "Convert it to a table: pyarrow.table(data)."
     elif _kind(data).startswith("polars"):
         remedy = "Collect it first: data.collect(), or data.collect_batches() for a stream."
     elif _kind(data).startswith("numpy"):
         remedy = "Name its columns: pyarrow.table({'x': data})."
-    return InvalidValueError(f"{what} is {_kind(data)}, which holds no Arrow data. {remedy}")
+    return InvalidValueError(
+        f"{subject} is {_kind(data)}, which is not Arrow data. {remedy}", argument="data"
+    )

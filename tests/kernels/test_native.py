@@ -610,7 +610,7 @@ def test_a_normalizer_refuses_a_malformed_producer_and_keeps_what_it_learned(nam
     before = norm.stats()
     node = batch_node()
     BAD[name](node)
-    with pytest.raises(InvalidValueError, match="gives no record batches"):
+    with pytest.raises(InvalidValueError, match="does not convert to record batches"):
         norm.update(Producer(node))
     assert norm.stats().equals(before)
 
