@@ -1,20 +1,20 @@
-"""Laws that policies and adapters keep, and strategies that build data for them.
+"""Law suites for policies and adapters, and Hypothesis strategies for their data.
 
-For our own tests and for policies and adapters of your own::
+The tests of streambn use them, and so can those of your own policies and adapters::
 
     from streambn.testing import PolicyLaws
 
     class TestMyPolicy(PolicyLaws):
         policy = MyPolicy(rate=0.1)
 
-pytest collects the laws as tests. They are checked on states that were built by
-operations: random batches with nulls, NaN and slices among them, cut at random and
-merged in random trees. Needs hypothesis: ``pip install 'streambn[test]'``.
+pytest collects the laws as tests. Their states are built by operations: random batches, some with
+nulls, NaN or slices, are cut at random and merged in random trees. The package needs hypothesis:
+``pip install 'streambn[test]'``.
 """
 
 try:
-    import hypothesis  # noqa: F401 - asked for here, where the message can say what to do
-except ImportError as error:  # pragma: no cover - the message is for people without it
+    import hypothesis  # noqa: F401 - a clear message if it is missing
+except ImportError as error:  # pragma: no cover
     raise ImportError("streambn.testing needs hypothesis: pip install 'streambn[test]'") from error
 
 from streambn.testing.adapter_laws import AdapterLaws

@@ -1,4 +1,4 @@
-"""What every policy keeps."""
+"""The laws of policies."""
 
 from __future__ import annotations
 
@@ -27,27 +27,26 @@ __all__ = ["PolicyLaws"]
 
 
 class PolicyLaws(Laws):
-    """The laws. Subclass it in a test module and set `policy`.
+    """Laws for policies. Subclass it in a test module and set `policy`.
 
-    A policy with an `event_time` gets times for its rows, in no order; one that
-    `takes_weights` gets weights of rows in some streams.
+    A policy with an `event_time` gets event times in random order. A policy that `takes_weights`
+    gets sample weights in some streams.
 
     Attributes
     ----------
     policy : Policy
-        What is tested.
+        The policy to test.
     depends_on_cuts : bool
-        Whether a batch is more to the policy than its rows, as a block is to `BatchEMA`.
+        Whether the division into batches affects the statistics, as for `BatchEMA`.
     block_rows : int
-        Rows in a block, where the policy cuts the stream into blocks of its own: null
-        rows are part of them, and merges happen at their edges.
+        Rows in a block, for a policy that cuts the stream into blocks of its own. Null rows count,
+        and merges happen at the ends of blocks.
     extent : float
-        How far apart event times are at most, for a policy that asks for them: in seconds, or
-        in its own unit if its times are plain numbers. Take some half-lives.
+        Largest distance between event times, in seconds or in the unit of plain numbers. Choose a
+        few half-lives.
     rtol : float
-        Allowed relative difference between two ways to the same statistics: of standard
-        deviations, and of means in units of them and of a thousandth of the range. 0: they
-        are the same bits.
+        Largest relative difference between two ways to the same statistics, for standard
+        deviations, and for means in units of σ plus a thousandth of the range. 0: equal bits.
     max_examples : int, optional
         The number of streams that each law is tried on. By default, a quarter of the examples
         of the Hypothesis profile.
@@ -62,8 +61,8 @@ class PolicyLaws(Laws):
     # ------------------------------------------------------------------ the laws
 
     @law(st.data())
-    def law_the_empty_state_is_the_identity(self, data: st.DataObject) -> None:
-        """Change no bit by merging with nothing, on either side."""
+    def law_empty_state_is_the_identity(self, data: st.DataObject) -> None:
+        """A merge with the empty state, on either side, keeps every bit."""
         state = self._learned(self._stream(data))
         empty = self.policy.init(len(NAMES))
         self._assert_same(self.policy.merge(empty, state), state)
@@ -71,22 +70,22 @@ class PolicyLaws(Laws):
 
     @law(st.data())
     def law_merge_is_associative(self, data: st.DataObject) -> None:
-        """Give (a·b)·c and a·(b·c) alike."""
+        """(a·b)·c equals a·(b·c)."""
         a, b, c = (self._learned(self._stream(data, 2)) for _ in range(3))
         left = self.policy.merge(self.policy.merge(a, b), c)
         right = self.policy.merge(a, self.policy.merge(b, c))
         self._assert_close(left, right)
 
     @law(st.data())
-    def law_merging_is_going_on(self, data: st.DataObject) -> None:
-        """Merge what two streams gave: it is learning one after the other."""
+    def law_merge_equals_learning_both_streams(self, data: st.DataObject) -> None:
+        """The merge of two states equals the state of both streams, one after the other."""
         one, two = self._stream(data), self._stream(data)
         merged = self.policy.merge(self._learned(one), self._learned(two))
         self._assert_close(merged, self._learned([*one, *two]))
 
     @law(st.data())
-    def law_cuts_and_trees_of_merges_are_without_effect(self, data: st.DataObject) -> None:
-        """Cut a stream anyhow and merge the parts in order: it is one stream."""
+    def law_cuts_and_merges_do_not_matter(self, data: st.DataObject) -> None:
+        """A stream in parts, merged in order, equals the whole stream."""
         stream = self._stream(data)
         recut = stream if self.depends_on_cuts else data.draw(cuts(stream))
         if self.block_rows > 1:
@@ -97,8 +96,8 @@ class PolicyLaws(Laws):
         self._assert_close(merged, self._learned(stream))
 
     @law(st.data())
-    def law_order_is_without_effect_where_it_is_said_to_be(self, data: st.DataObject) -> None:
-        """Swap the two sides: the policy says if it matters; to the books it does not."""
+    def law_commutative_merge_ignores_the_order(self, data: st.DataObject) -> None:
+        """The order of a merge matters only if `commutative` is false, and never for counts."""
         a, b = (self._learned(self._stream(data)) for _ in range(2))
         if self.policy.commutative:
             self._assert_close(self.policy.merge(a, b), self.policy.merge(b, a))
@@ -107,10 +106,8 @@ class PolicyLaws(Laws):
             np.testing.assert_array_equal(tallies[0].count, tallies[1].count)
 
     @law(st.data())
-    def law_pieces_merge_in_any_order_where_it_is_said_to_be_without_effect(
-        self, data: st.DataObject
-    ) -> None:
-        """Shuffle the parts of a stream and merge them anyhow: it is still that stream."""
+    def law_commutative_parts_merge_in_any_order(self, data: st.DataObject) -> None:
+        """Shuffled parts of a stream, merged by a random tree, equal the whole stream."""
         if not self.policy.commutative:
             return
         stream = self._stream(data)
@@ -121,8 +118,8 @@ class PolicyLaws(Laws):
         self._assert_close(merged, self._learned(stream))
 
     @law(st.data())
-    def law_weights_of_one_are_no_weights(self, data: st.DataObject) -> None:
-        """Weigh every row with 1, where weights are taken: it is as without."""
+    def law_weights_of_one_change_nothing(self, data: st.DataObject) -> None:
+        """Sample weights of 1 equal no weights."""
         if not self.policy.takes_weights:
             return
         stream = [batch.select(self._names()) for batch in self._stream(data)]
@@ -130,8 +127,8 @@ class PolicyLaws(Laws):
         self._assert_close(self._learned(ones), self._learned(stream))
 
     @law(st.data())
-    def law_what_holds_nothing_changes_nothing(self, data: st.DataObject) -> None:
-        """Change no bit by an empty batch, and by nulls only their count."""
+    def law_empty_and_null_batches_change_nothing(self, data: st.DataObject) -> None:
+        """An empty batch keeps every bit, and nulls change only their count."""
         stream = self._stream(data)
         state = self._learned(stream)
         empty = stream[0].slice(0, 0)
@@ -140,12 +137,12 @@ class PolicyLaws(Laws):
             return
         nulls = self._batch(data, pa.nulls(3, pa.float64()))
         after = self.policy.update(state, self._columns(nulls))
-        self._assert_close(after, state, books=False)
+        self._assert_close(after, state, counts=False)
         assert (self.policy.tally(after).nulls == self.policy.tally(state).nulls + 3).all()
 
     @law(st.data())
     def law_states_never_change(self, data: st.DataObject) -> None:
-        """Leave a state as it is in update, merge and read."""
+        """`update`, `merge` and `read` do not change their arguments."""
         stream = self._stream(data)
         state = self._learned(stream)
         before = self._fields(state)
@@ -157,7 +154,7 @@ class PolicyLaws(Laws):
 
     @law(st.data())
     def law_variance_is_never_negative_and_std_is_its_root(self, data: st.DataObject) -> None:
-        """Keep the variance from being negative, and the deviation its root."""
+        """The variance is never negative, and the standard deviation is its root."""
         state = self._learned(self._stream(data))
         for ddof in (0, 1):
             reading = self.policy.read(state, ddof)
@@ -166,10 +163,10 @@ class PolicyLaws(Laws):
             np.testing.assert_allclose(reading.std[known], np.sqrt(reading.var[known]), rtol=1e-15)
 
     @law(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.floats(-1e300, 1e300), st.data())
-    def law_a_constant_stays_itself(
+    def law_constant_has_itself_as_mean_and_no_variance(
         self, rows: list[int], constant: float, data: st.DataObject
     ) -> None:
-        """Give a constant back as its mean, with variance 0, after any merges."""
+        """A constant has itself as mean and variance 0, after any merges."""
         states = [
             self._learned([self._batch(data, pa.array([constant] * n * self.block_rows))])
             for n in rows
@@ -177,7 +174,7 @@ class PolicyLaws(Laws):
         state = states[0]
         for newer in states[1:]:
             state = self.policy.merge(state, newer)
-        # A prior (BatchEMA's initial) may hold the statistics elsewhere; no other may.
+        # Only a prior, such as `initial` of BatchEMA, moves the statistics.
         reading = self.policy.read(state, 0)
         if not getattr(self.policy, "initial", None):
             mean = reading.mean_hi[reading.defined]
@@ -186,8 +183,8 @@ class PolicyLaws(Laws):
             np.testing.assert_array_equal(reading.var[known], 0.0)
 
     @law(st.data())
-    def law_lanes_do_not_see_each_other(self, data: st.DataObject) -> None:
-        """Give a lane the same bits wherever it stands."""
+    def law_features_are_independent(self, data: st.DataObject) -> None:
+        """The statistics of a feature do not depend on its position or on other features."""
         stream = self._stream(data)
         both = self.policy.take(self._learned(stream), [1, 0])
         swapped = self.policy.init(2)
@@ -204,19 +201,19 @@ class PolicyLaws(Laws):
         return state
 
     def _columns(self, batch: pa.RecordBatch, names: Sequence[str] = NAMES) -> Columns:
-        """Bind a batch, with times and weights beside it where it has them."""
+        """Return the columns of a batch with its weights and event times."""
         weights = WEIGHTS if WEIGHTS in batch.schema.names else None
         batch, selection = select_counted_rows(batch, names, weights, self.policy.event_time)
         columns = bind(batch.schema, names).extract(batch)
         return Columns(columns.batch, columns.layout, selection.weights, selection.times)
 
     def _names(self) -> list[str]:
-        """Name the columns that each batch has."""
+        """Return the names of the columns of each batch."""
         time = self.policy.event_time
         return [*NAMES] if time is None else [*NAMES, time.column]
 
     def _batch(self, data: st.DataObject, values: pa.Array) -> pa.RecordBatch:
-        """Return a batch that has the same values in all its columns, at drawn times."""
+        """Return a batch with the same values in all columns, at random times."""
         arrays, time = [values] * len(NAMES), self.policy.event_time
         if time is not None:
             kind = pa.float64() if time.numeric else pa.timestamp("us")
@@ -224,13 +221,13 @@ class PolicyLaws(Laws):
         return pa.record_batch(arrays, names=self._names())
 
     def _stream(self, data: st.DataObject, max_batches: int = 5) -> list[pa.RecordBatch]:
-        """Draw a stream that ends at the edge of a block."""
+        """Draw a stream that ends at the end of a block."""
         stream = data.draw(
             batches(
                 max_batches,
                 time=self.policy.event_time,
                 extent=self.extent,
-                weighed=self.policy.takes_weights,
+                weighted=self.policy.takes_weights,
             )
         )
         surplus = sum(batch.num_rows for batch in stream) % self.block_rows
@@ -242,15 +239,15 @@ class PolicyLaws(Laws):
 
     def _fields(self, state: Any) -> list[Any]:
         tally = self.policy.tally(state)
-        books = [getattr(tally, n).copy() for n in ("count", "nulls", "nans", "min", "max")]
-        return [*books, *(np.array(f) for ddof in (0, 1) for f in self.policy.read(state, ddof))]
+        counts = [getattr(tally, n).copy() for n in ("count", "nulls", "nans", "min", "max")]
+        return [*counts, *(np.array(f) for ddof in (0, 1) for f in self.policy.read(state, ddof))]
 
     def _assert_same(self, one: Any, other: Any) -> None:
         for a, b in zip(self._fields(one), self._fields(other), strict=True):
             np.testing.assert_array_equal(a, b)
 
-    def _assert_close(self, one: Any, other: Any, books: bool = True) -> None:
-        if books:
+    def _assert_close(self, one: Any, other: Any, counts: bool = True) -> None:
+        if counts:
             for a, b in zip(self._fields(one)[:5], self._fields(other)[:5], strict=True):
                 np.testing.assert_array_equal(a, b)
         for ddof in (0, 1):
@@ -264,12 +261,12 @@ class PolicyLaws(Laws):
             np.testing.assert_allclose(a.std, b.std, rtol=self.rtol, atol=0)
 
     def _distance(self, a: Estimates, b: Estimates, tally: Moments) -> Any:
-        """Give the difference of means in units of σ, and of a thousandth of the range.
+        """Check that return the difference of means in units of σ plus a thousandth of the range.
 
-        Of the range because a forgetting policy may have come a long way to a small σ.
+        The range counts because a policy that forgets may have moved far before σ became small.
         """
         difference = np.abs((a.mean_hi - b.mean_hi) + (a.mean_lo - b.mean_lo))
-        # A prior mean, as `initial` of BatchEMA, is one end of the way too.
+        # A prior mean, such as `initial` of BatchEMA, belongs to the range.
         prior = (getattr(self.policy, "initial", None) or (None,))[0]
         low = tally.min if prior is None else np.minimum(tally.min, prior)
         high = tally.max if prior is None else np.maximum(tally.max, prior)

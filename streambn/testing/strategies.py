@@ -1,4 +1,4 @@
-"""Streams to test with, other cuts of them, and what their moments are exactly."""
+"""Hypothesis strategies for streams and cuts, and exact moments to compare with."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = [
 ]
 
 NAMES = ("a", "b")
-# The column of weights, where there is one.
+# The column of sample weights, in streams that have one.
 WEIGHTS = "weights"
 
 _TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_START = 1_700_000_000  # seconds; about which timestamps lie, and plain numbers about 0
+_START = 1_700_000_000  # seconds; the middle of drawn timestamps. That of numbers is 0
 
 
 def exact_moments(
@@ -56,11 +56,11 @@ def _over_one_denominator(values: Sequence[Any]) -> tuple[list[int], int]:
 
 @st.composite
 def _column(draw: st.DrawFn, rows: int) -> pa.Array:
-    """Draw a column around some offset, with missing values of every kind or without."""
+    """Draw a column around an offset, with or without missing values."""
     offset = draw(st.sampled_from([0.0, 1.0, -1e3, 1e9, 1e15]))
     scale = draw(st.sampled_from([1.0, 1e-3, 1e6]))
     kinds = draw(st.sampled_from(["values", "nulls", "nulls and NaN", "few values"]))
-    # The values are noise: their seed is drawn, which is much faster than they are.
+    # Drawing the seed of the noise is much faster than drawing the values.
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     if kinds == "few values":
         return pa.array(offset + scale * rng.integers(0, 2, rows))
@@ -77,7 +77,7 @@ def _kinds_of(time: EventTime) -> list[pa.DataType]:
 
 @st.composite
 def event_times(draw: st.DrawFn, rows: int, kind: pa.DataType, extent: float) -> pa.Array:
-    """Draw when so many rows happened, in no order and some at once; none is missing.
+    """Draw event times in random order, some of them equal, none missing.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def event_times(draw: st.DrawFn, rows: int, kind: pa.DataType, extent: float) ->
     kind : pyarrow.DataType
         int64, float64 or a timestamp.
     extent : float
-        How far apart they are at most: in the numbers' own unit, or in seconds.
+        Largest distance between two of them, in seconds or in the unit of the numbers.
     """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     times = extent * (rng.random(rows) - 0.5)
@@ -105,25 +105,25 @@ def batches(
     *,
     time: EventTime | None = None,
     extent: float = 100.0,
-    weighed: bool = False,
+    weighted: bool = False,
 ) -> list[pa.RecordBatch]:
     """Draw a stream of record batches with two float64 columns, ``a`` and ``b``.
 
-    Empty, one-row, all-null and sliced batches are among them.
+    Some of them are empty, have one row, are all null or are slices.
 
     Parameters
     ----------
     max_batches, max_rows : int
     time : EventTime, optional
-        There is a column of event times too, as a policy asks for it: see `event_times`.
+        Adds the column of event times that a policy needs; see `event_times`.
     extent : float
-        How far apart those are at most.
-    weighed : bool
-        Some streams have a column ``weights`` too, of float64 > 0.
+        Largest distance between event times.
+    weighted : bool
+        Adds a column ``weights`` of positive float64 to some streams.
     """
     stream = []
     kind = None if time is None else draw(st.sampled_from(_kinds_of(time)))
-    weighed = weighed and draw(st.booleans())
+    weighted = weighted and draw(st.booleans())
     for _ in range(draw(st.integers(1, max_batches))):
         rows = draw(st.integers(0, max_rows))
         before, after = draw(st.integers(0, 9)), draw(st.integers(0, 3))
@@ -132,13 +132,13 @@ def batches(
             pa.nulls(rows, pa.float64()) if all_null else draw(_column(before + rows + after))
             for _ in NAMES
         ]
-        # A slice with an offset that is no multiple of 8 moves the validity bits.
+        # An offset that is not a multiple of 8 shifts the validity bits.
         arrays = [a if all_null else a.slice(before, rows) for a in arrays]
         names = list(NAMES)
         if time is not None:
             arrays.append(draw(event_times(rows, kind, extent)))
             names.append(time.column)
-        if weighed:
+        if weighted:
             rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
             arrays.append(pa.array(rng.choice([1e-3, 1.0, 1e3], rows) * (1 - rng.random(rows))))
             names.append(WEIGHTS)
@@ -148,7 +148,7 @@ def batches(
 
 @st.composite
 def cuts(draw: st.DrawFn, stream: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """Draw another way to cut the rows of a stream into batches."""
+    """Draw another division of the rows of a stream into batches."""
     table = pa.Table.from_batches(stream).combine_chunks()
     edges = sorted(draw(st.lists(st.integers(0, table.num_rows), max_size=6)))
     bounds = [0, *edges, table.num_rows]
@@ -162,7 +162,7 @@ def cuts(draw: st.DrawFn, stream: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
 def merged_in_a_tree(
     draw: Callable[[Any], Any], merge: Callable[[Any, Any], Any], states: Sequence[Any]
 ) -> Any:
-    """Merge states in their order, two neighbours at a time, in a drawn order of merges."""
+    """Merge states by a random tree that keeps their order."""
     states = list(states)
     while len(states) > 1:
         i = draw(st.integers(0, len(states) - 2))

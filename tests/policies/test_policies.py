@@ -111,9 +111,9 @@ class Overweight(Welford):
 @pytest.mark.parametrize(
     ("policy", "law"),
     [
-        (DeafToTimes(halflife=10.0, time="t"), "pieces_merge_in_any_order_where_it_is_said_to_be"),
-        (DeafToOrder(), "pieces_merge_in_any_order_where_it_is_said_to_be"),
-        (Overweight(), "weights_of_one_are_no_weights"),
+        (DeafToTimes(halflife=10.0, time="t"), "commutative_parts_merge_in_any_order"),
+        (DeafToOrder(), "commutative_parts_merge_in_any_order"),
+        (Overweight(), "weights_of_one_change_nothing"),
     ],
     ids=["times", "order", "weights"],
 )
