@@ -74,10 +74,11 @@ def sniff(header: bytes, name: str) -> Format:
             return kind
     if _is_csv(header):
         return Format.CSV
-    problem = "has an unknown format" if header else "is empty"
+    problem = "the format is unknown" if header else "the file is empty"
     raise StreamBNError(
-        f"{name} {problem}. Readable formats are Parquet, an Arrow IPC file, an Arrow IPC stream, "
-        "and CSV in UTF-8. The last three may be compressed by gzip, zstd, lz4 or bz2."
+        f"{problem}. Readable formats are Parquet, an Arrow IPC file, an Arrow IPC stream, and CSV "
+        "in UTF-8. The last three may be compressed by gzip, zstd, lz4 or bz2.",
+        source=name,
     )
 
 
