@@ -13,7 +13,7 @@ from streambn.io import Location, locate, lock, remove_leftovers
 from streambn.io.sources import PIPE
 from streambn.io.writers import Encoding
 from streambn.jobs.checkpoint import Checkpoint
-from streambn.jobs.fit import fitting, total_size, use_threads
+from streambn.jobs.fit import configure_process, fitting, total_size
 from streambn.jobs.manifest import NAME, Entry, Manifest
 from streambn.jobs.operations import ApplyStatistics, Operation
 from streambn.jobs.outputs import Stamps, write_outputs
@@ -80,7 +80,7 @@ def apply_job(
         An input cannot be read or normalized, an output cannot be written or is wrong, or
         another job is writing it.
     """
-    use_threads(options.threads)
+    configure_process(options.threads)
     with lock(*_manifests(plan)):
         if write_options.resume:
             remove_leftovers(*plan.files)
