@@ -62,7 +62,7 @@ class PolicyLaws(Laws):
 
     @law(st.data())
     def law_empty_state_is_the_identity(self, data: st.DataObject) -> None:
-        """A merge with the empty state, on either side, keeps every bit."""
+        """Check that a merge with the empty state, on either side, keeps every bit."""
         state = self._learned(self._stream(data))
         empty = self.policy.init(len(NAMES))
         self._assert_same(self.policy.merge(empty, state), state)
@@ -70,7 +70,7 @@ class PolicyLaws(Laws):
 
     @law(st.data())
     def law_merge_is_associative(self, data: st.DataObject) -> None:
-        """(a·b)·c equals a·(b·c)."""
+        """Check that (a·b)·c equals a·(b·c)."""
         a, b, c = (self._learned(self._stream(data, 2)) for _ in range(3))
         left = self.policy.merge(self.policy.merge(a, b), c)
         right = self.policy.merge(a, self.policy.merge(b, c))
@@ -78,14 +78,14 @@ class PolicyLaws(Laws):
 
     @law(st.data())
     def law_merge_equals_learning_both_streams(self, data: st.DataObject) -> None:
-        """The merge of two states equals the state of both streams, one after the other."""
+        """Check that the merge of two states equals the state of both streams."""
         one, two = self._stream(data), self._stream(data)
         merged = self.policy.merge(self._learned(one), self._learned(two))
         self._assert_close(merged, self._learned([*one, *two]))
 
     @law(st.data())
     def law_cuts_and_merges_do_not_matter(self, data: st.DataObject) -> None:
-        """A stream in parts, merged in order, equals the whole stream."""
+        """Check that a stream in parts, merged in order, equals the whole stream."""
         stream = self._stream(data)
         recut = stream if self.depends_on_cuts else data.draw(cuts(stream))
         if self.block_rows > 1:
@@ -97,7 +97,7 @@ class PolicyLaws(Laws):
 
     @law(st.data())
     def law_commutative_merge_ignores_the_order(self, data: st.DataObject) -> None:
-        """The order of a merge matters only if `commutative` is false, and never for counts."""
+        """Check that a commutative merge ignores the order, as counts always do."""
         a, b = (self._learned(self._stream(data)) for _ in range(2))
         if self.policy.commutative:
             self._assert_close(self.policy.merge(a, b), self.policy.merge(b, a))
@@ -107,7 +107,7 @@ class PolicyLaws(Laws):
 
     @law(st.data())
     def law_commutative_parts_merge_in_any_order(self, data: st.DataObject) -> None:
-        """Shuffled parts of a stream, merged by a random tree, equal the whole stream."""
+        """Check that shuffled parts, merged by a random tree, equal the whole stream."""
         if not self.policy.commutative:
             return
         stream = self._stream(data)
@@ -119,7 +119,7 @@ class PolicyLaws(Laws):
 
     @law(st.data())
     def law_weights_of_one_change_nothing(self, data: st.DataObject) -> None:
-        """Sample weights of 1 equal no weights."""
+        """Check that sample weights of 1 equal no weights."""
         if not self.policy.takes_weights:
             return
         stream = [batch.select(self._names()) for batch in self._stream(data)]
@@ -128,7 +128,7 @@ class PolicyLaws(Laws):
 
     @law(st.data())
     def law_empty_and_null_batches_change_nothing(self, data: st.DataObject) -> None:
-        """An empty batch keeps every bit, and nulls change only their count."""
+        """Check that an empty batch keeps every bit, and nulls change only their count."""
         stream = self._stream(data)
         state = self._learned(stream)
         empty = stream[0].slice(0, 0)
@@ -142,7 +142,7 @@ class PolicyLaws(Laws):
 
     @law(st.data())
     def law_states_never_change(self, data: st.DataObject) -> None:
-        """`update`, `merge` and `read` do not change their arguments."""
+        """Check that `update`, `merge` and `read` do not change their arguments."""
         stream = self._stream(data)
         state = self._learned(stream)
         before = self._fields(state)
@@ -154,7 +154,7 @@ class PolicyLaws(Laws):
 
     @law(st.data())
     def law_variance_is_never_negative_and_std_is_its_root(self, data: st.DataObject) -> None:
-        """The variance is never negative, and the standard deviation is its root."""
+        """Check that the variance is never negative, and the standard deviation is its root."""
         state = self._learned(self._stream(data))
         for ddof in (0, 1):
             reading = self.policy.read(state, ddof)
@@ -166,7 +166,7 @@ class PolicyLaws(Laws):
     def law_constant_has_itself_as_mean_and_no_variance(
         self, rows: list[int], constant: float, data: st.DataObject
     ) -> None:
-        """A constant has itself as mean and variance 0, after any merges."""
+        """Check that a constant has itself as mean and variance 0, after any merges."""
         states = [
             self._learned([self._batch(data, pa.array([constant] * n * self.block_rows))])
             for n in rows
@@ -184,7 +184,7 @@ class PolicyLaws(Laws):
 
     @law(st.data())
     def law_features_are_independent(self, data: st.DataObject) -> None:
-        """The statistics of a feature do not depend on its position or on other features."""
+        """Check that a feature depends neither on its position nor on other features."""
         stream = self._stream(data)
         both = self.policy.take(self._learned(stream), [1, 0])
         swapped = self.policy.init(2)
@@ -261,7 +261,7 @@ class PolicyLaws(Laws):
             np.testing.assert_allclose(a.std, b.std, rtol=self.rtol, atol=0)
 
     def _distance(self, a: Estimates, b: Estimates, tally: Moments) -> Any:
-        """Check that return the difference of means in units of σ plus a thousandth of the range.
+        """Return the difference of means in units of σ plus a thousandth of the range.
 
         The range counts because a policy that forgets may have moved far before σ became small.
         """
