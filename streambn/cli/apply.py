@@ -25,9 +25,7 @@ from streambn.cli.options import (
 )
 from streambn.cli.report import report, say_applied, say_fitted
 from streambn.errors import InvalidValueError
-from streambn.io import locate
-from streambn.io.formats import located
-from streambn.io.sources import PIPE, Source, scan
+from streambn.io import PIPE, Source, locate, located, scan
 from streambn.jobs import (
     ApplyStatistics,
     LearnAndApply,

@@ -19,8 +19,7 @@ import pyarrow.compute as pc
 
 import streambn as sbn
 from streambn.cli.app import Command, usage_errors
-from streambn.io import locate
-from streambn.io.sources import open_reader, scan
+from streambn.io import locate, open_reader, scan
 from streambn.jobs import check_target
 from streambn.policies import Policy
 

@@ -21,8 +21,7 @@ from streambn.cli.options import (
 )
 from streambn.cli.report import report, say_fitted
 from streambn.errors import InvalidValueError
-from streambn.io import locate
-from streambn.io.sources import Source, scan
+from streambn.io import Source, locate, scan
 from streambn.jobs import check_resumable, check_target, fit_job
 
 __all__ = ["check_checkpoint", "columns_to_read", "fit"]

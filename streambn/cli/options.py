@@ -14,8 +14,7 @@ import streambn as sbn
 from streambn import jobs
 from streambn.cli.app import Option, OptionGroup
 from streambn.cli.progress import show
-from streambn.io import Location, locate
-from streambn.io.writers import Encoding
+from streambn.io import Encoding, Location, locate
 from streambn.jobs import Checkpoint, Display, Interval, ReadOptions
 from streambn.policies import nanoseconds
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 
 from streambn._lazy import lazy_module
 from streambn.cli.messages import plural, say
-from streambn.jobs.progress import Progress
+from streambn.jobs import Progress
 
 # Importing rich takes as long as fitting a small file.
 filesize = lazy_module("rich.filesize")

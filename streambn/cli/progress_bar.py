@@ -12,7 +12,7 @@ from rich.table import Column
 from rich.text import Text
 
 from streambn.cli.messages import plural, printable
-from streambn.jobs.progress import Progress
+from streambn.jobs import Progress
 
 __all__ = ["progress_bar"]
 

@@ -23,7 +23,7 @@ from streambn.cli.options import (
     thaw_option,
 )
 from streambn.errors import InvalidValueError
-from streambn.io.formats import located
+from streambn.io import located
 from streambn.jobs import check_target
 
 # `merge` needs no rich.

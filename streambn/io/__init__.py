@@ -3,7 +3,39 @@
 Readers yield record batches; writers make a file appear whole or not at all.
 """
 
+from streambn.io.formats import SUFFIXES, Format, after_row, describe_read_errors, located
 from streambn.io.locations import Location, Stamp, locate, remove_leftovers
 from streambn.io.locks import lock
+from streambn.io.prefetch import prefetch
+from streambn.io.readers import Opener, Piece, detect_format, open_parquet, validated
+from streambn.io.sources import PIPE, Source, columns_to_fit, open_reader, open_source, scan
+from streambn.io.writers import Encoding, OutputBuffer, parquet_writer, write_batches
 
-__all__ = ["Location", "Stamp", "locate", "lock", "remove_leftovers"]
+__all__ = [
+    "PIPE",
+    "SUFFIXES",
+    "Encoding",
+    "Format",
+    "Location",
+    "Opener",
+    "OutputBuffer",
+    "Piece",
+    "Source",
+    "Stamp",
+    "after_row",
+    "columns_to_fit",
+    "describe_read_errors",
+    "detect_format",
+    "locate",
+    "located",
+    "lock",
+    "open_parquet",
+    "open_reader",
+    "open_source",
+    "parquet_writer",
+    "prefetch",
+    "remove_leftovers",
+    "scan",
+    "validated",
+    "write_batches",
+]

@@ -9,9 +9,7 @@ from typing import Any
 from streambn import kernels
 from streambn._lazy import lazy_module
 from streambn.errors import InvalidValueError, StreamBNError
-from streambn.io import Location, locate, lock, remove_leftovers
-from streambn.io.sources import PIPE
-from streambn.io.writers import Encoding
+from streambn.io import PIPE, Encoding, Location, locate, lock, remove_leftovers
 from streambn.jobs.checkpoint import Checkpoint
 from streambn.jobs.fit import configure_process, fitting, total_size
 from streambn.jobs.manifest import NAME, Entry, Manifest

@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
-from streambn.io import Location, Stamp
-from streambn.io.sources import Source
+from streambn.io import Location, Source, Stamp
 from streambn.jobs.learn import FitState, Position
 from streambn.jobs.plan import ReadOptions
 from streambn.jobs.report import Skipped

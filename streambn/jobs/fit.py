@@ -10,8 +10,7 @@ import pyarrow as pa
 
 from streambn import kernels
 from streambn.errors import InvalidValueError, NotFittedError
-from streambn.io import locate, lock, remove_leftovers
-from streambn.io.sources import Source
+from streambn.io import Source, locate, lock, remove_leftovers
 from streambn.jobs.checkpoint import Checkpoint, CheckpointWriter
 from streambn.jobs.learn import FitState, Position, fit_files
 from streambn.jobs.plan import ReadOptions

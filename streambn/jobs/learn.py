@@ -14,11 +14,16 @@ from typing import Any, NamedTuple
 
 from streambn.arrow import row_columns
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io import Stamp
-from streambn.io.formats import after_row, located
-from streambn.io.prefetch import prefetch
-from streambn.io.readers import Piece
-from streambn.io.sources import Source, columns_to_fit, open_source
+from streambn.io import (
+    Piece,
+    Source,
+    Stamp,
+    after_row,
+    columns_to_fit,
+    located,
+    open_source,
+    prefetch,
+)
 from streambn.jobs.plan import ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped

@@ -18,8 +18,7 @@ from typing import Any
 import msgspec
 
 from streambn.errors import InvalidValueError, StreamBNError
-from streambn.io import Location, Stamp, remove_leftovers
-from streambn.io.sources import Source
+from streambn.io import Location, Source, Stamp, remove_leftovers
 from streambn.jobs.report import Skipped
 
 __all__ = ["NAME", "Entry", "Manifest"]

@@ -19,17 +19,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from streambn.errors import StreamBNError
-from streambn.io import Stamp
-from streambn.io.formats import located
-from streambn.io.prefetch import prefetch
-from streambn.io.sources import Source
-from streambn.io.writers import Encoding
+from streambn.io import Encoding, Source, Stamp, located, prefetch
 from streambn.jobs.operations import ApplyStatistics, BatchFunction, Operation
 from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
 from streambn.jobs.stream import Chunk, NothingLeftError, keys_of, stream_output
-from streambn.parquet.rewrite import Assembly, Block, ParquetSource, encoded, paths_of
+from streambn.parquet import Assembly, Block, ParquetSource, encoded, paths_of
 
 __all__ = ["Stamps", "write_outputs"]
 

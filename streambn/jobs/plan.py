@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from streambn.errors import InvalidValueError, StreamBNError
-from streambn.io import Location, formats, locate
-from streambn.io.formats import Format
-from streambn.io.readers import detect_format
-from streambn.io.sources import PIPE, Source
+from streambn.io import PIPE, SUFFIXES, Format, Location, Source, detect_format, locate
 
 __all__ = ["Output", "Plan", "ReadOptions", "check_target", "make_plan"]
 
@@ -149,14 +146,14 @@ def make_plan(sources: Sequence[Source], out: str, *, skip_damaged: bool = False
         return Plan(out, (Output(PIPE, Format.IPC_STREAM, tuple(sources)),))
     where = locate(out)
     where.check_store()
-    kind = formats.SUFFIXES.get(Path(where.name).suffix.lower())
+    kind = SUFFIXES.get(Path(where.name).suffix.lower())
     many = len(sources) > 1 or any(source.listed for source in sources)
     if where.ends_in_slash or where.is_folder() or (many and kind is None):
         return Plan(out, tuple(_copies(sources, where, skip_damaged)))
     if kind is None:
         raise InvalidValueError(
             f"{out}: the suffix of an output chooses its format and must be one of "
-            f"{', '.join(formats.SUFFIXES)}. The name of a folder ends in a slash, and - is "
+            f"{', '.join(SUFFIXES)}. The name of a folder ends in a slash, and - is "
             "standard output.",
             argument="output",
         )

@@ -13,15 +13,22 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io.formats import Format, after_row, located
-from streambn.io.prefetch import prefetch
-from streambn.io.sources import Source, open_source
-from streambn.io.writers import Encoding, OutputBuffer, write_batches
+from streambn.io import (
+    Encoding,
+    Format,
+    OutputBuffer,
+    Source,
+    after_row,
+    located,
+    open_source,
+    prefetch,
+    write_batches,
+)
 from streambn.jobs.operations import Operation
 from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
-from streambn.parquet.rewrite import ParquetSource
+from streambn.parquet import ParquetSource
 
 __all__ = ["Chunk", "NothingLeftError", "concat", "keys_of", "stream_output", "write_stdout"]
 

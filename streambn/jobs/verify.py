@@ -25,8 +25,7 @@ from streambn._lazy import lazy_module
 from streambn._transformer import float_type_of
 from streambn.arrow import Leaf
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io.formats import Format, located
-from streambn.io.sources import Source, open_reader, open_source
+from streambn.io import Format, Source, located, open_reader, open_source
 from streambn.jobs.compare import first_difference
 from streambn.jobs.operations import ApplyStatistics
 from streambn.jobs.plan import Output, ReadOptions

@@ -11,8 +11,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from streambn._lazy import lazy_module
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
 from streambn.kernels.interface import ABSENT, BoundColumn, Columns, Layout
+
+pc = lazy_module("pyarrow.compute")  # takes 40 ms to import, and few columns need it
 
 __all__ = ["FlatColumn", "decode_array", "decode_columns", "flatten_columns", "iterate_features"]
 
@@ -69,8 +72,6 @@ def iterate_features(
             if column.width > 1:
                 values = values.take(pa.array(np.arange(lane - before, len(values), column.width)))
             if column.outer is not None:
-                import pyarrow.compute as pc  # noqa: PLC0415
-
                 values = pc.if_else(arrow_array(column.outer), values, None)
             there = unpack_validity(values, 0, len(values))
             there = np.ones(len(values), np.bool_) if there is None else there
@@ -133,8 +134,6 @@ def decode_array(array: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(array.type):
         return array.dictionary_decode()
     if pa.types.is_run_end_encoded(array.type):
-        import pyarrow.compute as pc  # noqa: PLC0415 - rarely needed, 40 ms to import
-
         return pc.run_end_decode(array)
     return array
 

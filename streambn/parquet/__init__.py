@@ -3,4 +3,6 @@
 `metadata` reads and writes footers; `rewrite` encodes and assembles column chunks.
 """
 
-__all__: list[str] = []
+from streambn.parquet.rewrite import Assembly, Block, ParquetSource, encoded, paths_of
+
+__all__ = ["Assembly", "Block", "ParquetSource", "encoded", "paths_of"]

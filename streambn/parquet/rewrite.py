@@ -16,9 +16,15 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from streambn.io.formats import Format, describe_read_errors
-from streambn.io.readers import Opener, open_parquet, validated
-from streambn.io.writers import parquet_writer
+from streambn._lazy import lazy_module
+from streambn.io import (
+    Format,
+    Opener,
+    describe_read_errors,
+    open_parquet,
+    parquet_writer,
+    validated,
+)
 from streambn.parquet.metadata import (
     MAGIC,
     Chunks,
@@ -28,6 +34,8 @@ from streambn.parquet.metadata import (
     stored_chunks,
     with_row_groups,
 )
+
+pq = lazy_module("pyarrow.parquet")  # only a rewrite needs it
 
 __all__ = ["Assembly", "Block", "ParquetSource", "encoded", "paths_of"]
 
@@ -234,8 +242,6 @@ def paths_of(schema: Any) -> list[str]:
 
     Others may have made other ones of it: what is in a list has been called by many names.
     """
-    import pyarrow.parquet as pq  # noqa: PLC0415  (only if Parquet is rewritten)
-
     sink = pa.BufferOutputStream()
     parquet_writer(sink, schema, None).close()
     columns = pq.read_metadata(pa.BufferReader(sink.getvalue())).schema

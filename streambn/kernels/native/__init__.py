@@ -20,12 +20,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from streambn._lazy import lazy_module
 from streambn.kernels.exact import ExactSums, unmergeable
 from streambn.kernels.flatten import decode_columns
 from streambn.kernels.interface import Columns, FeatureTransform, Floats, Times, Transformed
 from streambn.kernels.moments import MomentArrays, empty_moments
 from streambn.kernels.native import _core
 from streambn.kernels.recursion import Recursion
+
+reference = lazy_module("streambn.kernels.reference")  # hardly ever needed
 
 __all__ = [
     "RowStatistics",
@@ -139,8 +142,6 @@ def normalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> T
     """See `streambn.kernels.reference.normalize`."""
     mapped = _transform(columns, lanes, schema, lanes.clip, False)
     if mapped is None:
-        from streambn.kernels import reference  # noqa: PLC0415 - hardly ever needed
-
         mapped = reference.normalize(columns, lanes, schema)
     return mapped
 
@@ -149,8 +150,6 @@ def denormalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) ->
     """See `streambn.kernels.reference.denormalize`."""
     mapped = _transform(columns, lanes, schema, None, True)
     if mapped is None:
-        from streambn.kernels import reference  # noqa: PLC0415 - hardly ever needed
-
         mapped = reference.denormalize(columns, lanes, schema)
     return mapped
 
