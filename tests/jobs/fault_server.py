@@ -1,16 +1,14 @@
-"""Runs the command in forked children that something happens to, for `test_faults`.
+"""Run commands in forked children and make them fail, for `test_faults`.
 
     python fault_server.py
 
-reads requests from stdin, a line of JSON each, and answers with a line of JSON. All imports
-are done once, before the first child is forked, so a run takes some milliseconds. Pieces and
-blocks are made small: then a few kilobytes of data are many pieces, and there are many
-places where a run can be stopped.
+reads requests from stdin, a line of JSON each, and answers each with a line of JSON. It imports
+everything before the first fork, so a run takes milliseconds. Pieces and blocks are small, so a
+few kilobytes of data have many.
 
-A run comes through *points*: it is about to open, rename, remove or flush a file in its
-folder, or to write to one, or it has reached a place that a checkpoint could name. At the
-point whose number is asked for, something is done: the process kills itself, half-way
-through a write if it is one, or a file is truncated.
+A run passes *points*: it is about to open, rename, remove, flush or write a file in its folder, or
+a fit has reached a state that a checkpoint could hold. At the requested point the process kills
+itself, half-way through a write if the point is one, or truncates or removes a file.
 """
 
 from __future__ import annotations
@@ -45,12 +43,12 @@ from streambn.io import readers as reading
 from streambn.jobs import checkpoint
 from streambn.parquet import rewrite as rewriting
 
-_MEMORY = 4 << 30  # a length that was damaged must not take the machine down
+_MEMORY = 4 << 30  # a damaged length must not exhaust the machine
 _AUDITED = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod"}
 
 
 class Points:
-    """Counts the points that a run comes through, and acts at one of them."""
+    """Counts the points that a run passes, and acts at one of them."""
 
     def __init__(self, at: int | None, act: list[Any], only: str | None) -> None:
         self._at, self._act, self._only = at, act, only
@@ -58,18 +56,18 @@ class Points:
         self.count = 0
         self._folder = os.getcwd()
 
-    def come(self, kind: str, before: Callable[[], object] = lambda: None) -> None:
-        """Come through a point; if the process kills itself there, `before` is done first."""
+    def reach(self, kind: str, before: Callable[[], object] = lambda: None) -> None:
+        """Pass a point; if the process kills itself there, it calls `before` first."""
         if self._only is not None and kind != self._only:
             return
-        number = next(self._numbers)  # whatever thread asks
+        number = next(self._numbers)  # atomic
         self.count = max(self.count, number)
         if number == self._at:
             if self._act == ["signal", signal.SIGKILL]:
                 before()
-            self._happen()
+            self._act_now()
 
-    def _happen(self) -> None:
+    def _act_now(self) -> None:
         what, argument = self._act
         if what == "signal":
             os.kill(os.getpid(), argument)
@@ -83,43 +81,43 @@ class Points:
             raise ValueError(what)
 
     def audit(self, event: str, args: tuple[Any, ...]) -> None:
-        """See what Python is about to do to files."""
+        """Take note of an operation on a file, as an audit hook."""
         if event not in _AUDITED or not isinstance(args[0], str):
             return
         path = args[0]
         if not os.path.isabs(path) or path.startswith(self._folder):
-            self.come("file")
+            self.reach("file")
 
     def install(self) -> None:
-        """Watch this process."""
+        """Observe this process."""
 
         class HalfWritten(atomic._WritebackFile):
             def write(inner, data: Any) -> int:  # noqa: N805
                 half = memoryview(data)[: len(data) // 2]
-                self.come("write", lambda: io.FileIO.write(inner, half))
+                self.reach("write", lambda: io.FileIO.write(inner, half))
                 return super().write(data)
 
         reach = checkpoint.CheckpointWriter.reach
 
         def reached(writer: Any, state: Any) -> None:
-            self.come("reach")
+            self.reach("reach")
             reach(writer, state)
 
         atomic._WritebackFile = HalfWritten  # type: ignore[misc]
         checkpoint.CheckpointWriter.reach = reached  # type: ignore[method-assign]
-        # A process that is killed loses nothing that it wrote, so nothing need be waited for.
-        os.fsync = lambda _: self.come("fsync")  # type: ignore[assignment]
+        # A killed process loses nothing that it wrote, so fsync is not needed here.
+        os.fsync = lambda _: self.reach("fsync")  # type: ignore[assignment]
         sys.addaudithook(self.audit)
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    """Run the command once, while something may happen to it."""
+    """Run the command once."""
     points = Points(request.get("at"), request.get("act", ["signal", 9]), request.get("only"))
     points.install()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if (size := request.get("file_size")) is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    with contextlib.redirect_stderr(io.StringIO()) as said:  # which may be larger than allowed
+    with contextlib.redirect_stderr(io.StringIO()) as said:  # a file on stderr would be limited too
         code = command(request["args"])
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     sys.stderr.write(said.getvalue())
@@ -136,16 +134,16 @@ def command(args: list[str]) -> Any:
 
 
 def damage(request: dict[str, Any]) -> dict[str, Any]:
-    """Run the command over each of many damaged forms of one file.
+    """Run the command over many damaged forms of one file.
 
-    A case is where the file is cut off, and which byte is changed then by which bits, or null.
+    A case is the length to cut the file to, a byte to change or null, and the bits to flip in it.
     """
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     path, out = Path(request["file"]), Path(request["out"])
     whole = path.read_bytes()
     answers = []
     for case in request["cases"]:
-        print(case, flush=True)  # seen if this one kills the process
+        print(case, flush=True)  # the last one printed is the one that killed the process
         remove(out)
         for saved, name in request.get("restore", ()):
             remove(Path(name))
@@ -171,26 +169,26 @@ def remove(path: Path) -> None:
 
 
 def digest(path: Path) -> str | None:
-    """Tell a file, or a folder and the outputs in it, from any other; None: it is not there."""
+    """Return a hash of a file or of all outputs in a folder; None if it does not exist."""
     if not path.exists():
         return None
     summed = hashlib.sha256()
     for file in [path, *sorted(path.rglob("*"))]:
-        if file.is_file() and file.suffix != ".manifest":  # which knows when they were written
+        if file.is_file() and file.suffix != ".manifest":  # it holds times
             content = file.read_bytes()
             summed.update(f"{file.relative_to(path)} {len(content)} ".encode() + content)
     return summed.hexdigest()
 
 
 def in_child(request: dict[str, Any]) -> None:
-    """Do what is asked for, in a process of its own, and leave the answer in a file."""
+    """Carry out a request in this child process, and write the answer to a file."""
     os.chdir(request["cwd"])
     answer = os.open(request["answer"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for name, number in (("stdout", 1), ("stderr", 2)):
         file = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    # A shell's background jobs are started with Ctrl-C ignored.
+    # A background job of a shell starts with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         done = {"run": run, "damage": damage}[request["do"]](request)
@@ -204,7 +202,7 @@ def in_child(request: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Serve."""
+    """Serve requests until stdin ends."""
     reading.PARQUET_ROWS = 200
     reading._CSV_BLOCK = 4096
     rewriting._BLOCK_BYTES = 2048

@@ -1,8 +1,7 @@
-"""What file jobs do when they are killed, when their inputs are damaged, when the disk is full.
+"""Jobs that are killed, whose inputs are damaged or change, or whose disk is full.
 
-Each test draws its points, or its damage, at random from a fixed seed: a few in the short form
-that runs by default, and more in the long one, `pytest --long`. `Server.faults` is at how many
-points each job is killed; ten times as often each file is damaged.
+Tests draw the points of failure from a fixed seed. `Server.faults` is their number per job, which
+`pytest --long` increases. Each file is damaged in ten times as many ways.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Server:
         )
 
     def ask(self, do: str, args: list[object], cwd: Path, **request: Any) -> dict[str, Any]:
-        """Give the child's answer; its "status" is negative if a signal ended it."""
+        """Return the answer of a child; its "status" is negative if a signal ended it."""
         assert self._process.stdin
         assert self._process.stdout
         files = {name: str(self._folder / name) for name in ("answer", "stdout", "stderr")}
@@ -68,7 +67,7 @@ class Server:
             answer[name] = Path(files[name]).read_text()
         return {"code": None, **answer, "status": status}
 
-    def good(self, args: list[object], cwd: Path, **request: Any) -> dict[str, Any]:
+    def succeed(self, args: list[object], cwd: Path, **request: Any) -> dict[str, Any]:
         done = self.ask("run", args, cwd, **request)
         assert (done["status"], done["code"]) == (0, 0), done
         return done
@@ -89,7 +88,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, long: bool) -> Iterator[Ser
 
 
 def one_line(said: str) -> str:
-    """Return the one line that was said, which is no Python exception that slipped through."""
+    """Return the only line on stderr, which must not be the text of a Python exception."""
     assert len(said.splitlines()) == 1, said
     assert said.startswith("streambn: "), said
     word = said.split()[1]
@@ -98,16 +97,16 @@ def one_line(said: str) -> str:
 
 
 def last_line(said: str) -> str:
-    """Return the one line that was said, a line before it about the checkpoint aside."""
+    """Return the only line on stderr besides one about the checkpoint."""
     first, _, rest = said.partition("\n")
     return one_line(rest if first.startswith("streambn: no checkpoint at ") else said)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder, hidden files too.
+    """Return all files in a folder, hidden ones included.
 
-    In a manifest the order says nothing, of lines about one output the last one counts, and
-    when an output was written is another time in each run.
+    A manifest is reduced to what runs have in common: without order, times of outputs and lines
+    that later ones replace.
     """
     found = {}
     for path in folder.rglob("*"):
@@ -131,7 +130,7 @@ def some_table(rows: int = 1100, seed: int = 0) -> pa.Table:
 
 
 def write(path: Path, table: pa.Table, rows: int = 250, **options: Any) -> Path:
-    """Write in the format of the suffix, several row groups or batches of so many rows."""
+    """Write in the format of the suffix, in row groups or batches of `rows` rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
@@ -154,7 +153,7 @@ NAMES = ("y=1/a.parquet", "y=1/b.csv", "y=2/c.arrow", "y=2/d.arrows", "y=3/e.csv
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a folder of small files in it, of every format."""
+    """Return a folder with small files of every format, and statistics."""
     folder = tmp_path_factory.mktemp("data")
     for seed, name in enumerate(NAMES):
         write(folder / "data" / name, some_table(seed=seed))
@@ -164,7 +163,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy_of(data: Path, folder: Path) -> Path:
-    """Give a copy of the folder: the files keep their times, so they are unchanged inputs."""
+    """Copy the folder; the files keep their times, so they count as unchanged."""
     if folder.exists():
         shutil.rmtree(folder)
     shutil.copytree(data, folder)
@@ -186,15 +185,15 @@ JOBS: dict[str, list[object]] = {
 
 
 def points(count: int, total: int, rng: random.Random) -> list[int]:
-    """Draw points that are spread over the whole run."""
+    """Draw points that are spread over a run."""
     return [1 + int((i + rng.random()) * total / count) for i in range(count)]
 
 
 def undisturbed(
     args: list[object], server: Server, data: Path, folder: Path, **request: Any
 ) -> tuple[int, dict[str, bytes]]:
-    """Run a job that nothing happens to: through how many points it comes, and what it leaves."""
-    done = server.good(args, copy_of(data, folder), **request)
+    """Run a job without a failure; return the number of its points, and the files after it."""
+    done = server.succeed(args, copy_of(data, folder), **request)
     assert done["stderr"] == ""
     return done["points"], contents(folder)
 
@@ -203,7 +202,7 @@ def undisturbed(
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_a_killed_job_goes_on_to_the_same_bytes(
+def test_killed_job_resumes_to_the_same_bytes(
     job: str, server: Server, data: Path, tmp_path: Path
 ) -> None:
     rng = random.Random(job)
@@ -214,24 +213,24 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
         copy_of(data, folder)
         threads = ["--threads", rng.choice([1, 2, 3])]
         killed = server.ask("run", [*args, *threads], folder, at=at)
-        # Another number of threads, or another order of theirs, has a few points less.
+        # With other threads, or in another order, a run may have fewer points.
         assert killed["status"] == -signal.SIGKILL or killed["code"] == 0, killed
-        for _ in range(number % 3):  # killed again while it goes on
+        for _ in range(number % 3):  # killed again while it resumes
             again = rng.randint(1, total)
             killed = server.ask("run", [*args, "--resume"], folder, at=again)
             assert killed["status"] == -signal.SIGKILL or killed["code"] == 0, killed
-        last = server.good([*args, *threads, "--resume"], folder)
+        last = server.succeed([*args, *threads, "--resume"], folder)
         assert last["stderr"] == ""
         found = contents(folder)
         assert sorted(found) == sorted(expected), (job, at, number)
         assert found == expected, (job, at, number)
 
 
-# --- stopped ------------------------------------------------------------------------------
+# --- interrupted---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_a_stopped_job_is_quiet_and_goes_on_to_the_same_bytes(
+def test_interrupted_job_is_quiet_and_resumes_to_the_same_bytes(
     job: str, server: Server, data: Path, tmp_path: Path
 ) -> None:
     rng = random.Random(job)
@@ -242,7 +241,7 @@ def test_a_stopped_job_is_quiet_and_goes_on_to_the_same_bytes(
         number = rng.choice([signal.SIGTERM, signal.SIGINT])
         threads = ["--threads", rng.choice([1, 2, 3])]
         stopped = server.ask("run", [*args, *threads], folder, at=at, act=["signal", number])
-        # At the last points there may be nothing left to be stopped.
+        # At the last points the job may be complete.
         assert stopped["status"] == 0, stopped
         assert stopped["code"] in (128 + number, 0), stopped
         assert len(stopped["stderr"].splitlines()) <= 1, stopped
@@ -250,7 +249,7 @@ def test_a_stopped_job_is_quiet_and_goes_on_to_the_same_bytes(
         assert not [name for name in contents(folder) if name.endswith(".tmp")], at
         for checkpoint in folder.rglob("*.checkpoint"):
             assert sbn.load(checkpoint).stats()["count"].to_pylist()[0] > 0
-        server.good([*args, "--resume"], folder)
+        server.succeed([*args, "--resume"], folder)
         assert contents(folder) == expected, (job, at)
 
 
@@ -258,7 +257,7 @@ def test_a_stopped_job_is_quiet_and_goes_on_to_the_same_bytes(
 
 
 def cases(size: int, faults: int, rng: random.Random) -> list[tuple[int, int | None, int]]:
-    """Damage a file of so many bytes: the whole one first, then cut off, and a bit changed."""
+    """Return ways to damage a file: none, cut off at a byte, a bit flipped."""
     number = 10 * faults
     cut = [(rng.randrange(size), None, 0) for _ in range(number // 3)]
     flipped = [(size, rng.randrange(size), 1 << rng.randrange(8)) for _ in range(number)]
@@ -268,10 +267,9 @@ def cases(size: int, faults: int, rng: random.Random) -> list[tuple[int, int | N
 def damaged(
     server: Server, args: list[object], folder: Path, file: str, out: str, **request: Any
 ) -> list[dict[str, Any]]:
-    """Run over damaged forms of a file, and see that each that fails does so in one line.
+    """Run a command over damaged forms of a file; each failure must be one line.
 
-    Those are returned that gave a result although something was wrong, and not that of the
-    whole file.
+    Returns the runs that succeeded with another result than that of the undamaged file.
     """
     rng = random.Random(f"{args} {file}")
     drawn = cases((folder / file).stat().st_size, server.faults, rng)
@@ -289,9 +287,7 @@ def damaged(
     return [a for a in spoilt if a["code"] == 0 and a["out"] != whole["out"]]
 
 
-def test_a_damaged_checkpoint_is_not_gone_on_from(
-    server: Server, data: Path, tmp_path: Path
-) -> None:
+def test_damaged_checkpoint_is_refused(server: Server, data: Path, tmp_path: Path) -> None:
     folder = copy_of(data, tmp_path / "work")
     stopped = server.ask("run", JOBS["fit"], folder, only="reach", at=12)
     assert stopped["status"] == -signal.SIGKILL
@@ -303,17 +299,17 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(
     whole, *spoilt = done["answers"]
     assert whole["code"] == 0
     for answer in spoilt:
-        # Another way to write the same, such as 1E5 for 1e5, is no damage.
+        # A flipped bit may write the same value in another way, such as 1E5 for 1e5.
         if (answer["code"], answer["out"]) != (0, whole["out"]):
             assert (answer["code"], answer["out"]) == (5, None), answer
             assert "stats.json.checkpoint" in one_line(answer["said"])
 
 
-def test_a_damaged_manifest_is_told_or_its_files_are_made_again(
+def test_damaged_manifest_is_refused_or_its_outputs_are_made_again(
     server: Server, data: Path, tmp_path: Path
 ) -> None:
     folder = copy_of(data, tmp_path / "work")
-    done = server.good(JOBS["apply"], folder)
+    done = server.succeed(JOBS["apply"], folder)
     shutil.rmtree(folder / "out")
     stopped = server.ask("run", JOBS["apply"], folder, at=done["points"] * 3 // 4)
     assert stopped["status"] == -signal.SIGKILL
@@ -334,13 +330,13 @@ def apply(name: str) -> tuple[list[object], str]:
 
 @pytest.fixture
 def alone(data: Path, tmp_path: Path) -> Path:
-    """A folder with nothing in it but statistics of the data."""
+    """Return a folder that holds only statistics of the data."""
     shutil.copy(data / "given.json", tmp_path)
     return tmp_path
 
 
 def pages(content: bytes) -> set[int]:
-    """Say which bytes of a Parquet file are covered by the checksums of its pages."""
+    """Return the bytes of a Parquet file that the checksums of its pages cover."""
     metadata = pq.read_metadata(io.BytesIO(content))
     covered: set[int] = set()
     for group in range(metadata.num_row_groups):
@@ -358,13 +354,12 @@ def pages(content: bytes) -> set[int]:
     return covered
 
 
-def test_damaged_parquet_is_told_wherever_a_checksum_covers_it(server: Server, alone: Path) -> None:
+def test_damaged_parquet_is_found_where_checksums_cover_it(server: Server, alone: Path) -> None:
     """Page headers and the footer have no checksum in the format.
 
-    Damage of them is told where it makes no sense: an offset beyond the file, a size that does
-    not fit. Other damage there cannot be told from what might have been written: another
-    name or type of a column, fewer values. So a changed result is accepted there, and only
-    there. A page that has no checksum at all, as most writers leave it out, is no better.
+    Damage there is found only if it is inconsistent, such as an offset beyond the file. Another
+    name of a column, or fewer values, could have been written. So a changed result is accepted
+    there and nowhere else.
     """
     file = write(alone / "f.parquet", some_table())
     covered = pages(file.read_bytes())
@@ -378,7 +373,7 @@ def test_damaged_parquet_is_told_wherever_a_checksum_covers_it(server: Server, a
             assert cut == file.stat().st_size
 
 
-def test_a_footer_whose_histograms_are_damaged_does_not_end_the_process(
+def test_damaged_histograms_in_a_footer_do_not_abort_the_process(
     server: Server, alone: Path
 ) -> None:
     """Arrow's own `metadata.row_group(0).column(0)` aborts on such a file."""
@@ -401,22 +396,19 @@ def test_a_footer_whose_histograms_are_damaged_does_not_end_the_process(
         assert done["code"] == 0 or one_line(done["stderr"])
 
 
-def test_a_parquet_file_without_row_groups_becomes_another(server: Server, alone: Path) -> None:
+def test_parquet_file_without_row_groups(server: Server, alone: Path) -> None:
     with pq.ParquetWriter(alone / "f.parquet", some_table().schema):
         pass
     args, out = apply("f.parquet")
-    server.good(args, alone)
+    server.succeed(args, alone)
     assert pq.read_table(alone / out).num_rows == 0
 
 
 @pytest.mark.parametrize("name", ["f.arrow", "f.arrows"])
-def test_damaged_ipc_is_told_or_gives_numbers_but_never_crashes(
-    name: str, server: Server, alone: Path
-) -> None:
-    """The format has no checksums: a bit of a value that changed is another value.
+def test_damaged_ipc_fails_cleanly_or_gives_numbers(name: str, server: Server, alone: Path) -> None:
+    """The format has no checksums: a flipped bit of a value makes another value.
 
-    What was cut off is told, except at the end of a batch of a stream: the mark of the end
-    is optional.
+    A cut is found, except after a batch of a stream, where the end mark is optional.
     """
     write(alone / name, some_table())
     for args, out in (([*FIT, name], "stats.json"), apply(name)):
@@ -424,22 +416,20 @@ def test_damaged_ipc_is_told_or_gives_numbers_but_never_crashes(
             assert answer["case"][1] is not None, answer
 
 
-def test_damaged_csv_is_told_or_gives_numbers_but_never_crashes(
-    server: Server, alone: Path
-) -> None:
-    """A digit that changed, or the last one that was cut off, makes another number."""
+def test_damaged_csv_fails_cleanly_or_gives_numbers(server: Server, alone: Path) -> None:
+    """A changed digit, or a missing last one, makes another number."""
     write(alone / "f.csv", some_table())
     damaged(server, [*FIT, "f.csv"], alone, "f.csv", "stats.json")
     damaged(server, apply("f.csv")[0], alone, "f.csv", "out.csv")
 
 
-def test_damaged_gzip_is_told(server: Server, alone: Path) -> None:
+def test_damaged_gzip_is_found(server: Server, alone: Path) -> None:
     file = write(alone / "f.csv.gz", some_table())
     for args, out in (([*FIT, file.name], "stats.json"), apply(file.name)):
         assert damaged(server, args, alone, file.name, out) == []
 
 
-def test_the_real_command_tells_damage_in_one_line(data: Path, tmp_path: Path) -> None:
+def test_command_reports_damage_in_one_line(data: Path, tmp_path: Path) -> None:
     folder = copy_of(data, tmp_path / "work")
     name = "data/y=2/c.arrow"
     whole = (folder / name).read_bytes()
@@ -452,14 +442,14 @@ def test_the_real_command_tells_damage_in_one_line(data: Path, tmp_path: Path) -
     assert name in one_line(done.stderr)
 
 
-# --- no room, no folder, no input ---------------------------------------------------------
+# --- disks, folders and inputs ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("job", ["fit", "normalize", "normalize into one", "apply"])
-def test_a_full_disk_is_one_line_and_what_was_done_is_good(
+def test_full_disk_is_one_line_and_complete_outputs_stay(
     job: str, server: Server, data: Path, tmp_path: Path
 ) -> None:
-    """A limit on the size of files stands for it: the system then refuses to write on."""
+    """A limit on the size of files has the same effect as a full disk."""
     args, folder = JOBS[job], tmp_path / "work"
     _, expected = undisturbed(args, server, data, folder)
     made = {name: len(content) for name, content in expected.items() if name not in contents(data)}
@@ -472,12 +462,12 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_good(
         assert not [name for name in left if name.endswith(".tmp")]
         for name in left.keys() & expected.keys() - {"out/_streambn.manifest"}:
             assert left[name] == expected[name]
-        server.good([*args, "--resume"], folder)
+        server.succeed([*args, "--resume"], folder)
         assert contents(folder) == expected
 
 
 @pytest.mark.parametrize("job", ["fit", "normalize", "normalize into one", "apply"])
-def test_an_output_that_cannot_be_made_is_one_line(
+def test_output_that_cannot_be_created_is_one_line(
     job: str, server: Server, data: Path, tmp_path: Path
 ) -> None:
     folder = copy_of(data, tmp_path / "work")
@@ -485,7 +475,7 @@ def test_an_output_that_cannot_be_made_is_one_line(
     before = contents(folder)
     args = JOBS[job]
     place = args.index("-o") + 1
-    # Even root may make no file in the one, and no folder below the other.
+    # Even root can create no file in /proc, and no folder below a file.
     for bad in ("/proc", "file"):
         wanted = [*args]
         wanted[place] = f"{bad}/{args[place]}"
@@ -499,7 +489,7 @@ def test_an_output_that_cannot_be_made_is_one_line(
 @pytest.mark.parametrize("what", ["truncate", "remove"])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("job", ["fit", "normalize", "apply"])
-def test_an_input_that_goes_away_half_way_is_one_line(
+def test_input_that_disappears_during_a_job_is_one_line(
     job: str, name: str, what: str, server: Server, data: Path, tmp_path: Path
 ) -> None:
     rng = random.Random(f"{job}{name}{what}")
@@ -514,21 +504,21 @@ def test_an_input_that_goes_away_half_way_is_one_line(
         if done["code"]:
             assert done["code"] in (1, 3), done
             assert name in one_line(done["stderr"])
-            # What was written before is good; of CSV nobody can tell that it was cut off.
+            # Other outputs are right. A CSV file that is cut off looks complete.
             own = {f"data/{name}", f"out/{name}", "out/_streambn.manifest"}
             for each in left.keys() & expected.keys() - own:
                 assert left[each] == expected[each], each
-        shutil.copytree(data, folder, dirs_exist_ok=True)  # as it was, its time included
+        shutil.copytree(data, folder, dirs_exist_ok=True)  # restore the input with its time
         again = server.ask("run", [*args, "--resume"], folder)
-        if again["code"]:  # it had been begun in its other form, or that became the statistics
+        if again["code"]:  # the job read the damaged input
             assert name in again["stderr"] or "--overwrite" in again["stderr"]
             assert re.search("has changed since|other statistics", one_line(again["stderr"]))
-            server.good([*args, *["--overwrite"][: job != "fit"]], folder)
+            server.succeed([*args, *["--overwrite"][: job != "fit"]], folder)
         assert contents(folder) == expected
 
 
 @pytest.mark.parametrize("job", ["normalize", "apply"])
-def test_an_output_folder_that_goes_away_half_way_is_one_line(
+def test_output_folder_that_disappears_is_one_line(
     job: str, server: Server, data: Path, tmp_path: Path
 ) -> None:
     rng = random.Random(job)
@@ -541,15 +531,15 @@ def test_an_output_folder_that_goes_away_half_way_is_one_line(
         assert done["status"] == 0, done
         if done["code"]:
             one_line(done["stderr"])
-        server.good([*args, "--resume"], folder)
+        server.succeed([*args, "--resume"], folder)
         assert contents(folder) == expected
 
 
-# --- damage that is left out --------------------------------------------------------------
+# --- damage that is skipped ---------------------------------------------------------------
 
 
 def spoilt_folder(folder: Path) -> pa.Table:
-    """Make a folder of files of which parts are damaged; return the sound rest of them."""
+    """Make a folder of partly damaged files; return the undamaged rows."""
     tables = [some_table(seed=seed) for seed in range(3)]
     parquet = write(folder / "a.parquet", tables[0])
     content = bytearray(parquet.read_bytes())
@@ -565,10 +555,10 @@ def spoilt_folder(folder: Path) -> pa.Table:
     content[reader.tell() : reader.tell() + 12] = bytes(12)
     arrow.write_bytes(content)
     other = pa.table({"other": np.arange(500.0), "s": ["a"] * 500})
-    write(folder / "c.parquet", other)  # two pieces, but one file that does not fit
+    write(folder / "c.parquet", other)  # one file, although it has two pieces
     (folder / "d.csv").touch()
     write(folder / "e.csv", tables[2])
-    # What is cut off in a batch ends the stream there.
+    # The stream ends with the batch that is cut off.
     stream = write(folder / "f.arrows", tables[2])
     stream.write_bytes(stream.read_bytes()[: stream.stat().st_size // 2])
     rest = [pa.concat_tables([t.slice(0, 500), t.slice(750)]) for t in tables[:2]]
@@ -586,7 +576,7 @@ SKIPPED = [
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("job", ["fit", "normalize", "apply"])
-def test_what_is_damaged_is_left_out_and_listed(
+def test_damaged_parts_are_skipped_and_listed(
     job: str, threads: int, server: Server, tmp_path: Path
 ) -> None:
     sound = spoilt_folder(tmp_path / "data")
@@ -595,15 +585,15 @@ def test_what_is_damaged_is_left_out_and_listed(
     args = ["--on-error", "skip", "--json", "--threads", threads, "-q"]
     done = server.ask("run", [*JOBS[job], *args], tmp_path)
     assert (done["status"], done["code"]) == (0, 0), done
-    told = json.loads(done["stdout"])
-    found = [(entry["file"].removeprefix("data/"), entry["where"]) for entry in told["skipped"]]
+    report = json.loads(done["stdout"])
+    found = [(entry["file"].removeprefix("data/"), entry["where"]) for entry in report["skipped"]]
     lines = done["stderr"].splitlines()
     assert found == SKIPPED
     assert len(lines) == len(SKIPPED)
     for line, (name, where) in zip(lines, SKIPPED, strict=True):
         assert line.startswith(f"streambn: skipped data/{name}{where and ', '}{where}: "), line
-    assert all(entry["why"] for entry in told["skipped"])
-    assert told["rows"] == sound.num_rows
+    assert all(entry["why"] for entry in report["skipped"])
+    assert report["rows"] == sound.num_rows
     if job != "apply":
         stats = sbn.load(tmp_path / "stats.json").stats().select(["column", "count", "nulls"])
         assert stats == expected.stats().select(["column", "count", "nulls"])
@@ -619,7 +609,7 @@ def test_what_is_damaged_is_left_out_and_listed(
         assert pa.ipc.open_stream(out["f.arrows"]).read_all()["x"] == wanted["x"].slice(2800)
 
 
-def test_damage_stops_a_job_that_is_not_told_to_go_on(server: Server, tmp_path: Path) -> None:
+def test_damage_stops_a_job_by_default(server: Server, tmp_path: Path) -> None:
     spoilt_folder(tmp_path / "data")
     done = server.ask("run", JOBS["fit"], tmp_path)
     assert done["code"] == 1
@@ -627,24 +617,24 @@ def test_damage_stops_a_job_that_is_not_told_to_go_on(server: Server, tmp_path: 
     assert not (tmp_path / "stats.json").exists()
 
 
-# --- at any place of a fit ----------------------------------------------------------------
+# --- checkpoints of a fit -----------------------------------------------------------------
 
 
-def test_sigusr1_does_not_end_or_change_a_job(server: Server, data: Path, tmp_path: Path) -> None:
+def test_sigusr1_neither_ends_nor_changes_a_job(server: Server, data: Path, tmp_path: Path) -> None:
     args, folder = [*JOBS["fit"][:4], "-q"], tmp_path / "work"
     total, expected = undisturbed(args, server, data, folder)
     for at in range(1, total, max(total // server.faults, 1)):
         copy_of(data, folder)
         act = ["signal", signal.SIGUSR1]
-        again = server.good(args, folder, at=at, act=act, only="reach")
+        again = server.succeed(args, folder, at=at, act=act, only="reach")
         assert again["stderr"] == ""
         assert contents(folder) == expected
 
 
-def test_what_was_read_of_a_file_that_was_cut_short_is_in_no_checkpoint(
+def test_data_of_a_truncated_file_is_in_no_checkpoint(
     server: Server, data: Path, tmp_path: Path
 ) -> None:
-    """A last block that is shorter than it will be, and is counted as one that was read."""
+    """The last block of a truncated file is shorter than in the whole file."""
     folder = tmp_path / "work"
     total, expected = undisturbed(JOBS["fit"], server, data, folder, only="reach")
     for at in range(1, total, max(total // (5 * server.faults), 1)):

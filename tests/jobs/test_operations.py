@@ -1,4 +1,4 @@
-"""What file jobs do to batches; and that a part of the columns is turned as the whole is."""
+"""Operations on batches, also on some of their columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEW = settings.get_profile("few")
 
 
 def table_of(rows: int, seed: int, missing: float = 0.1) -> pa.Table:
-    """A table whose columns are leaves, lists, fields of structs, and no numbers at all."""
+    """Return a table with numbers, lists, structs and strings."""
     rng = np.random.default_rng(seed)
 
     def values(make: Any) -> list[Any]:
@@ -77,24 +77,24 @@ def fitted(made: dict[str, Any], seed: int = 1) -> sbn.Normalizer:
     return normalizer
 
 
-def turned(part: Standardizer, table: pa.Table, *, inverse: bool = False) -> pa.Table:
+def mapped(part: Standardizer, table: pa.Table, *, inverse: bool = False) -> pa.Table:
     schema = part.output_schema(table.schema, pa.float64() if inverse else None)
-    turn = part.restore if inverse else part.standardize
-    return pa.Table.from_batches([turn(batch, schema) for batch in table.to_batches()], schema)
+    function = part.restore if inverse else part.standardize
+    return pa.Table.from_batches([function(batch, schema) for batch in table.to_batches()], schema)
 
 
 def same(one: pa.Table, other: pa.Table) -> bool:
-    """Equal to the last bit, NaN too."""
+    """Whether tables are equal to the last bit, NaN included."""
     return one.schema.equals(other.schema) and repr(one.to_pydict()) == repr(other.to_pydict())
 
 
-# --- a part of the statistics ---------------------------------------------------------
+# --- some of the columns --------------------------------------------------------------
 
 
 @EACH
 @FEW
 @given(data=st.data(), inverse=st.booleans())
-def test_a_part_turns_its_columns_as_the_whole_does(
+def test_part_maps_its_columns_as_the_whole_does(
     made: dict[str, Any], data: st.DataObject, inverse: bool
 ) -> None:
     whole = fitted(made).standardizer
@@ -102,30 +102,30 @@ def test_a_part_turns_its_columns_as_the_whole_does(
     names = [name for name in COLUMNS if name in names]
     table = table_of(40, data.draw(st.integers(50, 60)))
     part = whole.select(names)
-    lanes = {lane.partition(".")[0].partition("[")[0] for lane in whole.binding.features}
+    columns = {feature.partition(".")[0].partition("[")[0] for feature in whole.binding.features}
     if part is None:
-        assert not lanes & set(names)
+        assert not columns & set(names)
         return
-    kept = {lane.partition(".")[0].partition("[")[0] for lane in part.binding.features}
-    assert kept == lanes & set(names)
-    expected = turned(whole, table, inverse=inverse).select(names)
-    assert same(turned(part, table.select(names), inverse=inverse), expected)
+    kept = {feature.partition(".")[0].partition("[")[0] for feature in part.binding.features}
+    assert kept == columns & set(names)
+    expected = mapped(whole, table, inverse=inverse).select(names)
+    assert same(mapped(part, table.select(names), inverse=inverse), expected)
 
 
 @EACH
-def test_the_parts_together_are_the_whole(made: dict[str, Any]) -> None:
+def test_parts_together_are_the_whole(made: dict[str, Any]) -> None:
     whole, table = fitted(made).standardizer, table_of(40, 77)
-    expected = turned(whole, table)
+    expected = mapped(whole, table)
     for name in COLUMNS:
         part = whole.select([name])
         if part is None:
             assert expected[name].equals(table[name])
         else:
-            assert same(turned(part, table.select([name])), expected.select([name]))
+            assert same(mapped(part, table.select([name])), expected.select([name]))
 
 
 @EACH
-def test_all_columns_are_no_part(made: dict[str, Any]) -> None:
+def test_all_columns_are_the_whole(made: dict[str, Any]) -> None:
     whole = fitted(made).standardizer
     assert whole.select(COLUMNS) is whole
     assert whole.select(["s"]) is None
@@ -133,62 +133,62 @@ def test_all_columns_are_no_part(made: dict[str, Any]) -> None:
 
 
 @EACH
-def test_a_part_reads_the_same(made: dict[str, Any]) -> None:
+def test_part_has_the_same_parameters(made: dict[str, Any]) -> None:
     whole = fitted(made).standardizer
     for names in (["a", "l"], ["p"], ["n", "b", "p"]):
         part = whole.select(names)
         assert part is not None
-        where = [whole.binding.features.index(lane) for lane in part.binding.features]
+        where = [whole.binding.features.index(feature) for feature in part.binding.features]
         for name in ("location_hi", "location_lo", "scale", "known"):
             ours = np.asarray(getattr(whole.lanes, name))[where]
             assert np.array_equal(getattr(part.lanes, name), ours, equal_nan=True), name
         assert np.array_equal(part.constant, np.asarray(whole.constant)[where])
 
 
-def test_a_part_of_statistics_that_are_not_known_yet() -> None:
+def test_part_of_features_never_seen() -> None:
     table = table_of(10, 1, missing=1.0)
     whole = sbn.Normalizer(columns=["a", "b"]).update(table).standardizer
     part = whole.select(["a"])
     assert part is not None
     table = table_of(10, 2)
-    assert same(turned(part, table.select(["a"])), turned(whole, table).select(["a"]))
+    assert same(mapped(part, table.select(["a"])), mapped(whole, table).select(["a"]))
 
 
-# --- turns ----------------------------------------------------------------------------
+# --- operations -----------------------------------------------------------------------
 
 
 @EACH
 @pytest.mark.parametrize("dtype", [None, pa.float32(), pa.float64()], ids=str)
 @pytest.mark.parametrize("inverse", [False, True])
-def test_blocks_side_by_side_are_what_transform_gives(
+def test_blocks_of_columns_are_what_transform_returns(
     made: dict[str, Any], dtype: pa.DataType | None, inverse: bool
 ) -> None:
     frozen, table = fitted(made).freeze(), table_of(40, 77)
-    turning = ApplyStatistics(frozen, dtype, inverse)
+    operation = ApplyStatistics(frozen, dtype, inverse)
     whole = frozen.inverse_transform if inverse else frozen.transform
     expected = whole(table, dtype=dtype)
-    schema = turning.schema(table.schema)
+    schema = operation.schema(table.schema)
     assert schema.equals(expected.schema, check_metadata=True)
     columns = []
     for names in (COLUMNS[:1], COLUMNS[1:4], COLUMNS[4:]):
         part = pa.schema([schema.field(name) for name in names])
-        turn = turning.function(names)
+        function = operation.function(names)
         (batch,) = table.select(names).to_batches()
-        columns += turn(batch, part).columns
+        columns += function(batch, part).columns
     got = pa.Table.from_arrays(columns, schema=schema)
     assert same(got, expected)
 
 
 @pytest.mark.parametrize("using", ["running", "before", "batch"])
-def test_learning_is_update_transform(using: Any) -> None:
+def test_learn_and_apply_is_update_transform(using: Any) -> None:
     table = table_of(40, 3)
     made: dict[str, Any] = {"policy": sbn.EMA(alpha=0.2), "columns": ["a", "b"]}
-    learning = LearnAndApply(sbn.Normalizer(**made), using)
-    schema = learning.schema(table.schema)
-    turn = learning.function(table.column_names)
+    operation = LearnAndApply(sbn.Normalizer(**made), using)
+    schema = operation.schema(table.schema)
+    function = operation.function(table.column_names)
     plain = sbn.Normalizer(**made)
     for start in (0, 10, 20, 30):
         (batch,) = table.slice(start, 10).to_batches()
         expected = plain.update_transform(batch, using=using)
-        assert repr(turn(batch, schema).to_pydict()) == repr(expected.to_pydict())
-    assert list(learning.features) == ["a", "b"]
+        assert repr(function(batch, schema).to_pydict()) == repr(expected.to_pydict())
+    assert list(operation.features) == ["a", "b"]

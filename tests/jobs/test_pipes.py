@@ -1,4 +1,4 @@
-"""Streams through the command as a process: passed on as they come, kept from being lost."""
+"""Streams through the command: batches pass at once, and statistics are saved."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def some_table(rows: int) -> pa.Table:
 
 
 @contextlib.contextmanager
-def fed(folder: Path, *args: object, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the command with pipes that the test holds the other ends of."""
+def piped(folder: Path, *args: object, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the command with pipes to the test."""
     with subprocess.Popen(
         [*COMMAND, *map(str, args)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV, cwd=folder,
@@ -50,15 +50,15 @@ def fed(folder: Path, *args: object, **options: Any) -> Iterator[subprocess.Pope
 
 
 def until(true: Any) -> None:
-    """Wait, for as long as a slow machine may need."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + TIMEOUT
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def seen(checkpoint: Path) -> int:
-    """Say how many rows a checkpoint is of."""
+def rows_in(checkpoint: Path) -> int:
+    """Return the number of rows in a checkpoint."""
     if not checkpoint.exists():
         return 0
     lane = sbn.load(checkpoint).stats().select(["count", "nulls"]).to_pylist()[0]
@@ -67,12 +67,12 @@ def seen(checkpoint: Path) -> int:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs SIGUSR1")
 @pytest.mark.parametrize("every", [["--checkpoint-every", "1h"], ["--checkpoint-every", 1]])
-def test_the_checkpoint_of_an_endless_stream_has_what_came_so_far(
+def test_checkpoint_of_an_endless_stream_holds_all_batches_so_far(
     every: list[object], tmp_path: Path
 ) -> None:
     table = some_table(600)
     checkpoint = tmp_path / "s.json"
-    with fed(tmp_path, "fit", "-", "--checkpoint", "s.json", "-q", *every) as process:
+    with piped(tmp_path, "fit", "-", "--checkpoint", "s.json", "-q", *every) as process:
         assert process.stdin
         assert process.stderr
         writer = pa.ipc.new_stream(process.stdin, table.schema)
@@ -81,29 +81,29 @@ def test_the_checkpoint_of_an_endless_stream_has_what_came_so_far(
             process.stdin.flush()
 
             def asked(sent: int = sent) -> bool:
-                # Of a batch that is still in the pipe nothing can be told: it is asked again.
-                # Before it handles the signal, the command would be ended by it.
+                # The signal may come before the batch, so it is sent again. It would end a
+                # command that does not handle it yet.
                 if "1h" in every and (checkpoint.exists() or ready(process.pid)):
                     process.send_signal(signal.SIGUSR1)
-                return seen(checkpoint) == sent
+                return rows_in(checkpoint) == sent
 
             until(asked)
         process.send_signal(signal.SIGTERM)
         assert process.wait(TIMEOUT) == 143
         assert len(process.stderr.read().splitlines()) <= 1
-    assert seen(checkpoint) == 300
+    assert rows_in(checkpoint) == 300
     rest = io.BytesIO()
     with pa.ipc.new_stream(rest, table.schema) as again:
         again.write_table(table.slice(300), max_chunksize=100)
-    for more in (rest.getvalue(), None):  # the second time nothing comes
+    for more in (rest.getvalue(), None):  # the second stream is empty
         done = subprocess.run(
             [*COMMAND, "fit", "-", "--checkpoint", "s.json", "-q", "--resume"],
             input=more or empty(table.schema), capture_output=True, check=False, env=ENV,
             timeout=TIMEOUT, cwd=tmp_path,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, b"")
-        assert seen(checkpoint) == 600
-    expected = sbn.Normalizer(sbn.Exact()).update(table)  # in whatever batches
+        assert rows_in(checkpoint) == 600
+    expected = sbn.Normalizer(sbn.Exact()).update(table)  # independent of batches
     assert sbn.load(checkpoint).stats() == expected.stats()
 
 
@@ -114,15 +114,15 @@ def empty(schema: pa.Schema) -> bytes:
 
 
 def ready(pid: int) -> bool:
-    """Say whether a process handles SIGUSR1."""
+    """Return whether a process handles SIGUSR1."""
     (line,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
     return bool(int(line, 16) >> (signal.SIGUSR1 - 1) & 1)
 
 
-def test_each_batch_is_passed_on_before_the_next_one_comes(tmp_path: Path) -> None:
+def test_each_batch_passes_before_the_next_one_comes(tmp_path: Path) -> None:
     table = some_table(500)
     expected = sbn.Normalizer()
-    with fed(tmp_path, "normalize", "--online", "-", "-o", "-", "-q") as process:
+    with piped(tmp_path, "normalize", "--online", "-", "-o", "-", "-q") as process:
         assert process.stdin
         assert process.stdout
         writer = pa.ipc.new_stream(process.stdin, table.schema)
@@ -144,10 +144,8 @@ def test_each_batch_is_passed_on_before_the_next_one_comes(tmp_path: Path) -> No
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_process_that_is_stopped_and_continued_loses_no_bytes(
-    unbuffered: str, tmp_path: Path
-) -> None:
-    """A system call that writes to a pipe ends half-way then."""
+def test_stopped_and_continued_process_loses_no_bytes(unbuffered: str, tmp_path: Path) -> None:
+    """A system call that writes to a pipe then writes only a part."""
     table = pa.table({"x": np.arange(200_000.0)})
     with pa.ipc.new_file(tmp_path / "data.arrow", table.schema) as writer:
         writer.write_table(table, max_chunksize=100_000)
@@ -182,10 +180,10 @@ def test_a_process_that_is_stopped_and_continued_loses_no_bytes(
 
 
 def peak(folder: Path, args: list[object], batches: int) -> int:
-    """Feed so many batches; return the highest memory of the process, in bytes."""
+    """Send batches to a command; return its peak memory in bytes."""
     rng = np.random.default_rng(0)
     batch = pa.record_batch({f"x{i}": rng.normal(size=20_000) for i in range(4)})
-    with fed(folder, *args) as process:
+    with piped(folder, *args) as process:
         assert process.stdin
         writer = pa.ipc.new_stream(process.stdin, batch.schema)
         for _ in range(batches):
@@ -207,8 +205,6 @@ def peak(folder: Path, args: list[object], batches: int) -> int:
         ["normalize", "--online", "-", "-o", "out.arrows", "-q"],
     ],
 )
-def test_a_long_stream_needs_no_more_memory_than_a_short_one(
-    args: list[object], tmp_path: Path
-) -> None:
+def test_memory_does_not_grow_with_the_stream(args: list[object], tmp_path: Path) -> None:
     short, long = (peak(tmp_path, args, batches) for batches in (60, 300))
-    assert long - short < 50e6  # what came more is 154 MB
+    assert long - short < 50e6  # the difference in data is 154 MB

@@ -8,7 +8,7 @@ from streambn.jobs.progress import Progress
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -22,7 +22,7 @@ def clock():
     return Clock()
 
 
-def steady(counted, clock, seconds, rows, size):
+def count_steadily(counted, clock, seconds, rows, size):
     for _ in range(seconds):
         clock.now += 1
         counted.add(rows, size)
@@ -48,8 +48,8 @@ def test_files_rows_and_bytes_are_counted(clock):
     assert (counted.files_done, counted.bytes, counted.fraction, counted.eta) == (2, 300, 1, 0)
 
 
-def test_a_file_is_no_larger_than_its_size(clock):
-    # A reader may count what it unpacked.
+def test_bytes_of_a_file_do_not_exceed_its_size(clock):
+    # A reader may count decompressed bytes.
     counted = Progress("fitting", 1, 100, clock=clock)
     counted.start_file("a", 100)
     counted.add(1, 5000)
@@ -59,17 +59,17 @@ def test_a_file_is_no_larger_than_its_size(clock):
     assert counted.bytes == 100
 
 
-def test_without_a_size_what_is_counted_stands(clock):
+def test_file_of_unknown_size(clock):
     counted = Progress("fitting", 1, clock=clock)
     counted.start_file("standard input")
-    steady(counted, clock, 4, 10, 500)
+    count_steadily(counted, clock, 4, 10, 500)
     counted.end_file()
     assert counted.bytes == 2000
     assert counted.rates == (10, 500)
     assert (counted.fraction, counted.eta) == (None, None)
 
 
-def test_the_next_file_ends_the_one_before(clock):
+def test_next_file_ends_the_one_before(clock):
     counted = Progress("fitting", 2, 30, clock=clock)
     counted.start_file("a", 10)
     counted.start_file("b", 20)
@@ -79,7 +79,7 @@ def test_the_next_file_ends_the_one_before(clock):
     assert (counted.files_done, counted.bytes) == (2, 30)
 
 
-def test_nothing_to_do_is_done(clock):
+def test_job_without_files_is_complete(clock):
     counted = Progress("fitting", 0, 0, clock=clock)
     assert (counted.fraction, counted.eta, counted.rates) == (1.0, 0.0, (0, 0))
     assert counted.recent_rates == (0, 0)
@@ -88,45 +88,47 @@ def test_nothing_to_do_is_done(clock):
 # --- rates ----------------------------------------------------------------------------
 
 
-def test_a_steady_rate_is_both_rates(clock):
+def test_steady_rate_is_both_rates(clock):
     counted = Progress("fitting", 1, 10_000, clock=clock)
     counted.start_file("a", 10_000)
-    steady(counted, clock, 40, 7, 100)
+    count_steadily(counted, clock, 40, 7, 100)
     assert counted.rates == (7, 100)
     assert counted.recent_rates == pytest.approx((7, 100))
     assert counted.eta == pytest.approx(60)
     assert counted.seconds == 40
 
 
-def test_the_recent_rate_and_the_forecast_follow_a_change(clock):
+def test_recent_rate_and_eta_follow_a_change(clock):
     counted = Progress("fitting", 1, 100_000, clock=clock)
     counted.start_file("a", 100_000)
-    steady(counted, clock, 300, 1, 10)
-    steady(counted, clock, 15, 10, 100)
-    assert counted.recent_rates.bytes == pytest.approx(55, rel=1e-5)  # a half-life of the new
-    steady(counted, clock, 285, 10, 100)
+    count_steadily(counted, clock, 300, 1, 10)
+    count_steadily(counted, clock, 15, 10, 100)
+    assert counted.recent_rates.bytes == pytest.approx(
+        55, rel=1e-5
+    )  # one half-life after the change
+    count_steadily(counted, clock, 285, 10, 100)
     assert counted.rates == (5.5, 55)
     assert counted.recent_rates == pytest.approx((10, 100), rel=1e-4)
     assert counted.eta == pytest.approx((100_000 - 33_000) / 100, rel=1e-4)
 
 
-def test_of_a_stream_that_stands_still_the_recent_rate_sinks(clock):
+def test_recent_rate_of_an_idle_stream_decays(clock):
     counted = Progress("fitting", 1, 1000, clock=clock)
     counted.start_file("a", 1000)
-    steady(counted, clock, 10, 1, 10)
+    count_steadily(counted, clock, 10, 1, 10)
     before = counted.eta
     clock.now += 60
     assert counted.recent_rates.bytes < 2
     assert counted.eta > 5 * before
 
 
-def test_what_an_earlier_run_did_is_in_no_rate(clock):
+def test_work_of_an_earlier_run_counts_in_no_rate(clock):
     counted = Progress("fitting", 5, 10_000, clock=clock)
     counted.skip(files=3, bytes=6000, rows=60)
     counted.start_file("d", 2000)
     counted.skip(bytes=1000, rows=10)
     assert (counted.files_done, counted.bytes, counted.rows, counted.in_file) == (3, 7000, 70, 10)
-    steady(counted, clock, 10, 1, 100)
+    count_steadily(counted, clock, 10, 1, 100)
     assert counted.rates == (1, 100)
     assert counted.recent_rates == pytest.approx((1, 100))
     assert (counted.rows, counted.in_file, counted.bytes) == (80, 20, 8000)
