@@ -37,7 +37,7 @@ class Standardizer:
     binding : Binding
         The columns that the map applies to.
     options : Options
-    lanes : FeatureTransform
+    parameters : FeatureTransform
         The map as arrays over features.
     constant : ndarray of bool, shape (features,)
         Whether the variance of each feature is within rounding error of zero: σ ≤ ε·|mean|
@@ -57,7 +57,7 @@ class Standardizer:
 
     binding: Binding
     options: Options
-    lanes: FeatureTransform
+    parameters: FeatureTransform
     constant: NDArray[np.bool_]
 
     @classmethod
@@ -81,7 +81,7 @@ class Standardizer:
         zero = np.zeros(len(binding.features))
         constant = _is_constant(estimates, binding.exact)
         gamma, beta = _affine(options, binding)
-        lanes = FeatureTransform(
+        parameters = FeatureTransform(
             location_hi=estimates.mean_hi if options.center else zero,
             location_lo=estimates.mean_lo if options.center else zero,
             scale=_scale(estimates, options.eps, constant) if options.scale else zero + 1.0,
@@ -90,12 +90,12 @@ class Standardizer:
             clip=options.clip,
             known=estimates.defined,
         )
-        return cls(binding, options, lanes, constant & estimates.defined)
+        return cls(binding, options, parameters, constant & estimates.defined)
 
     @property
     def scale(self) -> Floats:
         """The divisor of each feature, shape (features,); NaN where it is undefined."""
-        return self.lanes.scale
+        return self.parameters.scale
 
     def select(self, columns: Collection[str]) -> Standardizer | None:
         """Return the map of some top-level columns, or None if it does not change any of them."""
@@ -104,10 +104,11 @@ class Standardizer:
             return None
         if len(indices) == len(self.constant):
             return self
-        lanes = FeatureTransform._make(
-            values[indices] if isinstance(values, np.ndarray) else values for values in self.lanes
+        parameters = FeatureTransform._make(
+            values[indices] if isinstance(values, np.ndarray) else values
+            for values in self.parameters
         )
-        return Standardizer(binding, self.options, lanes, self.constant[indices])
+        return Standardizer(binding, self.options, parameters, self.constant[indices])
 
     @cached_property
     def _schemas(self) -> SchemaCache:
@@ -146,7 +147,7 @@ class Standardizer:
     def _output_schema(
         self, schema: pa.Schema, dtype: pa.DataType | None, nullable: bool, fingerprint: str | None
     ) -> pa.Schema:
-        nullable = nullable or not bool(self.lanes.known.all())
+        nullable = nullable or not bool(self.parameters.known.all())
         schema = self.binding.output_schema(schema, dtype, nullable)
         metadata = dict(schema.metadata or {})
         if metadata.pop(FINGERPRINT_KEY, None) is None and fingerprint is None:
@@ -166,7 +167,9 @@ class Standardizer:
             ``nan="raise"`` or ``inf="raise"`` refuses a value.
         """
         columns = self.binding.extract(batch)
-        mapped = kernels.normalize(columns, self.lanes, self.binding.leaf_schema(columns, schema))
+        mapped = kernels.normalize(
+            columns, self.parameters, self.binding.leaf_schema(columns, schema)
+        )
         self.options.check_finite(mapped.nans, mapped.infs, self.binding.features)
         return self.binding.rebuild(columns, mapped.batch, schema)
 
@@ -180,7 +183,7 @@ class Standardizer:
         InvalidValueError
             A gamma is 0, which has no inverse.
         """
-        gamma = self.lanes.gamma
+        gamma = self.parameters.gamma
         if gamma is not None and not gamma.all():
             name = self.binding.features[int(np.flatnonzero(gamma == 0)[0])]
             raise InvalidValueError(
@@ -190,7 +193,9 @@ class Standardizer:
                 column=name,
             )
         columns = self.binding.extract(batch)
-        mapped = kernels.denormalize(columns, self.lanes, self.binding.leaf_schema(columns, schema))
+        mapped = kernels.denormalize(
+            columns, self.parameters, self.binding.leaf_schema(columns, schema)
+        )
         return self.binding.rebuild(columns, mapped.batch, schema)
 
 

@@ -33,7 +33,7 @@ WRONG: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda v: f"{v!r:.20}")
-def test_a_value_outside_its_domain_is_refused_by_name(name: str, value: Any) -> None:
+def test_invalid_value_is_named_with_its_domain(name: str, value: Any) -> None:
     with pytest.raises(sbn.InvalidValueError, match=f"^{name} must be .*, got ") as caught:
         sbn.Normalizer(**{name: value})
     assert repr(value) in str(caught.value)
@@ -48,7 +48,7 @@ def test_a_value_outside_its_domain_is_refused_by_name(name: str, value: Any) ->
     ],
     ids=repr,
 )  # fmt: skip
-def test_affine_is_two_finite_numbers_a_column(affine: Any) -> None:
+def test_affine_needs_two_finite_numbers_per_column(affine: Any) -> None:
     with pytest.raises(sbn.InvalidValueError, match=r"^affine.*gamma, beta.*such as .*got "):
         sbn.Normalizer(affine=affine)
 
@@ -69,8 +69,8 @@ def test_affine_is_two_finite_numbers_a_column(affine: Any) -> None:
     ],
     ids=repr,
 )
-def test_numbers_of_any_kind_become_plain_ones(given_: Any, plain: Any) -> None:
-    """Or are refused: what is kept must compare, print and save alike."""
+def test_numbers_of_any_kind_become_python_numbers(given_: Any, plain: Any) -> None:
+    """Numbers that do not convert are an error."""
     wanted = Options(**plain)
     try:
         got = Options(**given_)
@@ -83,7 +83,7 @@ def test_numbers_of_any_kind_become_plain_ones(given_: Any, plain: Any) -> None:
         assert type(getattr(got, field.name)) is type(getattr(wanted, field.name))
 
 
-def test_the_defaults_are_those_that_are_promised() -> None:
+def test_defaults() -> None:
     assert Options() == Options(
         eps=0.0, ddof=0, center=True, scale=True, affine=None, clip=None, nan="ignore", inf="raise"
     )
@@ -91,7 +91,7 @@ def test_the_defaults_are_those_that_are_promised() -> None:
     assert sbn.Normalizer().policy == sbn.Welford()
 
 
-def test_options_cannot_change() -> None:
+def test_options_are_immutable() -> None:
     source = {"x": (2.0, 3.0)}
     options = sbn.Normalizer(eps=0.5, affine=source).options
     source["x"] = (9.0, 9.0)
@@ -111,7 +111,7 @@ def test_options_cannot_change() -> None:
     clip=st.none() | st.floats(1e-300, 1e300),
     affine=st.none() | st.dictionaries(st.text(), st.tuples(st.floats(-9, 9), st.floats(-9, 9))),
 )
-def test_options_are_values(eps: float, ddof: int, clip: float | None, affine: Any) -> None:
+def test_equal_options_are_equal(eps: float, ddof: int, clip: float | None, affine: Any) -> None:
     options = Options(eps=eps, ddof=ddof, clip=clip, affine=affine)
     same = Options(eps=eps, ddof=ddof, clip=clip, affine=affine)
     assert options == same
@@ -122,18 +122,18 @@ def test_options_are_values(eps: float, ddof: int, clip: float | None, affine: A
 
 
 @pytest.mark.parametrize("policy", ["welford", 3, sbn.Welford, sbn.EMA, object(), [sbn.Welford()]])
-def test_a_policy_is_an_instance_of_a_policy(policy: Any) -> None:
+def test_policy_must_be_an_instance_of_a_policy(policy: Any) -> None:
     with pytest.raises(sbn.InvalidValueError, match=r"policy must be .*Welford\(\).*got "):
         sbn.Normalizer(policy)
 
 
 @pytest.mark.parametrize("columns", ["price", [], (), [1], ["x", None], {"x"}, 3, {"x": 1}])
-def test_columns_are_a_list_of_names(columns: Any) -> None:
+def test_columns_must_be_a_list_of_names(columns: Any) -> None:
     with pytest.raises(sbn.InvalidValueError, match=r"columns must be .*, got "):
         sbn.Normalizer(columns=columns)
 
 
-def test_an_affine_column_that_does_not_exist_is_named_with_the_nearest() -> None:
+def test_missing_affine_column_is_named_with_the_nearest() -> None:
     norm = sbn.Normalizer(affine={"prise": (1.0, 0.0)})
     with pytest.raises(sbn.SchemaError, match=r"affine.*'prise'.*'price'"):
         norm.update(pa.table({"price": [1.0], "volume": [1.0]}))

@@ -79,7 +79,7 @@ def test_map_is_computed_once_for_each_state() -> None:
     assert Standardizer.of(norm.statistics) is first
     norm.update(pa.table({"x": [9.0]}))
     assert norm.standardizer is not first
-    assert first.lanes.location_hi.tolist() == [1.5]
+    assert first.parameters.location_hi.tolist() == [1.5]
 
 
 def test_map_of_no_statistics_is_an_error() -> None:

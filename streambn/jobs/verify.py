@@ -148,7 +148,7 @@ class _Comparison:
     def __init__(self, operation: ApplyStatistics, name: str, text: bool) -> None:
         self._standardizer = operation.frozen.standardizer
         self._binding = self._standardizer.binding
-        self._transform = self._standardizer.lanes
+        self._transform = self._standardizer.parameters
         self._inverse, self._dtype = operation.inverse, float_type_of(operation.dtype)
         self._name, self._text = name, text
         self._leaves = {leaf.path for leaf in self._binding.leaves}

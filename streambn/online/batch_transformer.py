@@ -133,7 +133,7 @@ def _with_unseen(standardizer: Standardizer, unseen: str, constant: str) -> Feat
     constant : {"unit", "zero"}
         The map of a constant feature if ``eps=0``.
     """
-    maps, options = standardizer.lanes, standardizer.options
+    maps, options = standardizer.parameters, standardizer.options
     features = len(maps.known)
     gamma = np.ones(features) if maps.gamma is None else maps.gamma
     beta = np.zeros(features) if maps.beta is None else maps.beta

@@ -1,4 +1,4 @@
-"""The monoid: NIST's certified values, and defects of peers that it must not have."""
+"""The monoid of moments: NIST's certified values, and defects that peers have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def deviation(m, ddof):
     return var_and_std((m.m2_hi, m.m2_lo), m.weight - ddof, m.exponent)[1][0]
 
 
-# Certified for the decimals; these are the correctly rounded values of the binary64 data.
+# NIST certifies the decimals. These are the correctly rounded values of the float64 data.
 NIST = {
     "NumAcc1": ([10000001, 10000003, 10000002], 10000002, 1.0),
     "NumAcc2": ([1.2, *[1.1, 1.3] * 500], 1.2, 0.09999999999999998),
@@ -29,7 +29,7 @@ NIST = {
 
 @pytest.mark.parametrize("name", NIST)
 @pytest.mark.parametrize("pieces", [1, 2, 7, 1001])
-def test_nist_univariate(name, pieces):
+def test_nist_certified_values(name, pieces):
     values, mean, sd = NIST[name]
     parts = [p for p in np.array_split(np.array(values, float), pieces) if len(p)]
     m = Moments.empty(1)
@@ -41,7 +41,7 @@ def test_nist_univariate(name, pieces):
     assert deviation(m, 1) == pytest.approx(sd, rel=1e-15, abs=0)
 
 
-def test_means_and_deviations_that_numpy_overflows():
+def test_means_and_deviations_where_numpy_overflows():
     assert moments([1.7e308, 1.7e308]).mean[0] == 1.7e308
     assert not np.isfinite(np.float64(1.7e308) / 2 + np.inf)
     for scale in (1e200, 1e-200):
@@ -51,8 +51,8 @@ def test_means_and_deviations_that_numpy_overflows():
         )
 
 
-def test_merging_empty_states_makes_no_nan():
-    # One engine makes a NaN of an empty side, another divides by zero.
+def test_merge_of_empty_states_is_empty():
+    # Other engines return NaN for an empty side, or divide by zero.
     empty = Moments.empty(3)
     both = empty.merge(empty)
     assert both == empty
@@ -60,7 +60,7 @@ def test_merging_empty_states_makes_no_nan():
     assert m.merge(Moments.empty(1)) == m == Moments.empty(1).merge(m)
 
 
-def test_shards_of_one_row_are_not_dropped_and_the_means_between_shards_count():
+def test_shards_of_one_row_give_the_variance_of_the_whole():
     x = np.array([1.0, 5.0, 30.0, 2.0])
     m = Moments.empty(1)
     for value in x:
@@ -79,7 +79,7 @@ def test_equal_means_merge_without_spurious_variance():
     assert m.mean_lo[0] == 0
 
 
-def test_counts_are_whole_and_are_not_multiplied_in_64_bits():
+def test_large_counts_do_not_overflow():
     m = Moments.empty(1)
     half = moments([1.0, 2.0])
     big = half.replace(count=half.count * 2**40, weight=half.weight * 2.0**40)
@@ -89,7 +89,7 @@ def test_counts_are_whole_and_are_not_multiplied_in_64_bits():
     assert m.pairs[0] > 0
 
 
-def test_a_state_is_read_only_and_never_subtracts():
+def test_state_is_read_only_and_has_no_subtraction():
     m = moments([1.0, 2.0])
     with pytest.raises(ValueError, match="read-only"):
         m.mean_hi[0] = 3
@@ -106,14 +106,14 @@ def test_equality_is_bit_for_bit():
     assert moments([1.0]) != "moments"
 
 
-def test_the_one_row_segment_is_that_of_the_definition():
+def test_segment_of_one_row_follows_the_definition():
     m = moments([5.0], decay=0.75)
     assert (m.weight[0], m.mean[0], m.m2[0], m.pairs[0], m.decay[0]) == (1, 5, 0, 0, 0.75)
     plain = moments([1.0, 2.0, 4.0])
     assert (plain.weight[0], plain.pairs[0], plain.decay[0]) == (3, 3, 1)
 
 
-def test_pairs_do_not_cancel_when_one_weight_is_nearly_all():
+def test_pairs_do_not_cancel_beside_one_large_weight():
     m = Moments.empty(1)
     for value in (1.0, 2.0, 3.0):
         m = m.merge(moments([value], decay=1e-12))

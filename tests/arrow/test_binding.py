@@ -1,4 +1,4 @@
-"""Arrow columns as lanes: every encoding of the same numbers gives the same statistics."""
+"""Arrow columns as features: every encoding of the same numbers gives the same statistics."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def fit(data: Any, **options: Any) -> sbn.Normalizer:
 
 
 def bits(norm: sbn.Normalizer) -> bytes:
-    """The state, to the last bit."""
+    """Return the bytes of a state, which tell apart states that differ in one bit."""
     return snapshot.encode(snapshot.Snapshot(norm._statistics, frozen=False))
 
 
-def by_lane(norm: sbn.Normalizer) -> dict[str, dict[str, Any]]:
+def by_feature(norm: sbn.Normalizer) -> dict[str, dict[str, Any]]:
     return {row["column"]: row for row in norm.stats().to_pylist()}
 
 
@@ -48,7 +48,7 @@ def by_lane(norm: sbn.Normalizer) -> dict[str, dict[str, Any]]:
 
 
 class Kind(NamedTuple):
-    """A numeric type, and the number of it that stands for the integer k in 0..99."""
+    """A numeric type, and the number that represents an integer k in 0..99 in it."""
 
     type: pa.DataType
     number: Callable[[int], Any]
@@ -59,7 +59,7 @@ def _integers(kind: pa.DataType, offset: int = 0) -> Kind:
 
 
 def _decimals(kind: pa.DataType, offset: int = 0) -> Kind:
-    # Not scaleb(): it would round to the 28 digits of the decimal context.
+    # scaleb() would round to the 28 digits of the decimal context.
     return Kind(kind, lambda k: Decimal(f"{k + offset}E{-kind.scale}"))
 
 
@@ -97,7 +97,7 @@ def plain(kind: Kind, ks: Ks) -> pa.Array:
 
 
 def dictionary(kind: Kind, ks: Ks) -> pa.Array:
-    """Nulls by turns in the indices and in the dictionary's values."""
+    """Encode nulls alternately as null indices and as null values of the dictionary."""
     values = [None, *sorted({k for k in ks if k is not None})]
     nulls = iter([None, 0] * len(ks))
     indices = [next(nulls) if k is None else values.index(k) for k in ks]
@@ -120,7 +120,7 @@ JUNK = st.lists(st.integers(0, 99), max_size=9)  # what a slice leaves out on ei
 
 @st.composite
 def numbers(draw: Any, kind: Kind, min_size: int = 0) -> tuple[pa.Array, list[int | None]]:
-    """A flat array, often sliced, and what it stands for."""
+    """Draw a flat array, often a slice, and the integers that it represents."""
     encode = draw(st.sampled_from(ENCODINGS))
     ks, before, after = draw(st.lists(K, min_size=min_size, max_size=12)), draw(JUNK), draw(JUNK)
     array = encode(kind, [*before, *ks, *after])
@@ -135,7 +135,7 @@ def flat(draw: Any, kind: Kind) -> tuple[pa.Array, dict[str, list[int | None]]]:
 
 @st.composite
 def struct(draw: Any, kind: Kind) -> tuple[pa.Array, dict[str, list[int | None]]]:
-    """x.a.b and x.c, with null structs on both levels over values that are there."""
+    """Draw x.a.b and x.c, with null structs on both levels above valid values."""
     inner, ks = draw(numbers(kind))
     rows = len(ks)
     masks = [np.array(draw(st.lists(st.booleans(), min_size=rows, max_size=rows)), bool)] * 2
@@ -154,7 +154,7 @@ def struct(draw: Any, kind: Kind) -> tuple[pa.Array, dict[str, list[int | None]]
 def fixed_list(
     draw: Any, kind: Kind, tensor: bool = False
 ) -> tuple[pa.Array, dict[str, list[int | None]]]:
-    """Null rows, null elements, and a values array with an offset of its own."""
+    """Draw lists with null rows, null elements, and values at an offset."""
     width = draw(st.sampled_from([4] if tensor else [1, 2, 5]))
     encode = plain if tensor else draw(st.sampled_from(ENCODINGS))
     element = st.lists(K, min_size=width, max_size=width)
@@ -168,8 +168,8 @@ def fixed_list(
         array = pa.ExtensionArray.from_storage(kind_of, array)
     start = draw(st.integers(0, len(rows)))
     seen = list(zip(rows, nulls, strict=True))[start:]
-    lanes = {f"x[{i}]": [None if null else row[i] for row, null in seen] for i in range(width)}
-    return array.slice(start), lanes
+    features = {f"x[{i}]": [None if null else row[i] for row, null in seen] for i in range(width)}
+    return array.slice(start), features
 
 
 @st.composite
@@ -180,10 +180,10 @@ def tensor(draw: Any, kind: Kind) -> tuple[pa.Array, dict[str, list[int | None]]
 NESTINGS = {"flat": flat, "struct": struct, "list": fixed_list, "tensor": tensor}
 
 
-def lane_of(rows: list[Any], lane: str) -> list[Any]:
-    """Walk ``x.a.b`` or ``x[2]`` through rows as Python objects."""
+def values_of(rows: list[Any], feature: str) -> list[Any]:
+    """Return the values of feature ``x.a.b`` or ``x[2]`` in rows of Python objects."""
     found = rows
-    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", lane):
+    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", feature):
         found = [None if r is None else r[name or int(index)] for r in found]
     return found
 
@@ -201,35 +201,35 @@ def storage(array: pa.Array) -> pa.Array:
 @pytest.mark.parametrize("name", KINDS)
 @settings.get_profile("few")
 @given(data=st.data())
-def test_statistics_and_output_are_those_of_the_numbers(
+def test_every_encoding_gives_the_same_statistics_and_output(
     name: str, nesting: str, data: st.DataObject
 ) -> None:
     kind = KINDS[name]
-    array, lanes = data.draw(NESTINGS[nesting](kind))
+    array, features = data.draw(NESTINGS[nesting](kind))
     batch = record(x=array)
     norm = sbn.Normalizer().update(batch)
     if batch.num_rows == 0:
         assert norm.features == ()
         return
-    stats = by_lane(norm)
-    assert list(stats) == list(lanes)
+    stats = by_feature(norm)
+    assert list(stats) == list(features)
     result = norm.transform(batch)
     result.validate(full=True)
     rows = storage(result.column(0)).to_pylist()
     width = {pa.float16(): 2e-3, pa.float32(): 2e-6}
-    for lane, ks in lanes.items():
-        is_x = lane != "x.c"
+    for feature, ks in features.items():
+        is_x = feature != "x.c"
         here = [None if k is None else Fraction(kind.number(k) if is_x else k) for k in ks]
         values = [v for v in here if v is not None]
-        row = stats[lane]
+        row = stats[feature]
         assert (row["count"], row["nulls"]) == (len(values), len(ks) - len(values))
-        got = lane_of(rows, lane)
+        got = values_of(rows, feature)
         if not values:
             assert row["mean"] is row["var"] is row["min"] is row["max"] is None
             assert got == [None] * len(ks)
             continue
         mean, var = moments_of(values)
-        # A mean near zero is as exact as the values around it, not as itself.
+        # A mean near zero is as accurate as the values, not relative to itself.
         assert abs(Fraction(row["mean"]) - mean) <= 3e-16 * (abs(mean) + max(map(abs, values)) / 9)
         assert row["var"] == pytest.approx(float(var), rel=1e-14, abs=0)
         assert (row["min"], row["max"]) == (float(min(values)), float(max(values)))
@@ -244,8 +244,7 @@ def test_statistics_and_output_are_those_of_the_numbers(
 
 
 @given(data=st.data(), name=st.sampled_from(sorted(KINDS)))
-def test_an_offset_changes_no_bit(data: st.DataObject, name: str) -> None:
-    """A slice and the same rows copied to a fresh array are the same data."""
+def test_slices_give_the_same_bits_as_copies(data: st.DataObject, name: str) -> None:
     nesting = data.draw(st.sampled_from(sorted(NESTINGS)))
     array, _ = data.draw(NESTINGS[nesting](KINDS[name]))
     batch = record(x=array)
@@ -266,7 +265,7 @@ def _written(batch: pa.RecordBatch) -> pa.Buffer:
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("encode", ENCODINGS, ids=lambda e: e.__name__)
-def test_zero_rows_are_normalized_to_zero_rows(encode: Any, name: str) -> None:
+def test_zero_rows_normalize_to_zero_rows(encode: Any, name: str) -> None:
     kind = KINDS[name]
     norm = fit(record(x=encode(kind, [1, 2, 5])))
     empty = record(x=encode(kind, [1, 2, 5]).slice(1, 0))
@@ -283,23 +282,23 @@ def test_integers_beyond_the_float_mantissa_keep_their_last_digits() -> None:
     assert np.var(np.array(values, np.int64).astype(float)) != pytest.approx(8 / 3)  # rejected
     for kind in (pa.int64(), pa.uint64(), pa.decimal128(20, 0)):
         norm = fit(record(x=pa.array(values, kind)))
-        assert by_lane(norm)["x"]["var"] == pytest.approx(8 / 3, rel=1e-15)
+        assert by_feature(norm)["x"]["var"] == pytest.approx(8 / 3, rel=1e-15)
         z = norm.transform(record(x=pa.array(values, kind))).column(0).to_pylist()
         assert z == pytest.approx([-math.sqrt(1.5), 0.0, math.sqrt(1.5)], abs=1e-15)
 
 
-def test_decimals_are_not_rounded_to_binary_first() -> None:
-    """As decimals, the NumAcc data have the certified deviation of exactly 0.1."""
+def test_decimals_are_not_rounded_to_float64() -> None:
+    """NIST certifies a deviation of 0.1 for the decimal data."""
     texts = ["10000000.2", *["10000000.1", "10000000.3"] * 500]
     array = pa.array([Decimal(t) for t in texts], pa.decimal128(12, 1))
-    assert by_lane(fit(record(x=array), ddof=1))["x"]["std"] == 0.1
-    assert by_lane(fit(record(x=array.cast(pa.float64())), ddof=1))["x"]["std"] != 0.1
+    assert by_feature(fit(record(x=array), ddof=1))["x"]["std"] == 0.1
+    assert by_feature(fit(record(x=array.cast(pa.float64())), ddof=1))["x"]["std"] != 0.1
 
 
-def test_an_int8_column_beside_a_price_does_not_change_it() -> None:
+def test_narrow_column_does_not_affect_another() -> None:
     price = pa.array([70000.25, 70000.5, 70001.0])
-    alone = by_lane(fit(record(price=price)))["price"]
-    beside = by_lane(fit(record(flag=pa.array([1, 2, 3], pa.int8()), price=price)))["price"]
+    alone = by_feature(fit(record(price=price)))["price"]
+    beside = by_feature(fit(record(flag=pa.array([1, 2, 3], pa.int8()), price=price)))["price"]
     assert beside == alone
 
 
@@ -328,13 +327,13 @@ def _buffer(kind: pa.DataType, values: Sequence[Any]) -> pa.Buffer:
 
 
 def under_nulls(kind: pa.DataType, values: Sequence[Any], valid: Sequence[bool]) -> pa.Array:
-    """An array with these very values in its buffer, whether they are valid or not."""
+    """Return an array with given values in its buffer, valid or not."""
     bitmap = pa.py_buffer(np.packbits(np.array(valid, bool), bitorder="little").tobytes())
     return pa.Array.from_buffers(kind, len(values), [bitmap, _buffer(kind, values)])
 
 
 def _nested(array: pa.Array, nesting: str, valid: Sequence[bool]) -> pa.Array:
-    """Put an array below a list or a struct whose rows are null where `valid` says so."""
+    """Nest an array in a list or a struct whose rows are null where not `valid`."""
     if nesting == "plain":
         return array
     mask = ~np.array(valid, bool)
@@ -348,7 +347,7 @@ def _nested(array: pa.Array, nesting: str, valid: Sequence[bool]) -> pa.Array:
 @pytest.mark.parametrize("kind", _POISONS, ids=str)
 @settings.get_profile("few")
 @given(data=st.data())
-def test_what_lies_under_a_null_is_never_read(
+def test_values_under_nulls_are_never_read(
     kind: pa.DataType, nesting: str, data: st.DataObject
 ) -> None:
     n = data.draw(st.integers(2, 40))
@@ -377,7 +376,7 @@ def test_what_lies_under_a_null_is_never_read(
 
 
 def _hidden_values(array: pa.Array) -> set[float]:
-    """The values in the buffers of an array at places that are null."""
+    """Return the values in the buffers of an array under its nulls."""
     valid = np.ones(len(array), bool)
     width = 1
     while not pa.types.is_floating(array.type):
@@ -393,18 +392,18 @@ def _hidden_values(array: pa.Array) -> set[float]:
     return set(raw[array.offset : array.offset + len(array)][~valid].astype(float).tolist())
 
 
-def test_a_garbage_index_under_a_null_is_never_followed() -> None:
+def test_invalid_dictionary_index_under_a_null_is_ignored() -> None:
     indices = under_nulls(pa.int32(), [0, 2**31 - 1, 1, -(2**31)], [True, False, True, False])
     array = pa.DictionaryArray.from_arrays(indices, pa.array([1.0, 3.0]), safe=False)
     norm = fit(record(x=array))
-    assert by_lane(norm)["x"] | {"column": ""} == {
+    assert by_feature(norm)["x"] | {"column": ""} == {
         "column": "", "count": 2, "nulls": 2, "nans": 0, "infs": 0,
         "mean": 2.0, "var": 1.0, "std": 1.0, "min": 1.0, "max": 3.0,
     }  # fmt: skip
     assert norm.transform(record(x=array)).column(0).to_pylist() == [-1.0, None, 1.0, None]
 
 
-def test_a_lane_that_was_never_seen_leaks_nothing() -> None:
+def test_feature_without_values_leaks_no_memory() -> None:
     array = pa.array([[1.0, None], [3.0, None]], pa.list_(pa.float64(), 2))
     norm = fit(record(x=array))
     out = norm.transform(record(x=pa.array([[5.0, 7.0], [5.0, 8.0]], array.type))).column(0)
@@ -448,7 +447,7 @@ NOT_NUMERIC = {
 
 
 @pytest.mark.parametrize("name", NOT_NUMERIC)
-def test_what_is_no_number_is_never_averaged(name: str) -> None:
+def test_other_types_are_never_averaged(name: str) -> None:
     array = NOT_NUMERIC[name]
     batch = record(x=[1.0, 3.0], other=array)
     norm = fit(batch)
@@ -463,7 +462,7 @@ def test_what_is_no_number_is_never_averaged(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in NOT_NUMERIC if n != "null"])
-def test_a_column_that_turns_into_no_number_is_refused(name: str) -> None:
+def test_column_that_is_no_longer_numeric_is_an_error(name: str) -> None:
     norm = fit(record(other=[1.0, 3.0]))
     before = bits(norm)
     for act in (norm.update, norm.transform, norm.update_transform):
@@ -472,7 +471,7 @@ def test_a_column_that_turns_into_no_number_is_refused(name: str) -> None:
         assert bits(norm) == before
 
 
-def test_lanes_are_named_by_struct_field_and_element() -> None:
+def test_features_are_named_by_struct_field_and_element() -> None:
     batch = record(
         emb=pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2)),
         s=pa.array([{"a": 1, "b": {"c": [1.0, 2.0], "text": "x"}}],
@@ -480,28 +479,28 @@ def test_lanes_are_named_by_struct_field_and_element() -> None:
                               ("b", pa.struct([("c", pa.list_(pa.float64(), 2)),
                                                ("text", pa.string())]))])),
     )  # fmt: skip
-    lanes = ("emb[0]", "emb[1]", "s.a", "s.b.c[0]", "s.b.c[1]")
-    assert fit(batch).features == lanes
-    assert fit(batch).stats()["column"].to_pylist() == list(lanes)
-    assert fit(batch, columns=["s.b", "emb"]).features == (*lanes[3:], *lanes[:2])
+    features = ("emb[0]", "emb[1]", "s.a", "s.b.c[0]", "s.b.c[1]")
+    assert fit(batch).features == features
+    assert fit(batch).stats()["column"].to_pylist() == list(features)
+    assert fit(batch, columns=["s.b", "emb"]).features == (*features[3:], *features[:2])
     assert fit(batch, columns=["s.a"]).features == ("s.a",)
     with pytest.raises(sbn.SchemaError, match=r"'s\.b\.text'"):
         fit(batch, columns=["s.b.text"])
 
 
-def test_a_dotted_name_of_its_own_goes_before_a_struct_field() -> None:
+def test_column_with_a_dotted_name_precedes_a_struct_field() -> None:
     struct = pa.array([{"b": 1.0}, {"b": 3.0}])
     batch = pa.RecordBatch.from_arrays([struct, pa.array([10.0, 30.0])], ["a", "a.b"])
     norm = fit(batch, columns=["a.b"])
-    assert by_lane(norm)["a.b"]["mean"] == 20.0
+    assert by_feature(norm)["a.b"]["mean"] == 20.0
     out = norm.transform(batch)
     assert out.column(0).equals(struct)
     assert out.column(1).to_pylist() == [-1.0, 1.0]
     with pytest.raises(sbn.SchemaError, match=r"'a\.b'"):
-        fit(batch)  # two lanes of one name could not be told apart
+        fit(batch)  # two features of one name could not be told apart
 
 
-def test_dots_and_brackets_in_names_are_only_letters() -> None:
+def test_dots_and_brackets_in_names_have_no_meaning() -> None:
     batch = pa.RecordBatch.from_arrays([pa.array([1.0, 3.0])] * 3, ["", "a..b", "x[0]"])
     norm = fit(batch, columns=["x[0]", "a..b", ""])
     assert norm.features == ("x[0]", "a..b", "")
@@ -512,26 +511,26 @@ def test_dots_and_brackets_in_names_are_only_letters() -> None:
     ("asked", "nearest"),
     [("prices", "price"), ("Price", "price"), ("pos.xx", "pos.x"), ("positon", "position")],
 )
-def test_a_missing_name_is_told_with_the_nearest(asked: str, nearest: str) -> None:
+def test_missing_name_is_reported_with_the_nearest(asked: str, nearest: str) -> None:
     batch = record(price=[1.0], pos=pa.array([{"x": 1.0, "y": 2.0}]), position=[1.0])
     with pytest.raises(sbn.SchemaError, match=f"{asked!r} is not in the data.*{nearest!r}"):
         fit(batch, columns=["price", asked])
 
 
-def test_a_missing_name_that_is_near_nothing_lists_what_there_is() -> None:
+def test_missing_name_without_a_near_one_lists_all() -> None:
     with pytest.raises(sbn.SchemaError, match=r"'zzz' is not in the data.*'a', 'b'") as caught:
         fit(record(a=[1.0], b=[2.0]), columns=["zzz"])
     assert "Did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize("columns", [["x", "x"], ["s", "s.a"], ["s.a", "s"]])
-def test_a_column_named_twice_is_refused(columns: list[str]) -> None:
+def test_column_named_twice_is_an_error(columns: list[str]) -> None:
     batch = record(x=[1.0], s=pa.array([{"a": 1.0}]))
     with pytest.raises(sbn.SchemaError, match="twice"):
         fit(batch, columns=columns)
 
 
-def test_two_columns_of_one_name_are_refused_if_they_are_meant() -> None:
+def test_two_selected_columns_of_one_name_are_an_error() -> None:
     twins = pa.RecordBatch.from_arrays([pa.array([1.0]), pa.array([2.0])], ["x", "x"])
     for columns in (None, ["x"]):
         with pytest.raises(sbn.SchemaError, match="'x'"):
@@ -541,7 +540,7 @@ def test_two_columns_of_one_name_are_refused_if_they_are_meant() -> None:
         norm.update(twins)
 
 
-def test_two_columns_of_one_name_that_are_not_meant_pass_through() -> None:
+def test_two_other_columns_of_one_name_pass_through() -> None:
     arrays = [pa.array(["a", "b"]), pa.array([1.0, 3.0]), pa.array(["c", "d"])]
     batch = pa.RecordBatch.from_arrays(arrays, ["s", "x", "s"])
     out = fit(batch).transform(batch)
@@ -551,7 +550,7 @@ def test_two_columns_of_one_name_that_are_not_meant_pass_through() -> None:
     assert out.column(2).equals(arrays[2])
 
 
-def test_the_index_of_a_pandas_frame_is_no_data() -> None:
+def test_index_of_a_pandas_frame_is_not_normalized() -> None:
     frame = pd.DataFrame({"x": [1.0, 3.0]}, index=pd.Index([100, 200], name="id"))
     assert fit(frame).features == ("x",)
     assert fit(frame, columns=["id", "x"]).features == ("id", "x")  # unless one says so
@@ -562,15 +561,15 @@ def test_the_index_of_a_pandas_frame_is_no_data() -> None:
 
 
 @pytest.mark.parametrize("metadata", [b"", b"{", b"[]", b"null", b'{"index_columns": 3}', b"\xff"])
-def test_broken_pandas_metadata_is_only_metadata(metadata: bytes) -> None:
+def test_broken_pandas_metadata_is_ignored(metadata: bytes) -> None:
     schema = pa.schema([("x", pa.float64())], metadata={b"pandas": metadata})
     assert bind(schema, None).features == ("x",)
 
 
-def test_many_lanes_are_bound_and_learned() -> None:
+def test_many_features_are_bound_and_learned() -> None:
     wide = record(emb=pa.FixedSizeListArray.from_arrays(pa.array(np.arange(2.0 * 30_000)), 30_000))
-    lanes = fit(wide).features
-    assert (len(lanes), lanes[-1]) == (30_000, "emb[29999]")
+    features = fit(wide).features
+    assert (len(features), features[-1]) == (30_000, "emb[29999]")
     stats = fit(record(**{f"c{i}": [1.0 * i] for i in range(4_000)})).stats()
     assert stats["mean"].to_pylist() == [float(i) for i in range(4_000)]
 
@@ -593,13 +592,13 @@ def test_later_batches_are_matched_by_name() -> None:
         for t, z in (("a", -1.0), ("b", 1.0))
     ]
     norm.update(shuffled)
-    stats = by_lane(norm)
+    stats = by_feature(norm)
     assert list(stats) == ["x", "y", "s.p", "s.q"]
     assert [row["mean"] for row in stats.values()] == [2.0, 20.0, 1.0, 5.0]
     assert [row["count"] for row in stats.values()] == [4, 4, 4, 4]
 
 
-def test_a_missing_column_is_named_with_the_nearest() -> None:
+def test_missing_column_is_named_with_the_nearest() -> None:
     norm = fit(record(price=[1.0, 2.0], volume=[1.0, 2.0]))
     before = bits(norm)
     for act in (norm.update, norm.transform, norm.inverse_transform, norm.update_transform):
@@ -616,19 +615,19 @@ def test_a_missing_column_is_named_with_the_nearest() -> None:
         (pa.array([[1.0, 2.0]]), "no longer numeric"),
     ],
 )
-def test_a_list_that_changes_its_size_is_refused(now: pa.Array, message: str) -> None:
+def test_list_that_changes_its_size_is_an_error(now: pa.Array, message: str) -> None:
     norm = fit(record(e=pa.array([[1.0, 2.0]], pa.list_(pa.float64(), 2))))
     for act in (norm.update, norm.transform):
         with pytest.raises(sbn.SchemaError, match=f"'e'.*{message}"):
             act(record(e=now))
 
 
-def test_a_plain_column_that_becomes_a_list_is_refused() -> None:
+def test_plain_column_that_becomes_a_list_is_an_error() -> None:
     with pytest.raises(sbn.SchemaError, match="'e' had one number per row and now has a list"):
         fit(record(e=[1.0])).update(record(e=pa.array([[1.0]], pa.list_(pa.float64(), 1))))
 
 
-def test_a_column_without_a_single_value_may_come_as_the_null_type() -> None:
+def test_column_without_values_may_have_the_null_type() -> None:
     pair = pa.list_(pa.float64(), 2)
     struct = pa.struct([("a", pa.float64()), ("t", pa.string())])
     batch = record(
@@ -637,7 +636,7 @@ def test_a_column_without_a_single_value_may_come_as_the_null_type() -> None:
         s=pa.array([{"a": 1.0, "t": "x"}, {"a": 3.0, "t": "y"}], struct),
     )
     norm = fit(batch)
-    stats = by_lane(norm)
+    stats = by_feature(norm)
     bare = record(
         x=pa.nulls(3),
         e=pa.nulls(3),
@@ -652,20 +651,20 @@ def test_a_column_without_a_single_value_may_come_as_the_null_type() -> None:
     assert out["e"].to_pylist() == [None] * 3  # null lists, not lists of nulls
     assert out["s"].to_pylist() == [{"a": None, "t": t} for t in ("p", None, "q")]
     norm.update(bare)
-    for lane, row in by_lane(norm).items():
-        assert row == stats[lane] | {"nulls": 3}
+    for feature, row in by_feature(norm).items():
+        assert row == stats[feature] | {"nulls": 3}
 
 
-def test_a_struct_without_a_single_value_may_come_as_the_null_type() -> None:
+def test_struct_without_values_may_have_the_null_type() -> None:
     norm = fit(record(s=pa.array([{"a": 1.0}, {"a": 3.0}])))
-    assert by_lane(norm.update(record(s=pa.nulls(2))))["s.a"]["nulls"] == 2
+    assert by_feature(norm.update(record(s=pa.nulls(2))))["s.a"]["nulls"] == 2
 
 
 # ------------------------------------------------------------------------------ output
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_floats_keep_their_type_and_all_else_becomes_float64(name: str) -> None:
+def test_floats_keep_their_type_and_others_become_float64(name: str) -> None:
     kind = KINDS[name]
     expected = kind.type if pa.types.is_floating(kind.type) else pa.float64()
     for encode in ENCODINGS:
@@ -689,7 +688,7 @@ def test_floats_keep_their_type_and_all_else_becomes_float64(name: str) -> None:
             assert out.schema.field("e").type.list_size == 1
 
 
-def test_a_tensor_keeps_its_shape() -> None:
+def test_tensor_keeps_its_shape() -> None:
     kind = pa.fixed_shape_tensor(
         pa.float32(), [2, 3], dim_names=["height", "width"], permutation=[1, 0]
     )
@@ -708,7 +707,7 @@ def test_a_tensor_keeps_its_shape() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["int64", pa.int32(), "complex128", bool, "U5", object(), 5])
-def test_only_a_float_type_may_be_asked_for(dtype: Any) -> None:
+def test_dtype_must_be_a_float_type(dtype: Any) -> None:
     norm = fit(record(x=[1.0]))
     for act in (norm.transform, norm.inverse_transform, norm.update_transform):
         with pytest.raises(sbn.InvalidValueError, match="dtype must be float16, float32 or"):
@@ -725,7 +724,7 @@ def test_float32_output_is_rounded_once() -> None:
     assert (narrow == wide.astype(np.float32)).all()
 
 
-def test_columns_that_are_not_normalized_pass_through_untouched() -> None:
+def test_other_columns_pass_through_unchanged() -> None:
     text = pa.array(["a", None, "c"])
     skipped = under_nulls(pa.float64(), [1.0, np.nan, np.inf], [True, False, True])
     flags = pa.array([True, None, False])
@@ -734,11 +733,11 @@ def test_columns_that_are_not_normalized_pass_through_untouched() -> None:
     for name in ("text", "skipped", "flags"):
         given_buffers = [b and b.address for b in batch[name].buffers()]
         assert [b and b.address for b in out[name].buffers()] == given_buffers
-    # And the input is not written to.
+    # The input is unchanged.
     assert batch["x"].to_pylist() == [1.0, 2.0, 3.0]
 
 
-def test_metadata_of_schema_and_fields_stays() -> None:
+def test_metadata_of_schema_and_fields_is_kept() -> None:
     item = pa.field("item", pa.int16(), metadata={"unit": "mm"})
     inner = pa.field("f", pa.float32(), metadata={"unit": "K"})
     schema = pa.schema(
@@ -769,7 +768,7 @@ def _nulls_where_none_may_be(schema: pa.Schema, batch: pa.RecordBatch) -> list[s
     return [field.name for field, array in pairs if not field.nullable and array.null_count]
 
 
-def test_no_null_in_a_column_that_says_it_has_none() -> None:
+def test_non_nullable_fields_hold_no_nulls() -> None:
     schema = pa.schema([pa.field("x", pa.float64(), nullable=False), pa.field("y", pa.float64())])
 
     def batch(*xs: float) -> pa.RecordBatch:
@@ -790,7 +789,7 @@ def test_no_null_in_a_column_that_says_it_has_none() -> None:
         assert _nulls_where_none_may_be(out.schema, out) == []
 
 
-def test_output_has_no_bitmap_where_there_is_no_null() -> None:
+def test_output_without_nulls_has_no_bitmap() -> None:
     out = fit(record(x=[1.0, 3.0])).transform(record(x=[1.0, 3.0])).column(0)
     assert len(out.buffers()) == BITMAP_AND_DATA
     assert out.null_count == 0

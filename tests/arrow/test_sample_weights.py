@@ -1,4 +1,4 @@
-"""Sample weights and event times at the border: what is taken, and what is refused and how."""
+"""Sample weights and event times: accepted types, and errors for the others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mean(norm):
 
 
 def refused(norm, batch, kind, says):
-    """Learning says what is wrong, and leaves the statistics and the columns as they were."""
+    """Check that learning fails with a message, and changes nothing."""
     lanes, stats = norm.features, norm.stats() if norm.features else None
     with pytest.raises(kind, match=says):
         norm.update(batch)
@@ -48,7 +48,7 @@ WEIGHTS = {
 
 
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
-def test_weights_may_be_numbers_of_any_type(weights):
+def test_weights_can_be_numbers_of_any_type(weights):
     norm = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": weights}))
     assert norm.features == ("x",)
     assert mean(norm) == [(1 + 2 + 18) / 3.5]
@@ -70,14 +70,14 @@ def test_weights_may_be_numbers_of_any_type(weights):
 )
 @pytest.mark.parametrize("policy", [sbn.Welford(), sbn.EMA(alpha=0.5)], ids=repr)
 @pytest.mark.parametrize("before", [False, True])
-def test_other_weights_are_refused_and_nothing_changes(policy, before, weights, kind, says):
+def test_invalid_weights_are_rejected_without_a_trace(policy, before, weights, kind, says):
     norm = sbn.Normalizer(policy, weights="w")
     if before:
         norm.update(pa.table({"x": X, "w": [1.0, 2.0, 3.0]}))
     refused(norm, pa.table({"x": X, "w": pa.array(weights)}), kind, says)
 
 
-def test_a_missing_column_of_weights_is_named_with_the_nearest():
+def test_missing_weight_column_is_named_with_the_nearest():
     table = pa.table({"x": X, "wait": [1.0, 2.0, 3.0]})
     refused(sbn.Normalizer(weights="weit"), table, SchemaError, r"'weit'.*'wait'")
     twice = pa.table([X, X, X], names=["x", "w", "w"])
@@ -91,18 +91,18 @@ def test_a_missing_column_of_weights_is_named_with_the_nearest():
     [sbn.BatchEMA(momentum=0.1), sbn.EMA(alpha=0.5, adjust=False)],
     ids=repr,
 )
-def test_policies_with_weights_of_their_own_take_no_others(policy):
+def test_some_policies_do_not_support_sample_weights(policy):
     with pytest.raises(InvalidValueError, match=r"weights='w' has no meaning for .*adjust=True"):
         sbn.Normalizer(policy, weights="w")
 
 
 @pytest.mark.parametrize("weights", [3, "", ["w"], True])
-def test_weights_are_named_by_a_name(weights):
+def test_weights_must_be_a_column_name(weights):
     with pytest.raises(InvalidValueError, match="weights must be the name of a column"):
         sbn.Normalizer(weights=weights)
 
 
-def test_a_batch_that_weighs_nothing_leaves_no_trace():
+def test_batch_of_zero_weights_leaves_no_trace():
     nothing = pa.table({"x": [float("inf"), 1.0], "w": [0.0, 0.0]})
     fresh = sbn.Normalizer(weights="w").update(nothing)
     assert fresh.features == ()
@@ -124,7 +124,7 @@ TYPES = {
 
 
 @pytest.mark.parametrize("values", TYPES.values(), ids=TYPES)
-def test_rows_are_left_out_of_columns_of_every_type(values):
+def test_rows_of_zero_weight_are_dropped_from_columns_of_every_type(values):
     table = pa.table({"x": values, "text": pa.array(["a", "b", "c"], pa.string_view())})
     some = sbn.Normalizer().update(table.slice(0, 1)).update(table.slice(2))
     weighed = table.append_column("w", [[1.0, 0.0, 1.0]])
@@ -135,18 +135,18 @@ def test_rows_are_left_out_of_columns_of_every_type(values):
     assert mean(norm) == mean(some)
 
 
-def test_small_weights_beside_others_are_as_small_as_they_are():
+def test_small_weights_beside_larger_ones_are_allowed():
     norm = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": [5e-324, 1.0, 1e-300]}))
     assert mean(norm) == [4.0]
     assert norm.stats()["count"].to_pylist() == [3]
 
 
-def test_a_batch_that_weighs_nothing_has_the_columns_all_the_same():
+def test_batch_of_zero_weights_still_needs_the_columns():
     norm = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": X}))
     refused(norm, pa.table({"y": X, "w": [0.0, 0.0, 0.0]}), SchemaError, "'x'")
 
 
-def test_a_nan_that_propagates_is_in_every_moment_and_in_no_weight():
+def test_propagated_nan_affects_moments_but_not_weights():
     table = pa.table({"x": [1.0, float("nan")], "w": [1.0, 2.0]})
     batch = sbn.Normalizer(sbn.BatchEMA(momentum=0.1), ["x"], nan="propagate").update(table)
     assert np.isnan(batch.stats()["total_var"][0].as_py())
@@ -155,27 +155,27 @@ def test_a_nan_that_propagates_is_in_every_moment_and_in_no_weight():
     assert weighed["weight"].to_pylist() == [1.0]
 
 
-def test_weights_that_were_learned_are_shown_without_their_column():
+def test_stats_show_weights_after_their_column_is_dropped():
     norm = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": [1.0, 2.0, 3.0]}))
     assert norm.with_weights(None).stats() == norm.stats()
     assert "weight" not in sbn.Normalizer().update(pa.table({"x": X})).stats().column_names
 
 
-def test_what_is_normalized_need_not_have_weights():
+def test_transform_needs_no_weights():
     frozen = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": X})).freeze()
     out = frozen.transform(pa.table({"x": X}))
     assert out["x"].to_pylist() == frozen.transform(pa.table({"w": X, "x": X}))["x"].to_pylist()
     assert frozen.transform(pa.table({"w": X, "x": X}))["w"].to_pylist() == X.to_pylist()
 
 
-def test_a_batch_normalized_by_itself_goes_by_its_weights():
+def test_batch_statistics_use_sample_weights():
     table = pa.table({"x": X, "w": [1.0, 0.0, 1.0]})
     norm = sbn.Normalizer(weights="w")
     assert norm.update_transform(table, using="batch")["x"].to_pylist() == [-1.0, -0.25, 1.0]
     assert norm.stats()["count"].to_pylist() == [2]
 
 
-def test_a_dataset_is_read_with_what_stands_beside(tmp_path):
+def test_dataset_scan_reads_weights_and_times(tmp_path):
     table = pa.table({"a": X, "x": X, "t": CLOCK, "w": [1.0, 2.0, 3.0]})
     ds.write_dataset(table, tmp_path, format="parquet")
     dataset = ds.dataset(tmp_path, format="parquet")
@@ -193,14 +193,14 @@ TIMES = {
 
 
 @pytest.mark.parametrize("times", TIMES.values(), ids=TIMES)
-def test_event_times_may_be_of_any_unit_and_zone(times):
+def test_event_times_can_have_any_unit_and_zone(times):
     norm = sbn.Normalizer(HOURLY).update(pa.table({"x": X, "t": times}))
     assert norm.features == ("x",)
     assert mean(norm) == pytest.approx([EXPECTED], rel=1e-15)
 
 
 @pytest.mark.parametrize("kind", [pa.date32(), pa.date64()])
-def test_event_times_may_be_dates(kind):
+def test_event_times_can_be_dates(kind):
     days = pa.array([NOON.date() + dt.timedelta(days=d) for d in range(3)]).cast(kind)
     norm = sbn.Normalizer(sbn.EMA(halflife="24h", time="t")).update(pa.table({"x": X, "t": days}))
     assert mean(norm) == pytest.approx([EXPECTED], rel=1e-15)
@@ -209,7 +209,7 @@ def test_event_times_may_be_dates(kind):
 @pytest.mark.parametrize(
     "kind", [pa.int8(), pa.int64(), pa.uint16(), pa.uint64(), pa.float32(), pa.float64()], ids=str
 )
-def test_event_times_may_be_numbers_which_are_not_normalized(kind):
+def test_numeric_event_times_are_not_normalized(kind):
     norm = sbn.Normalizer(NUMERIC).update(pa.table({"x": X, "t": pa.array([5, 6, 7], kind)}))
     assert norm.features == ("x",)
     assert mean(norm) == pytest.approx([EXPECTED], rel=1e-15)
@@ -246,7 +246,7 @@ def test_event_times_may_be_numbers_which_are_not_normalized(kind):
     ],
 )
 @pytest.mark.parametrize("before", [False, True])
-def test_other_times_are_refused_and_nothing_changes(policy, before, times, kind, says):
+def test_invalid_times_are_rejected_without_a_trace(policy, before, times, kind, says):
     norm = sbn.Normalizer(policy)
     if before:
         good = MICROS if policy is HOURLY else pa.array([1, 2, 3])
@@ -254,7 +254,7 @@ def test_other_times_are_refused_and_nothing_changes(policy, before, times, kind
     refused(norm, pa.table({"x": X, "t": times}), kind, says)
 
 
-def test_a_missing_column_of_times_is_named_with_the_nearest():
+def test_missing_time_column_is_named_with_the_nearest():
     table = pa.table({"x": X, "time": CLOCK})
     refused(
         sbn.Normalizer(sbn.EMA(halflife="1h", time="tme")), table, SchemaError, r"'tme'.*'time'"
@@ -272,7 +272,7 @@ def test_rows_without_a_time_can_be_skipped(missing):
     assert sbn.Normalizer(policy).update(mixed).stats() == stats
 
 
-def test_a_row_of_no_weight_needs_no_time():
+def test_row_of_zero_weight_needs_no_time():
     table = pa.table({"x": X, "t": [None, *CLOCK[1:]], "w": [0.0, 1.0, 1.0]})
     norm = sbn.Normalizer(HOURLY, weights="w").update(table)
     assert mean(norm) == pytest.approx([(4 / 2 + 9) / 1.5], rel=1e-15)
@@ -304,12 +304,12 @@ def test_a_row_of_no_weight_needs_no_time():
         (lambda: sbn.EMA(halflife=7, null_time="skip"), r"name the column of times with time="),
     ],
 )
-def test_a_bad_argument_is_named_with_what_to_write_instead(make, says):
+def test_invalid_argument_is_named_with_a_remedy(make, says):
     with pytest.raises(InvalidValueError, match=says):
         make()
 
 
-def test_equal_half_lives_make_equal_policies():
+def test_equal_half_lives_give_equal_policies():
     spelled = ["7d", "168h", "P7D", "1w", dt.timedelta(days=7), np.timedelta64(7, "D")]
     policies = [sbn.EMA(halflife=halflife, time="t") for halflife in spelled]
     assert len({*policies}) == 1
@@ -317,10 +317,10 @@ def test_equal_half_lives_make_equal_policies():
     assert policies[0] != sbn.EMA(halflife="7d", time="t", null_time="skip")
 
 
-# ------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------- reading at a time
 
 
-def test_weights_fade_until_they_are_read():
+def test_weights_fade_until_the_time_of_reading():
     norm = sbn.Normalizer(HOURLY).update(pa.table({"x": X, "t": CLOCK}))
     stats = norm.stats()
     assert stats["weight"].to_pylist() == pytest.approx([1.75], rel=1e-15)
@@ -342,7 +342,7 @@ def test_weights_fade_until_they_are_read():
         (None, None),
     ],
 )
-def test_what_is_no_later_time_is_refused(at, says):
+def test_at_must_be_a_later_time(at, says):
     norm = sbn.Normalizer(HOURLY).update(pa.table({"x": X, "t": CLOCK}))
     if says is None:
         assert norm.stats(at=at) == norm.stats()
@@ -351,7 +351,7 @@ def test_what_is_no_later_time_is_refused(at, says):
         norm.stats(at=at)
 
 
-def test_only_event_time_can_be_read_later():
+def test_at_applies_to_event_time_only():
     norm = sbn.Normalizer().update(pa.table({"x": X}))
     with pytest.raises(InvalidValueError, match=r"at=5 applies to statistics by event time"):
         norm.stats(at=5)

@@ -1,4 +1,4 @@
-"""Whatever speaks Arrow in; the same kind, or a lazy reader, out."""
+"""Any Arrow data as input; output of the same kind, or a lazy reader."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def bits(norm: sbn.Normalizer) -> bytes:
 
 
 def needs(module: str, package: str) -> Any:
-    """Import what a test is about, or skip it and say what to install."""
+    """Import a module, or skip the test and name the package to install."""
     return pytest.importorskip(module, reason=f"needs {package}: pip install {package}")
 
 
@@ -53,7 +53,7 @@ def needs(module: str, package: str) -> Any:
 
 
 class StreamOnly:
-    """An object of an unknown kind that speaks the stream protocol, and nothing else."""
+    """An object of an unknown class that implements the stream protocol."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
@@ -63,7 +63,7 @@ class StreamOnly:
 
 
 class ArrayOnly:
-    """An object of an unknown kind that speaks the array protocol, and nothing else."""
+    """An object of an unknown class that implements the array protocol."""
 
     def __init__(self, table: pa.Table) -> None:
         [self._batch] = table.combine_chunks().to_batches()
@@ -82,7 +82,7 @@ def _reader(table: pa.Table, folder: Path) -> pa.RecordBatchReader:
 
 
 def _dataset(table: pa.Table, folder: Path) -> ds.Dataset:
-    """One file a chunk."""
+    """Return a dataset with one file per chunk."""
     folder.mkdir(exist_ok=True)
     for i, batch in enumerate(table.to_batches()):
         pq.write_table(pa.Table.from_batches([batch]), folder / f"{i}.parquet")
@@ -154,7 +154,7 @@ KINDS: dict[str, tuple[Callable[[pa.Table, Path], Any], type | str]] = {
 
 
 def as_table(data: Any) -> pa.Table:
-    """Read anything that comes out, with Arrow's own means."""
+    """Read any output with pyarrow."""
     if isinstance(data, pa.RecordBatchReader):
         return data.read_all()
     if isinstance(data, pa.RecordBatch):
@@ -185,7 +185,7 @@ def is_of_kind(data: Any, kind: str) -> bool:
     return type(data) is wanted
 
 
-def test_every_kind_is_learned(kind: str, tmp_path: Path) -> None:
+def test_update_accepts_every_kind(kind: str, tmp_path: Path) -> None:
     norm = sbn.Normalizer(columns=["x", "n"]).update(make(kind, tmp_path))
     stats = norm.stats().drop_columns(["mean", "var", "std"])
     assert stats.equals(fitted().stats().drop_columns(["mean", "var", "std"]))
@@ -193,7 +193,7 @@ def test_every_kind_is_learned(kind: str, tmp_path: Path) -> None:
     assert norm.stats()["var"].to_pylist() == pytest.approx([2.75, 350.0], rel=1e-15)
 
 
-def test_every_kind_is_normalized_and_comes_back_as_it_came(kind: str, tmp_path: Path) -> None:
+def test_transform_returns_the_kind_of_its_input(kind: str, tmp_path: Path) -> None:
     norm = fitted()
     out = norm.transform(make(kind, tmp_path))
     assert is_of_kind(out, kind)
@@ -203,7 +203,7 @@ def test_every_kind_is_normalized_and_comes_back_as_it_came(kind: str, tmp_path:
     assert values_of(out) == expected
 
 
-def test_every_kind_is_learned_and_normalized_in_one_pass(kind: str, tmp_path: Path) -> None:
+def test_update_transform_accepts_every_kind(kind: str, tmp_path: Path) -> None:
     norm = sbn.Normalizer(columns=["x", "n"])
     out = norm.update_transform(make(kind, tmp_path))
     assert is_of_kind(out, kind)
@@ -211,11 +211,11 @@ def test_every_kind_is_learned_and_normalized_in_one_pass(kind: str, tmp_path: P
     assert rows["s"] == TABLE["s"].to_pylist()
     assert norm.stats()["count"].to_pylist() == [4, 4]
     assert norm.stats()["mean"].to_pylist() == [3.5, 30.0]
-    # The last rows of all are normalized by everything before them, however it was cut.
+    # The last rows are normalized by the statistics of all rows, however the data was cut.
     assert rows["x"][-1] == pytest.approx(1.5 / 2.75**0.5, rel=1e-14)
 
 
-def test_every_kind_comes_back_from_its_inverse(kind: str, tmp_path: Path) -> None:
+def test_inverse_transform_restores_every_kind(kind: str, tmp_path: Path) -> None:
     norm = fitted()
     source = make(kind, tmp_path, norm.transform(TABLE))
     out = norm.inverse_transform(source)
@@ -232,7 +232,7 @@ def test_every_kind_comes_back_from_its_inverse(kind: str, tmp_path: Path) -> No
     ["Table", "polars", "pandas", "RecordBatch", "arro3 Table", "arro3 RecordBatch",
      "RecordBatchReader", "duckdb"],
 )  # fmt: skip
-def test_zero_rows_come_back_as_the_same_kind(source: str, tmp_path: Path) -> None:
+def test_zero_rows_keep_their_kind(source: str, tmp_path: Path) -> None:
     empty = pa.Table.from_batches([pa.RecordBatch.from_pylist([], schema=TABLE.schema)])
     if source == "pandas":
         data: Any = empty.to_pandas()
@@ -252,7 +252,7 @@ def test_zero_rows_come_back_as_the_same_kind(source: str, tmp_path: Path) -> No
     assert bits(norm) == before
 
 
-def test_a_table_without_chunks_stays_a_table() -> None:
+def test_table_without_chunks_stays_a_table() -> None:
     norm = fitted()
     bare = pa.Table.from_batches([], schema=TABLE.schema)
     assert norm.transform(bare).schema == norm.transform(TABLE).schema
@@ -261,7 +261,7 @@ def test_a_table_without_chunks_stays_a_table() -> None:
 
 
 @pytest.mark.parametrize("nothing", [[], (), iter([])])
-def test_an_iterable_of_nothing_is_nothing(nothing: Any) -> None:
+def test_empty_iterable_is_an_empty_stream(nothing: Any) -> None:
     norm = fitted()
     before = bits(norm)
     assert bits(norm.update(nothing)) == before
@@ -270,15 +270,15 @@ def test_an_iterable_of_nothing_is_nothing(nothing: Any) -> None:
     assert out.read_all().num_rows == 0
 
 
-def test_a_table_keeps_its_chunks() -> None:
+def test_table_keeps_its_chunks() -> None:
     out = fitted().transform(TABLE)
     assert [len(chunk) for chunk in out["x"].chunks] == [2, 3]
 
 
-# -------------------------------------------------------------------- hosts' own ways
+# --------------------------------------------------------------- rules of each library
 
 
-def test_pandas_keeps_index_order_and_other_columns() -> None:
+def test_pandas_keeps_index_and_column_order() -> None:
     times = pd.date_range("2020-01-01", periods=3, tz="Europe/Berlin", name="when")
     frame = pd.DataFrame(
         {
@@ -320,8 +320,8 @@ def test_pandas_keeps_any_index(index: pd.Index) -> None:
 @pytest.mark.parametrize(
     "dtype", ["Int64", "Int8", "UInt16", "Float64", "Float32", "int64[pyarrow]", "double[pyarrow]"]
 )
-def test_pandas_nullable_integers_become_fractions(dtype: str) -> None:
-    """The frame's metadata says integer; the normalized column is not one any more."""
+def test_pandas_nullable_integers_become_floats(dtype: str) -> None:
+    """The metadata of the frame says integer, but a normalized column is not."""
     frame = pd.DataFrame({"x": pd.array([1, 2, 6, None], dtype=dtype)})
     norm = sbn.Normalizer().update(frame)
     out = norm.transform(frame)["x"]
@@ -330,7 +330,7 @@ def test_pandas_nullable_integers_become_fractions(dtype: str) -> None:
     assert pd.isna(out[3])
 
 
-def test_polars_keeps_its_own_types() -> None:
+def test_polars_keeps_its_types() -> None:
     frame = pl.DataFrame(
         {
             "x": pl.Series([1.0, 3.0], dtype=pl.Float32),
@@ -355,20 +355,20 @@ def test_polars_keeps_its_own_types() -> None:
     assert out["e"].to_list() == [[-1.0, -1.0], [1.0, 1.0]]
 
 
-def test_a_polars_frame_in_pieces_is_one_frame() -> None:
+def test_chunked_polars_frame_is_one_frame() -> None:
     part = pl.DataFrame({"x": [1.0, 3.0]})
     frame = pl.concat([part, part], rechunk=False)
     norm = sbn.Normalizer().update(frame)
     assert norm.transform(frame)["x"].to_list() == [-1.0, 1.0, -1.0, 1.0]
 
 
-def test_a_polars_batch_generator_is_a_stream() -> None:
+def test_polars_batch_generator_is_a_stream() -> None:
     lazy = pl.LazyFrame({"x": [1.0, 3.0, 5.0, 7.0]})
     norm = sbn.Normalizer().update(lazy.collect_batches(chunk_size=2, maintain_order=True))
     assert norm.stats()["mean"].to_pylist() == [4.0]
 
 
-def test_a_subclass_of_a_known_kind_is_of_that_kind() -> None:
+def test_subclass_of_a_known_kind_keeps_its_class() -> None:
     class Frame(pd.DataFrame):
         pass
 
@@ -376,7 +376,7 @@ def test_a_subclass_of_a_known_kind_is_of_that_kind() -> None:
     assert isinstance(norm.transform(Frame({"x": [1.0]})), pd.DataFrame)
 
 
-def test_a_struct_array_is_a_batch_unless_it_has_nulls() -> None:
+def test_struct_array_without_nulls_is_a_batch() -> None:
     norm = fitted(columns=["x"])
     rows = pa.array([{"x": 3.5}, {"x": None}])
     z = norm.transform(rows).column(0)
@@ -390,7 +390,7 @@ def test_a_struct_array_is_a_batch_unless_it_has_nulls() -> None:
 
 
 class Counted:
-    """A stream that counts what was pulled, and how much of it is still held by anyone."""
+    """A stream that counts how many batches were pulled, and how many are still referenced."""
 
     def __init__(self, n: int, rows: int = 3) -> None:
         self.n, self.rows, self.pulled, self.most_alive = n, rows, 0, 0
@@ -415,7 +415,7 @@ class Counted:
         return pa.RecordBatchReader.from_batches(pa.schema([("x", pa.float64())]), iter(self))
 
 
-def test_nothing_is_pulled_from_a_reader_before_it_is_read() -> None:
+def test_reader_is_pulled_only_when_read() -> None:
     norm = fitted(columns=["x"])
     for method in (norm.transform, norm.update_transform, norm.inverse_transform):
         source = Counted(4)
@@ -428,7 +428,7 @@ def test_nothing_is_pulled_from_a_reader_before_it_is_read() -> None:
             out.read_next_batch()
 
 
-def test_of_an_iterable_only_the_first_item_is_looked_at_for_its_schema() -> None:
+def test_iterable_gives_its_schema_by_the_first_item() -> None:
     norm = fitted(columns=["x"])
     for method in (norm.transform, norm.update_transform, norm.inverse_transform):
         source = Counted(4)
@@ -440,7 +440,7 @@ def test_of_an_iterable_only_the_first_item_is_looked_at_for_its_schema() -> Non
 
 
 @pytest.mark.parametrize("as_reader", [True, False])
-def test_a_stream_is_learned_one_batch_at_a_time(as_reader: bool) -> None:
+def test_stream_is_learned_one_batch_at_a_time(as_reader: bool) -> None:
     source = Counted(50)
     sbn.Normalizer().update(source.reader() if as_reader else iter(source))
     gc.collect()
@@ -450,7 +450,7 @@ def test_a_stream_is_learned_one_batch_at_a_time(as_reader: bool) -> None:
 
 
 @pytest.mark.parametrize("method", ["transform", "update_transform", "inverse_transform"])
-def test_a_stream_is_normalized_in_bounded_memory(method: str) -> None:
+def test_stream_is_normalized_in_bounded_memory(method: str) -> None:
     norm = sbn.Normalizer().update(Counted(1))
     source = Counted(40, rows=100_000)
     tracemalloc.start()
@@ -464,7 +464,7 @@ def test_a_stream_is_normalized_in_bounded_memory(method: str) -> None:
     assert most < 10 * 800_000  # a quarter of the stream
 
 
-def test_a_lazy_reader_uses_the_statistics_as_they_were() -> None:
+def test_lazy_reader_uses_the_statistics_at_the_call() -> None:
     norm = fitted(columns=["x"])
     expected = values_of(norm.transform(TABLE))
     lazy = norm.transform(_reader(TABLE, Path()))
@@ -473,7 +473,7 @@ def test_a_lazy_reader_uses_the_statistics_as_they_were() -> None:
     assert values_of(norm.transform(TABLE)) != expected
 
 
-def test_only_what_is_pulled_is_learned() -> None:
+def test_lazy_reader_learns_only_pulled_batches() -> None:
     norm = sbn.Normalizer()
     out = norm.update_transform(iter(Counted(4)))
     assert norm.features == ()
@@ -485,7 +485,7 @@ def test_only_what_is_pulled_is_learned() -> None:
     assert norm.stats()["count"].to_pylist() == [6]
 
 
-def test_a_reader_is_consumed_once() -> None:
+def test_reader_is_consumed_once() -> None:
     norm = sbn.Normalizer()
     reader = Counted(3).reader()
     norm.update(reader)
@@ -495,12 +495,12 @@ def test_a_reader_is_consumed_once() -> None:
 
 
 class SourceError(Exception):
-    """What the world raises, and no kind of ours or of Arrow."""
+    """An error that neither streambn nor Arrow raises."""
 
 
 @pytest.mark.parametrize("error", [SourceError("broken pipe"), OSError(5, "gone"), KeyError("k")])
 @pytest.mark.parametrize("as_reader", [True, False])
-def test_the_source_s_own_errors_keep_their_type(error: Exception, as_reader: bool) -> None:
+def test_errors_of_the_source_keep_their_type(error: Exception, as_reader: bool) -> None:
     def source() -> Iterator[pa.RecordBatch]:
         yield from iter(Counted(2))
         raise error
@@ -522,7 +522,7 @@ def test_the_source_s_own_errors_keep_their_type(error: Exception, as_reader: bo
             out.read_next_batch()
 
 
-def test_our_own_errors_inside_a_lazy_reader_keep_their_type() -> None:
+def test_errors_of_streambn_in_a_lazy_reader_keep_their_type() -> None:
     def source() -> Iterator[pa.RecordBatch]:
         yield from iter(Counted(1))
         yield pa.RecordBatch.from_arrays([pa.array([np.inf])], ["x"])
@@ -537,7 +537,7 @@ def test_our_own_errors_inside_a_lazy_reader_keep_their_type() -> None:
 # ------------------------------------------------------------- batches of other shapes
 
 
-def test_batches_of_a_stream_come_out_in_the_first_one_s_order() -> None:
+def test_batches_are_put_in_the_column_order_of_the_first() -> None:
     flipped = TABLE.select(["s", "n", "x"])
     norm = fitted()
     out = norm.transform([TABLE, flipped, TABLE.to_batches()[0]]).read_all()
@@ -548,7 +548,7 @@ def test_batches_of_a_stream_come_out_in_the_first_one_s_order() -> None:
     assert out.slice(10).equals(expected.slice(0, 2))
 
 
-def test_a_column_that_appears_in_the_middle_is_learned_around_but_not_put_out() -> None:
+def test_new_column_within_a_stream_is_ignored_by_update_and_an_error_of_transform() -> None:
     wider = TABLE.append_column("late", pa.array([1.0] * 5))
     norm = sbn.Normalizer(columns=["x"]).update([TABLE, wider])
     assert norm.stats()["count"].to_pylist() == [8]
@@ -559,7 +559,7 @@ def test_a_column_that_appears_in_the_middle_is_learned_around_but_not_put_out()
         out.read_next_batch()
 
 
-def test_a_column_that_vanishes_in_the_middle_is_named() -> None:
+def test_missing_column_within_a_stream_is_named() -> None:
     norm = sbn.Normalizer(columns=["x"])
     norm.update([TABLE, TABLE.drop_columns(["s"])])  # it is not needed here
     for gone in ("s", "x"):
@@ -570,7 +570,7 @@ def test_a_column_that_vanishes_in_the_middle_is_named() -> None:
             out.read_next_batch()
 
 
-def test_a_passing_column_that_changes_its_type_is_named() -> None:
+def test_other_column_that_changes_its_type_is_named() -> None:
     first = pa.table({"x": [1.0], "other": pa.array([7], pa.int64())})
     second = pa.table({"x": [1.0], "other": ["seven"]})
     norm = sbn.Normalizer(columns=["x"]).update(first)
@@ -580,7 +580,7 @@ def test_a_passing_column_that_changes_its_type_is_named() -> None:
         out.read_next_batch()
 
 
-def test_a_normalized_column_may_change_its_numeric_type() -> None:
+def test_normalized_column_may_change_its_numeric_type() -> None:
     norm = fitted(columns=["x"])
     kinds = [pa.float32(), pa.float64(), pa.int8(), pa.decimal128(5, 1), pa.null()]
     parts = [pa.table({"x": pa.array([None] if k == pa.null() else [4], k)}) for k in kinds]
@@ -592,7 +592,7 @@ def test_a_normalized_column_may_change_its_numeric_type() -> None:
 
 
 @given(cuts=st.lists(st.integers(0, 5), max_size=6))
-def test_how_a_stream_is_cut_does_not_show(cuts: list[int]) -> None:
+def test_cuts_of_a_stream_do_not_matter(cuts: list[int]) -> None:
     edges = sorted({0, 5, *cuts})
     parts = [TABLE.slice(a, b - a) for a, b in itertools.pairwise(edges)]
     parts.insert(len(cuts) % 3, TABLE.slice(0, 0))
@@ -641,7 +641,7 @@ class Refusing:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_holds_no_arrow_data_is_refused_with_a_remedy(data: Any, remedy: str) -> None:
+def test_other_data_are_an_error_with_a_remedy(data: Any, remedy: str) -> None:
     norm = fitted()
     before = bits(norm)
     for method in (norm.update, norm.transform, norm.update_transform, norm.inverse_transform):
@@ -650,7 +650,7 @@ def test_what_holds_no_arrow_data_is_refused_with_a_remedy(data: Any, remedy: st
     assert bits(norm) == before
 
 
-def test_a_wrong_item_late_in_an_iterable_is_refused() -> None:
+def test_invalid_item_late_in_an_iterable_is_an_error() -> None:
     norm = fitted()
     with pytest.raises(sbn.InvalidValueError, match=r"an item of .*list is .*int"):
         norm.update([TABLE, 5])
@@ -665,7 +665,7 @@ def test_a_wrong_item_late_in_an_iterable_is_refused() -> None:
 
 
 class Spied(ds.FileSystemDataset):
-    """A dataset that remembers what its scanners were asked for."""
+    """A dataset that records the arguments of its scanners."""
 
     def __init__(self, dataset: ds.Dataset) -> None:
         fragments = list(dataset.get_fragments())
@@ -678,9 +678,7 @@ class Spied(ds.FileSystemDataset):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_of_a_dataset_only_the_columns_that_are_learned_are_read(
-    named: bool, tmp_path: Path
-) -> None:
+def test_dataset_scan_reads_only_needed_columns(named: bool, tmp_path: Path) -> None:
     dataset = Spied(_dataset(TABLE, tmp_path / "data"))
     norm = sbn.Normalizer(columns=["x"]) if named else sbn.Normalizer(columns=["x"]).update(TABLE)
     norm.update(dataset)
@@ -688,7 +686,7 @@ def test_of_a_dataset_only_the_columns_that_are_learned_are_read(
     assert norm.transform(dataset).read_all().schema.names == ["x", "n", "s"]
 
 
-def test_a_column_that_is_not_learned_may_be_unreadable(tmp_path: Path) -> None:
+def test_unreadable_column_matters_only_if_it_is_learned(tmp_path: Path) -> None:
     file = tmp_path / "half.parquet"
     text = pa.array([f"{i:09d}" * 20 for i in range(2000)])
     table = pa.table({"x": np.arange(2000.0), "text": text})
@@ -704,13 +702,13 @@ def test_a_column_that_is_not_learned_may_be_unreadable(tmp_path: Path) -> None:
     assert norm.stats()["mean"].to_pylist() == [999.5]
 
 
-def test_a_struct_field_of_a_dataset_is_found(tmp_path: Path) -> None:
+def test_struct_field_of_a_dataset_is_learned(tmp_path: Path) -> None:
     table = pa.table({"s": [{"a": 1.0, "b": "x"}, {"a": 3.0, "b": "y"}], "t": ["p", "q"]})
     norm = sbn.Normalizer(columns=["s.a"]).update(_dataset(table, tmp_path / "data"))
     assert norm.stats()["mean"].to_pylist() == [2.0]
 
 
-def test_a_missing_column_of_a_dataset_is_a_schema_error(tmp_path: Path) -> None:
+def test_missing_column_of_a_dataset_is_a_schema_error(tmp_path: Path) -> None:
     dataset = _dataset(TABLE, tmp_path / "data")
     with pytest.raises(sbn.SchemaError, match=r"'xx' is not in the data.*'x'"):
         sbn.Normalizer(columns=["xx"]).update(dataset)
@@ -718,10 +716,10 @@ def test_a_missing_column_of_a_dataset_is_a_schema_error(tmp_path: Path) -> None
         sbn.Normalizer().update(pa.table({"zz": [1.0]})).update(dataset)
 
 
-# --------------------------------------------------------------------- the room itself
+# ------------------------------------------------------------ open_stream, map_batches
 
 
-def test_open_stream_gives_schema_batches_and_the_way_back() -> None:
+def test_open_stream_returns_schema_batches_and_collector() -> None:
     stream = open_stream(TABLE)
     batches = list(stream.batches)
     assert [b.num_rows for b in batches] == [2, 3]
@@ -731,7 +729,7 @@ def test_open_stream_gives_schema_batches_and_the_way_back() -> None:
     assert open_stream([]).schema is None
 
 
-def test_map_batches_applies_a_function_now_or_when_pulled() -> None:
+def test_map_batches_is_eager_for_tables_and_lazy_for_streams() -> None:
     calls = []
 
     def same(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
@@ -748,8 +746,8 @@ def test_map_batches_applies_a_function_now_or_when_pulled() -> None:
 
 @pytest.mark.memory
 @pytest.mark.parametrize("seconds", [0.0, 0.003], ids=["fast", "slow"])
-def test_a_dataset_is_scanned_without_reading_far_ahead(tmp_path: Path, seconds: float) -> None:
-    """By default a scan holds a whole file of this size, if whoever consumes it is slow."""
+def test_dataset_scan_reads_little_ahead(tmp_path: Path, seconds: float) -> None:
+    """With a slow consumer, a default scan holds all of a file of this size."""
     rows, groups = 20_000, 150
     table = pa.table({f"x{i}": np.random.default_rng(i).normal(size=rows) for i in range(4)})
     with pq.ParquetWriter(tmp_path / "t.parquet", table.schema) as writer:

@@ -140,8 +140,8 @@ def test_part_has_the_same_parameters(made: dict[str, Any]) -> None:
         assert part is not None
         where = [whole.binding.features.index(feature) for feature in part.binding.features]
         for name in ("location_hi", "location_lo", "scale", "known"):
-            ours = np.asarray(getattr(whole.lanes, name))[where]
-            assert np.array_equal(getattr(part.lanes, name), ours, equal_nan=True), name
+            ours = np.asarray(getattr(whole.parameters, name))[where]
+            assert np.array_equal(getattr(part.parameters, name), ours, equal_nan=True), name
         assert np.array_equal(part.constant, np.asarray(whole.constant)[where])
 
 

@@ -154,7 +154,7 @@ def test_changed_value_is_found(drawn, data, dtype, inverse):
         return
     # 100 units in the last place; more where integers are rounded, or where terms cancel.
     largest = float(np.finfo(dtype.to_pandas_dtype()).max)
-    transform = frozen.standardizer.lanes
+    transform = frozen.standardizer.parameters
     terms = [abs(value), np.abs(transform.location_hi).max() if inverse else 0.0]
     if transform.beta is not None:
         terms.append(np.abs(transform.beta / (transform.gamma if inverse else 1.0)).max())

@@ -1,4 +1,4 @@
-"""Lengths of time: what says one, what does not, and how it is spelled."""
+"""Durations: accepted spellings, other values, and formatting."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DAY = 24 * HOUR
         ("P1DT0.25S", DAY + SECOND // 4),
     ],
 )
-def test_a_text_is_a_length(text, length):
+def test_text_is_parsed(text, length):
     assert nanoseconds(text) == length
 
 
@@ -57,28 +57,28 @@ def test_a_text_is_a_length(text, length):
         *("P" + "9" * 400 + "W", "P" + "9" * 400 + "D"),
     ],
 )
-def test_what_has_no_unit_or_no_fixed_length_is_none(text):
+def test_text_without_unit_or_fixed_length_is_not_a_duration(text):
     assert nanoseconds(text) is None
 
 
 @pytest.mark.parametrize("value", [None, 7, 7.0, True, b"7d", ["7d"], np.float64(7)])
-def test_what_is_no_duration_at_all_is_none(value):
+def test_other_values_are_not_durations(value):
     assert nanoseconds(value) is None
 
 
 @given(st.timedeltas())
-def test_a_timedelta_is_its_microseconds(value):
+def test_timedelta_keeps_its_microseconds(value):
     assert nanoseconds(value) == value // timedelta(microseconds=1) * 1000
 
 
 @given(st.integers(-(2**63) + 1, 2**63 - 1))
-def test_a_timedelta_of_pandas_or_numpy_keeps_its_nanoseconds(value):
+def test_timedelta_of_pandas_and_numpy_keeps_its_nanoseconds(value):
     assert nanoseconds(np.timedelta64(value, "ns")) == value
     assert nanoseconds(pd.Timedelta(value, "ns")) == value
 
 
 @pytest.mark.parametrize("unit", ["W", "D", "h", "m", "s", "ms", "us", "ns"])
-def test_units_of_numpy_are_those_of_pandas(unit):
+def test_units_of_numpy_agree_with_pandas(unit):
     value = np.timedelta64(3, unit)
     assert nanoseconds(value) == value.astype("timedelta64[ns]").astype(int)
     assert nanoseconds(np.array(3).astype(f"timedelta64[5{unit}]")[()]) == 5 * nanoseconds(value)
@@ -91,7 +91,7 @@ def test_months_and_years_of_numpy_have_no_fixed_length(value):
 
 
 @given(st.integers(1, 10**20))
-def test_what_is_shown_is_the_length_and_in_the_largest_unit_of_which_it_is_a_multiple(length):
+def test_format_uses_the_largest_unit_that_divides_the_length(length):
     text = format_duration(length)
     assert nanoseconds(text) == length
     number = int(text.rstrip("dhminsu"))
@@ -101,7 +101,7 @@ def test_what_is_shown_is_the_length_and_in_the_largest_unit_of_which_it_is_a_mu
         assert length % nanoseconds(f"1{unit}")
 
 
-# Weeks are a capital to pandas.
+# pandas spells weeks with a capital.
 WORDS = {
     "W": ["W"],
     "D": ["D", "day", "days"],
@@ -116,8 +116,8 @@ WORDS = {
 
 @pytest.mark.parametrize("unit", WORDS)
 @pytest.mark.parametrize("number", ["1", "36", "007", "1.5", "0.001", "12.375"])
-def test_numbers_with_units_are_as_pandas_reads_them(number, unit):
-    # Of a nanosecond pandas cuts off the fraction, and we round to the nearest.
+def test_numbers_with_units_agree_with_pandas(number, unit):
+    # pandas drops fractions of a nanosecond; streambn rounds.
     slack = 1 if unit == "ns" else 0
     for word in WORDS[unit]:
         for text in (f"{number}{word}", f" {number} {word} ", f"1 day {number}{word} 2 h"):
@@ -125,8 +125,8 @@ def test_numbers_with_units_are_as_pandas_reads_them(number, unit):
             assert abs(nanoseconds(text) - expected) <= slack, text
 
 
-def test_a_fraction_of_an_hour_in_iso_8601_is_one():
-    # To pandas 3.1 "PT1.5H" is 5 hours and a second.
+def test_iso_8601_may_have_a_fraction_of_an_hour():
+    # pandas 3.1 parses "PT1.5H" as 5 hours and a second.
     assert nanoseconds("PT1.5H") == nanoseconds("90min")
     assert pd.Timedelta("PT1.5H") != pd.Timedelta("90min")
 
@@ -137,7 +137,7 @@ def test_a_fraction_of_an_hour_in_iso_8601_is_one():
     st.integers(0, 59),
     st.decimals(0, 59, places=6),
 )
-def test_texts_are_as_pandas_reads_them(days, hours, minutes, seconds):
+def test_texts_agree_with_pandas(days, hours, minutes, seconds):
     for text in (
         f"{days} days {hours:02}:{minutes:02}:{seconds:09}",
         f"P{days}DT{hours}H{minutes}M{seconds}S",

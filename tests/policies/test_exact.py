@@ -1,4 +1,4 @@
-"""`Exact`: correctly rounded, and the same bits in any order and under any cut."""
+"""`Exact` rounds correctly, and gives the same bits for any order and any cut."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAMES = ("exact_sums", "extend_exact", "merge_exact")
 
 @pytest.fixture(params=["reference", "native"], scope="module", autouse=True)
 def implementation(request):
-    """Both implementations, whichever is active: one suite for the two."""
+    """Test both implementations, whichever is active."""
     module = reference
     if request.param == "native":
         absent = "the compiled kernels are not there: install streambn where there is a compiler"
@@ -47,7 +47,7 @@ class TestExactLaws(PolicyLaws):
     rtol = 0.0
 
 
-def test_the_laws_find_what_is_right_to_most_digits_only():
+def test_laws_find_sums_that_round():
     laws = type("Laws", (PolicyLaws,), {"policy": sbn.Welford(), "rtol": 0.0})()
 
     @settings(max_examples=100, database=None, phases=[Phase.generate])
@@ -63,7 +63,7 @@ def test_the_laws_find_what_is_right_to_most_digits_only():
 
 
 def nearest(value):
-    """Round a rational to float64: CPython divides integers with one rounding."""
+    """Return the float64 nearest to a rational; Python divides integers with one rounding."""
     try:
         return float(value)
     except OverflowError:
@@ -71,30 +71,30 @@ def nearest(value):
 
 
 def is_nearest_root(root, square):
-    """Say whether a float64 is the one nearest to the root of a rational."""
+    """Return whether a float64 is nearest to the root of a rational."""
     below, above = math.nextafter(root, -INF), math.nextafter(root, INF)
     low = (Fraction(below) + Fraction(root)) / 2 if math.isfinite(root) else 0
     if math.isfinite(above):
         high = (Fraction(root) + Fraction(above)) / 2
-    else:  # where float64 ends, what rounds to infinity begins half a place further
+    else:  # values that round to infinity begin half a unit above the largest float64
         high = Fraction(LARGEST) + Fraction(2) ** 970
     if root == INF:
         return square >= high**2
     low = max(low, 0)
-    if square in (low**2, high**2):  # a tie: the even one is taken
+    if square in (low**2, high**2):  # a tie rounds to even
         return struct.pack("<d", root)[0] % 2 == 0
     return low**2 <= square <= high**2
 
 
-def assert_correct(totals, values, lane=0):
-    """Compare every statistic of a lane with the exact values, to the last bit."""
+def assert_correct(totals, values, feature=0):
+    """Compare every statistic of a feature with the exact value, to the last bit."""
     exact = [Fraction(value) for value in values]
     n, total = len(exact), sum(exact, Fraction(0))
     square = sum((x * x for x in exact), Fraction(0))
     for ddof in (0, 1):
         reading = totals.read(ddof)
-        hi, lo, var, std = (float(field[lane]) for field in reading[:4])
-        assert bool(reading.defined[lane]) == bool(n)
+        hi, lo, var, std = (float(field[feature]) for field in reading[:4])
+        assert bool(reading.defined[feature]) == bool(n)
         if n <= ddof:
             assert math.isnan(var)
             assert math.isnan(std)
@@ -131,7 +131,7 @@ def of_bits(bits):
     return struct.unpack("<d", struct.pack("<Q", bits))[0]
 
 
-# Every finite float64 is as likely as any other; and those in which people think.
+# All finite float64 with equal probability, and numbers that people use.
 finite = st.integers(0, 2**64 - 1).map(of_bits).filter(math.isfinite) | st.floats(
     allow_nan=False, allow_infinity=False
 )
@@ -149,20 +149,20 @@ near = st.tuples(
 @example([LARGEST, -LARGEST])
 @example([SMALLEST, 0.0])
 @example([SMALLEST, -SMALLEST, SMALLEST])
-@example([2.0**-538, -(2.0**-538)])  # a variance that is the smallest of all numbers
+@example([2.0**-538, -(2.0**-538)])  # the variance is the smallest float64
 @example([1.5 * 2.0**-538, 0.0])
-@example([1.0, 1.0 + 2**-52])  # a mean that is a tie
+@example([1.0, 1.0 + 2**-52])  # the mean is a tie
 @example([1.0 + 2**-52, 1.0 + 2**-51])
 @example([SMALLEST, 2 * SMALLEST])
-def test_every_statistic_is_the_nearest_float64(values):
+def test_statistics_are_the_nearest_float64(values):
     assert_correct(totals(floats(values)), values)
 
 
 @given(st.lists(st.floats(-1e100, 1e100), min_size=2, max_size=12))
-def test_the_standard_library_agrees(values):
+def test_statistics_agree_with_the_standard_library(values):
     fitted = fit(floats(values))
     row = fitted.stats().to_pylist()[0]
-    # In Fractions: of floats it would be the same, and slower.
+    # Fractions, because the module is slower with floats.
     assert row["mean"] == nearest(statistics.mean(map(Fraction, values)))
     assert row["var"] == nearest(statistics.pvariance(map(Fraction, values)))
     assert row["std"] == statistics.pstdev(values)
@@ -171,7 +171,7 @@ def test_the_standard_library_agrees(values):
 
 
 @given(st.data())
-def test_cuts_orders_and_trees_of_merges_leave_every_byte(data):
+def test_cuts_order_and_merges_keep_every_byte(data):
     value = st.none() | st.sampled_from([NAN, INF, -INF]) | finite
     values = data.draw(st.lists(value, max_size=16))
     state = totals(floats(values))
@@ -200,7 +200,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("name", LONG)
-def test_long_batches_are_their_parts_on_any_number_of_threads(name, implementation):
+def test_number_of_threads_does_not_matter(name, implementation):
     x = LONG[name]
     whole = totals(pa.array(x))
     shuffled = np.random.default_rng(5).permutation(x)
@@ -223,31 +223,31 @@ def test_long_batches_are_their_parts_on_any_number_of_threads(name, implementat
 # ----------------------------------------------------------------------- hard cases, named
 
 
-def test_what_cancels_is_gone_and_leaves_what_was_beside_it():
+def test_cancellation_loses_no_digits():
     row = fit(floats([1e300, 1.0, -1e300]), floats([1e-300])).stats().to_pylist()[0]
     assert row["mean"] == 0.25
     assert fit(floats([1e16, 1.0, -1e16])).stats()["mean"].to_pylist() == [1 / 3]
-    assert sum([1e16, 1.0, -1e16]) == 0.0  # in which order decides, elsewhere
+    assert sum([1e16, 1.0, -1e16]) == 0.0  # a plain sum depends on the order
 
 
-def test_sums_and_squares_beyond_float64_are_no_limit():
+def test_sums_and_squares_may_exceed_float64():
     row = fit(floats([LARGEST, LARGEST, 1.0])).stats().to_pylist()[0]
     assert row["mean"] == nearest(2 * Fraction(LARGEST) / 3)
     assert row["var"] == INF
     assert math.isfinite(row["std"])
-    # The sample deviation of ±max is √2·max, which no float64 is.
+    # The sample deviation of ±max is √2·max, beyond float64.
     assert fit(floats([LARGEST, -LARGEST]), ddof=1).stats()["std"].to_pylist() == [INF]
     assert fit(floats([LARGEST, -LARGEST])).stats()["std"].to_pylist() == [LARGEST]
 
 
-def test_a_variance_just_inside_float64_is_finite():
+def test_variance_just_below_the_largest_float64_is_finite():
     x = math.sqrt(LARGEST)
     x = x if Fraction(x) ** 2 < Fraction(LARGEST) + Fraction(2) ** 970 else math.nextafter(x, 0)
     assert fit(floats([x, -x])).stats()["var"].to_pylist() == [nearest(Fraction(x) ** 2)]
     assert fit(floats([2 * x, -2 * x])).stats()["var"].to_pylist() == [INF]
 
 
-def test_the_smallest_numbers_are_not_rounded_twice():
+def test_smallest_numbers_are_rounded_once():
     assert fit(floats([3 * SMALLEST, 0.0])).stats()["std"].to_pylist() == [2 * SMALLEST]
     mean = fit(floats([SMALLEST, 2 * SMALLEST])).stats()["mean"].to_pylist()
     assert mean == [2 * SMALLEST]  # 1.5 is a tie, and 2 is even
@@ -255,14 +255,14 @@ def test_the_smallest_numbers_are_not_rounded_twice():
 
 
 @pytest.mark.parametrize("constant", [0.1, -0.0, SMALLEST, LARGEST, 1e15 + 0.3, 7])
-def test_a_constant_has_no_variance(constant):
+def test_constant_has_no_variance(constant):
     norm = fit(floats([constant] * 1001), floats([constant] * 3))
     row = norm.stats().to_pylist()[0]
     assert (row["mean"], row["var"], row["std"], row["count"]) == (constant, 0.0, 0.0, 1004)
     assert norm.transform(pa.table({"x": floats([constant])}))["x"].to_pylist() == [0.0]
 
 
-def test_extremes_do_not_depend_on_which_zero_came_first():
+def test_extremes_do_not_depend_on_the_order_of_zeros():
     states = [totals(floats(zeros)) for zeros in ([0.0, -0.0], [-0.0, 0.0])]
     assert states[0] == states[1] == totals(floats([0.0])).merge(totals(floats([-0.0])))
     assert [math.copysign(1, x[0]) for x in (states[0].min, states[0].max)] == [-1, 1]
@@ -277,7 +277,7 @@ NIST = {
 
 
 @pytest.mark.parametrize("name", NIST)
-def test_nists_data_in_binary_and_as_they_are_written(name):
+def test_nist_certified_values_in_binary_and_decimal(name):
     values, mean, deviation = NIST[name]
     row = fit(pa.array(values), ddof=1).stats().to_pylist()[0]
     assert (row["mean"], row["std"]) == (mean, deviation)
@@ -311,14 +311,14 @@ def test_integers_keep_all_digits(kind):
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
-def test_smaller_floats_are_the_same_numbers(kind):
+def test_narrow_floats_have_the_same_sums(kind):
     values = np.random.default_rng(0).normal(size=100).astype(kind)
     values[:3] = NAN, INF, np.finfo(kind).smallest_subnormal
     wide = totals(pa.array(values.astype(np.float64), from_pandas=False))
     assert totals(pa.array(values, from_pandas=False)) == wide
 
 
-def test_integers_and_floats_are_summed_in_the_same_unit():
+def test_integers_and_floats_share_a_unit():
     assert totals(pa.array([1, 2, 3])) == totals(floats([1.0, 2.0, 3.0]))
 
 
@@ -330,7 +330,7 @@ DECIMALS = [
 
 
 @pytest.mark.parametrize("kind", DECIMALS, ids=str)
-def test_decimals_are_exact_in_their_own_scale(kind):
+def test_decimals_are_exact_in_their_scale(kind):
     digits = 10**kind.precision - 1
     scale = Fraction(10) ** kind.scale
     whole = [digits, -digits, 0, 1, -1, digits // 3, -(digits // 7)]
@@ -343,12 +343,12 @@ def test_decimals_are_exact_in_their_own_scale(kind):
 
 
 def _decimal(whole, scale):
-    """Make a decimal of any number of digits, which arithmetic would round."""
+    """Return a decimal of any number of digits, without arithmetic that would round it."""
     sign, digits = int(whole < 0), tuple(map(int, str(abs(whole))))
     return Decimal((sign, digits, -scale))
 
 
-def test_decimals_of_two_scales_meet_in_the_finer_one():
+def test_decimals_of_two_scales_use_the_finer_one():
     coarse = totals(pa.array([Decimal("1.5"), Decimal("2.5")]))
     fine = totals(pa.array([Decimal("0.125")]))
     for merged in (coarse.merge(fine), fine.merge(coarse)):
@@ -361,12 +361,12 @@ def test_decimals_of_two_scales_meet_in_the_finer_one():
     assert_correct(totals(pa.array([5])).merge(thousands), [7000, 5])
 
 
-def test_whole_floats_and_decimals_meet():
+def test_integral_floats_and_decimals_merge():
     whole, decimal = totals(floats([3.0, -1e20])), totals(pa.array([Decimal("0.1")]))
     for merged in (whole.merge(decimal), decimal.merge(whole)):
         assert_correct(merged, [3, -(10**20), Decimal("0.1")])
     assert whole.merge(decimal) == decimal.merge(whole)
-    # A batch without any value has no unit, whatever its type.
+    # A batch without values has no unit.
     nothing = totals(pa.nulls(2, pa.decimal128(9, 4)))
     assert (nothing.decimal[0], nothing.scale[0]) == (0, 0)
     half = totals(floats([0.5]))
@@ -399,9 +399,9 @@ def test_columns_in_lists_structs_encodings_and_matrices():
 
 
 @given(data=st.data())
-def test_both_implementations_give_the_same_bytes(data, implementation):
+def test_implementations_give_the_same_bytes(data, implementation):
     if implementation == "reference":
-        return  # it would be compared with itself
+        return  # nothing to compare with
     rows = data.draw(st.integers(0, 70))
     seed = data.draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
@@ -427,7 +427,7 @@ def test_both_implementations_give_the_same_bytes(data, implementation):
     assert again == state.merge(state).memory.tobytes()
 
 
-def test_the_value_under_a_null_is_never_read():
+def test_value_under_a_null_is_never_read():
     data = pa.py_buffer(np.array([1.0, NAN, 1e300, 2.0]))
     valid = pa.py_buffer(np.packbits([1, 0, 0, 1], bitorder="little"))
     array = pa.Array.from_buffers(pa.float64(), 4, [valid, data])
@@ -436,7 +436,7 @@ def test_the_value_under_a_null_is_never_read():
     assert (state.nulls[0], state.nans[0], state.max[0]) == (2, 0, 2.0)
 
 
-def test_what_is_not_finite_is_counted_and_left_out():
+def test_nan_and_infinity_are_counted_and_skipped():
     state = totals(floats([NAN, INF, 2.0, -INF, None, INF]))
     found = [int(getattr(state, n)[0]) for n in ("count", "nulls", "nans", "pos_infs", "neg_infs")]
     assert found == [1, 1, 1, 2, 1]
@@ -448,7 +448,7 @@ def test_what_is_not_finite_is_counted_and_left_out():
 # ---------------------------------------------------------------------- what has no sum
 
 
-def test_a_batch_in_another_unit_is_refused_whole():
+def test_batch_in_another_unit_is_rejected():
     norm = fit(pa.array([Decimal("1.1"), Decimal("2.2")]))
     before = norm.stats(), pickle.dumps(norm)
     with pytest.raises(SchemaError, match=r"'x' holds values from 0\.1 to 0\.7 on one side.*Cast"):
@@ -470,7 +470,7 @@ def test_statistics_in_two_units_do_not_merge():
             pair[0].merge(pair[1])
 
 
-def test_sums_of_too_many_digits_are_refused():
+def test_sums_of_too_many_digits_are_an_error():
     huge = totals(floats([LARGEST]))
     fine = totals(pa.array([_decimal(1, 76)], pa.decimal256(76, 76)))
     assert_correct(huge.merge(totals(pa.array([Decimal("0.1")]))), [LARGEST, Decimal("0.1")])
@@ -480,17 +480,17 @@ def test_sums_of_too_many_digits_are_refused():
     assert_correct(huge.merge(fine), [LARGEST, Fraction(1, 10**76)])
 
 
-def test_weights_are_refused():
+def test_sample_weights_are_not_supported():
     with pytest.raises(InvalidValueError, match=r"weights='w' has no meaning for Exact\(\)"):
         sbn.Normalizer(sbn.Exact(), weights="w")
     with pytest.raises(InvalidValueError, match="Exact"):
         fit(floats([1.0])).with_weights("w")
 
 
-# ------------------------------------------------------------------- the normalizer around
+# ------------------------------------------------------------------ within a normalizer
 
 
-def test_a_stream_and_its_shuffle_have_one_fingerprint(tmp_path):
+def test_shuffled_stream_has_the_same_fingerprint(tmp_path):
     rng = np.random.default_rng(0)
     table = pa.table({"x": rng.normal(size=999), "i": rng.integers(-(2**62), 2**62, 999)})
     frozen = fit(table).freeze()
@@ -506,7 +506,7 @@ def test_a_stream_and_its_shuffle_have_one_fingerprint(tmp_path):
     assert merged.transform(table).equals(frozen.transform(table))
 
 
-def test_a_thawed_copy_goes_on_to_the_same_bits():
+def test_thawed_copy_continues_to_the_same_bits():
     whole = fit(floats([0.1, 0.2, 0.3, 1e300]))
     thawed = fit(floats([0.3, 1e300])).freeze().thaw()
     thawed.update(pa.table({"x": [0.2, 0.1]}))
@@ -514,14 +514,14 @@ def test_a_thawed_copy_goes_on_to_the_same_bits():
     assert pickle.loads(pickle.dumps(thawed)).freeze() == whole.freeze()
 
 
-def test_a_batch_normalized_by_itself_is_normalized_by_its_exact_statistics():
+def test_batch_is_normalized_by_its_exact_statistics():
     x = 1e15 + np.random.default_rng(0).normal(size=1000)
     table = pa.table({"x": x})
     by_itself = fit(floats([7.0])).update_transform(table, using="batch")
     assert by_itself.equals(fit(table).transform(table))
 
 
-def test_states_are_values():
+def test_equal_states_compare_equal():
     one, two = totals(floats([0.1])), totals(floats([0.2]))
     assert one == totals(floats([0.1]))
     assert one != two

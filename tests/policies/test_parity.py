@@ -1,4 +1,4 @@
-"""Parity: the same statistics as the peers say, however a stream is cut into batches and merged.
+"""Parity with pandas, Polars, torch, Keras, NumPy and scikit-learn, under any cut and merge.
 
 Where a peer's own rounding is larger than ours, the bound is what its formula loses, and exact
 arithmetic is the judge.
@@ -30,8 +30,8 @@ RATES = ["com", "span", "halflife", "alpha"]
 few = settings.get_profile("few")
 
 
-def lane(norm, column="x", **how):
-    """The statistics of one lane as a dict; what is undefined is None."""
+def row_of(norm, column="x", **how):
+    """Return the statistics of one feature as a dict; None where undefined."""
     rows = norm.stats(**how).to_pylist()
     return next(row for row in rows if row["column"] == column)
 
@@ -48,19 +48,19 @@ def fitted(make, pieces):
 
 
 def merged(data, make, pieces):
-    """Fit each piece by itself, and merge them in their order in a drawn tree."""
+    """Fit each piece, and merge them by a random tree that keeps their order."""
     fits = [make().update(piece) for piece in pieces]
     return merged_in_a_tree(data.draw, lambda older, newer: older.merge(newer), fits)
 
 
 def both_ways(data, make, batch):
-    """Cut a batch at random; learn the pieces one after the other, and merge them in order."""
+    """Cut a batch at random; return one fit of all pieces, and a merge of one fit per piece."""
     pieces = data.draw(cuts([batch]))
     return fitted(make, pieces), merged(data, make, pieces)
 
 
 def assert_close(got, expected, rtol, unit=0.0):
-    """Compare to `rtol` of the value, or of a unit where that is larger; undefined is None."""
+    """Compare with `rtol` relative to the value or, if larger, to `unit`; None is undefined."""
     if expected is None or math.isnan(expected):
         assert got is None
         return
@@ -72,8 +72,8 @@ def assert_close(got, expected, rtol, unit=0.0):
 
 
 @st.composite
-def gappy(draw, max_rows=120, offset=0.0):
-    """Draw a series of float64 in which NaN are none, some, most, or all at one of the ends."""
+def gappy_series(draw, max_rows=120, offset=0.0):
+    """Draw a series of float64 with no, some or mostly NaN, or NaN at one end."""
     n = draw(st.integers(1, max_rows))
     kind = draw(st.sampled_from(["none", "some", "most", "leading", "trailing", "both ends"]))
     rng = np.random.default_rng(draw(SEEDS))
@@ -97,12 +97,12 @@ RATE_VALUES = {
 
 
 def batch_of(x, as_null=False):
-    """One batch; NaN stay NaN or become null, which does the same to the statistics."""
+    """Return one batch with NaN as NaN or as null, which are equivalent."""
     return pa.record_batch({"x": pa.array(x, pa.float64(), from_pandas=as_null)})
 
 
 def exact_alpha(name, value):
-    """The weight of a new row by pandas' definitions, to forty digits where it is irrational."""
+    """Return α by the definitions of pandas, to forty digits if it is irrational."""
     if name == "halflife":
         with localcontext(prec=40):
             return 1 - Fraction(Decimal(2) ** (-1 / Decimal(value)))
@@ -111,13 +111,13 @@ def exact_alpha(name, value):
 
 
 def ewm_weights(x, alpha, adjust, ignore_na):
-    """Exact weights of the values that are there, by the definition of pandas' ewm."""
+    """Return the exact weights of the values that are not missing, as pandas defines them."""
     decay = 1 - alpha
     at = np.flatnonzero(~np.isnan(x)).tolist()
     if ignore_na:
         at = list(range(len(at)))
     if adjust:
-        # As of the last value: a gap behind it fades all alike.
+        # As of the last value, because a gap after it fades all weights alike.
         return [decay ** (at[-1] - i) for i in at]
     weights, total = [Fraction(1)], Fraction(1)
     for gap in np.diff(at).tolist():
@@ -128,7 +128,7 @@ def ewm_weights(x, alpha, adjust, ignore_na):
 
 
 def exact_ewm(x, weights):
-    """Exact mean, biased and unbiased variance; an undefined one is None."""
+    """Return the exact mean, biased and unbiased variance; None where undefined."""
     present = x[~np.isnan(x)]
     mean, square = exact_moments(present, weights)
     total, squares = sum(weights), sum(w * w for w in weights)
@@ -138,10 +138,10 @@ def exact_ewm(x, weights):
 
 def assert_variance_of_peer(got, ddof, var, rtol, rate):
     if ddof == 0:
-        # A small one among values of size 1 is as exact as their differences.
+        # A small variance of values near 1 is as accurate as their differences.
         assert_close(got["var"], var, rtol, unit=0.1)
     elif got["var"] is not None:
-        # The peer divides by W² − Σw², which loses what the newest weighs too much.
+        # The peer divides by W² − Σw², which cancels if the newest weight dominates.
         lost = got["effective_count"] / (got["effective_count"] - 1 or EPSILON)
         if lost < 1e12:
             assert_close(got["var"], var, rtol + 16 * EPSILON * lost, unit=0.1)
@@ -154,19 +154,19 @@ def assert_variance_of_peer(got, ddof, var, rtol, rate):
 @pytest.mark.parametrize("rate", RATES)
 @few
 @given(data=st.data())
-def test_ema_is_pandas_ewm_however_it_is_cut_and_merged(data, rate, adjust, ignore_na):
-    x = data.draw(gappy())
+def test_ema_agrees_with_pandas_under_any_cut(data, rate, adjust, ignore_na):
+    x = data.draw(gappy_series())
     how = {rate: data.draw(RATE_VALUES[rate]), "adjust": adjust, "ignore_na": ignore_na}
-    # See below for what pandas does with this one α after a gap.
+    # A test below shows what pandas does with this α after a gap.
     assume(adjust or ignore_na or exact_alpha(rate, how[rate]) != Fraction(1, 2))
     peer = pd.Series(x).ewm(**how)
-    # pandas takes α by way of 1/α − 1, which costs a small one its last digits.
+    # pandas computes α from 1/α − 1, which costs a small α its last digits.
     rtol = 5e-14 + 4 * EPSILON / float(exact_alpha(rate, how[rate]))
     batch = batch_of(x, as_null=data.draw(st.booleans()))
     for ddof in (0, 1):
         var = peer.var(bias=ddof == 0).iloc[-1]
         for norm in both_ways(data, maker(sbn.EMA(**how), ddof=ddof), batch):
-            got = lane(norm)
+            got = row_of(norm)
             assert got["count"] == np.count_nonzero(~np.isnan(x))
             assert_close(got["mean"], peer.mean().iloc[-1], rtol, unit=1)
             assert_variance_of_peer(got, ddof, var, rtol, how[rate])
@@ -178,8 +178,8 @@ def test_ema_is_pandas_ewm_however_it_is_cut_and_merged(data, rate, adjust, igno
 @pytest.mark.parametrize("rate", RATES)
 @few
 @given(data=st.data())
-def test_ema_is_pandas_definition_in_exact_arithmetic(data, rate, adjust, ignore_na, offset):
-    x = data.draw(gappy(max_rows=36, offset=offset))
+def test_ema_agrees_with_exact_arithmetic(data, rate, adjust, ignore_na, offset):
+    x = data.draw(gappy_series(max_rows=36, offset=offset))
     how = {rate: data.draw(RATE_VALUES[rate]), "adjust": adjust, "ignore_na": ignore_na}
     batch = batch_of(x, as_null=data.draw(st.booleans()))
     seen = np.count_nonzero(~np.isnan(x))
@@ -189,7 +189,7 @@ def test_ema_is_pandas_definition_in_exact_arithmetic(data, rate, adjust, ignore
         expected = exact_ewm(x, weights)
     for ddof in (0, 1):
         for norm in both_ways(data, maker(sbn.EMA(**how), ddof=ddof), batch):
-            got = lane(norm)
+            got = row_of(norm)
             assert_close(got["mean"], expected[0], 4 * EPSILON, unit=1)
             assert_close(got["var"], expected[1 + ddof], 5e-14)
             assert got["var"] is None or got["var"] >= 0
@@ -205,21 +205,21 @@ def test_ema_is_pandas_definition_in_exact_arithmetic(data, rate, adjust, ignore
 
 @pytest.mark.parametrize("ignore_na", [False, True])
 @pytest.mark.parametrize("adjust", [True, False])
-def test_pandas_variance_loses_at_an_offset_what_ours_keeps(adjust, ignore_na):
+def test_variance_of_pandas_loses_digits_at_an_offset(adjust, ignore_na):
     rng = np.random.default_rng(0)
     how = {"alpha": 0.25, "adjust": adjust, "ignore_na": ignore_na}
     for part in range(20):
         x = 1e9 + rng.normal(size=40) * 2.0**-part
         mean, var, _ = exact_ewm(x, ewm_weights(x, Fraction(1, 4), adjust, ignore_na))
-        got = lane(fitted(maker(sbn.EMA(**how)), map(batch_of, np.split(x, 4))))
+        got = row_of(fitted(maker(sbn.EMA(**how)), map(batch_of, np.split(x, 4))))
         assert_close(got["var"], var, 1e-14)
         assert_close(got["mean"], mean, EPSILON)
     peer = pd.Series(x).ewm(**how).var(bias=True).iloc[-1]
     assert abs(peer - float(var)) > 1e-3 * float(var)
 
 
-def test_after_a_long_gap_pandas_unbiased_variance_is_rounding():
-    # Of two values it is half the squared difference, whatever they weigh.
+def test_unbiased_variance_of_pandas_is_noise_after_a_long_gap():
+    # The unbiased variance of two values is half the squared difference, for any weights.
     assert exact_ewm(np.array([1.0, 3.0]), [Fraction(1, 2**60), Fraction(1)])[2] == 2
 
     def peer(gap):
@@ -236,17 +236,17 @@ def test_after_a_long_gap_pandas_unbiased_variance_is_rounding():
                 [batch_of([1.0]), batch_of([np.nan] * gap), batch_of([3.0])],
             ),
         ):
-            assert lane(norm)["var"] == pytest.approx(2, rel=1e-14, abs=0)
+            assert row_of(norm)["var"] == pytest.approx(2, rel=1e-14, abs=0)
 
 
 @pytest.mark.parametrize(
     "rate", [{"alpha": 0.5}, {"com": 1}, {"span": 3}, {"halflife": 1}], ids=str
 )
-def test_after_a_gap_pandas_takes_a_half_for_a_series_with_times(rate):
+def test_pandas_differs_after_a_gap_if_alpha_is_a_half(rate):
     def mean(**how):
         return pd.Series([1.0, np.nan, 3.0]).ewm(**how, adjust=False).mean().iloc[-1]
 
-    # (λ²·1 + α·3)/(λ² + α); what pandas says of α = 1/2 is said of no α beside it.
+    # (λ²·1 + α·3)/(λ² + α). pandas differs for α = 1/2 only, not for any α near it.
     expected = 7 / 3
     assert mean(**rate) == 2.5
     assert mean(alpha=0.5 + 1e-9) == pytest.approx(mean(alpha=0.5 - 1e-9), rel=1e-8)
@@ -254,17 +254,17 @@ def test_after_a_gap_pandas_takes_a_half_for_a_series_with_times(rate):
     polars = pl.Series([1.0, None, 3.0]).ewm_mean(alpha=0.5, adjust=False)[-1]
     assert polars == pytest.approx(expected, rel=1e-15)
     norm = sbn.Normalizer(sbn.EMA(**rate, adjust=False)).update(batch_of([1.0, np.nan, 3.0]))
-    assert lane(norm)["mean"] == pytest.approx(expected, rel=1e-15, abs=0)
+    assert row_of(norm)["mean"] == pytest.approx(expected, rel=1e-15, abs=0)
 
 
-def test_of_one_value_and_gaps_pandas_has_a_variance_and_we_have_none():
+def test_pandas_has_a_variance_of_one_value_after_gaps():
     x = np.array([-1.0066227140636475, np.nan, np.nan, np.nan])
     how = {"alpha": 0.8473525202932191, "adjust": False}
     assert pd.Series(x).ewm(**how).var(bias=False).iloc[-1] == 0
     assert np.isnan(pd.Series(x[:1]).ewm(**how).var(bias=False).iloc[-1])
     for rows in (1, 2, 4):
         norm = sbn.Normalizer(sbn.EMA(**how), ddof=1).update(batch_of(x[:rows]))
-        assert lane(norm)["var"] is None
+        assert row_of(norm)["var"] is None
 
 
 # ----------------------------------------------------------------- pandas' ewm, by times
@@ -282,7 +282,7 @@ KINDS = {
 
 
 def stamps(seconds, kind):
-    """Turn whole seconds since 1970 into times of any kind."""
+    """Convert whole seconds since 1970 to times of any type."""
     if pa.types.is_date32(kind):
         return pa.array((seconds // 86_400).astype(np.int32)).cast(kind)
     if pa.types.is_date64(kind):
@@ -292,7 +292,7 @@ def stamps(seconds, kind):
 
 @st.composite
 def shuffled_pieces(draw, batch):
-    """Cut the rows of a batch, taken in any order, into pieces that come in any order."""
+    """Draw the rows of a batch in any order, cut into pieces."""
     order = np.random.default_rng(draw(SEEDS)).permutation(batch.num_rows)
     return draw(st.permutations(draw(cuts([batch.take(pa.array(order))]))))
 
@@ -300,8 +300,8 @@ def shuffled_pieces(draw, batch):
 @pytest.mark.parametrize("kind", KINDS)
 @few
 @given(data=st.data())
-def test_ema_by_time_is_pandas_ewm_with_times(data, kind):
-    x = data.draw(gappy(max_rows=60))
+def test_ema_by_time_agrees_with_pandas(data, kind):
+    x = data.draw(gappy_series(max_rows=60))
     rng = np.random.default_rng(data.draw(SEEDS))
     halflife = HALFLIFE * (30 if kind.startswith("date") else 1)
     span = data.draw(st.sampled_from([0.0, 0.1, 3.0, 40.0])) * halflife.total_seconds()
@@ -314,13 +314,13 @@ def test_ema_by_time_is_pandas_ewm_with_times(data, kind):
     make = maker(sbn.EMA(halflife=halflife, time="t"))
     pieces = data.draw(shuffled_pieces(batch))
     for norm in (*both_ways(data, make, batch), fitted(make, pieces), merged(data, make, pieces)):
-        got = lane(norm)
+        got = row_of(norm)
         assert got["count"] == np.count_nonzero(~np.isnan(x))
         assert_close(got["mean"], peer.iloc[-1], 2e-14, unit=1)
 
 
 def time_weights(ages, halflife):
-    """Exact weights 2**(−age/halflife), to forty digits."""
+    """Return the weights 2**(−age/halflife) to forty digits."""
     with localcontext(prec=40, Emin=-(10**9), Emax=10**9):
         exponents = [-Decimal(age) / Decimal(halflife) for age in ages]
         return [Fraction(Decimal(2) ** exponent) for exponent in exponents]
@@ -329,10 +329,10 @@ def time_weights(ages, halflife):
 @pytest.mark.parametrize("kind", ["ns", "us", "int64", "uint32", "float64"])
 @few
 @given(data=st.data())
-def test_ema_by_time_is_its_definition_in_exact_arithmetic(data, kind):
-    x = data.draw(gappy(max_rows=24, offset=data.draw(st.sampled_from([0.0, 1e9]))))
+def test_ema_by_time_agrees_with_exact_arithmetic(data, kind):
+    x = data.draw(gappy_series(max_rows=24, offset=data.draw(st.sampled_from([0.0, 1e9]))))
     rng = np.random.default_rng(data.draw(SEEDS))
-    # Times of 2026 in nanoseconds are no float64: the half-life shows if digits are lost.
+    # Times of 2026 in nanoseconds exceed float64. A short half-life shows lost digits.
     halflife = data.draw(st.sampled_from([1, 97, 10**5, 10**9, 86_400 * 10**9]))
     ages = (halflife * rng.random(len(x)) * data.draw(st.sampled_from([1, 30]))).astype(np.int64)
     start = {"uint32": 4 * 10**9}.get(kind, 1_770_000_000_123_456_789)
@@ -355,24 +355,24 @@ def test_ema_by_time_is_its_definition_in_exact_arithmetic(data, kind):
         make = maker(sbn.EMA(halflife=length, time="t"), columns=["x"], ddof=ddof)
         pieces = data.draw(shuffled_pieces(batch))
         for norm in (fitted(make, [batch]), fitted(make, pieces), merged(data, make, pieces)):
-            got = lane(norm)
+            got = row_of(norm)
             assert_close(got["mean"], expected[0], 8 * EPSILON, unit=1)
             assert_close(got["var"], expected[1 + ddof], 1e-13)
             if weights:
-                # The weights themselves are those of the newest row, with a value or without.
+                # Weights are as of the newest row, which need not have a value.
                 exact = sum(time_weights([age - ages[1] for age in ages[0]], halflife))
                 assert_close(got["weight"], exact, 1e-13)
                 effective = sum(weights) ** 2 / sum(w * w for w in weights)
                 assert_close(got["effective_count"], effective, 1e-13)
 
 
-def test_pandas_loses_nanoseconds_that_we_keep():
+def test_pandas_loses_nanoseconds():
     times = pd.to_datetime([1_770_000_000_000_000_000, 1_770_000_000_000_000_100], unit="ns")
     peer = pd.Series([0.0, 3.0]).ewm(halflife="100ns", times=times).mean().iloc[-1]
     assert abs(peer - 2) > 0.1
     table = pa.table({"x": [0.0, 3.0], "t": pa.array(times)})
     norm = sbn.Normalizer(sbn.EMA(halflife="100ns", time="t")).update(table)
-    assert lane(norm)["mean"] == 2
+    assert row_of(norm)["mean"] == 2
 
 
 # ---------------------------------------------------------------------------- Polars
@@ -383,11 +383,11 @@ def test_pandas_loses_nanoseconds_that_we_keep():
 @pytest.mark.parametrize("rate", RATES)
 @few
 @given(data=st.data())
-def test_ema_is_polars_ewm(data, rate, adjust, ignore_nulls):
-    # Polars leaves null what is null, where pandas repeats the value before: the last that is
-    # not null is taken. NaN is to Polars a number, and makes all that follow NaN: no row has
-    # one here. Of `ewm_mean_by` see below. What is left agrees with pandas.
-    x = data.draw(gappy())
+def test_ema_agrees_with_polars(data, rate, adjust, ignore_nulls):
+    # Polars keeps nulls where pandas repeats the previous mean, so the last mean that is not null
+    # counts. NaN is a number to Polars and makes all later means NaN, so no row has one here.
+    # Everything else agrees with pandas. A test below is about `ewm_mean_by`.
+    x = data.draw(gappy_series())
     value = data.draw(RATE_VALUES[rate])
     rtol = 5e-14 + 16 * EPSILON / float(exact_alpha(rate, value))
     series = pl.Series(x).fill_nan(None)
@@ -402,22 +402,22 @@ def test_ema_is_polars_ewm(data, rate, adjust, ignore_nulls):
     for ddof in (0, 1):
         var = last(series.ewm_var(**how, bias=ddof == 0))
         for norm in both_ways(data, maker(policy, ddof=ddof), batch):
-            got = lane(norm)
+            got = row_of(norm)
             assert_close(got["mean"], last(series.ewm_mean(**how)), rtol, unit=1)
             assert_variance_of_peer(got, ddof, var, rtol, value)
 
 
-def test_polars_mean_by_time_is_a_recursion_and_ours_a_weighted_mean():
-    # `ewm_mean_by` gives the first value all the weight that later ones do not take, however
-    # long before them it was; pandas' ewm with times, and we, weigh each value by its age.
+def test_mean_by_time_of_polars_is_a_recursion():
+    # `ewm_mean_by` gives the first value all the weight that later ones do not take, however old
+    # it is. streambn, like pandas with times, weights each value by its age.
     days = [datetime.date(2026, 3, 1), datetime.date(2026, 3, 2), datetime.date(2026, 3, 3)]
     frame = pl.DataFrame({"x": [4.0, 0.0, 0.0], "day": days})
     recursion = frame["x"].ewm_mean_by(frame["day"], half_life="1d")[-1]
     assert recursion == pytest.approx(4 * 0.25, rel=1e-15)
     norm = sbn.Normalizer(sbn.EMA(halflife="1d", time="day")).update(frame)
-    assert lane(norm)["mean"] == pytest.approx(4 * 0.25 / 1.75, rel=1e-15)
+    assert row_of(norm)["mean"] == pytest.approx(4 * 0.25 / 1.75, rel=1e-15)
     peer = frame["x"].to_pandas().ewm(halflife="24h", times=pd.to_datetime(days)).mean()
-    assert lane(norm)["mean"] == pytest.approx(peer.iloc[-1], rel=1e-15)
+    assert row_of(norm)["mean"] == pytest.approx(peer.iloc[-1], rel=1e-15)
 
 
 # -------------------------------------------------------- batch normalization: torch, Keras
@@ -427,7 +427,7 @@ MOMENTA = [0.1, 0.01, 0.5, 1.0, None]
 
 
 def vectors(values):
-    """A batch whose rows are vectors, as a column of fixed-size lists."""
+    """Return a batch of vectors, as a column of fixed-size lists."""
     kind = pa.list_(pa.float64(), values.shape[1])
     return pa.record_batch({"e": pa.FixedSizeListArray.from_arrays(values.ravel(), type=kind)})
 
@@ -437,7 +437,7 @@ def matrix(batch):
 
 
 def epochs_of(data, least=2):
-    """Draw epochs of the same rows in ragged batches, cut anew in each epoch."""
+    """Draw epochs of the same rows, each cut into batches of its own."""
     rng = np.random.default_rng(data.draw(SEEDS))
     offset = data.draw(st.sampled_from([0.0, -3.0, 100.0]))
     rows = offset + rng.normal(size=(data.draw(st.integers(least, 60)), WIDTH)) * [1, 0.1, 20]
@@ -458,12 +458,12 @@ def assert_torch_has(layer, norm):
     stats = norm.stats()
     for name, buffer in (("mean", layer.running_mean), ("var", layer.running_var)):
         for got, expected in zip(stats[name].to_pylist(), buffer.tolist(), strict=True):
-            # A few units in the last place; torch's own sums round, in the values' size.
+            # A few units in the last place, because the sums of torch round.
             assert_close(got, expected, 16 * EPSILON, unit=1)
 
 
 def assert_normalized(z, expected, values, gamma=1.0):
-    """Compare to what a rounding of the batch's mean makes in units of its deviation."""
+    """Compare up to the rounding of the batch mean, in units of the deviation."""
     rounding = EPSILON * (1 + gamma * abs(values).max(0) / np.sqrt(values.var(0) + 1e-5))
     assert (abs(z - expected) <= 8 * rounding).all(), (z, expected)
 
@@ -471,7 +471,7 @@ def assert_normalized(z, expected, values, gamma=1.0):
 @pytest.mark.parametrize("momentum", MOMENTA, ids=str)
 @few
 @given(data=st.data())
-def test_batch_ema_is_torch_batch_norm_in_training_and_in_evaluation(data, momentum):
+def test_batch_ema_agrees_with_torch(data, momentum):
     torch, layer = batch_norm(momentum)
     rng = np.random.default_rng(data.draw(SEEDS))
     gamma, beta = rng.normal(size=(2, WIDTH))
@@ -495,7 +495,7 @@ def test_batch_ema_is_torch_batch_norm_in_training_and_in_evaluation(data, momen
         )
 
 
-def test_torch_defaults_are_those_of_batch_ema():
+def test_defaults_agree_with_torch():
     torch, layer = batch_norm()
     assert torch.nn.BatchNorm1d(WIDTH).momentum == 0.1
     assert torch.nn.BatchNorm1d(WIDTH).eps == 1e-5
@@ -510,7 +510,7 @@ def test_torch_defaults_are_those_of_batch_ema():
 
 @few
 @given(data=st.data())
-def test_merged_parts_of_an_epoch_are_torch_batch_norm_of_all(data):
+def test_merged_parts_agree_with_torch(data):
     momentum = data.draw(st.sampled_from(MOMENTA))
     torch, layer = batch_norm(momentum)
     blocks = list(epochs_of(data))
@@ -522,8 +522,8 @@ def test_merged_parts_of_an_epoch_are_torch_batch_norm_of_all(data):
 
 @few
 @given(data=st.data())
-def test_batch_ema_is_the_recursion_of_keras(data):
-    # Keras: momentum is the weight of the old value, and the variance is the biased one.
+def test_batch_ema_agrees_with_keras(data):
+    # Momentum is the weight of the old value in Keras, and the variance is biased.
     decay, eps = 0.99, 1e-3
     mean, var = np.zeros(WIDTH), np.ones(WIDTH)
     norm = sbn.Normalizer(sbn.BatchEMA(decay=decay, ddof=0), eps=eps)
@@ -548,7 +548,7 @@ def test_batch_ema_is_the_recursion_of_keras(data):
 
 
 def exact_batch_ema(blocks, policy):
-    """Running mean and variance, and the variance of all values, in exact arithmetic.
+    """Return running mean and variance, and the total variance, in exact arithmetic.
 
     A block without values does nothing; one with too few for a variance moves the mean alone.
     """
@@ -592,7 +592,7 @@ def exact_batch_ema(blocks, policy):
 
 def assert_exact(norm, blocks, unit):
     mean, var, total = exact_batch_ema(blocks, norm.policy)
-    got = lane(norm)
+    got = row_of(norm)
     assert_close(got["mean"], mean, 4 * EPSILON, unit=unit)
     assert_close(got["var"], var, 1e-14)
     assert_close(got["total_var"], total, 1e-14)
@@ -602,9 +602,9 @@ def assert_exact(norm, blocks, unit):
 @pytest.mark.parametrize("rate", [{"momentum": 0.1}, {"decay": 0.99}, {"momentum": None}], ids=str)
 @few
 @given(data=st.data())
-def test_batch_ema_and_its_total_variance_are_exact(data, rate, initial):
+def test_batch_ema_agrees_with_exact_arithmetic(data, rate, initial):
     offset = data.draw(st.sampled_from([0.0, 1e9]))
-    blocks = data.draw(st.lists(gappy(max_rows=12, offset=offset), min_size=1, max_size=8))
+    blocks = data.draw(st.lists(gappy_series(max_rows=12, offset=offset), min_size=1, max_size=8))
     ddof = data.draw(st.sampled_from([0, 1]))
     make = maker(sbn.BatchEMA(**rate, ddof=ddof, initial=initial))
     batches = list(map(batch_of, blocks))
@@ -613,23 +613,23 @@ def test_batch_ema_and_its_total_variance_are_exact(data, rate, initial):
         if seen:
             assert_exact(norm, blocks, unit=1)
         else:
-            assert lane(norm)["mean"] is None
+            assert row_of(norm)["mean"] is None
 
 
-def test_total_variance_is_that_of_the_values_if_each_block_counts_once():
+def test_total_variance_of_equal_blocks_is_that_of_the_values():
     x = np.random.default_rng(0).normal(size=60) + np.repeat([0.0, 10.0, -3.0], 20)
     norm = sbn.Normalizer(sbn.BatchEMA(momentum=None, ddof=0))
-    got = lane(fitted(lambda: norm, map(batch_of, np.split(x, 3))))
+    got = row_of(fitted(lambda: norm, map(batch_of, np.split(x, 3))))
     assert got["total_var"] == pytest.approx(x.var(), rel=1e-14)
     assert got["var"] == pytest.approx(np.mean([part.var() for part in np.split(x, 3)]), rel=1e-14)
     assert got["total_var"] > 10 * got["var"]
 
 
 @given(data=st.data())
-def test_blocks_of_so_many_rows_do_not_depend_on_the_cuts(data):
+def test_blocks_of_batch_rows_do_not_depend_on_cuts(data):
     rows = data.draw(st.integers(1, 40))
     offset = data.draw(st.sampled_from([0.0, 1e9]))
-    x = data.draw(gappy(max_rows=200, offset=offset))
+    x = data.draw(gappy_series(max_rows=200, offset=offset))
     rate = data.draw(st.sampled_from([{"momentum": 0.1}, {"decay": 0.5}, {"momentum": None}]))
     initial = data.draw(st.sampled_from([None, (0.0, 1.0)]))
     make = maker(sbn.BatchEMA(**rate, initial=initial, batch_rows=rows))
@@ -641,21 +641,21 @@ def test_blocks_of_so_many_rows_do_not_depend_on_the_cuts(data):
         if np.isfinite(x[: full * rows]).any():
             assert_exact(norm, blocks, unit=1)
         else:
-            assert lane(norm)["mean"] is None
-    a, b = lane(one), lane(many)
+            assert row_of(norm)["mean"] is None
+    a, b = row_of(one), row_of(many)
     for name in ("count", "nulls", "nans", "infs", "min", "max"):
         assert a[name] == b[name]
     for name in ("mean", "var", "total_var"):
         if a[name] is None:
             assert b[name] is None
         else:
-            # One unit in the last place, of a mean near zero that of the values.
+            # One unit in the last place, of the values if the mean is near zero.
             assert_close(b[name], a[name], EPSILON, unit=1 if name == "mean" else 0)
 
 
 @few
 @given(data=st.data())
-def test_blocks_of_so_many_rows_are_torch_batch_norm_of_exact_blocks(data):
+def test_blocks_of_batch_rows_agree_with_torch(data):
     momentum = data.draw(st.sampled_from(MOMENTA))
     rows = data.draw(st.integers(2, 16))
     torch, layer = batch_norm(momentum)
@@ -668,8 +668,8 @@ def test_blocks_of_so_many_rows_are_torch_batch_norm_of_exact_blocks(data):
 
 @few
 @given(data=st.data())
-def test_a_file_saved_inside_a_block_goes_on_as_if_nothing_had_been(data, tmp_path_factory):
-    x = data.draw(gappy(max_rows=80, offset=1e6))
+def test_statistics_saved_inside_a_block_continue(data, tmp_path_factory):
+    x = data.draw(gappy_series(max_rows=80, offset=1e6))
     at = data.draw(st.integers(0, len(x)))
     policy = sbn.BatchEMA(
         momentum=data.draw(st.sampled_from([0.25, None])),
@@ -691,7 +691,7 @@ def test_a_file_saved_inside_a_block_goes_on_as_if_nothing_had_been(data, tmp_pa
 
 @few
 @given(data=st.data())
-def test_blocks_merge_at_their_edges_and_into_what_the_last_one_lacks(data):
+def test_blocks_merge_at_their_ends_or_into_an_open_block(data):
     rows = data.draw(st.integers(2, 9))
     older, newer = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 30))
     x = np.random.default_rng(data.draw(SEEDS)).normal(size=older + newer)
@@ -702,8 +702,8 @@ def test_blocks_merge_at_their_edges_and_into_what_the_last_one_lacks(data):
     if open_rows == 0 or open_rows + newer <= rows:
         both, whole = a.merge(b), fitted(make, [batch_of(x)])
         for name in ("mean", "var", "total_var"):
-            assert_close(lane(both)[name], lane(whole)[name] or np.nan, 4 * EPSILON, unit=1)
-        assert lane(both)["count"] == older + newer
+            assert_close(row_of(both)[name], row_of(whole)[name] or np.nan, 4 * EPSILON, unit=1)
+        assert row_of(both)["count"] == older + newer
     else:
         with pytest.raises(MergeError) as error:
             a.merge(b)
@@ -717,7 +717,7 @@ def test_blocks_merge_at_their_edges_and_into_what_the_last_one_lacks(data):
 
 @st.composite
 def weights_for(draw, n, zeros=False):
-    """Draw weights of n rows: some small, some large, some whole, and zeros among them."""
+    """Draw weights of n rows: small, large and whole ones, and zeros."""
     rng = np.random.default_rng(draw(SEEDS))
     kind = draw(st.sampled_from(["about 1", "whole", "wide"]))
     if kind == "whole":
@@ -733,7 +733,7 @@ def weights_for(draw, n, zeros=False):
 
 @few
 @given(data=st.data())
-def test_weights_are_those_of_numpy_and_of_scikit_learn(data):
+def test_weights_agree_with_numpy_and_scikit_learn(data):
     n = data.draw(st.integers(2, 80))
     x = np.random.default_rng(data.draw(SEEDS)).normal(3, 2, (n, WIDTH))
     w = data.draw(weights_for(n))
@@ -745,7 +745,7 @@ def test_weights_are_those_of_numpy_and_of_scikit_learn(data):
             mean = np.average(x, axis=0, weights=w)
             var = np.diag(np.cov(x.T, aweights=w, ddof=ddof))
             effective = w.sum() ** 2 / (w * w).sum()
-            # numpy divides by W − Σw²/W, which cancels if one row has nearly all the weight.
+            # NumPy divides by W − Σw²/W, which cancels if one weight dominates.
             rtol = 1e-13 + (8 * EPSILON * effective / (effective - 1) if ddof else 0)
             np.testing.assert_allclose(stats["mean"].to_numpy(), mean, rtol=1e-13)
             np.testing.assert_allclose(stats["var"].to_numpy(), var, rtol=rtol)
@@ -773,9 +773,9 @@ for_policies_with_weights = pytest.mark.parametrize("policy", WEIGHING.values(),
 
 
 @st.composite
-def weighed(draw, max_rows, zeros=False):
-    """Draw a batch with values, weights, and times of two kinds: hours, in any order."""
-    x = draw(gappy(max_rows=max_rows, offset=draw(st.sampled_from([0.0, 1e9]))))
+def weighted_batch(draw, max_rows, zeros=False):
+    """Draw a batch of values, weights and two kinds of event times in any order."""
+    x = draw(gappy_series(max_rows=max_rows, offset=draw(st.sampled_from([0.0, 1e9]))))
     hours = np.random.default_rng(draw(SEEDS)).integers(0, 60, len(x))
     return pa.record_batch(
         {
@@ -788,7 +788,7 @@ def weighed(draw, max_rows, zeros=False):
 
 
 def exact_factors(policy, batch):
-    """What the values weigh by their place or age, as of the last row, without sample weights."""
+    """Return the weights of the values by position or age, without sample weights."""
     x = batch["x"].to_numpy(zero_copy_only=False)
     there, n = ~np.isnan(x), len(x)
     if isinstance(policy, sbn.Welford):
@@ -805,8 +805,8 @@ def exact_factors(policy, batch):
 @for_policies_with_weights
 @few
 @given(data=st.data())
-def test_weights_are_factors_in_exact_arithmetic(data, policy):
-    batch = data.draw(weighed(max_rows=40))
+def test_weights_agree_with_exact_arithmetic(data, policy):
+    batch = data.draw(weighted_batch(max_rows=40))
     x = batch["x"].to_numpy(zero_copy_only=False)
     there = ~np.isnan(x)
     factors = exact_factors(policy, batch)
@@ -815,7 +815,7 @@ def test_weights_are_factors_in_exact_arithmetic(data, policy):
     for ddof in (0, 1):
         make = maker(policy, columns=["x"], ddof=ddof, weights="w")
         for norm in both_ways(data, make, batch):
-            got = lane(norm)
+            got = row_of(norm)
             assert_close(got["mean"], expected[0], 8 * EPSILON, unit=1)
             assert_close(got["var"], expected[1 + ddof], 1e-13)
             if weights:
@@ -827,9 +827,9 @@ def test_weights_are_factors_in_exact_arithmetic(data, policy):
 @for_policies_with_weights
 @few
 @given(data=st.data())
-def test_a_row_that_weighs_nothing_is_as_if_it_were_not_there(data, policy):
-    batch = data.draw(weighed(max_rows=60, zeros=True))
-    # What such a row holds is not looked at, even where it would be refused.
+def test_row_of_zero_weight_is_skipped(data, policy):
+    batch = data.draw(weighted_batch(max_rows=60, zeros=True))
+    # Such a row may hold values that would be rejected otherwise.
     w = batch["w"].to_numpy()
     x = np.where(w == 0, data.draw(st.sampled_from([np.inf, np.nan, 1e300])), batch["x"])
     batch = batch.set_column(0, "x", pa.array(x.astype(float), from_pandas=False))
@@ -856,7 +856,7 @@ def test_a_row_that_weighs_nothing_is_as_if_it_were_not_there(data, policy):
     ],
     ids=str,
 )
-def test_weights_may_be_of_any_type_of_number(policy, kind):
+def test_weights_can_have_any_numeric_type(policy, kind):
     rng = np.random.default_rng(0)
     batch = pa.record_batch(
         {
@@ -877,8 +877,8 @@ def test_weights_may_be_of_any_type_of_number(policy, kind):
 @pytest.mark.parametrize("power", [-60, -1, 1, 60])
 @few
 @given(data=st.data())
-def test_weights_count_beside_each_other_only(data, policy, power):
-    batch = data.draw(weighed(max_rows=60, zeros=True))
+def test_common_factor_of_weights_does_not_matter(data, policy, power):
+    batch = data.draw(weighted_batch(max_rows=60, zeros=True))
     scaled = pa.array(np.ldexp(batch["w"].to_numpy(), power))
     make = maker(policy, columns=["x"], ddof=1, weights="w")
     edges = data.draw(st.lists(st.integers(0, batch.num_rows), max_size=5).map(sorted))
@@ -895,7 +895,7 @@ def test_weights_count_beside_each_other_only(data, policy, power):
         assert heavy == (None if light is None else math.ldexp(light, power))
 
 
-def test_the_column_of_weights_is_not_normalized_unless_it_is_named():
+def test_weight_column_is_normalized_only_if_named():
     table = pa.table({"x": [1.0, 3.0], "w": [3.0, 1.0]})
     assert sbn.Normalizer(weights="w").update(table).features == ("x",)
     both = sbn.Normalizer(columns=["x", "w"], weights="w").update(table)

@@ -1,4 +1,4 @@
-"""Policies: the laws for all of them, oracles and peers for each."""
+"""The laws of all policies, and comparisons of each with exact values and peers."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ for _name, _policy in POLICIES.items():
     )
 
 
-class OwnPolicy(Policy):
-    """A user's policy that implements the abstract methods and nothing else but an order."""
+class CustomPolicy(Policy):
+    """A policy of a user that implements little more than the abstract methods."""
 
     commutative = True
 
@@ -75,12 +75,12 @@ class OwnPolicy(Policy):
         return state.take(features)
 
 
-class TestOwnPolicyLaws(PolicyLaws):
-    policy = OwnPolicy()
+class TestCustomPolicyLaws(PolicyLaws):
+    policy = CustomPolicy()
 
 
-class DeafToTimes(EMA):
-    """Wrong: what is merged later counts as newer."""
+class IgnoresTimes(EMA):
+    """Broken: rows that are merged later count as newer."""
 
     __slots__ = ()
 
@@ -88,8 +88,8 @@ class DeafToTimes(EMA):
         return super().merge(older, newer._replace(times=older.times))
 
 
-class DeafToOrder(Welford):
-    """Wrong: a merge forgets what was before, and says that order is without effect."""
+class IgnoresOrder(Welford):
+    """Broken: a merge discounts the older side, but claims to be commutative."""
 
     __slots__ = ()
 
@@ -97,8 +97,8 @@ class DeafToOrder(Welford):
         return older.replace(decay=older.decay * 0.5).merge(newer.replace(decay=newer.decay * 0.5))
 
 
-class Overweight(Welford):
-    """Wrong: it takes weights, and adds to them."""
+class AddsToWeights(Welford):
+    """Broken: it adds to sample weights."""
 
     __slots__ = ()
 
@@ -111,17 +111,17 @@ class Overweight(Welford):
 @pytest.mark.parametrize(
     ("policy", "law"),
     [
-        (DeafToTimes(halflife=10.0, time="t"), "commutative_parts_merge_in_any_order"),
-        (DeafToOrder(), "commutative_parts_merge_in_any_order"),
-        (Overweight(), "weights_of_one_change_nothing"),
+        (IgnoresTimes(halflife=10.0, time="t"), "commutative_parts_merge_in_any_order"),
+        (IgnoresOrder(), "commutative_parts_merge_in_any_order"),
+        (AddsToWeights(), "weights_of_one_change_nothing"),
     ],
     ids=["times", "order", "weights"],
 )
-def test_the_laws_find_a_policy_that_breaks_them(policy, law):
+def test_laws_find_a_broken_policy(policy, law):
     laws = type("Laws", (PolicyLaws,), {"policy": policy})()
     [check] = [getattr(laws, name) for name in dir(laws) if name.startswith(f"law_{law}")]
 
-    # What fails is not made smaller, which takes long.
+    # Failing examples are not minimized, which takes long.
     @settings(max_examples=100, database=None, phases=[Phase.generate])
     @given(data=st.data())
     def broken(data):
@@ -148,7 +148,7 @@ def learned(policy, batches):
 @pytest.mark.parametrize("offset", [0.0, 1e8, 1e12, 1e15])
 @settings.get_profile("few")
 @given(data=st.data())
-def test_variance_is_exact_to_1e_14_at_any_offset_under_any_cut(data, offset):
+def test_variance_is_right_to_1e_14_at_any_offset(data, offset):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     x = offset + rng.normal(size=1000)
     edges = np.unique(rng.integers(0, 1001, size=data.draw(st.integers(0, 200))))
@@ -168,7 +168,7 @@ def test_variance_is_exact_to_1e_14_at_any_offset_under_any_cut(data, offset):
 
 
 @pytest.mark.parametrize("offset", [1e8, 1e12, 1e15])
-def test_the_rejected_one_pass_algorithm_fails_where_ours_does_not(offset):
+def test_one_pass_variance_fails_at_an_offset(offset):
     x = offset + np.random.default_rng(0).normal(size=1000)
     rejected = (x**2).mean() - x.mean() ** 2
     exact = float(exact_moments(x)[1] / len(x))
@@ -178,15 +178,15 @@ def test_the_rejected_one_pass_algorithm_fails_where_ours_does_not(offset):
 
 
 def weights_of(policy, values):
-    """Exact weights of the values that are there, by the definition of the EMA."""
-    # The decay is the float64 that the policy computes with.
+    """Return the exact weights of the values that are not missing, by the definition."""
+    # The decay that the policy computes with, as float64.
     decay, n = Fraction(policy.decay), len(values)
     at = [i for i, value in enumerate(values) if value is not None]
     if policy.ignore_na:
         at, n = list(range(len(at))), len(at)
     if policy.adjust:
         return [decay ** (n - 1 - i) for i in at]
-    # The recursion weighs the old and the new anew at each value.
+    # The recursion divides by the sum of both weights at each value.
     weights = [Fraction(1)]
     for gap in np.diff(at).tolist():
         old, new = decay**gap, 1 - decay
@@ -198,7 +198,7 @@ def weights_of(policy, values):
 @pytest.mark.parametrize("adjust", [False, True])
 @settings.get_profile("few")
 @given(data=st.data())
-def test_ema_is_its_definition_in_exact_arithmetic(data, adjust, ignore_na):
+def test_ema_agrees_with_exact_arithmetic(data, adjust, ignore_na):
     rate = data.draw(st.sampled_from([{"alpha": 0.25}, {"alpha": 0.9}, {"com": 7.0}]))
     policy = EMA(**rate, adjust=adjust, ignore_na=ignore_na)
     value = st.none() | st.floats(-1, 1).map(lambda v: 1e9 + v)
@@ -228,8 +228,8 @@ def test_ema_is_its_definition_in_exact_arithmetic(data, adjust, ignore_na):
 )
 @pytest.mark.parametrize(
     ("adjust", "ignore_na", "missing"),
-    # Without (False, False, True): there pandas normalizes anew after each gap, as the
-    # docstring of EMA says.
+    # Without (False, False, True): pandas divides anew after each gap, as the docstring of EMA
+    # explains.
     [(a, i, m) for a in (True, False) for i in (True, False) for m in (False, a or i)],
 )
 def test_ema_agrees_with_pandas(rate, adjust, ignore_na, missing):
@@ -249,7 +249,7 @@ def test_ema_agrees_with_pandas(rate, adjust, ignore_na, missing):
     )
 
 
-def test_ema_survives_a_silence_of_many_half_lives():
+def test_ema_survives_many_half_lives_without_values():
     policy = EMA(halflife=1)
     state = learned(policy, [[1.0, 2.0, 4.0]])
     before = policy.read(state, 0)
@@ -262,7 +262,7 @@ def test_ema_survives_a_silence_of_many_half_lives():
     assert policy.read(state, 0).mean_hi[0] == 7.0
 
 
-def test_ema_longer_than_its_memory_keeps_only_the_end():
+def test_ema_forgets_all_but_the_end_of_a_long_stream():
     policy = EMA(halflife=2)
     x = np.concatenate([np.full(200_000, 1e15), [1.0, 2.0, 3.0] * 1000])
     reading = policy.read(learned(policy, [x]), 0)
@@ -293,7 +293,7 @@ def batch_norm_by_hand(blocks, new, ddof, mean=0.0, var=1.0):
     ],
     ids=str,
 )
-def test_batch_ema_is_the_recursion_over_several_epochs(policy, new, ddof):
+def test_batch_ema_follows_the_recursion(policy, new, ddof):
     rng = np.random.default_rng(0)
     blocks = [5 + rng.normal(size=n) for n in rng.integers(2, 40, size=30)] * 3
     reading = policy.read(learned(policy, blocks), 0)
@@ -303,7 +303,7 @@ def test_batch_ema_is_the_recursion_over_several_epochs(policy, new, ddof):
     assert reading.var[0] == pytest.approx(var, rel=1e-13, abs=0)
 
 
-def test_batch_ema_without_initial_is_debiased():
+def test_batch_ema_without_initial_values_is_unbiased():
     policy = BatchEMA(momentum=0.1, initial=None)
     blocks = [[1.0, 3.0], [5.0, 9.0], [2.0, 2.0]]
     weights = np.array([0.81, 0.9, 1.0])
@@ -314,7 +314,7 @@ def test_batch_ema_without_initial_is_debiased():
     assert reading.var[0] == pytest.approx(np.average([2, 8, 0], weights=weights), rel=1e-15, abs=0)
 
 
-def test_batch_rows_makes_the_result_independent_of_the_cut():
+def test_batch_rows_makes_cuts_irrelevant():
     policy = BatchEMA(momentum=0.1, batch_rows=64)
     x = np.random.default_rng(1).normal(size=1000)
     one = learned(policy, [x])
@@ -328,7 +328,7 @@ def test_batch_rows_makes_the_result_independent_of_the_cut():
     assert a.var[0] == pytest.approx(var, rel=1e-12, abs=0)
 
 
-def test_batch_rows_merges_at_the_edges_of_blocks_and_nowhere_else():
+def test_batch_rows_merge_only_at_the_ends_of_blocks():
     policy = BatchEMA(momentum=0.5, initial=None, batch_rows=4)
     x = np.arange(12.0)
     whole = learned(policy, [x])
@@ -340,7 +340,7 @@ def test_batch_rows_merges_at_the_edges_of_blocks_and_nowhere_else():
         policy.merge(learned(policy, [x[:6]]), learned(policy, [x[6:]]))
 
 
-def test_a_block_of_one_row_moves_the_mean_and_leaves_the_unbiased_variance():
+def test_block_of_one_row_moves_the_mean_only():
     policy = BatchEMA(momentum=0.5)
     before = learned(policy, [[1.0, 3.0]])
     after = policy.update(before, columns([10.0]))
@@ -348,7 +348,7 @@ def test_a_block_of_one_row_moves_the_mean_and_leaves_the_unbiased_variance():
     assert policy.read(after, 0).mean_hi[0] == 0.5 * policy.read(before, 0).mean_hi[0] + 5
 
 
-def test_a_block_without_values_does_not_age_the_others():
+def test_block_without_values_changes_nothing():
     policy = BatchEMA(momentum=0.5)
     before = learned(policy, [[1.0, 3.0]])
     after = policy.update(before, columns([None, None], kind=pa.float64()))
@@ -394,12 +394,12 @@ def test_a_block_without_values_does_not_age_the_others():
         (lambda: BatchEMA(momentum=0.1, batch_rows=2.5), "got 2.5"),
     ],
 )
-def test_a_bad_argument_is_named_with_its_value_and_the_remedy(make, says):
+def test_invalid_argument_is_named_with_a_remedy(make, says):
     with pytest.raises(InvalidValueError, match=says):
         make()
 
 
-def test_policies_are_values():
+def test_equal_policies_compare_equal():
     assert EMA(halflife=10) == EMA(halflife=10.0) != EMA(halflife=11)
     assert EMA(halflife=np.float32(10)) == EMA(halflife=10)
     assert Welford() == Welford()
@@ -418,7 +418,7 @@ def test_policies_describe_themselves():
 
 @pytest.mark.parametrize("adjust", [True, False])
 @pytest.mark.parametrize("gap", [30, 450, 5000])
-def test_a_long_silence_keeps_the_history_however_it_is_cut(adjust, gap):
+def test_long_gap_keeps_the_statistics_under_any_cut(adjust, gap):
     policy = EMA(halflife=1, adjust=adjust)
     silence = [None] * gap
     before = policy.read(learned(policy, [[1.0, 2.0, 3.0, 20.0]]), 0)

@@ -1,4 +1,4 @@
-"""EMA by event time: the ends of the clock, silence, units, what is refused, and files."""
+"""EMA by event time: extreme times, gaps, units, errors and files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KINDS = st.sampled_from([pa.timestamp(unit) for unit in UNITS])
 
 
 def stamps(ticks, kind):
-    """Times of any kind by their ticks; None is a null."""
+    """Return times of any type by their ticks; None is a null."""
     if pa.types.is_timestamp(kind):
         return pa.array(ticks, pa.int64()).cast(kind)
     return pa.array(ticks, kind)
@@ -48,23 +48,23 @@ def fit(*tables, halflife="7d", null_time="raise", **how):
     return norm
 
 
-def lane(norm, column="x", **how):
+def row_of(norm, column="x", **how):
     return next(row for row in norm.stats(**how).to_pylist() if row["column"] == column)
 
 
 def exact_weight(age, halflife):
-    """2**(−age/halflife) to forty digits, and 0 beyond a thousand half-lives."""
+    """Return 2**(−age/halflife) to forty digits, and 0 beyond a thousand half-lives."""
     with localcontext(prec=60, Emin=-(10**9), Emax=10**9):
         half_lives = Decimal(age.numerator) / age.denominator / Decimal(halflife)
         return Fraction(Decimal(2) ** -half_lives) if half_lives <= 1000 else Fraction(0)
 
 
-# ---------------------------------------------------------------- the ends of the clock
+# ----------------------------------------------------------------------- extreme times
 
 
 @st.composite
 def far_ticks(draw):
-    """Draw some int64, among them such at the ends and close to each other."""
+    """Draw int64 values, some of them at the ends or close to each other."""
     ends = st.sampled_from([-(2**63), -(2**63) + 1, -1, 0, 1, LAST - 1, LAST])
     return draw(st.lists(ends | st.integers(-(2**63), LAST), min_size=1, max_size=6))
 
@@ -73,7 +73,7 @@ def far_ticks(draw):
 @pytest.mark.parametrize("halflife", LENGTHS)
 @settings.get_profile("few")
 @given(data=st.data())
-def test_times_at_the_ends_of_int64_neither_overflow_nor_lose_a_value(data, halflife, unit):
+def test_times_at_the_ends_of_int64(data, halflife, unit):
     ticks = data.draw(far_ticks())
     x = [float(i) for i in range(len(ticks))]
     rows = table(x, ticks, pa.timestamp(unit))
@@ -87,7 +87,7 @@ def test_times_at_the_ends_of_int64_neither_overflow_nor_lose_a_value(data, half
         fit(*(rows.slice(i, 1) for i in range(len(x))), halflife=halflife),
         merged_in_a_tree(data.draw, lambda a, b: a.merge(b), data.draw(st.permutations(fits))),
     ):
-        got = lane(norm)
+        got = row_of(norm)
         assert got["count"] == len(x)
         assert got["mean"] == pytest.approx(float(mean), rel=1e-14, abs=1e-14)
         assert got["var"] == pytest.approx(float(square / sum(weights)), rel=1e-13, abs=1e-300)
@@ -101,7 +101,7 @@ FAR = [-1.7e308, -1e308, -1e300, -1.0, -1e-300, 0.0, 1e-300, 1.0, 1e300, 1e308, 
 @pytest.mark.parametrize("halflife", [5e-324, 1e-310, 4e-303, 1.0, 1e300, 1e308, 1.7e308])
 @settings.get_profile("few")
 @given(data=st.data())
-def test_plain_numbers_at_the_ends_of_float64_neither_overflow_nor_lose_a_value(data, halflife):
+def test_numeric_times_at_the_ends_of_float64(data, halflife):
     ticks = data.draw(st.lists(st.sampled_from(FAR), min_size=1, max_size=5))
     x = [float(i) for i in range(len(ticks))]
     rows = table(x, ticks, pa.float64())
@@ -115,26 +115,26 @@ def test_plain_numbers_at_the_ends_of_float64_neither_overflow_nor_lose_a_value(
         fit(*(rows.slice(i, 1) for i in range(len(x))), **how),
         merged_in_a_tree(data.draw, lambda a, b: a.merge(b), data.draw(st.permutations(fits))),
     ):
-        got = lane(norm)
+        got = row_of(norm)
         assert got["count"] == len(x)
         assert got["mean"] == pytest.approx(float(mean), rel=1e-14, abs=1e-14)
         assert got["var"] == pytest.approx(float(square / sum(weights)), rel=1e-13, abs=1e-300)
         assert got["weight"] == pytest.approx(float(sum(weights)), rel=1e-14)
-    assert lane(norm, at=1.79e308)["weight"] <= got["weight"]
+    assert row_of(norm, at=1.79e308)["weight"] <= got["weight"]
 
 
 @pytest.mark.parametrize("halflife", [5e-324, 1e-3, 1.0, 1e300])
-def test_whole_numbers_at_the_ends_of_int64_with_any_half_life(halflife):
+def test_integer_times_at_the_ends_of_int64_with_any_half_life(halflife):
     rows = table([1.0, 2.0, 3.0, 4.0], [-(2**63), LAST, LAST - 1, LAST], pa.int64())
-    got = lane(fit(rows, halflife=halflife, columns=["x"]))
+    got = row_of(fit(rows, halflife=halflife, columns=["x"]))
     expected = {5e-324: 3.0, 1e-3: 3.0, 1.0: 3.0, 1e300: 2.5}[halflife]
     assert got["mean"] == expected
     assert got["count"] == 4
 
 
-def test_whole_numbers_without_a_sign():
+def test_unsigned_integer_times():
     rows = table([1.0, 4.0], [LAST - 1, LAST], pa.uint64())
-    assert lane(fit(rows, halflife=1.0, columns=["x"]))["mean"] == 3
+    assert row_of(fit(rows, halflife=1.0, columns=["x"]))["mean"] == 3
     norm = fit(rows, halflife=1.0, columns=["x"])
     before = norm.freeze().fingerprint
     with pytest.raises(InvalidValueError, match=r"'t' holds a time beyond 2\*\*63 - 1.*float64"):
@@ -142,7 +142,7 @@ def test_whole_numbers_without_a_sign():
     assert norm.freeze().fingerprint == before
 
 
-# ------------------------------------------------------------------------- silence
+# ---------------------------------------------------------------------------- gaps
 
 HOURS = pa.timestamp("ms")
 
@@ -160,9 +160,9 @@ OLD = ([1.0, 4.0, -2.0], hours(0, 1, 5))
 
 @pytest.mark.parametrize("silence", [100, 1000, 1e5, 1e9])
 @pytest.mark.parametrize("how", ["one batch", "later batches", "a merge", "a merge, newer first"])
-def test_a_column_keeps_its_statistics_to_the_last_bit_while_others_go_on(how, silence):
+def test_feature_without_new_values_keeps_its_statistics(how, silence):
     x, ticks = OLD
-    alone = lane(fit(table(x, ticks, HOURS), halflife="1h"))
+    alone = row_of(fit(table(x, ticks, HOURS), halflife="1h"))
     nothing = [None] * 3
     old = two_columns(x, [7.0, 8.0, 9.0], ticks)
     new = two_columns(nothing, [1.0, 2.0, 3.0], hours(silence, silence + 1, silence + 2))
@@ -174,25 +174,25 @@ def test_a_column_keeps_its_statistics_to_the_last_bit_while_others_go_on(how, s
         norm = fit(old, halflife="1h").merge(fit(new, halflife="1h"))
     else:
         norm = fit(new, halflife="1h").merge(fit(old, halflife="1h"))
-    got = lane(norm)
+    got = row_of(norm)
     for name in ("count", "mean", "var", "std", "min", "max", "effective_count"):
         assert got[name] == alone[name], name
     assert got["nulls"] == 3
-    fresh = lane(fit(new.drop_columns(["x"]), halflife="1h"), "y")
-    assert lane(norm, "y")["mean"] == pytest.approx(fresh["mean"], rel=1e-14, abs=0)
-    assert lane(norm, "y")["count"] == 6
-    # What the old ones weigh, as of now, is another thing.
+    fresh = row_of(fit(new.drop_columns(["x"]), halflife="1h"), "y")
+    assert row_of(norm, "y")["mean"] == pytest.approx(fresh["mean"], rel=1e-14, abs=0)
+    assert row_of(norm, "y")["count"] == 6
+    # The weight as of now has faded.
     faded = alone["weight"] * 2.0 ** -(silence - 3) if silence - 3 <= 1000 else 0
     assert got["weight"] == pytest.approx(faded, rel=1e-12, abs=0)
 
 
 @pytest.mark.parametrize("silence", [1, 30, 63, 64, 65, 70])
-def test_a_column_whose_newest_value_is_a_little_older_keeps_its_statistics(silence):
+def test_feature_with_an_older_newest_value_keeps_its_statistics(silence):
     x, ticks = OLD
-    alone = lane(fit(table(x, ticks, HOURS), halflife="1h", ddof=1))
+    alone = row_of(fit(table(x, ticks, HOURS), halflife="1h", ddof=1))
     late = two_columns([None], [0.0], hours(5 + silence))
     rows = pa.concat_tables([two_columns(x, x, ticks), late]).combine_chunks()
-    got = lane(fit(rows, halflife="1h", ddof=1))
+    got = row_of(fit(rows, halflife="1h", ddof=1))
     for name in ("mean", "var", "effective_count"):
         assert got[name] == pytest.approx(alone[name], rel=1e-14, abs=0)
     assert got["weight"] == pytest.approx(alone["weight"] * 2.0**-silence, rel=1e-14, abs=0)
@@ -201,8 +201,8 @@ def test_a_column_whose_newest_value_is_a_little_older_keeps_its_statistics(sile
 @pytest.mark.parametrize("newest", [None, 1e-25, 1.0, 1e25])
 @pytest.mark.parametrize("late", [0, 30, 63, 65, 2000])
 @pytest.mark.parametrize("age", [1, 500, 930, 960, 999])
-def test_a_value_is_not_lost_within_a_thousand_half_lives_of_the_next(age, late, newest):
-    # Of two values the unbiased variance is half the squared difference, however light one is.
+def test_value_counts_within_a_thousand_half_lives_of_the_next(age, late, newest):
+    # The unbiased variance of two values is half the squared difference, for any weights.
     rows = two_columns([1.0, 3.0, None], [0.0] * 3, hours(0, age, age + late))
     how = {"halflife": "1h", "ddof": 1, "columns": ["x", "y"]}
     if newest is not None:
@@ -213,25 +213,25 @@ def test_a_value_is_not_lost_within_a_thousand_half_lives_of_the_next(age, late,
         fit(*(rows.slice(i, 1) for i in range(3)), **how),
         fit(*(rows.slice(i, 1) for i in (2, 1, 0)), **how),
     ):
-        assert lane(norm)["var"] == pytest.approx(2, rel=1e-13, abs=0)
-        assert lane(norm, "y")["var"] == (None if late > 1000 else 0)
+        assert row_of(norm)["var"] == pytest.approx(2, rel=1e-13, abs=0)
+        assert row_of(norm, "y")["var"] == (None if late > 1000 else 0)
 
 
 @pytest.mark.parametrize("half_lives", [1001, 5000, 1e8])
-def test_of_two_values_more_than_a_thousand_half_lives_apart_the_newer_one_is_the_mean(half_lives):
+def test_value_older_than_a_thousand_half_lives_weighs_nothing(half_lives):
     rows = table([5.0, -1.0], hours(0, half_lives), HOURS)
     for parts in ([rows], [rows.slice(0, 1), rows.slice(1)], [rows.slice(1), rows.slice(0, 1)]):
         for ddof, var in ((0, 0.0), (1, None)):
-            got = lane(fit(*parts, halflife="1h", ddof=ddof))
+            got = row_of(fit(*parts, halflife="1h", ddof=ddof))
             assert (got["mean"], got["count"], got["var"]) == (-1, 2, var)
             assert (got["weight"], got["effective_count"]) == (1, 1)
             assert (got["min"], got["max"]) == (-1, 5)
 
 
-def test_new_rows_after_a_silence_are_all_that_counts():
+def test_rows_after_a_long_gap_outweigh_all_others():
     norm = fit(table([1e15, 1e15 + 2], hours(0, 1), HOURS), halflife="1h")
     norm.update(table([3.0, 5.0], hours(10_000, 10_000), HOURS))
-    assert (lane(norm)["mean"], lane(norm)["var"], lane(norm)["count"]) == (4, 1, 4)
+    assert (row_of(norm)["mean"], row_of(norm)["var"], row_of(norm)["count"]) == (4, 1, 4)
 
 
 # ---------------------------------------------------------------------- missing times
@@ -242,7 +242,7 @@ def test_new_rows_after_a_silence_are_all_that_counts():
     [(pa.timestamp("us"), "1s"), (pa.date32(), "1d"), (pa.int64(), 2.0), (pa.float32(), 2.0)],
     ids=str,
 )
-def test_a_row_without_a_time_is_refused_or_leaves_no_trace(kind, halflife):
+def test_row_without_a_time_is_rejected_or_skipped(kind, halflife):
     good = table([1.0, 4.0], [5, 6], kind)
     bad = table([2.0, 1e9, 3.0, np.inf], [7, None, 4, None], kind)
     norm = fit(good, halflife=halflife, columns=["x"])
@@ -264,22 +264,22 @@ def test_a_row_without_a_time_is_refused_or_leaves_no_trace(kind, halflife):
     assert skipping.freeze().fingerprint == without.freeze().fingerprint
 
 
-def test_a_nan_among_float_times_is_no_time():
+def test_nan_is_a_missing_time():
     rows = table([1.0, 2.0, 4.0], [0.0, math.nan, 1.0], pa.float64())
     with pytest.raises(InvalidValueError, match=r"'t' has no time in row 1 of the batch \(1 in"):
         fit(rows, halflife=1.0, columns=["x"])
     norm = fit(rows, halflife=1.0, columns=["x"], null_time="skip")
-    assert lane(norm)["mean"] == pytest.approx(3, rel=1e-15)
-    assert lane(norm)["nulls"] == 0
+    assert row_of(norm)["mean"] == pytest.approx(3, rel=1e-15)
+    assert row_of(norm)["nulls"] == 0
 
 
-def test_an_infinite_time_is_refused_even_if_missing_ones_are_skipped():
+def test_infinite_time_is_an_error():
     rows = table([1.0, 2.0], [0.0, math.inf], pa.float64())
     with pytest.raises(InvalidValueError, match="'t' holds an infinite time"):
         fit(rows, halflife=1.0, columns=["x"], null_time="skip")
 
 
-def test_a_batch_without_any_time_leaves_no_trace():
+def test_batch_without_times_leaves_no_trace():
     rows = table([1.0, 2.0], [0, 1])
     timeless = pa.table({"x": [5.0, 6.0], "t": pa.nulls(2)})
     norm = fit(rows, timeless, table([7.0], [None]), null_time="skip")
@@ -288,9 +288,9 @@ def test_a_batch_without_any_time_leaves_no_trace():
         fit(rows, timeless)
 
 
-def test_a_row_that_weighs_nothing_needs_no_time():
+def test_row_of_zero_weight_needs_no_time():
     rows = table([1.0, 2.0, 3.0], [None, 1, 2], w=pa.array([0.0, 1.0, 1.0]))
-    assert lane(fit(rows, weights="w"))["count"] == 2
+    assert row_of(fit(rows, weights="w"))["count"] == 2
     rows = table([1.0, 2.0, 3.0], [None, 1, None], w=pa.array([0.0, 1.0, 1.0]))
     with pytest.raises(InvalidValueError, match=r"no time in row 2 of the batch \(1 in all\)"):
         fit(rows, weights="w")
@@ -301,13 +301,13 @@ def test_a_row_that_weighs_nothing_needs_no_time():
 
 @settings.get_profile("few")
 @given(data=st.data())
-def test_batches_in_different_units_are_one_stream(data):
+def test_batches_may_have_different_units(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     parts = data.draw(st.lists(st.tuples(st.integers(0, 5), KINDS), min_size=1, max_size=5))
     one, mixed = [], []
     for rows, kind in parts:
         x = rng.normal(size=rows)
-        # Some hours around 1970, as whole numbers of the unit.
+        # A few hours around 1970, in whole units.
         ticks = rng.integers(-2 * 10**12, 2 * 10**12, rows) // UNITS[kind.unit]
         zoned = pa.timestamp(kind.unit, data.draw(st.sampled_from([None, "UTC", "Asia/Tokyo"])))
         mixed.append(table(x, ticks.tolist(), zoned))
@@ -317,14 +317,14 @@ def test_batches_in_different_units_are_one_stream(data):
         assert not b.features
         return
     for name in ("count", "mean", "var", "weight", "effective_count"):
-        assert lane(b)[name] == pytest.approx(lane(a)[name], rel=1e-14, abs=1e-14), name
+        assert row_of(b)[name] == pytest.approx(row_of(a)[name], rel=1e-14, abs=1e-14), name
     fits = [fit(some, halflife="90s") for some in data.draw(st.permutations(mixed))]
     c = merged_in_a_tree(data.draw, lambda older, newer: older.merge(newer), fits)
     for name in ("count", "mean", "var", "weight"):
-        assert lane(c)[name] == pytest.approx(lane(a)[name], rel=1e-12, abs=1e-13)
+        assert row_of(c)[name] == pytest.approx(row_of(a)[name], rel=1e-12, abs=1e-13)
 
 
-def test_days_are_days_in_any_kind():
+def test_days_are_equal_in_all_types():
     days = [datetime.date(2026, 3, 1), datetime.date(2026, 2, 22), datetime.date(1926, 3, 1)]
     midnights = [datetime.datetime(day.year, day.month, day.day) for day in days]
     kinds = [
@@ -335,21 +335,21 @@ def test_days_are_days_in_any_kind():
     expected = (8 + 0.5 * 2) / 1.5
     fits = [fit(pa.table({"x": [8.0, 2.0, 1e6], "t": times})) for times in kinds]
     for norm in fits:
-        assert lane(norm)["mean"] == pytest.approx(expected, rel=1e-15, abs=0)
+        assert row_of(norm)["mean"] == pytest.approx(expected, rel=1e-15, abs=0)
         assert norm.freeze().fingerprint == fits[0].freeze().fingerprint
 
 
-def test_a_time_zone_is_another_way_to_write_the_same_instant():
+def test_time_zones_do_not_matter():
     utc = pd.to_datetime(["2026-03-29 00:30", "2026-03-29 01:30"], utc=True)
     zoned = [utc.tz_convert(zone) for zone in ("UTC", "Europe/Vienna", "America/New_York")]
-    # One hour apart, though the clocks of Vienna say two.
+    # One hour apart, although the clocks of Vienna show two.
     assert (zoned[1][1].hour, zoned[1][0].hour) == (3, 1)
     naive = pa.table({"x": [1.0, 4.0], "t": utc.tz_localize(None)})
     expected = fit(naive, halflife="1h").freeze().fingerprint
     for times in zoned:
         norm = fit(pa.table({"x": [1.0, 4.0], "t": times}), halflife="1h")
         assert norm.freeze().fingerprint == expected
-        assert lane(norm)["mean"] == 3
+        assert row_of(norm)["mean"] == 3
 
 
 # ---------------------------------------------------------------------- as of a time
@@ -364,23 +364,23 @@ def daily(halflife="1d", **how):
 
 
 @pytest.mark.parametrize("days", [0, 0.5, 1, 30, 999])
-def test_weights_fade_with_time_and_statistics_do_not(days):
+def test_weights_fade_with_time_and_means_do_not(days):
     norm = daily()
-    now = lane(norm)
+    now = row_of(norm)
     at = START + datetime.timedelta(days=days)
-    later = lane(norm, at=at)
+    later = row_of(norm, at=at)
     assert later["weight"] == pytest.approx(1.75 * 2.0**-days, rel=1e-13, abs=0)
-    assert lane(norm, "y", at=at)["weight"] == pytest.approx(0.5 * 2.0**-days, rel=1e-13, abs=0)
+    assert row_of(norm, "y", at=at)["weight"] == pytest.approx(0.5 * 2.0**-days, rel=1e-13, abs=0)
     assert {**later, "weight": 0} == {**now, "weight": 0}
     assert norm.freeze().stats(at=at).equals(norm.stats(at=at))
-    assert lane(norm) == now
+    assert row_of(norm) == now
 
 
-def test_weights_fade_to_nothing_and_what_comes_then_counts():
+def test_weights_fade_to_zero_and_new_rows_count():
     norm = daily()
     at = START + datetime.timedelta(days=2000)
-    assert lane(norm, at=at)["weight"] == 0
-    assert lane(norm, at=at)["mean"] == lane(norm)["mean"]
+    assert row_of(norm, at=at)["weight"] == 0
+    assert row_of(norm, at=at)["mean"] == row_of(norm)["mean"]
 
 
 @pytest.mark.parametrize(
@@ -398,35 +398,35 @@ def test_weights_fade_to_nothing_and_what_comes_then_counts():
     ],
     ids=repr,
 )
-def test_a_time_may_be_spelled_as_data_are(at):
-    assert lane(daily(), at=at)["weight"] == pytest.approx(1.75 / 2, rel=1e-15, abs=0)
+def test_at_accepts_any_kind_of_time(at):
+    assert row_of(daily(), at=at)["weight"] == pytest.approx(1.75 / 2, rel=1e-15, abs=0)
 
 
 @pytest.mark.parametrize("at", [datetime.date(2026, 3, 2), np.datetime64("2026-03-02")], ids=repr)
-def test_a_day_is_its_first_moment(at):
+def test_date_is_its_first_instant(at):
     expected = 1.75 * 2.0**-0.5
-    assert lane(daily(), at=at)["weight"] == pytest.approx(expected, rel=1e-14, abs=0)
+    assert row_of(daily(), at=at)["weight"] == pytest.approx(expected, rel=1e-14, abs=0)
 
 
-def test_nanoseconds_of_a_time_are_not_cut_off():
+def test_nanoseconds_are_kept():
     newest = pd.Timestamp("2026-03-01 12:00:00.123456789")
     rows = pa.table({"x": [1.0], "t": pa.array([newest.value]).cast(pa.timestamp("ns"))})
     norm = fit(rows, halflife="1ns")
-    assert lane(norm, at=newest)["weight"] == 1
-    assert lane(norm, at=newest + pd.Timedelta(1, "ns"))["weight"] == 0.5
-    assert lane(norm, at=np.datetime64(newest.value + 2, "ns"))["weight"] == 0.25
+    assert row_of(norm, at=newest)["weight"] == 1
+    assert row_of(norm, at=newest + pd.Timedelta(1, "ns"))["weight"] == 0.5
+    assert row_of(norm, at=np.datetime64(newest.value + 2, "ns"))["weight"] == 0.25
     with pytest.raises(InvalidValueError, match="at lies 1 half-lives before the newest row"):
         norm.stats(at=newest - pd.Timedelta(1, "ns"))
 
 
-def test_a_time_before_the_newest_row_is_refused():
+def test_time_before_the_newest_row_is_an_error():
     norm = daily()
     with pytest.raises(InvalidValueError, match=r"at lies 0\.5 half-lives before the newest row"):
         norm.stats(at=START - datetime.timedelta(hours=12))
-    # The newest row is now, even if it has no value.
+    # The newest row counts even if it has no value.
     rows = pa.table({"x": pa.nulls(1, pa.float64()), "t": [START + datetime.timedelta(days=1)]})
     norm.update(rows.append_column("y", pa.nulls(1, pa.float64())))
-    assert lane(norm)["weight"] == 0.875
+    assert row_of(norm)["weight"] == 0.875
     with pytest.raises(InvalidValueError, match="at lies 1 half-lives before"):
         norm.stats(at=START)
 
@@ -436,17 +436,17 @@ def test_a_time_before_the_newest_row_is_refused():
     ["2026-03-02", 5, 1.5, True, pd.NaT, np.datetime64("NaT"), math.nan, [START], "soon", object()],
     ids=lambda at: type(at).__name__,
 )
-def test_what_is_no_time_is_refused_by_name(at):
+def test_invalid_time_is_an_error(at):
     with pytest.raises(InvalidValueError) as error:
         daily().stats(at=at)
     assert "at must be a time like those in column 't'" in str(error.value)
     assert repr(at) in str(error.value)
 
 
-def test_a_number_is_a_time_if_the_times_are_numbers():
+def test_numbers_are_times_if_the_times_are_numbers():
     norm = fit(table([1.0, 4.0], [0, 1], pa.int32()), halflife=1.0, columns=["x"])
-    assert lane(norm, at=2)["weight"] == lane(norm, at=2.0)["weight"] == 0.75
-    assert lane(norm, at=np.int16(1))["weight"] == 1.5
+    assert row_of(norm, at=2)["weight"] == row_of(norm, at=2.0)["weight"] == 0.75
+    assert row_of(norm, at=np.int16(1))["weight"] == 1.5
     with pytest.raises(InvalidValueError, match="at must be a time like those in column 't'"):
         norm.stats(at=START)
     with pytest.raises(InvalidValueError, match="at lies 3 half-lives before"):
@@ -454,7 +454,7 @@ def test_a_number_is_a_time_if_the_times_are_numbers():
 
 
 @pytest.mark.parametrize("policy", [sbn.Welford(), EMA(alpha=0.5), sbn.BatchEMA(momentum=0.1)])
-def test_a_time_is_for_statistics_by_event_time(policy):
+def test_at_applies_to_event_time_only(policy):
     norm = sbn.Normalizer(policy).update(pa.table({"x": [1.0, 2.0]}))
     with pytest.raises(
         InvalidValueError, match=r"at=3 applies to statistics by event time.*Omit it"
@@ -486,7 +486,7 @@ COPIES = {
 )
 @settings.get_profile("few")
 @given(data=st.data())
-def test_what_was_saved_goes_on_to_the_last_bit(data, kind, halflife, copied, tmp_path_factory):
+def test_saved_statistics_continue_to_the_same_bits(data, kind, halflife, copied, tmp_path_factory):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     spread = {"timestamp[ns]": 10**14, "date32[day]": 9}.get(str(kind), 60)
 
@@ -521,13 +521,13 @@ def test_what_was_saved_goes_on_to_the_last_bit(data, kind, halflife, copied, tm
     assert twin.merge(norm).freeze() == norm.merge(twin).merge(fit(**how)).freeze()
 
 
-def test_a_fit_that_saw_only_nulls_can_be_saved(tmp_path):
+def test_statistics_of_nulls_alone_can_be_saved(tmp_path):
     norm = fit(table([None, None], [5, 3]))
     norm.save(tmp_path / "s.json")
     loaded = sbn.load(tmp_path / "s.json")
     later = table([1.0, 3.0], [1, 2])
     assert loaded.update(later).freeze() == norm.update(later).freeze()
-    assert lane(loaded)["nulls"] == 2
+    assert row_of(loaded)["nulls"] == 2
 
 
 SPELLINGS = [
@@ -553,7 +553,7 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("halflife", SPELLINGS, ids=repr)
-def test_equal_lengths_are_equal_policies_however_they_are_spelled(halflife):
+def test_equal_lengths_give_equal_policies(halflife):
     policy = EMA(halflife=halflife, time="t")
     assert policy == EMA(halflife="7d", time="t") != EMA(halflife="8d", time="t")
     assert repr(policy) == "EMA(halflife='7d', time='t')"
@@ -561,7 +561,7 @@ def test_equal_lengths_are_equal_policies_however_they_are_spelled(halflife):
     rows = table([1.0, 2.0], [0, 10**6])
     a, b = fit(rows, halflife=halflife), fit(rows)
     assert a.freeze() == b.freeze()
-    assert lane(a.merge(b))["count"] == 4
+    assert row_of(a.merge(b))["count"] == 4
 
 
 def test_other_half_lives_columns_or_kinds_do_not_merge():
@@ -575,7 +575,7 @@ def test_other_half_lives_columns_or_kinds_do_not_merge():
             fit(rows).merge(other)
 
 
-# ---------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------- invalid times
 
 
 @pytest.mark.parametrize(
@@ -586,7 +586,7 @@ def test_other_half_lives_columns_or_kinds_do_not_merge():
         ("7d", pa.array([[1], [2]]), SchemaError, ["'t' is list", "not an event time"]),
     ],
 )
-def test_times_of_another_kind_are_refused_and_change_nothing(halflife, times, kind, says):
+def test_invalid_times_are_rejected_without_a_trace(halflife, times, kind, says):
     good = pa.array([1, 2], pa.timestamp("s") if isinstance(halflife, str) else pa.int64())
     norm = fit(pa.table({"x": [1.0, 2.0], "t": good}), halflife=halflife, columns=["x"])
     before = norm.freeze().fingerprint
@@ -599,12 +599,12 @@ def test_times_of_another_kind_are_refused_and_change_nothing(halflife, times, k
     assert bad.features == ()
 
 
-def test_the_column_of_times_is_not_normalized_unless_it_is_named():
+def test_time_column_is_normalized_only_if_named():
     rows = table([1.0, 3.0], [0, 1], pa.int64())
     assert fit(rows, halflife=1.0).features == ("x",)
     assert fit(rows, halflife=1.0, columns=["x", "t"]).features == ("x", "t")
     out = fit(rows, halflife=1.0).transform(rows)
     assert out["t"].to_pylist() == [0, 1]
-    # To normalize, nothing has to have a time.
+    # Transform needs no times.
     frozen = fit(rows, halflife=1.0).freeze()
     assert frozen.transform(rows.drop_columns(["t"])).equals(out.drop_columns(["t"]))
