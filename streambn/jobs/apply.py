@@ -11,7 +11,7 @@ from streambn._lazy import lazy_module
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.io import PIPE, Encoding, Location, locate, lock, remove_leftovers
 from streambn.jobs.checkpoint import Checkpoint
-from streambn.jobs.fit import configure_process, fitting, total_size
+from streambn.jobs.fit import configure_process, run_fit, total_size
 from streambn.jobs.manifest import NAME, Entry, Manifest
 from streambn.jobs.operations import ApplyStatistics, Operation
 from streambn.jobs.outputs import Stamps, write_outputs
@@ -126,7 +126,7 @@ def normalize_job(
         if checkpoint.resume:
             statistics_file = [] if save is None else [locate(save)]
             remove_leftovers(*locations, *statistics_file, *plan.files)
-        with fitting(initial, plan.sources, checkpoint, columns, options, display) as fit:
+        with run_fit(initial, plan.sources, checkpoint, columns, options, display) as fit:
             normalizer = Normalizer.from_statistics(fit.state.statistics)
             operation = ApplyStatistics(normalizer.freeze(), dtype)
             report = _apply(operation, plan, options, write_options, display)

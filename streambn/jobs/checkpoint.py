@@ -105,7 +105,7 @@ class Checkpoint:
         return FitState(saved.statistics, position)
 
     @contextlib.contextmanager
-    def saving(
+    def open_writer(
         self, initial: Statistics, sources: Sequence[Source], options: ReadOptions
     ) -> Iterator[CheckpointWriter]:
         """Save checkpoints while a fit runs; the parameters are those of `load`.
@@ -195,7 +195,7 @@ def _check_inputs(
 
 
 class CheckpointWriter:
-    """Saves the last state of a fit, from any thread; made by `Checkpoint.saving`."""
+    """Saves the last state of a fit, from any thread; made by `Checkpoint.open_writer`."""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ __all__ = [
     "check_resumable",
     "configure_process",
     "fit_job",
-    "fitting",
+    "run_fit",
     "total_size",
 ]
 
@@ -70,7 +70,7 @@ def fit_job(
     with lock(*locations):
         if checkpoint.resume:
             remove_leftovers(*locations, *([] if output is None else [locate(output)]))
-        with fitting(initial, sources, checkpoint, columns, options, display) as fit:
+        with run_fit(initial, sources, checkpoint, columns, options, display) as fit:
             normalizer = Normalizer.from_statistics(fit.state.statistics)
             if output is None:
                 fit.writer.save()
@@ -96,7 +96,7 @@ class CompletedFit(NamedTuple):
 
 
 @contextlib.contextmanager
-def fitting(
+def run_fit(
     initial: Statistics,
     sources: Sequence[Source],
     checkpoint: Checkpoint,
@@ -110,7 +110,7 @@ def fitting(
     """
     configure_process(options.threads)
     start = checkpoint.load(initial, sources, options) or FitState(initial, Position())
-    with checkpoint.saving(initial, sources, options) as writer:
+    with checkpoint.open_writer(initial, sources, options) as writer:
         progress = Progress("fitting", len(sources), total_size(sources))
         with display(progress):
             end = fit_files(start, sources, columns, options, progress, writer.reach)

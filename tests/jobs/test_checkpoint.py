@@ -456,7 +456,7 @@ def test_saved_state_loads_unchanged(position: Position, skip_damaged: bool) -> 
     position = replace(position, stamps=[source.stamp() for source in sources])
     job = (INITIAL, sources, ReadOptions(skip_damaged=skip_damaged))
     state = FitState(fitted_on(1.0, 2.0), position)
-    with checkpoint().saving(*job) as writer:
+    with checkpoint().open_writer(*job) as writer:
         writer.reach(state)
         assert writer.save()
     loaded = checkpoint().load(*job)
@@ -472,7 +472,7 @@ def test_saved_state_loads_unchanged(position: Position, skip_damaged: bool) -> 
 def test_sigusr1_saves_and_the_handler_is_restored() -> None:
     sources = sources_of("a")
     before = signal.getsignal(signal.SIGUSR1)
-    with checkpoint().saving(INITIAL, sources, ReadOptions()) as writer:
+    with checkpoint().open_writer(INITIAL, sources, ReadOptions()) as writer:
         writer.reach(one_row(sources[0]))
         assert not Path("kept").exists()
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -488,8 +488,8 @@ def test_sigusr1_saves_and_the_handler_is_restored() -> None:
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_interrupted_job_leaves_a_checkpoint(stop: type[BaseException]) -> None:
     sources = sources_of("a")
-    saving = checkpoint().saving(INITIAL, sources, ReadOptions())
-    with pytest.raises(stop) as caught, saving as writer:  # noqa: PT012
+    opened = checkpoint().open_writer(INITIAL, sources, ReadOptions())
+    with pytest.raises(stop) as caught, opened as writer:  # noqa: PT012
         writer.reach(one_row(sources[0]))
         raise stop
     assert caught.value.__notes__ == ["resume to continue from kept"]
@@ -498,15 +498,16 @@ def test_interrupted_job_leaves_a_checkpoint(stop: type[BaseException]) -> None:
 
 def test_error_before_the_first_checkpoint_leaves_none() -> None:
     sources = sources_of("a")
-    with pytest.raises(OSError), checkpoint().saving(INITIAL, sources, ReadOptions()) as writer:  # noqa: PT011, PT012
+    opened = checkpoint().open_writer(INITIAL, sources, ReadOptions())
+    with pytest.raises(OSError, match="full"), opened as writer:  # noqa: PT012
         writer.reach(one_row(sources[0]))
-        raise OSError
+        raise OSError("full")
     assert not Path("kept").exists()
 
 
 def test_no_checkpoint_without_a_location() -> None:
     sources = sources_of("a")
-    with checkpoint(None).saving(INITIAL, sources, ReadOptions()) as writer:
+    with checkpoint(None).open_writer(INITIAL, sources, ReadOptions()) as writer:
         writer.reach(one_row(sources[0]))
         assert not writer.save()
     assert [path.name for path in Path().iterdir()] == ["a"]
