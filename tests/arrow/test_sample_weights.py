@@ -290,7 +290,7 @@ def test_row_of_zero_weight_needs_no_time():
         (lambda: sbn.EMA(halflife="7 bananas", time="t"), r"a duration such as '7d'.*'7 bananas'"),
         (
             lambda: sbn.EMA(halflife="1M", time="t"),
-            r"'1M'.*A month or a year has no fixed length",
+            r"'1M'.*Months and years have no fixed length",
         ),
         (lambda: sbn.EMA(halflife="7d"), r"is a duration, which needs time=.*halflife=10_000"),
         (lambda: sbn.EMA(halflife=dt.timedelta(7)), r"is a duration, which needs time="),
@@ -298,10 +298,10 @@ def test_row_of_zero_weight_needs_no_time():
         (lambda: sbn.EMA(time="t"), r"exactly one of alpha=.*none of them"),
         (lambda: sbn.EMA(halflife="7d", time=3), r"time must be the name of a column, got 3"),
         (lambda: sbn.EMA(halflife="7d", time=""), r"time must be the name of a column, got ''"),
-        (lambda: sbn.EMA(halflife="7d", time="t", adjust=False), r"adjust=False is for .* by row"),
-        (lambda: sbn.EMA(halflife="7d", time="t", ignore_na=True), r"ignore_na=True is for"),
+        (lambda: sbn.EMA(halflife="7d", time="t", adjust=False), r"adjust=False applies to .* by row"),
+        (lambda: sbn.EMA(halflife="7d", time="t", ignore_na=True), r"ignore_na=True applies to"),
         (lambda: sbn.EMA(halflife="7d", time="t", null_time="drop"), r"'raise' or 'skip', got"),
-        (lambda: sbn.EMA(halflife=7, null_time="skip"), r"name the column of times with time="),
+        (lambda: sbn.EMA(halflife=7, null_time="skip"), r"Name their column with time="),
     ],
 )
 def test_invalid_argument_is_named_with_a_remedy(make, says):
