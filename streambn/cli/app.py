@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 EXIT_CODES = {
-    0: "The command did what it was asked to do.",
-    1: "It failed: an input cannot be read, an output cannot be written, or data are invalid.",
+    0: "The command succeeded.",
+    1: "It failed: an input cannot be read, an output cannot be written, or values are invalid.",
     2: "The command line is wrong.",
     3: "The columns of the data do not match the statistics.",
     4: "A check did not pass (reserved).",
@@ -54,7 +54,7 @@ COMMANDS = {
     "demo": ("streambn.cli.demo", "Walk through fit, freeze and apply on real data."),
 }
 
-# The flag of each argument of the library whose name is not simply the flag without dashes.
+# The flags of the library's arguments. Arguments without a flag, such as `data`, are not here.
 _FLAGS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
@@ -80,7 +80,7 @@ def usage_errors(**flags: str) -> Iterator[None]:
     Parameters
     ----------
     **flags : str
-        The flags of arguments, by name, where they differ from the usual ones.
+        Flags by argument, where they differ from the usual ones.
     """
     try:
         yield

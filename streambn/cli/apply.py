@@ -14,10 +14,10 @@ from streambn.cli.normalizer_options import NORMALIZER_OPTIONS, NormalizerOption
 from streambn.cli.options import (
     CHECKPOINT_OPTIONS,
     JOB_OPTIONS,
-    WRITE_OPTIONS,
+    OUTPUT_OPTIONS,
     CheckpointOptions,
     JobOptions,
-    WriteOptions,
+    OutputOptions,
     dtype_option,
     inputs_argument,
     output_option,
@@ -40,7 +40,7 @@ __all__ = ["apply", "normalize"]
 
 @click.command(
     cls=Command,
-    groups=[JOB_OPTIONS, WRITE_OPTIONS],
+    groups=[JOB_OPTIONS, OUTPUT_OPTIONS],
     examples=[
         "streambn apply stats.json data/ -o normalized/",
         "streambn apply stats.json normalized.parquet -o data.parquet --inverse",
@@ -66,7 +66,7 @@ def apply(
     inverse: bool,
     verify: bool,
     job: JobOptions,
-    writing: WriteOptions,
+    outputs: OutputOptions,
 ) -> None:
     """Normalize data with a statistics file.
 
@@ -75,8 +75,8 @@ def apply(
     Inputs that go into a single file are joined by column name, with Hive partition keys as
     columns. In a folder, each input keeps its path and format.
     """
-    how = job.reading()
-    if verify and (output == PIPE or how.skip_damaged):
+    read_options = job.read_options
+    if verify and (output == PIPE or read_options.skip_damaged):
         raise click.UsageError(
             "--verify compares an output file with all of its inputs. It cannot be combined with "
             "-o - or with --on-error skip."
@@ -86,15 +86,15 @@ def apply(
         frozen = loaded.freeze() if isinstance(loaded, sbn.Normalizer) else loaded
     sources = scan(inputs)
     with usage_errors():
-        plan = make_plan(sources, output, skip_damaged=how.skip_damaged)
+        plan = make_plan(sources, output, skip_damaged=read_options.skip_damaged)
         if any(locate(stats).identity == file.identity for file in plan.files):
             raise InvalidValueError(f"The output would replace {stats}, the statistics.")
     done = apply_job(
         ApplyStatistics(frozen, dtype, inverse),
         plan,
-        options=how,
-        write_options=writing.writing(resume=job.resume, verify=verify),
-        display=job.display(),
+        options=read_options,
+        write_options=outputs.write_options(resume=job.resume, verify=verify),
+        display=job.display,
     )
     if not job.quiet:
         say_applied(done)
@@ -103,7 +103,7 @@ def apply(
 
 @click.command(
     cls=Command,
-    groups=[NORMALIZER_OPTIONS, JOB_OPTIONS, CHECKPOINT_OPTIONS, WRITE_OPTIONS],
+    groups=[NORMALIZER_OPTIONS, JOB_OPTIONS, CHECKPOINT_OPTIONS, OUTPUT_OPTIONS],
     examples=[
         "streambn normalize data.csv -o normalized.parquet --save stats.json",
         "produce | streambn normalize --online - -o - | consume",
@@ -135,14 +135,14 @@ def normalize(
     online: bool,
     options: NormalizerOptions,
     job: JobOptions,
-    keeping: CheckpointOptions,
-    writing: WriteOptions,
+    checkpoints: CheckpointOptions,
+    outputs: OutputOptions,
 ) -> None:
     """Fit on data, then normalize the same data.
 
     The inputs are read twice, or once with --online.
     """
-    how = job.reading()
+    read_options = job.read_options
     sources = scan(inputs)
     with usage_errors():
         if not online:
@@ -152,18 +152,18 @@ def normalize(
                 "--online cannot be combined with --resume: the statistics of the earlier run are "
                 "lost. Start again without --resume."
             )
-        plan = make_plan(sources, output, skip_damaged=how.skip_damaged)
+        plan = make_plan(sources, output, skip_damaged=read_options.skip_damaged)
         if save is not None:
             check_target(save, sources)
             if any(locate(save).identity == file.identity for file in plan.files):
                 raise click.UsageError(f"--save and --output are the same file, {save}.")
-        check_checkpoint(keeping, sources, *(each.target for each in plan.outputs), save)
+        check_checkpoint(checkpoints, sources, *(each.target for each in plan.outputs), save)
     normalizer = options.normalizer(online=online)
-    write_options = writing.writing(resume=job.resume)
+    write_options = outputs.write_options(resume=job.resume)
     if online:
         operation = LearnAndApply(normalizer, using, dtype)
         done = apply_job(
-            operation, plan, options=how, write_options=write_options, display=job.display()
+            operation, plan, options=read_options, write_options=write_options, display=job.display
         )
         if save is not None:
             normalizer.save(save)
@@ -171,13 +171,13 @@ def normalize(
         done = normalize_job(
             normalizer.statistics,
             plan,
-            keeping.checkpoint_at(plan.checkpoint, resume=job.resume),
+            checkpoints.checkpoint(plan.checkpoint, resume=job.resume),
             columns=columns_to_read(options, normalizer),
             save=save,
             dtype=dtype,
-            options=how,
+            options=read_options,
             write_options=write_options,
-            display=job.display(),
+            display=job.display,
         )
     if not job.quiet:
         if save is not None:

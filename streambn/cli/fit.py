@@ -60,14 +60,14 @@ def fit(
     frozen: bool,
     options: NormalizerOptions,
     job: JobOptions,
-    keeping: CheckpointOptions,
+    checkpoints: CheckpointOptions,
 ) -> None:
     """Learn statistics of columns and write them to a file.
 
     The inputs are read once, in the order given, a batch at a time. A job that was stopped
     continues with --resume and gives the same result.
     """
-    target = output or keeping.checkpoint
+    target = output or checkpoints.path
     if target is None:
         raise click.UsageError("Missing option '-o' / '--output' (or --checkpoint).")
     if frozen and output is None:
@@ -78,17 +78,17 @@ def fit(
         if job.resume:
             check_resumable(sources)
         if output is not None:
-            check_checkpoint(keeping, sources, output, continue_from)
+            check_checkpoint(checkpoints, sources, output, continue_from)
     normalizer = _start(options, continue_from, thaw=thaw)
     done = fit_job(
         normalizer.statistics,
         sources,
         output,
-        keeping.checkpoint_at(locate(f"{target}.checkpoint"), resume=job.resume),
+        checkpoints.checkpoint(locate(f"{target}.checkpoint"), resume=job.resume),
         columns=columns_to_read(options, normalizer),
         frozen=frozen,
-        options=job.reading(),
-        display=job.display(),
+        options=job.read_options,
+        display=job.display,
     )
     if not job.quiet and (output is not None or done.rows):
         say_fitted(done, target)
@@ -113,16 +113,16 @@ def columns_to_read(options: NormalizerOptions, normalizer: sbn.Normalizer) -> l
 
 
 def check_checkpoint(
-    keeping: CheckpointOptions, sources: list[Source], *others: str | None
+    checkpoints: CheckpointOptions, sources: list[Source], *others: str | None
 ) -> None:
     """Refuse a checkpoint in the place of another file: it is removed at the end."""
-    if keeping.checkpoint is None:
+    if checkpoints.path is None:
         return
-    check_target(keeping.checkpoint, sources)
-    place = locate(keeping.checkpoint).identity
+    check_target(checkpoints.path, sources)
+    place = locate(checkpoints.path).identity
     for other in others:
         if other is not None and locate(other).identity == place:
             raise InvalidValueError(
-                f"--checkpoint {keeping.checkpoint} would replace {other}, and is removed at the "
+                f"--checkpoint {checkpoints.path} would replace {other}, and is removed at the "
                 "end. Name another file."
             )

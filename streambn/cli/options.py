@@ -11,20 +11,19 @@ import click
 import pyarrow as pa
 
 import streambn as sbn
-from streambn import jobs
 from streambn.cli.app import Option, OptionGroup
 from streambn.cli.progress import show
 from streambn.io import Encoding, Location, locate
-from streambn.jobs import Checkpoint, Display, Interval, ReadOptions
+from streambn.jobs import Checkpoint, Display, Interval, ReadOptions, WriteOptions
 from streambn.policies import nanoseconds
 
 __all__ = [
     "CHECKPOINT_OPTIONS",
     "JOB_OPTIONS",
-    "WRITE_OPTIONS",
+    "OUTPUT_OPTIONS",
     "CheckpointOptions",
     "JobOptions",
-    "WriteOptions",
+    "OutputOptions",
     "dtype_option",
     "frozen_option",
     "inputs_argument",
@@ -142,14 +141,11 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-# --- job -----------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class JobOptions:
     """How a job reads its inputs and reports; the fields are the options."""
 
-    csv_type: tuple[tuple[str, pa.DataType], ...]
+    csv_types: tuple[tuple[str, pa.DataType], ...]
     on_error: str
     threads: int
     resume: bool
@@ -157,12 +153,14 @@ class JobOptions:
     json: bool
     quiet: bool
 
-    def reading(self) -> ReadOptions:
-        """Return how to read inputs."""
-        return ReadOptions(dict(self.csv_type), self.threads, self.on_error == "skip")
+    @property
+    def read_options(self) -> ReadOptions:
+        """How to read inputs."""
+        return ReadOptions(dict(self.csv_types), self.threads, self.on_error == "skip")
 
+    @property
     def display(self) -> Display:
-        """Return how to show progress."""
+        """How to show progress."""
         return functools.partial(show, form=self.progress, quiet=self.quiet)
 
 
@@ -172,7 +170,7 @@ JOB_OPTIONS = OptionGroup(
     JobOptions,
     [
         _job_option(
-            ["--csv-type"],
+            ["--csv-type", "csv_types"],
             type=_CsvType(),
             multiple=True,
             help="Type of a CSV column. Default: inferred from the first rows. Repeatable.",
@@ -212,36 +210,33 @@ JOB_OPTIONS = OptionGroup(
 )
 
 
-# --- checkpoint ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class CheckpointOptions:
     """Where and how often a fit writes a checkpoint; the fields are the options."""
 
-    checkpoint: str | None
-    checkpoint_every: Interval
+    path: str | None
+    interval: Interval
 
-    def checkpoint_at(self, default: Location | None, *, resume: bool) -> Checkpoint:
+    def checkpoint(self, default: Location | None, *, resume: bool) -> Checkpoint:
         """Return the checkpoint of a job, at a default location unless one was given."""
-        location = default if self.checkpoint is None else locate(self.checkpoint)
-        return Checkpoint(location, self.checkpoint_every, resume)
+        location = default if self.path is None else locate(self.path)
+        return Checkpoint(location, self.interval, resume)
 
 
 _checkpoint_option = functools.partial(Option, section="Checkpoint options")
 CHECKPOINT_OPTIONS = OptionGroup(
-    "keeping",
+    "checkpoints",
     CheckpointOptions,
     [
         _checkpoint_option(
-            ["--checkpoint"],
+            ["--checkpoint", "path"],
             metavar="FILE",
             help="Write checkpoints to FILE, which is itself a statistics file. Default: the "
             "output with .checkpoint appended. It is removed when the output is complete. Without "
             "an output it stays.",
         ),
         _checkpoint_option(
-            ["--checkpoint-every"],
+            ["--checkpoint-every", "interval"],
             type=_Interval(),
             default=Interval(_SECONDS, None),
             help="How often to write a checkpoint. Default: 30s. SIGUSR1 asks for one at any time, "
@@ -251,11 +246,8 @@ CHECKPOINT_OPTIONS = OptionGroup(
 )
 
 
-# --- outputs -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class WriteOptions:
+class OutputOptions:
     """How outputs are written; the fields are the options."""
 
     compression: str | None
@@ -263,34 +255,34 @@ class WriteOptions:
     overwrite: bool
     fsync: bool
 
-    def writing(self, *, resume: bool, verify: bool = False) -> jobs.WriteOptions:
+    def write_options(self, *, resume: bool, verify: bool = False) -> WriteOptions:
         """Return how to write outputs."""
         encoding = Encoding(self.compression, self.row_group_rows)
-        return jobs.WriteOptions(encoding, resume, self.overwrite, self.fsync, verify)
+        return WriteOptions(encoding, resume, self.overwrite, self.fsync, verify)
 
 
-_write_option = functools.partial(Option, section="Output options")
-WRITE_OPTIONS = OptionGroup(
-    "writing",
-    WriteOptions,
+_output_option = functools.partial(Option, section="Output options")
+OUTPUT_OPTIONS = OptionGroup(
+    "outputs",
+    OutputOptions,
     [
-        _write_option(
+        _output_option(
             ["--compression"],
             type=click.Choice(["none", "snappy", "gzip", "brotli", "lz4", "zstd"]),
             help="Compression of Parquet. Default: as in the input.",
         ),
-        _write_option(
+        _output_option(
             ["--row-group-rows"],
             type=click.IntRange(min=1),
             metavar="N",
             help="Rows in a Parquet row group. Default: as in the input.",
         ),
-        _write_option(
+        _output_option(
             ["--overwrite"],
             is_flag=True,
             help="Replace outputs in the folder that other statistics or options made.",
         ),
-        _write_option(
+        _output_option(
             ["--fsync"],
             is_flag=True,
             help="Wait for the disk before an output gets its name, so that it survives a power "
