@@ -23,13 +23,19 @@ _POLICIES: dict[str, Callable[..., Policy]] = {
     "ema": sbn.EMA,
     "batch-ema": sbn.BatchEMA,
 }
+# A policy takes exactly one of its rates.
+_RATES = {"ema": ("alpha", "halflife", "span", "com"), "batch-ema": ("momentum", "decay")}
 # The options that only one policy has, and the arguments of its constructor.
-_EMA = ("alpha", "halflife", "span", "com", "adjust", "ignore_na", "time", "null_time")
-_BATCH_EMA = ("momentum", "decay", "batch_rows", "batch_ddof", "initial")
+_EMA = (*_RATES["ema"], "adjust", "ignore_na", "time", "null_time")
+_BATCH_EMA = (*_RATES["batch-ema"], "batch_rows", "batch_ddof", "initial")
 _POLICY_ARGUMENTS = {
     **{name: ("ema", name) for name in _EMA},
     **{name: ("batch-ema", name.replace("batch_ddof", "ddof")) for name in _BATCH_EMA},
 }
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def number_or_text(text: str) -> int | float | str:
@@ -143,12 +149,15 @@ class NormalizerOptions:
         for name in options.keys() & _POLICY_ARGUMENTS.keys():
             owner, argument = _POLICY_ARGUMENTS[name]
             if owner != policy:
-                flag = f"--{name.replace('_', '-')}"
                 raise click.UsageError(
-                    f"{flag} belongs to --policy {owner}, but the policy is {policy}."
+                    f"{_flag(name)} belongs to --policy {owner}, but the policy is {policy}."
                 )
             value = options.pop(name)
             arguments[argument] = None if value == "none" else value
+        rates = _RATES.get(policy, ())
+        if rates and len(arguments.keys() & {*rates}) != 1:
+            flags = ", ".join(map(_flag, rates))
+            raise click.UsageError(f"--policy {policy} takes exactly one of {flags}.")
         options["columns"] = self.columns
         affine = options.pop("affine", ())
         options["affine"] = {c: pair for pairs in affine for c, pair in pairs.items()} or None
