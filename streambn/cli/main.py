@@ -150,7 +150,3 @@ def _explain(error: Exception) -> tuple[int, str]:
         where = f"{error.filename}: " if error.filename and error.strerror else ""
         return _FAILED, f"{where}{error.strerror or error}"
     return _FAILED, f"{type(error).__name__}: {error}"
-
-
-if __name__ == "__main__":
-    main()

@@ -23,7 +23,7 @@ _LINE_SECONDS = 60.0
 
 
 def show(
-    counted: Progress,
+    progress: Progress,
     *,
     form: str = "auto",
     quiet: bool = False,
@@ -33,7 +33,7 @@ def show(
 
     Parameters
     ----------
-    counted : Progress
+    progress : Progress
     form : {"auto", "plain", "off"}
         auto: a bar if stderr is a terminal, else nothing. plain: a line a minute and one at the
         end of a job that does not fail. off: nothing.
@@ -49,51 +49,51 @@ def show(
     if quiet or form == "off":
         return contextlib.nullcontext()
     if form == "plain":
-        return _lines(counted, clock)
+        return _lines(progress, clock)
     if sys.stderr.isatty():
-        bar: AbstractContextManager[None] = progress_bar.progress_bar(counted, clock)
+        bar: AbstractContextManager[None] = progress_bar.progress_bar(progress, clock)
         return bar
     return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def _lines(counted: Progress, clock: Callable[[], float]) -> Iterator[None]:
+def _lines(progress: Progress, clock: Callable[[], float]) -> Iterator[None]:
     due = clock() + _LINE_SECONDS
 
     def update(_: Progress) -> None:
         nonlocal due
         if clock() >= due:
             due = clock() + _LINE_SECONDS
-            say(line(counted))
+            say(line(progress))
 
-    counted.on_change = update
+    progress.on_change = update
     yield
-    counted.on_change = None
-    say(line(counted, last=True))
+    progress.on_change = None
+    say(line(progress, last=True))
 
 
-def line(counted: Progress, *, last: bool = False) -> str:
+def line(progress: Progress, *, last: bool = False) -> str:
     """Describe the progress of a job in one line.
 
     The rates are recent ones. In the last line they are those of the whole run.
     """
-    rates = counted.rates if last else counted.recent_rates
-    parts = [f"{counted.verb} {counted.files_done:,} of {plural(counted.files, 'file')}"]
-    parts.append(plural(counted.rows, "row"))
-    if counted.bytes or counted.total_bytes:
-        total = counted.total_bytes
-        parts.append(_size(counted.bytes) + ("" if total is None else f" of {_size(total)}"))
+    rates = progress.rates if last else progress.recent_rates
+    parts = [f"{progress.verb} {progress.files_done:,} of {plural(progress.files, 'file')}"]
+    parts.append(plural(progress.rows, "row"))
+    if progress.bytes or progress.total_bytes:
+        total = progress.total_bytes
+        parts.append(_size(progress.bytes) + ("" if total is None else f" of {_size(total)}"))
     parts.append(f"{rates.rows:,.0f} rows/s")
-    if counted.bytes or counted.total_bytes:
+    if progress.bytes or progress.total_bytes:
         parts.append(f"{_size(rates.bytes)}/s")
     if last:
-        parts.append(f"in {_duration(counted.seconds)}")
+        parts.append(f"in {_duration(progress.seconds)}")
     else:
         # A stream that stands still would take years, which is no forecast.
-        if counted.eta is not None and counted.eta < 1e8:
-            parts.append(f"ETA {_duration(counted.eta)}")
-        if counted.name is not None:
-            parts.append(counted.name)
+        if progress.eta is not None and progress.eta < 1e8:
+            parts.append(f"ETA {_duration(progress.eta)}")
+        if progress.name is not None:
+            parts.append(progress.name)
     return ", ".join(parts)
 
 

@@ -25,7 +25,7 @@ class _FileName(rich.ProgressColumn):
 
 
 @contextlib.contextmanager
-def progress_bar(counted: Progress, clock: Callable[[], float]) -> Iterator[None]:
+def progress_bar(progress: Progress, clock: Callable[[], float]) -> Iterator[None]:
     """Show a bar on stderr while the block runs, and remove it at the end."""
     fixed = Column(no_wrap=True)
     bar = rich.Progress(
@@ -45,24 +45,24 @@ def progress_bar(counted: Progress, clock: Callable[[], float]) -> Iterator[None
 
     def fields() -> dict[str, Any]:
         return {
-            "files": f"{counted.files_done:,} of {plural(counted.files, 'file')}",
-            "rows": plural(counted.rows, "row"),
-            "name": printable(counted.name or ""),
+            "files": f"{progress.files_done:,} of {plural(progress.files, 'file')}",
+            "rows": plural(progress.rows, "row"),
+            "name": printable(progress.name or ""),
         }
 
-    task = bar.add_task(counted.verb, total=counted.total_bytes, **fields())
-    skipped = counted.skipped
+    task = bar.add_task(progress.verb, total=progress.total_bytes, **fields())
+    skipped = progress.skipped
 
     def update(_: Progress) -> None:
         nonlocal skipped
-        if counted.skipped != skipped:  # what an earlier run did is not part of the speed
-            skipped = counted.skipped
-            bar.reset(task, total=counted.total_bytes, completed=int(skipped.bytes))
-        bar.update(task, completed=counted.bytes, **fields())
+        if progress.skipped != skipped:  # what an earlier run did is not part of the speed
+            skipped = progress.skipped
+            bar.reset(task, total=progress.total_bytes, completed=int(skipped.bytes))
+        bar.update(task, completed=progress.bytes, **fields())
 
-    counted.on_change = update
+    progress.on_change = update
     try:
         with bar:
             yield
     finally:
-        counted.on_change = None
+        progress.on_change = None

@@ -182,7 +182,7 @@ def test_job_refuses_a_checkpoint_that_another_job_writes(
 def test_killed_job_leaves_no_lock_behind(run: Callable[..., Any], inputs: None) -> None:
     os.mkfifo("slow")
     args = ["apply", "stats.json", "slow", "-o", "out/", "-q"]
-    command = [sys.executable, "-m", "streambn.cli.main", *args]
+    command = [sys.executable, "-m", "streambn.cli", *args]
     with subprocess.Popen(command) as process:
         lock_file = Path("out") / f".{NAME}.lock"
         try:

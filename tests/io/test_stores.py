@@ -41,7 +41,7 @@ def reason(error: pytest.ExceptionInfo[StreamBNError], location: Location) -> st
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "streambn.cli.main", *arguments],
+        [sys.executable, "-m", "streambn.cli", *arguments],
         capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONSAFEPATH": "1"},
     )  # fmt: skip

@@ -31,7 +31,7 @@ import streambn as sbn
 from streambn.parquet import metadata as footers
 
 SERVER = Path(__file__).with_name("fault_server.py")
-COMMAND = [sys.executable, "-m", "streambn.cli.main"]
+COMMAND = [sys.executable, "-m", "streambn.cli"]
 ENV = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "utf-8"}
 TIMEOUT = 120
 

@@ -22,7 +22,7 @@ import pytest
 
 import streambn as sbn
 
-COMMAND = [sys.executable, "-m", "streambn.cli.main"]
+COMMAND = [sys.executable, "-m", "streambn.cli"]
 ENV = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "utf-8"}
 TIMEOUT = 120
 
