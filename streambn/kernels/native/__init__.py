@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 simd: str = _core.simd
-RowStatistics = _core.RowLanes
+RowStatistics = _core.RowStatistics
 
 _FIELDS = len(MomentArrays.FIELDS)
 

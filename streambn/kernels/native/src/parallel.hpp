@@ -1,24 +1,30 @@
-// Tasks on a few threads.
+// Tasks on several threads.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <mutex>
 
 namespace streambn {
 
-// Bytes that are worth a helper: it begins about 5 µs after it is called, in which a core reads
-// 100 KB, and its core may have to read them from another's cache.
-constexpr int64_t BYTES_FOR_A_HELPER = 512 << 10;
+// The number of bytes that justifies another thread. A helper starts about 5 µs after the call.
+// In that time a core reads 100 KB, and the helper may have to read from another core's cache.
+constexpr int64_t BYTES_PER_HELPER = 512 << 10;
 
-// Call `work` on this thread and meanwhile on some others, at most `helpers`: as many as are idle
-// before this thread has finished. `work` may be called less often than that, and must not throw.
-void run_together(const std::function<void()> &work, int64_t helpers);
+// A function call without a copy of the function, which must not throw.
+struct Work {
+    void (*call)(const void *);
+    const void *function;
+    void operator()() const { call(function); }
+};
 
-// Call `task(0, s)` ... `task(count - 1, s)`, each once; this thread works too. `s` is a
-// Scratch that each thread has for itself, `bytes` how much there is to read in all.
+// Do the work on this thread and on at most `helpers` others: on those that become idle before
+// this thread has finished.
+void run_together(const Work &work, int64_t helpers);
+
+// Call `task(0, s)` ... `task(count - 1, s)`, each once, on at most `threads` threads, this one
+// included. `s` is a Scratch that each thread has for itself. `bytes` is the size of all input.
 template <class Scratch, class Task>
 void run_tasks(int64_t count, int64_t bytes, int threads, const Task &task) {
     std::atomic<int64_t> next{0};
@@ -34,11 +40,12 @@ void run_tasks(int64_t count, int64_t bytes, int threads, const Task &task) {
             failure = std::current_exception();
         }
     };
-    int64_t workers = bytes / BYTES_FOR_A_HELPER;
+    int64_t workers = bytes / BYTES_PER_HELPER;
     if (workers > threads) workers = threads;
     if (workers > count) workers = count;
+    const auto call = [](const void *function) { (*static_cast<decltype(&work)>(function))(); };
     if (workers > 1)
-        run_together(work, workers - 1);
+        run_together({call, &work}, workers - 1);
     else
         work();
     if (failure) std::rethrow_exception(failure);

@@ -1,0 +1,89 @@
+// The bound columns of a batch.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "arrow/c_data.hpp"
+#include "simd/kernels.hpp"
+
+namespace streambn {
+
+// A batch breaks the Arrow C data interface, or lacks a bound column.
+struct MalformedBatch : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// A validity bitmap from one of its elements on.
+struct Bitmap {
+    const uint8_t *octets;
+    int64_t offset;  // in bits
+
+    // `n` <= 64 bits from `start` on, lowest first. Does not read past the last of them.
+    uint64_t word(int64_t start, int n) const {
+        const int64_t first = offset + start;
+        const uint8_t *from = octets + first / 8;
+        const int shift = static_cast<int>(first % 8), needed = (shift + n + 7) / 8;
+        uint64_t low = 0;
+        if (needed >= 8)
+            __builtin_memcpy(&low, from, 8);  // a constant length avoids a call
+        else
+            __builtin_memcpy(&low, from, static_cast<size_t>(needed));
+        low >>= shift;
+        if (needed > 8) low |= static_cast<uint64_t>(from[8]) << (64 - shift);
+        return n == 64 ? low : low & ((uint64_t{1} << n) - 1);
+    }
+    bool starts_octet(int64_t i) const { return (offset + i) % 8 == 0; }
+    const uint8_t *octet(int64_t i) const { return octets + (offset + i) / 8; }
+    bool bit(int64_t i) const { return octets[(offset + i) / 8] >> ((offset + i) % 8) & 1; }
+};
+
+// A bound column: `rows` times `width` values, row by row.
+struct Column {
+    Type type;
+    int decimal_scale;  // the value is integer / 10**decimal_scale
+    int64_t rows, width;
+    bool is_list;                  // of fixed size, `width`
+    const uint8_t *values;         // of the first row
+    std::vector<Bitmap> validity;  // of the values: none or one
+    std::vector<Bitmap> outer;     // of the rows: those of the enclosing structs and lists
+
+    bool has_nulls() const { return !validity.empty() || !outer.empty(); }
+};
+
+int size_of(Type type);  // in bytes; 0 for null
+inline bool is_decimal(Type type) { return type >= Type::decimal32 && type <= Type::decimal256; }
+inline bool is_large_decimal(Type type) {
+    return type == Type::decimal128 || type == Type::decimal256;
+}
+// The type whose inner loop reads the values. Large decimals are converted to float64 first.
+inline Type loop_type(Type type) {
+    return type == Type::decimal32   ? Type::int32
+           : type == Type::decimal64 ? Type::int64
+           : is_large_decimal(type)  ? Type::float64
+                                     : type;
+}
+
+// The features and bytes of some columns.
+struct Extents {
+    int64_t features = 0, bytes = 0;
+    explicit Extents(const std::vector<Column> &columns) {
+        for (const Column &column : columns) {
+            features += column.width;
+            bytes += column.rows * column.width * size_of(column.type);
+        }
+    }
+};
+
+// Find columns in a batch.
+//
+// `layout` describes each column by its list size (0 for a plain column), the length of its path,
+// and the path, a sequence of child indices. A column whose path is ABSENT alone is all null.
+// Throws MalformedBatch.
+constexpr int ABSENT = -1;
+std::vector<Column> find_columns(const ArrowSchema &schema, const ArrowArray &batch,
+                                 const int32_t *layout, size_t size);
+
+}  // namespace streambn

@@ -1,0 +1,74 @@
+// Values and validity of features, in pieces for the inner loops.
+#pragma once
+
+#include <cstdint>
+
+#include "arrow/columns.hpp"
+#include "arrow/int256.hpp"
+#include "simd/kernels.hpp"
+
+namespace streambn {
+
+// The validity of a piece, one bit per row.
+struct PieceBits {
+    uint64_t word[PIECE / 64 + 1];
+    uint8_t *octets() { return reinterpret_cast<uint8_t *>(word); }
+    const uint8_t *octets() const { return reinterpret_cast<const uint8_t *>(word); }
+    bool at(int i) const { return word[i / 64] >> (i % 64) & 1; }
+    void clear(int i) { word[i / 64] &= ~(uint64_t{1} << (i % 64)); }
+    void set_all();
+};
+
+// Reads one feature. Decimals beyond 64 bits come as float64 less a base. Other values come as
+// they are stored; the elements of a list column are gathered.
+class FeatureReader {
+  public:
+    FeatureReader(const Column &column, int64_t feature, int64_t range_start, int64_t range_stop);
+
+    Type type() const { return type_; }
+    bool has_nulls() const { return column_->has_nulls(); }
+    // The integer that was subtracted: 0 unless the type is a decimal beyond 64 bits.
+    Pair base() const { return base_.is_zero() ? Pair{0, 0} : base_.pair(); }
+
+    // The values of n <= PIECE rows, in place or copied to `buffer`, which has 8 * PIECE bytes.
+    const void *values(int64_t start, int n, void *buffer) const;
+    // Write the validity of n rows, and return the number of valid ones.
+    int valid(int64_t start, int n, PieceBits &bits) const;
+    // The extremes of a decimal beyond 64 bits. At least one value is valid.
+    void extremes(int64_t start, int64_t stop, Int256 &low, Int256 &high) const;
+
+  private:
+    const uint8_t *value(int64_t row) const {
+        return column_->values + (row * column_->width + feature_) * size_of(column_->type);
+    }
+    const Column *column_;
+    int64_t feature_;
+    Type type_;
+    Int256 base_{};
+};
+
+// Bytes between the pieces of adjacent features. With 4 KB alone, all pieces would fall into the
+// same set of the cache, which costs a third of the speed. One more line avoids that.
+constexpr int64_t FEATURE_STRIDE = 8 * PIECE + 64;
+
+// The number of adjacent features to gather at once, so that each cache line is read once. Each
+// row of a wide list is on another page of memory, and finding the page takes as long as reading
+// four lines of it, or 256 bytes.
+inline int64_t features_together(const Column &column) {
+    const int size = size_of(column.type);
+    return column.width == 1 || size == 0 || size > 8 ? 1 : 256 / size;
+}
+// Write the values of adjacent features, those of feature k to `buffer + k * FEATURE_STRIDE`.
+void gather_features(const Column &column, int64_t first_feature, int features, int64_t start,
+                     int n, uint8_t *buffer);
+
+// Adjacent features of one column over one range of rows, as a task for a thread.
+template <class Result>
+struct RangeTask {
+    const Column *column;
+    int64_t first_feature, features;  // of the column
+    int64_t start, stop;
+    Result *out;  // one for each of `features`
+};
+
+}  // namespace streambn

@@ -1,4 +1,0 @@
-#define STREAMBN_SIMD avx2
-#include "kernels_table.hpp"
-
-const streambn::Kernels streambn::avx2_kernels = streambn::avx2::table("avx2");

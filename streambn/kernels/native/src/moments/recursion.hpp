@@ -1,0 +1,18 @@
+// The weights of one feature's values in the recursion y = λ·y + α·x.
+// streambn/kernels/recursion.py has the formula.
+#pragma once
+
+#include <cstdint>
+
+namespace streambn {
+
+struct RecursionSummary {
+    double decay;           // P, by which all later values discount the first
+    int64_t before, since;  // rows without a value before the first value and after the last
+};
+
+// Write the weight of each value as of the last one, and 0 elsewhere.
+RecursionSummary recursion_weights(const bool *valid, int64_t rows, double decay, double alpha,
+                                   double *weights);
+
+}  // namespace streambn

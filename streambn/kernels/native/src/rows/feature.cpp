@@ -1,0 +1,169 @@
+#include "rows/feature.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace streambn {
+
+namespace {
+
+constexpr double EPSILON = 0x1p-52;
+constexpr double NOISE = 0x1p-96;  // relative noise of the low half of a mean; see moments.py
+
+Moments single(Pair x, double weight, double decay) {
+    Moments m;
+    m.count = 1;
+    m.min = m.max = x.hi;
+    m.weight = weight;
+    m.squares = weight * weight;
+    m.mean = x;
+    m.decay = decay;
+    const double size = std::fabs(x.hi);
+    if (size != 0 && !is_plain(size)) {
+        int exponent;
+        (void)std::frexp(size, &exponent);
+        m.exponent = exponent;
+        m.mean = {times_two_to(x.hi, -exponent), times_two_to(x.lo, -exponent)};
+    } else if (size != 0) {
+        m.exponent = 0;
+    }
+    return m;
+}
+
+// Replace a negligible decay by zero. Multiplying a subnormal number costs about a hundred cycles,
+// and 0.7 times the smallest one is itself.
+double without_negligible(double decay) { return decay < 0x1p-1000 ? 0.0 : decay; }
+
+void age(Moments &m, double fade) {
+    m.weight *= fade;
+    m.pairs *= fade * fade;
+    m.squares *= fade * fade;
+    m.m2 = multiply(m.m2, fade);
+    m.decay = without_negligible(m.decay * fade);
+}
+
+// The moments of a feature as they are read, with the prior.
+struct ReadMoments {
+    double weight, pairs, m2;
+    Pair mean;
+    int64_t exponent;
+};
+
+ReadMoments read_moments(const RowFeature &feature, const RowRules &rules) {
+    const Moments &m = feature.m, &first = feature.first;
+    if (rules.prior == 0 || m.count == 0) return {m.weight, m.pairs, m.m2.hi, m.mean, m.exponent};
+    const double extra = rules.prior * m.decay, weight = m.weight + extra;
+    const double pairs = m.pairs + extra * m.weight;
+    if (m.exponent != 0 || first.exponent != 0) {
+        // `extra` already includes the decay of later rows, so the merge must not apply it again.
+        Moments prior = first, rest = m;
+        prior.weight = extra, rest.decay = 1;
+        const Moments all = merge(prior, rest);
+        return {all.weight, pairs, all.m2.hi, all.mean, all.exponent};
+    }
+    // After this difference no digits can be lost, so plain numbers are enough.
+    const double delta = add(first.mean, -m.mean).hi, share = extra / weight;
+    return {weight, pairs, m.m2.hi + delta * delta * share * m.weight,
+            add(m.mean, {delta * share, 0}), 0};
+}
+
+LastShares shares_of(double w, double weight, double decay) {
+    const bool from_value = weight > w;  // move from the heavier side, as in `merge`
+    const Pair light = divide({from_value ? w : weight, 0}, {w + weight, 0});
+    return {weight, {w, decay, from_value ? weight : w, light.hi, light.lo, from_value}};
+}
+
+}  // namespace
+
+void learn_missing(RowFeature &feature, const RowRules &rules, int64_t rows) {
+    Moments &m = feature.m;
+    if (rules.prior > 0) {
+        // Missing values have no effect until the next value.
+        (feature.first.count == 0 ? feature.before : feature.since) += rows;
+        return;
+    }
+    if (rules.decay == 1 || rules.ignore_missing || rows == 0) return;
+    double fade = rows == 1 ? rules.decay : std::pow(rules.decay, static_cast<double>(rows));
+    // As in `merge`, the weight does not fall below LEAST_WEIGHT.
+    if (m.weight > 0) fade = std::max(fade, std::min(LEAST_WEIGHT / m.weight, 1.0));
+    age(m, fade);
+    feature.is_mapped = false;
+}
+
+void learn_value(RowFeature &feature, const RowRules &rules, Pair x, double weight, LastShares &shares) {
+    static const AddValue add_value = kernels().add_value;
+    Moments &m = feature.m;
+    feature.is_mapped = false;
+    double decay = rules.decay;
+    if (rules.prior > 0) {
+        if (feature.first.count == 0) {
+            feature.first = single(x, 1, 1);
+            m.count += 1;
+            m.min = std::min(m.min, x.hi);
+            m.max = std::max(m.max, x.hi);
+            return;
+        }
+        if (feature.since > 0 && !rules.ignore_missing) {
+            const double left = std::pow(decay, static_cast<double>(feature.since + 1));
+            weight = 1 / (left + 1 / rules.prior);
+            decay = left * weight;
+        }
+        feature.since = 0;
+    }
+    const double w = decay * m.weight;
+    if (w == 0 || m.exponent != 0 || x.hi == 0 || !is_plain(std::fabs(x.hi))) {
+        m = merge(m, single(x, weight, decay));
+        m.decay = without_negligible(m.decay);
+        return;
+    }
+    if (w != shares.of.w || weight != shares.value || decay != shares.of.decay)
+        shares = shares_of(w, weight, decay);
+    RunningMoments grown{m.mean.hi, m.mean.lo, m.m2.hi, m.m2.lo};
+    add_value(&grown, x.hi, x.lo, shares.of);
+    m.mean = {grown.mean_hi, grown.mean_lo};
+    m.m2 = {grown.m2_hi, grown.m2_lo};
+    m.pairs = decay * decay * m.pairs + w * weight;
+    m.squares = decay * decay * m.squares + weight * weight;
+    m.weight = w + weight;
+    m.decay = without_negligible(m.decay * decay);
+    m.count += 1;
+    m.min = std::min(m.min, x.hi);
+    m.max = std::max(m.max, x.hi);
+}
+
+FeatureMap map_of(const RowFeature &feature, const RowRules &rules) {
+    FeatureMap map{{0, 0}, 1, feature.gamma, feature.beta, feature.m.count > 0};
+    const Moments &m = feature.m;
+    double poison = rules.nan == Handling::propagate && m.nans > 0 ? NAN : 0.0;
+    if (rules.inf == Handling::propagate) {
+        if (m.pos_infs > 0) poison += INF;
+        if (m.neg_infs > 0) poison -= INF;  // both together: NaN
+    }
+    const bool poisoned = poison != 0;
+    if (!map.known && !poisoned) return map;
+    map.known = true;
+    const ReadMoments read = read_moments(feature, rules);
+    const int64_t by = read.exponent;
+    Pair mean{times_two_to(read.mean.hi, by), times_two_to(read.mean.lo, by)};
+    if (std::fabs(mean.lo) < NOISE * std::fabs(mean.hi)) mean.lo = 0;
+    if (rules.center) map.location = poisoned ? Pair{poison, 0} : mean;
+    if (!rules.scale) return map;
+    const double divisor =
+        rules.ddof == 0 ? read.weight : read.pairs > 0 ? 2 * read.pairs / read.weight : 0.0;
+    const double scaled = divisor > 0 && !poisoned ? std::max(read.m2 / divisor, 0.0) : NAN;
+    double std = times_two_to(std::sqrt(scaled), by);
+    const double var = times_two_to(scaled, 2 * by), centre = poisoned ? poison : mean.hi;
+    const bool constant =
+        !(std > (feature.exact ? 0.0 : EPSILON * std::fabs(centre))) && std::isfinite(centre);
+    if (constant) std = 0;
+    if (rules.eps == 0) {
+        map.scale = constant ? 1.0 : std;
+        if (constant && rules.zero_constant) map.gamma = 0;
+        return map;
+    }
+    const bool ordinary = var > 1e-290 && std::isfinite(var + rules.eps);
+    map.scale = constant || !ordinary ? std::hypot(std, std::sqrt(rules.eps)) : std::sqrt(var + rules.eps);
+    return map;
+}
+
+}  // namespace streambn

@@ -1,0 +1,417 @@
+// The Python class RowStatistics, which learns and transforms rows that are dicts.
+#include <nanobind/stl/optional.h>
+
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "buffer.hpp"
+#include "rows/feature.hpp"
+
+namespace streambn {
+
+namespace {
+
+constexpr double MAX_WEIGHT = 1e30;  // as in streambn/kernels/rows.py
+
+enum class Kind : uint8_t { number, missing, nan, infinite, other };
+
+// A value of a row. The row owns the key and the value.
+struct Item {
+    PyObject *key, *value;
+    int64_t feature;  // -1: unknown
+    Kind kind;
+    bool exact;       // an integer or a decimal
+    Pair x;
+};
+
+class RowStatistics {
+  public:
+    // `number` converts a value to (hi, lo, exact), to () if it is missing, or to None if it is not
+    // a number. `refuse` raises the error of a given name. Both must be functions of a module,
+    // because the garbage collector does not see what this object refers to.
+    //
+    // `unseen` maps features without statistics. If it is `known`, they are refused instead.
+    RowStatistics(RowRules rules, FeatureMap unseen, nb::dict affine, nb::object number, nb::object refuse)
+        : rules_(rules), unseen_(unseen), affine_(std::move(affine)), number_(std::move(number)),
+          refuse_(std::move(refuse)) {}
+    ~RowStatistics() {
+        for (const Recent &recent : recent_) Py_DECREF(recent.key);
+    }
+
+    // `given` is the weight of the row, or null for 1.
+    void learn(nb::handle row, PyObject *given) {
+        const double weight = given ? weight_of(given) : 1.0;
+        Row read(*this, row);
+        for (const Item &item : read.items) {
+            const bool refused = (item.kind == Kind::nan && rules_.nan == Handling::raise) ||
+                                 (item.kind == Kind::infinite && rules_.inf == Handling::raise);
+            if (refused) refuse(item.kind == Kind::nan ? "nan" : "inf", item);
+            if (item.kind == Kind::other && item.feature >= 0) refuse("other", item);
+        }
+        // From here on nothing is refused. A row of weight 0 has no effect.
+        if (weight == 0) return;
+        for (Item &item : read.items) {
+            if (is_new(item)) item.feature = append(item.key);
+            if (item.feature < 0) continue;
+            RowFeature &feature = features_[static_cast<size_t>(item.feature)];
+            settle(feature);
+            feature.rows += 1;
+            if (item.kind == Kind::number) {
+                feature.exact = feature.exact && item.exact;
+                learn_value(feature, rules_, item.x, weight, shares_);
+                continue;
+            }
+            Moments &m = feature.m;
+            if (item.kind == Kind::missing)
+                m.nulls += 1;
+            else if (item.kind == Kind::nan)
+                m.nans += 1;
+            else
+                (item.x.hi > 0 ? m.pos_infs : m.neg_infs) += 1;
+            // With nan="propagate", a NaN changes the map.
+            if (item.kind != Kind::missing) feature.exact = feature.is_mapped = false;
+            learn_missing(feature, rules_, 1);
+        }
+        rows_ += 1;
+    }
+
+    // Only a number adds a feature. A missing value may belong to a text column.
+    static bool is_new(const Item &item) {
+        return item.feature < 0 && item.kind != Kind::other && item.kind != Kind::missing;
+    }
+
+    nb::object transform(nb::handle row) {
+        const Row read(*this, row);
+        const nb::object out = nb::steal(PyDict_Copy(row.ptr()));
+        if (!out.is_valid()) throw nb::python_error();
+        for (const Item &item : read.items) {
+            // A value that is not a number stays as it is.
+            if (item.kind == Kind::other && item.feature >= 0) refuse("other", item);
+            if (item.kind == Kind::other || item.kind == Kind::missing) continue;
+            if (item.kind == Kind::nan && rules_.nan == Handling::raise) refuse("nan", item);
+            if (item.kind == Kind::infinite && rules_.inf == Handling::raise) refuse("inf", item);
+            const FeatureMap *map = item.feature < 0 ? nullptr : &current(item.feature);
+            if (!map || !map->known) {
+                if (unseen_.known) refuse("unseen", item);
+                map = &unseen_;
+            }
+            const nb::object number =
+                nb::steal(PyFloat_FromDouble(mapped(*map, rules_.clip, item.x)));
+            if (!number.is_valid() || PyDict_SetItem(out.ptr(), item.key, number.ptr()) != 0)
+                throw nb::python_error();
+        }
+        return out;
+    }
+
+    nb::list keys() const {
+        nb::list keys;
+        for (const nb::object &name : names_) keys.append(name);
+        return keys;
+    }
+    nb::list exact() const {
+        nb::list exact;
+        for (const RowFeature &feature : features_) exact.append(feature.exact);
+        return exact;
+    }
+    int64_t rows() const { return rows_; }
+    int64_t size() const { return static_cast<int64_t>(features_.size()); }
+
+    // Write the moments and, with a prior, those of the first values and the gaps: the number of
+    // rows without a value before the first value and since the last. All are as of the last row,
+    // unless `rows` is given. Then they are as stored, and `rows` receives the number of rows that
+    // each feature includes.
+    void store(nb::handle moments, std::optional<nb::object> first, std::optional<nb::object> gaps,
+               std::optional<nb::object> rows) const {
+        const Buffer all(moments, 8, INTEGER, true);
+        all.expect(FIELDS * size(), "the array of moments");
+        const auto firsts =
+            optional_buffer(first, INTEGER, FIELDS * size(), "the array of first values", true);
+        const auto between = optional_buffer(gaps, INTEGER, 2 * size(), "the array of gaps", true);
+        const auto seen = optional_buffer(rows, INTEGER, size(), "the array of rows", true);
+        for (int64_t i = 0; i < size(); ++i) {
+            // A copy, because reading must not change the state.
+            RowFeature feature = features_[static_cast<size_t>(i)];
+            if (seen)
+                seen->as<int64_t>()[i] = feature.rows;
+            else
+                settle(feature);
+            store_moments(all.as<int64_t>(), size(), i, feature.m);
+            if (firsts) store_moments(firsts->as<int64_t>(), size(), i, feature.first);
+            if (!between) continue;
+            between->as<int64_t>()[i] = feature.before;
+            between->as<int64_t>()[size() + i] = feature.since;
+        }
+    }
+
+    // Add features and replace the moments of all, which are as of row `rows`. If another thread
+    // has learned since row `before`, do nothing and return false.
+    bool update(nb::list fresh, nb::list exact, int64_t before, int64_t rows, nb::handle moments,
+                std::optional<nb::object> first, std::optional<nb::object> gaps,
+                std::optional<nb::object> rows_of_features) {
+        if (before != rows_) return false;
+        const int64_t count = size() + static_cast<int64_t>(nb::len(fresh));
+        const Buffer all(moments, 8, INTEGER);
+        if (static_cast<int64_t>(nb::len(exact)) != count)
+            throw std::invalid_argument("the list of exact features has " + std::to_string(nb::len(exact)) +
+                                        " items instead of " + std::to_string(count));
+        all.expect(FIELDS * count, "the array of moments");
+        const auto firsts = optional_buffer(first, INTEGER, FIELDS * count, "the array of first values");
+        const auto between = optional_buffer(gaps, INTEGER, 2 * count, "the array of gaps");
+        const auto seen = optional_buffer(rows_of_features, INTEGER, count, "the array of rows");
+        if (rows < 0) throw std::invalid_argument("the number of rows is negative");
+        for (int64_t i = 0; between && i < 2 * count; ++i)
+            if (between->as<int64_t>()[i] < 0) throw std::invalid_argument("a gap is negative");
+        for (int64_t i = 0; seen && i < count; ++i)
+            if (seen->as<int64_t>()[i] < 0 || seen->as<int64_t>()[i] > rows)
+                throw std::invalid_argument("a feature includes more rows than there are");
+        for (const nb::handle key : fresh) {
+            if (find(key.ptr()) >= 0) throw std::invalid_argument("a feature is given twice");
+            append(key.ptr());
+        }
+        for (int64_t i = 0; i < count; ++i) {
+            RowFeature &feature = features_[static_cast<size_t>(i)];
+            feature.exact = nb::cast<bool>(exact[static_cast<size_t>(i)]);
+            feature.m = load_moments(all.as<int64_t>(), count, i);
+            feature.first = firsts ? load_moments(firsts->as<int64_t>(), count, i) : Moments{};
+            feature.before = between ? between->as<int64_t>()[i] : 0;
+            feature.since = between ? between->as<int64_t>()[count + i] : 0;
+            feature.rows = seen ? seen->as<int64_t>()[i] : rows;
+            feature.is_mapped = false;
+        }
+        rows_ = rows;
+        return true;
+    }
+    int64_t index(nb::handle key) const { return find(key.ptr()); }
+
+    // Set the maps of all features, for statistics that are kept elsewhere.
+    void set_maps(nb::handle hi, nb::handle lo, nb::handle scale, nb::handle gamma,
+                  nb::handle beta, nb::handle known) {
+        const Buffer his(hi, 8, "d"), los(lo, 8, "d"), scales(scale, 8, "d"), gammas(gamma, 8, "d"),
+            betas(beta, 8, "d"), knowns(known, 1, "?");
+        for (const Buffer *buffer : {&his, &los, &scales, &gammas, &betas, &knowns})
+            buffer->expect(size(), "an array over features");
+        for (size_t i = 0; i < features_.size(); ++i) {
+            features_[i].map = {{his.as<double>()[i], los.as<double>()[i]}, scales.as<double>()[i],
+                             gammas.as<double>()[i], betas.as<double>()[i],
+                             knowns.as<uint8_t>()[i] != 0};
+            features_[i].is_mapped = true;
+        }
+    }
+
+  private:
+    // The items of a dict. A dict of strings to floats and small integers is read in place. Any
+    // other dict is copied first, because reading it runs Python code, which may change it.
+    struct Row {
+        Row(RowStatistics &statistics, nb::handle row) : statistics_(statistics) {
+            items.swap(statistics.buffer_);
+            items.clear();
+            if (!PyDict_Check(row.ptr())) statistics_.refuse("row", row.ptr());
+            if (statistics.read(row, false, items)) return;
+            copy_ = nb::steal(PyDict_Copy(row.ptr()));
+            if (!copy_.is_valid()) throw nb::python_error();
+            items.clear();
+            statistics.read(copy_, true, items);
+        }
+        ~Row() { statistics_.buffer_.swap(items); }
+        Row(const Row &) = delete;
+        Row &operator=(const Row &) = delete;
+        std::vector<Item> items;
+
+      private:
+        RowStatistics &statistics_;
+        nb::object copy_;
+    };
+
+    // Return false if Python code would have to run and `may_run` is false.
+    bool read(nb::handle row, bool may_run, std::vector<Item> &items) {
+        Py_ssize_t at = 0;
+        PyObject *key, *value;
+        for (size_t i = 0; PyDict_Next(row.ptr(), &at, &key, &value); ++i) {
+            Item item{key, value, -1, Kind::number, true, {0, 0}};
+            if (!may_run && !PyUnicode_CheckExact(key)) return false;
+            item.feature = find(key, i);
+            if (PyFloat_Check(value)) {  // NumPy's float64 is one
+                item.x.hi = PyFloat_AsDouble(value);
+                item.exact = false;
+            } else if (value == Py_None) {
+                item.kind = Kind::missing;
+            } else if (PyUnicode_CheckExact(value) || PyBool_Check(value)) {
+                item.kind = Kind::other;
+            } else if (PyLong_CheckExact(value) && small(value, item.x)) {
+                // float64 holds this integer.
+            } else if (may_run) {
+                convert(item);
+            } else {
+                return false;
+            }
+            if (item.kind == Kind::number && !__builtin_isfinite(item.x.hi))
+                item.kind = __builtin_isnan(item.x.hi) ? Kind::nan : Kind::infinite;
+            items.push_back(item);
+        }
+        return true;
+    }
+
+    static bool small(PyObject *value, Pair &x) {
+        int overflow = 0;
+        const long long whole = PyLong_AsLongLongAndOverflow(value, &overflow);
+        constexpr long long LIMIT = 1ll << 53;
+        if (overflow || whole > LIMIT || whole < -LIMIT) return false;
+        x.hi = static_cast<double>(whole);
+        return true;
+    }
+
+    double weight_of(PyObject *given) const {
+        double weight = NAN;
+        if (PyFloat_Check(given)) {
+            weight = PyFloat_AsDouble(given);
+        } else {
+            try {
+                const nb::object found = number_(nb::handle(given), "weight");
+                if (!found.is_none() && nb::len(found) > 0) weight = nb::cast<double>(found[0]);
+            } catch (nb::python_error &error) {
+                if (!error.matches(PyExc_ValueError)) throw;  // otherwise it is beyond float64
+            }
+        }
+        if (!(weight >= 0 && weight <= MAX_WEIGHT)) refuse("weight", given);
+        if (weight != 1 && rules_.prior > 0) refuse("recursion", given);
+        return weight;
+    }
+    [[noreturn]] void refuse(const char *why, PyObject *given) const {
+        refuse(why, {Py_None, given, -1, Kind::other, false, {0, 0}});
+    }
+
+    void convert(Item &item) {
+        const nb::object found = number_(nb::handle(item.value), nb::handle(item.key));
+        if (found.is_none()) {
+            item.kind = Kind::other;
+            return;
+        }
+        const nb::tuple parts = nb::cast<nb::tuple>(found);
+        if (parts.size() == 0) {
+            item.kind = Kind::missing;
+            return;
+        }
+        item.x = {nb::cast<double>(parts[0]), nb::cast<double>(parts[1])};
+        item.exact = nb::cast<bool>(parts[2]);
+    }
+
+    // Most rows have the same key objects as the row before.
+    struct Recent {
+        PyObject *key;
+        int64_t feature;
+    };
+    int64_t find(PyObject *key, size_t place) {
+        if (place < recent_.size() && recent_[place].key == key) return recent_[place].feature;
+        const int64_t feature = find(key);
+        if (feature < 0 || place > recent_.size()) return feature;
+        Py_INCREF(key);
+        if (place == recent_.size()) {
+            recent_.push_back({key, feature});
+            return feature;
+        }
+        PyObject *const old = recent_[place].key;
+        recent_[place] = {key, feature};
+        Py_DECREF(old);
+        return feature;
+    }
+    int64_t find(PyObject *key) const {
+        PyObject *const found = PyDict_GetItemWithError(index_.ptr(), key);
+        if (!found && PyErr_Occurred()) throw nb::python_error();
+        return found ? PyLong_AsLongLong(found) : -1;
+    }
+
+    int64_t append(PyObject *key) {
+        RowFeature feature;
+        PyObject *const pair = PyDict_GetItemWithError(affine_.ptr(), key);
+        if (!pair && PyErr_Occurred()) throw nb::python_error();
+        if (pair) {
+            const nb::tuple both = nb::cast<nb::tuple>(nb::handle(pair));
+            feature.gamma = nb::cast<double>(both[0]), feature.beta = nb::cast<double>(both[1]);
+        }
+        const nb::object index = nb::steal(PyLong_FromLongLong(size()));
+        features_.push_back(feature);
+        try {
+            names_.push_back(nb::borrow(key));
+            if (!index.is_valid() || PyDict_SetItem(index_.ptr(), key, index.ptr()) != 0)
+                throw nb::python_error();
+        } catch (...) {
+            names_.resize(features_.size() - 1);
+            features_.pop_back();
+            throw;
+        }
+        return size() - 1;
+    }
+
+    // Make the moments of a feature include all rows before the current one.
+    void settle(RowFeature &feature) const {
+        const int64_t missed = rows_ - feature.rows;
+        if (missed == 0) return;
+        feature.m.nulls += missed;
+        feature.rows = rows_;
+        learn_missing(feature, rules_, missed);
+    }
+
+    // Rows without the feature age all weights alike, so the map does not change.
+    const FeatureMap &current(int64_t index) {
+        RowFeature &feature = features_[static_cast<size_t>(index)];
+        if (!feature.is_mapped) {
+            feature.map = map_of(feature, rules_);
+            feature.is_mapped = true;
+        }
+        return feature.map;
+    }
+
+    [[noreturn]] void refuse(const char *why, const Item &item) const {
+        refuse_(why, nb::handle(item.key), nb::handle(item.value));
+        throw std::logic_error("the function that refuses a row must raise");
+    }
+
+    RowRules rules_;
+    FeatureMap unseen_;
+    nb::dict affine_, index_;
+    nb::object number_, refuse_;
+    std::vector<nb::object> names_;
+    std::vector<RowFeature> features_;
+    std::vector<Recent> recent_;
+    std::vector<Item> buffer_;
+    LastShares shares_;
+    int64_t rows_ = 0;
+};
+
+}  // namespace
+
+void bind_rows(nb::module_ &module) {
+    nb::class_<RowStatistics>(module, "RowStatistics")
+        .def("__init__",
+             [](RowStatistics *self, double decay, bool ignore_missing, double prior, int ddof, double eps,
+                double clip, bool center, bool scale, int nan, int inf, int unseen, int constant,
+                nb::dict affine, nb::object number, nb::object refuse) {
+                 if (!(decay >= 0 && decay <= 1) || nan < 0 || nan > 2 || inf < 0 || inf > 2)
+                     throw std::invalid_argument("a rule of the rows is out of its domain");
+                 const RowRules rules{decay,  ignore_missing, prior, ddof, eps, clip, center, scale,
+                                      static_cast<Handling>(nan), static_cast<Handling>(inf), constant == 1};
+                 const FeatureMap without{{0, 0}, 1, unseen == 1 ? 1.0 : 0.0, 0, unseen == 2};
+                 new (self) RowStatistics(rules, without, std::move(affine), std::move(number), std::move(refuse));
+             })
+        .def("learn", [](RowStatistics &self, nb::handle row) { self.learn(row, nullptr); },
+             nb::arg().none())
+        .def("learn", [](RowStatistics &self, nb::handle row, nb::handle weight) {
+                 self.learn(row, weight.ptr());
+             }, nb::arg("row").none(), nb::arg("weight").none())
+        .def("transform", &RowStatistics::transform, nb::arg().none())
+        .def("keys", &RowStatistics::keys)
+        .def("exact", &RowStatistics::exact)
+        .def("store", &RowStatistics::store, nb::arg(), nb::arg().none(), nb::arg().none(),
+             nb::arg().none())
+        .def("update", &RowStatistics::update, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+             nb::arg().none(), nb::arg().none(), nb::arg().none())
+        .def("index", &RowStatistics::index, nb::arg().none())
+        .def("set_maps", &RowStatistics::set_maps)
+        .def_prop_ro("rows", &RowStatistics::rows)
+        .def("__len__", &RowStatistics::size);
+}
+
+}  // namespace streambn
