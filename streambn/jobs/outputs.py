@@ -25,7 +25,7 @@ from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
 from streambn.jobs.stream import Chunk, NothingLeftError, keys_of, stream_output
-from streambn.parquet import Assembly, Block, ParquetSource, encoded, paths_of
+from streambn.parquet import Assembler, Block, ParquetSource, column_paths, encode_block
 
 __all__ = ["Stamps", "write_outputs"]
 
@@ -177,7 +177,7 @@ def _write_output(
 
 
 def _append(made: _Made, write: Callable[[Any], Any], options: ReadOptions) -> Iterator[Chunk]:
-    assembly: Assembly | None = None
+    assembly: Assembler | None = None
     damaged_group = -1
     for task, chunks in made:
         rewrite, block = task.rewrite, task.block
@@ -240,7 +240,7 @@ class _Maker:
         source = output.sources[0]
         if len(output.sources) > 1 or not output.from_parquet_to_parquet:
             return None
-        opened = ParquetSource(source.open, source.name, source.remote)
+        opened = ParquetSource(source.open, source.name, remote=source.remote)
         keys = set(keys_of(output, source, self._operation))
         if keys - set(opened.schema.names) or not opened.codecs:
             return None
@@ -282,7 +282,7 @@ class _Rewrite:
     ) -> None:
         self.source, self.name = source, source.name
         self._schema, self._function, self._memory = schema, function, memory
-        self._codecs = compression or dict(zip(paths_of(schema), source.codecs, strict=True))
+        self._codecs = compression or dict(zip(column_paths(schema), source.codecs, strict=True))
 
     def make(self, block: Block) -> Iterator[Chunk]:
         """Read, normalize and encode a block, as one chunk."""
@@ -291,10 +291,10 @@ class _Rewrite:
         with self._memory.use(_COPIES * block.size):
             with located(self.name, block.where):
                 batches = [function(batch, schema) for batch in self.source.read(block)]
-            data = encoded(batches, schema, self._codecs)
+            data = encode_block(batches, schema, self._codecs)
             del batches  # or they would stay in memory until the block is written
         yield Chunk(data, block.rows if block.last else 0, block.bytes)
 
-    def assembly(self, write: Callable[[Any], Any]) -> Assembly:
+    def assembly(self, write: Callable[[Any], Any]) -> Assembler:
         """Begin the new file."""
-        return Assembly(write, self._schema, self._codecs)
+        return Assembler(write, self._schema, self._codecs)

@@ -243,7 +243,7 @@ def _encode(
 ) -> Iterator[None]:
     if encoding.compression is None and output.from_parquet_to_parquet:
         source = output.sources[0]
-        codecs = ParquetSource(source.open, source.name, source.remote).codecs
+        codecs = ParquetSource(source.open, source.name, remote=source.remote).codecs
         encoding = replace(encoding, compression=next(iter(codecs), None))
     file: Any = buffer
     if output.codec is not None:

@@ -1,8 +1,14 @@
-"""One Parquet file rewritten in parallel, row group by row group.
+"""The rewrite of one Parquet file on several threads.
 
-`metadata` reads and writes footers; `rewrite` encodes and assembles column chunks.
+`metadata` reads and writes footers, and `rewrite` reads, encodes and assembles blocks of columns.
 """
 
-from streambn.parquet.rewrite import Assembly, Block, ParquetSource, encoded, paths_of
+from streambn.parquet.rewrite import (
+    Assembler,
+    Block,
+    ParquetSource,
+    column_paths,
+    encode_block,
+)
 
-__all__ = ["Assembly", "Block", "ParquetSource", "encoded", "paths_of"]
+__all__ = ["Assembler", "Block", "ParquetSource", "column_paths", "encode_block"]

@@ -1,10 +1,10 @@
-"""The footers of Parquet files, taken apart and put together.
+"""Read and write the footers of Parquet files.
 
-A Parquet file is column chunks one after the other, and a footer that says where they
-are. So columns can be encoded on several threads, each into a small file in memory, by
-Arrow's own writer; here the chunks of these find their places in one file. A footer is a
-structure in Thrift's compact protocol [1]_, whose numbers of fields are those of the
-Parquet format [2]_. What is not looked at is passed on as it is.
+A Parquet file is a sequence of column chunks and a footer with their offsets. Arrow's writer
+encodes columns on several threads, each into a small file in memory. The functions here move
+the chunks of these files into one file and write its footer. A footer is a structure in
+Thrift's compact protocol [1]_ with the field numbers of the Parquet format [2]_. Fields that
+are not listed below are copied.
 
 References
 ----------
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,22 +24,24 @@ from streambn.errors import StreamBNError
 
 __all__ = [
     "MAGIC",
-    "Chunks",
-    "Stored",
-    "chunks_of",
-    "joined",
-    "moved",
-    "stored_chunks",
-    "thrift",
-    "varint",
-    "with_row_groups",
+    "EncodedChunks",
+    "Fields",
+    "StoredChunk",
+    "read_footer",
+    "read_stored_chunks",
+    "read_struct",
+    "shift_offsets",
+    "split_file",
+    "write_footer",
+    "write_struct",
 ]
 
-# How a Parquet file begins and ends.
+# The first and the last bytes of a Parquet file.
 MAGIC = b"PAR1"
-# Behind the footer: its length, and the mark.
+# Bytes after the footer: its length, and the magic bytes.
 _TAIL = 8
-_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
+# The types of the compact protocol.
+_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _, _STRUCT = range(1, 13)
 
 # FileMetaData
 _NUM_ROWS, _ROW_GROUPS = 3, 4
@@ -47,155 +49,135 @@ _NUM_ROWS, _ROW_GROUPS = 3, 4
 _COLUMNS, _TOTAL_BYTES, _ROWS, _FILE_OFFSET, _COMPRESSED_BYTES = 1, 2, 3, 5, 6
 # ColumnChunk
 _CHUNK_OFFSET, _META = 2, 3
-# ColumnMetaData; the offsets are those of data, index and dictionary pages
+# ColumnMetaData; the offsets are those of the data, index and dictionary pages
 _CODEC, _UNCOMPRESSED, _COMPRESSED, _OFFSETS = 4, 6, 7, (9, 10, 11)
 _CODECS = ("none", "snappy", "gzip", "lzo", "brotli", "lz4", "zstd", "lz4")
 
+# A structure: {field number: (type, value)}. The value of a list is (type, values).
+Fields = dict[int, tuple[int, Any]]
+
 
 @dataclass(frozen=True, slots=True)
-class Chunks:
-    """Column chunks of one row group, encoded.
+class EncodedChunks:
+    """Encoded column chunks of one row group.
 
     Attributes
     ----------
-    data : list of buffer
-        Their bytes, in parts.
+    data : memoryview
+        The bytes of all chunks.
     columns : list
-        What the footer says of each, with the offsets that they would have in a file of
-        their own.
+        Their entries in the footer of a file that begins with them.
     """
 
-    data: list[Any]
-    columns: list[Any]
+    data: memoryview
+    columns: list[Fields]
 
     def __len__(self) -> int:
-        return sum(map(len, self.data))
+        return len(self.data)
 
 
-# A structure is {number of field: (type, value)}; a list, (type, values).
-_Fields = dict[int, tuple[int, Any]]
-
-
-def chunks_of(file: Any) -> Chunks:
-    """Take the column chunks out of a whole Parquet file of one row group.
-
-    Parameters
-    ----------
-    file : pyarrow.Buffer
-        The file's bytes, as Arrow's writer made them.
-    """
-    view = memoryview(file)
-    start, footer = _footer(view)
-    _, (group,) = footer[_ROW_GROUPS][1]
-    return Chunks([view[len(MAGIC) : start]], group[_COLUMNS][1][1])
-
-
-def joined(pieces: Sequence[Chunks]) -> Chunks:
-    """Put chunks of the same rows behind one another."""
-    parts: list[Any] = []
-    columns: list[_Fields] = []
-    size = 0
-    for piece in pieces:
-        parts += piece.data
-        columns += [moved(column, size) for column in piece.columns]
-        size += len(piece)
-    return Chunks(parts, columns)
-
-
-class Stored(NamedTuple):
-    """How a column chunk is stored: by which codec, and its bytes before and after it."""
+class StoredChunk(NamedTuple):
+    """A column chunk in a file: its codec, and its sizes in bytes."""
 
     codec: str
     uncompressed: int
     compressed: int
 
 
-def stored_chunks(file: Any, name: str) -> list[list[Stored]]:
-    """Say how the columns of each row group of a file are stored.
+def split_file(file: Any) -> EncodedChunks:
+    """Return the column chunks of a Parquet file in memory that has one row group."""
+    view = memoryview(file)
+    start, footer = read_footer(view)
+    _, (group,) = footer[_ROW_GROUPS][1]
+    return EncodedChunks(view[len(MAGIC) : start], group[_COLUMNS][1][1])
 
-    Arrow would say it too, but where what it knows of a chunk is damaged, such as a histogram of
-    the wrong length, it ends the process.
+
+def read_stored_chunks(file: Any, name: str) -> list[list[StoredChunk]]:
+    """Return the column chunks of each row group of a file.
+
+    Arrow's own metadata ends the process if certain fields of a chunk are damaged, such as a
+    histogram of the wrong length.
 
     Parameters
     ----------
     file : binary file object
-        Somebody's, so the footer may be damaged.
     name : str
-        What messages call it.
+        Name of the file in messages.
 
     Raises
     ------
     StreamBNError
-        The footer makes no sense.
+        The footer is damaged.
     """
     try:
         size = file.seek(0, os.SEEK_END)
         file.seek(size - _TAIL)
         length = _footer_length(file.read(_TAIL))
         file.seek(size - _TAIL - length)
-        footer = _Reader(file.read(length)).struct()
+        footer, _ = read_struct(file.read(length))
         groups = [group[_COLUMNS][1][1] for group in footer[_ROW_GROUPS][1][1]]
-        return [[_stored(column[_META][1]) for column in columns] for columns in groups]
+        return [[_stored_chunk(column[_META][1]) for column in columns] for columns in groups]
     except (LookupError, TypeError, ValueError, RecursionError, struct.error) as error:
         raise StreamBNError(
-            f"{name}: damaged or truncated, not readable as Parquet: its footer makes no sense"
+            "damaged or truncated, not readable as Parquet: the footer is invalid", source=name
         ) from error
 
 
-def _stored(meta: _Fields) -> Stored:
+def _stored_chunk(meta: Fields) -> StoredChunk:
     codec, *sizes = (meta[field][1] for field in (_CODEC, _UNCOMPRESSED, _COMPRESSED))
     if min(codec, *sizes) < 0:
-        raise ValueError("there is nothing less than nothing")
-    return Stored(_CODECS[codec], *sizes)
+        raise ValueError("negative codec or size")
+    return StoredChunk(_CODECS[codec], *sizes)
 
 
-def moved(column: _Fields, by: int) -> _Fields:
-    """Say of a column chunk that it lies `by` bytes further on."""
+def shift_offsets(column: Fields, by: int) -> Fields:
+    """Return the footer entry of a column chunk that is moved by so many bytes."""
     meta = dict(column[_META][1])
     out = {**column, _META: (_STRUCT, meta)}
-    for fields, names in ((meta, _OFFSETS), (out, (_CHUNK_OFFSET,))):
-        for field in names:
-            # 0 is where nothing is: the pages of no rows, or what is deprecated.
-            if field in fields and fields[field][1]:
-                fields[field] = (_I64, fields[field][1] + by)
+    for fields, numbers in ((meta, _OFFSETS), (out, (_CHUNK_OFFSET,))):
+        for number in numbers:
+            # An offset of 0 means that there are no such pages.
+            if number in fields and fields[number][1]:
+                fields[number] = (_I64, fields[number][1] + by)
     return out
 
 
-def with_row_groups(empty: Any, groups: Iterable[tuple[int, list[_Fields]]]) -> bytes:
-    """Make the end of a file: footer, its length, the mark.
+def write_footer(template: Any, groups: Iterable[tuple[int, list[Fields]]]) -> bytes:
+    """Return the footer of a file, its length, and the magic bytes.
 
     Parameters
     ----------
-    empty : pyarrow.Buffer
-        A Parquet file without rows, of the schema and the metadata that are wanted.
+    template : pyarrow.Buffer
+        A Parquet file without rows that has the schema and the metadata of the new file.
     groups : iterable of (int, list)
-        Rows, and the columns of a row group, moved to where they are in the file.
+        The number of rows of each row group, and the footer entries of its column chunks.
     """
-    _, footer = _footer(memoryview(empty))
-    made, total = [], 0
+    _, footer = read_footer(memoryview(template))
+    row_groups: list[Fields] = []
+    total = 0
     for rows, columns in groups:
         metas = [column[_META][1] for column in columns]
         offsets = [metas[0][field][1] for field in _OFFSETS if field in metas[0]]
-        group = {
-            _COLUMNS: (_LIST, (_STRUCT, columns)),
-            _TOTAL_BYTES: (_I64, sum(meta[_UNCOMPRESSED][1] for meta in metas)),
-            _ROWS: (_I64, rows),
-            _FILE_OFFSET: (_I64, min((offset for offset in offsets if offset), default=0)),
-            _COMPRESSED_BYTES: (_I64, sum(meta[_COMPRESSED][1] for meta in metas)),
-        }
-        made.append(group)
+        row_groups.append(
+            {
+                _COLUMNS: (_LIST, (_STRUCT, columns)),
+                _TOTAL_BYTES: (_I64, sum(meta[_UNCOMPRESSED][1] for meta in metas)),
+                _ROWS: (_I64, rows),
+                _FILE_OFFSET: (_I64, min((offset for offset in offsets if offset), default=0)),
+                _COMPRESSED_BYTES: (_I64, sum(meta[_COMPRESSED][1] for meta in metas)),
+            }
+        )
         total += rows
     footer[_NUM_ROWS] = (_I64, total)
-    footer[_ROW_GROUPS] = (_LIST, (_STRUCT, made))
-    out = thrift(footer)
+    footer[_ROW_GROUPS] = (_LIST, (_STRUCT, row_groups))
+    out = write_struct(footer)
     return out + struct.pack("<i", len(out)) + MAGIC
 
 
-def _footer(file: memoryview) -> tuple[int, _Fields]:
-    """Return where the footer of a file begins, and what it says."""
+def read_footer(file: memoryview) -> tuple[int, Fields]:
+    """Return the offset of the footer of a file in memory, and its fields."""
     start = len(file) - _TAIL - _footer_length(file[-_TAIL:])
-    reader = _Reader(file[start : len(file) - _TAIL].tobytes())
-    return start, reader.struct()
+    return start, read_struct(file[start : len(file) - _TAIL].tobytes())[0]
 
 
 def _footer_length(tail: Any) -> int:
@@ -206,14 +188,21 @@ def _footer_length(tail: Any) -> int:
 # --- Thrift's compact protocol --------------------------------------------------------
 
 
+def read_struct(data: bytes) -> tuple[Fields, int]:
+    """Return the structure at the start of `data`, and its size in bytes.
+
+    Damaged data raises an error of any kind, or gives fields that make no sense.
+    """
+    reader = _Reader(data)
+    return reader.struct(), reader.position
+
+
 class _Reader:
-    """Reads a structure; of one that is damaged it raises some error or makes no sense."""
-
     def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
+        self._data, self.position = data, 0
 
-    def struct(self) -> _Fields:
-        fields: _Fields = {}
+    def struct(self) -> Fields:
+        fields: Fields = {}
         number = 0
         while byte := self._byte():
             delta, type_ = byte >> 4, byte & 15
@@ -234,22 +223,22 @@ class _Reader:
             count = self._varint() if count == 15 else count
             kind = header & 15
             if count > len(self._data):
-                raise ValueError("more than there can be")
-            if kind in (_TRUE, _FALSE):  # in a list a truth takes a byte
+                raise ValueError("a list is longer than the data")
+            if kind in (_TRUE, _FALSE):  # a boolean in a list is a byte
                 return kind, [self._byte() for _ in range(count)]
             return kind, [self._value(kind) for _ in range(count)]
         if type_ == _DOUBLE:
             return self._take(8)
-        # A truth that is a field is its type alone. There are no maps in a footer.
+        # A boolean field is its type. Footers have no maps.
         return self._byte() if type_ == _BYTE else type_ == _TRUE
 
     def _byte(self) -> int:
-        self._at += 1
-        return self._data[self._at - 1]
+        self.position += 1
+        return self._data[self.position - 1]
 
     def _take(self, count: int) -> bytes:
-        self._at += count
-        return self._data[self._at - count : self._at]
+        self.position += count
+        return self._data[self.position - count : self.position]
 
     def _varint(self) -> int:
         value = shift = 0
@@ -263,21 +252,14 @@ class _Reader:
         return (value >> 1) ^ -(value & 1)
 
 
-def thrift(fields: _Fields) -> bytes:
-    """Write a structure: {number of field: (type, value)}."""
+def write_struct(fields: Fields) -> bytes:
+    """Return the bytes of a structure."""
     out = bytearray()
-    _write_struct(out, fields)
+    _write_fields(out, fields)
     return bytes(out)
 
 
-def varint(value: int) -> bytes:
-    """Write a number that is not negative in as many times seven bits as it has."""
-    out = bytearray()
-    _write_varint(out, value)
-    return bytes(out)
-
-
-def _write_struct(out: bytearray, fields: _Fields) -> None:
+def _write_fields(out: bytearray, fields: Fields) -> None:
     last = 0
     for number in sorted(fields):
         type_, value = fields[number]
@@ -286,7 +268,7 @@ def _write_struct(out: bytearray, fields: _Fields) -> None:
             out.append(delta << 4 | type_)
         else:
             out.append(type_)
-            _write_varint(out, _zigzagged(number))
+            _write_zigzag(out, number)
         last = number
         _write_value(out, type_, value)
     out.append(0)
@@ -294,12 +276,12 @@ def _write_struct(out: bytearray, fields: _Fields) -> None:
 
 def _write_value(out: bytearray, type_: int, value: Any) -> None:
     if type_ in (_I64, _I32, _I16):
-        _write_varint(out, _zigzagged(value))
+        _write_zigzag(out, value)
     elif type_ == _BINARY:
         _write_varint(out, len(value))
         out += value
     elif type_ == _STRUCT:
-        _write_struct(out, value)
+        _write_fields(out, value)
     elif type_ in (_LIST, _SET):
         kind, values = value
         if len(values) < 15:
@@ -325,5 +307,5 @@ def _write_varint(out: bytearray, value: int) -> None:
     out.append(value)
 
 
-def _zigzagged(value: int) -> int:
-    return value << 1 if value >= 0 else (-value << 1) - 1
+def _write_zigzag(out: bytearray, value: int) -> None:
+    _write_varint(out, value << 1 if value >= 0 else (-value << 1) - 1)

@@ -345,9 +345,8 @@ def pages(content: bytes) -> set[int]:
             at = chunk.dictionary_page_offset or chunk.data_page_offset
             end = at + chunk.total_compressed_size
             while at < end:
-                reader = footers._Reader(content[at:end])
-                header = reader.struct()
-                at += reader._at
+                header, size = footers.read_struct(content[at:end])
+                at += size
                 covered |= set(range(at, at + header[3][1]))
                 at += header[3][1]
             assert at == end
@@ -381,13 +380,12 @@ def test_damaged_histograms_in_a_footer_do_not_abort_the_process(
     column = pa.array([[i] * (i % 3) for i in range(100)])
     pq.write_table(pa.table({"x": np.arange(100.0), "v": column}), file)
     content = file.read_bytes()
-    start, footer = footers._footer(memoryview(content))
+    start, footer = footers.read_footer(memoryview(content))
     _, (group,) = footer[4][1]
     meta = group[1][1][1][1][3][1]  # of the second column
     histogram = meta[16][1][2][1][1]  # of its repetition levels
     histogram.pop()
-    damaged_footer = bytearray()
-    footers._write_struct(damaged_footer, footer)
+    damaged_footer = footers.write_struct(footer)
     end = struct.pack("<i", len(damaged_footer)) + b"PAR1"
     file.write_bytes(content[:start] + damaged_footer + end)
     for args in ([*FIT, file.name], apply(file.name)[0]):
