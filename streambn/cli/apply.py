@@ -10,6 +10,7 @@ import click
 import streambn as sbn
 from streambn.cli.app import Command, usage_errors
 from streambn.cli.fit import check_checkpoint, columns_to_read
+from streambn.cli.messages import report, say_applied, say_fitted
 from streambn.cli.normalizer_options import NORMALIZER_OPTIONS, NormalizerOptions
 from streambn.cli.options import (
     CHECKPOINT_OPTIONS,
@@ -23,7 +24,6 @@ from streambn.cli.options import (
     output_option,
     stats_argument,
 )
-from streambn.cli.report import report, say_applied, say_fitted
 from streambn.errors import InvalidValueError
 from streambn.io import PIPE, Source, locate, located, scan
 from streambn.jobs import (

@@ -8,6 +8,7 @@ import click
 
 import streambn as sbn
 from streambn.cli.app import Command, usage_errors
+from streambn.cli.messages import report, say_fitted
 from streambn.cli.normalizer_options import NORMALIZER_OPTIONS, NormalizerOptions
 from streambn.cli.options import (
     CHECKPOINT_OPTIONS,
@@ -19,7 +20,6 @@ from streambn.cli.options import (
     live,
     thaw_option,
 )
-from streambn.cli.report import report, say_fitted
 from streambn.errors import InvalidValueError
 from streambn.io import Source, locate, scan
 from streambn.jobs import check_resumable, check_target, fit_job

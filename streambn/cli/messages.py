@@ -1,10 +1,15 @@
-"""What commands print on stderr."""
+"""What commands report: to people on stderr, and to programs as JSON."""
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-__all__ = ["plural", "printable", "say"]
+# `streambn --help` takes half the time without jobs.
+if TYPE_CHECKING:
+    from streambn.jobs import Report
+
+__all__ = ["plural", "printable", "report", "say", "say_applied", "say_fitted"]
 
 
 def printable(text: str) -> str:
@@ -20,3 +25,24 @@ def plural(number: int, noun: str) -> str:
 def say(message: str) -> None:
     """Print a message on stderr, on one line."""
     print("streambn:", printable(message), file=sys.stderr, flush=True)
+
+
+def say_fitted(done: Report, path: str) -> None:
+    """Print what a fit learned."""
+    say(f"{plural(done.rows, 'row')}, statistics of {plural(done.columns, 'column')} in {path}")
+
+
+def say_applied(done: Report) -> None:
+    """Print what was normalized."""
+    where = "to standard output" if done.output == "-" else f"in {done.output}"
+    say(f"{plural(done.rows, 'row')}, {plural(done.columns, 'column')} normalized {where}")
+
+
+def report(command: str, done: Report, *, as_json: bool) -> None:
+    """Print what was skipped, a line each, and on request the result of a job as JSON."""
+    for file, where, why in done.skipped:
+        say(f"skipped {file}{f', {where}' if where else ''}: {why}")
+    if as_json:
+        # stdout may hold the output of the command.
+        stream = sys.stderr if done.output == "-" else sys.stdout
+        print(done.to_json(command), file=stream, flush=True)
