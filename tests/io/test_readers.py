@@ -1,4 +1,4 @@
-"""Files read in pieces: together they are the file, and each can be read by itself."""
+"""Pieces of a file: together they are the file, and each is read on its own."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streambn import StreamBNError
-from streambn.io import readers as reading
+from streambn.io import readers
 from streambn.io.formats import Format
 from streambn.io.readers import DataFile, open_file, open_pipe
 
 FEW = settings.get_profile("few")
 
 
-def opened(content: bytes, name: str = "it", **how: Any) -> DataFile:
-    return open_file(lambda: pa.BufferReader(content), name, **how)
+def opened(content: bytes, name: str = "it", **options: Any) -> DataFile:
+    return open_file(lambda: pa.BufferReader(content), name, **options)
 
 
-def whole(of: DataFile) -> pa.Table:
-    return pa.Table.from_batches((b for piece in of.pieces for b in piece.read()), of.schema)
+def read_all(file: DataFile) -> pa.Table:
+    batches = (batch for piece in file.pieces for batch in piece.read())
+    return pa.Table.from_batches(batches, file.schema)
 
 
 def table_of(rows: int, kind: Format | None = None) -> pa.Table:
-    missing = "" if kind is Format.CSV else None  # which has no null texts
+    missing = "" if kind is Format.CSV else None  # CSV has no null strings
     rng = np.random.default_rng(rows)
     return pa.table(
         {
@@ -99,9 +100,9 @@ IN_PIECES = pytest.mark.parametrize("kind", [Format.PARQUET, Format.IPC_FILE], i
 
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have pieces of many row groups and many batches, although the tables are small."""
-    monkeypatch.setattr(reading, "PARQUET_ROWS", 50)
-    monkeypatch.setattr(reading, "_CSV_BLOCK", 400)
+    """Divide even small tables into pieces of several row groups and batches."""
+    monkeypatch.setattr(readers, "PARQUET_ROWS", 50)
+    monkeypatch.setattr(readers, "_CSV_BLOCK", 400)
 
 
 # --- laws -----------------------------------------------------------------------------
@@ -110,29 +111,29 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 @FORMATS
 @FEW
 @given(rows=st.integers(1, 200), group=st.integers(1, 120), batch=st.integers(1, 120))
-def test_the_pieces_together_are_the_file(kind: Format, rows: int, group: int, batch: int) -> None:
+def test_the_pieces_make_up_the_file(kind: Format, rows: int, group: int, batch: int) -> None:
     table = table_of(rows, kind)
     content = {
         Format.PARQUET: lambda: parquet(table, group),
         Format.CSV: lambda: csv(table),
     }.get(kind, lambda: ipc(kind, table, group))()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "PARQUET_ROWS", batch)
-        patch.setattr(reading, "_CSV_BLOCK", 300)
-        of = opened(content)
-        got = whole(of)
-    assert of.format is kind
-    assert of.schema.equals(table.schema)
+        patch.setattr(readers, "PARQUET_ROWS", batch)
+        patch.setattr(readers, "_CSV_BLOCK", 300)
+        file = opened(content)
+        got = read_all(file)
+    assert file.format is kind
+    assert file.schema.equals(table.schema)
     assert got.equals(table)
-    assert sum(piece.fraction for piece in of.pieces) == pytest.approx(1)
-    assert all(piece.independent for piece in of.pieces) == (
+    assert sum(piece.fraction for piece in file.pieces) == pytest.approx(1)
+    assert all(piece.independent for piece in file.pieces) == (
         kind in (Format.PARQUET, Format.IPC_FILE)
     )
 
 
 @FEW
 @given(groups=st.lists(st.integers(0, 130), min_size=1, max_size=20), batch=st.integers(1, 100))
-def test_small_row_groups_are_joined(groups: list[int], batch: int) -> None:
+def test_small_row_groups_are_read_together(groups: list[int], batch: int) -> None:
     table = table_of(sum(groups))
     sink, start = io.BytesIO(), 0
     with pq.ParquetWriter(sink, table.schema) as writer:
@@ -140,14 +141,15 @@ def test_small_row_groups_are_joined(groups: list[int], batch: int) -> None:
             writer.write_table(table.slice(start, rows), row_group_size=max(rows, 1))
             start += rows
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "PARQUET_ROWS", batch)
-        of = opened(sink.getvalue())
-        pieces = [list(piece.read()) for piece in of.pieces]
+        patch.setattr(readers, "PARQUET_ROWS", batch)
+        file = opened(sink.getvalue())
+        pieces = [list(piece.read()) for piece in file.pieces]
     counts = [sum(b.num_rows for b in piece) for piece in pieces]
     assert sum(counts) == sum(groups)
-    assert all(count >= batch // 4 for count in counts[:-1])
-    # None is joined to what is large enough without it.
-    assert all(count < batch // 4 + max(groups) + 1 for count in counts)
+    enough = batch // 4
+    assert all(count >= enough for count in counts[:-1])
+    # A piece takes no more row groups than it needs.
+    assert all(count < max(enough, 1) + max(groups) for count in counts)
     assert all(b.num_rows <= batch for piece in pieces for b in piece)
 
 
@@ -155,32 +157,30 @@ def test_small_row_groups_are_joined(groups: list[int], batch: int) -> None:
 @FEW
 @given(order=st.permutations(range(7)))
 @pytest.mark.usefixtures("_small")
-def test_each_piece_is_read_by_itself_in_any_order_and_again(
-    kind: Format, order: list[int]
-) -> None:
+def test_pieces_are_read_in_any_order_and_again(kind: Format, order: list[int]) -> None:
     table = table_of(7 * 60)
     content = parquet(table, 60) if kind is Format.PARQUET else ipc(kind, table, 60)
-    of = opened(content)
-    assert len(of.pieces) == 7
+    file = opened(content)
+    assert len(file.pieces) == 7
     for index in [*order, *order]:
-        part = pa.Table.from_batches(of.pieces[index].read(), of.schema)
+        part = pa.Table.from_batches(file.pieces[index].read(), file.schema)
         assert part.equals(table.slice(60 * index, 60))
 
 
 @IN_PIECES
 @pytest.mark.usefixtures("_small")
-def test_pieces_are_read_on_several_threads_at_once(kind: Format) -> None:
+def test_several_threads_read_pieces_of_a_file(kind: Format) -> None:
     table = table_of(16 * 60)
     content = parquet(table, 60) if kind is Format.PARQUET else ipc(kind, table, 60)
-    of = opened(content)
+    file = opened(content)
     together = threading.Barrier(4)
 
     def read(index: int) -> pa.Table:
-        batches = of.pieces[index].read()
+        batches = file.pieces[index].read()
         first = next(batches)
         if index < 4:
-            together.wait(30.0)  # four have begun and none has ended
-        return pa.Table.from_batches([first, *batches], of.schema)
+            together.wait(30.0)  # four threads have read a batch, and none has finished
+        return pa.Table.from_batches([first, *batches], file.schema)
 
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(read, range(16)))
@@ -195,44 +195,44 @@ def test_pieces_are_read_on_several_threads_at_once(kind: Format) -> None:
     "kind", [Format.CSV, Format.IPC_STREAM, Format.IPC_FILE], ids=lambda k: k.name
 )
 @pytest.mark.usefixtures("_small")
-def test_files_compressed_as_a_whole(kind: Format, codec: str) -> None:
+def test_compressed_files_are_read(kind: Format, codec: str) -> None:
     table = table_of(300, kind)
-    of = opened(COMPRESS[codec](MAKE[kind](table)))
-    assert of.format is kind
-    assert whole(of).equals(table)
-    (piece,) = of.pieces
+    file = opened(COMPRESS[codec](MAKE[kind](table)))
+    assert file.format is kind
+    assert read_all(file).equals(table)
+    (piece,) = file.pieces
     assert (piece.where, piece.fraction, piece.independent) == ("", 1.0, False)
 
 
 @pytest.mark.parametrize("codec", COMPRESS)
-def test_what_was_compressed_in_parts_is_read_to_its_end(codec: str) -> None:
-    # As `cat a.csv.gz b.csv.gz` makes it.
+def test_all_members_of_a_compressed_file_are_read(codec: str) -> None:
+    # `cat a.csv.gz b.csv.gz` makes such a file.
     table = table_of(50, Format.CSV)
     content = csv(table)
     cut = content.index(b"\n", len(content) // 2) + 1
     both = COMPRESS[codec](content[:cut]) + COMPRESS[codec](content[cut:])
-    assert whole(opened(both)).equals(table)
+    assert read_all(opened(both)).equals(table)
 
 
 @pytest.mark.parametrize("codec", COMPRESS)
-def test_parquet_is_not_read_through_compression(codec: str) -> None:
+def test_compressed_parquet_is_refused(codec: str) -> None:
     with pytest.raises(StreamBNError, match=f"compressed by {codec} as a whole.*decompress"):
         opened(COMPRESS[codec](parquet(table_of(9))))
 
 
 @pytest.mark.parametrize("codec", COMPRESS)
 @pytest.mark.parametrize("kind", [Format.CSV, Format.IPC_STREAM], ids=lambda k: k.name)
-def test_what_is_cut_short_is_told(kind: Format, codec: str) -> None:
+def test_a_truncated_compressed_file_is_an_error(kind: Format, codec: str) -> None:
     content = COMPRESS[codec](MAKE[kind](table_of(20_000)))
     with pytest.raises(StreamBNError, match=r"^it: damaged"):
-        whole(opened(content[: len(content) // 2]))
+        read_all(opened(content[: len(content) // 2]))
 
 
 @pytest.mark.parametrize("buffers", ["lz4", "zstd"])
 @pytest.mark.parametrize("kind", [Format.IPC_STREAM, Format.IPC_FILE], ids=lambda k: k.name)
-def test_compressed_buffers(kind: Format, buffers: str) -> None:
+def test_ipc_files_with_compressed_buffers_are_read(kind: Format, buffers: str) -> None:
     table = table_of(300)
-    assert whole(opened(ipc(kind, table, 70, buffers))).equals(table)
+    assert read_all(opened(ipc(kind, table, 70, buffers))).equals(table)
 
 
 # --- columns --------------------------------------------------------------------------
@@ -240,65 +240,65 @@ def test_compressed_buffers(kind: Format, buffers: str) -> None:
 
 @FORMATS
 @pytest.mark.parametrize("names", [["x"], ["s", "x"], None])
-def test_only_the_chosen_columns_are_read(kind: Format, names: list[str] | None) -> None:
+def test_only_the_selected_columns_are_read(kind: Format, names: list[str] | None) -> None:
     table = table_of(100, kind)
     seen = []
 
-    def choose(schema: pa.Schema) -> list[str] | None:
+    def select(schema: pa.Schema) -> list[str] | None:
         seen.append(schema.names)
         return names
 
-    of = opened(MAKE[kind](table), select_columns=choose)
-    chosen = names is not None and kind in (Format.PARQUET, Format.IPC_FILE)
-    expected = table.select([n for n in table.column_names if n in names]) if chosen else table
-    assert of.schema.equals(expected.schema)
-    assert whole(of).equals(expected)
+    file = opened(MAKE[kind](table), select_columns=select)
+    selected = names is not None and kind in (Format.PARQUET, Format.IPC_FILE)
+    expected = table.select([n for n in table.column_names if n in names]) if selected else table
+    assert file.schema.equals(expected.schema)
+    assert read_all(file).equals(expected)
     assert seen in ([["x", "n", "s"]], [])
 
 
 def test_types_of_csv_columns_can_be_given() -> None:
-    of = opened(b"x,y\n1,2\n3,4\n", csv_types={"x": pa.float64()})
-    assert of.schema.types == [pa.float64(), pa.int64()]
-    assert whole(of).to_pydict() == {"x": [1.0, 3.0], "y": [2, 4]}
+    file = opened(b"x,y\n1,2\n3,4\n", csv_types={"x": pa.float64()})
+    assert file.schema.types == [pa.float64(), pa.int64()]
+    assert read_all(file).to_pydict() == {"x": [1.0, 3.0], "y": [2, 4]}
 
 
-# --- what is odd ----------------------------------------------------------------------
+# --- edge cases ----------------------------------------------------------------------
 
 
 @FORMATS
-def test_no_rows(kind: Format) -> None:
+def test_a_file_without_rows(kind: Format) -> None:
     table = table_of(0) if kind is not Format.CSV else pa.table({"x": pa.nulls(0)})
-    of = opened(MAKE[kind](table))
-    assert whole(of).num_rows == 0
-    assert of.schema.names == table.column_names
+    file = opened(MAKE[kind](table))
+    assert read_all(file).num_rows == 0
+    assert file.schema.names == table.column_names
 
 
 @IN_PIECES
 @pytest.mark.usefixtures("_small")
-def test_a_damaged_piece_leaves_the_others(kind: Format) -> None:
+def test_a_damaged_piece_does_not_affect_the_others(kind: Format) -> None:
     table = table_of(4 * 60)
     content = bytearray(parquet(table, 60) if kind is Format.PARQUET else ipc(kind, table, 60))
     if kind is Format.PARQUET:
         where = pq.read_metadata(io.BytesIO(content)).row_group(2).column(0).data_page_offset
         content[where : where + 20] = b"\xff" * 20
-    else:  # the third of the messages that say what a batch is made of, after the schema's
+    else:  # the metadata message of the third batch; the first message is the schema's
         at = 8
         for _ in range(3):
             message = pa.ipc.read_message(pa.py_buffer(bytes(content[at:])))
             at = content.index(b"\xff\xff\xff\xff", at + 8 + len(message.metadata))
         content[at + 8 : at + 40] = b"\xff" * 32
-    of = opened(bytes(content))
-    for index, piece in enumerate(of.pieces):
+    file = opened(bytes(content))
+    for index, piece in enumerate(file.pieces):
         if index == 2:
             with pytest.raises(StreamBNError, match=rf"^it: damaged.*{piece.where}"):
                 list(piece.read())
         else:
-            part = pa.Table.from_batches(piece.read(), of.schema)
+            part = pa.Table.from_batches(piece.read(), file.schema)
             assert part.equals(table.slice(60 * index, 60))
 
 
-def test_no_more_is_held_than_the_batch_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "PARQUET_ROWS", 10_000)
+def test_a_large_row_group_is_read_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "PARQUET_ROWS", 10_000)
     content = parquet(pa.table({"x": np.random.default_rng(0).normal(size=1_000_000)}))
     (piece,) = opened(content).pieces
     before = pa.total_allocated_bytes()
@@ -309,7 +309,7 @@ def test_no_more_is_held_than_the_batch_under_way(monkeypatch: pytest.MonkeyPatc
     assert most < 4_000_000  # of 8 MB
 
 
-def test_each_thread_opens_the_file_for_itself_and_closes_it(tmp_path: Path) -> None:
+def test_files_are_closed_after_reading(tmp_path: Path) -> None:
     path = tmp_path / "t"
     for kind, make in MAKE.items():
         table = table_of(300, kind)
@@ -320,12 +320,12 @@ def test_each_thread_opens_the_file_for_itself_and_closes_it(tmp_path: Path) -> 
             made.append(pa.OSFile(str(path)))
             return made[-1]
 
-        of = open_file(opener, "it")
-        assert whole(of).equals(table), kind
+        file = open_file(opener, "it")
+        assert read_all(file).equals(table), kind
         descriptors = {Path(f"/proc/self/fd/{file.fileno()}") for file in made if not file.closed}
         made.clear()
-        del of
-        for _ in range(3000):  # a thread of Arrow's may let go of it a moment later
+        del file
+        for _ in range(3000):  # a thread of Arrow may close it a moment later
             if not [d for d in descriptors if d.exists() and d.resolve() == path]:
                 break
             threading.Event().wait(0.01)
@@ -337,7 +337,7 @@ def test_each_thread_opens_the_file_for_itself_and_closes_it(tmp_path: Path) -> 
 
 
 class Drops(io.RawIOBase):
-    """Gives a few bytes at a time, as pipes do."""
+    """Returns a few bytes per read, as pipes do."""
 
     def __init__(self, content: bytes, count: int) -> None:
         self._rest, self._count = content, count
@@ -349,14 +349,14 @@ class Drops(io.RawIOBase):
 
 
 @pytest.mark.parametrize("count", [1, 7, 1 << 20])
-def test_a_stream_through_a_pipe(count: int) -> None:
+def test_a_pipe_carries_an_arrow_stream(count: int) -> None:
     table = table_of(100)
-    of = open_pipe(Drops(MAKE[Format.IPC_STREAM](table), count), "it")
-    assert whole(of).equals(table)
+    file = open_pipe(Drops(MAKE[Format.IPC_STREAM](table), count), "it")
+    assert read_all(file).equals(table)
 
 
 @pytest.mark.skipif(not hasattr(select, "poll"), reason="needs a system with poll: Linux or macOS")
-def test_a_pipe_is_read_when_something_is_in_it_so_that_no_signal_waits_for_data() -> None:
+def test_a_pipe_is_read_only_when_it_has_data() -> None:
     class Ready(io.FileIO):
         def read(self, size: int | None = -1) -> bytes:
             assert select.select([self], [], [], 0)[0], "the read would have blocked"
@@ -374,13 +374,13 @@ def test_a_pipe_is_read_when_something_is_in_it_so_that_no_signal_waits_for_data
     producer = threading.Thread(target=produce)
     producer.start()
     with Ready(end) as pipe:
-        assert whole(open_pipe(pipe, "it")).equals(table_of(100))
+        assert read_all(open_pipe(pipe, "it")).equals(table_of(100))
     producer.join()
 
 
 @pytest.mark.parametrize(
     "kind", [Format.CSV, Format.PARQUET, Format.IPC_FILE], ids=lambda k: k.name
 )
-def test_nothing_else_comes_through_a_pipe(kind: Format) -> None:
+def test_other_formats_are_refused_through_a_pipe(kind: Format) -> None:
     with pytest.raises(StreamBNError, match="through a pipe only an Arrow IPC stream"):
         open_pipe(Drops(MAKE[kind](table_of(9)), 100), "it")
