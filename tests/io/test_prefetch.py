@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
@@ -189,7 +190,7 @@ def test_all_hanging_threads_share_one_timeout(monkeypatch: pytest.MonkeyPatch) 
         timeouts.append(timeout)
         join(self, timeout)
 
-    monkeypatch.setattr("streambn.io.prefetch._JOIN_TIMEOUT", 0.2)
+    monkeypatch.setattr(sys.modules[prefetch.__module__], "_JOIN_TIMEOUT", 0.2)
     results = run(range(9), work, workers=5)
     number, items = next(results)
     assert (number, list(items)) == (0, [0])

@@ -436,7 +436,11 @@ def test_matrix_has_the_moments_of_its_columns(kernel, dtype, rows):
         (np.zeros((8, 3), order="F")[::2], BoundColumn((0,), None), "not contiguous"),
         (np.zeros((4, 3)), BoundColumn((1,), 3), "3 columns"),
         (np.zeros((4, 3), bool, order="F"), BoundColumn((0,), None), "not a native number format"),
-        (np.zeros((4, 3), complex, order="F"), BoundColumn((0,), None), "not a native number format"),
+        (
+            np.zeros((4, 3), complex, order="F"),
+            BoundColumn((0,), None),
+            "not a native number format",
+        ),
         (np.zeros((4, 3), ">f8", order="F"), BoundColumn((0,), None), "not a native number format"),
         (np.zeros(4), BoundColumn((0,), None), "two dimensions"),
         (np.zeros((4, 3, 2)), BoundColumn((0,), None), "two dimensions"),
