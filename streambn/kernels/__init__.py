@@ -1,9 +1,9 @@
-"""The arithmetic: arrays in, arrays out. The only place where speed is bought.
+"""The arithmetic on arrays, the one place where code is optimized for speed.
 
-The functions of `streambn.kernels.reference`, in whichever implementation is active:
-``native`` (C++) where it was compiled, else ``reference`` (NumPy). The environment variable
-``STREAMBN_KERNELS`` forces one of the two, ``STREAMBN_THREADS`` limits the threads of the
-native one.
+This package offers the functions of `streambn.kernels.reference` in the active implementation:
+``native`` (C++) if it was compiled, else ``reference`` (NumPy). The environment variable
+``STREAMBN_KERNELS`` selects one of the two. ``STREAMBN_THREADS`` limits the threads of the
+native kernels.
 
 Attributes
 ----------
@@ -60,8 +60,9 @@ _native = lazy_module("streambn.kernels.native")
 def _is_compiled() -> bool:
     """Return whether any finder knows the extension, without importing it.
 
-    A broken extension raises its own error when it is imported. Editable installs keep it apart
-    from the sources and find it by a finder of their own.
+    The import is left to the caller, so that a broken extension raises its own error. All finders
+    are asked, because an editable install keeps the extension apart from the sources and brings
+    its own finder.
     """
     folder = [str(Path(__file__).parent / "native")]
     return any(f.find_spec("streambn.kernels.native._core", folder) for f in sys.meta_path)
@@ -156,7 +157,7 @@ def set_threads(count: int) -> None:
 
 
 def _usable_threads() -> int:
-    """Return STREAMBN_THREADS, or else the number of cores that this process may use."""
+    """Return STREAMBN_THREADS, or the number of cores that this process may use."""
     requested = os.environ.get("STREAMBN_THREADS") or ""
     if not requested:
         affinity = getattr(os, "sched_getaffinity", None)

@@ -1,4 +1,4 @@
-"""Validity bitmaps as NumPy has booleans, and the way back."""
+"""Conversion between the validity bitmaps of Arrow and the boolean arrays of NumPy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["arrow_array", "filter_rows", "unpack_validity"]
 
 
 def unpack_validity(array: pa.Array, start: int, stop: int) -> NDArray[np.bool_] | None:
-    """Elements `start` to `stop` of the validity bitmap as booleans; None: all valid."""
+    """Return the validity of elements `start` to `stop`, or None if the array has no nulls."""
     bitmap = array.buffers()[0]
     if bitmap is None or array.null_count == 0:
         return None
@@ -24,10 +24,10 @@ def unpack_validity(array: pa.Array, start: int, stop: int) -> NDArray[np.bool_]
 
 
 def arrow_array(values: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> pa.Array:
-    """Wrap numbers or booleans, without a copy of the numbers, under their validity.
+    """Return numbers or booleans as an Arrow array, null where `valid` is False.
 
-    `pyarrow.array` would do the same and import pandas first, to see if it is given one
-    of its objects: 0.3 s at the first call.
+    Contiguous numbers are not copied. `pyarrow.array` gives the same array, but its first call
+    imports pandas to recognise pandas' objects, which takes 0.3 s.
     """
     if values.dtype == np.bool_:
         data = np.packbits(values, bitorder="little")
@@ -43,7 +43,7 @@ def filter_rows(array: pa.Array, rows: NDArray[np.bool_]) -> pa.Array:
     try:
         return array.filter(arrow_array(rows))
     except pa.ArrowNotImplementedError:
-        # Arrow has not got that for all types: for views and for what is run-end-encoded.
+        # Arrow cannot filter every type. Views and run-end-encoded arrays are among the others.
         edges = np.flatnonzero(np.diff(rows, prepend=False, append=False)).reshape(-1, 2)
         runs = [array.slice(start, stop - start) for start, stop in edges.tolist()]
         return pa.concat_arrays(runs) if runs else array.slice(0, 0)

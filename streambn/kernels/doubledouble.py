@@ -1,9 +1,9 @@
-"""Double-double arithmetic: a number as an unevaluated sum hi + lo of two float64.
+"""Double-double arithmetic: a number is an unevaluated sum hi + lo of two float64.
 
-About 106 bits, where |lo| <= ulp(hi)/2. Of arrays, element by element, or of plain floats.
-The error-free transformations are Knuth's two-sum and Dekker's product (T. J. Dekker, 1971,
-"A floating-point technique for extending the available precision"); arguments must stay
-below 2**990, beyond which the splitting overflows.
+A pair has about 106 bits, and |lo| <= ulp(hi)/2. The functions take arrays, element by element,
+or plain floats. The error-free transformations are Knuth's two-sum and Dekker's product
+(T. J. Dekker, 1971, "A floating-point technique for extending the available precision").
+Arguments must stay below 2**990, because the splitting overflows beyond it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["Pair", "add", "divide", "multiply", "scale", "two_product", "two_sum
 Pair = tuple[Floats, Floats]
 _N = TypeVar("_N", float, Floats)
 
-_SPLITTER = 134217729.0  # 2**27 + 1: cuts 53 bits into 26 + 26
+_SPLITTER = 134217729.0  # 2**27 + 1 splits 53 bits into 26 + 26
 
 
 def two_sum(a: _N, b: _N) -> tuple[_N, _N]:
-    """Return s + e == a + b exactly, s being the rounded sum."""
+    """Return the rounded sum s of a and b, and its error e: s + e == a + b exactly."""
     s = a + b
     t = s - a
     return s, (a - (s - t)) + (b - t)
@@ -36,7 +36,7 @@ def _split(a: _N) -> tuple[_N, _N]:
 
 
 def two_product(a: _N, b: _N) -> tuple[_N, _N]:
-    """Return p + e == a * b exactly, p being the rounded product."""
+    """Return the rounded product p of a and b, and its error e: p + e == a * b exactly."""
     p = a * b
     ah, al = _split(a)
     bh, bl = _split(b)
@@ -67,7 +67,7 @@ def wide(a: Floats) -> Pair:
 
 
 def divide(a: tuple[_N, _N], b: tuple[_N, _N]) -> tuple[_N, _N]:
-    """Return a / b: one quotient, then one correction from the exact remainder."""
+    """Return a / b: one quotient, corrected once by the exact remainder."""
     q = a[0] / b[0]
     p, e = two_product(q, b[0])
     remainder = ((a[0] - p) - e) + (a[1] - q * b[1])

@@ -1,4 +1,4 @@
-"""Bound columns taken out of structs, lists and encodings: primitive arrays."""
+"""Extraction of bound columns from structs, lists and encodings, as primitive arrays."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ __all__ = ["FlatColumn", "decode_array", "decode_columns", "flatten_columns", "i
 
 
 class FlatColumn(NamedTuple):
-    """One bound column of one record batch, taken out of its nesting.
+    """One bound column of a record batch as a primitive array.
 
     Attributes
     ----------
     values : pyarrow.Array
-        Primitive integers, floats or decimals; length ``rows * width``, row by row.
-        May be a slice. Its own validity bitmap says which elements are null.
+        Integers, floats or decimals, row by row, of length ``rows * width``. May be a slice.
+        Its own validity bitmap marks the null elements.
     width : int
-        Lanes in the column: 1, or the size of the fixed-size list.
+        Number of features in the column: 1, or the size of the fixed-size list.
     outer : ndarray of bool, shape (rows,), or None
-        False where an enclosing list or struct is null; None: nowhere.
+        False where an enclosing list or struct is null. None if none is null.
     """
 
     values: pa.Array
@@ -45,22 +45,23 @@ class FlatColumn(NamedTuple):
 
 
 def flatten_columns(columns: Columns) -> list[FlatColumn]:
-    """Take every bound column out of its nesting."""
+    """Return every bound column as a primitive array."""
     return [_flatten(columns.batch, place) for place in columns.layout.places]
 
 
 def iterate_features(
     columns: Columns, lanes: Iterable[int]
 ) -> Iterator[tuple[int, pa.Array, NDArray[np.bool_]]]:
-    """Take some lanes out of their columns.
+    """Yield the values of the selected features, in ascending order of the features.
 
     Yields
     ------
     lane : int
+        The index of the feature.
     values : pyarrow.Array
-        One a row.
+        One value per row.
     there : ndarray of bool, shape (rows,)
-        Where there is a value: neither null nor NaN nor infinite.
+        True where the value is neither null, NaN nor infinite.
     """
     places = columns.layout.places
     ends = list(itertools.accumulate(place.width for place in places))
@@ -81,14 +82,14 @@ def iterate_features(
 
 
 def _floats(values: pa.Array) -> NDArray[np.floating]:
-    """Return the values of a float array, and whatever lies under its nulls."""
+    """Return a view of the values of a float array. Elements under nulls are arbitrary."""
     dtype: np.dtype[Any] = np.dtype(values.type.to_pandas_dtype())
     buffer = values.buffers()[1]
     return np.frombuffer(buffer, dtype, len(values), values.offset * dtype.itemsize)
 
 
 def decode_columns(columns: Columns) -> Columns:
-    """Return the same columns in a batch that holds nothing else and no encoding."""
+    """Return the bound columns, decoded, in a batch that holds no other columns."""
     arrays, places = [], []
     for i, (place, column) in enumerate(
         zip(columns.layout.places, flatten_columns(columns), strict=True)
@@ -98,7 +99,8 @@ def decode_columns(columns: Columns) -> Columns:
         if place.size is not None:
             array = pa.FixedSizeListArray.from_arrays(array, place.size, mask=missing)
         elif missing is not None:
-            # Two validity bitmaps, one above the other, are a struct's and its field's.
+            # The enclosing validity and the column's own are kept apart, as those of a struct
+            # and its field.
             array, path = pa.StructArray.from_arrays([array], ["0"], mask=missing), [i, 0]
         arrays.append(array)
         places.append(BoundColumn(tuple(path), place.size))
@@ -115,7 +117,7 @@ def _flatten(batch: pa.RecordBatch | NDArray[Any], place: BoundColumn) -> FlatCo
     array, outer = batch.column(place.path[0]), None
     for index in place.path[1:]:
         if pa.types.is_null(array.type):
-            break  # nothing but nulls, and so is all below it
+            break  # every field below it is null too
         outer = _both(outer, unpack_validity(array, 0, len(array)))
         array = array.field(index)
     if isinstance(array, pa.ExtensionArray):
@@ -130,7 +132,7 @@ def _flatten(batch: pa.RecordBatch | NDArray[Any], place: BoundColumn) -> FlatCo
 
 
 def decode_array(array: pa.Array) -> pa.Array:
-    """Return an array without dictionary or run ends."""
+    """Return the array without its dictionary or run-end encoding."""
     if pa.types.is_dictionary(array.type):
         return array.dictionary_decode()
     if pa.types.is_run_end_encoded(array.type):

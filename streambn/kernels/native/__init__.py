@@ -1,15 +1,16 @@
-"""The kernels in C++: the same functions as `streambn.kernels.reference`, the same results.
+"""The kernels in C++: the functions of `streambn.kernels.reference`, with the same accuracy.
 
-A batch goes over the Arrow C data interface at once, is read at the speed of memory without
-the interpreter's lock, and its sums are right to the same digits: the mean of a chunk enters
-a double-double merge, short batches are summed to the last bit, integers are subtracted as
-integers. Sources are in ``src``; `_core` is what is compiled of them.
+A batch crosses the Arrow C data interface in one call. The kernels read it at the speed of
+memory and release the interpreter's lock. Their sums are as accurate as those of the reference:
+the mean of a chunk enters a double-double merge, short batches are summed to the last bit, and
+integers are subtracted as integers. The sources are in ``src`` and compile to the extension
+`_core`.
 
 Attributes
 ----------
 simd : str
-    The instruction set in use: ``avx512``, ``avx2`` or ``baseline``. All give the same
-    bits, up to the hundredth; the environment variable ``STREAMBN_SIMD`` lowers it.
+    The instruction set in use: ``avx512``, ``avx2`` or ``baseline``. Results agree in their first
+    hundred bits. The environment variable ``STREAMBN_SIMD`` selects a lower one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from streambn.kernels.moments import MomentArrays, empty_moments
 from streambn.kernels.native import _core
 from streambn.kernels.recursion import Recursion
 
-reference = lazy_module("streambn.kernels.reference")  # hardly ever needed
+reference = lazy_module("streambn.kernels.reference")  # only extreme values need it
 
 __all__ = [
     "RowStatistics",
@@ -56,9 +57,9 @@ _threads = 1
 
 
 def set_threads(count: int) -> None:
-    """Use at most `count` threads for a batch; the results do not depend on it."""
+    """Use at most `count` threads for a batch. The results do not depend on the number."""
     global _threads  # noqa: PLW0603 - a setting of the process, as in every threaded library
-    _threads = min(count, 1 << 16)  # the kernels count them in 32 bits
+    _threads = min(count, 1 << 16)  # the kernels hold the number in 32 bits
 
 
 def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> MomentArrays:
@@ -154,7 +155,8 @@ def denormalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) ->
     return mapped
 
 
-# The last output's schema, and the same exported: a stream has one.
+# The last output schema and its export. The batches of a stream share one schema, so the export
+# is reused.
 _exported: tuple[pa.Schema, object] | None = None
 
 
@@ -169,7 +171,7 @@ def _export(schema: pa.Schema) -> object:
 def _transform(
     columns: Columns, lanes: FeatureTransform, schema: pa.Schema, clip: float | None, inverse: bool
 ) -> Transformed | None:
-    """Return None where a location or a spread is extreme: the reference scales there."""
+    """Return None if a location or a scale is extreme, because only the reference rescales."""
     if columns.layout.encoded:
         columns = decode_columns(columns)
     nans, infs = np.zeros((2, columns.layout.features), np.int64)

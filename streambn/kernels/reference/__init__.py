@@ -1,8 +1,8 @@
-"""The kernels in NumPy: the readable specification, the fallback, and the oracle.
+"""The kernels in NumPy: the readable specification, the fallback, and the oracle of the tests.
 
-Every reduction runs around a centre amid the data, never as Σx² − (Σx)²/n: with mean/σ
-of 1e8 the latter has no digit left. Data is taken in blocks that stay in the cache
-while they are passed over several times.
+Every reduction sums differences from a centre within the data. The formula Σx² − (Σx)²/n is
+never used, because at mean/σ = 1e8 it loses every digit. The data is read in blocks that stay in
+the cache during several passes.
 """
 
 from streambn.kernels.exact import empty_sums

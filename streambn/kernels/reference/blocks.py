@@ -1,4 +1,4 @@
-"""Moments of one batch."""
+"""Moments of a batch."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ from streambn.kernels.reference.sums import Sums, from_sums
 
 __all__ = ["BLOCK", "block_moments", "extend_moments"]
 
-# Values in a block. Measured against np.max over the same 16M float64 in one run, with 1 MB
-# of second-level and 32 MB of third-level cache: 32k values 0.25, 64k 0.30, 128k 0.32, 256k
-# 0.35. Below, the cost of NumPy's calls shows; above, smaller caches than these end.
+# Values in a block. The speed relative to np.max over the same 16M float64, with 1 MB of
+# second-level and 32 MB of third-level cache, was 0.25 with 32k values, 0.30 with 64k, 0.32 with
+# 128k and 0.35 with 256k. Smaller blocks pay for more calls of NumPy. Larger blocks exceed the
+# caches of smaller machines.
 BLOCK = 262144
-# Inside 2**±400 squares, and the low halves of their sums, are normal numbers.
+# Within 2**±400 the squares, and the low halves of their sums, are normal numbers.
 _BIG = 2.0**400
 _SMALL = 2.0**-400
-# Rows that fade and end with so little weight end with rows that weigh nothing: the weight is
-# then not to fall further than in `merge_moments`.
+# A decayed block of less weight than this ends with rows of weight 0. Its weight must then stop
+# falling where that of `merge_moments` does.
 _FADED = 2.0**-300
 
 
 @np.errstate(all="ignore")
 def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> MomentArrays:
-    """Moments of all lanes of one batch.
+    """Return the moments of every feature of a batch.
 
     Parameters
     ----------
     columns : Columns
-        If its rows have weights, those are factors of the ones below.
+        If its rows have weights, they multiply the weights of the decay.
     decay : float
-        λ, the factor from one row to the next: row i of n has the weight λ**(n-1-i).
-        1 weighs all rows alike.
+        λ, the factor by which each row discounts the rows before it. Row i of n has the weight
+        λ**(n-1-i). With 1 all rows weigh the same.
     ignore_na : bool
-        With a decay: whether a missing value (null, NaN, infinity) leaves the weights
-        before it alone. False: it ages them as any row does.
+        Whether a missing value (null, NaN or infinity) discounts nothing. If False, it discounts
+        the rows before it as any row does. Without a decay this has no effect.
 
     Returns
     -------
     MomentArrays
-        Shape (L,), lanes in the order of the columns.
+        Shape (F,), features in the order of the columns.
     """
     moments = empty_moments(columns.layout.features)
     for source, lanes in group(flatten_columns(columns), BLOCK):
@@ -60,12 +61,12 @@ def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False)
 def extend_moments(
     older: MomentArrays, columns: Columns, decay: float = 1.0, ignore_na: bool = False
 ) -> MomentArrays:
-    """Moments of the segment `older` followed by one batch."""
+    """Return the moments of the segment `older` followed by a batch."""
     return merge_moments(older, block_moments(columns, decay, ignore_na))
 
 
 class _Weighing(NamedTuple):
-    """What a row weighs: the arguments of `block_moments`."""
+    """The weights of rows, from the arguments of `block_moments`."""
 
     decay: float
     ignore_na: bool
@@ -77,11 +78,11 @@ class _Weighing(NamedTuple):
         return self.decay == 1 and self.weights is None
 
     def some(self, start: int, stop: int) -> _Weighing:
-        """Return that of some rows."""
+        """Return the weights of rows `start` to `stop`."""
         return self if self.weights is None else self._replace(weights=self.weights[start:stop])
 
     def of_rows(self, n: int) -> Floats | None:
-        """Return the weights of the n rows, none of which is missing; None: all are 1."""
+        """Return the weights of n rows without missing values, or None if all are 1."""
         faded = None if self.decay == 1 else _powers(self.decay)[BLOCK - n :]
         if faded is None or self.weights is None:
             return self.weights if faded is None else faded
@@ -89,7 +90,7 @@ class _Weighing(NamedTuple):
         return product
 
     def totals(self, n: int) -> _Totals:
-        """Return W, C and Q of the n rows, none of which is missing."""
+        """Return W, C and Q of n rows without missing values."""
         if self.weights is None:
             return _even_totals(self.decay, n)
         weights = self.of_rows(n)
@@ -97,7 +98,7 @@ class _Weighing(NamedTuple):
 
 
 class _Totals(NamedTuple):
-    """W = Σw, C = Σw_i·w_j over i < j, Q = Σw², each of rows or of shape (L,)."""
+    """W = Σw, C = Σw_i·w_j over i < j, and Q = Σw². Scalars, or arrays of shape (F,)."""
 
     weight: Any
     pairs: Any
@@ -105,10 +106,10 @@ class _Totals(NamedTuple):
 
 
 def _source_moments(source: Source, weighing: _Weighing) -> MomentArrays:
-    """Moments of a source: block by block, then a tree of merges over the blocks.
+    """Return the moments of a source: the moments of its blocks, merged in a tree.
 
-    The loop holds the five passes over the data and one look at the centre; whatever
-    is arithmetic on their few results is done afterwards, for all blocks at once.
+    The loop makes the five passes over each block. The arithmetic on their few results follows
+    the loop, for all blocks at once.
     """
     step = max(1, BLOCK // source.width)
     starts = range(0, source.rows, step)
@@ -132,7 +133,7 @@ def _source_moments(source: Source, weighing: _Weighing) -> MomentArrays:
         if i == 0 or n < step or weighing.weights is not None:
             plain = weighing.some(start, start + step).of_rows(n)
             weights = None if plain is None else sums.pad(plain)
-        # First, as it can subtract while the block is on its way from memory.
+        # The sums come first, because they subtract while the block arrives from memory.
         centre, totals[:, i] = sums.about(x, centre, weights, of_rows[i].weight)
         centres[i] = centre
         np.minimum.reduce(x, axis=1, out=low[i])
@@ -140,7 +141,7 @@ def _source_moments(source: Source, weighing: _Weighing) -> MomentArrays:
     fades = weighing.decay**rows
     blocks = _plain_blocks(rows, of_rows, fades, low, high, centres, totals)
 
-    largest = np.maximum(-low, high)  # |x|; NaN and infinity come through
+    largest = np.maximum(-low, high)  # max |x|; NaN and infinity propagate
     ordinary = ((largest >= _SMALL) & (largest <= _BIG)) | (largest == 0)
     centre = centres[0].copy()
     if weighing.decay != 1 and weighing.weights is not None:
@@ -158,7 +159,7 @@ def _source_moments(source: Source, weighing: _Weighing) -> MomentArrays:
 
 
 def _tree(stacked: MomentArrays) -> MomentArrays:
-    """Merge segments of shape (blocks, L) in order, pairwise, to shape (L,)."""
+    """Return segments of shape (blocks, F), merged pairwise and in order to shape (F,)."""
     memory = stacked.memory
     while (n := memory.shape[1]) > 1:
         even = n // 2 * 2
@@ -176,10 +177,10 @@ def _plain_blocks(
     centre: Floats,
     totals: Floats,
 ) -> MomentArrays:
-    """Moments, shape (blocks, L), of blocks in which all is finite and of ordinary size."""
+    """Return the moments, shape (blocks, F), of blocks of finite values of ordinary size."""
     shape = low.shape
     weight, pairs, squares = (np.broadcast_to(t[:, np.newaxis], shape) for t in np.array(of_rows).T)
-    # A constant lane: whatever the centre was, the differences it left are rounding.
+    # The deviations of a constant feature are 0. Differences from a centre are only rounding.
     constant = low == high
     centre, totals = np.where(constant, low, centre), np.where(constant, 0.0, totals)
     (mean_hi, mean_lo), (m2_hi, m2_lo) = from_sums(centre, totals, weight)
@@ -206,7 +207,7 @@ def _careful_block(
     rows: int,
     weighing: _Weighing,
 ) -> MomentArrays:
-    """Moments of any block: with nulls, NaN, infinities, and at the ends of the range."""
+    """Return the moments of a block with nulls, NaN, infinities or values of extreme size."""
     lanes, n = x.shape
     usable = np.isfinite(x)
     if null is not None:
@@ -215,7 +216,7 @@ def _careful_block(
     weighs, filled, low, high = usable, *_filled(x, usable)
     least, most = low, high
     if weighing.weights is not None:
-        # What weighs nothing is counted, and is one of the extremes; no more.
+        # A value of weight 0 enters only the count and the extremes.
         weighs = usable & (weighing.weights > 0)
         filled, least, most = _filled(x, weighs)
     seen = weighs.any(axis=1)
@@ -227,14 +228,14 @@ def _careful_block(
     centre = np.where(seen, np.minimum(np.maximum(centre, least), most), 0.0)
     scale = np.where(largest == 0, 0, -exponent)
     if scale.any():
-        # 2**1074 is no float64, so ldexp and not a product.
+        # A product would need 2**1074, which is beyond float64. ldexp does not.
         filled, centre = np.ldexp(filled, scale[:, np.newaxis]), np.ldexp(centre, scale)
 
     weights, behind, total = _careful_weights(usable, weighs, weighing)
     weight, pairs, squares = _totals(weights)
     faded = np.power(weighing.decay, behind)
     if weighing.decay != 1:
-        # As in merge_moments: neither the weight nor, with it, the decay falls further.
+        # The weight, and the decay with it, stop falling where they do in `merge_moments`.
         floor = np.minimum(LEAST_WEIGHT / np.where(seen, weight, 1.0), 1.0)
         faded = np.where(seen, np.maximum(faded, floor), faded)
         total = total * faded
@@ -265,9 +266,9 @@ def _careful_block(
 
 
 def _filled(x: Floats, mask: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
-    """Return (L, n) values with the lane's first of the mask elsewhere, and their extremes.
+    """Return values of shape (F, n) filled outside the mask, and their extremes.
 
-    The extremes then need no mask.
+    The first masked value of a feature fills it, so the extremes need no mask.
     """
     seen = mask.any(axis=1)
     first = x[np.arange(len(x)), mask.argmax(axis=1)]
@@ -280,16 +281,16 @@ def _filled(x: Floats, mask: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]
 def _careful_weights(
     usable: NDArray[np.bool_], weighs: NDArray[np.bool_], weighing: _Weighing
 ) -> tuple[Floats, Floats, Floats]:
-    """Weights of (L, n) values of which some are missing, or weigh nothing.
+    """Return the weights of values of shape (F, n), some of them missing or of weight 0.
 
     Returns
     -------
-    weights : ndarray, shape (L, n)
-        As of the lane's last value that weighs anything; 0 where there is none.
-    behind : ndarray, shape (L,)
-        How many rows that age the others come after that one; all, where there is none.
-    total : ndarray, shape (L,)
-        The decay P of the rows up to it.
+    weights : ndarray, shape (F, n)
+        Weights as of the feature's last value of positive weight. 0 where a value is missing.
+    behind : ndarray, shape (F,)
+        Number of discounting rows after that value, or all of them if there is no such value.
+    total : ndarray, shape (F,)
+        P, the decay of the rows up to that value.
     """
     lanes, n = usable.shape
     none = np.zeros(lanes)
@@ -298,7 +299,7 @@ def _careful_weights(
     if decay == 1:
         return np.where(weighs, given, 0.0), none, none + 1
     ages = usable if weighing.ignore_na else np.ones_like(usable)
-    # How many rows that age the others come after each; after the last that weighs, `behind`.
+    # Discounting rows after each row.
     age: Ints = np.cumsum(ages[:, ::-1], axis=1)[:, ::-1] - ages
     rows = ages.sum(axis=1)
     last = n - 1 - weighs[:, ::-1].argmax(axis=1)
@@ -309,16 +310,16 @@ def _careful_weights(
 
 
 def _count(mask: NDArray[np.bool_]) -> Ints:
-    """Count the true values of each lane of (L, n)."""
+    """Return the number of true values of each feature in a mask of shape (F, n)."""
     if len(mask) > 8:
         along: Ints = mask.sum(axis=1, dtype=np.int64)
         return along
-    # One lane at a time NumPy counts ten times faster than along an axis.
+    # NumPy counts one contiguous row ten times faster than along an axis.
     return np.array([np.count_nonzero(lane) for lane in mask], np.int64)
 
 
 def _special(x: Floats, null: NDArray[np.bool_] | None, expected: Ints) -> tuple[Ints, Ints, Ints]:
-    """Count NaN, +inf and -inf among what is not null, if there are to be any."""
+    """Return the counts of NaN, +inf and -inf, of which there are `expected` in all."""
     if not expected.any():
         return expected, expected, expected
     there = True if null is None else ~null
@@ -331,7 +332,7 @@ def _special(x: Floats, null: NDArray[np.bool_] | None, expected: Ints) -> tuple
 
 @functools.lru_cache(maxsize=8)
 def _powers(decay: float) -> Floats:
-    """Return …, λ², λ, 1 for a whole block, with subnormal weights as 0."""
+    """Return the powers …, λ², λ, 1 for a whole block. Subnormal powers become 0."""
     powers: Floats = np.power(decay, np.arange(BLOCK - 1, -1, -1.0))
     powers[powers < np.finfo(np.float64).tiny] = 0.0
     return powers
@@ -339,32 +340,32 @@ def _powers(decay: float) -> Floats:
 
 @functools.lru_cache(maxsize=64)
 def _even_totals(decay: float, n: int) -> _Totals:
-    """Return the totals of n rows that only their age tells apart."""
+    """Return the totals of n rows whose weights are the powers of the decay."""
     if decay == 1:
         return _Totals(float(n), n * (n - 1) / 2, float(n))
     return _totals(_powers(decay)[BLOCK - n :])
 
 
 def _totals(weights: Floats) -> _Totals:
-    """Return the totals along the last axis."""
-    # By prefix sums: (W² − Σw²)/2 would cancel.
+    """Return the totals of weights along the last axis."""
+    # C comes from prefix sums, because (W² − Σw²)/2 would cancel.
     pairs = (weights[..., 1:] * np.cumsum(weights, axis=-1)[..., :-1]).sum(axis=-1)
     return _Totals(weights.sum(axis=-1), pairs, (weights * weights).sum(axis=-1))
 
 
 def _in_data_units(source: Source, moments: MomentArrays) -> MomentArrays:
-    """Undo the base and the decimal scale under which a column was read."""
+    """Return the moments of offsets from the base as moments in the data's units."""
     zero = np.zeros(source.width)
     seen = moments.count > 0
     mean = source.restore((moments.mean_hi, moments.mean_lo))
     m2 = source.in_units(source.in_units((moments.m2_hi, moments.m2_lo)))
     low = source.restore((np.where(seen, moments.min, 0.0), zero))[0]
     high = source.restore((np.where(seen, moments.max, 0.0), zero))[0]
-    # A base other than 0 makes an ordinary number of offsets that were all 0.
+    # Offsets that are all 0 are values equal to the base. They are ordinary unless it is 0.
     zeros = (moments.exponent == ZERO_EXPONENT) & (mean[0] == 0)
     exponent = np.where((source.base != 0) & ~zeros, 0, moments.exponent)
-    # What weighs nothing has no mean: it is then the identity of `merge_moments` in all but
-    # what is counted.
+    # A feature without weight has no mean. Apart from its counts and extremes it is the identity
+    # of `merge_moments`.
     weighs = moments.weight > 0
     return moments.replace(
         min=np.where(seen, low, moments.min),

@@ -1,4 +1,4 @@
-"""Exact sums of values and of their squares: no addition rounds."""
+"""Exact sums of values and of their squares. No addition rounds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from streambn.kernels.reference.sources import Source
 
 __all__ = ["exact_sums", "extend_exact", "merge_exact"]
 
-# Rows at a time. `np.bincount` adds up in float64, which is exact below 2**53: halves of 27
-# bits may be 2**26.
+# Rows in one sum. `np.bincount` sums in float64, which is exact below 2**53. Terms are
+# therefore cut into halves of 27 bits, of which it can sum 2**26.
 _BLOCK = 1 << 20
 _HALF = 27
 _LOW = (1 << _HALF) - 1
@@ -25,17 +25,17 @@ _LOW = (1 << _HALF) - 1
 
 @np.errstate(all="ignore")
 def exact_sums(columns: Columns) -> ExactSums:
-    """Exact sums of all lanes of one batch.
+    """Return the exact sums of every feature of a batch.
 
     Parameters
     ----------
     columns : Columns
-        Weights and times are not looked at.
+        Weights and times are ignored.
 
     Returns
     -------
     ExactSums
-        Lanes in the order of the columns.
+        Features in the order of the columns.
     """
     sums = empty_sums(columns.layout.features)
     first = 0
@@ -46,20 +46,21 @@ def exact_sums(columns: Columns) -> ExactSums:
 
 
 def extend_exact(older: ExactSums, columns: Columns) -> ExactSums:
-    """Exact sums of the segment `older` followed by one batch; see `merge_exact`."""
+    """Return the exact sums of the segment `older` followed by a batch. See `merge_exact`."""
     return merge_exact(older, exact_sums(columns))
 
 
 def merge_exact(older: ExactSums, newer: ExactSums) -> ExactSums:
-    """Exact sums of two segments, lane by lane. Commutative, and associative, bit for bit.
+    """Return the exact sums of two segments together.
 
-    Decimals of two scales are counted in units of the finer one. Beside decimals a float counts
-    as one of scale 0, if the sums are whole numbers.
+    The merge is commutative and associative, bit for bit. Decimals of two scales take the unit of
+    the finer scale. Floats and integers merge with decimals as decimals of scale 0, if their sums
+    are whole numbers.
 
     Raises
     ------
     UnmergeableError
-        The sums of a lane are not whole, or do not fit.
+        The sums of a feature are not whole, or do not fit into the limbs.
     """
     a, b = older, newer
     lanes = a.memory.shape[1]
@@ -69,7 +70,7 @@ def merge_exact(older: ExactSums, newer: ExactSums) -> ExactSums:
     merged.max[:] = np.where(_order(a.max) > _order(b.max), a.max, b.max)
     merged.decimal[:] = a.decimal | b.decimal
     for lane in range(lanes):
-        # A lane without values has no unit: it takes the other's.
+        # A feature without values has no unit and takes that of the other side.
         sides = [side for side in (a, b) if side.count[lane]]
         if merged.decimal[lane]:
             scale = merged.scale[lane] = max(int(side.scale[lane]) for side in sides)
@@ -82,7 +83,7 @@ def merge_exact(older: ExactSums, newer: ExactSums) -> ExactSums:
 
 
 def _put_all(sums: ExactSums, lane: int, parts: Sequence[tuple[int, int] | None]) -> bool:
-    """Set the sums of a lane to those of its parts, if all are there and they fit."""
+    """Set the sums of a feature to the total of its parts. Return whether all exist and fit."""
     there = [part for part in parts if part is not None]
     try:
         sums.put(lane, sum(total for total, _ in there), sum(squares for _, squares in there))
@@ -92,14 +93,14 @@ def _put_all(sums: ExactSums, lane: int, parts: Sequence[tuple[int, int] | None]
 
 
 def _column_sums(column: FlatColumn) -> ExactSums:
-    """Exact sums of the lanes of one column."""
+    """Return the exact sums of the features of one column."""
     source = Source({0: column})
     [part] = source.parts
     sums = empty_sums(column.width)
     if not source.rows:
         return sums
     null = source.missing(0, source.rows)
-    # What has no more than 53 bits, integers too, is read as float64.
+    # float64 holds every value of a type of at most 53 bits, integers included.
     floats = source.read(0, source.rows) if part.layout.words == 0 else None
     for lane in range(column.width):
         there: Any = slice(None) if null is None else ~null[lane]
@@ -135,7 +136,7 @@ def _float_sums(x: Floats) -> tuple[int, int]:
     biased = bits >> 52 & 0x7FF
     # A subnormal number has the exponent of the smallest normal one, and no leading 1.
     exponent = np.maximum(biased, 1) - 1
-    # From the smallest one on: most columns have few of the 2046.
+    # Counted from the smallest exponent, because most columns use few of the 2046.
     least = int(exponent.min())
     exponent -= least
     mantissa = (bits & (1 << 52) - 1) | (biased > 0).astype(np.int64) << 52
@@ -154,7 +155,7 @@ def _float_sums(x: Floats) -> tuple[int, int]:
 
 
 def _sums_by(exponent: Ints, terms: Ints) -> list[int]:
-    """Add up terms below 2**54 for each exponent."""
+    """Return the sum for each exponent of terms below 2**54."""
     high = np.bincount(exponent, (terms >> _HALF).astype(np.float64))
     low = np.bincount(exponent, (terms & _LOW).astype(np.float64))
     pairs = zip(high.tolist(), low.tolist(), strict=True)
@@ -164,9 +165,9 @@ def _sums_by(exponent: Ints, terms: Ints) -> list[int]:
 def _add_integers(
     sums: ExactSums, lane: int, words: NDArray[np.integer[Any]], scale: int | None
 ) -> None:
-    """Add integers of one or more 64-bit words, shape (n, words), the lowest first.
+    """Add integers of shape (n, words), the lowest 64-bit word first.
 
-    With a scale, they are decimals.
+    With a scale they are decimals: the integer divided by ``10**scale``.
     """
     if not len(words):
         return
@@ -191,6 +192,6 @@ def _nearest(value: int, scale: int) -> float:
 
 
 def _order(x: Floats) -> Ints:
-    """Return integers in the order of floats, in which -0.0 is less than 0.0."""
+    """Return integers that sort as the floats do, with -0.0 below 0.0."""
     bits = np.ascontiguousarray(x).view(np.int64)
     return bits ^ (bits >> 63 & np.iinfo(np.int64).max)

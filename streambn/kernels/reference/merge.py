@@ -1,4 +1,4 @@
-"""Moments of two segments of which one follows the other."""
+"""The merge of the moments of two successive segments."""
 
 from __future__ import annotations
 
@@ -11,22 +11,16 @@ from streambn.kernels.moments import MomentArrays
 
 __all__ = ["LEAST_WEIGHT", "merge_moments"]
 
-# While nothing but missing values arrive, an EMA's weight stops falling here: it is
-# negligible beside any new value, and mean and variance stay readable.
+# While only missing values arrive, the weight of an EMA falls no further than this. It is
+# negligible next to any new value, and large enough that mean and variance stay defined.
 LEAST_WEIGHT = 2.0**-400
 
 
 def merge_moments(older: MomentArrays, newer: MomentArrays) -> MomentArrays:
-    """Moments of two segments of which `newer` follows `older`, lane by lane.
+    """Return the moments of the segment `older` followed by the segment `newer`.
 
-    With w = P_B·W_A, W = w + W_B and δ = μ_B − μ_A::
-
-        μ = μ_A + δ·W_B/W        S = P_B·S_A + S_B + δ²·w·W_B/W
-        P = P_A·P_B              C = P_B²·C_A + C_B + w·W_B
-        Q = P_B²·Q_A + Q_B
-
-    (Chan, Golub and LeVeque, 1983, extended by the decay P.) The segment of no weight
-    is the identity, bit for bit; equal means stay as they are, bit for bit.
+    `streambn.accumulators.moments` documents the formula. The empty segment is the identity, bit
+    for bit. Where both means are equal, the merged mean equals them bit for bit.
     """
     a, b = older, newer
     with np.errstate(all="ignore"):
@@ -42,7 +36,7 @@ def merge_moments(older: MomentArrays, newer: MomentArrays) -> MomentArrays:
         b_mean, b_m2 = _in_exponent(b, exponent, b.weight == 0)
 
         delta = dd.add(b_mean, (-a_mean[0], -a_mean[1]))
-        # From the heavier side: the rounding of the share then moves the mean least.
+        # The mean starts from the heavier side, where the rounding of the share moves it least.
         from_b = b.weight > w
         light, heavy = np.where(from_b, w, b.weight), np.where(from_b, b.weight, w)
         share = dd.divide(dd.wide(light), dd.wide(np.where(weight > 0, weight, 1.0)))
@@ -79,7 +73,7 @@ def merge_moments(older: MomentArrays, newer: MomentArrays) -> MomentArrays:
 def _in_exponent(
     m: MomentArrays, exponent: Ints, gone: NDArray[np.bool_]
 ) -> tuple[dd.Pair, dd.Pair]:
-    """Mean and m2 of `m` in the units of another exponent; 0 where `m` is gone."""
+    """Return mean and m2 of `m` in the units of another exponent. They are 0 where `gone`."""
     shift = m.exponent - exponent
     if not shift.any() and not gone.any():
         return (m.mean_hi, m.mean_lo), (m.m2_hi, m.m2_lo)

@@ -1,4 +1,4 @@
-"""What the values of one lane weigh in the recursion y = λ·y + α·x."""
+"""Weights of the values of one feature in the recursion y = λ·y + α·x."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from streambn.kernels.recursion import Recursion, recursion_step
 
 __all__ = ["recursion_weights"]
 
-_TOGETHER = 8192
+_TOGETHER = 8192  # rows multiplied in one call
 
 
 def recursion_weights(there: NDArray[np.bool_], decay: float, alpha: float) -> Recursion:
-    """Weigh the values of one lane as of the last of them.
+    """Return the weights of the values of one feature, as of the last value.
 
     Parameters
     ----------
     there : ndarray of bool, shape (rows,)
-        Where there is a value.
+        True where the feature has a value.
     decay, alpha : float
         λ and α = 1 − λ.
 
@@ -38,11 +38,11 @@ def recursion_weights(there: NDArray[np.bool_], decay: float, alpha: float) -> R
 
 
 def _products_behind(fades: Floats) -> Floats:
-    """Return …, f₂·f₃, f₃, 1: by how much each value is discounted by those behind it."""
+    """Return …, f₂·f₃, f₃, 1: the factor by which later values discount each value."""
     behind = np.zeros(len(fades) + 1)
     behind[-1] = product = 1.0
-    # Some at a time and no further than there is something left: the smallest float64 times 0.7
-    # is itself, and takes a hundred times as long as any other.
+    # The loop stops once the product is negligible. The smallest float64 times 0.7 rounds to
+    # itself, and that product takes a hundred times as long as a normal one.
     stop = len(fades)
     while stop > 0 and product >= NEGLIGIBLE:
         start = max(0, stop - _TOGETHER)

@@ -1,13 +1,13 @@
 """Statistics of features over a stream of rows, value by value.
 
-One row is a segment of the monoid in merge.py with W = 1, μ = x, S = C = 0 and P = λ, so
-learning it is a merge. Plain floats: around a single value NumPy would cost more than it does.
+`streambn.accumulators.moments` documents the monoid of moments. A row is a segment with W = 1,
+μ = x, S = C = 0, Q = 1 and P = λ, so learning a row is a merge. The arithmetic uses plain floats,
+because the overhead of a NumPy call exceeds the cost of the arithmetic on one value.
 
-Where there is a prior, the recursion y = λ·y + α·x from the first value on, a value that comes
-g rows after the last one makes of the mean y: (λ**g·y + α·x)/(λ**g + α). In units in which one
-without a gap before it weighs 1, the whole always weighs 1/α; so a value weighs ω = 1/(λ**g + α)
-and discounts those before it by λ**g·ω. The first value stands apart, and is weighed when the
-statistics are read: by P/α, P being what the later ones left of it.
+A prior selects the recursion y = λ·y + α·x, which starts at the first value.
+`streambn.kernels.recursion.recursion_step` documents the weight ω of a value g rows after the
+last, and its discount λ**g·ω. The first value is kept apart. It gets its weight P/α when the
+statistics are read, where P is the product of the discounts of all later values.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from streambn.kernels.rows import CONSTANT, MISSING, UNSEEN, RowRules, weight_of
 __all__ = ["RowStatistics"]
 
 _EPSILON = 2.0**-52
-_NOISE = 2.0**-96  # of a mean's lower half: see moments.py
-_LARGEST, _SMALLEST = 2.0**400, 2.0**-400  # whose squares are plain numbers
-_FAR = 2.0**969  # from where on a difference may overflow
-_ENDS = 1024  # the binary exponent of what float64 does not hold
+_NOISE = 2.0**-96  # smaller low parts of a mean are noise: see accumulators/moments.py
+_LARGEST, _SMALLEST = 2.0**400, 2.0**-400  # squares of values between them are normal numbers
+_FAR = 2.0**969  # beyond this a difference may overflow
+_ENDS = 1024  # numbers of a larger binary exponent are beyond float64
 
-_ONE = 1.0  # the very object that `learn` has for a weight that was not given
+_ONE = 1.0  # the default weight, recognised by identity
 _RAISE, _PROPAGATE = MISSING.index("raise"), MISSING.index("propagate")
 
 
 class _Map:
-    """The map y = clip((x − location) / spread)·gamma + beta."""
+    """The map y = clip((x − location) / scale)·gamma + beta of one feature."""
 
     __slots__ = ("beta", "gamma", "high", "known", "low", "spread")
 
@@ -60,13 +60,13 @@ class _Map:
             high, low, location, rest = high / 4, low / 4, location / 4, rest / 4
             spread /= 4
         y = (((high - location) + low) - rest) / spread
-        # In this order a NaN stays.
+        # Comparisons with NaN are false, so a NaN stays NaN.
         y = clip if y > clip else -clip if y < -clip else y
         return y * self.gamma + self.beta
 
 
 class _Lane:
-    """One feature: the moments of `MomentArrays` as plain numbers."""
+    """One feature: the fields of `MomentArrays` as plain numbers."""
 
     __slots__ = (
         *MomentArrays.FIELDS,
@@ -99,22 +99,22 @@ class _Lane:
 
     def __init__(self, gamma: float = 1.0, beta: float = 0.0) -> None:
         self.gamma, self.beta = gamma, beta
-        self.rows = 0  # of the stream, up to which this lane is kept
-        self.exact = True  # nothing but integers and decimals was seen
-        self.map: _Map | None = None  # by the moments as they are, if it was asked for
-        # With a prior: the first value alone, which the moments leave to it but for the books,
-        # and how many rows without a value came before it and after the last one.
+        self.rows = 0  # rows of the stream that the moments include
+        self.exact = True  # only integers and decimals were seen
+        self.map: _Map | None = None  # the map of the current moments, once it was needed
+        # With a prior: the first value, and the numbers of rows without a value before it and
+        # after the last value. The moments include the first value only in counts and extremes.
         self.first: _Lane | None = None
         self.before = self.since = 0
         self.set(empty_moments(1))
 
     def set(self, moments: MomentArrays, lane: int = 0) -> None:
-        """Take over one lane of arrays."""
+        """Set the moments to those of one feature of arrays."""
         for name, values in zip(MomentArrays.FIELDS, moments, strict=True):
             setattr(self, name, values[lane].item())
 
     def arrays(self) -> MomentArrays:
-        """Return the moments as arrays of one lane."""
+        """Return the moments as arrays of one feature."""
         return MomentArrays.from_fields(
             **{
                 name: np.array([getattr(self, name)], empty.dtype)
@@ -123,7 +123,7 @@ class _Lane:
         )
 
     def fade(self, by: float) -> None:
-        """Let the moments weigh less."""
+        """Discount the moments by a factor."""
         self.weight *= by
         self.pairs *= by * by
         self.squares *= by * by
@@ -132,7 +132,8 @@ class _Lane:
 
 
 def _flushed(weight: float) -> float:
-    # The smallest float64 times 0.7 is itself.
+    # Without this, repeated discounts would stop at the smallest float64: 0.7 times it rounds to
+    # itself.
     return weight if weight >= 2.0**-1000 else 0.0
 
 
@@ -150,7 +151,9 @@ def _single(x: tuple[float, float], weight: float, decay: float) -> _Lane:
 
 
 class RowStatistics:
-    """Statistics of features, which come and go, over a stream of rows that are dicts.
+    """Statistics of features over a stream of rows. Features may come and go.
+
+    A row is a dict from features to values.
 
     Parameters
     ----------
@@ -159,7 +162,7 @@ class RowStatistics:
     affine : dict
         Pairs (gamma, beta) by feature.
     number, refuse : callable
-        Those of `streambn.kernels.rows`.
+        The functions of `streambn.kernels.rows`.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -170,7 +173,8 @@ class RowStatistics:
         self._refuse: Callable[[str, Any, Any], NoReturn] = refuse
         passes = UNSEEN[self._rules.unseen] == "passthrough"
         self._unseen = _Map(gamma=1.0 if passes else 0.0)
-        # The extension has the interpreter's lock while it works; this takes many steps.
+        # The extension is protected by the interpreter's lock. This class needs its own, because
+        # Python may switch threads within a method.
         self._lock = threading.RLock()
         self._lanes: dict[Any, _Lane] = {}
         self._shares = (0.0, 0.0), (0.0, 0.0)
@@ -185,12 +189,12 @@ class RowStatistics:
             return list(self._lanes)
 
     def exact(self) -> list[bool]:
-        """Say of each feature whether nothing but integers and decimals was seen."""
+        """Return for each feature whether only integers and decimals were seen."""
         with self._lock:
             return [lane.exact for lane in self._lanes.values()]
 
     def learn(self, row: Any, weight: Any = _ONE) -> None:
-        """Learn one row, whole or not at all; one that weighs nothing leaves no trace."""
+        """Learn one row. A row that raises an error, or has weight 0, changes nothing."""
         with self._lock:
             self._learn_row(row, weight if weight is _ONE else self._weight_of(weight))
 
@@ -211,7 +215,7 @@ class RowStatistics:
             return
         for key, lane, value in read:
             if lane is None:
-                # A number makes a lane; a missing value might be that of a text.
+                # Only a number adds a feature. A missing value may belong to a column of text.
                 if not value:
                     continue
                 known = self._lanes[key] = _Lane(*self._affine.get(key, ()))
@@ -223,7 +227,7 @@ class RowStatistics:
         self.rows += 1
 
     def transform(self, row: Any) -> dict[Any, Any]:
-        """Map one row; what is no number stays as it is."""
+        """Return a copy of a row with its numbers normalized. Other values stay unchanged."""
         with self._lock:
             return self._transform_row(row)
 
@@ -247,11 +251,19 @@ class RowStatistics:
     def store(
         self, moments: Ints, first: Ints | None, gaps: Ints | None, rows: Ints | None
     ) -> None:
-        """Write the moments and, with a prior, those of the first values and the gaps.
+        """Write the moments into arrays and, with a prior, the first values and the gaps.
 
-        The gaps, of shape (2, lanes): rows without a value before the first one, and since the
-        last one. All as of the last row or, if `rows` is there to take the numbers of those that
-        each lane has seen, as they are kept.
+        Parameters
+        ----------
+        moments : ndarray of int64, shape (16, F)
+            The memory of a `MomentArrays`.
+        first : ndarray of int64, shape (16, F), or None
+            The moments of the first values alone.
+        gaps : ndarray of int64, shape (2, F), or None
+            Rows without a value before the first value, and since the last.
+        rows : ndarray of int64, shape (F,), or None
+            The rows that the moments of each feature include. Without it, the moments are brought
+            up to the last row of the stream first.
         """
         with self._lock:
             self._store(moments, first, gaps, rows)
@@ -289,10 +301,10 @@ class RowStatistics:
         gaps: Ints | None,
         rows_of_lanes: Ints | None,
     ) -> bool:
-        """Add lanes and take over the moments of all, which are as of `rows` rows.
+        """Add the features `fresh`, and set the moments of all to those after `rows` rows.
 
-        If another thread learned since there were `before`, nothing is done, and the result
-        is False.
+        The arrays are those of `store`. Return False, and change nothing, if the stream no longer
+        has `before` rows because another thread has learned.
         """
         with self._lock:
             if before != self.rows:
@@ -314,11 +326,11 @@ class RowStatistics:
         return True
 
     def index(self, key: Any) -> int:
-        """Return the place of a feature; -1: there is none."""
+        """Return the index of a feature, or -1 if it is unknown."""
         return list(self._lanes).index(key) if key in self._lanes else -1
 
     def set_maps(self, *arrays: Any) -> None:
-        """Set the maps of all lanes, whose statistics are kept elsewhere."""
+        """Set the maps of all features, whose statistics are kept elsewhere."""
         columns = (array.tolist() for array in arrays)
         for lane, values in zip(self._lanes.values(), zip(*columns, strict=True), strict=True):
             lane.map = _Map(*values)
@@ -347,12 +359,12 @@ class RowStatistics:
             lane.exact = lane.exact and value[2]
             return self._learn_number(lane, value[:2], weight)
         if value:
-            # A NaN may be all that there is to know about a feature from now on.
+            # With "propagate", a NaN or an infinity changes the map.
             lane.exact, lane.map = False, None
         return self._learn_missing(lane, 1)
 
     def _settle(self, lane: _Lane) -> None:
-        """Let a lane have seen all rows that came before this one."""
+        """Bring a feature up to the last row. The rows that lacked it count as nulls."""
         missed = self.rows - lane.rows
         if not missed:
             return
@@ -363,7 +375,7 @@ class RowStatistics:
     def _learn_missing(self, lane: _Lane, rows: int) -> None:
         rules = self._rules
         if rules.prior:
-            # They change nothing, until the next value.
+            # Missing values change nothing until the next value.
             if lane.first is None:
                 lane.before += rows
             else:
@@ -372,13 +384,13 @@ class RowStatistics:
         if rules.decay == 1 or rules.ignore_missing or rows == 0:
             return
         fade = rules.decay**rows
-        # Where nothing else comes, the weight stops falling: see merge.py.
+        # While only missing values arrive, the weight stops falling, as in `merge_moments`.
         if lane.weight > 0:
             fade = max(fade, min(LEAST_WEIGHT / lane.weight, 1.0))
         lane.fade(fade)
 
     def _learn_number(self, lane: _Lane, x: tuple[float, float], one: float) -> None:
-        """Learn a value that weighs `one`."""
+        """Learn a value of weight `one`."""
         decay = self._rules.decay
         lane.map = None
         if self._rules.prior:
@@ -400,10 +412,10 @@ class RowStatistics:
         weight = w + one
         mean = lane.mean_hi, lane.mean_lo
         delta = dd.add(x, (-mean[0], -mean[1]))
-        # From the heavier side, as in `merge_moments`.
+        # The mean starts from the heavier side, as in `merge_moments`.
         from_x = w < one
         light, heavy = (w, one) if from_x else (one, w)
-        if self._shares[0] != (w, one):  # most features of a row have one weight
+        if self._shares[0] != (w, one):  # features of a row mostly share them
             self._shares = (w, one), dd.divide((light, 0.0), (weight, 0.0))
         move = dd.multiply(delta, self._shares[1])
         between = dd.scale(dd.multiply(delta, move), heavy)
@@ -420,7 +432,7 @@ class RowStatistics:
         lane.min, lane.max = min(lane.min, x[0]), max(lane.max, x[0])
 
     def _map_of(self, lane: _Lane) -> _Map:
-        # Rows from which the feature was missing age all weights alike: the map stays.
+        # Rows without the feature discount all its weights alike, so the map stays valid.
         if lane.map is None:
             lane.map = self._made_map(lane)
         return lane.map
@@ -431,13 +443,14 @@ class RowStatistics:
         poison = math.nan if rules.nan == _PROPAGATE and lane.nans else 0.0
         if rules.inf == _PROPAGATE:
             poison += math.inf if lane.pos_infs else 0.0
-            poison -= math.inf if lane.neg_infs else 0.0  # both together: NaN
+            poison -= math.inf if lane.neg_infs else 0.0  # both infinities give NaN
         if not made.known and poison == 0:
             return made
         made.known = True
         m = lane
         if lane.first is not None:
-            # It is aged already: the rows that follow must not discount it again.
+            # The weight of the first value is discounted already. A decay of 1 keeps the merge
+            # from discounting it again.
             prior = lane.first.arrays().replace(weight=np.array([rules.prior * lane.decay]))
             m = _Lane()
             m.set(merge_moments(prior, lane.arrays().replace(decay=np.ones(1))))

@@ -1,8 +1,8 @@
-"""Arrow arrays as float64 lanes, around a base so that no low digit is lost.
+"""Arrow columns as float64 offsets from a base, which keep the low digits of large integers.
 
-A `Source` hands out chunks of a column as float64 of shape ``(L, n)``: the values
-themselves for floats and small integers (base 0), and ``x - base`` for 64-bit integers
-and decimals, subtracted in integers *before* the one rounding to float64.
+A `Source` returns chunks of columns as float64 arrays of shape ``(F, n)``. Floats and small
+integers are returned unchanged, with base 0. 64-bit integers and decimals are returned as
+``x - base``. The subtraction is done in integers, *before* the one rounding to float64.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from streambn.kernels.interface import Floats
 __all__ = ["Source", "group"]
 
 _WORDS = {8: 1, 16: 2, 32: 4}  # bytes of an integer -> 64-bit words
-_SAFE = 2**61  # |x|, |base| below this: x - base fits into int64
-_SAMPLE = 64  # rows looked at for a first centre
+_SAFE = 2**61  # if |x| and |base| are at most this, x - base fits into int64
+_SAMPLE = 64  # rows in the first search for a centre
 
 
 class _Layout(NamedTuple):
-    """How a primitive Arrow type lies in memory."""
+    """The memory layout of a primitive Arrow type."""
 
     dtype: np.dtype[Any]
-    words: int  # 0: a float64 holds every value; else 64-bit words of an integer
+    words: int  # 64-bit words of an integer, or 0 if float64 holds every value
     signed: bool
-    power: int  # decimal scale: value = integer / 10**power
+    power: int  # scale of a decimal, whose value is integer / 10**power
 
 
 @functools.lru_cache(maxsize=64)
@@ -54,8 +54,8 @@ class _Part(NamedTuple):
     index: int  # type: ignore[assignment]  # among all columns; hides tuple.index
     column: FlatColumn
     layout: _Layout
-    data: NDArray[Any]  # (rows, width), or (rows, width, words) for more than one
-    lanes: slice  # of the source
+    data: NDArray[Any]  # shape (rows, width), or (rows, width, words) with several words
+    lanes: slice  # the column's features in the source
 
 
 def _part(index: int, column: FlatColumn, first: int) -> _Part:
@@ -70,19 +70,19 @@ def _part(index: int, column: FlatColumn, first: int) -> _Part:
 
 
 def group(columns: Sequence[FlatColumn], values: int) -> list[tuple[Source, NDArray[np.intp]]]:
-    """Gather columns that can be read together, each lane once.
+    """Group columns that can be read together into sources.
 
     Parameters
     ----------
     columns : sequence of FlatColumn
     values : int
-        The most values that a source of several columns may have. Columns too long for
-        that stand alone, where they can be read without a copy.
+        The largest number of values in a source of several columns. A longer column gets its own
+        source, which can read it without a copy.
 
     Returns
     -------
     list of (Source, ndarray of int)
-        The sources, and which of all lanes theirs are.
+        Each source, with the indices of its features. Every feature occurs once.
     """
     groups: dict[Any, list[tuple[int, int]]] = {}
     first = 0
@@ -90,7 +90,7 @@ def group(columns: Sequence[FlatColumn], values: int) -> list[tuple[Source, NDAr
         layout = _layout(column.values.type)
         kind = (_has_nulls(column), layout if layout.words else None)
         room = values // max(column.rows, 1)
-        # Groups of the same kind are numbered by the lanes that came before.
+        # The number of features before the column splits a kind into groups of limited size.
         key = (*kind, first // room) if column.width == 1 and room > 1 else i
         groups.setdefault(key, []).append((i, first))
         first += column.width
@@ -108,25 +108,25 @@ def _has_nulls(column: FlatColumn) -> bool:
 
 
 class Source:
-    """Columns of one layout, ready to be read in chunks around a base.
+    """Columns of one layout, read in chunks as offsets from a base.
 
     Parameters
     ----------
     columns : dict
-        Columns by their place among all of the batch; all such as float64 holds, or all
-        of one type.
+        Columns by their index in the batch. Either float64 holds all their values, or they all
+        have one type.
 
     Attributes
     ----------
-    base : ndarray of float64, shape (L,)
-        Integers, in units of ``10**-power``: one of the lane's own values, rounded. The
-        true value of a chunk's element is ``(base + element) / 10**power``.
+    base : ndarray of float64, shape (F,)
+        For each feature an integer, in units of ``10**-power``, near its values. The true value
+        of an element of a chunk is ``(base + element) / 10**power``.
     power : int
-        The scale of a decimal; else 0.
+        The scale of decimals, else 0.
     has_nulls : bool
-        Whether `missing` may find any.
+        Whether `missing` may find nulls.
     parts : list
-        The columns: (index, column, layout, data, lanes).
+        The columns, as (index, column, layout, data, lanes).
     """
 
     def __init__(self, columns: Mapping[int, FlatColumn]) -> None:
@@ -142,19 +142,19 @@ class Source:
         self._integral = layout.words > 0
         self.base = np.zeros(self.width)
         if self._integral:
-            # float64 holds the rounded value, so base + offset loses nothing.
+            # float64 holds the rounded value, so the base itself has no error.
             self.base = np.rint(self._typical())
 
     @property
     def centre(self) -> Floats:
-        """An offset from the base amid the data, where a reduction may start: shape (L,)."""
+        """The offset from the base at which a reduction may start, shape (F,)."""
         return np.zeros(self.width) if self._integral else self._typical()
 
     def _typical(self) -> Floats:
-        """Take the lower median of the first finite values, a lane at a time; 0 if none.
+        """Return the lower median of the first finite values of each feature, or 0 if none.
 
-        A median, because one outlier in front must not set the base: the integers
-        behind it would then be rounded before they are subtracted.
+        A median, because an outlier in the first row must not become the base. The offsets of all
+        other integers from it would be large, and would lose digits in the rounding.
         """
         centre = np.full(self.width, np.nan)
         start, stop = 0, min(_SAMPLE, self.rows)
@@ -166,7 +166,7 @@ class Source:
             ordered = np.sort(np.where(usable, sample, np.inf), axis=1)
             lane, last = np.arange(self.width), np.maximum(found - 1, 0)
             median = ordered[lane, last // 2]
-            # 0 is as good a centre of data that surrounds it, and needs no subtraction.
+            # 0 is as good a centre for data on both sides of it, and saves the subtraction.
             around_zero = np.abs(median) * 8 <= ordered[lane, last] - ordered[:, 0]
             median = np.where(around_zero, 0.0, median)
             centre = np.where(np.isnan(centre) & (found > 0), median, centre)
@@ -174,7 +174,7 @@ class Source:
         return np.where(np.isnan(centre), 0.0, centre)
 
     def missing(self, start: int, stop: int) -> NDArray[np.bool_] | None:
-        """Nulls among rows `start` to `stop`, shape (L, n); None: there are none."""
+        """Return the mask of nulls in rows `start` to `stop`, shape (F, n), or None."""
         if not self.has_nulls:
             return None
         null = np.zeros((self.width, min(stop, self.rows) - start), np.bool_)
@@ -187,9 +187,9 @@ class Source:
         return null
 
     def read(self, start: int, stop: int) -> Floats:
-        """Rows `start` to `stop` as float64 offsets from the base, shape (L, n).
+        """Return rows `start` to `stop` as float64 offsets from the base, shape (F, n).
 
-        Contiguous along the rows; a view of the Arrow buffer where that is possible.
+        The result is contiguous along the rows, and a view of the Arrow buffer where possible.
         """
         if len(self.parts) == 1 and not self._integral:
             return np.ascontiguousarray(self.parts[0].data[start:stop].T, dtype=np.float64)
@@ -203,7 +203,7 @@ class Source:
         return values
 
     def locate(self, hi: Floats, lo: Floats) -> tuple[Floats, Floats]:
-        """Express a location hi + lo of the data's units as an offset from the base."""
+        """Return a location hi + lo in the data's units as an offset from the base."""
         if not self._integral:
             return hi, lo
         scaled = (hi, lo)
@@ -212,7 +212,7 @@ class Source:
         return dd.add(scaled, dd.wide(-self.base))
 
     def restore(self, offset: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
-        """Turn an offset from the base back into the data's units, as hi + lo."""
+        """Return an offset from the base as a value hi + lo in the data's units."""
         if not self._integral:
             return offset
         return self.in_units(dd.add(dd.wide(self.base), offset))
@@ -222,7 +222,7 @@ class Source:
         return _times_power_of_ten(value, -self.power) if self.power else value
 
     def plain(self, offsets: Floats) -> Floats:
-        """Turn offsets from the base, shape (L, n), into the values in the data's units."""
+        """Return offsets from the base, shape (F, n), as values in the data's units."""
         if not self._integral:
             return offsets
         return (self.base[:, np.newaxis] + offsets) / 10.0**self.power
@@ -233,7 +233,7 @@ class Source:
 
 
 def _offsets(block: NDArray[Any], layout: _Layout, base: Floats) -> Floats:
-    """Subtract the base from integers of shape (n, L[, words]) and round once: (L, n)."""
+    """Return integers of shape (n, F[, words]) minus the base, rounded once, shape (F, n)."""
     if block.ndim == 2:
         if _fits(block) and _fits(base):
             return (block.astype(np.int64) - base.astype(np.int64)).T.astype(np.float64)
@@ -248,26 +248,26 @@ def _offsets(block: NDArray[Any], layout: _Layout, base: Floats) -> Floats:
 
 
 def _fits(values: NDArray[Any]) -> bool:
-    """Say whether every integer is small enough to subtract in int64."""
+    """Return whether every integer is small enough to subtract in int64."""
     if values.size == 0:
         return True
     return bool(values.min() >= -_SAFE and values.max() <= _SAFE)
 
 
 def _difference(words: list[NDArray[np.uint64]], bases: list[int]) -> Floats:
-    """Subtract one integer a lane from little-endian two's-complement integers.
+    """Return little-endian two's-complement integers minus one integer per feature.
 
     Parameters
     ----------
-    words : list of uint64 arrays, shape (L, n)
-        The lowest word first; the last one is the sign extension, so that the
-        difference cannot overflow.
+    words : list of uint64 arrays, shape (F, n)
+        The lowest word first. The last word is the sign extension, which keeps the difference
+        from overflowing.
     bases : list of int
-        One a lane.
+        One per feature.
 
     Returns
     -------
-    ndarray of float64, shape (L, n)
+    ndarray of float64, shape (F, n)
         Exact where the difference fits into 53 bits.
     """
     mask = 2**64 - 1

@@ -1,4 +1,4 @@
-"""Sums about a centre, and the mean and squares that follow from them."""
+"""Sums about a centre, and the mean and sum of squared deviations that follow from them."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from streambn.kernels.interface import Floats
 
 __all__ = ["Sums", "from_sums"]
 
-# Terms summed in one dot product. Equal terms round alike, so the errors of long sums add
-# up: of a column with two values, m2 was wrong by 8e-15 in pieces of 4096, by 4e-16 in
-# pieces of 512, at the same speed. Far below the length at which BLAS starts threads.
+# Terms in one dot product. Equal terms round alike, so errors accumulate in long sums: the m2 of
+# a column of two distinct values was wrong by 8e-15 with pieces of 4096 and by 4e-16 with pieces
+# of 512, at the same speed. BLAS starts threads only for far longer products.
 _DOT = 512
-# A sum of squares about a centre c exceeds the one about the mean by n(c - mean)². Up
-# to 3/4 of it may go in the subtraction (2 bits); beyond, the block is centred again.
+# The sum of squares about a centre c exceeds the sum about the mean by n(c - mean)². Subtracting
+# up to 3/4 of it costs 2 bits. A block with a larger excess is centred again.
 _EXCESS = 0.75
-# Batches of so few rows are summed in NumPy's longdouble, where their sums come out right to
-# the last bit of a float64 where that has more digits (80 bits on x86; elsewhere nothing is
-# lost). Of a batch of 1000 rows and 50 columns it takes 0.4 of the time.
+# Batches of at most this many rows are summed in NumPy's longdouble. Where it has more digits
+# (80 bits on x86), the sums are right to the last bit of a float64. Elsewhere nothing is lost.
+# This takes 0.4 of the time of a batch of 1000 rows and 50 columns.
 _SHORT = 1024
 
 
 class Sums:
-    """Sums of (L, n) values about a centre, in a scratch space that is used again.
+    """Sums about a centre of blocks of shape (F, n), in reused scratch memory.
 
-    The differences lie in pieces of at most `_DOT` values, the last one filled up with
-    zeros, and are summed by one dot product a piece.
+    The differences from the centre lie in pieces of at most `_DOT` values. Zeros pad the last
+    piece. One dot product sums each piece.
 
     Parameters
     ----------
     lanes, n : int
-        The largest block.
+        Features and rows of the largest block.
     rows : int
-        Of the whole batch, of which the block is a part.
+        Rows of the whole batch.
     """
 
     def __init__(self, lanes: int, n: int, rows: int) -> None:
@@ -45,7 +45,7 @@ class Sums:
         self._ones = np.ones(self._piece)
 
     def pad(self, values: Floats) -> Floats:
-        """Cut (..., n) values into pieces as the differences are cut."""
+        """Cut values of shape (..., n) into pieces, as the differences are cut."""
         padded = np.zeros((*values.shape[:-1], self._flat.shape[1]))
         padded[..., : values.shape[-1]] = values
         return padded.reshape(*values.shape[:-1], *self._pieces.shape[1:])
@@ -53,23 +53,23 @@ class Sums:
     def about(
         self, x: Floats, centre: Floats, weights: Floats | None, weight: Floats | float
     ) -> tuple[Floats, Floats]:
-        """Find a centre amid the data, and Σw(x − c) and Σw(x − c)² around it.
+        """Return a centre c within the data, with Σw(x − c) and Σw(x − c)².
 
         Parameters
         ----------
-        x : ndarray, shape (L, n)
-        centre : ndarray, shape (L,)
-            Where to begin.
-        weights : ndarray, shape ([L,] pieces, piece), or None
-            None: all 1.
-        weight : ndarray, shape (L,), or float
-            Their sum.
+        x : ndarray, shape (F, n)
+        centre : ndarray, shape (F,)
+            The first guess.
+        weights : ndarray, shape ([F,] pieces, piece), or None
+            None if all weights are 1.
+        weight : ndarray, shape (F,), or float
+            The sum of the weights.
 
         Returns
         -------
-        centre : ndarray, shape (L,)
-        totals : ndarray, shape (4, L)
-            hi and lo of the first sum, then of the second; lo is 0 in long batches.
+        centre : ndarray, shape (F,)
+        totals : ndarray, shape (4, F)
+            hi and lo of the first sum, then of the second. lo is 0 in long batches.
         """
         limit = weight * _EXCESS
         for _ in range(4):
@@ -91,7 +91,7 @@ class Sums:
         return centre, _extended_sums(d, weights)
 
     def _differences(self, x: Floats, centre: Floats) -> Floats:
-        """Return x − c in pieces; x itself where c is 0 and x fills the pieces."""
+        """Return x − c in pieces, or x itself if c is 0 and x fills the pieces."""
         if x.shape == self._flat.shape:
             if not np.count_nonzero(centre):
                 return x.reshape(self._pieces.shape)
@@ -103,10 +103,10 @@ class Sums:
 
 
 def _extended_sums(d: Floats, weights: Floats | None) -> Floats:
-    """Σwd and Σwd² in extended precision, as hi, lo, hi, lo of shape (4, L).
+    """Return Σwd and Σwd² in extended precision, as hi, lo, hi, lo of shape (4, F).
 
-    Some lanes at a time: what is larger would be fetched from the system anew each time,
-    which takes longer than the sums.
+    A few features are summed at a time. Larger temporaries would be allocated from the system
+    each time, which takes longer than the sums.
     """
     lanes = len(d)
     totals = np.empty((2, lanes), np.longdouble)
@@ -125,11 +125,11 @@ def _extended_sums(d: Floats, weights: Floats | None) -> Floats:
 
 
 def from_sums(centre: Floats, totals: Floats, weight: Floats) -> tuple[dd.Pair, dd.Pair]:
-    """Weighted mean and sum of squared deviations, as hi + lo, from sums about a centre.
+    """Return the weighted mean and sum of squared deviations, as hi + lo.
 
-    The differences d = x − c are exact where it matters (x within a factor of two of c,
-    by Sterbenz's lemma), so the only errors are those of sums of small numbers:
-    mean = c + Σwd/W, m2 = Σwd² − (Σwd)²/W.
+    mean = c + Σwd/W and m2 = Σwd² − (Σwd)²/W, where d = x − c. By Sterbenz's lemma d is exact
+    where x is within a factor of two of c, which is where rounding would matter. Only the sums of
+    small numbers have errors.
     """
     first, second = (totals[0], totals[1]), (totals[2], totals[3])
     offset = dd.divide(first, dd.wide(np.where(weight > 0, weight, 1.0)))

@@ -1,4 +1,4 @@
-"""What the rows of a batch weigh by the time at which they happened."""
+"""Weights of the rows of a batch by their event time."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["time_weights"]
 def time_weights(
     times: Times, latest: int | float, halflives: float, weights: Floats | None = None
 ) -> Floats:
-    """Weights 2**(−age/halflife) of rows, the ages as of the latest.
+    """Return the weight 2**(−age/halflife) of each row.
 
     Parameters
     ----------
     times : Times
     latest : int or float
-        The largest of the ticks, or a later one.
+        The tick from which ages are measured: the largest tick, or a later one.
     halflives : float
-        In a tick.
+        Half-lives per tick.
     weights : ndarray of float64, shape (rows,), optional
-        Factors.
+        Factors by which the weights are multiplied.
 
     Returns
     -------
@@ -31,7 +31,7 @@ def time_weights(
         0 where the age is more than a thousand half-lives.
     """
     if times.ticks.dtype == np.int64:
-        # Modulo 2**64, where the difference of any two is.
+        # Unsigned integers, because the difference of two int64 may overflow int64.
         now = np.array(latest, np.int64).view(np.uint64)
         age: Floats = (now - times.ticks.view(np.uint64)).astype(np.float64)
     else:

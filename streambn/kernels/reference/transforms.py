@@ -1,4 +1,4 @@
-"""Normalization of one batch, and its inverse."""
+"""Normalization of a batch, and its inverse."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from streambn.kernels.reference.sources import Source, group
 
 __all__ = ["denormalize", "normalize"]
 
-# From here on a subtraction of the location can overflow.
+# Beyond this, subtracting the location can overflow.
 _FAR = 2.0**969
 
 
 @np.errstate(all="ignore")
 def normalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> Transformed:
-    """Return y = clip((x − location)/spread)·γ + β for all columns of one batch.
+    """Return y = clip((x − location)/scale)·γ + β for all columns of a batch.
 
-    Computed in float64 and rounded once to the output type. Nulls stay null, with 0
-    under them; NaN stays NaN; lanes that are not `known` come out null.
+    Values are computed in float64 and rounded once to the output type. Nulls stay null, with 0
+    under them. NaN stays NaN. Features that are not `known` become null.
 
     Parameters
     ----------
     columns : Columns
     lanes : FeatureTransform
-        Shape (L,).
+        The map of each feature.
     schema : pyarrow.Schema
-        Of the output: for each column a float, or a fixed-size list of floats where the
-        column is one; such lists, and no others, are null where they were.
+        Schema of the output: a float for each column of numbers, and a fixed-size list of floats
+        for each column of lists. A list is null where it or a struct around it is null. A number
+        under a null struct is 0, not null.
 
     Returns
     -------
     Transformed
-        The output, and what was met on the way.
     """
     return _map_columns(columns, lanes, schema, _normalize_chunk)
 
 
 @np.errstate(all="ignore")
 def denormalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> Transformed:
-    """Return x = ((y − β)/γ)·spread + location: the inverse of `normalize` without clip."""
+    """Return x = ((y − β)/γ)·scale + location, the inverse of `normalize` without clip."""
     return _map_columns(columns, lanes, schema, _denormalize_chunk)
 
 
@@ -69,7 +69,7 @@ def _map_columns(
             stop = start + step
             x, null = source.read(start, stop), source.missing(start, stop)
             y = chunk_map(source, x, part)
-            # A sum is finite only if all of its terms are.
+            # A sum is finite only if all its terms are, so most chunks need no closer look.
             if not np.isfinite(x.sum()):
                 seen = True if null is None else ~null
                 nans[where] += (np.isnan(x) & seen).sum(axis=1)
@@ -87,7 +87,7 @@ def _map_columns(
 
 
 def _dtype(kind: pa.DataType) -> np.dtype[Any]:
-    """Give the type of the values of an output column."""
+    """Return the type of the values of an output column."""
     if isinstance(kind, pa.FixedShapeTensorType):
         kind = kind.storage_type
     if pa.types.is_fixed_size_list(kind):
@@ -97,7 +97,7 @@ def _dtype(kind: pa.DataType) -> np.dtype[Any]:
 
 
 def _as_list(column: FlatColumn, flat: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Make lists or tensors of flat values, if they are to be."""
+    """Return flat values as lists or tensors if the output type asks for them."""
     if isinstance(kind, pa.FixedShapeTensorType):
         return pa.ExtensionArray.from_storage(kind, _as_list(column, flat, kind.storage_type))
     if not pa.types.is_fixed_size_list(kind):
@@ -138,7 +138,7 @@ def _denormalize_chunk(source: Source, y: Floats, lanes: FeatureTransform) -> Fl
 
 
 def _to_arrow(column: FlatColumn, out: NDArray[np.floating], known: NDArray[np.bool_]) -> pa.Array:
-    """Wrap the output without a copy, under the input's validity and that of the lanes."""
+    """Return the output as an Arrow array, null where the input is null or not `known`."""
     n = out.size
     valid = unpack_validity(column.values, 0, n)
     if not known.all():
