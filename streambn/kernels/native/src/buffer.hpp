@@ -13,10 +13,11 @@ namespace streambn {
 
 namespace nb = nanobind;
 
-// The contiguous memory of a Python object, held while this exists.
+// Owns a view of the C-contiguous memory of a Python object, and releases it on destruction.
 class Buffer {
   public:
-    // `formats` lists the accepted item formats of the struct module, in native byte order.
+    // `item` is the size of an item in bytes. `formats` lists the accepted item formats, as letters
+    // of the struct module in native byte order.
     Buffer(nb::handle object, size_t item, const char *formats, bool writable = false) {
         const int flags = PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0);
         if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw nb::python_error();
@@ -47,9 +48,9 @@ class Buffer {
     Py_buffer view_;
 };
 
-constexpr char INTEGER[] = "lq";  // int64 in the letters of the struct module
+constexpr char INTEGER[] = "lq";  // the formats of int64 in the struct module
 
-// The buffer of an optional argument, or null.
+// Returns the buffer of an optional argument, or null if the argument is absent.
 inline std::unique_ptr<Buffer> optional_buffer(const std::optional<nb::object> &object,
                                                const char *formats, int64_t items,
                                                const char *what, bool writable = false) {
@@ -59,8 +60,8 @@ inline std::unique_ptr<Buffer> optional_buffer(const std::optional<nb::object> &
     return buffer;
 }
 
-// Release the GIL while there is much work. For little work it would cost more than it gains,
-// because the thread that takes the GIL may keep it for milliseconds.
+// Runs `work`, and releases the GIL if the input has at least 16 KB. Less work does not repay the
+// release, because the thread that acquires the GIL may hold it for milliseconds.
 template <class Work>
 void without_gil(int64_t bytes, const Work &work) {
     if (bytes < (16 << 10)) return work();
@@ -68,7 +69,7 @@ void without_gil(int64_t bytes, const Work &work) {
     work();
 }
 
-// Each folder adds its own functions and classes to the module.
+// These functions add the functions and classes of one folder each to the Python module.
 void bind_moments(nb::module_ &module);
 void bind_exact(nb::module_ &module);
 void bind_rows(nb::module_ &module);

@@ -1,4 +1,4 @@
-// The Python module streambn.kernels.native._core.
+// Defines the Python module streambn.kernels.native._core.
 #include "arrow/columns.hpp"
 #include "buffer.hpp"
 #include "simd/kernels.hpp"
@@ -20,7 +20,7 @@ void translate(const std::exception_ptr &pointer, void *) {
 
 NB_MODULE(_core, m) {
     nb::register_exception_translator(translate);
-    // nanobind would otherwise report every object that is alive when the interpreter exits.
+    // By default nanobind reports every object that is still alive when the interpreter exits.
     nb::set_leak_warnings(false);
     m.attr("simd") = kernels().name;
     bind_moments(m);

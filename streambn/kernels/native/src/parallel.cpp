@@ -13,9 +13,9 @@ namespace streambn {
 
 namespace {
 
-// Threads that wait for work. Starting a thread takes 11 µs and costs its caller 8 µs. A waiting
-// thread starts after 4 µs and costs 1 µs. For batches of 8 MB on two cores, that is 33 GB/s
-// instead of 28.
+// A pool of threads that wait for work. A new thread starts after 11 µs and costs its caller 8 µs.
+// A waiting thread starts after 4 µs and costs its caller 1 µs. The pool raises the throughput for
+// batches of 8 MB on two cores from 28 to 33 GB/s.
 class ThreadPool {
   public:
     void run(const Work &work, int64_t helpers) {
@@ -28,7 +28,7 @@ class ThreadPool {
         for (int64_t i = 0; i < helpers; ++i) called_.notify_one();
         work();
         std::unique_lock<std::mutex> lock(mutex_);
-        // A helper that has not begun is no longer needed.
+        // All tasks are taken, so helpers that have not started are no longer needed.
         const auto at = std::find(jobs_.begin(), jobs_.end(), &job);
         if (at != jobs_.end()) jobs_.erase(at);
         job.left.wait(lock, [&] { return job.at_work == 0; });
@@ -41,9 +41,9 @@ class ThreadPool {
         std::condition_variable left;
     };
 
-    // Return false if the system gives no more threads. The existing ones then do the work.
+    // Returns false if the system refuses a new thread. The existing threads then do the work.
     bool start_thread() {
-        // The program's own threads handle signals.
+        // Block all signals in the new thread, so that the application's threads handle them.
         sigset_t all, before;
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -73,12 +73,13 @@ class ThreadPool {
 
     std::mutex mutex_;
     std::condition_variable called_;
-    std::vector<Job *> jobs_;  // jobs that still want helpers
+    std::vector<Job *> jobs_;  // jobs that still need helpers
     int64_t threads_ = 0;
 };
 
-// The pool is never destroyed, because its threads wait until the process ends. A forked process
-// has none of the threads, and its copy of the mutex may stay locked. It makes a new pool.
+// The pool is never destroyed, because its threads wait until the process ends. A forked child
+// process inherits none of the threads, and its copy of the mutex may stay locked. The child
+// therefore creates a new pool.
 std::atomic<ThreadPool *> pool{nullptr};
 const int forgets_at_fork = pthread_atfork(nullptr, nullptr, [] { pool = nullptr; });
 
@@ -91,7 +92,7 @@ void run_together(const Work &work, int64_t helpers) {
         if (pool.compare_exchange_strong(present, made))
             present = made;
         else
-            delete made;  // another thread was faster
+            delete made;  // another thread created the pool first
     }
     present->run(work, helpers);
 }

@@ -1,4 +1,4 @@
-// Tasks on several threads.
+// A parallel loop over tasks.
 #pragma once
 
 #include <atomic>
@@ -8,23 +8,25 @@
 
 namespace streambn {
 
-// The number of bytes that justifies another thread. A helper starts about 5 µs after the call.
-// In that time a core reads 100 KB, and the helper may have to read from another core's cache.
+// Each additional thread needs this many bytes of input. A helper starts about 5 µs after the
+// call. In that time the caller alone reads 100 KB. The helper may also have to read its data from
+// another core's cache.
 constexpr int64_t BYTES_PER_HELPER = 512 << 10;
 
-// A function call without a copy of the function, which must not throw.
+// A reference to a function object, which must not throw. std::function would copy the object.
 struct Work {
     void (*call)(const void *);
     const void *function;
     void operator()() const { call(function); }
 };
 
-// Do the work on this thread and on at most `helpers` others: on those that become idle before
-// this thread has finished.
+// Runs `work` on this thread and on at most `helpers` others. A helper takes part only if it
+// becomes idle before this thread finishes.
 void run_together(const Work &work, int64_t helpers);
 
-// Call `task(0, s)` ... `task(count - 1, s)`, each once, on at most `threads` threads, this one
-// included. `s` is a Scratch that each thread has for itself. `bytes` is the size of all input.
+// Calls `task(i, scratch)` once for each i in [0, count), on at most `threads` threads including
+// this one. Each thread owns one `Scratch`. `bytes` is the size of all input. If a task throws, the
+// tasks that have not started are skipped, and this thread rethrows an exception.
 template <class Scratch, class Task>
 void run_tasks(int64_t count, int64_t bytes, int threads, const Task &task) {
     std::atomic<int64_t> next{0};

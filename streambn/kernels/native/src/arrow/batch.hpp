@@ -1,4 +1,4 @@
-// A Python object with a batch of columns.
+// The columns of a Python object that holds a batch.
 #pragma once
 
 #include <cstring>
@@ -11,11 +11,11 @@
 
 namespace streambn {
 
-// The bound columns of a batch or matrix, valid while this exists.
+// Owns access to the bound columns of a batch or a matrix.
 //
-// A record batch of pyarrow exports only its array, into a struct that this owns, because the
-// layout holds the exported schema. For 10 columns this takes 4 µs instead of 6. Other objects
-// export both by the protocol.
+// A pyarrow record batch exports only its array, because the layout keeps the exported schema. For
+// 10 columns this takes 4 µs instead of 6. Other objects export schema and array by the Arrow
+// PyCapsule interface.
 class Batch {
   public:
     Batch(nb::handle batch, nb::handle layout) {

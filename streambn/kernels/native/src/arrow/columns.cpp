@@ -19,7 +19,7 @@ struct Format {
 
 std::string shown(const char *text) { return text ? "'" + std::string(text) + "'" : "none"; }
 
-// "d:precision,scale[,bits]"
+// Parses the format "d:precision,scale[,bits]".
 Format decimal_format(const char *format) {
     const char *end = format + std::strlen(format), *at = format + 2;
     int numbers[3] = {0, 0, 128}, n = 0;
@@ -61,7 +61,7 @@ Format format_of(const char *format) {
     malformed("a column was bound as numeric, but its format is " + shown(format));
 }
 
-// One level of nesting, checked as far as the interface allows.
+// One level of nesting, validated as far as the C data interface allows.
 struct Level {
     const ArrowSchema *schema;
     const ArrowArray *array;
@@ -166,7 +166,7 @@ std::vector<Column> find_columns(const ArrowSchema &schema, const ArrowArray &ba
                               const int32_t *layout, size_t size) {
     if (!schema.format || std::strcmp(schema.format, "+s") != 0)
         malformed("a batch must be a struct, but its format is " + shown(schema.format));
-    // `checked` applies the batch's own offset. A batch has no validity of its own.
+    // `checked` applies the batch's own offset. A record batch must not have validity of its own.
     const Level whole = checked(&schema, &batch, 0, batch.length, 1);
     if (batch.null_count != 0 && batch.buffers[0])
         malformed("a record batch cannot have nulls of its own");

@@ -11,24 +11,25 @@
 
 namespace streambn {
 
-// A batch breaks the Arrow C data interface, or lacks a bound column.
+// Thrown if a batch violates the Arrow C data interface or lacks a bound column.
 struct MalformedBatch : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// A validity bitmap from one of its elements on.
+// A validity bitmap that starts at an offset.
 struct Bitmap {
     const uint8_t *octets;
     int64_t offset;  // in bits
 
-    // `n` <= 64 bits from `start` on, lowest first. Does not read past the last of them.
+    // Returns n <= 64 bits from `start` on, lowest first. Does not read past the byte of the last
+    // bit.
     uint64_t word(int64_t start, int n) const {
         const int64_t first = offset + start;
         const uint8_t *from = octets + first / 8;
         const int shift = static_cast<int>(first % 8), needed = (shift + n + 7) / 8;
         uint64_t low = 0;
         if (needed >= 8)
-            __builtin_memcpy(&low, from, 8);  // a constant length avoids a call
+            __builtin_memcpy(&low, from, 8);  // the constant length avoids a call
         else
             __builtin_memcpy(&low, from, static_cast<size_t>(needed));
         low >>= shift;
@@ -40,15 +41,15 @@ struct Bitmap {
     bool bit(int64_t i) const { return octets[(offset + i) / 8] >> ((offset + i) % 8) & 1; }
 };
 
-// A bound column: `rows` times `width` values, row by row.
+// A bound column: `rows` * `width` values, row by row.
 struct Column {
     Type type;
-    int decimal_scale;  // the value is integer / 10**decimal_scale
+    int decimal_scale;  // a decimal is its stored integer / 10**decimal_scale
     int64_t rows, width;
-    bool is_list;                  // of fixed size, `width`
-    const uint8_t *values;         // of the first row
-    std::vector<Bitmap> validity;  // of the values: none or one
-    std::vector<Bitmap> outer;     // of the rows: those of the enclosing structs and lists
+    bool is_list;                  // a fixed-size list of `width` values
+    const uint8_t *values;         // starts at the first row
+    std::vector<Bitmap> validity;  // of the values; at most one bitmap
+    std::vector<Bitmap> outer;     // of the rows, from the enclosing structs and lists
 
     bool has_nulls() const { return !validity.empty() || !outer.empty(); }
 };
@@ -58,7 +59,8 @@ inline bool is_decimal(Type type) { return type >= Type::decimal32 && type <= Ty
 inline bool is_large_decimal(Type type) {
     return type == Type::decimal128 || type == Type::decimal256;
 }
-// The type whose inner loop reads the values. Large decimals are converted to float64 first.
+// Returns the type whose inner loop reads the values. Large decimals are converted to float64
+// first.
 inline Type loop_type(Type type) {
     return type == Type::decimal32   ? Type::int32
            : type == Type::decimal64 ? Type::int64
@@ -66,7 +68,7 @@ inline Type loop_type(Type type) {
                                      : type;
 }
 
-// The features and bytes of some columns.
+// The total number of features and bytes of some columns.
 struct Extents {
     int64_t features = 0, bytes = 0;
     explicit Extents(const std::vector<Column> &columns) {
@@ -77,11 +79,11 @@ struct Extents {
     }
 };
 
-// Find columns in a batch.
+// Finds the bound columns in a batch.
 //
 // `layout` describes each column by its list size (0 for a plain column), the length of its path,
-// and the path, a sequence of child indices. A column whose path is ABSENT alone is all null.
-// Throws MalformedBatch.
+// and the path itself, a sequence of child indices. A column whose path is the single index ABSENT
+// is all null. Throws MalformedBatch if the batch does not match the layout.
 constexpr int ABSENT = -1;
 std::vector<Column> find_columns(const ArrowSchema &schema, const ArrowArray &batch,
                                  const int32_t *layout, size_t size);

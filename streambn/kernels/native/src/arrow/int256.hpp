@@ -40,7 +40,7 @@ struct Int256 {
             if (word[i] != other.word[i]) return word[i] < other.word[i];
         return false;
     }
-    // Exact below 2**53.
+    // Returns the value as float64, which is exact below 2**53.
     double rounded() const {
         // Nearly all differences fit into one word.
         const uint64_t extension = word[0] >> 63 ? ~uint64_t{0} : 0;
@@ -61,14 +61,14 @@ struct Int256 {
         }
         return whole < 0 ? Int256{} - r : r;
     }
-    // The value as hi + lo, to about 106 bits.
+    // Returns the value as hi + lo, to about 106 bits.
     Pair pair() const {
         const double hi = rounded();
         return two_sum(hi, (*this - from_double(hi)).rounded());
     }
 };
 
-// A decimal of 16 or 32 bytes less a base, rounded to float64. Exact below 2**53.
+// Returns a decimal of 16 or 32 bytes minus a base as float64, which is exact below 2**53.
 inline double difference(const uint8_t *from, int size, const Int256 &base) {
     const uint64_t extension = base.word[1] >> 63 ? ~uint64_t{0} : 0;
     if (size == 16 && base.word[2] == extension && base.word[3] == extension) {
@@ -83,14 +83,14 @@ inline double difference(const uint8_t *from, int size, const Int256 &base) {
     return (Int256::load(from, size) - base).rounded();
 }
 
-// 10**power, to about 106 bits.
+// Returns 10**power to about 106 bits.
 inline Pair power_of_ten(int power) {
     Pair ten{1, 0};
     for (int i = 0; i < (power < 0 ? -power : power); ++i) ten = multiply(ten, {10, 0});
     return power < 0 ? divide({1, 0}, ten) : ten;
 }
 
-// A 64-bit integer, plus 2**63 if it stands for an unsigned one.
+// Returns a 64-bit integer as hi + lo. Adds 2**63 if the integer represents an unsigned value.
 inline Pair pair_of(int64_t value, bool is_unsigned) {
     const __int128 whole = static_cast<__int128>(value) + (is_unsigned ? __int128{1} << 63 : 0);
     const double hi = static_cast<double>(whole);

@@ -1,4 +1,4 @@
-// A matrix of numbers, such as a NumPy array, in place of a batch. No Arrow arrays are made.
+// A matrix of numbers in place of a batch, such as a NumPy array. It needs no Arrow arrays.
 #pragma once
 
 #include <vector>
@@ -19,7 +19,7 @@ class Matrix {
     ~Matrix() { PyBuffer_Release(&view_); }
 
     int64_t rows() const { return view_.ndim == 2 ? view_.shape[0] : 0; }
-    // Find columns by the layout of `find_columns`.
+    // Returns the bound columns. `layout` has the form that `find_columns` reads.
     std::vector<Column> columns(const std::vector<int32_t> &layout) const {
         if (view_.ndim != 2) throw MalformedBatch("a matrix must have two dimensions");
         const Type type = type_of(view_.format);

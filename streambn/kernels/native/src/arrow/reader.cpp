@@ -7,7 +7,7 @@ namespace streambn {
 
 namespace {
 
-constexpr int BASE_SAMPLE = 9;  // values that determine the base of a decimal
+constexpr int BASE_SAMPLE = 9;  // the number of values that determine the base of a decimal
 
 template <class T>
 void gather_one(const uint8_t *from, int64_t step, int n, void *buffer) {
@@ -15,7 +15,7 @@ void gather_one(const uint8_t *from, int64_t step, int n, void *buffer) {
     for (int i = 0; i < n; ++i) std::memcpy(to + i * sizeof(T), from + i * step, sizeof(T));
 }
 
-// Rows are requested ahead, because no processor predicts steps as long as a row.
+// Prefetches rows explicitly, because no processor predicts strides as long as a row.
 template <class T>
 void gather_some(const Column &column, int64_t first_feature, int features, int64_t start, int n,
                  uint8_t *buffer) {
@@ -39,8 +39,8 @@ FeatureReader::FeatureReader(const Column &column, int64_t feature, int64_t rang
                              int64_t range_stop)
     : column_(&column), feature_(feature), type_(loop_type(column.type)) {
     if (!is_large_decimal(column.type)) return;
-    // A median, because one outlier in front must not set the base. The differences behind it
-    // would lose digits.
+    // The base is a median. If a single outlier at the start set it, the differences of all later
+    // values would lose digits.
     Int256 sample[BASE_SAMPLE];
     int found = 0;
     for (int64_t start = range_start; start < range_stop && found < BASE_SAMPLE; start += 64) {
@@ -77,7 +77,7 @@ int FeatureReader::valid(int64_t start, int n, PieceBits &bits) const {
     const Column &column = *column_;
     if (n == PIECE && column.width == 1 && column.outer.empty() && column.validity.size() == 1 &&
         column.validity[0].starts_octet(start)) {
-        // The most common case. Assembling bits would delay the reading of values.
+        // This is the most common case. Assembling the bits would delay the loads of the values.
         std::memcpy(bits.word, column.validity[0].octet(start), PIECE / 8);
         return kernels().count_bits(bits.word, PIECE / 64);
     }

@@ -1,4 +1,4 @@
-// Values and validity of features, in pieces for the inner loops.
+// Reads the values and the validity of features, in pieces for the inner loops.
 #pragma once
 
 #include <cstdint>
@@ -19,22 +19,23 @@ struct PieceBits {
     void set_all();
 };
 
-// Reads one feature. Decimals beyond 64 bits come as float64 less a base. Other values come as
-// they are stored; the elements of a list column are gathered.
+// Reads one feature. Returns decimals beyond 64 bits as float64 minus a base, and all other values
+// in their stored form. Gathers the elements of a list column into contiguous memory.
 class FeatureReader {
   public:
     FeatureReader(const Column &column, int64_t feature, int64_t range_start, int64_t range_stop);
 
     Type type() const { return type_; }
     bool has_nulls() const { return column_->has_nulls(); }
-    // The integer that was subtracted: 0 unless the type is a decimal beyond 64 bits.
+    // Returns the integer that was subtracted. It is 0 unless the type is a decimal beyond 64 bits.
     Pair base() const { return base_.is_zero() ? Pair{0, 0} : base_.pair(); }
 
-    // The values of n <= PIECE rows, in place or copied to `buffer`, which has 8 * PIECE bytes.
+    // Returns the values of n <= PIECE rows, in place or copied to `buffer`, which has 8 * PIECE
+    // bytes.
     const void *values(int64_t start, int n, void *buffer) const;
-    // Write the validity of n rows, and return the number of valid ones.
+    // Writes the validity of n rows, and returns the number of valid rows.
     int valid(int64_t start, int n, PieceBits &bits) const;
-    // The extremes of a decimal beyond 64 bits. At least one value is valid.
+    // Sets the extremes of a decimal beyond 64 bits. At least one value must be valid.
     void extremes(int64_t start, int64_t stop, Int256 &low, Int256 &high) const;
 
   private:
@@ -47,28 +48,28 @@ class FeatureReader {
     Int256 base_{};
 };
 
-// Bytes between the pieces of adjacent features. With 4 KB alone, all pieces would fall into the
-// same set of the cache, which costs a third of the speed. One more line avoids that.
+// Bytes between the pieces of adjacent features. At a distance of 4 KB, all pieces would map to the
+// same sets of the cache, which costs a third of the speed. One more cache line avoids that.
 constexpr int64_t FEATURE_STRIDE = 8 * PIECE + 64;
 
-// The number of adjacent features to gather at once, so that each cache line is read once. Each
-// row of a wide list is on another page of memory, and finding the page takes as long as reading
-// four lines of it, or 256 bytes.
+// Returns the number of adjacent features to gather at once. Gathering them together reads each
+// cache line once. Each row of a wide list lies on another page of memory, and looking up the page
+// takes as long as reading four cache lines, which are 256 bytes.
 inline int64_t features_together(const Column &column) {
     const int size = size_of(column.type);
     return column.width == 1 || size == 0 || size > 8 ? 1 : 256 / size;
 }
-// Write the values of adjacent features, those of feature k to `buffer + k * FEATURE_STRIDE`.
+// Copies the values of adjacent features. Those of the k-th go to `buffer + k * FEATURE_STRIDE`.
 void gather_features(const Column &column, int64_t first_feature, int features, int64_t start,
                      int n, uint8_t *buffer);
 
-// Adjacent features of one column over one range of rows, as a task for a thread.
+// A task for a thread: adjacent features of one column over one range of rows.
 template <class Result>
 struct RangeTask {
     const Column *column;
-    int64_t first_feature, features;  // of the column
+    int64_t first_feature, features;  // `first_feature` counts within the column
     int64_t start, stop;
-    Result *out;  // one for each of `features`
+    Result *out;  // an array of `features` results
 };
 
 }  // namespace streambn

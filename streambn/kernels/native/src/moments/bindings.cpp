@@ -1,4 +1,4 @@
-// Python functions for moments and weights. All arguments are checked here.
+// The Python functions for moments and weights. They check all arguments.
 #include <nanobind/stl/optional.h>
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace {
 
 using OptionalObject = std::optional<nb::object>;
 
-// Write the moments of a batch, merged behind `older` if that is given.
+// Writes the moments of a batch. If `older` is given, writes the merge of `older` with the batch.
 void py_block_moments(nb::handle batch, nb::handle layout, double decay, bool ignore_missing,
                       OptionalObject weights, int threads, OptionalObject older, nb::handle out) {
     const Batch data(batch, layout);
@@ -47,7 +47,8 @@ void py_merge_moments(nb::handle older, nb::handle newer, nb::handle out) {
                             load_moments(b.as<int64_t>(), features, k)));
 }
 
-// Write the weights of rows by their event times; see reference/times.py.
+// Writes the weights of rows by their event times. streambn/kernels/reference/times.py has the
+// formula.
 void py_time_weights(nb::handle ticks, nb::handle latest, double halflives, OptionalObject weights,
                      int threads, nb::handle out) {
     const Buffer times(ticks, 8, "dlq"), memory(out, 8, "d", true);
@@ -72,7 +73,7 @@ void py_time_weights(nb::handle ticks, nb::handle latest, double halflives, Opti
     });
 }
 
-// Write the weights, and return (decay, before, since).
+// Writes the weights of the recursion, and returns the tuple (decay, before, since).
 nb::tuple py_recursion_weights(nb::handle valid, double decay, double alpha, nb::handle out) {
     const Buffer present(valid, 1, "?"), memory(out, 8, "d", true);
     const auto rows = static_cast<int64_t>(present.items());

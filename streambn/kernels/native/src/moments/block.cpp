@@ -16,7 +16,7 @@ namespace {
 
 using MomentsTask = RangeTask<Moments>;
 
-// A feature while its range is reduced.
+// The state of a feature while its range is reduced.
 struct FeatureState {
     FeatureReader reader;
     Units units;
@@ -29,13 +29,14 @@ struct FeatureState {
     }
 };
 
-// Memory that a thread keeps for its next task.
+// Memory that a thread reuses for its next task.
 struct MomentsScratch {
     std::vector<FeatureState> features;
     std::vector<uint8_t> buffer;
 };
 
-// The extremes of large decimals. A float64 less the base may have lost their low digits.
+// Restores the extremes of large decimals, whose differences from the base may have lost their low
+// digits in float64.
 void restore_extremes(const Column &column, const FeatureReader &reader, int64_t start, int64_t stop,
                       const Units &units, Moments &m) {
     if (size_of(column.type) <= 8 || m.count == 0) return;
@@ -48,7 +49,8 @@ void restore_extremes(const Column &column, const FeatureReader &reader, int64_t
     m.max = plain.restored(high.pair());
 }
 
-// The moments of a feature's chunk from its sums. If the centre was poor, sum again.
+// Returns the moments of a feature's chunk from its sums. Sums the chunk again if the centre was
+// poor.
 Moments chunk_moments(const RowWeighting &rows, FeatureState &feature, int64_t start, int64_t stop) {
     Moments m;
     for (int attempt = 1; feature.sums.outcome == Outcome::good; ++attempt) {
@@ -60,7 +62,7 @@ Moments chunk_moments(const RowWeighting &rows, FeatureState &feature, int64_t s
     }
     if (feature.sums.outcome == Outcome::careful)
         m = careful_chunk(rows, feature.reader, start, stop, feature.units);
-    // Without weight there is no mean. Apart from its counts, the segment is then the identity.
+    // A segment without weight has no mean. Apart from its counts, it is the identity of `merge`.
     if (m.weight == 0) m.mean = m.m2 = {0, 0}, m.exponent = ZERO_EXPONENT;
     return m;
 }
@@ -74,7 +76,7 @@ void reduce_nulls(const RowWeighting &rows, const MomentsTask &task) {
     }
 }
 
-// `weigh`: sum the weights of each chunk first.
+// Reduces one range of rows. If `weigh` is true, sums the weights of each chunk first.
 void reduce_range(RowWeighting &rows, const MomentsTask &task, bool weigh, MomentsScratch &scratch) {
     const Column &column = *task.column;
     if (column.type == Type::null) return reduce_nulls(rows, task);
@@ -107,7 +109,7 @@ void reduce_range(RowWeighting &rows, const MomentsTask &task, bool weigh, Momen
         for (size_t k = 0; k < features.size(); ++k) {
             Moments m = chunk_moments(rows, features[k], start, stop);
             restore_extremes(column, features[k].reader, start, stop, features[k].units, m);
-            // The next chunk is centred at this chunk's mean.
+            // The mean of this chunk is the centre of the next.
             if (m.count > 0 && m.exponent == 0 && is_float(column.type))
                 features[k].sums.origin.number = std::min(std::max(m.mean.hi, m.min), m.max);
             task.out[k] = start == task.start ? m : merge(task.out[k], m);
@@ -136,8 +138,9 @@ std::vector<Moments> block_moments(const std::vector<Column> &columns, Weighting
             out += column.width;
         }
     }
-    // With one task per range, the task sums the weights of a chunk when it reads it, and each
-    // weight is read once. Otherwise all weights are summed first.
+    // If each range has a single task, that task sums the weights of a chunk when it reads the
+    // chunk, and each weight is loaded from memory only once. Otherwise all weights are summed
+    // first.
     const bool late = static_cast<int64_t>(tasks.size()) == ranges;
     if (weighting.weights && !late)
         run_tasks<std::nullptr_t>((row_count + CHUNK - 1) / CHUNK, row_count * 8, threads,

@@ -10,8 +10,9 @@ namespace streambn {
 
 namespace {
 
-// Moments of one piece of any values. Each piece has its own centre, its own units, and weights as
-// of its last usable value, as in `_careful_block` of the reference.
+// Returns the moments of one piece of arbitrary values. The piece has its own centre and units, and
+// its weights are as of its last usable value. `_careful_block` in kernels/reference/blocks.py does
+// the same.
 Moments careful_piece(const RowWeighting &rows, const FeatureReader &reader, int64_t start, int n,
                       Units units) {
     alignas(64) uint8_t buffer[8 * PIECE];
@@ -43,7 +44,8 @@ Moments careful_piece(const RowWeighting &rows, const FeatureReader &reader, int
             std::memcpy(&whole[i], static_cast<const uint8_t *>(values) + 8 * i, 8);
             if (is_unsigned) whole[i] ^= INT64_MIN;
             if (!bits.at(i)) continue;
-            // The last value weighs most. Only values far from it lose digits.
+            // The last value becomes the base, because it weighs most. Only values far from the
+            // base lose digits.
             if (weighs(i)) base = whole[i];
             lowest = std::min(lowest, whole[i]);
             highest = std::max(highest, whole[i]);
@@ -66,7 +68,8 @@ Moments careful_piece(const RowWeighting &rows, const FeatureReader &reader, int
         bits.set_all();
     }
     m.count = usable;
-    // The extremes of values with a weight. Other values are only counted.
+    // `low` and `high` are the extremes of the values with a weight. Other values enter only the
+    // counts and the extremes `m.min` and `m.max`.
     double low = INF, high = -INF;
     int last = -1;
     for (int i = 0; i < n; ++i) {

@@ -10,13 +10,13 @@ namespace streambn {
 
 namespace {
 
-constexpr int SAMPLE = 7;  // values that determine the first centre
-// A chunk of fading rows with less weight than this ends with rows of weight 0. It is then summed
-// piece by piece, because `merge` keeps the weight from falling too far.
+constexpr int SAMPLE = 7;  // the number of values that determine the first centre
+// A chunk of weighted, fading rows with less weight than this ends with rows of weight 0. Such a
+// chunk is summed piece by piece, because `merge` keeps the weight from falling too far.
 constexpr double FADED = 0x1p-300;
 
-// Append the weights of the valid rows of a piece. From the first piece with a missing row on, the
-// totals of a chunk are summed feature by feature.
+// Appends the weights of the valid rows of a piece. From the first piece with a missing row on,
+// each feature sums its own totals of the chunk.
 void append_weights(const RowWeighting &rows, int64_t start, const RunningWeights &valid, ChunkSums &to) {
     if (!to.weighs) to.totals = rows.totals_before(start);
     to.weighs = true;
@@ -26,7 +26,7 @@ void append_weights(const RowWeighting &rows, int64_t start, const RunningWeight
 }  // namespace
 
 Pair collapsed(const double *hi, const double *lo) {
-    // A tree, because every addition waits for its operands.
+    // Add in a tree, which shortens the chain of additions that wait for each other.
     const auto at = [&](int k) { return Pair{hi[k], lo[k]}; };
     return add(add(add(at(0), at(1)), add(at(2), at(3))), add(add(at(4), at(5)), add(at(6), at(7))));
 }
@@ -114,7 +114,7 @@ bool conclude(const RowWeighting &rows, const FeatureReader &reader, int64_t sta
     }
     m.min = low.hi, m.max = high.hi;
     const double largest = std::max(-m.min, m.max);
-    // The extremes of 64-bit integers are restored from both halves, so that they are rounded once.
+    // Restore the extremes of 64-bit integers from both halves, so that they are rounded only once.
     const auto finish = [&] {
         units.restore(m);
         if (wide) m.min = units.restored(low), m.max = units.restored(high);
@@ -139,7 +139,7 @@ bool conclude(const RowWeighting &rows, const FeatureReader &reader, int64_t sta
         m.decay = totals.decay;
     }
     if (low.hi == high.hi && low.lo == high.lo) {
-        // The feature is constant, and any difference from the centre is a rounding error.
+        // The feature is constant. Any spread in its sums is a rounding error.
         m.mean = low;
         return finish();
     }
@@ -151,8 +151,8 @@ bool conclude(const RowWeighting &rows, const FeatureReader &reader, int64_t sta
     if (!poor) return finish();
     const double by = first.hi / m.weight;
     if (wide) {
-        // The new centre must lie among the values, because missing values are replaced by it.
-        // No two values are 2**65 apart. `by` is NaN if all weights are 0.
+        // The new centre must lie among the values, because it replaces missing values. No two
+        // values are 2**65 apart. `by` is NaN if all weights are 0.
         const double step = std::min(std::max(-0x1p65, std::rint(by)), 0x1p65);
         const __int128 moved = __int128{sums.origin.integer} + static_cast<__int128>(step);
         const auto origin =
@@ -173,8 +173,8 @@ Origin first_origin(const RowWeighting &rows, const FeatureReader &reader, int64
     Origin origin;
     const bool wide = is_wide(reader.type());
     if (rows.precise && !wide) {
-        // x - 0 does not round, and a precise sum may be as far from the mean as 2**15 standard
-        // deviations. Beyond that the chunk is centred again.
+        // The differences x - 0 are exact. The centre of a precise sum may be 2**15 standard
+        // deviations from the mean. Beyond that, the chunk is summed again about a better centre.
         origin.number = 0;
         return origin;
     }
@@ -200,7 +200,7 @@ Origin first_origin(const RowWeighting &rows, const FeatureReader &reader, int64
         }
         alignas(64) double x[8];
         origin.number = 0;
-        // The first few values are enough unless they are missing.
+        // Convert eight values at a time, because the first eight usually give the whole sample.
         const auto type = static_cast<size_t>(reader.type());
         const int size = size_of(reader.type());
         for (int from = 0; from < n && found < SAMPLE; from += 8) {

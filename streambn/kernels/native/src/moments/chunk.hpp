@@ -1,4 +1,4 @@
-// Moments of one chunk of one feature, from sums about a centre.
+// The moments of one chunk of one feature, from sums about a centre.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,15 @@
 
 namespace streambn {
 
-// The sum of squares about a centre c exceeds the one about the mean by n(c - mean)². If that is up
-// to 3/4 of the sum, the subtraction loses 2 bits. Beyond, the chunk is centred again. A precise
-// sum has 40 bits to spare.
+// The sum of squares about a centre c exceeds that about the mean by n(c - mean)². If this excess
+// is at most 3/4 of the sum, subtracting it loses at most 2 bits. If it is more, the chunk is
+// summed again about a better centre. A precise sum has 40 bits to spare.
 constexpr double EXCESS = 0.75, PRECISE_REST = 0x1p-30;
 constexpr int CENTRINGS = 4;
 
 enum class Outcome : uint8_t {
     good,
-    careful,  // the chunk has to be summed by `careful_chunk`
+    careful,  // `careful_chunk` must sum the chunk
 };
 
 // The sums of one feature over one chunk.
@@ -28,8 +28,8 @@ struct ChunkSums {
     int64_t used, nulls;
     NotFinite not_finite;
     Outcome outcome;
-    // If rows have weights and do not fade: whether a row was missing, and the weights of the
-    // valid rows.
+    // For rows that have weights and do not fade. `weighs` is whether a row was missing; `totals`
+    // are then the weights of the valid rows.
     bool weighs;
     RunningWeights totals;
 
@@ -48,7 +48,7 @@ struct ChunkSums {
     }
 };
 
-// The units of a feature that is being read: the true value is (base + x) / ten.
+// The units in which a feature is read. A read value x stands for (base + x) / ten.
 struct Units {
     Pair base, ten;
     bool decimal;
@@ -57,7 +57,7 @@ struct Units {
         const Pair whole = add(base, x);
         return decimal ? divide(whole, ten).hi : whole.hi;
     }
-    // Convert moments of x to the units of the data.
+    // Converts moments of x to the units of the data.
     void restore(Moments &m) const {
         if (m.count == 0 || (!decimal && base.hi == 0)) return;
         m.min = restored({m.min, 0});
@@ -71,24 +71,24 @@ struct Units {
     }
 };
 
-// The total of eight interleaved sums.
+// Returns the total of eight interleaved sums.
 Pair collapsed(const double *hi, const double *lo);
 
-// Add one piece of a feature.
+// Adds one piece of a feature. `behind` rows of the chunk follow the piece.
 void add_piece(const RowWeighting &rows, const FeatureReader &reader, const void *values, int64_t start,
                int n, int64_t behind, ChunkSums &to);
 
-// Sum a chunk of one feature.
+// Sums a chunk of one feature about `to.origin`.
 void sum_chunk(const RowWeighting &rows, const FeatureReader &reader, int64_t start, int64_t stop,
                ChunkSums &to);
 
-// Set moments from the sums of a chunk. Return false if the chunk must be summed again, about the
-// new `sums.origin`.
+// Sets the moments from the sums of a chunk. Returns false if the chunk must be summed again about
+// the new `sums.origin`.
 bool conclude(const RowWeighting &rows, const FeatureReader &reader, int64_t start, int64_t stop,
               const Units &units, ChunkSums &sums, Moments &m);
 
-// A centre for the first values: their median, or 0 if they lie on both sides of it. A median,
-// because one outlier in front must not set the centre of the values behind it.
+// Returns a centre from the first values: their median, or 0 if they lie on both sides of 0. Unlike
+// the first value or the mean, a median does not follow a single outlier at the start.
 Origin first_origin(const RowWeighting &rows, const FeatureReader &reader, int64_t start, int64_t stop);
 
 }  // namespace streambn

@@ -1,5 +1,5 @@
-// Double-double arithmetic: a number is the unevaluated sum hi + lo of two float64. These are the
-// formulas of streambn/kernels/doubledouble.py in the same order, so the bits agree.
+// Double-double arithmetic. A number is the unevaluated sum hi + lo of two float64. The operations
+// and their order equal those of streambn/kernels/doubledouble.py, so the bits agree.
 #pragma once
 
 namespace streambn {

@@ -66,7 +66,7 @@ Moments merge(const Moments &a, const Moments &b) {
     const Pair b_m2 = rescaled(b.m2, 2 * b_by, b.weight == 0);
 
     const Pair delta = add(b_mean, -a_mean);
-    // Moving from the heavier side makes the rounding error of the share matter least.
+    // The mean moves from the heavier side, where the rounding error of the share matters least.
     const bool from_b = b.weight > w;
     const double light = from_b ? w : b.weight, heavy = from_b ? b.weight : w;
     const Pair share = divide({light, 0}, {weight > 0 ? weight : 1.0, 0});

@@ -7,7 +7,7 @@ namespace streambn {
 
 namespace {
 
-constexpr int64_t TABULATED_GAPS = 64;  // in rows
+constexpr int64_t TABULATED_GAPS = 64;  // a gap is a number of rows
 constexpr double NEGLIGIBLE = 0x1p-1000;
 
 struct RecursionStep {
@@ -17,7 +17,7 @@ struct RecursionStep {
 class RecursionSteps {
   public:
     RecursionSteps(double decay, double alpha) : decay_(decay), alpha_(alpha) {
-        table_[1] = {1, decay};  // λ + α is 1, which rounding must not change
+        table_[1] = {1, decay};  // λ + α is exactly 1, and rounding must not change it
         for (int64_t gap = 2; gap <= TABULATED_GAPS; ++gap) table_[gap] = computed(gap);
     }
     RecursionStep of(int64_t gap) const { return gap <= TABULATED_GAPS ? table_[gap] : computed(gap); }
@@ -38,7 +38,7 @@ RecursionSummary recursion_weights(const bool *valid, int64_t rows, double decay
                                    double *weights) {
     const RecursionSteps steps(decay, alpha);
     std::fill(weights, weights + rows, 0.0);
-    double product = 1;  // of the fades of all later values
+    double product = 1;  // the product of the fades of all later values
     int64_t first = rows, last = -1, later = -1;
     for (int64_t i = rows - 1; i >= 0; --i) {
         if (!valid[i]) continue;

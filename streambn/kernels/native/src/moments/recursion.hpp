@@ -7,11 +7,12 @@
 namespace streambn {
 
 struct RecursionSummary {
-    double decay;           // P, by which all later values discount the first
-    int64_t before, since;  // rows without a value before the first value and after the last
+    double decay;           // P, the factor by which all later values discount the first
+    int64_t before, since;  // the rows without a value before the first value and after the last
 };
 
-// Write the weight of each value as of the last one, and 0 elsewhere.
+// Writes the weight of each value as of the last value. Writes 0 for rows without a value, and for
+// the first value.
 RecursionSummary recursion_weights(const bool *valid, int64_t rows, double decay, double alpha,
                                    double *weights);
 

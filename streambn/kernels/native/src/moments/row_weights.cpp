@@ -12,7 +12,8 @@ RowWeighting::RowWeighting(Weighting w, int64_t rows)
         if (table) last_chunk_ = table->dense(rows % CHUNK);
         return;
     }
-    // The last piece starts at its chunk, or a whole number of pieces after it.
+    // `last` is the size of the last piece. In a chunk of fading rows, the first piece is the short
+    // one, so the last piece is whole if the chunk has more than one.
     const int64_t last = table && rows % CHUNK > PIECE ? PIECE : (rows - 1) % PIECE + 1;
     if (last % 8) {
         padded_from_ = rows - last;

@@ -18,7 +18,7 @@ DecayTable::DecayTable(double decay)
     Pair power{1, 0};
     for (int i = 0; i < PIECE; ++i) {
         weights_[static_cast<size_t>(PIECE - 1 - i)] = without_subnormals(power.hi);
-        // Put one more row before the others.
+        // Prepend one more row.
         RunningWeights &more = dense_[static_cast<size_t>(i + 1)];
         more.weight = power, more.squares = multiply(power, power);
         more.append(dense_[static_cast<size_t>(i)]);
@@ -40,7 +40,7 @@ DecayTable::DecayTable(double decay)
 }
 
 std::shared_ptr<const DecayTable> DecayTable::of(double decay) {
-    // Each thread has its own tables. A mutex could stay locked forever in a forked process.
+    // Each thread has its own tables, because a shared mutex could stay locked in a forked process.
     static thread_local std::vector<std::shared_ptr<const DecayTable>> tables;
     for (const auto &table : tables)
         if (table->decay() == decay) return table;
@@ -63,7 +63,7 @@ WeightTotals DecayTable::masked(const uint64_t *bits, int n) const {
     const Bitmap rows{reinterpret_cast<const uint8_t *>(bits), 0};
     const double eight = power(8);
     PieceWeights all{0, 0, 0};
-    // Windows of eight rows, the last of which ends with row n.
+    // Each window has eight rows. The last window ends with the last row.
     for (int start = n % 8 - 8; start < n; start += 8) {
         const uint64_t window =
             start >= 0 ? rows.word(start, 8) : start > -8 ? rows.word(0, start + 8) << -start : 0;

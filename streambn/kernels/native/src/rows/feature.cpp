@@ -8,7 +8,7 @@ namespace streambn {
 namespace {
 
 constexpr double EPSILON = 0x1p-52;
-constexpr double NOISE = 0x1p-96;  // relative noise of the low half of a mean; see moments.py
+constexpr double NOISE = 0x1p-96;  // the relative noise of a mean; see accumulators/moments.py
 
 Moments single(Pair x, double weight, double decay) {
     Moments m;
@@ -30,8 +30,8 @@ Moments single(Pair x, double weight, double decay) {
     return m;
 }
 
-// Replace a negligible decay by zero. Multiplying a subnormal number costs about a hundred cycles,
-// and 0.7 times the smallest one is itself.
+// Replaces a negligible decay by zero. A product with a subnormal number costs about a hundred
+// cycles, and the decay might never reach zero: 0.7 times the smallest subnormal is itself.
 double without_negligible(double decay) { return decay < 0x1p-1000 ? 0.0 : decay; }
 
 void age(Moments &m, double fade) {
@@ -42,7 +42,7 @@ void age(Moments &m, double fade) {
     m.decay = without_negligible(m.decay * fade);
 }
 
-// The moments of a feature as they are read, with the prior.
+// The moments of a feature, including its prior.
 struct ReadMoments {
     double weight, pairs, m2;
     Pair mean;
@@ -55,20 +55,21 @@ ReadMoments read_moments(const RowFeature &feature, const RowRules &rules) {
     const double extra = rules.prior * m.decay, weight = m.weight + extra;
     const double pairs = m.pairs + extra * m.weight;
     if (m.exponent != 0 || first.exponent != 0) {
-        // `extra` already includes the decay of later rows, so the merge must not apply it again.
+        // `extra` already includes the decay of later rows, so the merge must not decay it again.
         Moments prior = first, rest = m;
         prior.weight = extra, rest.decay = 1;
         const Moments all = merge(prior, rest);
         return {all.weight, pairs, all.m2.hi, all.mean, all.exponent};
     }
-    // After this difference no digits can be lost, so plain numbers are enough.
+    // The difference of the means may cancel and needs double-doubles. Later steps do not cancel,
+    // so float64 is enough.
     const double delta = add(first.mean, -m.mean).hi, share = extra / weight;
     return {weight, pairs, m.m2.hi + delta * delta * share * m.weight,
             add(m.mean, {delta * share, 0}), 0};
 }
 
 LastShares shares_of(double w, double weight, double decay) {
-    const bool from_value = weight > w;  // move from the heavier side, as in `merge`
+    const bool from_value = weight > w;  // like `merge`, move from the heavier side
     const Pair light = divide({from_value ? w : weight, 0}, {w + weight, 0});
     return {weight, {w, decay, from_value ? weight : w, light.hi, light.lo, from_value}};
 }
@@ -78,13 +79,13 @@ LastShares shares_of(double w, double weight, double decay) {
 void learn_missing(RowFeature &feature, const RowRules &rules, int64_t rows) {
     Moments &m = feature.m;
     if (rules.prior > 0) {
-        // Missing values have no effect until the next value.
+        // Missing values take effect at the next value.
         (feature.first.count == 0 ? feature.before : feature.since) += rows;
         return;
     }
     if (rules.decay == 1 || rules.ignore_missing || rows == 0) return;
     double fade = rows == 1 ? rules.decay : std::pow(rules.decay, static_cast<double>(rows));
-    // As in `merge`, the weight does not fall below LEAST_WEIGHT.
+    // Like `merge`, keep the weight from falling below LEAST_WEIGHT.
     if (m.weight > 0) fade = std::max(fade, std::min(LEAST_WEIGHT / m.weight, 1.0));
     age(m, fade);
     feature.is_mapped = false;
@@ -137,7 +138,7 @@ FeatureMap map_of(const RowFeature &feature, const RowRules &rules) {
     double poison = rules.nan == Handling::propagate && m.nans > 0 ? NAN : 0.0;
     if (rules.inf == Handling::propagate) {
         if (m.pos_infs > 0) poison += INF;
-        if (m.neg_infs > 0) poison -= INF;  // both together: NaN
+        if (m.neg_infs > 0) poison -= INF;  // infinities of both signs give NaN
     }
     const bool poisoned = poison != 0;
     if (!map.known && !poisoned) return map;

@@ -1,4 +1,4 @@
-// One feature of a stream of rows: its moments, value by value, and the map that they define.
+// One feature of a stream of rows. Its moments learn value by value and define its map.
 // streambn/kernels/reference/rows.py has the formulas.
 #pragma once
 
@@ -9,10 +9,10 @@
 
 namespace streambn {
 
-// The handling of NaN and infinities, in the order of `MISSING` in streambn/kernels/rows.py.
+// How NaN and infinities are handled. The order is that of `MISSING` in streambn/kernels/rows.py.
 enum class Handling : uint8_t { ignore, raise, propagate };
 
-// The hyperparameters of all features; see RowRules in streambn/kernels/rows.py.
+// The hyperparameters of all features. `RowRules` in streambn/kernels/rows.py documents them.
 struct RowRules {
     double decay;
     bool ignore_missing;
@@ -21,39 +21,40 @@ struct RowRules {
     double eps, clip;
     bool center, scale;
     Handling nan, inf;
-    bool zero_constant;  // a constant feature maps to 0; otherwise its scale is 1
+    bool zero_constant;  // a constant feature maps to 0 if true, and has scale 1 if false
 };
 
 // The map y = clip((x - location) / scale) * gamma + beta.
 struct FeatureMap {
     Pair location;
     double scale, gamma, beta;
-    bool known;  // the feature has statistics
+    bool known;  // whether the feature has statistics
 };
 
 struct RowFeature {
     Moments m;
-    // With a prior: the first value alone, which `m` only counts; the number of rows without a
-    // value before it; and the number since the last value.
+    // These fields are for rules with a prior. `first` holds the first value alone, which `m` only
+    // counts. `before` and `since` count the rows without a value before the first value and since
+    // the last.
     Moments first;
     int64_t before = 0, since = 0;
     int64_t rows = 0;   // the number of rows that the moments include
-    bool exact = true;  // all values were integers or decimals
+    bool exact = true;  // whether all values were integers or decimals
     double gamma = 1, beta = 0;
-    bool is_mapped = false;  // `map` is up to date
+    bool is_mapped = false;  // whether `map` is up to date
     FeatureMap map{};
 };
 
-// The weight of the last value, and the shares in its merge.
+// The weight of the last value, and the shares of its merge.
 struct LastShares {
     double value = 0;
     MergeShares of{};
 };
 
-// Learn `rows` rows in which the feature is missing or has no finite value.
+// Learns `rows` rows in which the feature is missing or not finite.
 void learn_missing(RowFeature &feature, const RowRules &rules, int64_t rows);
-// Learn a value. With a prior, its weight is 1. `shares` are those of the last call, because most
-// features of a row have the same weight.
+// Learns a value. With a prior, `weight` must be 1. `shares` caches the shares of the last call,
+// because most features of a row have the same weight.
 void learn_value(RowFeature &feature, const RowRules &rules, Pair x, double weight, LastShares &shares);
 
 FeatureMap map_of(const RowFeature &feature, const RowRules &rules);
@@ -62,11 +63,11 @@ inline double mapped(const FeatureMap &map, double clip, Pair x) {
     Pair location = map.location;
     double scale = map.scale;
     if (__builtin_fabs(location.hi) > 0x1p969 || scale > 0x1p969) {
-        // The difference could overflow.
+        // The difference could overflow, so divide all three numbers by 4.
         x = {x.hi / 4, x.lo / 4}, location = {location.hi / 4, location.lo / 4}, scale /= 4;
     }
     double y = (((x.hi - location.hi) + x.lo) - location.lo) / scale;
-    // This order of comparisons keeps NaN.
+    // With this order of comparisons, NaN stays NaN.
     y = y > clip ? clip : y < -clip ? -clip : y;
     return y * map.gamma + map.beta;
 }

@@ -1,4 +1,4 @@
-// The Python class RowStatistics, which learns and transforms rows that are dicts.
+// The Python class RowStatistics, which learns and transforms rows given as dicts.
 #include <nanobind/stl/optional.h>
 
 #include <cmath>
@@ -14,26 +14,27 @@ namespace streambn {
 
 namespace {
 
-constexpr double MAX_WEIGHT = 1e30;  // as in streambn/kernels/rows.py
+constexpr double MAX_WEIGHT = 1e30;  // equal to MAX_WEIGHT in streambn/kernels/rows.py
 
 enum class Kind : uint8_t { number, missing, nan, infinite, other };
 
-// A value of a row. The row owns the key and the value.
+// An item of a row, which owns the key and the value.
 struct Item {
     PyObject *key, *value;
-    int64_t feature;  // -1: unknown
+    int64_t feature;  // -1 if the key is no known feature
     Kind kind;
-    bool exact;       // an integer or a decimal
+    bool exact;       // whether the value is an integer or a decimal
     Pair x;
 };
 
 class RowStatistics {
   public:
-    // `number` converts a value to (hi, lo, exact), to () if it is missing, or to None if it is not
-    // a number. `refuse` raises the error of a given name. Both must be functions of a module,
-    // because the garbage collector does not see what this object refers to.
+    // `number` converts a number to (hi, lo, exact). It returns () for a missing value, and None for
+    // a value that is not a number. `refuse` raises the error of a given name. Both must be
+    // module-level functions, because the garbage collector cannot traverse this object.
     //
-    // `unseen` maps features without statistics. If it is `known`, they are refused instead.
+    // `unseen` maps the values of features without statistics. If `unseen.known` is true, such
+    // values are refused instead.
     RowStatistics(RowRules rules, FeatureMap unseen, nb::dict affine, nb::object number, nb::object refuse)
         : rules_(rules), unseen_(unseen), affine_(std::move(affine)), number_(std::move(number)),
           refuse_(std::move(refuse)) {}
@@ -41,7 +42,7 @@ class RowStatistics {
         for (const Recent &recent : recent_) Py_DECREF(recent.key);
     }
 
-    // `given` is the weight of the row, or null for 1.
+    // Learns one row. `given` is the weight of the row; null stands for 1.
     void learn(nb::handle row, PyObject *given) {
         const double weight = given ? weight_of(given) : 1.0;
         Row read(*this, row);
@@ -51,7 +52,7 @@ class RowStatistics {
             if (refused) refuse(item.kind == Kind::nan ? "nan" : "inf", item);
             if (item.kind == Kind::other && item.feature >= 0) refuse("other", item);
         }
-        // From here on nothing is refused. A row of weight 0 has no effect.
+        // The row is valid, and the state may change. A row of weight 0 has no effect.
         if (weight == 0) return;
         for (Item &item : read.items) {
             if (is_new(item)) item.feature = append(item.key);
@@ -71,14 +72,15 @@ class RowStatistics {
                 m.nans += 1;
             else
                 (item.x.hi > 0 ? m.pos_infs : m.neg_infs) += 1;
-            // With nan="propagate", a NaN changes the map.
+            // NaN and infinities change the map if they propagate.
             if (item.kind != Kind::missing) feature.exact = feature.is_mapped = false;
             learn_missing(feature, rules_, 1);
         }
         rows_ += 1;
     }
 
-    // Only a number adds a feature. A missing value may belong to a text column.
+    // Only a number, NaN and infinities included, adds a feature. A missing value may belong to a
+    // text column.
     static bool is_new(const Item &item) {
         return item.feature < 0 && item.kind != Kind::other && item.kind != Kind::missing;
     }
@@ -88,7 +90,7 @@ class RowStatistics {
         const nb::object out = nb::steal(PyDict_Copy(row.ptr()));
         if (!out.is_valid()) throw nb::python_error();
         for (const Item &item : read.items) {
-            // A value that is not a number stays as it is.
+            // Copy a value that is not a number unchanged, unless it belongs to a known feature.
             if (item.kind == Kind::other && item.feature >= 0) refuse("other", item);
             if (item.kind == Kind::other || item.kind == Kind::missing) continue;
             if (item.kind == Kind::nan && rules_.nan == Handling::raise) refuse("nan", item);
@@ -119,10 +121,12 @@ class RowStatistics {
     int64_t rows() const { return rows_; }
     int64_t size() const { return static_cast<int64_t>(features_.size()); }
 
-    // Write the moments and, with a prior, those of the first values and the gaps: the number of
-    // rows without a value before the first value and since the last. All are as of the last row,
-    // unless `rows` is given. Then they are as stored, and `rows` receives the number of rows that
-    // each feature includes.
+    // Writes the moments of all features. With a prior, `first` receives the moments of the first
+    // values. `gaps` receives the number of rows without a value before the first value, and the
+    // number since the last.
+    //
+    // Without `rows`, everything written is as of the last row. With `rows`, the stored state is
+    // written unchanged, and `rows` receives the number of rows that each feature includes.
     void store(nb::handle moments, std::optional<nb::object> first, std::optional<nb::object> gaps,
                std::optional<nb::object> rows) const {
         const Buffer all(moments, 8, INTEGER, true);
@@ -132,7 +136,7 @@ class RowStatistics {
         const auto between = optional_buffer(gaps, INTEGER, 2 * size(), "the array of gaps", true);
         const auto seen = optional_buffer(rows, INTEGER, size(), "the array of rows", true);
         for (int64_t i = 0; i < size(); ++i) {
-            // A copy, because reading must not change the state.
+            // Settle a copy, because reading must not change the state.
             RowFeature feature = features_[static_cast<size_t>(i)];
             if (seen)
                 seen->as<int64_t>()[i] = feature.rows;
@@ -146,8 +150,9 @@ class RowStatistics {
         }
     }
 
-    // Add features and replace the moments of all, which are as of row `rows`. If another thread
-    // has learned since row `before`, do nothing and return false.
+    // Adds the features `fresh`, and replaces the moments of all features. The new moments are as
+    // of row `rows`. If another thread has learned since row `before`, changes nothing and returns
+    // false.
     bool update(nb::list fresh, nb::list exact, int64_t before, int64_t rows, nb::handle moments,
                 std::optional<nb::object> first, std::optional<nb::object> gaps,
                 std::optional<nb::object> rows_of_features) {
@@ -186,7 +191,7 @@ class RowStatistics {
     }
     int64_t index(nb::handle key) const { return find(key.ptr()); }
 
-    // Set the maps of all features, for statistics that are kept elsewhere.
+    // Sets the maps of all features, for a caller that keeps the statistics itself.
     void set_maps(nb::handle hi, nb::handle lo, nb::handle scale, nb::handle gamma,
                   nb::handle beta, nb::handle known) {
         const Buffer his(hi, 8, "d"), los(lo, 8, "d"), scales(scale, 8, "d"), gammas(gamma, 8, "d"),
@@ -202,8 +207,9 @@ class RowStatistics {
     }
 
   private:
-    // The items of a dict. A dict of strings to floats and small integers is read in place. Any
-    // other dict is copied first, because reading it runs Python code, which may change it.
+    // The items of a dict. A dict that is read without running Python code is read in place, such
+    // as one of strings to floats and small integers. Any other dict is copied first, because the
+    // Python code may change it.
     struct Row {
         Row(RowStatistics &statistics, nb::handle row) : statistics_(statistics) {
             items.swap(statistics.buffer_);
@@ -225,7 +231,8 @@ class RowStatistics {
         nb::object copy_;
     };
 
-    // Return false if Python code would have to run and `may_run` is false.
+    // Reads the items of a row. Returns false if that requires Python code to run and `may_run` is
+    // false.
     bool read(nb::handle row, bool may_run, std::vector<Item> &items) {
         Py_ssize_t at = 0;
         PyObject *key, *value;
@@ -233,7 +240,7 @@ class RowStatistics {
             Item item{key, value, -1, Kind::number, true, {0, 0}};
             if (!may_run && !PyUnicode_CheckExact(key)) return false;
             item.feature = find(key, i);
-            if (PyFloat_Check(value)) {  // NumPy's float64 is one
+            if (PyFloat_Check(value)) {  // numpy.float64 is a subclass of float
                 item.x.hi = PyFloat_AsDouble(value);
                 item.exact = false;
             } else if (value == Py_None) {
@@ -241,7 +248,7 @@ class RowStatistics {
             } else if (PyUnicode_CheckExact(value) || PyBool_Check(value)) {
                 item.kind = Kind::other;
             } else if (PyLong_CheckExact(value) && small(value, item.x)) {
-                // float64 holds this integer.
+                // float64 represents this integer exactly.
             } else if (may_run) {
                 convert(item);
             } else {
@@ -272,7 +279,7 @@ class RowStatistics {
                 const nb::object found = number_(nb::handle(given), "weight");
                 if (!found.is_none() && nb::len(found) > 0) weight = nb::cast<double>(found[0]);
             } catch (nb::python_error &error) {
-                if (!error.matches(PyExc_ValueError)) throw;  // otherwise it is beyond float64
+                if (!error.matches(PyExc_ValueError)) throw;  // a ValueError means beyond float64
             }
         }
         if (!(weight >= 0 && weight <= MAX_WEIGHT)) refuse("weight", given);
@@ -298,7 +305,7 @@ class RowStatistics {
         item.exact = nb::cast<bool>(parts[2]);
     }
 
-    // Most rows have the same key objects as the row before.
+    // A cache of the last row's keys. Most rows have the same key objects as the row before.
     struct Recent {
         PyObject *key;
         int64_t feature;
@@ -345,7 +352,7 @@ class RowStatistics {
         return size() - 1;
     }
 
-    // Make the moments of a feature include all rows before the current one.
+    // Makes the moments of a feature include all rows before the current one.
     void settle(RowFeature &feature) const {
         const int64_t missed = rows_ - feature.rows;
         if (missed == 0) return;
@@ -354,7 +361,8 @@ class RowStatistics {
         learn_missing(feature, rules_, missed);
     }
 
-    // Rows without the feature age all weights alike, so the map does not change.
+    // Returns the map of a feature. Rows without the feature age all its weights alike, so they do
+    // not change the map.
     const FeatureMap &current(int64_t index) {
         RowFeature &feature = features_[static_cast<size_t>(index)];
         if (!feature.is_mapped) {

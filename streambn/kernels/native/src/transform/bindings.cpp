@@ -1,4 +1,4 @@
-// The Python function for the transform, and its output as an Arrow batch.
+// The Python function `transform`, which returns an Arrow batch.
 #include <nanobind/stl/optional.h>
 
 #include <algorithm>
@@ -14,16 +14,18 @@ namespace streambn {
 
 namespace {
 
-// The memory of an output batch. Arrow allocated the buffers, which are Python objects. Arrow
-// moves the arrays of the interface by value, so each one holds a share of this.
+// The memory of an output batch. The buffers are Python objects that Arrow allocated. A consumer
+// may move each array of the C data interface away by value, so each array shares ownership of the
+// parcel.
 struct Parcel {
     std::vector<nb::object> owned;
     std::vector<ArrowArray> arrays;      // the columns, then the values of list columns
-    std::vector<ArrowArray *> children;  // the same
+    std::vector<ArrowArray *> children;  // pointers to `arrays`, in the same order
     std::vector<const void *> buffers;   // two per array, then one of the batch
     ~Parcel() {
         if (owned.empty()) return;
-        // The last owner may not hold the GIL. After the interpreter has ended there is none.
+        // The last owner may not hold the GIL. A finalized interpreter has no GIL, and the objects
+        // are leaked.
         if (!Py_IsInitialized()) {
             for (nb::object &object : owned) (void)object.release();
             return;
@@ -40,10 +42,11 @@ void release_array(ArrowArray *array) {
     delete static_cast<std::shared_ptr<Parcel> *>(array->private_data);
 }
 
-// Memory from Arrow's pool. Small outputs share a buffer, because an allocation takes 1 µs.
+// Allocates memory from Arrow's pool. Small outputs share a buffer, because an allocation takes
+// 1 µs.
 class Allocator {
   public:
-    // `allocate` is a Python function that returns a buffer of a given size.
+    // `allocate` is a Python function that returns an Arrow buffer of a given size.
     Allocator(Parcel &parcel, nb::handle allocate) : parcel_(parcel), allocate_(allocate) {}
     uint8_t *take(int64_t bytes) {
         bytes = (bytes + 63) / 64 * 64;
@@ -58,7 +61,7 @@ class Allocator {
         at_ += bytes, left_ -= bytes;
         return taken;
     }
-    // Bits are written one word at a time.
+    // The size is a whole number of 64-bit words, because bits are written one word at a time.
     uint8_t *take_bits(int64_t bits) { return take((bits + 63) / 64 * 8); }
 
   private:
@@ -69,7 +72,7 @@ class Allocator {
     int64_t left_ = 0;
 };
 
-// The float type of a column in the output's schema.
+// Returns the float type of a column in the output's schema.
 Type output_type(const ArrowSchema *field, const Column &column) {
     const bool list = field && field->format && std::strncmp(field->format, "+w:", 3) == 0;
     if (list != column.is_list || (list && field->n_children != 1))
@@ -83,7 +86,8 @@ Type output_type(const ArrowSchema *field, const Column &column) {
     throw std::invalid_argument("an output must be float16, float32 or float64");
 }
 
-// Write the validity of a column's lists, combined with that of the enclosing structs.
+// Writes the validity of a column's lists, combined with that of the enclosing structs. Returns the
+// number of null lists.
 int64_t write_list_validity(const Column &column, uint8_t *to) {
     int64_t valid = 0;
     for (int64_t start = 0; start < column.rows; start += 64) {
@@ -96,7 +100,7 @@ int64_t write_list_validity(const Column &column, uint8_t *to) {
     return column.rows - valid;
 }
 
-// Build a struct array with one child per column.
+// Builds a struct array with one child per column.
 ArrowArray packed(const std::shared_ptr<Parcel> &parcel, const std::vector<Column> &columns,
                   const std::vector<Output> &outputs, const std::vector<uint8_t *> &list_validity) {
     const size_t count = columns.size();
@@ -125,8 +129,9 @@ ArrowArray packed(const std::shared_ptr<Parcel> &parcel, const std::vector<Colum
             &parcel->buffers[4 * count], parcel->children.data(), nullptr, release_array, share()};
 }
 
-// Return the result of `import_batch` for the address of the output. Return None if a location is
-// so large that subtracting it could overflow, or if the reciprocal of a scale is not exact enough.
+// Returns the result of `import_batch` for the address of the output. Returns None if a location is
+// so large that subtracting it could overflow, or if a scale lies outside the range in which the
+// inner loops round a quotient correctly.
 nb::object py_transform(nb::handle batch, nb::handle layout, nb::handle location_hi,
                         nb::handle location_lo, nb::handle scale, std::optional<nb::object> gamma,
                         std::optional<nb::object> beta, double clip, nb::handle known, bool inverse,

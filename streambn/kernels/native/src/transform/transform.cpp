@@ -16,21 +16,22 @@ namespace streambn {
 namespace {
 
 constexpr int64_t TASK_VALUES = 64 * PIECE;
-// A larger output is written past the cache, which could not hold it. This is 8 % faster for
-// 128 MB. For 512 KB, which fit into the cache, it would be 75 % slower.
+// float64 outputs of at least this size bypass the cache, which could not hold them. Bypassing is
+// 8 % faster for an output of 128 MB. It would be 75 % slower for 512 KB, which fit into the cache.
 constexpr int64_t STREAMED_BYTES = 32 << 20;
 
-// One column and its parameters, one for each element of a period of rows.
+// One column and its parameters. Each parameter array has one entry per element of a period of
+// rows.
 struct Plan {
     const Column *column;
     Output *output;
     int64_t first_feature, elements, period;
     std::vector<double> parameters;
     Maps maps;
-    // The integers nearest to the locations. They are subtracted before values are rounded to
-    // float64.
-    std::vector<int64_t> origins;  // of 64-bit integers; less 2**63 for unsigned ones
-    std::vector<Int256> bases;     // of decimals beyond 64 bits
+    // The integers nearest to the locations. Subtracting them before values are rounded to float64
+    // keeps the low digits.
+    std::vector<int64_t> origins;  // for 64-bit integers; minus 2**63 if they are unsigned
+    std::vector<Int256> bases;     // for decimals beyond 64 bits
     double unit;                   // 10**scale of a decimal
     bool all_known;
     bool stream;
@@ -54,7 +55,7 @@ Plan make_plan(const Column &column, const FeatureTransform &features, int64_t f
         double near = std::rint(features.location_hi[first_feature + k] * (column.decimal_scale ? unit.hi : 1.0));
         if (features.inverse || !std::isfinite(near)) near = 0;
         if (is_wide(type)) {
-            // Clamp to the largest and the smallest float64 of the type.
+            // Clamp to the range of float64 numbers that the type can represent.
             near = type == Type::uint64 ? std::min(std::max(near, 0.0), 0x1p64 - 2048)
                                         : std::min(std::max(near, -0x1p63), 0x1p63 - 1024);
             plan.origins.push_back(type == Type::uint64 ? static_cast<int64_t>(static_cast<uint64_t>(near) ^
@@ -98,7 +99,7 @@ Plan make_plan(const Column &column, const FeatureTransform &features, int64_t f
     return plan;
 }
 
-// Round to the nearest float16, ties to even.
+// Rounds to the nearest float16, ties to even.
 uint16_t half_of(double value) {
     uint64_t bits;
     std::memcpy(&bits, &value, sizeof bits);
@@ -107,18 +108,18 @@ uint16_t half_of(double value) {
     const double magnitude = std::fabs(value);
     if (magnitude == 0) return sign;
     if (magnitude >= 65520.0) return sign | 0x7c00;
-    // Count units in the last place of float16. rint rounds ties to even.
+    // Count in units in the last place of float16. rint rounds ties to even.
     int exponent;
     (void)std::frexp(magnitude, &exponent);
     const int lowest = std::max(exponent - 11, -24);
     const auto steps = static_cast<uint16_t>(std::rint(std::ldexp(magnitude, -lowest)));
-    // The eleventh bit of the count is the hidden bit, which carries into the exponent.
+    // The eleventh bit of the count is the hidden bit. Adding it increments the exponent field.
     return sign | static_cast<uint16_t>(steps + ((lowest + 24) << 10));
 }
 
-// Write the validity of `n` elements from `start` on, and return the number of valid ones.
-// `with_outer` includes the enclosing structs and lists. `known`, unless null, marks the features
-// with statistics.
+// Writes the validity of `n` elements from `start` on, and returns the number of valid elements.
+// `with_outer` includes the validity of the enclosing structs and lists. If `known` is not null,
+// elements of features without statistics are invalid.
 int element_bits(const Plan &plan, int64_t start, int n, bool with_outer, const uint8_t *known,
                  PieceBits &bits) {
     const Column &column = *plan.column;
@@ -143,7 +144,7 @@ int element_bits(const Plan &plan, int64_t start, int n, bool with_outer, const 
     return count;
 }
 
-// The values of a piece as float64, for types that the inner loops do not read.
+// Converts the values of a piece to float64, for types that the inner loops do not read.
 void widen(const Plan &plan, const Kernels &inner, bool inverse, int64_t start, int n, double *to) {
     const Column &column = *plan.column;
     const int size = size_of(column.type);
@@ -163,7 +164,7 @@ void widen(const Plan &plan, const Kernels &inner, bool inverse, int64_t start, 
             std::memcpy(&value, from + i * 8, 8);
             const int64_t origin = plan.origins[static_cast<size_t>(feature)];
             feature = feature + 1 == column.width ? 0 : feature + 1;
-            // A difference that does not fit into 64 bits is so large that it may be rounded.
+            // A difference beyond 64 bits is computed in 128 bits and rounded once.
             to[i] = __builtin_sub_overflow(value ^ flip, origin, &difference)
                         ? static_cast<double>(static_cast<__int128>(value ^ flip) - origin)
                         : static_cast<double>(difference);
@@ -256,7 +257,7 @@ void transform(const std::vector<Column> &columns, const FeatureTransform &featu
                     std::memcpy(out + 2 * i, &half, 2);
                 }
             }
-            // Values of features without statistics are counted too.
+            // Count the values of features without statistics as well.
             if (bad || (known && is_float(column.type))) {
                 Origin zero;
                 zero.number = 0;

@@ -8,28 +8,29 @@
 
 namespace streambn {
 
-// The map y = clip((x - location) / scale) * gamma + beta, as arrays over features.
+// The map y = clip((x - location) / scale) * gamma + beta. Each pointer is an array over features.
 struct FeatureTransform {
     const double *location_hi, *location_lo, *scale;
-    const double *gamma, *beta;  // null: 1 and 0
-    double clip;                 // infinity: no bound
-    const uint8_t *known;        // 0: the feature has no statistics, and its output is null
+    const double *gamma, *beta;  // null stands for gamma = 1 and beta = 0
+    double clip;                 // infinity means no bound
+    const uint8_t *known;        // a feature with 0 has no statistics, and its output is null
     bool inverse;
 };
 
-// The output of one column: rows * width values of a float type.
+// The output buffers of one column: rows * width values of a float type.
 struct Output {
     Type type;
     uint8_t *values;     // aligned to 64 bytes
-    uint8_t *validity;   // null: all values are valid
+    uint8_t *validity;   // null if all values are valid
     int64_t null_count;  // set by `transform`
 };
 
-// Return whether the values of a column's output need a validity bitmap.
+// Returns whether the values of the column's output need a validity bitmap. `known` starts at the
+// first feature of the column.
 bool needs_validity(const Column &column, const uint8_t *known);
 
-// Fill the outputs, with 0 under nulls. Add the NaN and infinite values found to `nans` and
-// `infs`, arrays over features.
+// Fills the outputs, and writes 0 under nulls. Adds the number of NaN and infinite values of each
+// feature to `nans` and `infs`, arrays over features.
 void transform(const std::vector<Column> &columns, const FeatureTransform &features,
                std::vector<Output> &outputs, int64_t *nans, int64_t *infs, int threads);
 
