@@ -1,4 +1,4 @@
-"""Exact sums of the compiled kernels: Python's integers, whatever the order and the cuts."""
+"""Exact sums of the compiled kernels equal Python's integers in any order and partition."""
 
 from __future__ import annotations
 
@@ -24,41 +24,42 @@ from streambn.kernels.interface import ABSENT
 
 native = pytest.importorskip(
     "streambn.kernels.native",
-    reason="the compiled kernels are not there: install streambn where there is a C++ compiler",
+    reason="the compiled kernels are missing: install streambn where there is a C++ compiler",
     exc_type=ImportError,
 )
 _core = native._core
 
 TOTAL, SQUARES = slice(9, 43), slice(43, 110)
-UNIT = 1074  # the sums of floats and integers are in units of 2**-1074
+UNIT = 1074  # sums of floats and integers count units of 2**-1074
 INTEGERS = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
-RANGE = 131072  # rows of a task
+RANGE = 131072  # rows of a thread's task
 
 
-# ------------------------------------------------------------------ what is to come out
+# ----------------------------------------------------------------------- expected sums
 
 
 def limbs(value, words):
+    """Return an integer as this many words of 64 bits, in two's complement."""
     assert -(1 << (64 * words - 1)) <= value < 1 << (64 * words - 1)
     octets = value.to_bytes(8 * words, "little", signed=True)
     return np.frombuffer(octets, np.int64)
 
 
 def memory_of(counts, low, high, total, squares, scale=None):
-    """Give the memory of one lane; `total` and `squares` in units."""
-    lane = np.zeros(110, np.int64)
-    lane[:5] = counts
-    lane[5:7] = np.array([low, high], np.float64).view(np.int64)
-    lane[7:9] = scale is not None, scale or 0
-    lane[TOTAL], lane[SQUARES] = limbs(total, 34), limbs(squares, 67)
-    return lane
+    """Return the memory of one feature; `total` and `squares` count units."""
+    memory = np.zeros(110, np.int64)
+    memory[:5] = counts
+    memory[5:7] = np.array([low, high], np.float64).view(np.int64)
+    memory[7:9] = scale is not None, scale or 0
+    memory[TOTAL], memory[SQUARES] = limbs(total, 34), limbs(squares, 67)
+    return memory
 
 
 EMPTY = memory_of([0] * 5, math.inf, -math.inf, 0, 0)
 
 
 def expected(values, scale=None):
-    """Give the memory of a lane of such values, floats or integers; None: null."""
+    """Return the memory of a feature of floats or integers, where None is a null."""
     there = [v for v in values if v is not None]
     finite = [v for v in there if math.isfinite(v)]
     counts = [
@@ -75,40 +76,37 @@ def expected(values, scale=None):
         unit = Fraction(10) ** scale
         low, high = (float(order[i] / unit) for i in (0, -1))
         return memory_of(counts, low, high, sum(finite), sum(v * v for v in finite), scale)
-    # In units; a float is one integer over a power of two.
+    # A float is an integer over a power of two, and so a whole number of units.
     units = [n * (1 << UNIT) // d for n, d in (v.as_integer_ratio() for v in finite)]
     squares = sum(u * u for u in units)
     return memory_of(counts, float(order[0]), float(order[-1]), sum(units), squares)
 
 
-def lane_of(sums, lane=0):
-    return np.ascontiguousarray(sums.memory[:, lane])
+def feature_memory(sums, feature=0):
+    return np.ascontiguousarray(sums.memory[:, feature])
 
 
 def summed(*arrays):
     return native.exact_sums(Columns.of(*arrays))
 
 
-def listed(array):
-    return array.to_pylist()
-
-
-def check(array, values=None, scale=None):
-    values = listed(array) if values is None else values
-    got = lane_of(summed(array))
+def assert_exact(array, values=None, scale=None):
+    """Compare the sums of an array with those of its values, bit for bit."""
+    values = array.to_pylist() if values is None else values
+    got = feature_memory(summed(array))
     assert got.tobytes() == expected(values, scale).tobytes()
 
 
-# ------------------------------------------------------------------------- what is drawn
+# ------------------------------------------------------------------------ random columns
 
 seeds = st.integers(0, 2**32 - 1)
-# Lengths around those of a pack and of a piece.
+# Lengths around the limits of the compiled loops.
 sizes = st.one_of(st.integers(0, 40), st.sampled_from([63, 64, 511, 512, 513, 1024, 1500]))
 
 
 @st.composite
 def floats64(draw):
-    """Any mantissa, and exponents from a window: as wide as each way takes, and wider."""
+    """Draw any mantissas, and exponents from a window around the limits of each method."""
     rng, n = np.random.default_rng(draw(seeds)), draw(sizes)
     width = draw(st.sampled_from([1, 2, 17, 18, 19, 60, 299, 300, 301, 302, 700, 2047]))
     first = draw(st.integers(0, 2047 - width))
@@ -126,7 +124,7 @@ def floats64(draw):
 
 
 def numbers(kind):
-    """Draw values of a NumPy type: any bits, or small ones."""
+    """Return a strategy for values of a NumPy type: any bits, or few of them."""
     if kind == "f8":
         return floats64()
     dtype = np.dtype(kind)
@@ -136,7 +134,7 @@ def numbers(kind):
         x = np.frombuffer(rng.bytes(n * dtype.itemsize), dtype).copy()
         if dtype.kind == "f":
             return rng.standard_normal(n).astype(dtype) if small else x
-        return x >> dtype.type(small) if small else x  # fewer bits, with the sign's
+        return x >> dtype.type(small) if small else x  # fewer bits, the sign kept
 
     bits = st.integers(0, 8 * dtype.itemsize - 1)
     return st.builds(make, seeds, sizes, st.booleans() if dtype.kind == "f" else bits)
@@ -148,7 +146,7 @@ masks = st.tuples(seeds, st.sampled_from([0.0, 0.1, 0.5, 0.99, 1.0]))
 
 
 def with_nulls(x, mask, slice_from=0):
-    """Make an array with nulls over what is there, and of which the front is cut off."""
+    """Return a slice of an array with random nulls, and the values of the slice."""
     seed, share = mask
     missing = np.random.default_rng(seed).random(len(x)) < share
     array = pa.array(x, mask=missing, from_pandas=False)
@@ -156,21 +154,21 @@ def with_nulls(x, mask, slice_from=0):
     return array[slice_from:], values[slice_from:]
 
 
-# ------------------------------------------------------------------------------ the sums
+# ---------------------------------------------------------------------------------- sums
 
 
 @settings.get_profile("many")
 @given(columns, masks, st.integers(0, 70))
-def test_the_sums_are_those_of_integers(x, mask, slice_from):
+def test_sums_equal_those_of_python_integers(x, mask, slice_from):
     array, values = with_nulls(x, mask, slice_from)
-    check(array, values)
+    assert_exact(array, values)
 
 
 @settings.get_profile("many")
 @given(columns, seeds, st.integers(1, 12), st.integers(1, 3))
-def test_order_cuts_and_merges_leave_the_bytes_alone(x, seed, parts, threads):
+def test_sums_do_not_depend_on_order_or_partition(x, seed, parts, threads):
     rng = np.random.default_rng(seed)
-    whole = lane_of(summed(pa.array(x, from_pandas=False)))
+    whole = feature_memory(summed(pa.array(x, from_pandas=False)))
     shuffled = pa.array(rng.permutation(x), from_pandas=False)
     cuts = sorted(rng.integers(0, len(x), parts - 1, endpoint=True))
     ends = [0, *map(int, cuts), len(x)]
@@ -188,12 +186,12 @@ def test_order_cuts_and_merges_leave_the_bytes_alone(x, seed, parts, threads):
         older, newer = trees[i], trees.pop(int(rng.integers(i + 1, len(trees))))
         pair = (older, newer) if seed % 2 else (newer, older)
         trees[i] = native.merge_exact(*pair)
-    assert lane_of(grown).tobytes() == whole.tobytes()
-    assert lane_of(trees[0]).tobytes() == whole.tobytes()
+    assert feature_memory(grown).tobytes() == whole.tobytes()
+    assert feature_memory(trees[0]).tobytes() == whole.tobytes()
 
 
 TINY, HUGE = 5e-324, sys.float_info.max
-SETS = {
+DIFFICULT_FLOATS = {
     "cancellation": [1e300, 1.0, -1e300, 1e-300],
     "much cancellation": [1e300, 1e-300, 3.0, -1e300, -1e-300, 1e16, -1e16] * 200,
     "one huge among tiny": [TINY] * 700 + [HUGE] + [TINY] * 700,
@@ -203,10 +201,10 @@ SETS = {
     "far below and beyond": [HUGE, -HUGE, HUGE, TINY] * 400,
     "zeros": [0.0, -0.0] * 600,
     "negative zeros": [-0.0] * 600,
-    "a zero below": [-0.0, 1.0, 0.0],
-    "a zero above": [-0.0, -1.0, -0.0],
-    "no number": [math.nan] * 10,
-    "NaN beside numbers": [math.nan, 1.0, 2.0] * 300,
+    "zero as the minimum": [-0.0, 1.0, 0.0],
+    "zero as the maximum": [-0.0, -1.0, -0.0],
+    "NaN alone": [math.nan] * 10,
+    "NaN among numbers": [math.nan, 1.0, 2.0] * 300,
     "infinities": [math.inf, 1.0, -math.inf, 2.0, math.inf],
     "NaN and values far apart": [math.nan, 1e-200, 1e200, math.inf, 3.0] * 150,
     "NaN and values very far apart": [math.nan, TINY, HUGE, -math.inf] * 150,
@@ -215,27 +213,27 @@ SETS = {
 }
 
 
-@pytest.mark.parametrize("values", SETS.values(), ids=SETS)
-def test_sets_on_which_plain_sums_fail(values):
-    check(pa.array(values, pa.float64(), from_pandas=False))
-    check(pa.array(values[::-1], pa.float64(), from_pandas=False))
+@pytest.mark.parametrize("values", DIFFICULT_FLOATS.values(), ids=DIFFICULT_FLOATS)
+def test_difficult_floats_are_summed_exactly(values):
+    assert_exact(pa.array(values, pa.float64(), from_pandas=False))
+    assert_exact(pa.array(values[::-1], pa.float64(), from_pandas=False))
 
 
 @pytest.mark.parametrize("kind", INTEGERS)
-def test_the_ends_of_the_integers(kind):
+def test_extreme_integers_are_summed_exactly(kind):
     ends = np.iinfo(kind)
     for values in ([ends.min] * 1100, [ends.max] * 1100, [ends.min, ends.max, 0, 1] * 300):
-        check(pa.array(np.array(values, kind)))
+        assert_exact(pa.array(np.array(values, kind)))
     for bits in (25, 26, 27, 31, 32, 33):
         if bits < 8 * np.dtype(kind).itemsize - 1:
             for value in (2**bits - 1, 2**bits, 2**bits + 1):
-                check(pa.array(np.full(1024, value, kind)))
+                assert_exact(pa.array(np.full(1024, value, kind)))
                 if ends.min:
-                    check(pa.array(np.full(1024, -value, kind)))
+                    assert_exact(pa.array(np.full(1024, -value, kind)))
 
 
 @pytest.mark.parametrize("kind", ["f4", "f2"])
-def test_the_ends_of_the_short_floats(kind):
+def test_extreme_short_floats_are_summed_exactly(kind):
     ends = np.finfo(kind)
     least = float(ends.smallest_subnormal)
     for values in (
@@ -245,7 +243,7 @@ def test_the_ends_of_the_short_floats(kind):
         [ends.max, 1, least, np.nan, np.inf] * 250,
     ):
         array = np.array(values, kind)
-        check(pa.array(array, from_pandas=False), array.astype("f8").tolist())
+        assert_exact(pa.array(array, from_pandas=False), array.astype("f8").tolist())
 
 
 DECIMALS = [
@@ -264,7 +262,7 @@ DECIMALS = [
 @settings.get_profile("few")
 @given(seeds, st.integers(0, 600), st.integers(0, 76), st.booleans())
 @example(0, 600, 76, False)
-def test_decimals(kind, digits, scale, seed, n, length, mixed):
+def test_decimals_are_summed_exactly(kind, digits, scale, seed, n, length, mixed):
     rng = np.random.default_rng(seed)
     bound = 10 ** min(length, digits) - 1
     raw = [int.from_bytes(rng.bytes(40), "little") % (2 * bound + 1) - bound for _ in range(n)]
@@ -275,14 +273,14 @@ def test_decimals(kind, digits, scale, seed, n, length, mixed):
     bitmap = np.packbits(there, bitorder="little").tobytes()
     array = pa.Array.from_buffers(kind, n, [pa.py_buffer(bitmap), pa.py_buffer(octets)])
     raw = [r if present else None for r, present in zip(raw, there, strict=True)]
-    check(array, raw, scale)
-    check(array[3:], raw[3:], scale)
+    assert_exact(array, raw, scale)
+    assert_exact(array[3:], raw[3:], scale)
 
 
-# --------------------------------------------------------------------------- the columns
+# ------------------------------------------------------------------------------- columns
 
 
-def test_lists_structs_and_absent_columns():
+def test_sums_of_lists_structs_and_absent_columns():
     rng = np.random.default_rng(7)
     x = rng.standard_normal((900, 5))
     x[rng.random(x.shape) < 0.05] = math.nan
@@ -300,20 +298,20 @@ def test_lists_structs_and_absent_columns():
     ]
     got = native.exact_sums(Columns(batch, Layout(places, batch.schema)))
     outer = gone[::-1]
-    for lane in range(5):
+    for feature in range(5):
         values = [
-            None if outer[i] or gone[i] or missing[i, lane] else float(x[i, lane])
+            None if outer[i] or gone[i] or missing[i, feature] else float(x[i, feature])
             for i in range(11, 900)
         ]
-        assert lane_of(got, lane).tobytes() == expected(values).tobytes()
+        assert feature_memory(got, feature).tobytes() == expected(values).tobytes()
     values = [None if outer[i] else int(y[i]) for i in range(11, 900)]
-    assert lane_of(got, 6).tobytes() == expected(values).tobytes()
-    for lane in (5, 7, 8):
-        assert lane_of(got, lane).tobytes() == expected([None] * 889).tobytes()
+    assert feature_memory(got, 6).tobytes() == expected(values).tobytes()
+    for feature in (5, 7, 8):
+        assert feature_memory(got, feature).tobytes() == expected([None] * 889).tobytes()
 
 
 @pytest.mark.parametrize("kind", ["f8", "f4", "f2", *INTEGERS])
-def test_wide_lists_and_matrices(kind):
+def test_wide_lists_and_matrices_have_the_same_sums(kind):
     rng = np.random.default_rng(8)
     x = (rng.standard_normal((700, 70)) * 50).astype("i1").astype(kind)
     listing = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), 70)
@@ -323,16 +321,16 @@ def test_wide_lists_and_matrices(kind):
     plain = Layout([BoundColumn((i,), None) for i in range(70)])
     each = native.exact_sums(Columns(columns, plain)).memory
     assert one.tobytes() == rows.tobytes() == each.tobytes()
-    for lane in range(70):
-        assert one[:, lane].tobytes() == expected(x[:, lane].tolist()).tobytes()
+    for feature in range(70):
+        assert one[:, feature].tobytes() == expected(x[:, feature].tolist()).tobytes()
 
 
 def test_encoded_columns_are_decoded():
     array = pa.array([1.5, None, 1.5, 2.5]).dictionary_encode()
-    assert lane_of(summed(array)).tobytes() == expected([1.5, None, 1.5, 2.5]).tobytes()
+    assert feature_memory(summed(array)).tobytes() == expected([1.5, None, 1.5, 2.5]).tobytes()
 
 
-def test_threads_and_many_rows_leave_the_bytes_alone():
+def test_sums_do_not_depend_on_threads():
     rng = np.random.default_rng(9)
     x = rng.standard_normal(5 * RANGE + 77)
     x[::1000] *= 1e250
@@ -371,7 +369,7 @@ print(seen.hexdigest())
 """
 
 
-def test_instruction_sets_give_the_same_bytes():
+def test_instruction_sets_give_the_same_sums():
     seen = set()
     for name in ("", "avx2", "baseline"):
         environment = {**os.environ, "STREAMBN_SIMD": name}
@@ -384,19 +382,19 @@ def test_instruction_sets_give_the_same_bytes():
     assert len(seen.pop().strip()) == 2 * hashlib.sha256().digest_size
 
 
-# ------------------------------------------------------------------ merging, and the bounds
+# --------------------------------------------------------------------- merges and limits
 
 
-def state(*arguments, **keywords):
+def sums_of(*arguments, **keywords):
     return ExactSums(memory_of(*arguments, **keywords).reshape(110, 1).copy())
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_sums_near_their_bound_have_room_for_more(sign):
-    # As 2**63 values, all but the largest that there are, would have them.
+def test_sums_near_their_limit_have_room_for_more(sign):
+    # The sums of 2**63 values close to the largest float64.
     count = 2**62
     total, squares = sign * (2**2161 - 1), 2**4259 - 1
-    older = state([count, 0, 0, 0, 0], -HUGE, HUGE, total, squares)
+    older = sums_of([count, 0, 0, 0, 0], -HUGE, HUGE, total, squares)
     x = [sign * HUGE] * 3000
     got = native.extend_exact(older, Columns.of(pa.array(x)))
     unit = int(HUGE) << UNIT
@@ -404,31 +402,31 @@ def test_sums_near_their_bound_have_room_for_more(sign):
     want = memory_of(
         [count + 3000, 0, 0, 0, 0], low, high, total + 3000 * sign * unit, squares + 3000 * unit**2
     )
-    assert lane_of(got).tobytes() == want.tobytes()
-    twice = native.merge_exact(older, state([5, 1, 2, 3, 4], 0.0, 1.0, total, squares))
+    assert feature_memory(got).tobytes() == want.tobytes()
+    twice = native.merge_exact(older, sums_of([5, 1, 2, 3, 4], 0.0, 1.0, total, squares))
     want = memory_of([count + 5, 1, 2, 3, 4], low, high, 2 * total, 2 * squares)
-    assert lane_of(twice).tobytes() == want.tobytes()
+    assert feature_memory(twice).tobytes() == want.tobytes()
 
 
-def test_a_sum_that_does_not_fit_is_refused():
-    full = state([1, 0, 0, 0, 0], 0.0, 0.0, 2**2175 - 1, 0)
+def test_sum_past_its_limit_raises():
+    full = sums_of([1, 0, 0, 0, 0], 0.0, 0.0, 2**2175 - 1, 0)
     with pytest.raises(MergeError, match="feature 0"):
         native.extend_exact(full, Columns.of(pa.array([TINY])))
-    assert lane_of(native.extend_exact(full, Columns.of(pa.array([0.0]))))[0] == 2
+    assert feature_memory(native.extend_exact(full, Columns.of(pa.array([0.0]))))[0] == 2
     with pytest.raises(MergeError):
         native.merge_exact(full, full)
     with pytest.raises(MergeError):
-        native.merge_exact(*[state([1, 0, 0, 0, 0], 0.0, 0.0, 0, 2**4287 - 1)] * 2)
-    decimals = state([1, 0, 0, 0, 0], 1.0, 1.0, 2**2100, 1, scale=0)
+        native.merge_exact(*[sums_of([1, 0, 0, 0, 0], 0.0, 0.0, 0, 2**4287 - 1)] * 2)
+    decimals = sums_of([1, 0, 0, 0, 0], 1.0, 1.0, 2**2100, 1, scale=0)
     for scale in (40, 2**62):
-        finer = state([1, 0, 0, 0, 0], 1.0, 1.0, 1, 1, scale=scale)
+        finer = sums_of([1, 0, 0, 0, 0], 1.0, 1.0, 1, 1, scale=scale)
         with pytest.raises(MergeError):
             native.merge_exact(decimals, finer)
         with pytest.raises(MergeError):
             native.merge_exact(finer, decimals)
-    coarse = state([1, 0, 0, 0, 0], 0.0, 0.0, 0, 0, scale=-(2**63))
-    fine = state([1, 0, 0, 0, 0], 0.0, 0.0, 0, 0, scale=2**63 - 1)
-    assert lane_of(native.merge_exact(coarse, fine))[8] == 2**63 - 1
+    coarse = sums_of([1, 0, 0, 0, 0], 0.0, 0.0, 0, 0, scale=-(2**63))
+    fine = sums_of([1, 0, 0, 0, 0], 0.0, 0.0, 0, 0, scale=2**63 - 1)
+    assert feature_memory(native.merge_exact(coarse, fine))[8] == 2**63 - 1
 
 
 def decimals(*values, kind=None):
@@ -436,12 +434,13 @@ def decimals(*values, kind=None):
 
 
 def merged(*parts):
+    """Merge two sums, and check that their order does not matter."""
     both = native.merge_exact(*parts)
     assert native.merge_exact(*parts[::-1]).memory.tobytes() == both.memory.tobytes()
-    return lane_of(both)
+    return feature_memory(both)
 
 
-def test_decimals_of_two_scales_go_to_the_larger():
+def test_merged_decimals_take_the_larger_scale():
     a = decimals("1.25", "-3.00")
     b = decimals("0.12345", "7", kind=pa.decimal256(60, 5))
     assert merged(a, b).tobytes() == expected([125000, -300000, 12345, 700000], 5).tobytes()
@@ -450,7 +449,7 @@ def test_decimals_of_two_scales_go_to_the_larger():
     assert merged(a, coarse).tobytes() == want.tobytes()
 
 
-def test_whole_sums_of_floats_join_decimals_and_others_do_not():
+def test_decimals_merge_only_with_floats_of_whole_sums():
     a = decimals("1.25")
     for values in ([3.0, -8.0, 2.0**60], [0.5, 0.5, 0.5, -0.5], np.array([-7, 8])):
         got = merged(a, summed(pa.array(values)))
@@ -468,16 +467,16 @@ def test_whole_sums_of_floats_join_decimals_and_others_do_not():
             native.extend_exact(floats, Columns.of(pa.array([Decimal("1.25")])))
 
 
-def test_what_has_no_value_has_no_unit():
+def test_empty_sums_merge_with_any_type():
     a = decimals("1.25")
     for nothing in (pa.array([], pa.float64()), pa.array([None, math.nan], pa.float64())):
         got = merged(a, summed(nothing))
-        assert got[5:].tobytes() == lane_of(a)[5:].tobytes()
-    none = lane_of(summed(pa.array([None, None], pa.decimal128(9, 2))))
+        assert got[5:].tobytes() == feature_memory(a)[5:].tobytes()
+    none = feature_memory(summed(pa.array([None, None], pa.decimal128(9, 2))))
     assert none.tobytes() == expected([None, None]).tobytes()
 
 
-def test_the_border_is_guarded():
+def test_unfit_arrays_raise():
     columns = Columns.of(pa.array([1.0, 2.0]))
     batch, layout = columns.batch, columns.layout
     good = np.zeros((110, 1), np.int64)

@@ -1,4 +1,4 @@
-"""Row weights in the kernels: against fractions, cut and merged, at the ends, and by time."""
+"""Row weights in the kernels: exactness, extreme weights, agreement, and weights by time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from streambn.kernels import BoundColumn, Columns, Layout, MomentArrays, Times, reference
 
-# Of sums of 20 terms at a time, as in test_native.py.
+# The tolerance of sums of 20 terms in a row, as test_agreement.py derives it.
 CLOSE = Fraction(1, 10**14)
 
 
@@ -24,22 +24,22 @@ CLOSE = Fraction(1, 10**14)
 def native():
     return pytest.importorskip(
         "streambn.kernels.native",
-        reason="the compiled kernels are not there: install streambn where there is a C++ compiler",
+        reason="the compiled kernels are missing: install streambn where there is a C++ compiler",
         exc_type=ImportError,
     )
 
 
 @pytest.fixture(params=["reference", "native"])
 def kernels(request):
-    """Both implementations, whichever is active: one suite for the two."""
+    """Return each of the two implementations, whichever is active."""
     return reference if request.param == "reference" else request.getfixturevalue("native")
 
 
-# ------------------------------------------------------------------------------ the oracle
+# ------------------------------------------------------------------------- exact moments
 
 
 class Exact(NamedTuple):
-    """What the moments of a lane are in truth; without a weight there are no mean and m2."""
+    """The exact moments of a feature; mean and m2 mean nothing if the weight is zero."""
 
     count: int
     weight: Fraction
@@ -50,11 +50,14 @@ class Exact(NamedTuple):
     decay: Fraction
     low: Fraction | float
     high: Fraction | float
-    spread: Fraction  # of those that weigh anything
+    spread: Fraction  # of the values with a positive weight
 
 
 def exact(values, weights, decay=1.0, ignore_na=False):
-    """Give the moments of values, None where missing; whole numbers have no roundings."""
+    """Return the exact moments of values, where None is missing.
+
+    The sums run over integers, which is much faster than over fractions.
+    """
     ages = np.array([not ignore_na or value is not None for value in values], int)
     behind = (ages.sum() - np.cumsum(ages)).tolist()
     there = [i for i, value in enumerate(values) if value is not None]
@@ -66,7 +69,7 @@ def exact(values, weights, decay=1.0, ignore_na=False):
     first = sum(a * b for a, b in zip(w_whole, x_whole, strict=True))
     second = sum(a * b * b for a, b in zip(w_whole, x_whole, strict=True))
     mean = Fraction(first, total) if total else Fraction(0)
-    weighing = [v for v, a in zip(x, w, strict=True) if a]
+    weighted = [v for v, a in zip(x, w, strict=True) if a]
     return Exact(
         len(x),
         Fraction(total, share),
@@ -77,36 +80,37 @@ def exact(values, weights, decay=1.0, ignore_na=False):
         Fraction(decay) ** int(ages.sum()),
         min(x, default=math.inf),
         max(x, default=-math.inf),
-        max(weighing) - min(weighing) if weighing else Fraction(0),
+        max(weighted) - min(weighted) if weighted else Fraction(0),
     )
 
 
-def mean_and_m2(m, lane):
-    unit = Fraction(2) ** int(m.exponent[lane])
-    mean = (Fraction(m.mean_hi[lane]) + Fraction(m.mean_lo[lane])) * unit
-    return mean, (Fraction(m.m2_hi[lane]) + Fraction(m.m2_lo[lane])) * unit**2
+def mean_and_m2(m, feature):
+    """Return mean and m2 of a feature as fractions."""
+    unit = Fraction(2) ** int(m.exponent[feature])
+    mean = (Fraction(m.mean_hi[feature]) + Fraction(m.mean_lo[feature])) * unit
+    return mean, (Fraction(m.m2_hi[feature]) + Fraction(m.m2_lo[feature])) * unit**2
 
 
 def assert_close(got, expected, close=CLOSE):
     assert abs(Fraction(got) - expected) <= close * expected
 
 
-def assert_exact(m, expected, lane=0, close=CLOSE):
-    assert m.count[lane] == expected.count
-    assert m.min[lane] == float(expected.low)
-    assert m.max[lane] == float(expected.high)
-    assert_close(m.weight[lane], expected.weight, close)
-    assert_close(m.pairs[lane], expected.pairs, close)
-    assert_close(m.squares[lane], expected.squares, close)
-    assert_close(m.decay[lane], expected.decay, close)
-    mean, m2 = mean_and_m2(m, lane)
-    # Where the mean moved far, below the weights of what is left, a rounding of it is left too.
+def assert_exact(m, expected, feature=0, close=CLOSE):
+    assert m.count[feature] == expected.count
+    assert m.min[feature] == float(expected.low)
+    assert m.max[feature] == float(expected.high)
+    assert_close(m.weight[feature], expected.weight, close)
+    assert_close(m.pairs[feature], expected.pairs, close)
+    assert_close(m.squares[feature], expected.squares, close)
+    assert_close(m.decay[feature], expected.decay, close)
+    mean, m2 = mean_and_m2(m, feature)
+    # A mean that moved far keeps a rounding error of its size, whatever weight is left.
     assert_close(m2, expected.m2, close)
     apart = max(abs(mean - expected.mean) - abs(expected.mean) / 2**95, 0)
     assert apart**2 * expected.weight <= close**2 * expected.m2
 
 
-# ------------------------------------------------------------------- random columns and cuts
+# -------------------------------------------------------------- random columns and slices
 
 
 def floats(rng, n):
@@ -163,7 +167,7 @@ KINDS = {
 }
 
 
-def even(rng, rows):
+def uniform(rng, rows):
     return rng.random(rows)
 
 
@@ -171,23 +175,23 @@ def wide(rng, rows):
     return 10.0 ** rng.uniform(-20, 20, rows)
 
 
-def filtering(rng, rows):
+def zero_or_one(rng, rows):
     return (rng.random(rows) < 0.4).astype(np.float64)
 
 
-def seldom(rng, rows):
+def sparse(rng, rows):
     return np.where(rng.random(rows) < 0.7, 0.0, rng.random(rows))
 
 
-def none(rng, rows):
+def zero(rng, rows):
     return np.zeros(rows)
 
 
-WEIGHTS = (even, wide, filtering, seldom, none)
+WEIGHTS = (uniform, wide, zero_or_one, sparse, zero)
 
 
-def lanes_of(array):
-    """Give the values of each lane, None where they are missing."""
+def feature_values(array):
+    """Return the values of each feature, None where they are missing."""
     rows = array.to_pylist()
     size = getattr(array.type, "list_size", 1)
     rows = [[None] * size if row is None else row if size > 1 else [row] for row in rows]
@@ -206,8 +210,8 @@ def merged_at_random(rng, kernels, parts):
     return parts[0]
 
 
-def ways(rng, kernels, columns, decay, ignore_na):
-    """Give the moments of a batch at once, batch by batch, and merged."""
+def moments_by_partition(rng, kernels, columns, decay, ignore_na):
+    """Yield the moments of all rows at once, of one slice after another, and merged."""
     yield kernels.block_moments(columns, decay, ignore_na)
     cuts = np.sort(rng.integers(0, columns.rows + 1, 3)).tolist()
     bounds = zip([0, *cuts], [*cuts, columns.rows], strict=True)
@@ -222,25 +226,25 @@ def ways(rng, kernels, columns, decay, ignore_na):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("decay", "ignore_na"), [(1.0, False), (0.9, False), (0.9, True)])
-def test_moments_are_those_of_fractions_however_the_rows_are_cut(kernels, kind, decay, ignore_na):
+def test_weighted_moments_are_exact_for_any_partition(kernels, kind, decay, ignore_na):
     rng = np.random.default_rng([len(kind), int(10 * decay), ignore_na])
     for i in range(40):
         array = KINDS[kind](rng, int(rng.choice([1, 2, 5, 8, 9, 30])))
         weights = WEIGHTS[i % len(WEIGHTS)](rng, len(array))
         columns = Columns.of(array).with_weights(weights)
-        truth = [exact(values, weights, decay, ignore_na) for values in lanes_of(array)]
-        for m in ways(rng, kernels, columns, decay, ignore_na):
-            for lane, expected in enumerate(truth):
-                assert_exact(m, expected, lane, 4 * CLOSE)
+        truth = [exact(values, weights, decay, ignore_na) for values in feature_values(array)]
+        for m in moments_by_partition(rng, kernels, columns, decay, ignore_na):
+            for feature, expected in enumerate(truth):
+                assert_exact(m, expected, feature, 4 * CLOSE)
 
 
 LENGTHS = [7, 511, 512, 513, 1025, 2500]
 
 
 @pytest.mark.parametrize("rows", LENGTHS)
-@pytest.mark.parametrize("weights", [even, wide, seldom])
+@pytest.mark.parametrize("weights", [uniform, wide, sparse])
 @pytest.mark.parametrize(("decay", "ignore_na"), [(1.0, False), (0.875, False), (0.875, True)])
-def test_every_length_around_the_edges_of_pieces(kernels, rows, weights, decay, ignore_na):
+def test_lengths_around_the_limits_of_the_loops(kernels, rows, weights, decay, ignore_na):
     rng = np.random.default_rng(rows)
     w = weights(rng, rows)
     x = 1e6 + rng.normal(size=rows)
@@ -248,11 +252,11 @@ def test_every_length_around_the_edges_of_pieces(kernels, rows, weights, decay, 
     masks = [None, rng.random(rows) < 0.3, runs, np.arange(rows) // 512 == 1]
     arrays = [pa.array(x, mask=mask) for mask in masks]
     m = kernels.block_moments(Columns.of(*arrays).with_weights(w), decay, ignore_na)
-    for lane, array in enumerate(arrays):
-        assert_exact(m, exact(array.to_pylist(), w, decay, ignore_na), lane)
+    for feature, array in enumerate(arrays):
+        assert_exact(m, exact(array.to_pylist(), w, decay, ignore_na), feature)
 
 
-def test_chunks_of_which_some_have_missing_rows(kernels):
+def test_some_chunks_have_missing_rows(kernels):
     rng = np.random.default_rng(0)
     rows = 70_000
     w = rng.random(rows)
@@ -264,11 +268,11 @@ def test_chunks_of_which_some_have_missing_rows(kernels):
     arrays = pa.array(x), pa.array(x, mask=null), pa.array(nan, from_pandas=False)
     m = kernels.block_moments(Columns.of(*arrays).with_weights(w))
     some = [None if missing else value for missing, value in zip(null, x.tolist(), strict=True)]
-    for lane, values in enumerate((x.tolist(), some, some)):
-        assert_exact(m, exact(values, w), lane)
+    for feature, values in enumerate((x.tolist(), some, some)):
+        assert_exact(m, exact(values, w), feature)
 
 
-def test_weights_that_are_all_alike_leave_count_and_pairs_exact(kernels):
+def test_equal_weights_give_exact_sums_of_weights(kernels):
     rows = 5000
     array = pa.array(np.random.default_rng(0).normal(size=rows))
     for one in (1.0, 0.5, 2.0**40):
@@ -278,7 +282,7 @@ def test_weights_that_are_all_alike_leave_count_and_pairs_exact(kernels):
         assert m.squares[0] == rows * one**2
 
 
-def test_weights_of_a_power_of_two_leave_the_mean_as_it_is(kernels):
+def test_weights_times_a_power_of_two_keep_the_mean(kernels):
     rng = np.random.default_rng(0)
     w = rng.random(3000)
     columns = Columns.of(pa.array(rng.normal(size=3000)), pa.array(rng.integers(0, 9, 3000)))
@@ -291,12 +295,12 @@ def test_weights_of_a_power_of_two_leave_the_mean_as_it_is(kernels):
         np.testing.assert_array_equal(np.ldexp(getattr(a, name), power), getattr(b, name), name)
 
 
-# -------------------------------------------------------------------- weights at their ends
+# ------------------------------------------------------------------------ extreme weights
 
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("rows", [2, 9, 700])
-def test_pairs_do_not_cancel_under_one_weight_that_outweighs_all(kernels, order, rows):
+def test_pairs_do_not_cancel_next_to_a_dominant_weight(kernels, order, rows):
     weights = np.full(rows, 1e-30)
     weights[-1] = 1.0
     weights = weights[::order].copy()
@@ -307,7 +311,7 @@ def test_pairs_do_not_cancel_under_one_weight_that_outweighs_all(kernels, order,
 
 
 @pytest.mark.parametrize("decay", [1.0, 0.875])
-def test_a_mean_is_found_that_one_far_value_outweighs(kernels, decay):
+def test_mean_is_exact_next_to_a_dominant_far_value(kernels, decay):
     rng = np.random.default_rng(0)
     for at in (0, 350, 699):
         x = rng.normal(1e5, 1, 700)
@@ -319,7 +323,7 @@ def test_a_mean_is_found_that_one_far_value_outweighs(kernels, decay):
 
 @pytest.mark.parametrize("decay", [1.0, 0.5])
 @pytest.mark.parametrize("ignore_na", [False, True])
-def test_what_weighs_nothing_is_counted_and_no_more(kernels, decay, ignore_na):
+def test_rows_of_weight_zero_are_only_counted(kernels, decay, ignore_na):
     x = [1.0, 9.0, None, 3.0, -7.0, math.inf, math.nan, 5.0]
     weights = np.array([1.0, 0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 1.0])
     columns = Columns.of(pa.array(x, from_pandas=False)).with_weights(weights)
@@ -332,7 +336,7 @@ def test_what_weighs_nothing_is_counted_and_no_more(kernels, decay, ignore_na):
 
 @pytest.mark.parametrize("decay", [1.0, 0.5])
 @pytest.mark.parametrize("far", [1e308, -1e300, 5e-324])
-def test_a_value_at_the_end_of_the_range_that_weighs_nothing_takes_no_digits(kernels, decay, far):
+def test_extreme_value_of_weight_zero_costs_no_digits(kernels, decay, far):
     small = abs(far) < 1
     x = np.array([1.0, 2.0, 4.0, far, 3.0]) * (1e-300 if small else 1.0)
     x[3] = far
@@ -343,7 +347,7 @@ def test_a_value_at_the_end_of_the_range_that_weighs_nothing_takes_no_digits(ker
 
 @pytest.mark.parametrize("decay", [1.0, 0.5])
 @pytest.mark.parametrize("null", [False, True])
-def test_a_far_integer_that_weighs_nothing_takes_no_digits(kernels, decay, null):
+def test_far_integer_of_weight_zero_costs_no_digits(kernels, decay, null):
     x = [2**60 + 1, 2**60 + 3, *([None] if null else []), 2**60 + 4, 2**60 + 7, -(2**60)]
     array = pa.array(x)
     weights = np.array([1.0, 2.0, 3.0, 4.0, 1.0, 0.0][-len(x) :])
@@ -353,7 +357,7 @@ def test_a_far_integer_that_weighs_nothing_takes_no_digits(kernels, decay, null)
 
 @pytest.mark.parametrize("decay", [1.0, 0.9])
 @pytest.mark.parametrize("kind", ["float64", "int64", "decimal128", "list"])
-def test_without_any_weight_there_is_no_mean_and_nothing_changes_one(kernels, decay, kind):
+def test_moments_of_weight_zero_do_not_change_others(kernels, decay, kind):
     rng = np.random.default_rng(1)
     array = KINDS[kind](rng, 30)
     m = kernels.block_moments(Columns.of(array).with_weights(np.zeros(30)), decay)
@@ -372,12 +376,12 @@ def test_without_any_weight_there_is_no_mean_and_nothing_changes_one(kernels, de
 @pytest.mark.parametrize("decay", [1.0, 0.9])
 @pytest.mark.parametrize("value", [0.1, -1e200, 1e-320, 0.0])
 @pytest.mark.parametrize("rows", [3, 20, 5000])
-def test_a_constant_has_no_deviation_whatever_its_rows_weigh(kernels, decay, value, rows):
+def test_weighted_constant_has_no_deviation(kernels, decay, value, rows):
     rng = np.random.default_rng(rows)
     null = rng.random(rows) < 0.3
     null[-1] = False
     constant = np.full(rows, value)
-    # Of what weighs nothing there may be other values.
+    # Rows of weight zero may have other values.
     other = np.where(np.arange(rows) % 3 == 0, 7.0, constant)
     for weights in (rng.random(rows), wide(rng, rows)):
         filtered = np.where(np.arange(rows) % 3 == 0, 0.0, weights)
@@ -391,8 +395,8 @@ def test_a_constant_has_no_deviation_whatever_its_rows_weigh(kernels, decay, val
 
 @pytest.mark.parametrize("rows", [3000, 100_000])
 @pytest.mark.parametrize("nulls", [False, True])
-def test_rows_without_weight_behind_the_others_leave_them_the_least_weight(kernels, rows, nulls):
-    # As missing rows do; see merge.py.
+def test_trailing_rows_of_weight_zero_leave_a_minimum_weight(kernels, rows, nulls):
+    # Missing rows do the same; see merge.py.
     x = np.arange(float(rows))
     weights = np.zeros(rows)
     weights[:9] = 1.0
@@ -414,7 +418,7 @@ def test_rows_without_weight_behind_the_others_leave_them_the_least_weight(kerne
 
 @pytest.mark.parametrize("kind", ["float64", "float32", "int64", "uint64", "decimal128", "list"])
 @pytest.mark.parametrize("decay", [1.0, 0.5])
-def test_weights_that_nobody_promised_end_no_process(native, kind, decay):
+def test_invalid_weights_do_not_crash(native, kind, decay):
     rng = np.random.default_rng(0)
     odd = np.array([np.nan, np.inf, -np.inf, -1.0, -5e-324, 5e-324, 1e308, -1e308, 1.0, 0.0])
     for rows in (1, 9, 3000):
@@ -428,10 +432,10 @@ def test_weights_that_nobody_promised_end_no_process(native, kind, decay):
                     np.testing.assert_array_equal(getattr(m, name), getattr(plain, name), name)
 
 
-# --------------------------------------------------------- where weights and columns come from
+# ------------------------------------------------------------------------ kinds of columns
 
 
-def test_rows_of_a_slice_have_the_weights_of_these_rows(kernels):
+def test_slices_keep_the_weights_of_their_rows(kernels):
     rng = np.random.default_rng(0)
     rows = 2000
     weights = rng.random(rows)
@@ -443,12 +447,12 @@ def test_rows_of_a_slice_have_the_weights_of_these_rows(kernels):
         for start, length in ((1, 7), (3, 600), (513, 1024), (1999, 1)):
             m = kernels.block_moments(columns.slice(start, length), decay)
             some = slice(start, start + length)
-            for lane, array in enumerate(arrays):
+            for feature, array in enumerate(arrays):
                 values = array.to_pylist()[some]
-                assert_exact(m, exact(values, weights[some], decay), lane)
+                assert_exact(m, exact(values, weights[some], decay), feature)
 
 
-def test_columns_taken_out_of_structs_and_encodings_keep_the_weights(kernels):
+def test_nested_and_encoded_columns_have_weights(kernels):
     x = [1.0, 2.0, None, 7.0]
     weights = np.array([3.0, 1.0, 5.0, 2.0])
     inner = pa.array(x)
@@ -467,17 +471,17 @@ def test_columns_taken_out_of_structs_and_encodings_keep_the_weights(kernels):
 
 @pytest.mark.parametrize("size", [None, 3])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
-def test_the_rows_of_a_matrix_have_weights(kernels, size, dtype):
+def test_rows_of_a_matrix_have_weights(kernels, size, dtype):
     rng = np.random.default_rng(0)
     weights = rng.random(50)
     places = [BoundColumn((i,), None) for i in range(3)] if size is None else [BoundColumn((0,), 3)]
     matrix = (10 * rng.normal(size=(50, 3))).astype(dtype, order="F" if size is None else "C")
     m = kernels.block_moments(Columns(matrix, Layout(places), weights), 0.9)
-    for lane in range(3):
-        assert_exact(m, exact(matrix[:, lane].tolist(), weights, 0.9), lane)
+    for feature in range(3):
+        assert_exact(m, exact(matrix[:, feature].tolist(), weights, 0.9), feature)
 
 
-def test_columns_without_lanes_and_without_rows(kernels):
+def test_weights_without_columns_or_rows(kernels):
     assert kernels.block_moments(Columns.of().with_weights(np.zeros(0))).memory.shape[1] == 0
     empty = Columns.of(pa.array([], pa.float64()), pa.array([], pa.int64())).with_weights(
         np.zeros(0)
@@ -488,7 +492,7 @@ def test_columns_without_lanes_and_without_rows(kernels):
 
 
 @pytest.mark.parametrize("decay", [1.0, 0.9])
-def test_columns_of_nulls_age_what_came_before_and_weigh_nothing(kernels, decay):
+def test_columns_of_nulls_have_decay_and_no_weight(kernels, decay):
     columns = Columns.of(pa.nulls(5), pa.nulls(5, pa.float64())).with_weights(np.ones(5))
     m = kernels.block_moments(columns, decay)
     np.testing.assert_array_equal(m.nulls, 5)
@@ -496,10 +500,10 @@ def test_columns_of_nulls_age_what_came_before_and_weigh_nothing(kernels, decay)
     np.testing.assert_allclose(m.decay, decay**5, rtol=1e-15)
 
 
-# --------------------------------------------- the compiled kernels: agreement, threads, SIMD
+# ------------------------------------------------- compiled kernels: agreement, threads, SIMD
 
 
-def assert_agree(got, expected):
+def assert_moments_agree(got, expected):
     for name in ("count", "nulls", "nans", "pos_infs", "neg_infs", "min", "max"):
         np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), name)
     np.testing.assert_allclose(got.weight, expected.weight, rtol=1e-14, atol=0)
@@ -532,15 +536,15 @@ def large(rows):
 
 @pytest.mark.parametrize("rows", [32_768, 32_769, 140_001])
 @pytest.mark.parametrize(("decay", "ignore_na"), [(1.0, False), (0.999, False), (0.9, True)])
-def test_large_batches_are_those_of_the_reference(native, rows, decay, ignore_na):
+def test_large_weighted_batches_agree_with_the_reference(native, rows, decay, ignore_na):
     columns, rng = large(rows)
-    for weights in (even(rng, rows), wide(rng, rows), seldom(rng, rows)):
-        weighed = columns.with_weights(weights)
-        got = native.block_moments(weighed, decay, ignore_na)
-        assert_agree(got, reference.block_moments(weighed, decay, ignore_na))
+    for weights in (uniform(rng, rows), wide(rng, rows), sparse(rng, rows)):
+        weighted = columns.with_weights(weights)
+        got = native.block_moments(weighted, decay, ignore_na)
+        assert_moments_agree(got, reference.block_moments(weighted, decay, ignore_na))
 
 
-def test_the_number_of_threads_changes_no_bit(native):
+def test_weighted_results_do_not_depend_on_threads(native):
     columns, rng = large(1_000_001)
     columns = columns.with_weights(rng.random(columns.rows))
     times = Times(rng.integers(0, 2**40, columns.rows), 1)
@@ -561,7 +565,7 @@ def test_the_number_of_threads_changes_no_bit(native):
     assert found[0] == found[1] == found[2]
 
 
-VARIANTS = """
+SIMD_SCRIPT = """
 import sys
 import numpy as np, pyarrow as pa
 from streambn.kernels import Columns, Times, native
@@ -591,12 +595,12 @@ print(native.simd)
 """
 
 
-def test_all_instruction_sets_give_the_same_bits(native, tmp_path):
+def test_instruction_sets_give_the_same_weighted_moments(native, tmp_path):
     found = {}
     for simd in ("baseline", "avx2", "avx512"):
         path = tmp_path / f"{simd}.npy"
         ran = subprocess.run(
-            [sys.executable, "-c", VARIANTS, path],
+            [sys.executable, "-c", SIMD_SCRIPT, path],
             env={**os.environ, "STREAMBN_SIMD": simd}, capture_output=True, text=True, check=True,
         )  # fmt: skip
         found[ran.stdout.strip()] = np.load(path)
@@ -609,10 +613,10 @@ def test_all_instruction_sets_give_the_same_bits(native, tmp_path):
 
 
 def two_to(x):
-    """2**x of a fraction, to fifty digits."""
+    """Return 2**x of a fraction to fifty digits."""
     whole = math.floor(x)
     power, rest = Fraction(1), Fraction(2) ** whole
-    # 2**f by its binary digits: each is a root of the one before.
+    # 2**f is a product of powers 2**(1/2), 2**(1/4), ...: each is the root of the one before.
     digits, f = Fraction(2), x - whole
     for _ in range(90):
         digits = Fraction(math.isqrt(int(digits * 2**400)), 2**200)
@@ -624,36 +628,36 @@ def two_to(x):
 
 
 def assert_near_weights(got, ages, halflives, weights=None):
-    """Compare with the exact power of the float64 product, in units in the last place."""
+    """Compare with the exact power of the float64 product, in ulp."""
     for i, (w, age) in enumerate(zip(got.tolist(), ages, strict=True)):
         x = float(age) * -halflives
         if x < -1000:
             assert w == 0
             continue
         expected = two_to(Fraction(x)) * (1 if weights is None else Fraction(weights[i]))
-        # The product with a weight is rounded once more.
+        # The product with a weight has one more rounding.
         units = 2 if weights is None else 3.5
         assert abs(Fraction(w) - expected) <= Fraction(units) * Fraction(math.ulp(float(expected)))
 
 
 NANOSECONDS = 365 * 86_400 * 10**9  # in a year
 TICKS = {
-    "the ends": (np.array([-(2**63), -(2**63) + 1, -1, 0, 1, 2**63 - 2, 2**63 - 1]), 2**-54),
-    "one end": (np.array([-(2**63), 2**63 - 1]), 1 / (2.0**64 / 999)),
-    "beyond": (np.array([-(2**63), 2**63 - 1]), 1 / (2.0**64 / 1001)),
+    "both extremes": (np.array([-(2**63), -(2**63) + 1, -1, 0, 1, 2**63 - 2, 2**63 - 1]), 2**-54),
+    "just above zero": (np.array([-(2**63), 2**63 - 1]), 1 / (2.0**64 / 999)),
+    "zero at the far end": (np.array([-(2**63), 2**63 - 1]), 1 / (2.0**64 / 1001)),
     "centuries": (np.arange(-280, 281) * (NANOSECONDS // 2), 1 / (7 * NANOSECONDS)),
     "seconds": (1_700_000_000 + np.arange(0, 900, 7), 1 / 60),
     "floats": (np.array([-1e3, -0.1, 0.0, 1e-9, 0.1, 3.5]), 1 / 1.7),
     "far floats": (np.array([-1e300, -1e18, 1e18 - 512, 1e18]), 1 / 1000.0),
-    "alike": (np.array([5, 5, 5]), 3.0),
+    "equal": (np.array([5, 5, 5]), 3.0),
 }
 
 
 @pytest.mark.parametrize("name", TICKS)
-@pytest.mark.parametrize("weighed", [False, True])
-def test_weights_by_time_are_the_powers(kernels, name, weighed):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_weights_by_time_are_powers_of_two(kernels, name, weighted):
     ticks, halflives = TICKS[name]
-    weights = np.random.default_rng(0).random(len(ticks)) if weighed else None
+    weights = np.random.default_rng(0).random(len(ticks)) if weighted else None
     for latest in (ticks.max().item(), ticks[len(ticks) // 2 :].max().item()):
         got = kernels.time_weights(Times(ticks, 1), latest, halflives, weights)
         assert got.dtype == np.float64
@@ -664,7 +668,7 @@ def test_weights_by_time_are_the_powers(kernels, name, weighed):
         assert_near_weights(got, ages, halflives, weights)
 
 
-def test_the_oldest_that_weigh_anything_are_a_thousand_halflives_old(kernels):
+def test_weight_is_zero_past_a_thousand_halflives(kernels):
     ages = np.array([999.999, 1000.0, np.nextafter(1000.0, 2000.0), 1e9, np.inf])
     got = kernels.time_weights(Times(-ages, None), 0.0, 1.0)
     assert got[1] == 2.0**-1000
@@ -672,7 +676,7 @@ def test_the_oldest_that_weigh_anything_are_a_thousand_halflives_old(kernels):
     np.testing.assert_array_equal(got[2:], 0.0)
 
 
-def test_random_powers_are_right_to_two_units(kernels):
+def test_random_powers_are_accurate_to_two_ulp(kernels):
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.uniform(0, 1, 300), rng.uniform(0, 1000, 300), np.arange(0, 10, 0.5)])
     got = kernels.time_weights(Times(-x, None), 0.0, 1.0)
@@ -681,7 +685,7 @@ def test_random_powers_are_right_to_two_units(kernels):
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 8, 9, 1000, 70_000])
-def test_compiled_weights_by_time_are_those_of_the_reference(native, rows):
+def test_weights_by_time_agree_with_the_reference(native, rows):
     rng = np.random.default_rng(rows)
     weights = rng.random(rows)
     for ticks, halflives in (
@@ -699,7 +703,7 @@ def test_compiled_weights_by_time_are_those_of_the_reference(native, rows):
         assert ((got > 0) & (got < 1)).all()
 
 
-def test_times_that_do_not_fit_are_an_error(native):
+def test_unfit_times_raise(native):
     core, out = native._core.time_weights, np.full(3, 7.0)
     good = np.arange(3)
     for ticks in (
@@ -721,6 +725,6 @@ def test_times_that_do_not_fit_are_an_error(native):
     np.testing.assert_array_equal(out, 7.0)
 
 
-def test_moments_have_a_field_for_the_squares():
+def test_moments_have_a_field_for_squares():
     assert MomentArrays.FIELDS[9] == "squares"
     assert len(MomentArrays.FIELDS) == 16

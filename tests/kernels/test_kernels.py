@@ -1,4 +1,4 @@
-"""Kernels: exactness by type, missing values, the ends of the range, and the transforms."""
+"""Both kernels: exactness by type, missing values, extreme values, and transforms."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from streambn.testing import exact_moments
 
 @pytest.fixture(scope="module", params=["reference", "native"])
 def kernels(request):
-    """Both implementations, whichever is active: one suite for the two."""
+    """Return each of the two implementations, whichever is active."""
     if request.param == "reference":
         return reference
     return pytest.importorskip(
         "streambn.kernels.native",
-        reason="the compiled kernels are not there: install streambn where there is a C++ compiler",
+        reason="the compiled kernels are missing: install streambn where there is a C++ compiler",
         exc_type=ImportError,
     )
 
@@ -36,17 +36,19 @@ def column(values, kind=None):
     return Columns.of(pa.array(values, kind, from_pandas=False))
 
 
-def bound(*columns):
+def combined(*columns):
     return Columns.of(*(c.batch.column(0) for c in columns))
 
 
-def exact_mean_and_m2(m, lane=0):
-    scale = Fraction(2) ** int(m.exponent[lane])
-    mean = (Fraction(m.mean_hi[lane]) + Fraction(m.mean_lo[lane])) * scale
-    return mean, (Fraction(m.m2_hi[lane]) + Fraction(m.m2_lo[lane])) * scale**2
+def exact_mean_and_m2(m, feature=0):
+    """Return mean and m2 of a feature as fractions."""
+    scale = Fraction(2) ** int(m.exponent[feature])
+    mean = (Fraction(m.mean_hi[feature]) + Fraction(m.mean_lo[feature])) * scale
+    return mean, (Fraction(m.m2_hi[feature]) + Fraction(m.m2_lo[feature])) * scale**2
 
 
 def assert_exact(m, values, rtol=1e-14):
+    """Compare count, mean and m2 with exact arithmetic."""
     mean, m2 = exact_moments(values)
     got_mean, got_m2 = exact_mean_and_m2(m)
     assert m.count[0] == len(values)
@@ -58,10 +60,10 @@ def assert_exact(m, values, rtol=1e-14):
 
 # ------------------------------------------------------------------------ double-double
 
-sane = st.floats(-1e100, 1e100).filter(lambda v: v == 0 or abs(v) > 1e-100)
+moderate = st.floats(-1e100, 1e100).filter(lambda v: v == 0 or abs(v) > 1e-100)
 
 
-@given(sane, sane)
+@given(moderate, moderate)
 def test_two_sum_and_two_product_are_exact(a, b):
     s, e = dd.two_sum(np.array([a]), np.array([b]))
     assert Fraction(s[0]) + Fraction(e[0]) == Fraction(a) + Fraction(b)
@@ -69,15 +71,15 @@ def test_two_sum_and_two_product_are_exact(a, b):
     assert Fraction(p[0]) + Fraction(e[0]) == Fraction(a) * Fraction(b)
 
 
-@given(sane, sane.filter(bool))
-def test_division_is_right_to_a_hundred_bits(a, b):
+@given(moderate, moderate.filter(bool))
+def test_division_is_accurate_to_a_hundred_bits(a, b):
     zero = np.zeros(1)
     hi, lo = dd.divide((np.array([a]), zero), (np.array([b]), zero))
     exact = Fraction(a) / Fraction(b)
     assert abs(Fraction(hi[0]) + Fraction(lo[0]) - exact) <= abs(exact) / 2**100
 
 
-# ------------------------------------------------------------------------ what is exact
+# --------------------------------------------------------------------------- exactness
 
 INTEGERS = [pa.int8, pa.int16, pa.int32, pa.int64, pa.uint8, pa.uint16, pa.uint32, pa.uint64]
 
@@ -97,7 +99,7 @@ def test_integers_keep_their_low_digits(kernels, kind, data):
     assert_exact(kernels.block_moments(column(values, kind())), values)
 
 
-def test_int64_beyond_53_bits_has_the_variance_that_numpy_misses(kernels):
+def test_variance_of_int64_beyond_53_bits_is_exact(kernels):
     values = [2**53 + 1, 2**53 + 3, 2**53 + 5]
     m = kernels.block_moments(column(values, pa.int64()))
     assert m.m2_hi[0] / 3 == 8 / 3
@@ -111,11 +113,11 @@ DECIMALS = [(pa.decimal32, 9), (pa.decimal64, 18), (pa.decimal128, 38), (pa.deci
 @given(data=st.data())
 def test_decimals_keep_their_low_digits(kernels, kind, digits, data):
     scale = data.draw(st.integers(0, digits))
-    # The mean is kept in more than 100 bits: 30 digits.
+    # The kernels keep the mean in more than 100 bits, about 30 digits.
     top = 10 ** min(digits, 30) - 10
     near = data.draw(st.integers(-top, top))
     integers = [near + d for d in data.draw(st.lists(st.integers(-9, 9), min_size=1, max_size=9))]
-    # 0.1 is no binary fraction; the exact value of the decimal is what counts.
+    # 0.1 has no exact float64; the test compares with the exact value of the decimal.
     values = [Decimal(f"{i}E-{scale}") for i in integers]
     m = kernels.block_moments(column(values, kind(digits, scale)))
     exact = [Fraction(i, 10**scale) for i in integers]
@@ -129,7 +131,7 @@ def test_decimals_keep_their_low_digits(kernels, kind, digits, data):
 
 
 @pytest.mark.parametrize("start", [1, 1_000_000, 10_000_000])
-def test_numacc_as_decimals_has_a_standard_deviation_of_exactly_a_tenth(kernels, start):
+def test_numacc_decimals_have_a_deviation_of_exactly_a_tenth(kernels, start):
     middle = Decimal(start) + Decimal("0.2")
     values = [middle] + [middle - Decimal("0.1"), middle + Decimal("0.1")] * 500
     m = kernels.block_moments(column(values, pa.decimal128(20, 1)))
@@ -145,17 +147,17 @@ def test_decimals_at_both_ends_of_their_range(kernels):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 511, 512, 513, 1024, 1025, 262143, 262144, 262145])
-def test_every_length_around_the_edges_of_pieces_and_blocks(kernels, rows):
+def test_lengths_around_the_limits_of_the_loops(kernels, rows):
     x = 1e6 + np.random.default_rng(rows).normal(size=rows)
     assert_exact(kernels.block_moments(column(x)), x)
 
 
-def test_sorted_data_whose_centre_moves_with_every_block(kernels):
+def test_sorted_data_moves_the_centre_of_every_block(kernels):
     x = np.linspace(-1e9, 1e9, 600_000)
     assert_exact(kernels.block_moments(column(x)), x)
 
 
-def test_an_outlier_in_front_does_not_spoil_the_integers_behind(kernels):
+def test_leading_outlier_does_not_cost_later_integers_digits(kernels):
     values = [0] + [2**60 + d for d in (1, 2, 4)] * 30
     m = kernels.block_moments(column(values[1:], pa.int64()))
     with_outlier = kernels.block_moments(column(values, pa.int64()), decay=0.25)
@@ -167,7 +169,7 @@ def test_an_outlier_in_front_does_not_spoil_the_integers_behind(kernels):
     assert abs(got_m2 - m2) <= Fraction(1e-12) * m2
 
 
-# ---------------------------------------------------------------------- the ends of range
+# ------------------------------------------------------------------------ extreme values
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_an_outlier_in_front_does_not_spoil_the_integers_behind(kernels):
     ],
     ids=str,
 )
-def test_the_ends_of_the_range_neither_overflow_nor_vanish(kernels, values):
+def test_extreme_values_neither_overflow_nor_vanish(kernels, values):
     whole = kernels.block_moments(column(values))
     assert_exact(whole, values)
     merged = kernels.empty_moments(1)
@@ -200,7 +202,7 @@ def test_the_ends_of_the_range_neither_overflow_nor_vanish(kernels, values):
 
 @settings.get_profile("many")
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=12))
-def test_any_finite_floats(kernels, values):
+def test_any_finite_floats_stay_accurate(kernels, values):
     merged = kernels.empty_moments(1)
     for value in values:
         merged = kernels.merge_moments(merged, kernels.block_moments(column([value])))
@@ -215,8 +217,8 @@ def test_any_finite_floats(kernels, values):
 # ------------------------------------------------------------------------ missing values
 
 
-def poisoned(values, valid, kind):
-    """Make an array whose nulls have the given values under them."""
+def array_with_hidden_values(values, valid, kind):
+    """Return an array with these values in its buffer, also under its nulls."""
     bitmap = pa.py_buffer(np.packbits(valid, bitorder="little"))
     data = pa.py_buffer(np.asarray(values, kind))
     return pa.Array.from_buffers(pa.from_numpy_dtype(np.dtype(kind)), len(values), [bitmap, data])
@@ -226,13 +228,13 @@ def poisoned(values, valid, kind):
 @pytest.mark.parametrize("decay", [1.0, 0.5])
 @settings.get_profile("few")
 @given(data=st.data())
-def test_the_value_under_a_null_is_never_used(kernels, poison, decay, data):
+def test_value_under_a_null_is_never_used(kernels, poison, decay, data):
     rows = data.draw(st.integers(1, 40))
     valid = np.array(data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows)))
     x = np.random.default_rng(rows).normal(size=rows)
     offset = data.draw(st.integers(0, rows - 1))
-    dirty = poisoned(np.where(valid, x, poison), valid, np.float64).slice(offset)
-    clean = poisoned(np.where(valid, x, 0.0), valid, np.float64).slice(offset)
+    dirty = array_with_hidden_values(np.where(valid, x, poison), valid, np.float64).slice(offset)
+    clean = array_with_hidden_values(np.where(valid, x, 0.0), valid, np.float64).slice(offset)
     a, b = (kernels.block_moments(Columns.of(array), decay) for array in (dirty, clean))
     for got, expected in zip(a, b, strict=True):
         np.testing.assert_array_equal(got, expected)
@@ -240,39 +242,39 @@ def test_the_value_under_a_null_is_never_used(kernels, poison, decay, data):
     assert a.nans[0] == a.pos_infs[0] == a.neg_infs[0] == 0
 
 
-def test_each_kind_of_missing_value_is_counted_as_its_own(kernels):
+def test_each_kind_of_missing_value_has_its_own_count(kernels):
     values = [1.0, None, np.nan, np.inf, -np.inf, -np.inf, 3.0, None]
     m = kernels.block_moments(column(values))
     assert (m.count[0], m.nulls[0], m.nans[0], m.pos_infs[0], m.neg_infs[0]) == (2, 2, 1, 1, 2)
     assert (m.mean_hi[0], m.m2_hi[0], m.min[0], m.max[0]) == (2, 2, 1, 3)
 
 
-def test_a_lane_with_missing_values_leaves_its_neighbours_as_they_are(kernels):
+def test_missing_values_do_not_affect_other_features(kernels):
     rng = np.random.default_rng(0)
     clean, dirty = rng.normal(size=(2, 500))
     dirty[7] = np.nan
-    together = kernels.block_moments(bound(column(clean), column(dirty)))
+    together = kernels.block_moments(combined(column(clean), column(dirty)))
     alone = kernels.block_moments(column(clean))
     for a, b in zip(together, alone, strict=True):
         assert a[0].tobytes() == b[0].tobytes()
 
 
 @pytest.mark.parametrize("kinds", [(pa.float64(), pa.int64(), pa.float32()), (pa.int8(),) * 3])
-def test_columns_of_mixed_types_come_out_in_their_order(kernels, kinds):
+def test_columns_of_mixed_types_keep_their_order(kernels, kinds):
     columns = [column([i, i + 2], kind) for i, kind in enumerate(kinds * 4)]
-    m = kernels.block_moments(bound(*columns))
+    m = kernels.block_moments(combined(*columns))
     np.testing.assert_array_equal(m.mean_hi, np.arange(12) + 1.0)
 
 
-def test_nothing_at_all(kernels):
-    assert kernels.block_moments(bound()).count.shape == (0,)
-    empty = kernels.block_moments(bound(column([], pa.float64()), column([], pa.int64())))
+def test_no_columns_and_no_rows_give_empty_moments(kernels):
+    assert kernels.block_moments(combined()).count.shape == (0,)
+    empty = kernels.block_moments(combined(column([], pa.float64()), column([], pa.int64())))
     for got, expected in zip(empty, kernels.empty_moments(2), strict=True):
         np.testing.assert_array_equal(got, expected)
 
 
 @given(st.integers(0, 40), st.integers(0, 20), st.integers(0, 20))
-def test_validity_bits_are_found_at_every_offset(rows, start, stop):
+def test_validity_is_unpacked_at_every_offset(rows, start, stop):
     rng = np.random.default_rng(rows)
     valid = rng.random(rows) < 0.5
     array = pa.array(np.zeros(rows), mask=~valid).slice(min(start, rows))
@@ -282,10 +284,10 @@ def test_validity_bits_are_found_at_every_offset(rows, start, stop):
     assert (got is None and all(expected)) or got.tolist() == expected
 
 
-# ------------------------------------------------------------------------- the transforms
+# ----------------------------------------------------------------------------- transforms
 
 
-def lanes(mean_hi, spread, mean_lo=0.0, gamma=None, beta=None, clip=None):
+def feature_transform(mean_hi, spread, mean_lo=0.0, gamma=None, beta=None, clip=None):
     def one(v):
         return None if v is None else np.array([v])
 
@@ -298,66 +300,78 @@ def lanes(mean_hi, spread, mean_lo=0.0, gamma=None, beta=None, clip=None):
 F8 = pa.schema([("0", pa.float64())])
 
 
-def normalized(kernels, values, lane, kind=None, schema=F8):
-    return kernels.normalize(column(values, kind), lane, schema).batch.column(0)
+def normalized(kernels, values, transform, kind=None, schema=F8):
+    return kernels.normalize(column(values, kind), transform, schema).batch.column(0)
 
 
 def test_normalize_uses_both_halves_of_the_mean(kernels):
-    got = normalized(kernels, [1e16 + 2, 1e16 + 4], lanes(1e16 + 2, 0.5, mean_lo=0.75))
+    got = normalized(kernels, [1e16 + 2, 1e16 + 4], feature_transform(1e16 + 2, 0.5, mean_lo=0.75))
     assert got.to_pylist() == [-1.5, 2.5]
 
 
-def test_normalize_subtracts_integers_before_they_are_rounded(kernels):
-    got = normalized(kernels, [2**60 + 1, 2**60 + 3], lanes(2.0**60, 1.0, mean_lo=2.0), pa.int64())
+def test_normalize_subtracts_integers_before_rounding(kernels):
+    got = normalized(
+        kernels, [2**60 + 1, 2**60 + 3], feature_transform(2.0**60, 1.0, mean_lo=2.0), pa.int64()
+    )
     assert got.to_pylist() == [-1.0, 1.0]
     big = [Decimal(10**30 + d) for d in (1, 3)]
     hi = float(10**30)
     got = normalized(
-        kernels, big, lanes(hi, 1.0, mean_lo=float(10**30 - int(hi)) + 2), pa.decimal128(38, 0)
+        kernels,
+        big,
+        feature_transform(hi, 1.0, mean_lo=float(10**30 - int(hi)) + 2),
+        pa.decimal128(38, 0),
     )
     assert got.to_pylist() == pytest.approx([-1.0, 1.0], abs=1e-9)
 
 
-def test_normalize_at_the_end_of_the_range(kernels):
-    got = normalized(kernels, [1.7e308, -1.7e308, 0.0], lanes(-1.7e308, 1.7e308))
+def test_normalize_extreme_values(kernels):
+    got = normalized(kernels, [1.7e308, -1.7e308, 0.0], feature_transform(-1.7e308, 1.7e308))
     assert got.to_pylist() == [2.0, 0.0, 1.0]
-    tiny = normalized(kernels, [3e-310, 1e-310], lanes(2e-310, 1e-310))
+    tiny = normalized(kernels, [3e-310, 1e-310], feature_transform(2e-310, 1e-310))
     assert tiny.to_pylist() == pytest.approx([1.0, -1.0], rel=1e-12, abs=0)
 
 
 def test_clip_comes_before_gamma_and_beta(kernels):
     got = normalized(
-        kernels, [0.0, 10.0, -10.0, None], lanes(0.0, 1.0, gamma=2.0, beta=1.0, clip=3.0)
+        kernels,
+        [0.0, 10.0, -10.0, None],
+        feature_transform(0.0, 1.0, gamma=2.0, beta=1.0, clip=3.0),
     )
     assert got.to_pylist() == [1.0, 7.0, -5.0, None]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_the_output_is_rounded_once_from_float64(kernels, dtype):
+def test_output_is_rounded_once_from_float64(kernels, dtype):
     x = np.random.default_rng(0).normal(size=100_000)
     got = normalized(
-        kernels, x, lanes(0.1, 1.7), schema=pa.schema([("0", pa.from_numpy_dtype(dtype))])
+        kernels,
+        x,
+        feature_transform(0.1, 1.7),
+        schema=pa.schema([("0", pa.from_numpy_dtype(dtype))]),
     ).to_numpy()
     np.testing.assert_array_equal(got, ((x - 0.1) / 1.7).astype(dtype))
 
 
 def test_denormalize_undoes_normalize(kernels):
     x = 1e15 + np.random.default_rng(0).normal(size=1000)
-    lane = lanes(1e15, 0.7, mean_lo=0.3, gamma=2.0, beta=-1.0)
-    z = normalized(kernels, x, lane)
-    back = kernels.denormalize(Columns.of(z), lane, F8).batch.column(0).to_numpy()
+    transform = feature_transform(1e15, 0.7, mean_lo=0.3, gamma=2.0, beta=-1.0)
+    z = normalized(kernels, x, transform)
+    back = kernels.denormalize(Columns.of(z), transform, F8).batch.column(0).to_numpy()
     np.testing.assert_array_equal(back, x)
 
 
-def test_transforms_count_what_is_not_finite(kernels):
-    got = kernels.normalize(column([1.0, np.nan, np.inf, None, -np.inf]), lanes(0.0, 1.0), F8)
+def test_transforms_count_nans_and_infinities(kernels):
+    got = kernels.normalize(
+        column([1.0, np.nan, np.inf, None, -np.inf]), feature_transform(0.0, 1.0), F8
+    )
     assert (got.nans[0], got.infs[0]) == (1, 2)
 
 
-# ----------------------------------------------------------------------------- which one
+# ------------------------------------------------------------ choice of implementation
 
 
-def test_the_active_implementation_can_be_forced_and_an_absent_one_is_an_error():
+def test_environment_variable_chooses_the_implementation():
     code = "import streambn.kernels as k; print(k.active)"
     environment = {**os.environ, "STREAMBN_KERNELS": "reference"}
     ran = subprocess.run(
@@ -372,7 +386,7 @@ def test_the_active_implementation_can_be_forced_and_an_absent_one_is_an_error()
     assert "STREAMBN_KERNELS must be 'native' or 'reference', got 'quantum'" in ran.stderr
 
 
-def test_equal_terms_whose_roundings_are_equal_do_not_add_up(kernels):
+def test_equal_rounding_errors_do_not_accumulate(kernels):
     values = [0.1, 0.3, 0.1, 0.1]
     m = kernels.block_moments(column(np.tile(values, 50_000)))
     m2 = exact_moments(values)[1] * 50_000

@@ -1,4 +1,4 @@
-"""The compiled kernels: hostile and odd producers, agreement with the reference, and memory."""
+"""Compiled kernels: malformed and unusual producers, agreement with the reference, memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from streambn.testing import exact_moments
 
 native = pytest.importorskip(
     "streambn.kernels.native",
-    reason="the compiled kernels are not there: install streambn where there is a C++ compiler",
+    reason="the compiled kernels are missing: install streambn where there is a C++ compiler",
     exc_type=ImportError,
 )
 _core = native._core
@@ -40,16 +40,16 @@ _core = native._core
 F8, F4, F2 = (np.dtype(kind) for kind in ("f8", "f4", "f2"))
 
 
-class Flat(NamedTuple):
-    """What a transform gives, its lists opened."""
+class Output(NamedTuple):
+    """The output of a transform, with lists flattened."""
 
     arrays: list[pa.Array]
     nans: np.ndarray
     infs: np.ndarray
 
 
-def schema_of(layout, kinds):
-    """Give a schema of the bound columns with these types of values."""
+def output_schema(layout, kinds):
+    """Return an output schema whose columns have these value types and the layout's list sizes."""
     sizes = [place.size for place in layout.places] + [None] * len(kinds)
     fields = (
         (str(i), kind if size is None else pa.list_(kind, size))
@@ -58,19 +58,19 @@ def schema_of(layout, kinds):
     return pa.schema(fields)
 
 
-def mapped(function, columns, lanes, dtypes):
-    """Call a transform for outputs of these types."""
-    schema = schema_of(columns.layout, [pa.from_numpy_dtype(dtype) for dtype in dtypes])
-    batch, nans, infs = function(columns, lanes, schema)
+def run_transform(function, columns, transform, dtypes):
+    """Call a transform with the given output types, and validate its batch."""
+    schema = output_schema(columns.layout, [pa.from_numpy_dtype(dtype) for dtype in dtypes])
+    batch, nans, infs = function(columns, transform, schema)
     batch.validate(full=True)
-    return Flat([getattr(array, "values", array) for array in batch.columns], nans, infs)
+    return Output([getattr(array, "values", array) for array in batch.columns], nans, infs)
 
 
 FIELDS = len(MomentArrays.FIELDS)
 
 
 def core_moments(producer, layout, decay, ignore_missing, threads, out, weights=None):
-    """Call the compiled function itself; a layout may be no more than its bytes."""
+    """Call the compiled function directly; `layout` may be the packed bytes alone."""
     if isinstance(layout, bytes):
         layout = types.SimpleNamespace(packed=layout, schema=None)
     _core.block_moments(producer, layout, decay, ignore_missing, weights, threads, None, out)
@@ -86,9 +86,9 @@ FORMATS = {
 
 
 def core_transform(producer, layout, *arguments):
-    """Call the compiled function itself, with the output's types by their letters."""
+    """Call the compiled function directly; letters of `FORMATS` name the output types."""
     *before, formats, nans, infs, threads = arguments
-    schema = schema_of(LAYOUT, [FORMATS[letter] for letter in formats])
+    schema = output_schema(LAYOUT, [FORMATS[letter] for letter in formats])
     if isinstance(layout, bytes):
         layout = types.SimpleNamespace(packed=layout, schema=None)
     return _core.transform(
@@ -97,7 +97,7 @@ def core_transform(producer, layout, *arguments):
     )  # fmt: skip
 
 
-# ------------------------------------------------------- producers that are made by hand
+# ----------------------------------------------------------------- hand-made producers
 
 
 class CSchema(ctypes.Structure):
@@ -129,15 +129,15 @@ class CArray(ctypes.Structure):
     )
 
 
-# The structs that nobody released yet, by their private_data.
-_live: set[int] = set()
+# private_data of the structs that are not released yet.
+_unreleased: set[int] = set()
 _serial = itertools.count(1)
 
 
 def _releaser(struct):
     def release(address):
         exported = struct.from_address(address)
-        _live.discard(exported.private_data)
+        _unreleased.discard(exported.private_data)
         exported.release = None
 
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(release)
@@ -149,13 +149,13 @@ _new_capsule = ctypes.pythonapi.PyCapsule_New
 _new_capsule.restype = ctypes.py_object
 _new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 _NAMES = {CSchema: b"arrow_schema", CArray: b"arrow_array"}
-# The capsules that were given out. They have no destructor, as it would be Python and may be
-# called with an exception set; `all_is_released` does its work.
-_given: list[tuple[object, ctypes.Structure]] = []
+# Exported capsules. They have no destructor: it would run Python code, possibly while an
+# exception is set. `check_released` releases their structs instead.
+_capsules: list[tuple[object, ctypes.Structure]] = []
 
 
 class Node:
-    """A schema and an array in the C data interface; whatever is set comes out as it is set."""
+    """A schema and an array of the C data interface, exported exactly as its attributes say."""
 
     def __init__(self, fmt, length, buffers=(), children=(), offset=0, null_count=0):
         self.format, self.length, self.offset, self.null_count = fmt, length, offset, null_count
@@ -200,7 +200,7 @@ class Node:
         )
         struct.children = None if self.children_missing else ctypes.addressof(pointers)
         struct.dictionary = dictionary and ctypes.addressof(dictionary)
-        # What is pointed to lives as long as the struct, which lives as long as the test.
+        # The struct keeps alive what it points to, and lives until the end of the test.
         struct.below = pointers, children, dictionary
         if not released:
             struct.release = ctypes.cast(_RELEASE[type(struct)], ctypes.c_void_p).value
@@ -210,14 +210,14 @@ class Node:
 def capsule(struct, name=None):
     if struct.release:
         struct.private_data = next(_serial)
-        _live.add(struct.private_data)
+        _unreleased.add(struct.private_data)
     made = _new_capsule(ctypes.addressof(struct), name or _NAMES[type(struct)], None)
-    _given.append((made, struct))
+    _capsules.append((made, struct))
     return made
 
 
 class Producer:
-    """An object that speaks Arrow, made of a node."""
+    """An object with Arrow's protocol that exports a node."""
 
     def __init__(self, node, swap=lambda pair: pair, names=(None, None)):
         self.node, self.swap, self.names = node, swap, names
@@ -228,7 +228,7 @@ class Producer:
         return self.swap(tuple(map(capsule, structs, self.names)))
 
 
-def number(fmt=b"g", values=(1.0, 2.0, 4.0), valid=None, kind=np.float64, **rest):
+def number_node(fmt=b"g", values=(1.0, 2.0, 4.0), valid=None, kind=np.float64, **rest):
     bitmap = None if valid is None else np.packbits(valid, bitorder="little")
     nulls = 0 if valid is None else len(valid) - sum(valid)
     rest = {"null_count": nulls, **rest}
@@ -237,10 +237,10 @@ def number(fmt=b"g", values=(1.0, 2.0, 4.0), valid=None, kind=np.float64, **rest
 
 
 def batch_node():
-    """x: double; s: struct with y: int64; v: lists of two int32."""
-    x = number()
-    y = number(b"l", [5, 6, 7], kind=np.int64)
-    items = number(b"i", [1, 2, 3, 4, 5, 6], kind=np.int32)
+    """Return a batch of x (double), s (struct of y: int64) and v (lists of two int32)."""
+    x = number_node()
+    y = number_node(b"l", [5, 6, 7], kind=np.int64)
+    items = number_node(b"i", [1, 2, 3, 4, 5, 6], kind=np.int32)
     s, v = Node(b"+s", 3, [None], [y]), Node(b"+w:2", 3, [None], [items])
     return Node(b"+s", 3, [None], [x, s, v])
 
@@ -250,23 +250,23 @@ LAYOUT = Layout(PLACES)
 
 
 @pytest.fixture(autouse=True)
-def all_is_released():
-    """No capsule is kept, and whatever a consumer took over it released."""
+def check_released():
+    """Check that consumers keep no capsule and release every struct they took over."""
     yield
-    given = _given[:]
-    _given.clear()
+    given = _capsules[:]
+    _capsules.clear()
     for made, struct in given:
         kept = sys.getrefcount(made) > 3
         if struct.release and not kept:
             _RELEASE[type(struct)](ctypes.addressof(struct))
-    if _live:
+    if _unreleased:
         gc.collect()
-    left = len(_live)
-    _live.clear()
+    left = len(_unreleased)
+    _unreleased.clear()
     assert left == 0
 
 
-def lanes_of(width, location=0.0, spread=1.0, low=0.0, affine=None, clip=None, known=None):
+def feature_transform(width, location=0.0, spread=1.0, low=0.0, affine=None, clip=None, known=None):
     gamma, beta = (None, None) if affine is None else affine
     return FeatureTransform(
         np.broadcast_to(np.float64(location), (width,)).copy(),
@@ -279,16 +279,16 @@ def lanes_of(width, location=0.0, spread=1.0, low=0.0, affine=None, clip=None, k
     )
 
 
-def call_core(producer, layout=LAYOUT.packed, lanes=4, columns=3):
-    """Call both functions on a batch that they refuse; return what they raised."""
+def collect_errors(producer, layout=LAYOUT.packed, features=4, columns=3):
+    """Call both functions on a batch that they refuse, and return the exceptions."""
     raised = []
-    memory = np.full((FIELDS, lanes), 77)
+    memory = np.full((FIELDS, features), 77)
     for decay in (1.0, 0.5):
-        with pytest.raises(Exception) as error:  # noqa: PT011 - looked at by the caller
+        with pytest.raises(Exception) as error:  # noqa: PT011 - the caller checks it
             core_moments(producer, layout, decay, False, 1, memory)
         raised.append(error.value)
-    nans, infs = np.full((2, lanes), 77)
-    one, known = np.ones(lanes), np.ones(lanes, bool)
+    nans, infs = np.full((2, features), 77)
+    one, known = np.ones(features), np.ones(features, bool)
     arguments = (one, one, one, None, None, np.inf, known, False, "g" * columns, nans, infs, 1)
     with pytest.raises(Exception) as error:  # noqa: PT011
         core_transform(producer, layout, *arguments)
@@ -299,8 +299,8 @@ def call_core(producer, layout=LAYOUT.packed, lanes=4, columns=3):
     return raised
 
 
-def put(path, **fields):
-    """Make a change to the node at a path of children."""
+def set_fields(path, **fields):
+    """Return a function that sets attributes of the node at a path of children."""
 
     def change(node):
         for index in path:
@@ -311,7 +311,9 @@ def put(path, **fields):
     return change
 
 
-def drop_child(*path):
+def remove_child(*path):
+    """Return a function that replaces the child at a path by a null pointer."""
+
     def change(node):
         for index in path[:-1]:
             node = node.children[index]
@@ -320,7 +322,9 @@ def drop_child(*path):
     return change
 
 
-def drop_buffer(*path):
+def remove_buffer(*path):
+    """Return a function that replaces the buffer at a path by a null pointer."""
+
     def change(node):
         for index in path[:-1]:
             node = node.children[index]
@@ -329,85 +333,85 @@ def drop_buffer(*path):
     return change
 
 
-WORD = number(b"i", [0], kind=np.int32)
-BAD = {
-    "no format": put([0], format=None),
-    "no format of the batch": put([], format=None),
-    "no format in a struct": put([1, 0], format=None),
-    "no format in a list": put([2, 0], format=None),
-    "an empty format": put([0], format=b""),
-    "the batch is no struct": put([], format=b"g"),
-    "the batch has an empty format": put([], format=b""),
-    "an unknown format": put([0], format=b"?"),
-    "text": put([0], format=b"u"),
-    "a format that goes on": put([0], format=b"gg"),
-    "an overlong format": put([0], format=b"g" * 100_000),
-    "an overlong decimal": put([0], format=b"d:" + b"9" * 100_000 + b",1"),
-    "a nested format without an end": put([0], format=b"+"),
-    "n and more": put([0], format=b"n" * 9),
-    "a timestamp": put([0], format=b"tsn:UTC"),
-    "a struct where a number was bound": put([0], format=b"+s"),
-    "a number where a struct was bound": put([1], format=b"g"),
-    "a list where a struct was bound": put([1], format=b"+w:1"),
-    "a struct where a list was bound": put([2], format=b"+s"),
-    "a list of another size": put([2], format=b"+w:3"),
-    "a list of no size": put([2], format=b"+w:"),
-    "a list of size -2": put([2], format=b"+w:-2"),
-    "a list of size 2 and text": put([2], format=b"+w:2x"),
-    "a list of variable size": put([2], format=b"+l"),
-    "a list of text": put([2, 0], format=b"u"),
-    "no buffers": put([0], n_buffers=0),
-    "one buffer": put([0], n_buffers=1),
-    "three buffers": put([0], n_buffers=3),
-    "a negative number of buffers": put([0], n_buffers=-1),
-    "a struct without its buffer": put([1], n_buffers=0),
-    "a list of two buffers": put([2], n_buffers=2),
-    "a batch of two buffers": put([], n_buffers=2),
-    "the buffers are missing": put([0], buffers_missing=True),
-    "the buffers of a list are missing": put([2], buffers_missing=True),
-    "no data": drop_buffer(0, 1),
-    "no data in a list": drop_buffer(2, 0, 1),
-    "a schema with a child less": put([], schema_children=2),
-    "an array with a child less": put([], array_children=2),
-    "no children": put([], schema_children=0, array_children=0),
-    "negative children": put([], schema_children=-1, array_children=-1),
-    "the children are missing": put([], children_missing=True),
-    "a struct without children": put([1], schema_children=0, array_children=0),
-    "a list without children": put([2], schema_children=0, array_children=0),
-    "a list whose children are missing": put([2], children_missing=True),
-    "a child is null": drop_child(0),
-    "a child of a struct is null": drop_child(1, 0),
-    "a child of a list is null": drop_child(2, 0),
-    "a child was released": put([0], schema_released=True, array_released=True),
-    "a child of a struct was released": put([1, 0], array_released=True),
-    "a child's schema was released": put([2, 0], schema_released=True),
-    "the batch was released": put([], schema_released=True, array_released=True),
-    "the batch's array was released": put([], array_released=True),
-    "a negative length": put([0], length=-1),
-    "a negative length of the batch": put([], length=-3),
-    "the least length": put([], length=-(2**63)),
-    "a length beyond memory": put([], length=2**63 - 1),
-    "a negative offset": put([0], offset=-1),
-    "a negative offset of the batch": put([], offset=-1),
-    "a negative offset in a list": put([2, 0], offset=-2),
-    "an offset at the end of the range": put([0], offset=2**63 - 1),
-    "an offset that overflows in bytes": put([0], offset=2**60),
-    "an offset that overflows in bits": put([1, 0], offset=2**63 - 4),
-    "an offset of a list that overflows in its items": put([2], offset=2**57),
-    "an offset of the batch that overflows": put([], offset=2**62),
-    "a child shorter than its parent": put([0], length=2),
-    "a batch longer than its children": put([], length=4),
-    "an offset of the batch past its children": put([], offset=1),
-    "an offset of a struct past its child": put([1], offset=1),
-    "an offset of a list past its items": put([2], offset=1),
-    "items fewer than the lists": put([2, 0], length=5),
-    "nulls without a bitmap": put([0], null_count=1),
-    "nulls of a struct without a bitmap": put([1], null_count=2),
-    "nulls of a list without a bitmap": put([2], null_count=3),
-    "nulls of items without a bitmap": put([2, 0], null_count=1),
-    "a dictionary": put([0], schema_dictionary=WORD, array_dictionary=WORD),
-    "a dictionary in the schema alone": put([0], schema_dictionary=WORD),
-    "a dictionary in the array alone": put([2, 0], array_dictionary=WORD),
+DICTIONARY = number_node(b"i", [0], kind=np.int32)
+MALFORMED = {
+    "no format": set_fields([0], format=None),
+    "no format of the batch": set_fields([], format=None),
+    "no format in a struct": set_fields([1, 0], format=None),
+    "no format in a list": set_fields([2, 0], format=None),
+    "an empty format": set_fields([0], format=b""),
+    "the batch is not a struct": set_fields([], format=b"g"),
+    "the batch has an empty format": set_fields([], format=b""),
+    "an unknown format": set_fields([0], format=b"?"),
+    "text": set_fields([0], format=b"u"),
+    "a format with a surplus letter": set_fields([0], format=b"gg"),
+    "an overlong format": set_fields([0], format=b"g" * 100_000),
+    "an overlong decimal": set_fields([0], format=b"d:" + b"9" * 100_000 + b",1"),
+    "a nested format without its letter": set_fields([0], format=b"+"),
+    "repeated null formats": set_fields([0], format=b"n" * 9),
+    "a timestamp": set_fields([0], format=b"tsn:UTC"),
+    "a struct where a number was bound": set_fields([0], format=b"+s"),
+    "a number where a struct was bound": set_fields([1], format=b"g"),
+    "a list where a struct was bound": set_fields([1], format=b"+w:1"),
+    "a struct where a list was bound": set_fields([2], format=b"+s"),
+    "a list of another size": set_fields([2], format=b"+w:3"),
+    "a list without a size": set_fields([2], format=b"+w:"),
+    "a list of size -2": set_fields([2], format=b"+w:-2"),
+    "a list of size 2 and text": set_fields([2], format=b"+w:2x"),
+    "a list of variable size": set_fields([2], format=b"+l"),
+    "a list of text": set_fields([2, 0], format=b"u"),
+    "no buffers": set_fields([0], n_buffers=0),
+    "one buffer": set_fields([0], n_buffers=1),
+    "three buffers": set_fields([0], n_buffers=3),
+    "a negative number of buffers": set_fields([0], n_buffers=-1),
+    "a struct without its buffer": set_fields([1], n_buffers=0),
+    "a list of two buffers": set_fields([2], n_buffers=2),
+    "a batch of two buffers": set_fields([], n_buffers=2),
+    "the buffers are missing": set_fields([0], buffers_missing=True),
+    "the buffers of a list are missing": set_fields([2], buffers_missing=True),
+    "no values": remove_buffer(0, 1),
+    "no values in a list": remove_buffer(2, 0, 1),
+    "a schema missing a child": set_fields([], schema_children=2),
+    "an array missing a child": set_fields([], array_children=2),
+    "no children": set_fields([], schema_children=0, array_children=0),
+    "negative children": set_fields([], schema_children=-1, array_children=-1),
+    "the children are missing": set_fields([], children_missing=True),
+    "a struct without children": set_fields([1], schema_children=0, array_children=0),
+    "a list without children": set_fields([2], schema_children=0, array_children=0),
+    "a list whose children are missing": set_fields([2], children_missing=True),
+    "a child is null": remove_child(0),
+    "a child of a struct is null": remove_child(1, 0),
+    "a child of a list is null": remove_child(2, 0),
+    "a child was released": set_fields([0], schema_released=True, array_released=True),
+    "a child of a struct was released": set_fields([1, 0], array_released=True),
+    "a child's schema was released": set_fields([2, 0], schema_released=True),
+    "the batch was released": set_fields([], schema_released=True, array_released=True),
+    "the batch's array was released": set_fields([], array_released=True),
+    "a negative length": set_fields([0], length=-1),
+    "a negative length of the batch": set_fields([], length=-3),
+    "the smallest length": set_fields([], length=-(2**63)),
+    "a length beyond memory": set_fields([], length=2**63 - 1),
+    "a negative offset": set_fields([0], offset=-1),
+    "a negative offset of the batch": set_fields([], offset=-1),
+    "a negative offset in a list": set_fields([2, 0], offset=-2),
+    "an offset at the end of the range": set_fields([0], offset=2**63 - 1),
+    "an offset that overflows in bytes": set_fields([0], offset=2**60),
+    "an offset that overflows in bits": set_fields([1, 0], offset=2**63 - 4),
+    "an offset of a list that overflows its items": set_fields([2], offset=2**57),
+    "an offset of the batch that overflows": set_fields([], offset=2**62),
+    "a child shorter than its parent": set_fields([0], length=2),
+    "a batch longer than its children": set_fields([], length=4),
+    "an offset of the batch past its children": set_fields([], offset=1),
+    "an offset of a struct past its child": set_fields([1], offset=1),
+    "an offset of a list past its items": set_fields([2], offset=1),
+    "fewer items than the lists need": set_fields([2, 0], length=5),
+    "nulls without a bitmap": set_fields([0], null_count=1),
+    "nulls of a struct without a bitmap": set_fields([1], null_count=2),
+    "nulls of a list without a bitmap": set_fields([2], null_count=3),
+    "nulls of items without a bitmap": set_fields([2, 0], null_count=1),
+    "a dictionary": set_fields([0], schema_dictionary=DICTIONARY, array_dictionary=DICTIONARY),
+    "a dictionary in the schema alone": set_fields([0], schema_dictionary=DICTIONARY),
+    "a dictionary in the array alone": set_fields([2, 0], array_dictionary=DICTIONARY),
 }
 DECIMALS = [
     "d:", "d:,", "d:38", "d:38,", "d:,2", "d:38;2", "d:x,2", "d:38,x", "d:38,2x", "d:38,2,",
@@ -417,21 +421,21 @@ DECIMALS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("change", BAD.values(), ids=BAD.keys())
-def test_a_malformed_batch_is_an_error_that_says_so_and_nothing_is_written(change):
+@pytest.mark.parametrize("change", MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed_batch_raises_and_writes_nothing(change):
     node = batch_node()
     change(node)
-    for error in call_core(Producer(node)):
+    for error in collect_errors(Producer(node)):
         assert isinstance(error, InvalidValueError)
         assert "Arrow C data interface" in str(error) or "released" in str(error)
 
 
 @pytest.mark.parametrize("fmt", DECIMALS)
-def test_a_format_that_is_no_decimal_is_an_error(fmt):
+def test_invalid_decimal_format_raises(fmt):
     node = batch_node()
-    node.children[0] = number(fmt.encode(), np.zeros((3, 4)))
+    node.children[0] = number_node(fmt.encode(), np.zeros((3, 4)))
     node.children[0].length = 3
-    for error in call_core(Producer(node)):
+    for error in collect_errors(Producer(node)):
         assert isinstance(error, InvalidValueError)
         assert "decimal" in str(error) or "numeric" in str(error)
 
@@ -448,56 +452,56 @@ def test_a_format_that_is_no_decimal_is_an_error(fmt):
         lambda pair: (pair[0], pair[0]),
         lambda pair: (1, 2),
     ],
-    ids=["None", "a list", "one", "three", "no capsules", "swapped", "twice the schema", "numbers"],
+    ids=["None", "list", "one", "three", "no capsules", "swapped", "two schemas", "numbers"],
 )
-def test_what_is_no_pair_of_the_two_capsules_is_an_error(swap):
-    for error in call_core(Producer(batch_node(), swap)):
+def test_producer_must_return_two_capsules(swap):
+    for error in collect_errors(Producer(batch_node(), swap)):
         assert isinstance(error, ValueError)
 
 
 @pytest.mark.parametrize("names", [(b"schema", None), (None, b"used_arrow_array")])
-def test_capsules_of_another_name_are_an_error(names):
-    for error in call_core(Producer(batch_node(), names=names)):
+def test_capsules_with_other_names_raise(names):
+    for error in collect_errors(Producer(batch_node(), names=names)):
         assert isinstance(error, ValueError)
 
 
-def test_an_object_that_raises_in_its_protocol_or_has_none_raises_the_same_here():
+def test_errors_of_the_protocol_propagate():
     class Broken:
         def __arrow_c_array__(self, requested_schema=None):
             raise ZeroDivisionError("from within")
 
-    assert {type(error) for error in call_core(Broken())} == {ZeroDivisionError}
-    assert {type(error) for error in call_core(object())} == {AttributeError}
+    assert {type(error) for error in collect_errors(Broken())} == {ZeroDivisionError}
+    assert {type(error) for error in collect_errors(object())} == {AttributeError}
 
 
 LAYOUTS = {
-    "bytes that are no integers": LAYOUT.packed[:-1],
-    "an integer less": LAYOUT.packed[:-4],
-    "an integer more": LAYOUT.packed + bytes(4),
+    "bytes that are not whole integers": LAYOUT.packed[:-1],
+    "a missing integer": LAYOUT.packed[:-4],
+    "a surplus integer": LAYOUT.packed + bytes(4),
     "a negative size": np.array([-1, 1, 0], np.int32).tobytes(),
-    "a path of no length": np.array([0, 0], np.int32).tobytes(),
+    "a path of length zero": np.array([0, 0], np.int32).tobytes(),
     "a path of negative length": np.array([0, -1, 0], np.int32).tobytes(),
     "a path beyond the end": np.array([0, 9, 0], np.int32).tobytes(),
     "a path far beyond the end": np.array([0, 2**31 - 1, 0], np.int32).tobytes(),
     "a negative child": np.array([0, 1, -1], np.int32).tobytes(),
-    "a child too many": np.array([0, 1, 3], np.int32).tobytes(),
+    "a child past the last": np.array([0, 1, 3], np.int32).tobytes(),
     "the largest child": np.array([0, 1, 2**31 - 1], np.int32).tobytes(),
     "a step below a number": np.array([0, 2, 0, 0], np.int32).tobytes(),
     "a step below a list": np.array([0, 2, 2, 0], np.int32).tobytes(),
-    "a step short of a struct's field": np.array([0, 1, 1], np.int32).tobytes(),
-    "a list that is a number": np.array([3, 1, 0], np.int32).tobytes(),
-    "the largest list": np.array([2**31 - 1, 1, 2], np.int32).tobytes(),
+    "a path that ends at a struct": np.array([0, 1, 1], np.int32).tobytes(),
+    "a list where the batch has a number": np.array([3, 1, 0], np.int32).tobytes(),
+    "the largest list size": np.array([2**31 - 1, 1, 2], np.int32).tobytes(),
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_a_damaged_layout_is_an_error(layout):
-    for error in call_core(Producer(batch_node()), layout):
+def test_invalid_layout_raises(layout):
+    for error in collect_errors(Producer(batch_node()), layout):
         assert isinstance(error, ValueError)
 
 
-def bad_arrays(shape, kind):
-    """Arrays that stand in for one of this shape and type, and must not."""
+def unfit_arrays(shape, kind):
+    """Yield the names and values of arguments unfit for an array of this shape and type."""
     good = np.zeros(shape, kind)
     frozen = good.copy()
     frozen.flags.writeable = False
@@ -512,43 +516,43 @@ def bad_arrays(shape, kind):
     yield "with a gap", np.zeros((*shape[:-1], 2 * shape[-1]), kind)[..., ::2]
     yield "backwards", good[..., ::-1]
     yield "of objects", np.full(shape, None)
-    yield "foreign to this machine", good.astype(good.dtype.newbyteorder())
-    yield "no array", "text"
-    yield "nothing", None
+    yield "of another byte order", good.astype(good.dtype.newbyteorder())
+    yield "given as text", "text"
+    yield "given as None", None
     yield "read-only", frozen
 
 
-WRONG = (ValueError, BufferError, TypeError)
+ARRAY_ERRORS = (ValueError, BufferError, TypeError)
 
 
-def test_an_array_of_moments_that_does_not_fit_is_an_error():
-    for name, out in bad_arrays((FIELDS, 4), np.int64):
-        with contextlib.suppress(*WRONG):
+def test_unfit_moments_array_raises():
+    for name, out in unfit_arrays((FIELDS, 4), np.int64):
+        with contextlib.suppress(*ARRAY_ERRORS):
             core_moments(Producer(batch_node()), LAYOUT.packed, 1.0, False, 1, out)
             pytest.fail(f"an array {name} was taken")
         if isinstance(out, np.ndarray) and out.dtype.kind != "O":
             assert not out.any()
 
 
-def test_an_array_of_weights_that_does_not_fit_is_an_error():
-    for name, weights in bad_arrays((3,), np.float64):
+def test_unfit_weights_array_raises():
+    for name, weights in unfit_arrays((3,), np.float64):
         if name == "read-only" or weights is None:
             continue
         out = np.zeros((FIELDS, 4), np.int64)
-        with contextlib.suppress(*WRONG):
+        with contextlib.suppress(*ARRAY_ERRORS):
             core_moments(Producer(batch_node()), LAYOUT.packed, 1.0, False, 1, out, weights)
             pytest.fail(f"an array {name} was taken")
         assert not out.any()
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
-def test_arrays_of_moments_that_do_not_belong_together_cannot_be_merged(at):
-    for name, array in bad_arrays((FIELDS, 4), np.int64):
+def test_merge_of_unfit_arrays_raises(at):
+    for name, array in unfit_arrays((FIELDS, 4), np.int64):
         if name == "read-only" and at < 2:
             continue
         arguments = [np.zeros((FIELDS, 4), np.int64) for _ in range(3)]
         arguments[at] = array
-        with contextlib.suppress(*WRONG):
+        with contextlib.suppress(*ARRAY_ERRORS):
             _core.merge_moments(*arguments)
             pytest.fail(f"an array {name} was taken")
         assert not arguments[2 if at < 2 else 0].any()
@@ -558,17 +562,17 @@ def test_arrays_of_moments_that_do_not_belong_together_cannot_be_merged(at):
     ("at", "kind"),
     [(0, float), (1, float), (2, float), (3, float), (4, float), (6, bool), (9, int), (10, int)],
 )
-def test_arrays_over_lanes_that_do_not_fit_are_an_error(at, kind):
-    for name, array in bad_arrays((4,), np.dtype(kind).type):
+def test_unfit_feature_array_raises(at, kind):
+    for name, array in unfit_arrays((4,), np.dtype(kind).type):
         one, known = np.ones(4), np.ones(4, bool)
         nans, infs = np.zeros((2, 4), np.int64)
         arguments = [one, one, one, one, one, np.inf, known, False, "ggg", nans, infs, 1]
         if (name == "read-only" and at < 9) or (array is None and at in (3, 4)):
             continue
-        if kind is bool and name == "foreign to this machine":
+        if kind is bool and name == "of another byte order":
             continue
         arguments[at] = array
-        with contextlib.suppress(*WRONG):
+        with contextlib.suppress(*ARRAY_ERRORS):
             core_transform(Producer(batch_node()), LAYOUT.packed, *arguments)
             pytest.fail(f"an array {name} was taken")
         assert not nans.any()
@@ -576,7 +580,7 @@ def test_arrays_over_lanes_that_do_not_fit_are_an_error(at, kind):
 
 
 @pytest.mark.parametrize("formats", ["", "gg", "gggg", "ggx", "gg0"])
-def test_formats_that_are_not_one_float_type_a_column_are_an_error(formats):
+def test_output_needs_one_float_type_per_column(formats):
     one, known = np.ones(4), np.ones(4, bool)
     nans, infs = np.zeros((2, 4), np.int64)
     with pytest.raises(ValueError, match=r"schema|list|float16, float32 or float64"):
@@ -587,65 +591,64 @@ def test_formats_that_are_not_one_float_type_a_column_are_an_error(formats):
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.1, np.nan, np.inf])
-def test_a_decay_that_is_none_is_an_error(decay):
+def test_invalid_decay_raises(decay):
     memory = np.zeros((FIELDS, 4), np.int64)
     with pytest.raises(ValueError, match="decay"):
         core_moments(Producer(batch_node()), LAYOUT.packed, decay, False, 1, memory)
     assert not memory.any()
 
 
-# What Arrow itself does not look at when it imports a batch is left out: a null child or
-# schema, for one, ends the process there.
+# The defects that Arrow itself survives when it imports a batch. Others, such as a null child
+# or schema, crash the process inside Arrow.
 IMPORTED = [
     "an unknown format", "no buffers", "one buffer", "three buffers", "a struct without its buffer",
-    "a schema with a child less", "an array with a child less", "the batch is no struct",
-    "a list of no size", "the batch was released", "a child was released",
+    "a schema missing a child", "an array missing a child", "the batch is not a struct",
+    "a list without a size", "the batch was released", "a child was released",
     "a list without children",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", IMPORTED)
-def test_a_normalizer_refuses_a_malformed_producer_and_keeps_what_it_learned(name):
+def test_normalizer_keeps_its_statistics_after_a_malformed_batch(name):
     norm = sbn.Normalizer().update(pa.table({"x": [1.0, 3.0]}))
     before = norm.stats()
     node = batch_node()
-    BAD[name](node)
+    MALFORMED[name](node)
     with pytest.raises(InvalidValueError, match="does not convert to record batches"):
         norm.update(Producer(node))
     assert norm.stats().equals(before)
 
 
-def test_a_normalizer_takes_a_producer_made_by_hand():
-    norm = sbn.Normalizer().update(Producer(Node(b"+s", 3, [None], [number()])))
+def test_normalizer_accepts_a_hand_made_producer():
+    norm = sbn.Normalizer().update(Producer(Node(b"+s", 3, [None], [number_node()])))
     assert norm.stats()["mean"].to_pylist() == [7 / 3]
 
 
-# ------------------------------------------------------------------------ legal, but odd
+# -------------------------------------------------------------- valid but unusual batches
 
 
 COUNTS = ("count", "nulls", "nans", "pos_infs", "neg_infs")
-# Where a mean and a sum of squares may differ from the exact ones, in units of the standard
-# deviation and of themselves. Of a plain sum of 20 terms, as deep as those of the compiled
-# kernels are, n - 1 roundings of 2**-53 are at most 2.2e-15 of the sum of the sizes; squares
-# about a centre are at most four times those about the mean (a better centre is taken
-# otherwise), which makes 9e-15. The reference sums 512 at a time, in pairs or SIMD registers.
+# Tolerance of a mean, in standard deviations, and of a sum of squares, relative. The compiled
+# kernels add at most 20 terms in a row: n - 1 roundings of 2**-53 are at most 2.2e-15 of the
+# sum of the absolute terms. Squares about a centre are at most four times the squares about the
+# mean, because the kernels choose another centre beyond that, which makes 9e-15. The reference
+# sums 512 terms at a time, pairwise or in SIMD registers.
 CLOSE = 1e-14
 
 
-def assert_agree(got, expected, close=CLOSE):
-    """Compare moments lane by lane: what is counted exactly, the sums within their roundings."""
+def assert_moments_agree(got, expected, close=CLOSE):
+    """Check that all counts are equal and that all sums agree within their rounding errors."""
     for name in (*COUNTS, "min", "max"):
         np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), name)
     np.testing.assert_allclose(got.weight, expected.weight, rtol=close, atol=0)
-    # As many roundings as a weight lasts; the square of one may be below the least float64.
+    # A weight is rounded once a row until it vanishes; its square may be below any float64.
     np.testing.assert_allclose(got.squares, expected.squares, rtol=1e-12, atol=2.0**-1074)
-    # The reference adds the pairs row by row, as many roundings as a weight lasts, and takes
-    # each weight off the sum of all up to it.
+    # The reference adds the pairs row by row, and subtracts each weight from the running sum.
     pairs = np.abs(got.pairs - expected.pairs)
     assert (pairs <= 1e-12 * expected.pairs + 2.0**-50 * expected.weight**2).all()
-    # One rounding a piece of 512 rows.
+    # One rounding per 512 rows.
     np.testing.assert_allclose(got.decay, expected.decay, rtol=1e-13, atol=0)
-    # Where all before was forgotten the exponent is that of the last piece, or of all.
+    # Once the past is forgotten, the exponent may be that of the last 512 rows or of all rows.
     units = expected.exponent - got.exponent
     expected = expected.replace(
         mean_hi=np.ldexp(expected.mean_hi, units),
@@ -657,46 +660,49 @@ def assert_agree(got, expected, close=CLOSE):
         deviation = np.sqrt(np.where(got.weight > 0, expected.m2_hi / expected.weight, 0.0))
         mean = (got.mean_hi - expected.mean_hi) + (got.mean_lo - expected.mean_lo)
         m2 = (got.m2_hi - expected.m2_hi) + (got.m2_lo - expected.m2_lo)
-    # The least float64 in the units that it was in.
+    # The smallest float64, converted to the units of `expected`.
     least = np.ldexp(2.0**-1074, np.maximum(units, 0))
     slack = 2.0**-95 * np.abs(expected.mean_hi) + least
     assert (np.abs(mean) <= close * deviation + slack).all()
     assert (np.abs(m2) <= close * expected.m2_hi).all()
 
 
-def contents(array):
-    """What is in an output: its numbers, those under nulls too, and its validity."""
+def values_and_validity(array):
+    """Return the numbers of an output, including those under nulls, and its validity."""
     kind = array.type.to_pandas_dtype()
     numbers = np.frombuffer(array.buffers()[1] or b"", kind)[array.offset :][: len(array)]
     valid = unpack_validity(array, 0, len(array))
     return numbers, np.ones(len(array), bool) if valid is None else valid
 
 
-def assert_same(a, b):
-    """Compare outputs bit for bit, but for the sign of a zero."""
-    (ours, valid), (theirs, expected) = contents(a), contents(b)
+def assert_outputs_equal(a, b):
+    """Check that two outputs have the same nulls and numbers, the signs of zeros aside."""
+    (ours, valid), (theirs, expected) = values_and_validity(a), values_and_validity(b)
     np.testing.assert_array_equal(valid, expected)
     np.testing.assert_array_equal(ours, theirs)
     assert a.null_count == len(a) - valid.sum()
 
 
-def both(producer, batch, layout, decay=1.0):
-    """Reduce what a producer gives and the same as Arrow's own batch; compare all fields."""
+def assert_producer_agrees(producer, batch, layout, decay=1.0):
+    """Compare the native kernels on a producer with the reference on an equal batch.
+
+    Return the native moments.
+    """
     got = native.block_moments(Columns(producer, layout), decay)
-    assert_agree(got, reference.block_moments(Columns(batch, layout), decay))
-    lanes = lanes_of(layout.features, 2.5, 3.0)
+    assert_moments_agree(got, reference.block_moments(Columns(batch, layout), decay))
+    transform = feature_transform(layout.features, 2.5, 3.0)
     dtypes = [F8] * len(layout.places)
-    ours = mapped(native.normalize, Columns(producer, layout), lanes, dtypes)
-    theirs = mapped(reference.normalize, Columns(batch, layout), lanes, dtypes)
+    ours = run_transform(native.normalize, Columns(producer, layout), transform, dtypes)
+    theirs = run_transform(reference.normalize, Columns(batch, layout), transform, dtypes)
     for a, b in zip(ours.arrays, theirs.arrays, strict=True):
         a.validate(full=True)
-        assert_same(a, b)
+        assert_outputs_equal(a, b)
     np.testing.assert_array_equal(ours.nans, theirs.nans)
     np.testing.assert_array_equal(ours.infs, theirs.infs)
     return got
 
 
-def one_column(node, offset=0, length=None):
+def single_column_node(node, offset=0, length=None):
     return Node(b"+s", node.length if length is None else length, [None], [node], offset=offset)
 
 
@@ -705,23 +711,23 @@ VALUES = np.array([1.0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024])
 VALID = np.array([1, 0, 1, 1, 0, 0, 1, 1, 1, 0, 1], bool)
 
 
-def table_of(**columns):
+def batch_of(**columns):
     return pa.record_batch({name: pa.array(v, from_pandas=False) for name, v in columns.items()})
 
 
-def masked(values, valid, kind=None):
+def masked_array(values, valid, kind=None):
     return pa.array(values, kind, mask=~np.asarray(valid), from_pandas=False)
 
 
 @pytest.mark.parametrize("own", [0, 1, 3])
 @pytest.mark.parametrize("above", [0, 1, 5])
 @pytest.mark.parametrize("decay", [1.0, 0.5])
-def test_offsets_of_the_batch_and_of_its_columns_add_up(own, above, decay):
+def test_batch_and_column_offsets_add_up(own, above, decay):
     rows = len(VALUES) - own - above
-    node = number(values=VALUES, valid=VALID, offset=own, length=len(VALUES) - own)
-    both(
-        Producer(one_column(node, above, rows)),
-        pa.record_batch({"x": masked(VALUES, VALID).slice(own + above)}),
+    node = number_node(values=VALUES, valid=VALID, offset=own, length=len(VALUES) - own)
+    assert_producer_agrees(
+        Producer(single_column_node(node, above, rows)),
+        pa.record_batch({"x": masked_array(VALUES, VALID).slice(own + above)}),
         PLAIN,
         decay,
     )
@@ -729,47 +735,49 @@ def test_offsets_of_the_batch_and_of_its_columns_add_up(own, above, decay):
 
 @pytest.mark.parametrize("offset", [0, 1, 2])
 @pytest.mark.parametrize("below", [0, 1, 3])
-def test_offsets_of_a_struct_apply_to_its_bitmap_and_to_its_fields(offset, below):
+def test_struct_offset_applies_to_bitmap_and_fields(offset, below):
     rows = len(VALUES) - offset - below
-    field = number(values=VALUES, valid=VALID, offset=below, length=len(VALUES) - below)
+    field = number_node(values=VALUES, valid=VALID, offset=below, length=len(VALUES) - below)
     above = np.arange(rows + offset) % 3 > 0
     bitmap = np.packbits(above, bitorder="little")
     struct = Node(b"+s", rows, [bitmap], [field], offset=offset, null_count=-1)
     shown = pa.StructArray.from_arrays(
-        [masked(VALUES, VALID).slice(below + offset)], ["y"], mask=pa.array(~above[offset:])
+        [masked_array(VALUES, VALID).slice(below + offset)], ["y"], mask=pa.array(~above[offset:])
     )
     batch = pa.record_batch({"x": shown})
-    both(Producer(one_column(struct)), batch, Layout([BoundColumn((0, 0), None)]))
+    assert_producer_agrees(
+        Producer(single_column_node(struct)), batch, Layout([BoundColumn((0, 0), None)])
+    )
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2])
 @pytest.mark.parametrize("below", [0, 1, 2])
 @pytest.mark.parametrize("decay", [1.0, 0.5])
-def test_offsets_of_a_list_apply_to_its_bitmap_and_times_its_size_to_its_items(
-    offset, below, decay
-):
+def test_list_offset_applies_to_bitmap_and_items(offset, below, decay):
     size, rows = 3, 3 - offset
-    items = number(values=VALUES, valid=VALID, offset=below, length=len(VALUES) - below)
+    items = number_node(values=VALUES, valid=VALID, offset=below, length=len(VALUES) - below)
     above = np.array([1, 0, 1], bool)
     bitmap = np.packbits(above, bitorder="little")
     lists = Node(b"+w:3", rows, [bitmap], [items], offset=offset, null_count=1)
-    flat = masked(VALUES, VALID).slice(below, 9)
+    flat = masked_array(VALUES, VALID).slice(below, 9)
     shown = pa.FixedSizeListArray.from_arrays(flat, size, mask=pa.array(~above)).slice(offset)
     batch = pa.record_batch({"x": shown})
-    both(Producer(one_column(lists)), batch, Layout([BoundColumn((0,), size)]), decay)
+    assert_producer_agrees(
+        Producer(single_column_node(lists)), batch, Layout([BoundColumn((0,), size)]), decay
+    )
 
 
-def test_slices_of_structs_of_lists_in_structs():
+def test_slices_of_nested_structs_and_lists():
     rng = np.random.default_rng(0)
     rows, size = 700, 3
 
     def mask():
         return pa.array(rng.random(rows) < 0.2)
 
-    flat = masked(rng.normal(size=rows * size), rng.random(rows * size) < 0.8)
+    flat = masked_array(rng.normal(size=rows * size), rng.random(rows * size) < 0.8)
     lists = pa.FixedSizeListArray.from_arrays(flat, size, mask=mask())
     inner = pa.StructArray.from_arrays(
-        [lists, masked(rng.normal(size=rows), rng.random(rows) < 0.8)], ["v", "w"]
+        [lists, masked_array(rng.normal(size=rows), rng.random(rows) < 0.8)], ["v", "w"]
     )
     inner = pa.StructArray.from_arrays(inner.flatten(), ["v", "w"], mask=mask())
     outer = pa.StructArray.from_arrays([inner], ["i"], mask=mask())
@@ -777,16 +785,16 @@ def test_slices_of_structs_of_lists_in_structs():
     for start, length in [(0, 700), (1, 699), (7, 8), (13, 512), (64, 64), (690, 1), (5, 0)]:
         for array in (outer.slice(start, length), outer.slice(1).slice(start - 1 + (start == 0))):
             batch = pa.record_batch({"s": array})
-            both(batch, batch, layout)
-            both(batch, batch, layout, 0.75)
+            assert_producer_agrees(batch, batch, layout)
+            assert_producer_agrees(batch, batch, layout, 0.75)
         batch = pa.record_batch({"s": outer}).slice(start, length)
-        both(batch, batch, layout)
+        assert_producer_agrees(batch, batch, layout)
 
 
 @pytest.mark.parametrize("null_count", [-1, 0])
-def test_an_absent_bitmap_means_that_all_is_there(null_count):
-    producer = Producer(one_column(number(values=VALUES, null_count=null_count)))
-    got = both(producer, table_of(x=VALUES), PLAIN)
+def test_absent_bitmap_means_no_nulls(null_count):
+    producer = Producer(single_column_node(number_node(values=VALUES, null_count=null_count)))
+    got = assert_producer_agrees(producer, batch_of(x=VALUES), PLAIN)
     assert got.nulls[0] == 0
 
 
@@ -794,50 +802,57 @@ def test_an_absent_bitmap_means_that_all_is_there(null_count):
 @pytest.mark.parametrize(
     "valid", [np.ones(11, bool), VALID, np.zeros(11, bool)], ids=["all", "some", "none"]
 )
-def test_nulls_that_the_producer_did_not_count_are_counted(valid, decay):
-    node = number(values=VALUES, valid=valid, null_count=-1)
-    got = both(Producer(one_column(node)), table_of(x=masked(VALUES, valid)), PLAIN, decay)
+def test_unknown_null_count_is_computed(valid, decay):
+    node = number_node(values=VALUES, valid=valid, null_count=-1)
+    got = assert_producer_agrees(
+        Producer(single_column_node(node)), batch_of(x=masked_array(VALUES, valid)), PLAIN, decay
+    )
     assert got.nulls[0] == 11 - valid.sum()
 
 
-def test_a_count_of_no_nulls_is_believed_as_the_interface_has_it():
-    node = number(values=VALUES, valid=VALID, null_count=0)
-    both(Producer(one_column(node)), table_of(x=VALUES), PLAIN)
+def test_null_count_of_zero_overrides_the_bitmap():
+    node = number_node(values=VALUES, valid=VALID, null_count=0)
+    assert_producer_agrees(Producer(single_column_node(node)), batch_of(x=VALUES), PLAIN)
 
 
-def test_a_bitmap_of_the_batch_itself_is_taken_if_it_says_nothing():
-    node = one_column(number(values=VALUES))
+def test_batch_may_have_a_bitmap_without_nulls():
+    node = single_column_node(number_node(values=VALUES))
     node.buffers = [np.full(2, 0xFF, np.uint8)]
-    both(Producer(node), table_of(x=VALUES), PLAIN)
+    assert_producer_agrees(Producer(node), batch_of(x=VALUES), PLAIN)
 
 
 @pytest.mark.parametrize("fmt", [b"g", b"f", b"e", b"c", b"S", b"l", b"L", b"d:9,2", b"d:70,2,256"])
-def test_an_empty_column_needs_no_buffers(fmt):
-    node = one_column(Node(fmt, 0, [None, None]))
+def test_empty_column_needs_no_buffers(fmt):
+    node = single_column_node(Node(fmt, 0, [None, None]))
     for decay in (1.0, 0.5):
         got = native.block_moments(Columns(Producer(node), PLAIN), decay)
         for a, b in zip(got, native.empty_moments(1), strict=True):
             np.testing.assert_array_equal(a, b)
-    out = mapped(native.normalize, Columns(Producer(node), PLAIN), lanes_of(1), [F4]).arrays[0]
+    out = run_transform(
+        native.normalize, Columns(Producer(node), PLAIN), feature_transform(1), [F4]
+    ).arrays[0]
     assert out.equals(pa.array([], pa.float32()))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5])
-def test_a_batch_without_columns_has_no_lanes(rows):
+def test_batch_without_columns_has_no_features(rows):
     node = Node(b"+s", rows, [None])
     for layout in (Layout([]), Layout([], encoded=True)):
         batch = Producer(node) if not layout.encoded else pa.record_batch({})
         got = native.block_moments(Columns(batch, layout))
         assert got.memory.shape == (FIELDS, 0)
-        assert mapped(native.normalize, Columns(batch, layout), lanes_of(0), []).arrays == []
+        assert (
+            run_transform(native.normalize, Columns(batch, layout), feature_transform(0), []).arrays
+            == []
+        )
 
 
-def test_a_batch_none_of_whose_columns_is_bound_is_not_read():
-    node = one_column(Node(b"nonsense", -3, [None]), length=3)
+def test_unbound_columns_are_not_read():
+    node = single_column_node(Node(b"nonsense", -3, [None]), length=3)
     assert native.block_moments(Columns(Producer(node), Layout([]))).memory.shape == (FIELDS, 0)
 
 
-def test_columns_of_the_null_type_are_nulls_wherever_they_stand():
+def test_null_type_columns_are_nulls():
     nulls, rows = pa.nulls(5), 5
     struct = pa.StructArray.from_arrays([nulls, pa.array(range(rows))], ["a", "b"])
     batch = pa.record_batch([nulls, struct, nulls, nulls], names=list("abcd"))
@@ -846,13 +861,13 @@ def test_columns_of_the_null_type_are_nulls_wherever_they_stand():
             BoundColumn((0,), None),
             BoundColumn((1, 0), None),
             BoundColumn((1, 1), None),
-            BoundColumn((2, 1, 3), None),  # a struct was bound
-            BoundColumn((3,), 3),  # a list was bound
+            BoundColumn((2, 1, 3), None),  # bound to a struct
+            BoundColumn((3,), 3),  # bound to a list
         ]
     )
     for decay in (1.0, 0.5):
         for some in (batch, batch.slice(2), batch.slice(5)):
-            got = both(some, some, layout, decay)
+            got = assert_producer_agrees(some, some, layout, decay)
             assert (np.delete(got.nulls, 2) == some.num_rows).all()
 
 
@@ -862,7 +877,7 @@ def test_columns_of_the_null_type_are_nulls_wherever_they_stand():
     "kind", [pa.float64(), pa.float32(), pa.float16(), pa.int16(), pa.int64(), pa.uint64(),
              pa.decimal64(9, 2), pa.decimal128(20, 2), pa.decimal256(40, 2)], ids=str
 )  # fmt: skip
-def test_values_may_lie_at_any_address(kind, shift, decay):
+def test_values_need_no_alignment(kind, shift, decay):
     for rows in (11, 700, 1500):
         plain = pa.array([Decimal(i % 97) for i in range(rows)], pa.decimal128(20, 2))
         plain = plain.cast(kind) if pa.types.is_decimal(kind) else plain.cast(pa.int16()).cast(kind)
@@ -874,14 +889,16 @@ def test_values_may_lie_at_any_address(kind, shift, decay):
         moved = pa.py_buffer(room)[shift:]
         array = pa.Array.from_buffers(kind, rows, [None, moved])
         assert array.buffers()[1].address % size or shift % size == 0
-        both(pa.record_batch({"x": array}), pa.record_batch({"x": plain}), PLAIN, decay)
+        assert_producer_agrees(
+            pa.record_batch({"x": array}), pa.record_batch({"x": plain}), PLAIN, decay
+        )
         if rows % 2 == 0:
             wide = [pa.FixedSizeListArray.from_arrays(a, 2) for a in (array, plain)]
             batches = [pa.record_batch({"x": a}) for a in wide]
-            both(*batches, Layout([BoundColumn((0,), 2)]), decay)
+            assert_producer_agrees(*batches, Layout([BoundColumn((0,), 2)]), decay)
 
 
-def test_dictionaries_with_nulls_among_indices_and_values_and_runs_that_are_sliced():
+def test_sliced_dictionaries_and_runs_with_nulls():
     indices = pa.array([0, 1, None, 2, 1, 0, 2, None, 1], pa.int8())
     words = pa.DictionaryArray.from_arrays(
         indices, pa.array([1.5, None, np.nan], from_pandas=False)
@@ -901,21 +918,21 @@ def test_dictionaries_with_nulls_among_indices_and_values_and_runs_that_are_slic
         for length in (1, 2, 5, 9):
             some = batch.slice(start, length)
             for decay in (1.0, 0.5):
-                both(some, some, layout, decay)
+                assert_producer_agrees(some, some, layout, decay)
 
 
-def test_an_extension_type_is_read_as_what_it_is_stored_as():
+def test_extension_type_is_read_as_its_storage():
     tensor = pa.fixed_shape_tensor(pa.float32(), [2, 2])
     storage = pa.array([[1, 2, 3, 4], None, [5, 6, 7, 9]], pa.list_(pa.float32(), 4))
     batch = pa.record_batch({"t": pa.ExtensionArray.from_storage(tensor, storage)})
     for some in (batch, batch.slice(1), batch.slice(2)):
-        both(some, some, Layout([BoundColumn((0,), 4)]))
+        assert_producer_agrees(some, some, Layout([BoundColumn((0,), 4)]))
 
 
-# ---------------------------------------------------------------- against the reference
+# ------------------------------------------------------------ agreement on random columns
 
 SHORT = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65]
-MIDDLING = [127, 129, 511, 512, 513, 1023, 1024, 1025, 1535, 1537, 2000]
+MEDIUM = [127, 129, 511, 512, 513, 1023, 1024, 1025, 1535, 1537, 2000]
 LONG = [32767, 32768, 32769, 65541, 131071, 131072, 131073]
 INTEGERS = [np.dtype(f"{sign}{size}") for sign in "iu" for size in (1, 2, 4, 8)]
 FLOATS = [F2, F4, F8]
@@ -923,8 +940,8 @@ DIGITS = {32: 9, 64: 18, 128: 38, 256: 76}
 DECIMAL = {32: pa.decimal32, 64: pa.decimal64, 128: pa.decimal128, 256: pa.decimal256}
 
 
-class Drawn:
-    """A random column: its array, the values in it one by one, and how they were drawn."""
+class RandomColumn:
+    """A random column: its array, its exact values, and the properties that it was drawn with."""
 
     def __init__(self, rng, rows):
         self.rng, self.rows = rng, rows
@@ -1001,7 +1018,7 @@ class Drawn:
         elif shape == "tiny":
             x = np.rint(4 * x) * 5e-324
         else:
-            # Two levels: what is around one centre is not around the next.
+            # Two levels, far from each other: no centre suits both.
             x = x * 0.1 + np.where(np.arange(n) < rng.integers(0, n + 1), 0.0, 1e8)
         if rng.random() < 0.3 and n:
             where = rng.integers(0, n, int(rng.integers(1, 2 + n // 4)))
@@ -1010,17 +1027,17 @@ class Drawn:
             x = x.astype(dtype)
         return x, x.astype(np.float64)
 
-    def _whole(self, low, high, octets):
-        """Draw integers of Python: around one of them, over all the range, or at its ends."""
+    def _draw_integers(self, low, high, octets):
+        """Draw Python integers near one number, over the whole range, or at its ends."""
         rng, n = self.rng, self.n
         if self.rows > 65:
-            # So many are compared with the reference alone, which subtracts its base exactly
-            # only where a float64 holds the difference.
+            # Columns of this length are compared with the reference alone. It subtracts its
+            # base exactly only where a float64 holds the difference.
             low, high = max(low, -(2**52)), min(high, 2**52)
         shape = rng.choice(["near", "near", "anywhere", "ends", "constant"])
         if shape == "anywhere":
-            drawn, reach = rng.bytes(n * octets), high - low + 1
-            parts = (drawn[i : i + octets] for i in range(0, n * octets, octets))
+            octet_string, reach = rng.bytes(n * octets), high - low + 1
+            parts = (octet_string[i : i + octets] for i in range(0, n * octets, octets))
             return [low + int.from_bytes(part) % reach for part in parts]
         if shape == "ends":
             return [low + (high - low) * v // 9 for v in rng.integers(0, 10, n).tolist()]
@@ -1033,8 +1050,8 @@ class Drawn:
     def _integer(self):
         dtype = INTEGERS[self.rng.integers(len(INTEGERS))]
         self.kind = pa.from_numpy_dtype(dtype)
-        about = np.iinfo(dtype)
-        values = self._whole(int(about.min), int(about.max), dtype.itemsize)
+        limits = np.iinfo(dtype)
+        values = self._draw_integers(int(limits.min), int(limits.max), dtype.itemsize)
         self.far = any(abs(v) > 2**53 for v in values)
         return np.array(values, dtype), np.array(values, object)
 
@@ -1043,7 +1060,7 @@ class Drawn:
         digits = DIGITS[bits]
         self.kind = DECIMAL[bits](digits, int(self.rng.integers(0, digits + 1)))
         top = 10 ** int(self.rng.integers(1, digits + 1)) - 1
-        values = self._whole(-top, top, bits // 8)
+        values = self._draw_integers(-top, top, bits // 8)
         octets = b"".join(v.to_bytes(bits // 8, "little", signed=True) for v in values)
         self.far = any(abs(v) > 2**53 for v in values)
         ten = 10**self.kind.scale
@@ -1054,98 +1071,99 @@ def _bitmap(valid):
     return pa.py_buffer(np.packbits(valid, bitorder="little"))
 
 
-def drawn_arrays(seed, count):
+def random_columns(seed, count):
     rng = np.random.default_rng(seed)
     for i in range(count):
-        rows = int(rng.choice(LONG if i % 500 == 0 else MIDDLING if i % 15 == 0 else SHORT))
+        rows = int(rng.choice(LONG if i % 500 == 0 else MEDIUM if i % 15 == 0 else SHORT))
         decay = float(rng.choice([1.0, 1.0, 0.5, 0.999, 0.0]))
-        yield i, rng, Drawn(rng, rows), decay
+        yield i, rng, RandomColumn(rng, rows), decay
 
 
-def finite(drawn, lane):
-    values, present = drawn.values[:, lane], drawn.present[:, lane]
-    if drawn.exact:
+def finite_values(column, feature):
+    """Return the values of a feature, and which of them are present and finite."""
+    values, present = column.values[:, feature], column.present[:, feature]
+    if column.exact:
         return values, present
     return values, present & np.isfinite(values)
 
 
-def assert_extremes(drawn, got):
-    """Compare the least and the greatest with those of the values, each rounded once."""
-    for lane in range(drawn.values.shape[1]):
-        values, there = finite(drawn, lane)
-        some = values[there]
+def assert_extremes(column, got):
+    """Check that minimum and maximum are those of the values, rounded once."""
+    for feature in range(column.values.shape[1]):
+        values, usable = finite_values(column, feature)
+        some = values[usable]
         if not len(some):
-            assert (got.min[lane], got.max[lane]) == (np.inf, -np.inf)
+            assert (got.min[feature], got.max[feature]) == (np.inf, -np.inf)
             continue
-        for ours, exact in ((got.min[lane], min(some)), (got.max[lane], max(some))):
-            if not pa.types.is_decimal(drawn.kind):
+        for ours, exact in ((got.min[feature], min(some)), (got.max[feature], max(some))):
+            if not pa.types.is_decimal(column.kind):
                 assert ours == float(exact)
                 continue
-            # To the nearest, unless 106 bits do not tell which of two that is.
+            # Rounded to nearest, up to ties that 106 bits cannot decide.
             half = Fraction(np.spacing(abs(ours))) / 2
             assert abs(Fraction(ours) - exact) <= half * (1 + Fraction(1, 2**40))
 
 
-def assert_near_exact(drawn, got, decay, ignore_na):
-    """Compare mean, squares and what is made of the weights with the exact ones."""
+def assert_moments_near_exact(column, got, decay, ignore_na):
+    """Compare mean, sum of squares and the sums of weights with exact fractions."""
     close = Fraction(CLOSE)
-    for lane in range(min(drawn.values.shape[1], 3 if drawn.rows <= 9 else 1)):
-        values, there = finite(drawn, lane)
-        if not there.any():
-            assert got.weight[lane] == got.m2_hi[lane] == 0
+    for feature in range(min(column.values.shape[1], 3 if column.rows <= 9 else 1)):
+        values, usable = finite_values(column, feature)
+        if not usable.any():
+            assert got.weight[feature] == got.m2_hi[feature] == 0
             continue
-        ages = np.cumsum(there[::-1])[::-1] - there if ignore_na else np.arange(len(there))[::-1]
-        ages = ages[there]
+        behind = np.cumsum(usable[::-1])[::-1] - usable
+        ages = (behind if ignore_na else np.arange(len(usable))[::-1])[usable]
         weights = [Fraction(decay) ** int(age - ages[-1]) for age in ages]
-        mean, m2 = exact_moments(list(values[there]), weights)
-        # What follows the last value fades all, but the weight not below its least.
+        mean, m2 = exact_moments(list(values[usable]), weights)
+        # Rows after the last value fade all sums, but the weight never below its minimum.
         weight = sum(weights)
         faded = Fraction(decay) ** int(ages[-1])
         faded = faded if ages[-1] == 0 else max(faded, min(1, Fraction(1, 2**400) / weight))
         squares = sum(w * w for w in weights)
         pairs = (weight**2 - squares) / 2
-        unit = Fraction(2) ** int(got.exponent[lane])
-        got_mean = (Fraction(got.mean_hi[lane]) + Fraction(got.mean_lo[lane])) * unit
-        got_m2 = (Fraction(got.m2_hi[lane]) + Fraction(got.m2_lo[lane])) * unit**2
+        unit = Fraction(2) ** int(got.exponent[feature])
+        got_mean = (Fraction(got.mean_hi[feature]) + Fraction(got.mean_lo[feature])) * unit
+        got_m2 = (Fraction(got.m2_hi[feature]) + Fraction(got.m2_lo[feature])) * unit**2
         assert abs(got_m2 - m2 * faded) <= close * m2 * faded
-        # In the units of the largest value, what is 2**-1000 of it may vanish.
-        slack = abs(mean) / 2**95 + Fraction(np.abs(values[there]).max()) / 2**1000
+        # Numbers below 2**-1000 of the largest value may vanish in its units.
+        slack = abs(mean) / 2**95 + Fraction(np.abs(values[usable]).max()) / 2**1000
         apart = max(abs(got_mean - mean) - slack, 0)
-        if pa.types.is_decimal(drawn.kind) and drawn.kind.bit_width > 64:
-            # One base a batch: what was forgotten since may be far from what is left.
-            apart = max(apart - (max(values[there]) - min(values[there])) / 2**53, 0)
+        if pa.types.is_decimal(column.kind) and column.kind.bit_width > 64:
+            # A batch has one base, which may be a forgotten value far from the rest.
+            apart = max(apart - (max(values[usable]) - min(values[usable])) / 2**53, 0)
         assert apart**2 * weight <= close**2 * m2
-        assert abs(Fraction(got.weight[lane]) - weight * faded) <= close * weight * faded
+        assert abs(Fraction(got.weight[feature]) - weight * faded) <= close * weight * faded
         # A product of two weights may be below the least float64.
-        for ours, products in ((got.pairs[lane], pairs), (got.squares[lane], squares)):
+        for ours, products in ((got.pairs[feature], pairs), (got.squares[feature], squares)):
             slack = close * products * faded**2 + Fraction(1, 2**1074)
             assert abs(Fraction(ours) - products * faded**2) <= slack
 
 
-def test_moments_of_random_arrays_agree_with_the_reference_or_with_fractions(long):
+def test_moments_agree_with_the_reference_or_with_fractions(long):
     exactly, arrays = 0, 10_000 if long else 1_500
-    for i, rng, drawn, decay in drawn_arrays(1, arrays):
+    for i, rng, column, decay in random_columns(1, arrays):
         ignore_na = bool(rng.integers(2)) and decay != 1
-        got = native.block_moments(drawn.columns, decay, ignore_na)
-        few = drawn.rows <= 65
+        got = native.block_moments(column.columns, decay, ignore_na)
+        few = column.rows <= 65
         try:
-            assert_extremes(drawn, got)
-            if not drawn.far or not few:
-                assert_agree(got, reference.block_moments(drawn.columns, decay, ignore_na))
-            if few and (drawn.far or (drawn.rows <= 9 and i % 4 == 0)):
+            assert_extremes(column, got)
+            if not column.far or not few:
+                assert_moments_agree(got, reference.block_moments(column.columns, decay, ignore_na))
+            if few and (column.far or (column.rows <= 9 and i % 4 == 0)):
                 exactly += 1
-                assert_near_exact(drawn, got, decay, ignore_na)
+                assert_moments_near_exact(column, got, decay, ignore_na)
         except AssertionError as error:
             error.add_note(
-                f"array {i}: {drawn.kind} x {drawn.size}, {drawn.rows} rows, decay {decay}"
+                f"array {i}: {column.kind} x {column.size}, {column.rows} rows, decay {decay}"
             )
             raise
     assert exactly > arrays / 5
 
 
-def drawn_lanes(rng, drawn, m):
-    """A transform by the column's own mean and deviation, or nearly so."""
-    width = drawn.size or 1
+def random_transform(rng, column, m):
+    """Return a transform with roughly the mean and deviation of the column."""
+    width = column.size or 1
     with np.errstate(all="ignore"):
         hi = np.ldexp(m.mean_hi, m.exponent)
         spread = np.ldexp(np.sqrt(m.m2_hi / np.maximum(m.weight, 1)), m.exponent)
@@ -1161,9 +1179,9 @@ def drawn_lanes(rng, drawn, m):
     )  # fmt: skip
 
 
-def assert_close_outputs(a, b, slack):
-    """Compare outputs: within `slack`, and one unit in the last place of a narrower type."""
-    (ours, valid), (theirs, expected) = contents(a), contents(b)
+def assert_outputs_close(a, b, slack):
+    """Check that outputs differ by at most `slack`, plus one ulp of a type below float64."""
+    (ours, valid), (theirs, expected) = values_and_validity(a), values_and_validity(b)
     np.testing.assert_array_equal(valid, expected)
     assert a.null_count == len(a) - valid.sum()
     assert not ours[~valid].any()
@@ -1174,50 +1192,52 @@ def assert_close_outputs(a, b, slack):
     assert (same | (apart <= unit + slack)).all()
 
 
-def test_transforms_of_random_arrays_agree_with_the_reference(long):
-    for i, rng, drawn, _ in drawn_arrays(2, 2000 if long else 500):
-        moments = native.block_moments(drawn.columns)
-        lanes = drawn_lanes(rng, drawn, moments)
+def test_transforms_agree_with_the_reference(long):
+    for i, rng, column, _ in random_columns(2, 2000 if long else 500):
+        moments = native.block_moments(column.columns)
+        transform = random_transform(rng, column, moments)
         dtype = FLOATS[rng.integers(3)]
-        # Floats are read as they are by both; of what is wider than 53 bits they subtract
-        # other integers first. Each of a few steps then rounds what is at most the distance
-        # of a value from the other's base, or a value.
+        # Both kernels read floats unchanged, but subtract different bases from types wider
+        # than 53 bits. Each of the few steps that follow rounds a number no larger than the
+        # distance of a value from the other kernel's base, or than a value.
         slack = backward = 0.0
         with np.errstate(all="ignore"):
-            if pa.types.is_decimal(drawn.kind) or drawn.kind in (pa.int64(), pa.uint64()):
+            if pa.types.is_decimal(column.kind) or column.kind in (pa.int64(), pa.uint64()):
                 low = np.where(moments.count > 0, moments.min, 0.0)
                 high = np.where(moments.count > 0, moments.max, 0.0)
-                reach = np.maximum(high - lanes.location_hi, lanes.location_hi - low)
-                gamma = 1.0 if lanes.gamma is None else lanes.gamma
+                reach = np.maximum(high - transform.location_hi, transform.location_hi - low)
+                gamma = 1.0 if transform.gamma is None else transform.gamma
                 largest = np.maximum(-low, high)
-                # A base is a float64, 2**-53 of the values away from where it should be.
+                # A base is a float64, so that it is off by up to 2**-53 of the values.
                 reach = reach + largest * 2.0**-53
-                slack = np.max(8 * 2.0**-53 * gamma * (reach / lanes.scale + 1))
-                backward = np.max(16 * 2.0**-53 * (largest + 9) * lanes.scale * 2)
+                slack = np.max(8 * 2.0**-53 * gamma * (reach / transform.scale + 1))
+                backward = np.max(16 * 2.0**-53 * (largest + 9) * transform.scale * 2)
         try:
-            ours = mapped(native.normalize, drawn.columns, lanes, [dtype])
-            theirs = mapped(reference.normalize, drawn.columns, lanes, [dtype])
+            ours = run_transform(native.normalize, column.columns, transform, [dtype])
+            theirs = run_transform(reference.normalize, column.columns, transform, [dtype])
             if slack == 0 and dtype != F4:
-                assert_same(ours.arrays[0], theirs.arrays[0])
-            assert_close_outputs(ours.arrays[0], theirs.arrays[0], slack)
+                assert_outputs_equal(ours.arrays[0], theirs.arrays[0])
+            assert_outputs_close(ours.arrays[0], theirs.arrays[0], slack)
             np.testing.assert_array_equal(ours.nans, theirs.nans)
             np.testing.assert_array_equal(ours.infs, theirs.infs)
-            back = mapped(native.denormalize, drawn.columns, lanes, [dtype])
-            again = mapped(reference.denormalize, drawn.columns, lanes, [dtype])
+            back = run_transform(native.denormalize, column.columns, transform, [dtype])
+            again = run_transform(reference.denormalize, column.columns, transform, [dtype])
             if backward == 0:
-                assert_same(back.arrays[0], again.arrays[0])
-            assert_close_outputs(back.arrays[0], again.arrays[0], backward)
+                assert_outputs_equal(back.arrays[0], again.arrays[0])
+            assert_outputs_close(back.arrays[0], again.arrays[0], backward)
             np.testing.assert_array_equal(back.nans, again.nans)
         except AssertionError as error:
-            error.add_note(f"array {i}: {drawn.kind} x {drawn.size}, {drawn.rows} rows, to {dtype}")
+            error.add_note(
+                f"array {i}: {column.kind} x {column.size}, {column.rows} rows, to {dtype}"
+            )
             raise
 
 
 # ----------------------------------------------------------- instruction sets and threads
 
-# Every type, plain and in lists, with and without nulls, in lengths around a piece, a chunk
-# and a range of the compiled loops.
-FIXED = """
+# Every type, plain and in lists, with and without nulls, in lengths around the limits of the
+# compiled loops.
+SIMD_SCRIPT = """
 import sys
 import threading
 import time
@@ -1258,12 +1278,12 @@ print(native.simd)
 """
 
 
-def test_all_instruction_sets_give_the_same_moments(tmp_path):
+def test_instruction_sets_give_the_same_moments(tmp_path):
     found = {}
     for simd in ("baseline", "avx2", "avx512"):
         path = tmp_path / f"{simd}.npy"
         ran = subprocess.run(
-            [sys.executable, "-c", FIXED, path],
+            [sys.executable, "-c", SIMD_SCRIPT, path],
             env={**os.environ, "STREAMBN_SIMD": simd}, capture_output=True, text=True, check=True,
         )  # fmt: skip
         found[ran.stdout.strip()] = MomentArrays(np.load(path))
@@ -1274,8 +1294,8 @@ def test_all_instruction_sets_give_the_same_moments(tmp_path):
         for name in (*COUNTS, "min", "max", "weight", "pairs", "squares", "decay", "exponent"):
             a, b = getattr(first, name), getattr(other, name)
             assert a.tobytes() == b.tobytes(), name
-        # Of a square the error is found by one fused product, or by cutting its factors, which
-        # gives other bits below the hundredth where that error is itself below all normal numbers.
+        # The error of a square comes from a fused multiply-add or from split factors. The two
+        # differ below the hundredth bit where that error is subnormal.
         for name in ("mean", "m2"):
             (a, b), (c, d) = (
                 (getattr(m, f"{name}_hi"), getattr(m, f"{name}_lo")) for m in (first, other)
@@ -1311,20 +1331,20 @@ LARGE = Layout([BoundColumn((i,), 1 if i == 6 else None) for i in range(8)])
 
 @pytest.fixture
 def threads():
-    """Let a test set the number of threads, and set it back."""
+    """Give a test the function that sets the number of threads, and restore it afterwards."""
     before = native._threads
     yield native.set_threads
     native.set_threads(before)
 
 
-def all_that_comes_out(columns):
-    """The bits of moments and outputs."""
+def result_bytes(columns):
+    """Yield the bytes of all moments and outputs of the columns."""
     width = columns.layout.features
     for decay, ignore_na in ((1.0, False), (0.999, False), (0.999, True)):
         yield native.block_moments(columns, decay, ignore_na).memory.tobytes()
     dtypes = [F8, F4, F8, F2, F8, F8, F4, F8][:width]
     for function in (native.normalize, native.denormalize):
-        out = mapped(function, columns, lanes_of(width, 1e6, 2.0, clip=2.5), dtypes)
+        out = run_transform(function, columns, feature_transform(width, 1e6, 2.0, clip=2.5), dtypes)
         yield out.nans.tobytes() + out.infs.tobytes()
         for array in out.arrays:
             yield from (b.to_pybytes() for b in array.buffers() if b)
@@ -1334,59 +1354,63 @@ def all_that_comes_out(columns):
 def test_results_do_not_depend_on_the_number_of_threads(threads):
     columns = Columns(large_batch(), LARGE)
     threads(1)
-    expected = list(map(hash, all_that_comes_out(columns)))
+    expected = list(map(hash, result_bytes(columns)))
     for count in (2, 3, 8):
         threads(count)
-        assert list(map(hash, all_that_comes_out(columns))) == expected
+        assert list(map(hash, result_bytes(columns))) == expected
 
 
-def test_any_number_of_threads_may_be_asked_for(threads):
+def test_any_number_of_threads_is_accepted(threads):
     for count in (1, 7, 2**31 - 1, 2**31, 2**40, 10**30):
         threads(count)
         assert native.block_moments(Columns.of(pa.array([1.0, 3.0]))).mean_hi[0] == 2
 
 
-def test_calls_from_several_threads_at_once_do_not_see_each_other(threads):
+def test_concurrent_calls_are_independent(threads):
     batch = large_batch().slice(0, 400_000)
     jobs = [Columns(batch.slice(7 * i, 300_000), LARGE) for i in range(12)]
     threads(1)
-    expected = [list(map(hash, all_that_comes_out(job))) for job in jobs]
+    expected = [list(map(hash, result_bytes(job))) for job in jobs]
     threads(3)
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda job: list(map(hash, all_that_comes_out(job))), jobs))
+        found = list(pool.map(lambda job: list(map(hash, result_bytes(job))), jobs))
     assert found == expected
 
 
-def test_new_decays_from_several_threads_at_once():
+def test_concurrent_calls_with_new_decays():
     columns = Columns.of(pa.array(np.random.default_rng(0).normal(size=3000)))
     decays = [0.5 + i / 1000 for i in range(60)] * 4
     alone = [native.block_moments(columns, decay).memory.tobytes() for decay in decays]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        both_ways = pool.map(lambda decay: native.block_moments(columns, decay).memory, decays)
-        assert [memory.tobytes() for memory in both_ways] == alone
+        together = pool.map(lambda decay: native.block_moments(columns, decay).memory, decays)
+        assert [memory.tobytes() for memory in together] == alone
 
 
-def _in_child(queue, batch, count):
+def _run_in_child(queue, batch, count):
     native.set_threads(count)
     moments = native.block_moments(Columns(batch, LARGE), 0.999)
-    out = mapped(native.normalize, Columns(batch, LARGE), lanes_of(8, 1e6), [F8] * 8)
+    out = run_transform(
+        native.normalize, Columns(batch, LARGE), feature_transform(8, 1e6), [F8] * 8
+    )
     queue.put((moments.memory.tobytes(), [a.null_count for a in out.arrays]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system with fork: Linux or macOS")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_process_that_forks_after_threads_were_used_goes_on_in_both_halves(threads):
+def test_parent_and_child_work_after_fork(threads):
     batch = large_batch().slice(0, 1_000_000)
     threads(3)
     memory = native.block_moments(Columns(batch, LARGE), 0.999).memory.tobytes()
     nulls = [
         a.null_count
-        for a in mapped(native.normalize, Columns(batch, LARGE), lanes_of(8, 1e6), [F8] * 8).arrays
+        for a in run_transform(
+            native.normalize, Columns(batch, LARGE), feature_transform(8, 1e6), [F8] * 8
+        ).arrays
     ]
     fork = multiprocessing.get_context("fork")
     queue = fork.SimpleQueue()
     for count in (1, 3):
-        child = fork.Process(target=_in_child, args=(queue, batch, count))
+        child = fork.Process(target=_run_in_child, args=(queue, batch, count))
         child.start()
         child.join(60)
         assert child.exitcode == 0
@@ -1396,7 +1420,7 @@ def test_a_process_that_forks_after_threads_were_used_goes_on_in_both_halves(thr
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system with fork: Linux or macOS")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_process_that_is_forked_in_the_middle_of_another_thread_s_call_can_work(threads):
+def test_child_works_after_fork_during_a_call(threads):
     columns = Columns(large_batch().slice(0, 300_000), LARGE)
     threads(3)
     memory = native.block_moments(columns, 0.999).memory.tobytes()
@@ -1411,7 +1435,7 @@ def test_a_process_that_is_forked_in_the_middle_of_another_thread_s_call_can_wor
     try:
         for _ in range(30):
             pid = os.fork()
-            if pid == 0:  # no assertion may leave this process the way pytest would
+            if pid == 0:  # a failed assertion would run the rest of pytest here
                 same = native.block_moments(columns, 0.999).memory.tobytes() == memory
                 os._exit(0 if same else 1)
             assert _exit_code(pid, seconds=60) == 0
@@ -1421,7 +1445,7 @@ def test_a_process_that_is_forked_in_the_middle_of_another_thread_s_call_can_wor
 
 
 def _exit_code(pid, seconds):
-    """Wait for a process; None: it hung, and was killed."""
+    """Wait for a process and return its exit code; kill one that hangs and return None."""
     for _ in range(seconds * 100):
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -1432,18 +1456,18 @@ def _exit_code(pid, seconds):
     return None
 
 
-def test_outputs_may_be_dropped_by_any_thread_and_at_the_end_of_the_interpreter():
+def test_any_thread_may_release_outputs_even_at_exit():
     code = """
 import threading, numpy as np, pyarrow as pa
 from streambn.kernels import Columns, FeatureTransform, native
 one = np.ones(1)
-lanes = FeatureTransform(one, one, one, None, None, None, np.ones(1, bool))
+transform = FeatureTransform(one, one, one, None, None, None, np.ones(1, bool))
 columns = Columns.of(pa.array(np.arange(1e4) % 100))
-make = lambda: native.normalize(columns, lanes, pa.schema({"0": pa.float64()})).batch.columns
+make = lambda: native.normalize(columns, transform, pa.schema({"0": pa.float64()})).batch.columns
 box = [make() for _ in range(20)]
 workers = [threading.Thread(target=box.pop) for _ in range(10)]
 [w.start() for w in workers], [w.join() for w in workers]
-# Arrow's own threads, which hold no lock of the interpreter, drop the last references.
+# Arrow's own threads, which do not hold the GIL, drop the last references.
 for _ in range(5):
     chunks = pa.chunked_array([make()[0] for _ in range(10)])
     assert pa.table({"x": chunks}).group_by("x").aggregate([]).num_rows == 100
@@ -1464,8 +1488,8 @@ print("done")
 # --------------------------------------------------------------------------------- memory
 
 
-def test_outputs_outlive_their_input_and_whatever_made_them():
-    batch = pa.record_batch({"x": masked(np.arange(5000.0), np.arange(5000) % 7 > 0)})
+def test_outputs_outlive_their_input_and_normalizer():
+    batch = pa.record_batch({"x": masked_array(np.arange(5000.0), np.arange(5000) % 7 > 0)})
     norm = sbn.Normalizer().update(batch)
     expected = norm.transform(batch).to_pylist()
     out = norm.transform(pa.record_batch(batch.columns, schema=batch.schema))
@@ -1481,33 +1505,33 @@ def test_outputs_outlive_their_input_and_whatever_made_them():
 
 
 @pytest.mark.parametrize("rows", [10, 100_000])
-def test_outputs_are_allocated_by_arrow_and_given_back_to_it(rows):
+def test_arrow_allocates_and_frees_outputs(rows):
     gc.collect()
     columns = Columns(
-        pa.record_batch({"x": masked(np.arange(float(rows)), np.arange(rows) % 3 > 0)}), PLAIN
+        pa.record_batch({"x": masked_array(np.arange(float(rows)), np.arange(rows) % 3 > 0)}), PLAIN
     )
     before = pa.total_allocated_bytes()
-    out = mapped(native.normalize, columns, lanes_of(1), [F8])
+    out = run_transform(native.normalize, columns, feature_transform(1), [F8])
     grown = pa.total_allocated_bytes() - before
-    # Small outputs share 64 KB; what is larger is rounded up to 64 bytes.
+    # Small outputs share 64 KB; Arrow rounds larger ones up to 64 bytes.
     assert rows * 8 <= grown <= max(2 * 65536, rows * 8 + rows // 8 + 65536 + 256)
     assert out.arrays[0].buffers()[1].address % 64 == 0
     del out
     assert pa.total_allocated_bytes() == before
 
 
-def resident():
+def resident_memory():
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.memory
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc: run it on Linux")
-def test_two_thousand_calls_keep_nothing_even_where_they_raise():
+def test_repeated_calls_and_errors_leak_nothing():
     rows = 5000
     batch = pa.record_batch(
         {
-            "x": masked(np.arange(float(rows)), np.arange(rows) % 3 > 0),
+            "x": masked_array(np.arange(float(rows)), np.arange(rows) % 3 > 0),
             "v": pa.FixedSizeListArray.from_arrays(pa.array(np.arange(2.0 * rows)), 2),
         }
     )
@@ -1524,31 +1548,31 @@ def test_two_thousand_calls_keep_nothing_even_where_they_raise():
     def calls():
         for decay in (1.0, 0.9):
             native.merge_moments(*[native.block_moments(columns, decay)] * 2)
-        out = mapped(native.normalize, columns, lanes_of(3), [F8, F4])
-        mapped(native.denormalize, columns, lanes_of(3), [F2, F8])
+        out = run_transform(native.normalize, columns, feature_transform(3), [F8, F4])
+        run_transform(native.denormalize, columns, feature_transform(3), [F2, F8])
         with contextlib.suppress(InvalidValueError):
             native.block_moments(wrong)
         with contextlib.suppress(InvalidValueError):
-            mapped(native.normalize, wrong, lanes_of(4), [F8, F8])
+            run_transform(native.normalize, wrong, feature_transform(4), [F8, F8])
         with contextlib.suppress(InvalidValueError):
             native.block_moments(Columns(Producer(node), LAYOUT))
-        # Refused when memory for the first column was taken already.
+        # This call fails after it has allocated the first column.
         with contextlib.suppress(ValueError):
             core_transform(
                 batch, layout.packed, one, one, one, None, None, 1.0, known, False, "gx",
                 nans, infs, 1,
             )  # fmt: skip
-        _given.clear()
-        _live.clear()
+        _capsules.clear()
+        _unreleased.clear()
         return out
 
     for _ in range(200):
         calls()
     gc.collect()
-    allocated, held = pa.total_allocated_bytes(), resident()
+    allocated, held = pa.total_allocated_bytes(), resident_memory()
     for _ in range(2000):
         calls()
     gc.collect()
     assert pa.total_allocated_bytes() == allocated
-    # 16,000 calls: an object of 100 bytes lost in each of them would be 1.6 MB.
-    assert resident() - held < 1_500_000
+    # 16,000 calls that leak 100 bytes each would add 1.6 MB.
+    assert resident_memory() - held < 1_500_000
