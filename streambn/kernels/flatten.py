@@ -56,29 +56,33 @@ def iterate_features(
 
     Yields
     ------
-    lane : int
+    feature : int
         The index of the feature.
     values : pyarrow.Array
         One value per row.
-    there : ndarray of bool, shape (rows,)
+    finite : ndarray of bool, shape (rows,)
         True where the value is neither null, NaN nor infinite.
     """
     places = columns.layout.places
     ends = list(itertools.accumulate(place.width for place in places))
-    by_place = itertools.groupby(sorted(map(int, lanes)), lambda lane: bisect_right(ends, lane))
+    by_place = itertools.groupby(
+        sorted(map(int, lanes)), lambda feature: bisect_right(ends, feature)
+    )
     for i, here in by_place:
         column, before = _flatten(columns.batch, places[i]), ends[i] - places[i].width
-        for lane in here:
+        for feature in here:
             values = column.values
             if column.width > 1:
-                values = values.take(pa.array(np.arange(lane - before, len(values), column.width)))
+                values = values.take(
+                    pa.array(np.arange(feature - before, len(values), column.width))
+                )
             if column.outer is not None:
                 values = pc.if_else(arrow_array(column.outer), values, None)
-            there = unpack_validity(values, 0, len(values))
-            there = np.ones(len(values), np.bool_) if there is None else there
+            finite = unpack_validity(values, 0, len(values))
+            finite = np.ones(len(values), np.bool_) if finite is None else finite
             if pa.types.is_floating(values.type):
-                there = there & np.isfinite(_floats(values))
-            yield lane, values, there
+                finite = finite & np.isfinite(_floats(values))
+            yield feature, values, finite
 
 
 def _floats(values: pa.Array) -> NDArray[np.floating]:

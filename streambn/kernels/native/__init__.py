@@ -107,9 +107,9 @@ def extend_exact(older: ExactSums, columns: Columns) -> ExactSums:
 def merge_exact(older: ExactSums, newer: ExactSums) -> ExactSums:
     """See `streambn.kernels.reference.merge_exact`."""
     memory = np.empty(older.memory.shape, np.int64)
-    lane = _core.merge_exact(older.memory, newer.memory, memory)
-    if lane >= 0:
-        raise unmergeable(lane, older, newer)
+    feature = _core.merge_exact(older.memory, newer.memory, memory)
+    if feature >= 0:
+        raise unmergeable(feature, older, newer)
     return ExactSums(memory)
 
 
@@ -118,9 +118,9 @@ def _exact_sums(older: ExactSums | None, columns: Columns) -> ExactSums:
         columns = decode_columns(columns)
     memory = np.empty((ExactSums.ROWS, columns.layout.features), np.int64)
     before = None if older is None else older.memory
-    lane = _core.exact_sums(columns.batch, columns.layout, _threads, before, memory)
-    if lane >= 0 and older is not None:
-        raise unmergeable(lane, older, exact_sums(columns))
+    feature = _core.exact_sums(columns.batch, columns.layout, _threads, before, memory)
+    if feature >= 0 and older is not None:
+        raise unmergeable(feature, older, exact_sums(columns))
     return ExactSums(memory)
 
 
@@ -169,7 +169,11 @@ def _export(schema: pa.Schema) -> object:
 
 
 def _transform(
-    columns: Columns, lanes: FeatureTransform, schema: pa.Schema, clip: float | None, inverse: bool
+    columns: Columns,
+    transform: FeatureTransform,
+    schema: pa.Schema,
+    clip: float | None,
+    inverse: bool,
 ) -> Transformed | None:
     """Return None if a location or a scale is extreme, because only the reference rescales."""
     if columns.layout.encoded:
@@ -178,13 +182,13 @@ def _transform(
     batch = _core.transform(
         columns.batch,
         columns.layout,
-        lanes.location_hi,
-        lanes.location_lo,
-        lanes.scale,
-        lanes.gamma,
-        lanes.beta,
+        transform.location_hi,
+        transform.location_lo,
+        transform.scale,
+        transform.gamma,
+        transform.beta,
         math.inf if clip is None else clip,
-        lanes.known,
+        transform.known,
         inverse,
         _export(schema),
         nans,

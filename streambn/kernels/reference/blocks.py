@@ -51,9 +51,9 @@ def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False)
         Shape (F,), features in the order of the columns.
     """
     moments = empty_moments(columns.layout.features)
-    for source, lanes in group(flatten_columns(columns), BLOCK):
-        moments.memory[:, lanes] = _source_moments(
-            source, _Weighing(decay, ignore_na, columns.weights)
+    for source, features in group(flatten_columns(columns), BLOCK):
+        moments.memory[:, features] = _source_moments(
+            source, _RowWeights(decay, ignore_na, columns.weights)
         ).memory
     return moments
 
@@ -65,7 +65,7 @@ def extend_moments(
     return merge_moments(older, block_moments(columns, decay, ignore_na))
 
 
-class _Weighing(NamedTuple):
+class _RowWeights(NamedTuple):
     """The weights of rows, from the arguments of `block_moments`."""
 
     decay: float
@@ -73,15 +73,15 @@ class _Weighing(NamedTuple):
     weights: Floats | None
 
     @property
-    def even(self) -> bool:
+    def uniform(self) -> bool:
         """Whether every row weighs 1."""
         return self.decay == 1 and self.weights is None
 
-    def some(self, start: int, stop: int) -> _Weighing:
+    def rows(self, start: int, stop: int) -> _RowWeights:
         """Return the weights of rows `start` to `stop`."""
         return self if self.weights is None else self._replace(weights=self.weights[start:stop])
 
-    def of_rows(self, n: int) -> Floats | None:
+    def array(self, n: int) -> Floats | None:
         """Return the weights of n rows without missing values, or None if all are 1."""
         faded = None if self.decay == 1 else _powers(self.decay)[BLOCK - n :]
         if faded is None or self.weights is None:
@@ -92,8 +92,8 @@ class _Weighing(NamedTuple):
     def totals(self, n: int) -> _Totals:
         """Return W, C and Q of n rows without missing values."""
         if self.weights is None:
-            return _even_totals(self.decay, n)
-        weights = self.of_rows(n)
+            return _decayed_totals(self.decay, n)
+        weights = self.array(n)
         return _totals(self.weights if weights is None else weights)
 
 
@@ -105,7 +105,7 @@ class _Totals(NamedTuple):
     squares: Any
 
 
-def _source_moments(source: Source, weighing: _Weighing) -> MomentArrays:
+def _source_moments(source: Source, row_weights: _RowWeights) -> MomentArrays:
     """Return the moments of a source: the moments of its blocks, merged in a tree.
 
     The loop makes the five passes over each block. The arithmetic on their few results follows
@@ -122,36 +122,36 @@ def _source_moments(source: Source, weighing: _Weighing) -> MomentArrays:
     sums = Sums(source.width, min(step, source.rows), source.rows)
     centre = centres[0]
     rows = np.array([min(step, source.rows - start) for start in starts])
-    of_rows = [
-        weighing.some(start, start + step).totals(int(n))
+    block_totals = [
+        row_weights.rows(start, start + step).totals(int(n))
         for start, n in zip(starts, rows, strict=True)
     ]
     weights = None
     for i, start in enumerate(starts if not source.has_nulls else ()):
         x = source.read(start, start + step)
         n = x.shape[1]
-        if i == 0 or n < step or weighing.weights is not None:
-            plain = weighing.some(start, start + step).of_rows(n)
+        if i == 0 or n < step or row_weights.weights is not None:
+            plain = row_weights.rows(start, start + step).array(n)
             weights = None if plain is None else sums.pad(plain)
         # The sums come first, because they subtract while the block arrives from memory.
-        centre, totals[:, i] = sums.about(x, centre, weights, of_rows[i].weight)
+        centre, totals[:, i] = sums.about(x, centre, weights, block_totals[i].weight)
         centres[i] = centre
         np.minimum.reduce(x, axis=1, out=low[i])
         np.maximum.reduce(x, axis=1, out=high[i])
-    fades = weighing.decay**rows
-    blocks = _plain_blocks(rows, of_rows, fades, low, high, centres, totals)
+    fades = row_weights.decay**rows
+    blocks = _ordinary_blocks(rows, block_totals, fades, low, high, centres, totals)
 
     largest = np.maximum(-low, high)  # max |x|; NaN and infinity propagate
     ordinary = ((largest >= _SMALL) & (largest <= _BIG)) | (largest == 0)
     centre = centres[0].copy()
-    if weighing.decay != 1 and weighing.weights is not None:
-        ordinary &= np.array([[of.weight >= _FADED] for of in of_rows])
+    if row_weights.decay != 1 and row_weights.weights is not None:
+        ordinary &= np.array([[of.weight >= _FADED] for of in block_totals])
     for i in np.flatnonzero(~ordinary.all(axis=1)).tolist():
         start, odd = starts[i], np.flatnonzero(~ordinary[i])
         x, null = source.read(start, start + step), source.missing(start, start + step)
         absent = None if null is None else null[odd]
-        some = weighing.some(start, start + step)
-        block = _careful_block(x[odd], absent, centre[odd], source.rows, some)
+        weights_of_rows = row_weights.rows(start, start + step)
+        block = _general_block(x[odd], absent, centre[odd], source.rows, weights_of_rows)
         seen = np.ldexp(block.mean_hi, block.exponent)
         centre[odd] = np.where(block.count > 0, seen, centre[odd])
         blocks.memory[:, i, odd] = block.memory
@@ -168,9 +168,9 @@ def _tree(stacked: MomentArrays) -> MomentArrays:
     return MomentArrays(memory[:, 0].copy())
 
 
-def _plain_blocks(
+def _ordinary_blocks(
     rows: Ints,
-    of_rows: list[_Totals],
+    block_totals: list[_Totals],
     fades: Floats,
     low: Floats,
     high: Floats,
@@ -179,7 +179,9 @@ def _plain_blocks(
 ) -> MomentArrays:
     """Return the moments, shape (blocks, F), of blocks of finite values of ordinary size."""
     shape = low.shape
-    weight, pairs, squares = (np.broadcast_to(t[:, np.newaxis], shape) for t in np.array(of_rows).T)
+    weight, pairs, squares = (
+        np.broadcast_to(t[:, np.newaxis], shape) for t in np.array(block_totals).T
+    )
     # The deviations of a constant feature are 0. Differences from a centre are only rounding.
     constant = low == high
     centre, totals = np.where(constant, low, centre), np.where(constant, 0.0, totals)
@@ -200,51 +202,51 @@ def _plain_blocks(
     )
 
 
-def _careful_block(
+def _general_block(
     x: Floats,
     null: NDArray[np.bool_] | None,
     centre: Floats,
     rows: int,
-    weighing: _Weighing,
+    row_weights: _RowWeights,
 ) -> MomentArrays:
     """Return the moments of a block with nulls, NaN, infinities or values of extreme size."""
-    lanes, n = x.shape
+    features, n = x.shape
     usable = np.isfinite(x)
     if null is not None:
         usable &= ~null
     count = _count(usable)
-    weighs, filled, low, high = usable, *_filled(x, usable)
+    positive, filled, low, high = usable, *_filled(x, usable)
     least, most = low, high
-    if weighing.weights is not None:
+    if row_weights.weights is not None:
         # A value of weight 0 enters only the count and the extremes.
-        weighs = usable & (weighing.weights > 0)
-        filled, least, most = _filled(x, weighs)
-    seen = weighs.any(axis=1)
+        positive = usable & (row_weights.weights > 0)
+        filled, least, most = _filled(x, positive)
+    seen = positive.any(axis=1)
     largest = np.where(seen, np.maximum(-least, most), 0.0)
     ordinary = (largest >= _SMALL) & (largest <= _BIG)
     exponent = np.where(ordinary, 0, np.frexp(largest)[1])
     exponent = np.where(largest == 0, ZERO_EXPONENT, exponent)
 
     centre = np.where(seen, np.minimum(np.maximum(centre, least), most), 0.0)
-    scale = np.where(largest == 0, 0, -exponent)
-    if scale.any():
+    shift = np.where(largest == 0, 0, -exponent)
+    if shift.any():
         # A product would need 2**1074, which is beyond float64. ldexp does not.
-        filled, centre = np.ldexp(filled, scale[:, np.newaxis]), np.ldexp(centre, scale)
+        filled, centre = np.ldexp(filled, shift[:, np.newaxis]), np.ldexp(centre, shift)
 
-    weights, behind, total = _careful_weights(usable, weighs, weighing)
+    weights, behind, total = _general_weights(usable, positive, row_weights)
     weight, pairs, squares = _totals(weights)
-    faded = np.power(weighing.decay, behind)
-    if weighing.decay != 1:
+    faded = np.power(row_weights.decay, behind)
+    if row_weights.decay != 1:
         # The weight, and the decay with it, stop falling where they do in `merge_moments`.
         floor = np.minimum(LEAST_WEIGHT / np.where(seen, weight, 1.0), 1.0)
         faded = np.where(seen, np.maximum(faded, floor), faded)
         total = total * faded
-    if weighing.even:
+    if row_weights.uniform:
         pairs = count * (count - 1.0) / 2
-    sums = Sums(lanes, n, rows)
+    sums = Sums(features, n, rows)
     mean, m2 = from_sums(*sums.about(filled, centre, sums.pad(weights), weight), weight)
-    nulls = np.zeros(lanes, np.int64) if null is None else _count(null)
-    nans, pos_infs, neg_infs = _special(x, null, n - count - nulls)
+    nulls = np.zeros(features, np.int64) if null is None else _count(null)
+    nans, pos_infs, neg_infs = _count_non_finite(x, null, n - count - nulls)
     return MomentArrays.from_fields(
         count=count,
         nulls=nulls,
@@ -278,8 +280,8 @@ def _filled(x: Floats, mask: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]
     return filled, low, high
 
 
-def _careful_weights(
-    usable: NDArray[np.bool_], weighs: NDArray[np.bool_], weighing: _Weighing
+def _general_weights(
+    usable: NDArray[np.bool_], positive: NDArray[np.bool_], row_weights: _RowWeights
 ) -> tuple[Floats, Floats, Floats]:
     """Return the weights of values of shape (F, n), some of them missing or of weight 0.
 
@@ -292,20 +294,20 @@ def _careful_weights(
     total : ndarray, shape (F,)
         P, the decay of the rows up to that value.
     """
-    lanes, n = usable.shape
-    none = np.zeros(lanes)
-    decay = weighing.decay
-    given = 1.0 if weighing.weights is None else weighing.weights
+    features, n = usable.shape
+    none = np.zeros(features)
+    decay = row_weights.decay
+    given = 1.0 if row_weights.weights is None else row_weights.weights
     if decay == 1:
-        return np.where(weighs, given, 0.0), none, none + 1
-    ages = usable if weighing.ignore_na else np.ones_like(usable)
+        return np.where(positive, given, 0.0), none, none + 1
+    ages = usable if row_weights.ignore_na else np.ones_like(usable)
     # Discounting rows after each row.
     age: Ints = np.cumsum(ages[:, ::-1], axis=1)[:, ::-1] - ages
     rows = ages.sum(axis=1)
-    last = n - 1 - weighs[:, ::-1].argmax(axis=1)
-    behind = np.where(weighs.any(axis=1), age[np.arange(lanes), last], rows)
+    last = n - 1 - positive[:, ::-1].argmax(axis=1)
+    behind = np.where(positive.any(axis=1), age[np.arange(features), last], rows)
     age = np.maximum(age - behind[:, np.newaxis], 0)
-    weights = np.where(weighs, np.power(decay, age) * given, 0.0)
+    weights = np.where(positive, np.power(decay, age) * given, 0.0)
     return weights, behind, np.power(decay, rows - behind)
 
 
@@ -315,10 +317,12 @@ def _count(mask: NDArray[np.bool_]) -> Ints:
         along: Ints = mask.sum(axis=1, dtype=np.int64)
         return along
     # NumPy counts one contiguous row ten times faster than along an axis.
-    return np.array([np.count_nonzero(lane) for lane in mask], np.int64)
+    return np.array([np.count_nonzero(row) for row in mask], np.int64)
 
 
-def _special(x: Floats, null: NDArray[np.bool_] | None, expected: Ints) -> tuple[Ints, Ints, Ints]:
+def _count_non_finite(
+    x: Floats, null: NDArray[np.bool_] | None, expected: Ints
+) -> tuple[Ints, Ints, Ints]:
     """Return the counts of NaN, +inf and -inf, of which there are `expected` in all."""
     if not expected.any():
         return expected, expected, expected
@@ -339,7 +343,7 @@ def _powers(decay: float) -> Floats:
 
 
 @functools.lru_cache(maxsize=64)
-def _even_totals(decay: float, n: int) -> _Totals:
+def _decayed_totals(decay: float, n: int) -> _Totals:
     """Return the totals of n rows whose weights are the powers of the decay."""
     if decay == 1:
         return _Totals(float(n), n * (n - 1) / 2, float(n))
@@ -366,13 +370,13 @@ def _in_data_units(source: Source, moments: MomentArrays) -> MomentArrays:
     exponent = np.where((source.base != 0) & ~zeros, 0, moments.exponent)
     # A feature without weight has no mean. Apart from its counts and extremes it is the identity
     # of `merge_moments`.
-    weighs = moments.weight > 0
+    positive = moments.weight > 0
     return moments.replace(
         min=np.where(seen, low, moments.min),
         max=np.where(seen, high, moments.max),
-        mean_hi=np.where(weighs, mean[0], 0.0),
-        mean_lo=np.where(weighs, mean[1], 0.0),
-        m2_hi=np.where(weighs, m2[0], 0.0),
-        m2_lo=np.where(weighs, m2[1], 0.0),
-        exponent=np.where(weighs, exponent, ZERO_EXPONENT),
+        mean_hi=np.where(positive, mean[0], 0.0),
+        mean_lo=np.where(positive, mean[1], 0.0),
+        m2_hi=np.where(positive, m2[0], 0.0),
+        m2_lo=np.where(positive, m2[1], 0.0),
+        exponent=np.where(positive, exponent, ZERO_EXPONENT),
     )

@@ -63,30 +63,30 @@ def merge_exact(older: ExactSums, newer: ExactSums) -> ExactSums:
         The sums of a feature are not whole, or do not fit into the limbs.
     """
     a, b = older, newer
-    lanes = a.memory.shape[1]
-    merged = empty_sums(lanes)
+    features = a.memory.shape[1]
+    merged = empty_sums(features)
     merged.memory[:5] = a.memory[:5] + b.memory[:5]
     merged.min[:] = np.where(_order(a.min) < _order(b.min), a.min, b.min)
     merged.max[:] = np.where(_order(a.max) > _order(b.max), a.max, b.max)
     merged.decimal[:] = a.decimal | b.decimal
-    for lane in range(lanes):
+    for feature in range(features):
         # A feature without values has no unit and takes that of the other side.
-        sides = [side for side in (a, b) if side.count[lane]]
-        if merged.decimal[lane]:
-            scale = merged.scale[lane] = max(int(side.scale[lane]) for side in sides)
-            parts = [decimal_sums(side, lane, int(scale)) for side in sides]
+        sides = [side for side in (a, b) if side.count[feature]]
+        if merged.decimal[feature]:
+            scale = merged.scale[feature] = max(int(side.scale[feature]) for side in sides)
+            parts = [decimal_sums(side, feature, int(scale)) for side in sides]
         else:
-            parts = [side.integers(lane) for side in sides]
-        if not _put_all(merged, lane, parts):
-            raise unmergeable(lane, a, b)
+            parts = [side.integers(feature) for side in sides]
+        if not _put_all(merged, feature, parts):
+            raise unmergeable(feature, a, b)
     return merged
 
 
-def _put_all(sums: ExactSums, lane: int, parts: Sequence[tuple[int, int] | None]) -> bool:
+def _put_all(sums: ExactSums, feature: int, parts: Sequence[tuple[int, int] | None]) -> bool:
     """Set the sums of a feature to the total of its parts. Return whether all exist and fit."""
     there = [part for part in parts if part is not None]
     try:
-        sums.put(lane, sum(total for total, _ in there), sum(squares for _, squares in there))
+        sums.put(feature, sum(total for total, _ in there), sum(squares for _, squares in there))
     except OverflowError:
         return False
     return len(there) == len(parts)
@@ -102,32 +102,32 @@ def _column_sums(column: FlatColumn) -> ExactSums:
     null = source.missing(0, source.rows)
     # float64 holds every value of a type of at most 53 bits, integers included.
     floats = source.read(0, source.rows) if part.layout.words == 0 else None
-    for lane in range(column.width):
-        there: Any = slice(None) if null is None else ~null[lane]
+    for feature in range(column.width):
+        there: Any = slice(None) if null is None else ~null[feature]
         if floats is not None:
-            _add_floats(sums, lane, floats[lane, there])
+            _add_floats(sums, feature, floats[feature, there])
         else:
-            words = part.data.reshape(source.rows, column.width, -1)[there, lane]
+            words = part.data.reshape(source.rows, column.width, -1)[there, feature]
             scale = part.layout.power if is_decimal(column.values.type) else None
-            _add_integers(sums, lane, words, scale)
+            _add_integers(sums, feature, words, scale)
     if null is not None:
         sums.nulls[:] = null.sum(axis=1)
     return sums
 
 
-def _add_floats(sums: ExactSums, lane: int, x: Floats) -> None:
-    sums.nans[lane] = np.count_nonzero(np.isnan(x))
-    sums.pos_infs[lane] = np.count_nonzero(x == np.inf)
-    sums.neg_infs[lane] = np.count_nonzero(x == -np.inf)
-    if sums.memory[2:5, lane].any():
+def _add_floats(sums: ExactSums, feature: int, x: Floats) -> None:
+    sums.nans[feature] = np.count_nonzero(np.isnan(x))
+    sums.pos_infs[feature] = np.count_nonzero(x == np.inf)
+    sums.neg_infs[feature] = np.count_nonzero(x == -np.inf)
+    if sums.memory[2:5, feature].any():
         x = x[np.isfinite(x)]
     if not len(x):
         return
     order = _order(x)
-    sums.count[lane] = len(x)
-    sums.min[lane], sums.max[lane] = x[order.argmin()], x[order.argmax()]
+    sums.count[feature] = len(x)
+    sums.min[feature], sums.max[feature] = x[order.argmin()], x[order.argmax()]
     blocks = [_float_sums(x[start : start + _BLOCK]) for start in range(0, len(x), _BLOCK)]
-    sums.put(lane, sum(total for total, _ in blocks), sum(square for _, square in blocks))
+    sums.put(feature, sum(total for total, _ in blocks), sum(square for _, square in blocks))
 
 
 def _float_sums(x: Floats) -> tuple[int, int]:
@@ -163,7 +163,7 @@ def _sums_by(exponent: Ints, terms: Ints) -> list[int]:
 
 
 def _add_integers(
-    sums: ExactSums, lane: int, words: NDArray[np.integer[Any]], scale: int | None
+    sums: ExactSums, feature: int, words: NDArray[np.integer[Any]], scale: int | None
 ) -> None:
     """Add integers of shape (n, words), the lowest 64-bit word first.
 
@@ -177,10 +177,10 @@ def _add_integers(
         values = [(high << 64) + low for high, low in zip(values, below, strict=True)]
     low, high = min(values), max(values)
     shift = sums.UNIT_BITS if scale is None else 0
-    sums.count[lane] = len(values)
-    sums.min[lane], sums.max[lane] = (_nearest(value, scale or 0) for value in (low, high))
-    sums.decimal[lane], sums.scale[lane] = scale is not None, scale or 0
-    sums.put(lane, sum(values) << shift, sum(v * v for v in values) << 2 * shift)
+    sums.count[feature] = len(values)
+    sums.min[feature], sums.max[feature] = (_nearest(value, scale or 0) for value in (low, high))
+    sums.decimal[feature], sums.scale[feature] = scale is not None, scale or 0
+    sums.put(feature, sum(values) << shift, sum(v * v for v in values) << 2 * shift)
 
 
 def _nearest(value: int, scale: int) -> float:

@@ -71,15 +71,15 @@ def merge_moments(older: MomentArrays, newer: MomentArrays) -> MomentArrays:
 
 
 def _in_exponent(
-    m: MomentArrays, exponent: Ints, gone: NDArray[np.bool_]
+    m: MomentArrays, exponent: Ints, empty: NDArray[np.bool_]
 ) -> tuple[dd.Pair, dd.Pair]:
     """Return mean and m2 of `m` in the units of another exponent. They are 0 where `gone`."""
     shift = m.exponent - exponent
-    if not shift.any() and not gone.any():
+    if not shift.any() and not empty.any():
         return (m.mean_hi, m.mean_lo), (m.m2_hi, m.m2_lo)
 
     def rescaled(values: Floats, by: Ints) -> Floats:
-        return np.where(gone, 0.0, np.ldexp(values, by))
+        return np.where(empty, 0.0, np.ldexp(values, by))
 
     return (
         (rescaled(m.mean_hi, shift), rescaled(m.mean_lo, shift)),

@@ -10,7 +10,7 @@ from streambn.kernels.recursion import Recursion, recursion_step
 
 __all__ = ["recursion_weights"]
 
-_TOGETHER = 8192  # rows multiplied in one call
+_CHUNK = 8192  # rows multiplied in one call
 
 
 def recursion_weights(there: NDArray[np.bool_], decay: float, alpha: float) -> Recursion:
@@ -45,7 +45,7 @@ def _products_behind(fades: Floats) -> Floats:
     # itself, and that product takes a hundred times as long as a normal one.
     stop = len(fades)
     while stop > 0 and product >= NEGLIGIBLE:
-        start = max(0, stop - _TOGETHER)
+        start = max(0, stop - _CHUNK)
         behind[start:stop] = product * np.cumprod(fades[start:stop][::-1])[::-1]
         product, stop = float(behind[start]), start
     behind[behind < NEGLIGIBLE] = 0.0

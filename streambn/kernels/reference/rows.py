@@ -30,8 +30,8 @@ __all__ = ["RowStatistics"]
 _EPSILON = 2.0**-52
 _NOISE = 2.0**-96  # smaller low parts of a mean are noise: see accumulators/moments.py
 _LARGEST, _SMALLEST = 2.0**400, 2.0**-400  # squares of values between them are normal numbers
-_FAR = 2.0**969  # beyond this a difference may overflow
-_ENDS = 1024  # numbers of a larger binary exponent are beyond float64
+_OVERFLOW = 2.0**969  # beyond this a difference may overflow
+_MAX_EXPONENT = 1024  # numbers of a larger binary exponent are beyond float64
 
 _ONE = 1.0  # the default weight, recognised by identity
 _RAISE, _PROPAGATE = MISSING.index("raise"), MISSING.index("propagate")
@@ -40,32 +40,32 @@ _RAISE, _PROPAGATE = MISSING.index("raise"), MISSING.index("propagate")
 class _Map:
     """The map y = clip((x − location) / scale)·gamma + beta of one feature."""
 
-    __slots__ = ("beta", "gamma", "high", "known", "low", "spread")
+    __slots__ = ("beta", "gamma", "high", "known", "low", "scale")
 
     def __init__(
         self,
         high: float = 0.0,
         low: float = 0.0,
-        spread: float = 1.0,
+        scale: float = 1.0,
         gamma: float = 1.0,
         beta: float = 0.0,
         known: bool = True,
     ) -> None:
-        self.high, self.low, self.spread = high, low, spread
+        self.high, self.low, self.scale = high, low, scale
         self.gamma, self.beta, self.known = gamma, beta, known
 
     def __call__(self, high: float, low: float, clip: float) -> float:
-        location, rest, spread = self.high, self.low, self.spread
-        if abs(location) > _FAR or spread > _FAR:
+        location, rest, scale = self.high, self.low, self.scale
+        if abs(location) > _OVERFLOW or scale > _OVERFLOW:
             high, low, location, rest = high / 4, low / 4, location / 4, rest / 4
-            spread /= 4
-        y = (((high - location) + low) - rest) / spread
+            scale /= 4
+        y = (((high - location) + low) - rest) / scale
         # Comparisons with NaN are false, so a NaN stays NaN.
         y = clip if y > clip else -clip if y < -clip else y
         return y * self.gamma + self.beta
 
 
-class _Lane:
+class _Feature:
     """One feature: the fields of `MomentArrays` as plain numbers."""
 
     __slots__ = (
@@ -104,14 +104,14 @@ class _Lane:
         self.map: _Map | None = None  # the map of the current moments, once it was needed
         # With a prior: the first value, and the numbers of rows without a value before it and
         # after the last value. The moments include the first value only in counts and extremes.
-        self.first: _Lane | None = None
+        self.first: _Feature | None = None
         self.before = self.since = 0
         self.set(empty_moments(1))
 
-    def set(self, moments: MomentArrays, lane: int = 0) -> None:
+    def set(self, moments: MomentArrays, feature: int = 0) -> None:
         """Set the moments to those of one feature of arrays."""
         for name, values in zip(MomentArrays.FIELDS, moments, strict=True):
-            setattr(self, name, values[lane].item())
+            setattr(self, name, values[feature].item())
 
     def arrays(self) -> MomentArrays:
         """Return the moments as arrays of one feature."""
@@ -137,17 +137,22 @@ def _flushed(weight: float) -> float:
     return weight if weight >= 2.0**-1000 else 0.0
 
 
-def _single(x: tuple[float, float], weight: float, decay: float) -> _Lane:
+def _single(x: tuple[float, float], weight: float, decay: float) -> _Feature:
     """Return the moments of one value."""
-    lane = _Lane()
-    lane.count, lane.weight, lane.squares, lane.decay = 1, weight, weight * weight, decay
-    lane.min = lane.max = x[0]
+    feature = _Feature()
+    feature.count, feature.weight, feature.squares, feature.decay = (
+        1,
+        weight,
+        weight * weight,
+        decay,
+    )
+    feature.min = feature.max = x[0]
     size = abs(x[0])
     if size:
-        lane.exponent = 0 if _SMALLEST <= size <= _LARGEST else math.frexp(size)[1]
-    by = -lane.exponent if size else 0
-    lane.mean_hi, lane.mean_lo = math.ldexp(x[0], by), math.ldexp(x[1], by)
-    return lane
+        feature.exponent = 0 if _SMALLEST <= size <= _LARGEST else math.frexp(size)[1]
+    by = -feature.exponent if size else 0
+    feature.mean_hi, feature.mean_lo = math.ldexp(x[0], by), math.ldexp(x[1], by)
+    return feature
 
 
 class RowStatistics:
@@ -176,22 +181,22 @@ class RowStatistics:
         # The extension is protected by the interpreter's lock. This class needs its own, because
         # Python may switch threads within a method.
         self._lock = threading.RLock()
-        self._lanes: dict[Any, _Lane] = {}
+        self._features: dict[Any, _Feature] = {}
         self._shares = (0.0, 0.0), (0.0, 0.0)
         self.rows = 0
 
     def __len__(self) -> int:
-        return len(self._lanes)
+        return len(self._features)
 
     def keys(self) -> list[Any]:
         """Return the features in the order of their appearance."""
         with self._lock:
-            return list(self._lanes)
+            return list(self._features)
 
     def exact(self) -> list[bool]:
         """Return for each feature whether only integers and decimals were seen."""
         with self._lock:
-            return [lane.exact for lane in self._lanes.values()]
+            return [feature.exact for feature in self._features.values()]
 
     def learn(self, row: Any, weight: Any = _ONE) -> None:
         """Learn one row. A row that raises an error, or has weight 0, changes nothing."""
@@ -206,24 +211,24 @@ class RowStatistics:
 
     def _learn_row(self, row: Any, weight: float) -> None:
         read = self._read(row)
-        for key, lane, value in read:
-            if value is None and lane is not None:
+        for key, feature, value in read:
+            if value is None and feature is not None:
                 self._refuse("other", key, row[key])
             if value:
                 self._check_finite(key, value[0], row[key])
         if weight == 0:
             return
-        for key, lane, value in read:
-            if lane is None:
+        for key, feature, value in read:
+            if feature is None:
                 # Only a number adds a feature. A missing value may belong to a column of text.
                 if not value:
                     continue
-                known = self._lanes[key] = _Lane(*self._affine.get(key, ()))
+                known = self._features[key] = _Feature(*self._affine.get(key, ()))
             else:
-                known = lane
-            self._settle(known)
+                known = feature
+            self._catch_up(known)
             known.rows += 1
-            self._learn(known, value, weight)
+            self._learn_value(known, value, weight)
         self.rows += 1
 
     def transform(self, row: Any) -> dict[Any, Any]:
@@ -234,13 +239,13 @@ class RowStatistics:
     def _transform_row(self, row: Any) -> dict[Any, Any]:
         read = self._read(row)
         out = dict(row)
-        for key, lane, value in read:
-            if value is None and lane is not None:
+        for key, feature, value in read:
+            if value is None and feature is not None:
                 self._refuse("other", key, row[key])
             if not value:
                 continue
             self._check_finite(key, value[0], row[key])
-            by = None if lane is None else self._map_of(lane)
+            by = None if feature is None else self._map_of(feature)
             if by is None or not by.known:
                 if UNSEEN[self._rules.unseen] == "raise":
                     self._refuse("unseen", key, row[key])
@@ -275,13 +280,13 @@ class RowStatistics:
             raise ValueError(f"there are {len(self)} lanes, and room for {moments.shape[1]}")
         if first is not None:
             first[...] = empty_moments(len(self)).memory
-        for i, lane in enumerate(self._lanes.values()):
-            copy = _Lane()
-            copy.set(lane.arrays())
-            copy.rows, copy.first = lane.rows, lane.first
-            copy.before, copy.since = lane.before, lane.since
+        for i, feature in enumerate(self._features.values()):
+            copy = _Feature()
+            copy.set(feature.arrays())
+            copy.rows, copy.first = feature.rows, feature.first
+            copy.before, copy.since = feature.before, feature.since
             if rows is None:
-                self._settle(copy)
+                self._catch_up(copy)
             else:
                 rows[i] = copy.rows
             moments[:, i] = copy.arrays().memory[:, 0]
@@ -310,35 +315,39 @@ class RowStatistics:
             if before != self.rows:
                 return False
             for key in fresh:
-                self._lanes[key] = _Lane(*self._affine.get(key, ()))
-            for i, lane in enumerate(self._lanes.values()):
-                lane.set(MomentArrays(moments.reshape(len(MomentArrays.FIELDS), -1)), i)
-                lane.rows = rows if rows_of_lanes is None else int(rows_of_lanes[i])
-                lane.exact, lane.map = exact[i], None
-                lane.first = None
-                if first is not None and lane.count:
-                    lane.first = _Lane()
-                    lane.first.set(MomentArrays(first.reshape(len(MomentArrays.FIELDS), -1)), i)
-                lane.before = lane.since = 0
+                self._features[key] = _Feature(*self._affine.get(key, ()))
+            for i, feature in enumerate(self._features.values()):
+                feature.set(MomentArrays(moments.reshape(len(MomentArrays.FIELDS), -1)), i)
+                feature.rows = rows if rows_of_lanes is None else int(rows_of_lanes[i])
+                feature.exact, feature.map = exact[i], None
+                feature.first = None
+                if first is not None and feature.count:
+                    feature.first = _Feature()
+                    feature.first.set(MomentArrays(first.reshape(len(MomentArrays.FIELDS), -1)), i)
+                feature.before = feature.since = 0
                 if gaps is not None:
-                    lane.before, lane.since = gaps.reshape(2, -1)[:, i].tolist()
+                    feature.before, feature.since = gaps.reshape(2, -1)[:, i].tolist()
             self.rows = rows
         return True
 
     def index(self, key: Any) -> int:
         """Return the index of a feature, or -1 if it is unknown."""
-        return list(self._lanes).index(key) if key in self._lanes else -1
+        return list(self._features).index(key) if key in self._features else -1
 
     def set_maps(self, *arrays: Any) -> None:
         """Set the maps of all features, whose statistics are kept elsewhere."""
         columns = (array.tolist() for array in arrays)
-        for lane, values in zip(self._lanes.values(), zip(*columns, strict=True), strict=True):
-            lane.map = _Map(*values)
+        for feature, values in zip(
+            self._features.values(), zip(*columns, strict=True), strict=True
+        ):
+            feature.map = _Map(*values)
 
-    def _read(self, row: Any) -> list[tuple[Any, _Lane | None, Any]]:
+    def _read(self, row: Any) -> list[tuple[Any, _Feature | None, Any]]:
         if not isinstance(row, dict):
             self._refuse("row", None, row)
-        return [(key, self._lanes.get(key), self._number(value, key)) for key, value in row.items()]
+        return [
+            (key, self._features.get(key), self._number(value, key)) for key, value in row.items()
+        ]
 
     def _check_finite(self, key: Any, number: float, value: Any) -> None:
         if math.isnan(number) and self._rules.nan == _RAISE:
@@ -346,139 +355,139 @@ class RowStatistics:
         if math.isinf(number) and self._rules.inf == _RAISE:
             self._refuse("inf", key, value)
 
-    def _learn(self, lane: _Lane, value: Any, weight: float) -> None:
+    def _learn_value(self, feature: _Feature, value: Any, weight: float) -> None:
         if not value:
-            lane.nulls += 1
+            feature.nulls += 1
         elif math.isnan(value[0]):
-            lane.nans += 1
+            feature.nans += 1
         elif value[0] == math.inf:
-            lane.pos_infs += 1
+            feature.pos_infs += 1
         elif value[0] == -math.inf:
-            lane.neg_infs += 1
+            feature.neg_infs += 1
         else:
-            lane.exact = lane.exact and value[2]
-            return self._learn_number(lane, value[:2], weight)
+            feature.exact = feature.exact and value[2]
+            return self._learn_number(feature, value[:2], weight)
         if value:
             # With "propagate", a NaN or an infinity changes the map.
-            lane.exact, lane.map = False, None
-        return self._learn_missing(lane, 1)
+            feature.exact, feature.map = False, None
+        return self._learn_missing(feature, 1)
 
-    def _settle(self, lane: _Lane) -> None:
+    def _catch_up(self, feature: _Feature) -> None:
         """Bring a feature up to the last row. The rows that lacked it count as nulls."""
-        missed = self.rows - lane.rows
+        missed = self.rows - feature.rows
         if not missed:
             return
-        lane.nulls += missed
-        lane.rows = self.rows
-        self._learn_missing(lane, missed)
+        feature.nulls += missed
+        feature.rows = self.rows
+        self._learn_missing(feature, missed)
 
-    def _learn_missing(self, lane: _Lane, rows: int) -> None:
+    def _learn_missing(self, feature: _Feature, rows: int) -> None:
         rules = self._rules
         if rules.prior:
             # Missing values change nothing until the next value.
-            if lane.first is None:
-                lane.before += rows
+            if feature.first is None:
+                feature.before += rows
             else:
-                lane.since += rows
+                feature.since += rows
             return
         if rules.decay == 1 or rules.ignore_missing or rows == 0:
             return
         fade = rules.decay**rows
         # While only missing values arrive, the weight stops falling, as in `merge_moments`.
-        if lane.weight > 0:
-            fade = max(fade, min(LEAST_WEIGHT / lane.weight, 1.0))
-        lane.fade(fade)
+        if feature.weight > 0:
+            fade = max(fade, min(LEAST_WEIGHT / feature.weight, 1.0))
+        feature.fade(fade)
 
-    def _learn_number(self, lane: _Lane, x: tuple[float, float], one: float) -> None:
+    def _learn_number(self, feature: _Feature, x: tuple[float, float], value_weight: float) -> None:
         """Learn a value of weight `one`."""
         decay = self._rules.decay
-        lane.map = None
+        feature.map = None
         if self._rules.prior:
-            if lane.first is None:
-                lane.first = _single(x, 1.0, 1.0)
-                lane.count += 1
-                lane.min, lane.max = min(lane.min, x[0]), max(lane.max, x[0])
+            if feature.first is None:
+                feature.first = _single(x, 1.0, 1.0)
+                feature.count += 1
+                feature.min, feature.max = min(feature.min, x[0]), max(feature.max, x[0])
                 return
-            if lane.since and not self._rules.ignore_missing:
-                left = decay ** (lane.since + 1)
-                one = 1.0 / (left + 1.0 / self._rules.prior)
-                decay = left * one
-            lane.since = 0
-        w = decay * lane.weight
-        if w == 0 or lane.exponent != 0 or not _SMALLEST <= abs(x[0]) <= _LARGEST:
-            lane.set(merge_moments(lane.arrays(), _single(x, one, decay).arrays()))
-            lane.decay = _flushed(lane.decay)
+            if feature.since and not self._rules.ignore_missing:
+                left = decay ** (feature.since + 1)
+                value_weight = 1.0 / (left + 1.0 / self._rules.prior)
+                decay = left * value_weight
+            feature.since = 0
+        w = decay * feature.weight
+        if w == 0 or feature.exponent != 0 or not _SMALLEST <= abs(x[0]) <= _LARGEST:
+            feature.set(merge_moments(feature.arrays(), _single(x, value_weight, decay).arrays()))
+            feature.decay = _flushed(feature.decay)
             return
-        weight = w + one
-        mean = lane.mean_hi, lane.mean_lo
+        weight = w + value_weight
+        mean = feature.mean_hi, feature.mean_lo
         delta = dd.add(x, (-mean[0], -mean[1]))
         # The mean starts from the heavier side, as in `merge_moments`.
-        from_x = w < one
-        light, heavy = (w, one) if from_x else (one, w)
-        if self._shares[0] != (w, one):  # features of a row mostly share them
-            self._shares = (w, one), dd.divide((light, 0.0), (weight, 0.0))
+        from_x = w < value_weight
+        light, heavy = (w, value_weight) if from_x else (value_weight, w)
+        if self._shares[0] != (w, value_weight):  # features of a row mostly share them
+            self._shares = (w, value_weight), dd.divide((light, 0.0), (weight, 0.0))
         move = dd.multiply(delta, self._shares[1])
         between = dd.scale(dd.multiply(delta, move), heavy)
         mean = dd.add(x, (-move[0], -move[1])) if from_x else dd.add(mean, move)
-        m2 = lane.m2_hi, lane.m2_lo
+        m2 = feature.m2_hi, feature.m2_lo
         m2 = dd.add(m2 if decay == 1 else dd.scale(m2, decay), between)
-        lane.mean_hi, lane.mean_lo = mean
-        lane.m2_hi, lane.m2_lo = m2
-        lane.pairs = decay * decay * lane.pairs + w * one
-        lane.squares = decay * decay * lane.squares + one * one
-        lane.weight = weight
-        lane.decay = _flushed(lane.decay * decay)
-        lane.count += 1
-        lane.min, lane.max = min(lane.min, x[0]), max(lane.max, x[0])
+        feature.mean_hi, feature.mean_lo = mean
+        feature.m2_hi, feature.m2_lo = m2
+        feature.pairs = decay * decay * feature.pairs + w * value_weight
+        feature.squares = decay * decay * feature.squares + value_weight * value_weight
+        feature.weight = weight
+        feature.decay = _flushed(feature.decay * decay)
+        feature.count += 1
+        feature.min, feature.max = min(feature.min, x[0]), max(feature.max, x[0])
 
-    def _map_of(self, lane: _Lane) -> _Map:
+    def _map_of(self, feature: _Feature) -> _Map:
         # Rows without the feature discount all its weights alike, so the map stays valid.
-        if lane.map is None:
-            lane.map = self._made_map(lane)
-        return lane.map
+        if feature.map is None:
+            feature.map = self._make_map(feature)
+        return feature.map
 
-    def _made_map(self, lane: _Lane) -> _Map:
+    def _make_map(self, feature: _Feature) -> _Map:
         rules = self._rules
-        made = _Map(gamma=lane.gamma, beta=lane.beta, known=lane.count > 0)
-        poison = math.nan if rules.nan == _PROPAGATE and lane.nans else 0.0
+        new = _Map(gamma=feature.gamma, beta=feature.beta, known=feature.count > 0)
+        propagated = math.nan if rules.nan == _PROPAGATE and feature.nans else 0.0
         if rules.inf == _PROPAGATE:
-            poison += math.inf if lane.pos_infs else 0.0
-            poison -= math.inf if lane.neg_infs else 0.0  # both infinities give NaN
-        if not made.known and poison == 0:
-            return made
-        made.known = True
-        m = lane
-        if lane.first is not None:
+            propagated += math.inf if feature.pos_infs else 0.0
+            propagated -= math.inf if feature.neg_infs else 0.0  # both infinities give NaN
+        if not new.known and propagated == 0:
+            return new
+        new.known = True
+        m = feature
+        if feature.first is not None:
             # The weight of the first value is discounted already. A decay of 1 keeps the merge
             # from discounting it again.
-            prior = lane.first.arrays().replace(weight=np.array([rules.prior * lane.decay]))
-            m = _Lane()
-            m.set(merge_moments(prior, lane.arrays().replace(decay=np.ones(1))))
+            prior = feature.first.arrays().replace(weight=np.array([rules.prior * feature.decay]))
+            m = _Feature()
+            m.set(merge_moments(prior, feature.arrays().replace(decay=np.ones(1))))
         mean = math.ldexp(m.mean_hi, m.exponent)
         rest = math.ldexp(m.mean_lo, m.exponent)
-        if poison != 0:
-            mean, rest = poison, 0.0
+        if propagated != 0:
+            mean, rest = propagated, 0.0
         if rules.center:
-            made.high, made.low = mean, 0.0 if abs(rest) < _NOISE * abs(mean) else rest
+            new.high, new.low = mean, 0.0 if abs(rest) < _NOISE * abs(mean) else rest
         if not rules.scale:
-            return made
+            return new
         divisor = m.weight if rules.ddof == 0 else 2 * m.pairs / m.weight if m.pairs > 0 else 0.0
         var = std = math.nan
-        if divisor > 0 and poison == 0:
+        if divisor > 0 and propagated == 0:
             scaled = max(m.m2_hi / divisor, 0.0)
             std = math.ldexp(math.sqrt(scaled), m.exponent)
-            large = scaled > 0 and math.frexp(scaled)[1] + 2 * m.exponent > _ENDS
+            large = scaled > 0 and math.frexp(scaled)[1] + 2 * m.exponent > _MAX_EXPONENT
             var = math.inf if large else math.ldexp(scaled, 2 * m.exponent)
-        rounding = 0.0 if lane.exact else _EPSILON * abs(mean)
+        rounding = 0.0 if feature.exact else _EPSILON * abs(mean)
         constant = not std > rounding and math.isfinite(mean)
         std = 0.0 if constant else std
         if rules.eps == 0:
-            made.spread = 1.0 if constant else std
+            new.scale = 1.0 if constant else std
             if constant and CONSTANT[rules.constant] == "zero":
-                made.gamma = 0.0
-            return made
+                new.gamma = 0.0
+            return new
         ordinary = var > 1e-290 and math.isfinite(var + rules.eps) and not constant
-        made.spread = (
+        new.scale = (
             math.sqrt(var + rules.eps) if ordinary else math.hypot(std, math.sqrt(rules.eps))
         )
-        return made
+        return new

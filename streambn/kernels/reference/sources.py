@@ -55,7 +55,7 @@ class _Part(NamedTuple):
     column: FlatColumn
     layout: _Layout
     data: NDArray[Any]  # shape (rows, width), or (rows, width, words) with several words
-    lanes: slice  # the column's features in the source
+    features: slice  # the column's features in the source
 
 
 def _part(index: int, column: FlatColumn, first: int) -> _Part:
@@ -126,7 +126,7 @@ class Source:
     has_nulls : bool
         Whether `missing` may find nulls.
     parts : list
-        The columns, as (index, column, layout, data, lanes).
+        The columns, as (index, column, layout, data, features).
     """
 
     def __init__(self, columns: Mapping[int, FlatColumn]) -> None:
@@ -164,10 +164,10 @@ class Source:
             usable = np.isfinite(sample) if null is None else np.isfinite(sample) & ~null
             found = usable.sum(axis=1)
             ordered = np.sort(np.where(usable, sample, np.inf), axis=1)
-            lane, last = np.arange(self.width), np.maximum(found - 1, 0)
-            median = ordered[lane, last // 2]
+            feature, last = np.arange(self.width), np.maximum(found - 1, 0)
+            median = ordered[feature, last // 2]
             # 0 is as good a centre for data on both sides of it, and saves the subtraction.
-            around_zero = np.abs(median) * 8 <= ordered[lane, last] - ordered[:, 0]
+            around_zero = np.abs(median) * 8 <= ordered[feature, last] - ordered[:, 0]
             median = np.where(around_zero, 0.0, median)
             centre = np.where(np.isnan(centre) & (found > 0), median, centre)
             start, stop = stop, min(stop + _SAMPLE * 64, self.rows)
@@ -178,12 +178,12 @@ class Source:
         if not self.has_nulls:
             return None
         null = np.zeros((self.width, min(stop, self.rows) - start), np.bool_)
-        for _, column, _, _, lanes in self.parts:
+        for _, column, _, _, features in self.parts:
             valid = unpack_validity(column.values, start * column.width, stop * column.width)
             if valid is not None:
-                np.logical_not(valid.reshape(-1, column.width).T, out=null[lanes])
+                np.logical_not(valid.reshape(-1, column.width).T, out=null[features])
             if column.outer is not None:
-                null[lanes] |= ~column.outer[start:stop]
+                null[features] |= ~column.outer[start:stop]
         return null
 
     def read(self, start: int, stop: int) -> Floats:
@@ -197,9 +197,9 @@ class Source:
         for part in self.parts:
             block = part.data[start:stop]
             if self._integral:
-                values[part.lanes] = _offsets(block, part.layout, self.base[part.lanes])
+                values[part.features] = _offsets(block, part.layout, self.base[part.features])
             else:
-                values[part.lanes] = block.T
+                values[part.features] = block.T
         return values
 
     def locate(self, hi: Floats, lo: Floats) -> tuple[Floats, Floats]:

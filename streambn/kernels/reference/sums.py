@@ -30,17 +30,17 @@ class Sums:
 
     Parameters
     ----------
-    lanes, n : int
+    features, n : int
         Features and rows of the largest block.
     rows : int
         Rows of the whole batch.
     """
 
-    def __init__(self, lanes: int, n: int, rows: int) -> None:
+    def __init__(self, features: int, n: int, rows: int) -> None:
         self._short = rows <= _SHORT
         self._piece = min(n, _DOT)
-        self._pieces = np.zeros((lanes, -(-n // self._piece), self._piece))
-        self._flat = self._pieces.reshape(lanes, -1)
+        self._pieces = np.zeros((features, -(-n // self._piece), self._piece))
+        self._flat = self._pieces.reshape(features, -1)
         self._weighted = np.zeros((0,))
         self._ones = np.ones(self._piece)
 
@@ -108,17 +108,17 @@ def _extended_sums(d: Floats, weights: Floats | None) -> Floats:
     A few features are summed at a time. Larger temporaries would be allocated from the system
     each time, which takes longer than the sums.
     """
-    lanes = len(d)
-    totals = np.empty((2, lanes), np.longdouble)
+    features = len(d)
+    totals = np.empty((2, features), np.longdouble)
     step = max(1, _SHORT // d[0].size)
-    for start in range(0, lanes, step):
-        some = slice(start, start + step)
-        extended = d[some].astype(np.longdouble)
+    for start in range(0, features, step):
+        chunk = slice(start, start + step)
+        extended = d[chunk].astype(np.longdouble)
         weighted = extended
         if weights is not None:
-            weighted = extended * (weights if weights.ndim == 2 else weights[some])
-        totals[0, some] = weighted.sum(axis=-1).sum(axis=-1)
-        totals[1, some] = np.vecdot(weighted, extended).sum(axis=-1)
+            weighted = extended * (weights if weights.ndim == 2 else weights[chunk])
+        totals[0, chunk] = weighted.sum(axis=-1).sum(axis=-1)
+        totals[1, chunk] = np.vecdot(weighted, extended).sum(axis=-1)
     high = totals.astype(np.float64)
     low = np.where(np.isfinite(high), totals - high, 0.0).astype(np.float64)
     return np.array((high[0], low[0], high[1], low[1]))

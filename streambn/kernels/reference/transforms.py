@@ -18,7 +18,7 @@ from streambn.kernels.reference.sources import Source, group
 __all__ = ["denormalize", "normalize"]
 
 # Beyond this, subtracting the location can overflow.
-_FAR = 2.0**969
+_OVERFLOW = 2.0**969
 
 
 @np.errstate(all="ignore")
@@ -55,14 +55,16 @@ _ChunkMap = Callable[[Source, Floats, FeatureTransform], Floats]
 
 
 def _map_columns(
-    columns: Columns, lanes: FeatureTransform, schema: pa.Schema, chunk_map: _ChunkMap
+    columns: Columns, transform: FeatureTransform, schema: pa.Schema, chunk_map: _ChunkMap
 ) -> Transformed:
-    nans, infs = np.zeros((2, len(lanes.known)), np.int64)
+    nans, infs = np.zeros((2, len(transform.known)), np.int64)
     plain = flatten_columns(columns)
     arrays: list[pa.Array] = [None] * len(plain)
     dtypes = [_dtype(kind) for kind in schema.types]
     for source, where in group(plain, BLOCK):
-        part = FeatureTransform._make(f[where] if isinstance(f, np.ndarray) else f for f in lanes)
+        part = FeatureTransform._make(
+            f[where] if isinstance(f, np.ndarray) else f for f in transform
+        )
         outs = [np.empty((source.rows, p.column.width), dtypes[p.index]) for p in source.parts]
         step = max(1, BLOCK // source.width)
         for start in range(0, source.rows, step):
@@ -79,9 +81,9 @@ def _map_columns(
             if not part.known.all():
                 y[~part.known] = 0.0
             for p, out in zip(source.parts, outs, strict=True):
-                out[start:stop] = y[p.lanes].T
+                out[start:stop] = y[p.features].T
         for p, out in zip(source.parts, outs, strict=True):
-            flat = _to_arrow(p.column, out, part.known[p.lanes])
+            flat = _to_arrow(p.column, out, part.known[p.features])
             arrays[p.index] = _as_list(p.column, flat, schema.types[p.index])
     return Transformed(pa.RecordBatch.from_arrays(arrays, schema=schema), nans, infs)
 
@@ -106,35 +108,35 @@ def _as_list(column: FlatColumn, flat: pa.Array, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=mask)
 
 
-def _normalize_chunk(source: Source, x: Floats, lanes: FeatureTransform) -> Floats:
-    hi, lo = source.locate(lanes.location_hi, lanes.location_lo)
-    spread = source.out_of_units(lanes.scale)
-    if (np.maximum(np.abs(hi), spread) > _FAR).any():
-        x, hi, lo, spread = x / 4, hi / 4, lo / 4, spread / 4
+def _normalize_chunk(source: Source, x: Floats, transform: FeatureTransform) -> Floats:
+    hi, lo = source.locate(transform.location_hi, transform.location_lo)
+    scale = source.out_of_units(transform.scale)
+    if (np.maximum(np.abs(hi), scale) > _OVERFLOW).any():
+        x, hi, lo, scale = x / 4, hi / 4, lo / 4, scale / 4
     y = x - hi[:, np.newaxis]
     if lo.any():
         y -= lo[:, np.newaxis]
-    y /= spread[:, np.newaxis]
-    if lanes.clip is not None:
-        np.clip(y, -lanes.clip, lanes.clip, out=y)
-    if lanes.gamma is not None and lanes.beta is not None:
-        y *= lanes.gamma[:, np.newaxis]
-        y += lanes.beta[:, np.newaxis]
+    y /= scale[:, np.newaxis]
+    if transform.clip is not None:
+        np.clip(y, -transform.clip, transform.clip, out=y)
+    if transform.gamma is not None and transform.beta is not None:
+        y *= transform.gamma[:, np.newaxis]
+        y += transform.beta[:, np.newaxis]
     return y
 
 
-def _denormalize_chunk(source: Source, y: Floats, lanes: FeatureTransform) -> Floats:
+def _denormalize_chunk(source: Source, y: Floats, transform: FeatureTransform) -> Floats:
     y = source.plain(y)
-    if lanes.gamma is not None and lanes.beta is not None:
-        y = (y - lanes.beta[:, np.newaxis]) / lanes.gamma[:, np.newaxis]
-    hi, lo, spread = lanes.location_hi, lanes.location_lo, lanes.scale
-    far = (np.maximum(np.abs(hi), spread) > _FAR).any()
-    if far:
-        hi, lo, spread = hi / 4, lo / 4, spread / 4
-    x = y * spread[:, np.newaxis]
+    if transform.gamma is not None and transform.beta is not None:
+        y = (y - transform.beta[:, np.newaxis]) / transform.gamma[:, np.newaxis]
+    hi, lo, scale = transform.location_hi, transform.location_lo, transform.scale
+    rescaled = (np.maximum(np.abs(hi), scale) > _OVERFLOW).any()
+    if rescaled:
+        hi, lo, scale = hi / 4, lo / 4, scale / 4
+    x = y * scale[:, np.newaxis]
     x += lo[:, np.newaxis]
     x += hi[:, np.newaxis]
-    return x * 4 if far else x
+    return x * 4 if rescaled else x
 
 
 def _to_arrow(column: FlatColumn, out: NDArray[np.floating], known: NDArray[np.bool_]) -> pa.Array:
@@ -142,6 +144,6 @@ def _to_arrow(column: FlatColumn, out: NDArray[np.floating], known: NDArray[np.b
     n = out.size
     valid = unpack_validity(column.values, 0, n)
     if not known.all():
-        lanes = np.broadcast_to(known, out.shape).reshape(-1)
-        valid = lanes if valid is None else valid & lanes
+        known_values = np.broadcast_to(known, out.shape).reshape(-1)
+        valid = known_values if valid is None else valid & known_values
     return arrow_array(out, valid)
