@@ -1,4 +1,4 @@
-// Python functions for exact sums. All arguments are checked here.
+// The Python functions for exact sums. They check all arguments.
 #include <nanobind/stl/optional.h>
 
 #include "arrow/batch.hpp"
@@ -9,8 +9,8 @@ namespace streambn {
 
 namespace {
 
-// Write the exact sums of a batch, merged with `older` if that is given. Return the first feature
-// whose sums cannot be merged, or -1.
+// Writes the exact sums of a batch. If `older` is given, writes the merge of `older` with the
+// batch. Returns the first feature whose sums cannot be merged, or -1.
 int64_t py_exact_sums(nb::handle batch, nb::handle layout, int threads,
                       std::optional<nb::object> older, nb::handle out) {
     const Batch data(batch, layout);
@@ -29,6 +29,8 @@ int64_t py_exact_sums(nb::handle batch, nb::handle layout, int threads,
     return -1;
 }
 
+// Writes the merge of `older` and `newer`. Returns the first feature whose sums cannot be merged,
+// or -1.
 int64_t py_merge_exact(nb::handle older, nb::handle newer, nb::handle out) {
     const Buffer a(older, 8, INTEGER), b(newer, 8, INTEGER), memory(out, 8, INTEGER, true);
     const auto features = static_cast<int64_t>(memory.items()) / EXACT_ROWS;

@@ -1,4 +1,4 @@
-// Integers of many words: two's complement, lowest word first.
+// Arithmetic of integers of many words, in two's complement with the lowest word first.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,7 @@ inline void negate(Word *x, size_t words) {
     }
 }
 
-// x += y. Return false if the sum does not fit.
+// Computes x += y. Returns false if the sum does not fit.
 inline bool add(Word *x, const Word *y, size_t words) {
     const bool same_sign = is_negative(x, words) == is_negative(y, words);
     const bool sign = is_negative(y, words);
@@ -37,7 +37,7 @@ inline bool add(Word *x, const Word *y, size_t words) {
     return !same_sign || is_negative(x, words) == sign;
 }
 
-// x *= by, for x >= 0. Return false if the product does not fit.
+// Computes x *= by, for x >= 0. Returns false if the product does not fit.
 inline bool multiply(Word *x, size_t words, Word by) {
     Word carry = 0;
     for (size_t i = 0; i < words; ++i) {
@@ -48,12 +48,12 @@ inline bool multiply(Word *x, size_t words, Word by) {
     return carry == 0 && !is_negative(x, words);
 }
 
-// x *= 10**power. Return false if the product does not fit.
+// Computes x *= 10**power. Returns false if the product does not fit.
 inline bool multiply_by_power_of_ten(Word *x, size_t words, uint64_t power) {
     if (is_zero(x, words)) return true;
     const bool negative = is_negative(x, words);
     if (negative) negate(x, words);
-    // Each step adds at least one bit, so a large power ends the loop early.
+    // Each step adds at least one bit, so the loop soon ends even if the power is huge.
     for (bool fits = !is_negative(x, words); power > 0; --power) {
         fits = fits && multiply(x, words, 10);
         if (!fits) return false;
@@ -62,7 +62,7 @@ inline bool multiply_by_power_of_ten(Word *x, size_t words, uint64_t power) {
     return true;
 }
 
-// x /= 2**bits. Return false if x is not a multiple of 2**bits.
+// Computes x /= 2**bits. Returns false if x is not a multiple of 2**bits.
 inline bool divide_by_power_of_two(Word *x, size_t words, size_t bits) {
     const size_t whole = bits / 64, shift = bits % 64;
     const Word sign = is_negative(x, words) ? ~Word{0} : 0;
@@ -75,17 +75,18 @@ inline bool divide_by_power_of_two(Word *x, size_t words, size_t bits) {
     return true;
 }
 
-// The number of bits of x >= 0.
+// Returns the number of bits of x >= 0.
 inline int bit_length(const Word *x, size_t words) {
     for (size_t i = words; i-- > 0;)
         if (x[i]) return static_cast<int>(64 * i) + 64 - __builtin_clzll(x[i]);
     return 0;
 }
 
-// x <<= bits. The caller checks that the result fits.
+// Computes x <<= bits. The caller must know that the result fits.
 inline void shift_left(Word *x, size_t words, size_t bits) {
     const size_t whole = bits / 64, shift = bits % 64;
-    const auto at = [&](size_t i) { return i < words ? x[i] : Word{0}; };  // a negative i wraps
+    // A negative index wraps around to a large one.
+    const auto at = [&](size_t i) { return i < words ? x[i] : Word{0}; };
     for (size_t i = words; i-- > 0;)
         x[i] = shift ? at(i - whole) << shift | at(i - whole - 1) >> (64 - shift) : at(i - whole);
 }

@@ -9,12 +9,13 @@ namespace streambn {
 
 namespace {
 
-// Add counts, which wrap if a state was made by hand.
+// Adds counts. The addition is unsigned, because the counts of a handmade state may overflow.
 int64_t plus(int64_t a, int64_t b) {
     return static_cast<int64_t>(static_cast<uint64_t>(a) + static_cast<uint64_t>(b));
 }
 
-// Give a feature a larger decimal scale. A feature in units of 2**-1074 must hold whole sums.
+// Gives a feature a larger decimal scale. Returns false if the sums do not fit, or if a feature in
+// units of 2**-1074 has sums that are not integers.
 bool rescale(ExactFeature &feature, int64_t scale) {
     if (!feature.decimal && !(divide_by_power_of_two(feature.total, TOTAL_WORDS, UNIT) &&
                            divide_by_power_of_two(feature.squares, SQUARES_WORDS, 2 * UNIT)))
@@ -22,7 +23,7 @@ bool rescale(ExactFeature &feature, int64_t scale) {
     const uint64_t by = static_cast<uint64_t>(scale) - static_cast<uint64_t>(feature.scale);
     feature.decimal = 1;
     feature.scale = scale;
-    // Twice by `by`, because 2 * by may not fit into a word.
+    // Multiply the squares twice, because 2 * by may not fit into a word.
     return multiply_by_power_of_ten(feature.total, TOTAL_WORDS, by) &&
            multiply_by_power_of_ten(feature.squares, SQUARES_WORDS, by) &&
            multiply_by_power_of_ten(feature.squares, SQUARES_WORDS, by);
@@ -81,7 +82,7 @@ void store_exact(int64_t *memory, int64_t features, int64_t feature, const Exact
 }
 
 double rounded_decimal(const Int256 &x, int scale) {
-    // 10**400 has 1329 bits, and a decimal has at most 255.
+    // 10**400 has 1329 bits, and a decimal has at most 255. Their product fits into 28 words.
     constexpr size_t WORDS = 28;
     if (x.is_zero()) return 0;
     Word numerator[WORDS] = {}, denominator[WORDS] = {1};
@@ -89,10 +90,10 @@ double rounded_decimal(const Int256 &x, int scale) {
     std::memcpy(numerator, size.word, sizeof size.word);
     multiply_by_power_of_ten(scale < 0 ? numerator : denominator, WORDS,
                              static_cast<uint64_t>(scale < 0 ? -scale : scale));
-    // With both at the same length, the quotient is in (1/2, 2).
+    // After both have the same length, the quotient is in (1/2, 2).
     const int shift = bit_length(numerator, WORDS) - bit_length(denominator, WORDS);
     shift_left(shift < 0 ? numerator : denominator, WORDS, static_cast<size_t>(shift < 0 ? -shift : shift));
-    // Take 62 bits of the quotient. The first may be 0.
+    // Compute 62 bits of the quotient, of which the first may be 0.
     constexpr int BITS = 62;
     uint64_t quotient = 0;
     for (int i = 0; i < BITS; ++i) {
@@ -108,7 +109,7 @@ double rounded_decimal(const Int256 &x, int scale) {
         shift_left(numerator, WORDS, 1);
     }
     // The number is (quotient + a fraction) * 2**exponent. Round it to 53 bits, or to the last bit
-    // of subnormal numbers.
+    // of a subnormal number.
     const bool more = !is_zero(numerator, WORDS);
     const int exponent = shift - (BITS - 1);
     const int length = 64 - __builtin_clzll(quotient);

@@ -12,15 +12,15 @@ namespace streambn {
 
 namespace {
 
-// A sum in limbs of 32 bits, each in a word of 64, so that carries can wait. Each term changes
-// three limbs by less than 2**32. A task of 2**17 rows adds fewer than 2**23 terms: at most 48 for
-// each of 257 pieces, and at most 32 for each row that is added on its own. A limb therefore stays
-// below 2**55, and no carry is lost.
+// A sum in limbs of 32 bits. Each limb has a word of 64 bits, so carries can be deferred. Each term
+// changes three limbs by less than 2**32. A task of 2**17 rows adds fewer than 2**23 terms: at most
+// 48 for each of 257 pieces, and at most 32 for each row that is added on its own. Each limb
+// therefore stays below 2**55, and no carry is lost.
 template <size_t WORDS>
 class PendingSum {
   public:
     void clear() { std::memset(limbs_, 0, sizeof limbs_); }
-    // Add amount * 2**position, for |amount| <= 2**64.
+    // Adds amount * 2**position, for |amount| <= 2**64.
     void add(__int128 amount, int position) {
         const unsigned __int128 shifted = static_cast<unsigned __int128>(amount) << (position % 32);
         int64_t *limb = limbs_ + position / 32;
@@ -43,24 +43,25 @@ class PendingSum {
 };
 static_assert(RANGE <= int64_t{1} << 17, "the bound of the limbs");
 
-// A feature while its range is summed.
+// The state of a feature while its range is summed.
 struct FeatureSums {
     FeatureReader reader;
     ExactFeature result;
-    Int256 low, high;                   // of decimals beyond 64 bits
-    int64_t low_integer, high_integer;  // as the inner loops return them
+    Int256 low, high;                   // the extremes of decimals beyond 64 bits
+    int64_t low_integer, high_integer;  // the extremes of integers, as in ExactPiece
     PendingSum<TOTAL_WORDS> total;
     PendingSum<SQUARES_WORDS> squares;
 };
 
-// Memory that a thread keeps for its next task.
+// Memory that a thread reuses for its next task.
 struct ExactScratch {
     std::vector<FeatureSums> features;
     std::vector<uint8_t> buffer;
     ExactPiece piece;
 };
 
-// Add a finite value of any exponent. This is three times as slow as the inner loops.
+// Adds a finite value of any exponent. The inner loops are three times as fast, but do not cover
+// all exponents.
 void add_number(FeatureSums &to, double value) {
     uint64_t bits;
     std::memcpy(&bits, &value, sizeof bits);
@@ -100,8 +101,8 @@ void add_terms(FeatureSums &to, const ExactPiece &piece, int unit) {
         to.squares.add(piece.square[i].amount, piece.square[i].exponent + 2 * unit);
 }
 
-// Add decimals beyond 64 bits. Few columns use the extra digits. A piece without them is summed as
-// 64-bit integers.
+// Adds decimals beyond 64 bits. Few columns use the additional digits, so a piece whose values fit
+// into 64 bits is summed as 64-bit integers.
 void add_decimals(const Column &column, int64_t index, int64_t start, int n, const uint8_t *bits,
                   FeatureSums &to, ExactPiece &piece) {
     const int size = size_of(column.type);
@@ -137,7 +138,7 @@ void add_decimals(const Column &column, int64_t index, int64_t start, int n, con
     }
 }
 
-// `index`: of the feature in its column.
+// Adds one piece of a feature. `index` is the index of the feature in its column.
 void add_piece(const Column &column, int64_t index, const void *values, int64_t start, int n,
                FeatureSums &to, ExactPiece &piece) {
     const Kernels &inner = kernels();
@@ -169,7 +170,8 @@ void add_piece(const Column &column, int64_t index, const void *values, int64_t 
     if (verdict == Verdict::taken) {
         add_terms(to, piece, is_decimal(column.type) ? 0 : UNIT);
     } else {
-        const double *numbers = static_cast<const double *>(values);  // other types are never out of range
+        // Only float64 values can be out of range.
+        const double *numbers = static_cast<const double *>(values);
         for (int i = 0; i < n; ++i)
             if (is_valid(valid_bits, i)) add_number(to, numbers[i]);
     }
@@ -184,7 +186,7 @@ void add_piece(const Column &column, int64_t index, const void *values, int64_t 
     to.result.count += valid;
 }
 
-// The sums of a feature's range.
+// Returns the sums of a feature's range.
 const ExactFeature &finished(const Column &column, FeatureSums &sums) {
     ExactFeature &result = sums.result;
     if (result.count == 0) return result;
@@ -248,7 +250,7 @@ void sum_range(const ExactTask &task, ExactScratch &scratch, std::mutex &mutex) 
     for (int64_t k = 0; k < task.features; ++k) {
         const ExactFeature &result = finished(column, features[static_cast<size_t>(k)]);
         const std::lock_guard<std::mutex> guard(mutex);
-        (void)merge(task.out[k], result);  // ranges of one column have the same unit
+        (void)merge(task.out[k], result);  // cannot fail: all ranges of a column have the same unit
     }
 }
 
@@ -269,7 +271,7 @@ std::vector<ExactFeature> exact_sums(const std::vector<Column> &columns, int thr
             out += column.width;
         }
     }
-    // Ranges are merged in the order in which they finish. The sums do not depend on it.
+    // The ranges merge in the order in which they finish. Exact sums do not depend on that order.
     std::mutex mutex;
     run_tasks<ExactScratch>(static_cast<int64_t>(tasks.size()), extents.bytes, threads,
                             [&](int64_t i, ExactScratch &scratch) {

@@ -1,4 +1,4 @@
-// The exact sums of a piece, of x and of x*x, as a few integers times powers of two.
+// The exact sums of x and of x*x over a piece, as a few integers times powers of two.
 #pragma once
 
 #include "simd/integer_sums_of_floats.hpp"
@@ -9,7 +9,7 @@ namespace streambn::STREAMBN_SIMD {
 template <class T>
 Verdict sum_to_integers(const void *values, int n, const uint8_t *bits, ExactPiece *out) {
     const T *x = static_cast<const T *>(values);
-    // Missing values and a tail are for the loops with a mask.
+    // Only the loops with a mask handle missing values and a tail.
     if (!bits && n % WIDTH) bits = FULL_BITS.octets;
     if constexpr (std::is_same<T, uint64_t>::value || HAS_ALL_LOOPS<T>) {
         if constexpr (Reader<T>::FLOAT)

@@ -2,16 +2,17 @@
 //
 // A sum s that starts at 1.5 * 2**K is a multiple of 2**(K - 52) while it stays in
 // [2**K, 2**(K + 1)]. The addition s + v rounds v to that grid, and the remainder
-// v - ((s + v) - s) is exact (S. M. Rump, T. Ogita and S. Oishi, 2008, "Accurate floating-point
-// summation", part I). For |v| <= 2**E and DEPTH = 64 terms, K = E + 8 is enough: the sum moves
-// by at most 64 * (2**E + 2**(K - 53)) < 2**(K - 1).
+// v - ((s + v) - s) is exact. For |v| <= 2**E and DEPTH = 64 terms, K = E + 8 is enough, because
+// the sum moves by at most 64 * (2**E + 2**(K - 53)) < 2**(K - 1).
 //
 // A remainder is at most 2**(K - 53) = 2**(E - 45). It enters a second sum in the same way, with
 // E - 45 in place of E and a grid of 2**(E - 89). If all values are multiples of that grid, no
-// remainder is left and both sums are exact. The bits of a sum less the bits of its start are
-// the integer, in grid units, by which the sum moved.
+// remainder is left and both sums are exact. The bits of a sum, minus the bits of its start, are
+// the integer number of grid units by which the sum moved.
 //
-// A square is the sum of two floats: the rounded square h, and the rounding error l.
+// A square is the sum of two floats, the rounded square h and its rounding error l.
+//
+// Source: S. M. Rump, T. Ogita and S. Oishi, 2008, "Accurate floating-point summation", part I.
 #pragma once
 
 #include "simd/packs.hpp"
@@ -21,13 +22,15 @@ namespace streambn::STREAMBN_SIMD {
 constexpr int DEPTH = PIECE / WIDTH;
 static_assert(DEPTH <= 64, "the bounds of the sums");
 constexpr int HEADROOM = 8;          // K - E
-constexpr int GRID = HEADROOM - 52;  // the exponent of the grid, less E
-constexpr int LEFT = GRID - 1;       // the exponent of a remainder, less E
-// In this range of float64, no part of a value or a square is subnormal and no sum overflows.
-// The caller sums other values, and values that are more than WIDE exponents apart.
+constexpr int GRID = HEADROOM - 52;  // the exponent of the grid, minus E
+constexpr int LEFT = GRID - 1;       // the exponent of a remainder, minus E
+// Within this range of float64, no part of a value or a square is subnormal and no sum overflows.
+// The caller sums values outside the range, and values that are more than WIDE exponents apart.
 constexpr int TOP_EXPONENT = 480, BOTTOM_EXPONENT = -428, WIDE = 300;
-// The greatest distance of exponents for which two sums hold all of h: the last bit of h is at
-// 2 * BOTTOM - 52, and 2 * (TOP + 1) + LEFT + GRID is not above it. For l there is more room.
+// The greatest distance TOP - BOTTOM for which two sums hold all of h. TOP and BOTTOM are the
+// exponents of the greatest and the least magnitude. The last bit of h is at 2 * BOTTOM - 52, and
+// the grid of the second sum, at 2 * (TOP + 1) + LEFT + GRID, is not above it. For l there is more
+// room.
 constexpr int NARROW = 17;
 static_assert(2 * NARROW + 52 + 2 <= -(LEFT + GRID), "h is exact");
 static_assert(2 * NARROW + 104 + 2 <= 54 - (LEFT + GRID), "l is exact");
@@ -42,7 +45,7 @@ STREAMBN_INLINE Pack magnitude(const Pack &x) {
         (Register<int64_t>)x.part[i] & (Register<int64_t>{} + INT64_MAX))));
 }
 
-// The least exponent E with |x| < 2**E, for a normal number x.
+// Returns the least exponent E with |x| < 2**E, for a normal number x.
 STREAMBN_INLINE int exponent_above(double x) {
     uint64_t bits;
     __builtin_memcpy(&bits, &x, sizeof bits);
@@ -51,13 +54,13 @@ STREAMBN_INLINE int exponent_above(double x) {
 
 STREAMBN_INLINE Pack start_of(int exponent) { return broadcast(1.5 * power_of_two(exponent + HEADROOM)); }
 
-// The remainder of v that a sum did not take. Returning the new sum as well made the loop three
-// times slower with AVX2 (GCC 12).
+// Returns the remainder of v that a sum did not take. Returning the new sum as well would make the
+// loop three times slower with AVX2 (GCC 12).
 STREAMBN_INLINE Pack left_of(const Pack &v, const Pack &before, const Pack &after) {
     return v - (after - before);
 }
 
-// x*x - square, exactly, where `square` is x*x rounded once.
+// Returns x*x - square exactly, where `square` is x*x rounded once.
 STREAMBN_INLINE Pack error_of_square(const Pack &square, const Pack &x) {
 #if defined(__AVX512F__)
     return each<double>([&](auto i) __attribute__((always_inline)) {
@@ -72,12 +75,12 @@ STREAMBN_INLINE Pack error_of_square(const Pack &square, const Pack &x) {
 #endif
 }
 
-// Sums run in as many sets as there are registers for.
+// The number of interleaved sets of sums that fit into the registers.
 constexpr int SETS = PARTS == 1 ? 2 : 1;
 struct FloatSums {
     Pack first, first_left, square, square_left, error, error_left;
 };
-// The amount by which the sums a and b moved from their start for exponent E.
+// Returns the total amount by which the sums a and b moved from their start for `exponent`.
 STREAMBN_INLINE ExactTerm term_of(const Pack &a, const Pack &b, int exponent) {
     const Ints start = bits_of(start_of(exponent));
     Ints moved = bits_of(a) - start;
@@ -113,7 +116,7 @@ STREAMBN_INLINE Extent<double> extent_of(const T *x, int n, const uint8_t *bits,
             best_of(least, lesser)};
 }
 
-// The valid values of a piece as float64, with `filler` in all other places of whole packs. The
+// The valid values of a piece as float64, with a filler in all other places of whole packs. The
 // rare cases below read this array.
 struct FilledPiece {
     alignas(64) double values[PIECE];
@@ -121,7 +124,7 @@ struct FilledPiece {
 };
 template <class T>
 __attribute__((noinline)) void fill(FilledPiece *to, const T *x, int n, const uint8_t *bits, double filler) {
-    // By its bits, because `broadcast` turns -0.0 into 0.0.
+    // Broadcast the bits of the filler, because `broadcast` turns -0.0 into 0.0.
     int64_t number;
     __builtin_memcpy(&number, &filler, sizeof number);
     const Ints same = broadcast(number);
@@ -132,7 +135,8 @@ __attribute__((noinline)) void fill(FilledPiece *to, const T *x, int n, const ui
     });
 }
 
-// Set the sign of extremes that are zero: -0.0 comes before 0.0, which no comparison sees.
+// Sets the sign of extremes that are zero. -0.0 comes before 0.0, but comparisons treat them as
+// equal.
 __attribute__((noinline)) inline void order_zeros(const FilledPiece &piece, ExactPiece *out) {
     Ints some = broadcast<int64_t>(0), all = broadcast<int64_t>(-1);
     for (int k = 0; k < piece.packs; ++k) {
@@ -155,12 +159,12 @@ __attribute__((noinline)) inline bool has_not_finite(const FilledPiece &piece) {
     return any(not_finite(sum));
 }
 
-// Sum values below 2**exponent, and then their remainders, level by level until none is left.
-// Each level takes at least 44 bits off the greatest value. Return the number of levels, or -1
-// if there is a NaN or an infinity.
+// Sums values below 2**exponent and then their remainders, level by level, until no remainder is
+// left. Each level lowers the greatest value by at least 44 bits. Returns the number of levels, or
+// -1 if a value is NaN or infinite.
 __attribute__((noinline)) inline int sum_levels(double *rest, int packs, int exponent, ExactTerm *terms) {
     for (int level = 0;; ++level) {
-        // Two sums take turns, so that no addition waits for the one before it.
+        // Two sums take turns, so that no addition waits for the previous one.
         const Pack start = start_of(exponent);
         Pack a = start, b = start, largest_a = broadcast(0.0), largest_b = largest_a;
         const auto take = [&](int k, Pack &sum, Pack &largest) __attribute__((always_inline)) {
@@ -186,7 +190,8 @@ __attribute__((noinline)) inline int sum_levels(double *rest, int packs, int exp
     }
 }
 
-// Sum a piece whose values are too far apart for two sums. Squares of float32 have no error.
+// Sums a piece whose values are too far apart for two sums. `with_errors` is false for float32,
+// whose squares have no rounding error.
 __attribute__((noinline)) inline Verdict sum_far_apart(FilledPiece &piece, int exponent, bool with_errors,
                                                        ExactPiece *out) {
     alignas(64) double square[PIECE], error[PIECE];
@@ -209,7 +214,8 @@ STREAMBN_INLINE Verdict sum_floats(const T *x, int n, const uint8_t *bits, Exact
     const T first_value = x[MASKED ? first_valid(bits) : 0];
     const Pack filler = broadcast((double)first_value);
     const Extent<double> extent = extent_of<T, MASKED>(x, n, bits, filler);
-    // This fails if all values are NaN. If only some are, the sums become NaN below.
+    // This condition rejects a piece of NaN alone. If only some values are NaN, the sums below
+    // become NaN.
     if (!(extent.low > -INFINITE && extent.high < INFINITE && extent.low <= extent.high))
         return Verdict::not_finite;
     out->low = extent.low, out->high = extent.high;
@@ -264,7 +270,7 @@ STREAMBN_INLINE Verdict sum_floats(const T *x, int n, const uint8_t *bits, Exact
         out->square[2] = term_of(a.error, b.error, 2 * top - 54);
         out->square[3] = term_of(a.error_left, b.error_left, 2 * top - 54 + LEFT);
     } else {
-        // A float32 has 24 bits, or fewer if it is subnormal. Squares have no rounding error.
+        // A float32 has 24 bits, or fewer if it is subnormal, so its square has no rounding error.
         constexpr int DIGITS = 24, LAST = -149;
         const int last = bottom - (DIGITS - 1) > LAST ? bottom - (DIGITS - 1) : LAST;
         static_assert(2 * GRID >= LEFT + GRID, "where one sum takes all x, two take all squares");

@@ -7,7 +7,7 @@ namespace streambn::STREAMBN_SIMD {
 
 using Words = Vector<uint64_t>;
 
-// The product of the lower 32 bits of each element.
+// Returns the products of the lower 32 bits of the elements.
 STREAMBN_INLINE Words multiply_low(const Words &a, const Words &b) {
     return each<uint64_t>([&](auto i) __attribute__((always_inline)) {
 #if defined(__AVX512F__)
@@ -24,7 +24,8 @@ STREAMBN_INLINE Words multiply_low(const Words &a, const Words &b) {
 STREAMBN_INLINE Words lower(const Words &a) { return a & broadcast<uint64_t>(0xffffffff); }
 STREAMBN_INLINE Words upper(const Words &a) { return each<uint64_t>(STREAMBN_PART(a.part[i] >> 32)); }
 
-// Shorter integers as 32 bits. GCC 12 converts 8 octets one by one.
+// Converts shorter integers to 32 bits. The intrinsics are needed because GCC 12 converts eight
+// bytes one by one.
 template <class T>
 STREAMBN_INLINE Vector<int32_t> widened(const T *x) {
 #if defined(__AVX2__)
@@ -45,7 +46,7 @@ STREAMBN_INLINE Vector<int32_t> widened(const T *x) {
     return convert<int32_t>(load<T>(x));
 }
 
-// The values as int64, uint64 less 2**63.
+// Converts values to int64. 2**63 is subtracted from uint64 values.
 template <class T>
 STREAMBN_INLINE Ints ordered(const T *x) {
     if constexpr (std::is_same<T, uint64_t>::value)
@@ -56,7 +57,8 @@ STREAMBN_INLINE Ints ordered(const T *x) {
         return convert<int64_t>(load<T>(x));
 }
 
-// Sums of products below 2**64, with the halves apart. Each sum is below 64 * 2**32.
+// Sums of products below 2**64. The halves of the products are summed separately, and each element
+// of a sum stays below 64 * 2**32.
 struct HalfSums {
     Words low = broadcast<uint64_t>(0), high = broadcast<uint64_t>(0);
     STREAMBN_INLINE void add(const Words &product) {
@@ -69,8 +71,10 @@ struct HalfSums {
     }
 };
 
-// How large the integers of a piece are. Small: 512 squares stay below 2**61. Medium: below
-// 2**32, so that squares fit into 64 bits. Large: all others.
+// The size of the integers of a piece:
+// - small: magnitudes below 2**26, so that the sum of 512 squares stays below 2**61;
+// - medium: magnitudes of at most 2**32 - 1, so that squares fit into 64 bits;
+// - large: all others.
 enum class Size { small, medium, large };
 
 template <class T, bool MASKED, Size SIZE>
@@ -150,7 +154,7 @@ STREAMBN_INLINE Verdict sum_integers(const T *x, int n, const uint8_t *bits, Exa
     }
     out->low_integer = least, out->high_integer = most;
     const auto within = [&](int64_t bound) {
-        // Only the greatest unsigned value counts.
+        // Unsigned values are bounded by the greatest value alone.
         return UNSIGNED ? ((uint64_t)most ^ FLIP) < (uint64_t)bound : least > -bound && most < bound;
     };
     if (sizeof(T) < 4 || within(1 << 26))

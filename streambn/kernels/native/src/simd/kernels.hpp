@@ -1,5 +1,5 @@
-// The inner loops. baseline.cpp, avx2.cpp and avx512.cpp each provide all of them for one
-// instruction set, and dispatch.cpp chooses one set for this machine.
+// The interface of the inner loops. baseline.cpp, avx2.cpp and avx512.cpp each compile all loops
+// for one instruction set. dispatch.cpp chooses one of them at run time.
 #pragma once
 
 #include <cstddef>
@@ -7,14 +7,16 @@
 
 namespace streambn {
 
-// Values per call of an inner loop: 4 KB of float64, which stay in the first-level cache for a
-// second pass. At most 16 terms enter a plain sum before it joins a double-double. In a column
-// of two distinct values all rounding errors agree, and m2 then has a relative error of 4e-16.
-// With 4096 values per piece it was 8e-15.
+// The largest number of values per call of an inner loop. They are 4 KB of float64, which stay in
+// the first-level cache for a second pass.
+//
+// At most 16 terms enter a plain sum before it joins a double-double. In a column of two distinct
+// values all rounding errors agree, and m2 has a relative error of 4e-16. With 4096 values per
+// piece, the error would be 8e-15.
 constexpr int PIECE = 512;
 
-// Value types. The first eleven have inner loops. Unsigned 64-bit integers are read as signed
-// integers less 2**63.
+// The types of values. The first eleven have inner loops. The loops subtract 2**63 from an unsigned
+// 64-bit integer and read it as a signed integer.
 enum class Type : uint8_t {
     float64, float32, float16, int8, int16, int32, int64, uint8, uint16, uint32, uint64,
     decimal32, decimal64, decimal128, decimal256, null,
@@ -23,18 +25,18 @@ constexpr int LOOP_TYPES = 11;
 constexpr bool is_float(Type type) { return type <= Type::float16; }
 constexpr bool is_wide(Type type) { return type == Type::int64 || type == Type::uint64; }
 
-// The centre c of the differences d = x - c. For 64-bit integers it is an integer, and the
-// subtraction is in integers.
+// The centre c of the differences d = x - c. For the 64-bit integer types, the centre is an integer
+// and the subtraction is an integer subtraction.
 union Origin {
     double number;
     int64_t integer;
 };
 
-// Sums over some pieces: eight interleaved sums of each kind, each as hi + lo.
+// Sums over some pieces. Eight interleaved sums of each kind are kept, each as hi + lo.
 struct alignas(64) Sums {
-    double first_hi[8], first_lo[8];    // of w*d
-    double second_hi[8], second_lo[8];  // of w*d*d
-    union {                             // integers for the 64-bit integer types
+    double first_hi[8], first_lo[8];    // sums of w*d
+    double second_hi[8], second_lo[8];  // sums of w*d*d
+    union {                             // the 64-bit integer types use the integers
         double low[8];
         int64_t low_integer[8];
     };
@@ -45,17 +47,17 @@ struct alignas(64) Sums {
 };
 
 enum class Verdict : uint8_t {
-    taken,
-    not_finite,   // a value is NaN or infinite; nothing was added
-    out_of_range  // a square would leave the range of float64; nothing was added
+    taken,        // all valid values were added
+    not_finite,   // nothing was added, because a value is NaN or infinite
+    out_of_range  // nothing was added, because a square may leave the range of float64
 };
 
 struct NotFinite {
     int64_t nans, pos_infs, neg_infs;
 };
 
-// The transform of one column. Each array repeats the parameters of the column's features, so
-// that `period` is both a whole number of rows and a multiple of 8.
+// The parameters of the transform of one column. Each array has `period` elements, which repeat the
+// parameters of the column's features. `period` is both a whole number of rows and a multiple of 8.
 struct Maps {
     const double *location_hi, *location_lo, *scale, *inverse_scale, *gamma, *beta;
     double clip;
@@ -63,28 +65,29 @@ struct Maps {
     int64_t period;
 };
 
-// Row i of a piece weighs weights[i] * given[i] * factor. Both arrays can be read up to the next
-// multiple of 8. A null `given` stands for ones; a null `weights` stands for ones in both.
+// The weights of the rows of a piece: row i weighs weights[i] * given[i] * factor. Both arrays are
+// readable up to the next multiple of 8. A null `given` stands for ones. A null `weights` stands
+// for ones in both.
 struct RowWeights {
     const double *weights, *given;
     double factor;
 };
-// W, C and Q of some rows: the sum of w, of w_i*w_j over i < j, and of w*w.
+// W, C and Q of some rows. The docstring of streambn/accumulators/moments.py defines them.
 struct PieceWeights {
     double weight, pairs, squares;
 };
 
-// Add n <= PIECE values. `bits` holds the validity, one bit per value from the lowest bit of the
-// first byte on; null means that all values are valid. If rows have both bits and weights,
-// `valid_weights` receives the weights of the valid rows, without `given` and `factor`.
+// Adds n <= PIECE values. `bits` holds the validity, one bit per value from the lowest bit of the
+// first byte on. Null `bits` mean that all values are valid. If rows have both bits and weights,
+// `valid_weights` receives W, C and Q of the valid rows, without `given` and `factor`.
 using SumPiece = Verdict (*)(const void *values, int n, const uint8_t *bits, Origin origin,
                              const RowWeights &rows, Sums *sums, PieceWeights *valid_weights);
-// Part of an exact sum: amount * 2**exponent.
+// A term of an exact sum: amount * 2**exponent.
 struct ExactTerm {
     int64_t amount;
     int exponent;
 };
-// The exact sums and the extremes of a piece. Extremes of uint64 are less 2**63.
+// The exact sums and the extremes of a piece. 2**63 is subtracted from extremes of uint64.
 struct ExactPiece {
     union {
         double low;
@@ -94,40 +97,42 @@ struct ExactPiece {
         double high;
         int64_t high_integer;
     };
-    int totals, squares;   // the number of terms
-    ExactTerm total[16];   // of the sum of x
-    ExactTerm square[48];  // of the sum of x*x
+    int totals, squares;   // the numbers of terms
+    ExactTerm total[16];   // the terms of the sum of x
+    ExactTerm square[48];  // the terms of the sum of x*x
 };
-// Sum n <= PIECE values without rounding; at least one of them is valid. If the verdict is
+// Sums n <= PIECE values without rounding. At least one value must be valid. If the verdict is
 // out_of_range, only the extremes are set.
 using ExactSum = Verdict (*)(const void *values, int n, const uint8_t *bits, ExactPiece *piece);
-// Clear the bits of NaN and infinities, and count them.
+// Clears the bits of NaN and infinite values, and counts those that were valid.
 using FindFinite = void (*)(const void *values, int n, uint8_t *bits, NotFinite *counts);
-// Write values less the origin as float64.
+// Writes x - origin as float64 for each value x.
 using Widen = void (*)(const void *values, int n, Origin origin, double *differences);
-// Transform n values; n is a multiple of the period or reaches the end of the column. Return
-// whether a valid value is NaN or infinite.
+// Transforms n <= PIECE values. The parameters of the first value are at index `phase` of the
+// arrays. n is a multiple of 8 unless the values reach the end of the column. `stream` writes past
+// the cache. Returns whether a valid value is NaN or infinite.
 using MapPiece = bool (*)(const void *values, int n, int64_t phase, const uint8_t *bits,
                           const Maps &maps, void *out, bool stream);
 
-// Mean and sum of squares of a feature that learns value by value.
+// The mean and m2 of a feature that learns value by value.
 struct RunningMoments {
     double mean_hi, mean_lo, m2_hi, m2_lo;
 };
-// Weights in the merge of a feature with one value. The feature weighs `w` after its decay.
+// The weights in the merge of a feature with one value.
 struct MergeShares {
-    double w, decay, heavy;     // heavy: the larger of the two weights
-    double light_hi, light_lo;  // the smaller weight over the sum of both
-    bool from_value;            // the value is the heavier one
+    double w, decay, heavy;     // the feature's weight after its decay; the larger of both weights
+    double light_hi, light_lo;  // the smaller of both weights, divided by their sum
+    bool from_value;            // whether the value is heavier than the feature
 };
-// Merge a feature that is not empty with one value.
+// Merges a feature that is not empty with one value.
 using AddValue = void (*)(RunningMoments *moments, double hi, double lo, const MergeShares &shares);
 
-// Return the weights of n <= PIECE rows: `given`, times `weights` unless that is null.
+// Returns W, C and Q of n <= PIECE rows. Row i weighs given[i] * weights[i], or given[i] if
+// `weights` is null.
 using Weigh = PieceWeights (*)(const double *given, const double *weights, int n);
 
-// Write the weights 2**((latest - tick) * factor) of n rows, or 0 below 2**-1000, times
-// `weights` unless that is null. `whole`: the ticks are int64, not float64.
+// Writes the weights 2**((latest - tick) * factor) of n rows, or 0 below 2**-1000. Multiplies them
+// by `weights` unless that is null. The ticks are int64 if `whole` is true, and float64 otherwise.
 using TimeWeights = void (*)(const void *ticks, bool whole, int64_t n, Origin latest, double factor,
                              const double *weights, double *out);
 
@@ -137,13 +142,13 @@ struct Kernels {
     const char *name;
     CountBits count_bits;
     SumPiece sum[LOOP_TYPES];           // plain sums of at most 16 terms
-    SumPiece sum_precisely[LOOP_TYPES];   // to 90 bits; without weights
+    SumPiece sum_precisely[LOOP_TYPES];   // sums to 90 bits, without weights
     ExactSum sum_to_integers[LOOP_TYPES];
     Weigh weigh;
     TimeWeights time_weights;
-    FindFinite find_finite[3];          // of the float types
+    FindFinite find_finite[3];          // the float types only
     Widen widen[LOOP_TYPES];
-    MapPiece normalize[2][2];           // [float64, float32 in][float64, float32 out]
+    MapPiece normalize[2][2];           // [input: float64, float32][output: float64, float32]
     MapPiece denormalize[2][2];
     AddValue add_value;
 };
@@ -152,7 +157,8 @@ extern const Kernels baseline_kernels;
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
 
-// The fastest set that this machine runs. STREAMBN_SIMD=baseline|avx2|avx512 selects a lower one.
+// Returns the fastest set of loops that the processor supports. The environment variable
+// STREAMBN_SIMD=baseline|avx2|avx512 selects a lower instruction set.
 const Kernels &kernels();
 
 }  // namespace streambn

@@ -5,7 +5,7 @@
 
 namespace streambn::STREAMBN_SIMD {
 
-// The parameters of a pack.
+// The parameters of the transform of one pack.
 struct Parameters {
     Pack hi, lo, scale, inverse, gamma, beta, clip;
     STREAMBN_INLINE Parameters(const Maps &maps, int64_t at)
@@ -15,9 +15,11 @@ struct Parameters {
           clip(broadcast(maps.clip)) {}
 };
 
-// a / b correctly rounded, from the correctly rounded reciprocal of b, for b within 2**±500.
-// (P. W. Markstein, 1990, "Computation of elementary functions on the IBM RISC System/6000
-// processor".) A division takes ten cycles per pack, twice as long as everything else.
+// Returns a / b, correctly rounded, from the correctly rounded reciprocal of b. b must be within
+// 2**±500. A division takes ten cycles per pack, twice as long as the rest of the transform.
+//
+// Source: P. W. Markstein, 1990, "Computation of elementary functions on the IBM RISC System/6000
+// processor".
 STREAMBN_INLINE Pack quotient(const Pack &a, const Pack &b, const Pack &reciprocal) {
 #if defined(STREAMBN_FMA)
     const Pack q = a * reciprocal;
@@ -25,7 +27,7 @@ STREAMBN_INLINE Pack quotient(const Pack &a, const Pack &b, const Pack &reciproc
         const Register<double> rest = STREAMBN_FMA(-q.part[i], b.part[i], a.part[i]);
         return (Register<double>)STREAMBN_FMA(rest, reciprocal.part[i], q.part[i]);
     });
-    // An infinite quotient has no remainder.
+    // An infinite quotient has no finite remainder, so it stays uncorrected.
     return select(not_finite(q), q, corrected);
 #else
     (void)reciprocal;
@@ -40,11 +42,12 @@ STREAMBN_INLINE Pack mapped(const Pack &x, const Parameters &p) {
         return (y * p.scale + p.lo) + p.hi;
     }
     const Pack centred = (x - p.hi) - p.lo;
-    // A narrower output is rounded from float64 anyway. The product with the reciprocal is off by
-    // at most 1.5 units in the last place of float64 and gives the same output except at a tie.
+    // A narrower output is rounded from float64 anyway, so the product with the reciprocal is
+    // accurate enough. Its error is at most 1.5 units in the last place of float64, and it gives
+    // the same output except near a tie.
     Pack y = sizeof(Out) < sizeof(double) ? centred * p.inverse
                                           : quotient(centred, p.scale, p.inverse);
-    // This order of arguments keeps NaN.
+    // With this order of arguments, NaN stays NaN.
     y = minimum(p.clip, maximum(broadcast(0.0) - p.clip, y));
     return AFFINE ? y * p.gamma + p.beta : y;
 }
@@ -53,7 +56,7 @@ template <class Out>
 STREAMBN_INLINE void write(Out *to, const Pack &y, bool) {
     store(to, convert<Out>(y));
 }
-// `stream`: write past the cache.
+// If `stream` is true, writes past the cache.
 template <>
 STREAMBN_INLINE void write(double *to, const Pack &y, bool stream) {
 #if defined(__AVX512F__)
@@ -68,7 +71,7 @@ STREAMBN_INLINE void write(double *to, const Pack &y, bool stream) {
     store(to, y);
 }
 
-// Map whole packs. `UNIFORM`: all packs have the same parameters. Missing values give 0.
+// Maps whole packs. Missing values give 0. UNIFORM means that all packs have the same parameters.
 template <class In, class Out, bool AFFINE, bool INVERSE, bool MASKED, bool UNIFORM>
 STREAMBN_INLINE Mask map_packs(const In *x, int packs, int64_t phase, const uint8_t *bits,
                                const Maps &maps, Out *out, bool stream) {
@@ -92,7 +95,7 @@ STREAMBN_INLINE Mask map_packs(const In *x, int packs, int64_t phase, const uint
     return bad;
 }
 
-// Map the last few values.
+// Maps the last few values, which do not fill a pack.
 template <class In, class Out, bool AFFINE, bool INVERSE>
 __attribute__((noinline)) bool map_tail(const Tail<In> &tail, int n, int64_t phase, const Maps &maps,
                                         Out *out) {
@@ -110,13 +113,15 @@ STREAMBN_INLINE bool map_values(const In *x, int n, int64_t phase, const uint8_t
     const bool uniform = maps.period == WIDTH;
     bool bad;
     if (!bits) {
-        // In the affine inverse a division takes longer than loading the parameters.
+        // The affine inverse has no loop for uniform parameters, because its division takes longer
+        // than loading the parameters.
         constexpr bool MAY_BE_UNIFORM = !(AFFINE && INVERSE);
         bad = any(MAY_BE_UNIFORM && uniform
                       ? map_packs<In, Out, AFFINE, INVERSE, false, MAY_BE_UNIFORM>(x, packs, phase, bits, maps, out, stream)
                       : map_packs<In, Out, AFFINE, INVERSE, false, false>(x, packs, phase, bits, maps, out, stream));
 #if defined(__AVX2__)
-        if (stream) _mm_sfence();  // makes values written past the cache visible to other threads
+        // Make the values written past the cache visible to other threads.
+        if (stream) _mm_sfence();
 #endif
     } else {
         bad = any(!INVERSE && uniform
@@ -133,7 +138,7 @@ template <class In, class Out, bool INVERSE>
 bool map(const void *values, int n, int64_t phase, const uint8_t *bits, const Maps &maps,
          void *out, bool stream) {
     const In *x = static_cast<const In *>(values);
-    // A float32 input has a float32 output unless the caller asks for another type.
+    // The output is rarely wider than the input, so that case converts the input first.
     if constexpr (HAS_ALL_LOOPS<In> && sizeof(In) >= sizeof(Out)) {
         Out *y = static_cast<Out *>(out);
         return maps.affine ? map_values<In, Out, true, INVERSE>(x, n, phase, bits, maps, y, stream)

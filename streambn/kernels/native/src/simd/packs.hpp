@@ -1,4 +1,4 @@
-// Loops over the packs of a piece, shared by the exact sums.
+// Loops over the packs of a piece, which the exact sums share.
 #pragma once
 
 #include <type_traits>
@@ -7,7 +7,7 @@
 
 namespace streambn::STREAMBN_SIMD {
 
-// Call `take(from, present, k)` for pack k. Without MASKED, n is a multiple of WIDTH.
+// Calls `take(from, present, k)` for each pack k. Unless MASKED, n must be a multiple of WIDTH.
 template <bool MASKED, class T, class Take>
 STREAMBN_INLINE void for_packs(const T *x, int n, const uint8_t *bits, const Take &take) {
     const int whole = n / WIDTH;
@@ -18,8 +18,8 @@ STREAMBN_INLINE void for_packs(const T *x, int n, const uint8_t *bits, const Tak
     }
 }
 
-// The same, with the packs dealt to SETS sets in turn. `k` is the constant index of the set,
-// because a variable index would keep the sums in memory.
+// Like `for_packs`, but deals the packs to SETS sets in turn and passes the index of the set as k.
+// The index is a compile-time constant, because a variable index would keep the sums in memory.
 template <bool MASKED, int SETS, class T, class Take>
 STREAMBN_INLINE void for_sets(const T *x, int n, const uint8_t *bits, const Take &take) {
     if constexpr (SETS == 1) {
@@ -39,20 +39,20 @@ STREAMBN_INLINE void for_sets(const T *x, int n, const uint8_t *bits, const Take
 #define STREAMBN_TAKE(T) \
     [&](const T *from, [[maybe_unused]] uint8_t present, [[maybe_unused]] auto k) __attribute__((always_inline))
 
-// The index of the first valid value.
+// Returns the index of the first valid value. At least one value must be valid.
 inline int first_valid(const uint8_t *bits) {
     int i = 0;
     while (!bits[i]) ++i;
     return 8 * i + __builtin_ctz(bits[i]);
 }
 
-// The extremes of some values; `least` is the least magnitude of a float that is not zero.
+// The extremes of some values. `least` is the least magnitude of the floats that are not zero.
 template <class T>
 struct Extent {
     T low, high, least;
 };
 
-// Combine the values of a register, by halves.
+// Combines the values of a register, by halves.
 template <class T, int BYTES, class Combine>
 STREAMBN_INLINE T fold(const T *values, const Combine &combine) {
     if constexpr (BYTES > 16) {
@@ -71,14 +71,14 @@ STREAMBN_INLINE T fold(const T *values, const Combine &combine) {
     }
 }
 
-// Let the compiler load the elements of an array from memory. GCC 12 otherwise extracts them from
-// a register one by one, or keeps that register in memory during the loop before.
+// Forces the compiler to load the elements of an array from memory. Otherwise GCC 12 extracts them
+// from a register one by one, or keeps that register in memory during the preceding loop.
 template <class T, int N>
 STREAMBN_INLINE void keep_in_memory(T (&array)[N]) {
     __asm__("" : "+m"(array));
 }
 
-// The sum of the elements, modulo 2**64.
+// Returns the sum of the elements, modulo 2**64.
 template <class T>
 STREAMBN_INLINE int64_t sum_of(const Vector<T> &pack) {
     alignas(64) T v[WIDTH];
@@ -87,9 +87,9 @@ STREAMBN_INLINE int64_t sum_of(const Vector<T> &pack) {
     return (int64_t)(((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])));
 }
 
-// Extend `extent` by the values at the front, and return how many. A register compares as many
-// values as fit, which for narrow types are more than a pack. Two registers take turns, because
-// a comparison takes four cycles.
+// Extends `extent` by values from the front, and returns their number. A register compares as many
+// values as fit, and a register of narrow values holds more than a pack. Two registers take turns,
+// because a comparison takes four cycles.
 template <class T>
 STREAMBN_INLINE int extend_by_registers(const T *x, int n, Extent<T> *extent) {
     constexpr bool FLOAT = !std::is_integral<T>::value;

@@ -1,4 +1,4 @@
-// Sums of differences from a centre and of their squares.
+// Sums of the differences from a centre, and of their squares.
 #pragma once
 
 #include "simd/reader.hpp"
@@ -6,7 +6,7 @@
 
 namespace streambn::STREAMBN_SIMD {
 
-// Set hi to the rounded sum hi + x, and add its rounding error to lo (Knuth's two-sum).
+// Sets hi to the rounded sum hi + x, and adds the rounding error to lo (Knuth's two-sum).
 STREAMBN_INLINE void add_exactly(double *hi, double *lo, const Pack &x) {
     const Pack a = load<double>(hi), s = a + x, t = s - a;
     store(hi, s);
@@ -19,10 +19,10 @@ STREAMBN_INLINE void lower_and_raise(const Vector<T> &low, const Vector<T> &high
     store(highs, maximum(high, load<T>(highs)));
 }
 
-// The weights that a loop applies: none, `weights`, or `weights` times `given`.
+// The weights that a loop applies: none, `weights`, or `weights` * `given`.
 enum class Applies { none, weights, both };
 
-// The sums of one pass, in four interleaved sets, so that no addition waits for another.
+// The sums of one pass. Four interleaved sets keep additions from waiting for each other.
 template <class R>
 struct Gathered {
     Pack first[4], second[4];
@@ -35,8 +35,8 @@ STREAMBN_INLINE void gather(Gathered<R> &g, WeightSums &valid_weights, int set, 
                             const RowWeights &rows, int row) {
     auto value = R::raw(x);
     const Mask mask = MASKED ? mask_of(present) : Mask{};
-    // A missing value becomes the centre. It adds nothing to the sums, and it lies among the
-    // data, so the extremes stay.
+    // The centre replaces a missing value. It adds nothing to the sums. It lies among the data, so
+    // it does not change the extremes.
     if (MASKED) value = select(mask, value, c);
     const Pack d = R::offset(value, c);
     Pack wd = d;
@@ -55,7 +55,7 @@ STREAMBN_INLINE void gather(Gathered<R> &g, WeightSums &valid_weights, int set, 
     g.high[set & 1] = maximum(value, g.high[set & 1]);
 }
 
-// Add the sums of a piece. If a difference or a square is not finite, add nothing.
+// Adds the sums of a piece to `sums`. Adds nothing if a difference or a square is not finite.
 template <class R, Applies APPLIES>
 STREAMBN_INLINE Verdict finish(const Gathered<R> &g, double factor, Sums *sums) {
     Pack first = (g.first[0] + g.first[1]) + (g.first[2] + g.first[3]);
@@ -70,8 +70,8 @@ STREAMBN_INLINE Verdict finish(const Gathered<R> &g, double factor, Sums *sums) 
     return Verdict::taken;
 }
 
-// Gather the values after the last group of four packs, and finish. `valid_weights` is null if
-// the weights of the valid rows are not needed.
+// Gathers the values after the last group of four packs, and finishes the piece. `valid_weights` is
+// null if the caller does not need the weights of the valid rows.
 template <class R, Applies APPLIES, class T>
 __attribute__((noinline)) Verdict finish_with_rest(Gathered<R> &g, WeightSums &weights, const T *x,
                                                    int n, const uint8_t *bits, Origin origin,
@@ -110,8 +110,8 @@ STREAMBN_INLINE Verdict sum_piece(const T *x, int n, const uint8_t *bits, Origin
                                        MASKED ? bits[k / WIDTH + i] : 0, c, rows, k + i * WIDTH);
     }
     if (whole < n) {
-        // Only copies are passed by reference, so that the sums above stay in registers. GCC 12
-        // also keeps sums in memory that are copied as a whole.
+        // Pass only copies by reference, so that the sums above stay in registers. The copy is
+        // element by element, because GCC 12 keeps sums in memory that are copied as a whole.
         Gathered<R> more;
         WeightSums more_weights;
 #pragma GCC unroll 4

@@ -1,9 +1,10 @@
 // Sums of differences and of their squares to 90 bits, for short batches.
 //
-// The sums of d and of d*d are cut at a grid so coarse that the upper parts add up without
-// rounding: s + d is rounded to the grid of s, which is larger than any sum. The remainders,
-// at most 2**-45 of the largest value, are summed separately. (S. M. Rump, T. Ogita and
-// S. Oishi, 2008, "Accurate floating-point summation", part I.)
+// Each term is split at a grid so coarse that the upper parts add up without rounding. The sum s
+// starts at a bias above every sum, so s + d rounds d to the grid of s. The remainders are at most
+// 2**-45 of the largest value, and are summed separately.
+//
+// Source: S. M. Rump, T. Ogita and S. Oishi, 2008, "Accurate floating-point summation", part I.
 #pragma once
 
 #include "simd/plain_sums.hpp"
@@ -11,8 +12,9 @@
 
 namespace streambn::STREAMBN_SIMD {
 
-// The distances from a centre whose squares, and the low halves of their sums, are normal
-// numbers. Values lie in 2**±400. Their distance may be twice that, or the last bit of a value.
+// The greatest and the least distance from a centre for which the squares, and the low halves of
+// their sums, are normal numbers. Values lie within 2**±400. Their distance may be as large as twice
+// the greatest value, or as small as the last bit of the least.
 constexpr double BIG = 0x1p402, SMALL = 0x1p-460;
 
 struct Grid {
@@ -28,7 +30,7 @@ STREAMBN_INLINE void extremes(Vector<typename R::Raw> &low, Vector<typename R::R
     high = maximum(value, high);
 }
 
-// `AROUND_ZERO`: the centre is 0, and nothing is subtracted.
+// AROUND_ZERO means that the centre is 0, so nothing is subtracted.
 template <class R, bool MASKED, bool AROUND_ZERO, class T>
 STREAMBN_INLINE void gather_precisely(Grid &g, const T *x, uint8_t present,
                                       const Vector<typename R::Raw> &c) {
@@ -54,7 +56,7 @@ STREAMBN_INLINE Verdict sum_piece_precisely(const T *x, int n, const uint8_t *bi
     using Raw = typename R::Raw;
     const int packs = n / WIDTH, rest = n % WIDTH;
     const Tail<T> tail(x + packs * WIDTH, rest, MASKED ? bits + packs : nullptr);
-    // A valid value takes the place of the missing ones.
+    // A valid value replaces the missing values.
     Vector<Raw> filler = broadcast((Raw)0);
     if (MASKED || rest) {
         int k = 0;
@@ -65,7 +67,7 @@ STREAMBN_INLINE Verdict sum_piece_precisely(const T *x, int n, const uint8_t *bi
         store(some, R::raw(k == packs ? tail.values : x + k * WIDTH));
         filler = broadcast(some[__builtin_ctz(valid)]);
     }
-    constexpr int CHAINS = 4;  // a comparison takes four cycles
+    constexpr int CHAINS = 4;  // independent chains, because a comparison takes four cycles
     Vector<Raw> low[CHAINS], high[CHAINS];
     for (int i = 0; i < CHAINS; ++i) low[i] = broadcast(R::TOP), high[i] = broadcast(R::BOTTOM);
     int k = 0;
@@ -81,8 +83,8 @@ STREAMBN_INLINE Verdict sum_piece_precisely(const T *x, int n, const uint8_t *bi
     high[0] = maximum(maximum(high[0], high[1]), maximum(high[2], high[3]));
     const Raw lowest = best_of(low[0], [](Raw a, Raw b) { return b < a ? b : a; });
     const Raw highest = best_of(high[0], [](Raw a, Raw b) { return b > a ? b : a; });
-    // A NaN compares false with everything. If all values are NaN, the extremes are still at
-    // their start. If only some are, the sums become NaN below.
+    // Every comparison with NaN is false. If all values are NaN, the extremes still have their
+    // initial values. If only some are NaN, the sums below become NaN.
     if (R::FLOAT && !(lowest > R::BOTTOM && highest < R::TOP && lowest <= highest))
         return Verdict::not_finite;
     const Raw centre = R::centre(origin);
@@ -90,7 +92,7 @@ STREAMBN_INLINE Verdict sum_piece_precisely(const T *x, int n, const uint8_t *bi
     const double largest = below > above ? below : above;
     if (!(largest <= BIG) || (largest != 0 && largest < SMALL)) return Verdict::out_of_range;
 
-    // A power of two above all |d|. Each element of a pack sums at most 64 of them.
+    // 2**exponent is above all |d|. Each element of a pack sums at most 64 differences.
     uint64_t bits_of_largest;
     __builtin_memcpy(&bits_of_largest, &largest, sizeof largest);
     const int exponent = largest == 0 ? 0 : (int)(bits_of_largest >> 52) - 1022;
@@ -107,13 +109,13 @@ STREAMBN_INLINE Verdict sum_piece_precisely(const T *x, int n, const uint8_t *bi
         gather_precisely<R, MASKED, AROUND_ZERO>(g[0], x + (packs - 1) * WIDTH,
                                                  MASKED ? bits[packs - 1] : 0, c);
     if (rest) gather_precisely<R, true, AROUND_ZERO>(g[1], tail.values, tail.present, c);
-    // On the grid this sum is exact too.
+    // Both sums are on the same grid, so adding them is exact, too.
     const Pack first = (g[0].first - bias) + (g[1].first - bias);
     if (R::FLOAT && any(not_finite(first))) return Verdict::not_finite;
     add_exactly(sums->first_hi, sums->first_lo, first);
     add_exactly(sums->second_hi, sums->second_lo,
                 (g[0].second - bias_square) + (g[1].second - bias_square));
-    // The remainders are as far below the sum as its own low half.
+    // The remainders are of the order of the low half of the sum, so plain additions are enough.
     const auto add_to = [](double *sum, const Pack &more) { store(sum, load<double>(sum) + more); };
     add_to(sums->first_lo, g[0].first_rest + g[1].first_rest);
     add_to(sums->second_lo, g[0].second_rest + g[1].second_rest);
@@ -130,7 +132,7 @@ Verdict sum_precisely(const void *values, int n, const uint8_t *bits, Origin ori
         if constexpr (WIDE) {
             if (!bits) return sum_piece_precisely<T, false, false>(x, n, bits, origin, sums);
         } else {
-            // Every type but the 64-bit integers starts around zero.
+            // The first centre is zero for all types except the 64-bit integers.
             if (!bits && origin.number == 0)
                 return sum_piece_precisely<T, false, true>(x, n, bits, origin, sums);
         }

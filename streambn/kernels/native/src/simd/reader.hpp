@@ -1,4 +1,4 @@
-// Reading a type: how its values are loaded, centred and compared.
+// How the values of each type are loaded, centred and compared.
 #pragma once
 
 #include <type_traits>
@@ -10,10 +10,10 @@ namespace streambn::STREAMBN_SIMD {
 
 constexpr double INFINITE = __builtin_huge_val();
 
-// The arithmetic at the end of each piece stops the processor's own prefetching, which halves the
-// speed. A cache line is therefore requested into the second-level cache long before it is used,
-// and later into the first. A single request 3 KB ahead took 9 % longer for 1,000 columns and
-// 8 % longer for int64.
+// The distances of prefetches, in bytes. The arithmetic at the end of each piece interrupts the
+// hardware prefetcher, which halves the speed. The loops therefore prefetch each cache line into
+// the second-level cache long before its use, and later into the first-level cache. A single
+// prefetch 3 KB ahead took 9 % longer for 1,000 columns and 8 % longer for int64.
 constexpr int FAR_AHEAD = 16384, AHEAD = 2048;
 STREAMBN_INLINE void prefetch(const void *line) {
     const char *octets = static_cast<const char *>(line);
@@ -21,7 +21,7 @@ STREAMBN_INLINE void prefetch(const void *line) {
     __builtin_prefetch(octets + AHEAD);
 }
 
-// Values are compared as `Raw`.
+// Reads a type whose values float64 represents exactly. Values are compared as `Raw`.
 template <class T, bool IS_FLOAT>
 struct NumberReader {
     using Raw = double;
@@ -35,8 +35,8 @@ struct NumberReader {
     static STREAMBN_INLINE double *high(Sums *s) { return s->high; }
 };
 
-// float64 does not hold all 64-bit integers, so they are centred and compared as integers. An
-// unsigned value is read less 2**63, which keeps the order.
+// Reads a 64-bit integer type. float64 does not represent all 64-bit integers, so they are centred
+// and compared as integers. 2**63 is subtracted from unsigned values, which keeps their order.
 template <class T, uint64_t FLIP>
 struct WideReader {
     using Raw = int64_t;
@@ -47,7 +47,7 @@ struct WideReader {
         return FLIP ? value ^ broadcast((int64_t)FLIP) : value;
     }
     static STREAMBN_INLINE Raw centre(Origin origin) { return origin.integer; }
-    // The difference is modulo 2**64. The caller checks that the true one fits.
+    // The difference is modulo 2**64. The caller checks that the true difference fits.
     static STREAMBN_INLINE Pack offset(const Ints &x, const Ints &c) {
         return convert<double>(each<int64_t>(STREAMBN_PART((Register<int64_t>)(
             (Register<uint64_t>)x.part[i] - (Register<uint64_t>)c.part[i]))));
@@ -74,12 +74,13 @@ struct Reader<int64_t> : WideReader<int64_t, 0> {};
 template <>
 struct Reader<uint64_t> : WideReader<uint64_t, (uint64_t)1 << 63> {};
 
-// Every loop that is compiled costs build time, in each instruction set. float64, float32 and
-// int64 have loops for all cases. The other types have one loop, for whole pieces of valid,
-// unweighted values. In all other cases their values are first converted to float64 or int64,
-// which is exact, so the bits of the result are the same.
+// Each compiled loop costs build time in each instruction set. float64, float32 and int64 have loops
+// for all cases. The other types have a single loop, for whole pieces of valid, unweighted values.
+// In all other cases their values are first converted to float64 or int64. The conversion is exact,
+// so the bits of the result are the same.
 //
-// On x86-64 the baseline serves processors before 2013, and has loops for float64 and int64 only.
+// On x86-64 the baseline serves processors from before 2013. It has loops for float64 and int64
+// only.
 #if defined(STREAMBN_FEW_LOOPS)
 constexpr bool FEW_LOOPS = true;
 #else
@@ -91,7 +92,7 @@ constexpr bool HAS_ALL_LOOPS = std::is_same<T, double>::value || std::is_same<T,
 template <class T>
 using Wider = typename std::conditional<std::is_same<T, uint64_t>::value, int64_t, double>::type;
 
-// The last few values as a whole pack, and the bits of those that are valid.
+// The last few values of a piece as a whole pack, and the bits of its valid values.
 template <class T>
 struct Tail {
     T values[WIDTH] = {};
@@ -126,7 +127,7 @@ void widen(const void *values, int n, Origin origin, double *differences) {
     }
 }
 
-// Write `read(x)` for each pack of n values. `to` has room for whole packs.
+// Writes `read(x)` for each pack of n values. `to` must have room for whole packs.
 template <class To, class T, class Read>
 STREAMBN_INLINE void convert_values(To *to, const T *x, int n, const Read &read) {
     const int whole = n / WIDTH * WIDTH;
@@ -134,7 +135,7 @@ STREAMBN_INLINE void convert_values(To *to, const T *x, int n, const Read &read)
     if (whole < n) store(to + whole, read(Tail<T>(x + whole, n - whole, nullptr).values));
 }
 
-// 2**exponent, a normal number.
+// Returns 2**exponent, which must be a normal number.
 STREAMBN_INLINE double power_of_two(int exponent) {
     const uint64_t bits = (uint64_t)(exponent + 1023) << 52;
     double power;
@@ -142,7 +143,7 @@ STREAMBN_INLINE double power_of_two(int exponent) {
     return power;
 }
 
-// The least or the greatest of eight values, as a tree, because a comparison takes four cycles.
+// Returns the best of eight values. The comparisons form a tree, because each takes four cycles.
 template <class Raw, class Better>
 STREAMBN_INLINE Raw best_of(const Vector<Raw> &pack, const Better &better) {
     alignas(64) Raw v[WIDTH];

@@ -1,4 +1,5 @@
-// The merge of a feature's moments with one value.
+// The merge of a feature's moments with one value. The docstring of
+// streambn/accumulators/moments.py has the formula.
 #pragma once
 
 #include "simd/kernels.hpp"
@@ -6,12 +7,13 @@
 
 namespace streambn::STREAMBN_SIMD {
 
-// A double-double as in doubledouble.hpp, with fused products if the instruction set has them.
+// A double-double like `Pair` in moments/doubledouble.hpp. Its products are fused if the
+// instruction set has FMA.
 struct Two {
     double hi, lo;
 };
 
-// The sum of a and b, for |a| >= |b| or nearly so.
+// Returns a + b and its rounding error, for |a| >= |b| or nearly so.
 STREAMBN_INLINE Two quick_two_sum(double a, double b) {
     const double s = a + b;
     return {s, b - (s - a)};

@@ -1,9 +1,9 @@
 // Vectors of eight values in the registers of one instruction set.
 //
-// A `Pack` holds eight float64: one AVX-512 register, two of AVX2, or four of SSE2 or NEON.
-// Every operation is the IEEE operation and none is contracted, so all instruction sets give the
-// same bits. baseline.cpp, avx2.cpp and avx512.cpp include this file with different compiler
-// flags, each in its own namespace.
+// A `Pack` holds eight float64 in one AVX-512 register, two AVX2 registers, or four SSE2 or NEON
+// registers. Each operation is the IEEE operation, and the compiler contracts none of them. Apart
+// from explicit FMA, all instruction sets therefore give the same bits. baseline.cpp, avx2.cpp and
+// avx512.cpp include this file with different compiler flags, each in its own namespace.
 #pragma once
 
 #include <cstddef>
@@ -42,10 +42,10 @@ struct Vector {
 };
 using Pack = Vector<double>;
 using Ints = Vector<int64_t>;
-using Mask = Vector<int64_t>;  // an element has all bits set, or none
+using Mask = Vector<int64_t>;  // each element has all bits set or none
 
-// Call `part` with each index as a constant. With a variable index, even in an unrolled loop,
-// GCC 12 keeps packs in memory, at a sixth of the speed.
+// Calls `part` with each index as a compile-time constant. With a variable index, even in an
+// unrolled loop, GCC 12 keeps packs in memory, which is six times slower.
 template <int I>
 struct Index {
     constexpr operator int() const { return I; }
@@ -109,7 +109,7 @@ STREAMBN_INLINE Vector<To> convert(const Vector<From> &a) {
     return each<To>(STREAMBN_PART(__builtin_convertvector(a.part[i], Register<To>)));
 }
 
-// Return the second value if either one is NaN.
+// `minimum` and `maximum` return `b` where either value is NaN.
 template <class T>
 STREAMBN_INLINE Vector<T> minimum(const Vector<T> &a, const Vector<T> &b) {
     return each<T>(STREAMBN_PART(a.part[i] < b.part[i] ? a.part[i] : b.part[i]));
@@ -125,7 +125,7 @@ STREAMBN_INLINE Vector<T> select(const Mask &mask, const Vector<T> &a, const Vec
     return each<T>(STREAMBN_PART(mask.part[i] ? a.part[i] : b.part[i]));
 }
 
-// Expand a byte of a validity bitmap, lowest bit first.
+// Expands a byte of a validity bitmap into a mask, lowest bit first.
 STREAMBN_INLINE Mask mask_of(uint8_t byte) {
     static const int64_t BITS[WIDTH] = {1, 2, 4, 8, 16, 32, 64, 128};
     const Ints bits = load<int64_t>(BITS), all = broadcast<int64_t>(byte);
@@ -141,19 +141,19 @@ STREAMBN_INLINE bool any(const Mask &mask) {
     return seen != 0;
 }
 
-// True where a value is NaN or infinite.
+// Returns a mask that is set where a value is NaN or infinite.
 STREAMBN_INLINE Mask not_finite(const Pack &x) {
     return each<int64_t>(STREAMBN_PART((x.part[i] - x.part[i]) != 0.0));
 }
 
-// a*b + c, rounded once.
+// Computes a*b + c, rounded once.
 #if defined(__AVX512F__)
 #define STREAMBN_FMA(a, b, c) _mm512_fmadd_pd(a, b, c)
 #elif defined(__FMA__)
 #define STREAMBN_FMA(a, b, c) _mm256_fmadd_pd(a, b, c)
 #endif
 
-// sum + d*d, rounded to the last place of `sum`.
+// Returns sum + d*d, rounded to the last place of `sum`.
 STREAMBN_INLINE Pack square_onto(const Pack &sum, const Pack &d) {
 #if defined(STREAMBN_FMA)
     return each<double>([&](auto i) __attribute__((always_inline)) {
@@ -164,12 +164,13 @@ STREAMBN_INLINE Pack square_onto(const Pack &sum, const Pack &d) {
 #endif
 }
 
-// d*d - taken, rounded once, or as accurate as that if `taken` is close to d*d.
+// Returns d*d - taken. With FMA the result is rounded once. Without FMA it is as accurate if `taken`
+// is close to d*d.
 STREAMBN_INLINE Pack square_less(const Pack &taken, const Pack &d) {
 #if defined(STREAMBN_FMA)
     return square_onto(broadcast(0.0) - taken, d);
 #else
-    // Dekker's product splits d into 26 + 26 bits.
+    // Dekker's product: split d into two halves of 26 bits.
     const Pack square = d * d, t = broadcast(134217729.0) * d;
     const Pack high = t - (t - d), low = d - high;
     const Pack cross = high * low;
@@ -177,7 +178,7 @@ STREAMBN_INLINE Pack square_less(const Pack &taken, const Pack &d) {
 #endif
 }
 
-// The bits of a float16. Only the newest instruction sets compute with this type.
+// The bits of a float16. Only the newest instruction sets have arithmetic for float16.
 struct Half {
     uint16_t bits;
 };
@@ -191,7 +192,7 @@ STREAMBN_INLINE Pack load_as_double(const double *from) {
     return load<double>(from);
 }
 #if defined(__AVX512F__)
-// GCC 12 converts the two halves separately.
+// Without this specialization, GCC 12 converts the two halves of the register separately.
 template <>
 STREAMBN_INLINE Pack load_as_double(const float *from) {
     return {{(Register<double>)_mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from))}};
@@ -212,8 +213,9 @@ template <>
 STREAMBN_INLINE Pack load_as_double(const Half *from) {
     const Vector<uint32_t> half = convert<uint32_t>(load<uint16_t>(from));
     return each<double>([&](auto i) __attribute__((always_inline)) {
-        // A multiplication moves the exponent from bias 15 to bias 127. It is exact and
-        // normalizes subnormal numbers. An exponent of all ones (infinity, NaN) stays.
+        // A multiplication changes the bias of the exponent from 15 to 127. It is exact and
+        // normalizes subnormal numbers. An exponent of all ones, for infinity and NaN, remains all
+        // ones.
         const Register<uint32_t> magnitude = (half.part[i] & 0x7fffu) << 13;
         const Register<uint32_t> sign = (half.part[i] & 0x8000u) << 16;
         const Register<float> scaled = (Register<float>)magnitude * 0x1p112f;

@@ -1,18 +1,18 @@
-// The weights of rows, summed: W, C and Q.
+// The sums W, C and Q of the weights of rows.
 #pragma once
 
 #include "simd/reader.hpp"
 
 namespace streambn::STREAMBN_SIMD {
 
-// Replace a subnormal weight by zero. It adds nothing, and multiplying by it costs about a
+// Replaces subnormal weights by zero. They add nothing, and a product with them costs about a
 // hundred cycles.
 STREAMBN_INLINE Pack flushed(const Pack &w) {
     const Pack zero = broadcast(0.0), least = broadcast(0x1p-1022);
     return each<double>(STREAMBN_PART(w.part[i] < least.part[i] ? zero.part[i] : w.part[i]));
 }
 
-// W, C and Q of eight interleaved series, in four sets. No sum over a piece has more than 16
+// W, C and Q of eight interleaved series in each of four sets. No sum over a piece has more than 16
 // terms.
 struct WeightSums {
     Pack weight[4], pairs[4], squares[4];
@@ -25,7 +25,7 @@ struct WeightSums {
         squares[set] = squares[set] + w * w;
         weight[set] = weight[set] + w;
     }
-    // Merge set b into set a.
+    // Merges set b into set a.
     STREAMBN_INLINE void join(int a, int b) {
         pairs[a] = (pairs[a] + pairs[b]) + weight[a] * weight[b];
         squares[a] = squares[a] + squares[b];

@@ -30,7 +30,7 @@ struct Plan {
     Maps maps;
     // The integers nearest to the locations. Subtracting them before values are rounded to float64
     // keeps the low digits.
-    std::vector<int64_t> origins;  // for 64-bit integers; minus 2**63 if they are unsigned
+    std::vector<int64_t> origins;  // for 64-bit integers; 2**63 is subtracted from unsigned ones
     std::vector<Int256> bases;     // for decimals beyond 64 bits
     double unit;                   // 10**scale of a decimal
     bool all_known;
