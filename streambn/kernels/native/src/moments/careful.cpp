@@ -11,8 +11,8 @@ namespace streambn {
 namespace {
 
 // Returns the moments of one piece of arbitrary values. The piece has its own centre and units, and
-// its weights are as of its last usable value. `_careful_block` in kernels/reference/blocks.py does
-// the same.
+// its weights are as of its last usable value. `_general_block` in
+// streambn/kernels/reference/blocks.py does the same.
 Moments careful_piece(const RowWeighting &rows, const FeatureReader &reader, int64_t start, int n,
                       Units units) {
     alignas(64) uint8_t buffer[8 * PIECE];

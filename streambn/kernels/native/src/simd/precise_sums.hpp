@@ -13,8 +13,8 @@
 namespace streambn::STREAMBN_SIMD {
 
 // The greatest and the least distance from a centre for which the squares, and the low halves of
-// their sums, are normal numbers. Values lie within 2**±400. Their distance may be as large as twice
-// the greatest value, or as small as the last bit of the least.
+// their sums, are normal numbers. Values lie within 2**±400. Their distance may be as large as
+// twice the greatest value, or as small as the last bit of the least.
 constexpr double BIG = 0x1p402, SMALL = 0x1p-460;
 
 struct Grid {
