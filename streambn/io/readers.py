@@ -268,7 +268,10 @@ def _open_parquet(
         def read() -> Iterator[Any]:
             with describe_read_errors(name, Format.PARQUET, where):
                 part = open_parquet(opener, metadata, remote=remote)
-                batches = part.iter_batches(batch_rows, groups, columns, use_threads=parallel)
+                if rows <= batch_rows:  # takes less memory than batches of the same rows
+                    batches = part.read_row_groups(groups, columns, use_threads=False).to_batches()
+                else:
+                    batches = part.iter_batches(batch_rows, groups, columns, use_threads=parallel)
             return validated(batches, name, Format.PARQUET, lambda _: where)
 
         return Piece(where, read, rows / max(metadata.num_rows, 1), True)

@@ -118,9 +118,11 @@ class ParquetSource:
         with describe_read_errors(self.name, Format.PARQUET, block.where):
             if not hasattr(self._thread, "file"):
                 self._thread.file = open_parquet(self._opener, self.metadata, remote=self._remote)
-            batches = self._thread.file.iter_batches(
-                _ROWS, row_groups=[block.group], columns=names, use_threads=False
-            )
+            file = self._thread.file
+            if block.rows <= _ROWS:  # takes less memory than batches of the same rows
+                batches = file.read_row_group(block.group, names, use_threads=False).to_batches()
+            else:
+                batches = file.iter_batches(_ROWS, [block.group], names, use_threads=False)
         return validated(batches, self.name, Format.PARQUET, lambda _: block.where)
 
     def blocks(self) -> list[Block] | None:
