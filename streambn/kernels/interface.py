@@ -1,4 +1,4 @@
-"""What the kernels take: the bound columns of a batch, and a transform of each feature.
+"""The arguments of the kernels: the bound columns of a batch, and a map of each feature.
 
 A *feature* is one scalar series: a numeric column, or one element of a fixed-size list column.
 Arrays over features have the shape ``(F,)``, or ``(..., F)`` where a function says so. Features
