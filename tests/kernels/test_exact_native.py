@@ -16,18 +16,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from native_kernels import core, native
 
 from streambn.errors import MergeError
 from streambn.kernels import BoundColumn, Columns, Layout
 from streambn.kernels.exact import ExactSums
 from streambn.kernels.interface import ABSENT
-
-native = pytest.importorskip(
-    "streambn.kernels.native",
-    reason="the compiled kernels are missing: install streambn where there is a C++ compiler",
-    exc_type=ImportError,
-)
-_core = native._core
 
 TOTAL, SQUARES = slice(9, 43), slice(43, 110)
 UNIT = 1074  # sums of floats and integers count units of 2**-1074
@@ -490,11 +484,11 @@ def test_unfit_arrays_raise():
         (np.zeros((110, 1), np.int32), good),
     ):
         with pytest.raises(ValueError, match="instead of"):
-            _core.exact_sums(batch, layout, 1, older, out)
+            core.exact_sums(batch, layout, 1, older, out)
     for out in (read_only, np.zeros((110, 2), np.int64)[:, :1]):
         with pytest.raises((ValueError, BufferError)):
-            _core.exact_sums(batch, layout, 1, None, out)
+            core.exact_sums(batch, layout, 1, None, out)
     for arrays in ((good[:9], good, good), (good, good[:9], good), (good, good, good[:9])):
         with pytest.raises(ValueError, match="instead of"):
-            _core.merge_exact(*arrays)
+            core.merge_exact(*arrays)
     assert (good == 0).all()

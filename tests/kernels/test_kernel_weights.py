@@ -16,23 +16,8 @@ import pytest
 
 from streambn.kernels import BoundColumn, Columns, Layout, MomentArrays, Times, reference
 
-# The tolerance of sums of 20 terms in a row, as test_agreement.py derives it.
+# The tolerance of sums of 20 terms in a row, as native_kernels.py derives it.
 CLOSE = Fraction(1, 10**14)
-
-
-@pytest.fixture(scope="module")
-def native():
-    return pytest.importorskip(
-        "streambn.kernels.native",
-        reason="the compiled kernels are missing: install streambn where there is a C++ compiler",
-        exc_type=ImportError,
-    )
-
-
-@pytest.fixture(params=["reference", "native"])
-def kernels(request):
-    """Return each of the two implementations, whichever is active."""
-    return reference if request.param == "reference" else request.getfixturevalue("native")
 
 
 # ------------------------------------------------------------------------- exact moments

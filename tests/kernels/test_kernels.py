@@ -14,22 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streambn.kernels import Columns, FeatureTransform, reference
+from streambn.kernels import Columns, FeatureTransform
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.bitmaps import unpack_validity
 from streambn.testing import exact_moments
-
-
-@pytest.fixture(scope="module", params=["reference", "native"])
-def kernels(request):
-    """Return each of the two implementations, whichever is active."""
-    if request.param == "reference":
-        return reference
-    return pytest.importorskip(
-        "streambn.kernels.native",
-        reason="the compiled kernels are missing: install streambn where there is a C++ compiler",
-        exc_type=ImportError,
-    )
 
 
 def column(values, kind=None):
@@ -37,6 +25,7 @@ def column(values, kind=None):
 
 
 def combined(*columns):
+    """Return the first columns of several `Columns` together."""
     return Columns.of(*(c.batch.column(0) for c in columns))
 
 

@@ -1,0 +1,158 @@
+"""The compiled kernels, direct calls of them, and checks of moments and outputs."""
+
+from __future__ import annotations
+
+import types
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from producers import LAYOUT
+
+from streambn.kernels import BoundColumn, FeatureTransform, Layout, MomentArrays
+from streambn.kernels.bitmaps import unpack_validity
+
+native = pytest.importorskip(
+    "streambn.kernels.native",
+    reason="the compiled kernels are missing: install streambn where there is a C++ compiler",
+    exc_type=ImportError,
+)
+core = native._core
+
+F8, F4, F2 = (np.dtype(kind) for kind in ("f8", "f4", "f2"))
+
+
+class Output(NamedTuple):
+    """The output of a transform, with lists flattened."""
+
+    arrays: list[pa.Array]
+    nans: np.ndarray
+    infs: np.ndarray
+
+
+def output_schema(layout, kinds):
+    """Return an output schema whose columns have these value types and the layout's list sizes."""
+    sizes = [place.size for place in layout.places] + [None] * len(kinds)
+    fields = (
+        (str(i), kind if size is None else pa.list_(kind, size))
+        for i, (kind, size) in enumerate(zip(kinds, sizes, strict=False))
+    )
+    return pa.schema(fields)
+
+
+def run_transform(function, columns, transform, dtypes):
+    """Call a transform with the given output types, and validate its batch."""
+    schema = output_schema(columns.layout, [pa.from_numpy_dtype(dtype) for dtype in dtypes])
+    batch, nans, infs = function(columns, transform, schema)
+    batch.validate(full=True)
+    return Output([getattr(array, "values", array) for array in batch.columns], nans, infs)
+
+
+FIELDS = len(MomentArrays.FIELDS)
+
+
+def core_moments(producer, layout, decay, ignore_missing, threads, out, weights=None):
+    """Call the compiled function directly; `layout` may be the packed bytes alone."""
+    if isinstance(layout, bytes):
+        layout = types.SimpleNamespace(packed=layout, schema=None)
+    core.block_moments(producer, layout, decay, ignore_missing, weights, threads, None, out)
+
+
+FORMATS = {
+    "g": pa.float64(),
+    "f": pa.float32(),
+    "e": pa.float16(),
+    "x": pa.string(),
+    "0": pa.null(),
+}
+
+
+def core_transform(producer, layout, *arguments):
+    """Call the compiled function directly; letters of `FORMATS` name the output types."""
+    *before, formats, nans, infs, threads = arguments
+    schema = output_schema(LAYOUT, [FORMATS[letter] for letter in formats])
+    if isinstance(layout, bytes):
+        layout = types.SimpleNamespace(packed=layout, schema=None)
+    return core.transform(
+        producer, layout, *before, schema.__arrow_c_schema__(), nans, infs, threads,
+        pa.allocate_buffer, lambda address: pa.RecordBatch._import_from_c(address, schema),
+    )  # fmt: skip
+
+
+def feature_transform(width, location=0.0, spread=1.0, low=0.0, affine=None, clip=None, known=None):
+    """Return a transform of this many features; numbers are shared by all of them."""
+    gamma, beta = (None, None) if affine is None else affine
+    return FeatureTransform(
+        np.broadcast_to(np.float64(location), (width,)).copy(),
+        np.broadcast_to(np.float64(low), (width,)).copy(),
+        np.broadcast_to(np.float64(spread), (width,)).copy(),
+        None if gamma is None else np.broadcast_to(np.float64(gamma), (width,)).copy(),
+        None if beta is None else np.broadcast_to(np.float64(beta), (width,)).copy(),
+        clip,
+        np.ones(width, bool) if known is None else known,
+    )
+
+
+COUNTS = ("count", "nulls", "nans", "pos_infs", "neg_infs")
+# Tolerance of a mean, in standard deviations, and of a sum of squares, relative. The compiled
+# kernels add at most 20 terms in a row: n - 1 roundings of 2**-53 are at most 2.2e-15 of the
+# sum of the absolute terms. Squares about a centre are at most four times the squares about the
+# mean, because the kernels choose another centre beyond that, which makes 9e-15. The reference
+# sums 512 terms at a time, pairwise or in SIMD registers.
+CLOSE = 1e-14
+
+
+def assert_moments_agree(got, expected, close=CLOSE):
+    """Check that all counts are equal and that all sums agree within their rounding errors."""
+    for name in (*COUNTS, "min", "max"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(expected, name), name)
+    np.testing.assert_allclose(got.weight, expected.weight, rtol=close, atol=0)
+    # A weight is rounded once a row until it vanishes; its square may be below any float64.
+    np.testing.assert_allclose(got.squares, expected.squares, rtol=1e-12, atol=2.0**-1074)
+    # The reference adds the pairs row by row, and subtracts each weight from the running sum.
+    pairs = np.abs(got.pairs - expected.pairs)
+    assert (pairs <= 1e-12 * expected.pairs + 2.0**-50 * expected.weight**2).all()
+    # One rounding per 512 rows.
+    np.testing.assert_allclose(got.decay, expected.decay, rtol=1e-13, atol=0)
+    # Once the past is forgotten, the exponent may be that of the last 512 rows or of all rows.
+    units = expected.exponent - got.exponent
+    expected = expected.replace(
+        mean_hi=np.ldexp(expected.mean_hi, units),
+        mean_lo=np.ldexp(expected.mean_lo, units),
+        m2_hi=np.ldexp(expected.m2_hi, 2 * units),
+        m2_lo=np.ldexp(expected.m2_lo, 2 * units),
+    )
+    with np.errstate(all="ignore"):
+        deviation = np.sqrt(np.where(got.weight > 0, expected.m2_hi / expected.weight, 0.0))
+        mean = (got.mean_hi - expected.mean_hi) + (got.mean_lo - expected.mean_lo)
+        m2 = (got.m2_hi - expected.m2_hi) + (got.m2_lo - expected.m2_lo)
+    # The smallest float64, converted to the units of `expected`.
+    least = np.ldexp(2.0**-1074, np.maximum(units, 0))
+    slack = 2.0**-95 * np.abs(expected.mean_hi) + least
+    assert (np.abs(mean) <= close * deviation + slack).all()
+    assert (np.abs(m2) <= close * expected.m2_hi).all()
+
+
+def values_and_validity(array):
+    """Return the numbers of an output, including those under nulls, and its validity."""
+    kind = array.type.to_pandas_dtype()
+    numbers = np.frombuffer(array.buffers()[1] or b"", kind)[array.offset :][: len(array)]
+    valid = unpack_validity(array, 0, len(array))
+    return numbers, np.ones(len(array), bool) if valid is None else valid
+
+
+def assert_outputs_equal(a, b):
+    """Check that two outputs have the same nulls and numbers, the signs of zeros aside."""
+    (ours, valid), (theirs, expected) = values_and_validity(a), values_and_validity(b)
+    np.testing.assert_array_equal(valid, expected)
+    np.testing.assert_array_equal(ours, theirs)
+    assert a.null_count == len(a) - valid.sum()
+
+
+PLAIN = Layout([BoundColumn((0,), None)])
+
+
+def masked_array(values, valid, kind=None):
+    """Return an array that is null where `valid` is false."""
+    return pa.array(values, kind, mask=~np.asarray(valid), from_pandas=False)
