@@ -55,7 +55,7 @@ STREAMBN_INLINE Verdict sum_piece_precisely(const T *x, int n, const uint8_t *bi
     using R = Reader<T>;
     using Raw = typename R::Raw;
     const int packs = n / WIDTH, rest = n % WIDTH;
-    const Tail<T> tail(x + packs * WIDTH, rest, MASKED ? bits + packs : nullptr);
+    const Tail<T> tail(x + packs * WIDTH, rest, MASKED && rest ? bits + packs : nullptr);
     // A valid value replaces the missing values.
     Vector<Raw> filler = broadcast((Raw)0);
     if (MASKED || rest) {
