@@ -84,7 +84,11 @@ STREAMBN_INLINE int64_t sum_of(const Vector<T> &pack) {
     alignas(64) T v[WIDTH];
     store(v, pack);
     keep_in_memory(v);
-    return (int64_t)(((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])));
+    // Signed integers would overflow, which C++ does not define.
+    using Sum = typename std::conditional<std::is_integral<T>::value, uint64_t, T>::type;
+    const Sum low = ((Sum)v[0] + (Sum)v[1]) + ((Sum)v[2] + (Sum)v[3]);
+    const Sum high = ((Sum)v[4] + (Sum)v[5]) + ((Sum)v[6] + (Sum)v[7]);
+    return (int64_t)(low + high);
 }
 
 // Extends `extent` by values from the front, and returns their number. A register compares as many
