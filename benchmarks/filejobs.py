@@ -185,9 +185,11 @@ def run_process(contender: Contender, folder: Path) -> tuple[float, float]:
     shutil.rmtree(folder / "out", ignore_errors=True)
     (folder / "out").mkdir(parents=True)
     command = [part.format(folder=folder) for part in contender.command]
+    # Without its bytecode, which pip writes for the others, streambn would be compiled every time.
+    removed = {*THREADS, "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", _WATCH, *command],
-        env={name: value for name, value in os.environ.items() if name not in THREADS},
+        env={name: value for name, value in os.environ.items() if name not in removed},
         capture_output=True,
         text=True,
         check=False,
