@@ -13,6 +13,8 @@ class _LazyModule(ModuleType):
     """A placeholder that imports its module when an attribute is read."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__wrapped__":  # `inspect` asks every object for it, and no module has it
+            raise AttributeError(name)
         value = getattr(importlib.import_module(self.__name__), name)
         setattr(self, name, value)
         return value

@@ -6,8 +6,7 @@ import contextlib
 import gc
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -96,8 +95,7 @@ class Option(click.Option):
         self.section = section
 
 
-@dataclass(frozen=True)
-class OptionGroup:
+class OptionGroup(NamedTuple):
     """Options that a command receives as one value.
 
     Attributes

@@ -6,8 +6,7 @@ import functools
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -103,8 +102,7 @@ class _Affine(click.ParamType[dict[str, Any]]):
         return {column: pair}
 
 
-@dataclass(frozen=True)
-class NormalizerOptions:
+class NormalizerOptions(NamedTuple):
     """The options that describe a new normalizer.
 
     Attributes

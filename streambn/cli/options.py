@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import pyarrow as pa
@@ -141,8 +140,7 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-@dataclass(frozen=True)
-class JobOptions:
+class JobOptions(NamedTuple):
     """How a job reads its inputs and reports; the fields are the options."""
 
     csv_types: tuple[tuple[str, pa.DataType], ...]
@@ -210,8 +208,7 @@ JOB_OPTIONS = OptionGroup(
 )
 
 
-@dataclass(frozen=True)
-class CheckpointOptions:
+class CheckpointOptions(NamedTuple):
     """Where and how often a fit writes a checkpoint; the fields are the options."""
 
     path: str | None
@@ -246,8 +243,7 @@ CHECKPOINT_OPTIONS = OptionGroup(
 )
 
 
-@dataclass(frozen=True)
-class OutputOptions:
+class OutputOptions(NamedTuple):
     """How outputs are written; the fields are the options."""
 
     compression: str | None

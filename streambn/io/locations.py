@@ -11,7 +11,6 @@ import glob as local_glob
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote
@@ -43,8 +42,7 @@ class Stamp(NamedTuple):
     etag: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """The place of a file or folder, which need not exist. `locate` makes locations.
 
     Attributes

@@ -6,16 +6,15 @@ command name, and `open_source` opens one in the format that its content has.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import re
 import stat
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -33,8 +32,7 @@ PIPE = "-"
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """One input.
 
     Attributes
@@ -53,7 +51,7 @@ class Source:
 
     path: str
     relative: str = "stdin.arrows"
-    keys: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, Any] = MappingProxyType({})
     listed: bool = False
     root: str | None = None
 
@@ -158,8 +156,8 @@ def scan(inputs: Sequence[str]) -> list[Source]:
     return [
         source
         if here is None
-        else dataclasses.replace(
-            source, relative=os.path.relpath(_absolute(here), common[here.store]), keys=own
+        else source._replace(
+            relative=os.path.relpath(_absolute(here), common[here.store]), keys=own
         )
         for source, here, own in zip(found.values(), locations, keys, strict=True)
     ]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from streambn import kernels
 from streambn._lazy import lazy_module
@@ -28,8 +27,7 @@ verification = lazy_module("streambn.jobs.verify")
 __all__ = ["WriteOptions", "apply_job", "normalize_job"]
 
 
-@dataclass(frozen=True, slots=True)
-class WriteOptions:
+class WriteOptions(NamedTuple):
     """How a job writes its outputs.
 
     Attributes
@@ -46,7 +44,7 @@ class WriteOptions:
         Whether to compare each output with a second computation. One that differs is removed.
     """
 
-    encoding: Encoding = field(default_factory=Encoding)
+    encoding: Encoding = Encoding()
     resume: bool = False
     overwrite: bool = False
     fsync: bool = False

@@ -31,12 +31,11 @@ from streambn.statistics import Statistics
 
 __all__ = ["FitState", "Position", "fit_files"]
 
-# Decoded bytes that may wait to be learned.
+# Decoded bytes that may wait to be learned. With 16 MB, threads that read large row groups wait.
 _BUFFER_BYTES = 48 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """How far a fit has read its inputs.
 
     Attributes

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -39,8 +38,7 @@ class Operation(Protocol):
         """Return the function for batches with these columns, which may be some of all."""
 
 
-@dataclass(frozen=True)
-class ApplyStatistics:
+class ApplyStatistics(NamedTuple):
     """Apply frozen statistics.
 
     Attributes
@@ -78,8 +76,7 @@ class ApplyStatistics:
         return part.restore if self.inverse else part.standardize
 
 
-@dataclass(frozen=True)
-class LearnAndApply:
+class LearnAndApply(NamedTuple):
     """Learn each batch, and apply the statistics to it.
 
     Attributes

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.io import PIPE, SUFFIXES, Format, Location, Source, detect_format, locate
@@ -15,8 +15,7 @@ from streambn.io import PIPE, SUFFIXES, Format, Location, Source, detect_format,
 __all__ = ["Output", "Plan", "ReadOptions", "check_target", "make_plan"]
 
 
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
+class ReadOptions(NamedTuple):
     """How a job reads its inputs.
 
     Attributes
@@ -28,7 +27,7 @@ class ReadOptions:
         Whether to leave out damaged parts of inputs instead of failing.
     """
 
-    csv_types: Mapping[str, Any] = field(default_factory=dict)
+    csv_types: Mapping[str, Any] = MappingProxyType({})
     threads: int = 1
     skip_damaged: bool = False
 
@@ -39,8 +38,7 @@ class ReadOptions:
         return [f"csv types {types}", f"on error {'skip' if self.skip_damaged else 'stop'}"]
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(NamedTuple):
     """One output: its file, its format, and the sources that go into it.
 
     Attributes
@@ -77,8 +75,7 @@ class Output:
         return locate(self.target)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """The outputs of a job.
 
     Attributes

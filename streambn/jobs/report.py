@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from streambn.errors import StreamBNError
@@ -36,8 +35,7 @@ class Skipped(NamedTuple):
         return cls(file, where, error.message if isinstance(error, StreamBNError) else str(error))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(NamedTuple):
     """What a job did.
 
     Attributes

@@ -7,7 +7,6 @@ import itertools
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -244,7 +243,7 @@ def _encode(
     if encoding.compression is None and output.from_parquet_to_parquet:
         source = output.sources[0]
         codecs = ParquetSource(source.open, source.name, remote=source.remote).codecs
-        encoding = replace(encoding, compression=next(iter(codecs), None))
+        encoding = encoding._replace(compression=next(iter(codecs), None))
     file: Any = buffer
     if output.codec is not None:
         file = pa.CompressedOutputStream(pa.PythonFile(buffer, "w"), output.codec)

@@ -8,7 +8,6 @@ stand in the order of their columns, and list elements in their own order.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -60,8 +59,7 @@ class BoundColumn(NamedTuple):
         return 1 if self.size is None else self.size
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(NamedTuple):
     """The event time of each row of a batch.
 
     Attributes

@@ -10,7 +10,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -453,7 +452,7 @@ positions = st.builds(
 @given(position=positions, skip_damaged=st.booleans())
 def test_saved_state_loads_unchanged(position: Position, skip_damaged: bool) -> None:
     sources = sources_of("a", "b")
-    position = replace(position, stamps=[source.stamp() for source in sources])
+    position = position._replace(stamps=[source.stamp() for source in sources])
     job = (INITIAL, sources, ReadOptions(skip_damaged=skip_damaged))
     state = FitState(fitted_on(1.0, 2.0), position)
     with checkpoint().open_writer(*job) as writer:
