@@ -111,11 +111,11 @@ STREAMBN_INLINE bool map_values(const In *x, int n, int64_t phase, const uint8_t
                                 const Maps &maps, Out *out, bool stream) {
     const int packs = n / WIDTH, rest = n % WIDTH, whole = packs * WIDTH;
     const bool uniform = maps.period == WIDTH;
+    // The affine inverse has no loop for uniform parameters, because its division takes longer than
+    // loading the parameters.
+    constexpr bool MAY_BE_UNIFORM = !(AFFINE && INVERSE);
     bool bad;
     if (!bits) {
-        // The affine inverse has no loop for uniform parameters, because its division takes longer
-        // than loading the parameters.
-        constexpr bool MAY_BE_UNIFORM = !(AFFINE && INVERSE);
         bad = any(MAY_BE_UNIFORM && uniform
                       ? map_packs<In, Out, AFFINE, INVERSE, false, MAY_BE_UNIFORM>(x, packs, phase, bits, maps, out, stream)
                       : map_packs<In, Out, AFFINE, INVERSE, false, false>(x, packs, phase, bits, maps, out, stream));
@@ -124,8 +124,8 @@ STREAMBN_INLINE bool map_values(const In *x, int n, int64_t phase, const uint8_t
         if (stream) _mm_sfence();
 #endif
     } else {
-        bad = any(!INVERSE && uniform
-                      ? map_packs<In, Out, AFFINE, INVERSE, true, !INVERSE>(x, packs, phase, bits, maps, out, false)
+        bad = any(MAY_BE_UNIFORM && uniform
+                      ? map_packs<In, Out, AFFINE, INVERSE, true, MAY_BE_UNIFORM>(x, packs, phase, bits, maps, out, false)
                       : map_packs<In, Out, AFFINE, INVERSE, true, false>(x, packs, phase, bits, maps, out, false));
     }
     if (rest)
