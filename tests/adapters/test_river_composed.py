@@ -1,8 +1,7 @@
-"""RiverNormalizer in River's compositions, and in exchange with streambn.Normalizer."""
+"""RiverNormalizer in River's compositions, frozen, with weights and with event times."""
 
 from __future__ import annotations
 
-import copy
 import math
 import pickle
 
@@ -10,74 +9,35 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from river import compose, datasets, ensemble, evaluate, linear_model, metrics, preprocessing
+from river_rows import ROWS, learn, learned
 
 import streambn as sbn
 from streambn.adapters.river import RiverNormalizer, freeze, unfreeze
 from streambn.errors import InvalidValueError
 
-POLICIES = {
-    "Welford": sbn.Welford(),
-    "EMA": sbn.EMA(halflife=10),
-    "EMARecursive": sbn.EMA(alpha=0.2, adjust=False),
-    "BatchEMA": sbn.BatchEMA(momentum=0.1),
-    "Exact": sbn.Exact(),
-}
-# One block of a BatchEMA differs from its rows, so it is left out where rows follow a table.
-BY_ROW = {name: policy for name, policy in POLICIES.items() if name != "BatchEMA"}
-for_every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-for_policies_by_row = pytest.mark.parametrize("policy", BY_ROW.values(), ids=BY_ROW)
-
-ROWS = [
-    {name: float(value) for name, value in zip("abc", values, strict=True)}
-    for values in np.random.default_rng(3).normal([0.0, 1e9, -5.0], [1.0, 1.0, 1e-3], (60, 3))
-]
-
-
-def learned(rows=(), policy=None, **options):
-    model = RiverNormalizer(policy, **options)
-    for row in rows:
-        model.learn_one(row)
-    return model
-
-
-def assert_alike(one, other, rtol=1e-12):
-    one, other = (m.stats().to_pandas().set_index("column").sort_index() for m in (one, other))
-    exact = ["count", "nulls", "nans", "infs", "min", "max"]
-    pd.testing.assert_frame_equal(one[exact], other[exact])
-    for name in ("mean", "var", "std"):
-        np.testing.assert_allclose(one[name], other[name], rtol=rtol, atol=0)
-
-
-# ------------------------------------------------------------------------ freezing
-
 
 def test_frozen_normalizer_does_not_learn_until_unfrozen():
-    model = learned(ROWS[:10])
+    model = learned(*ROWS[:10])
     assert model.frozen is False
     model.freeze()
     assert model.frozen is True
     before = model.stats()
-    model.learn_one(ROWS[10])
-    model.learn_one({"new": 1.0})
-    model.learn_many(pd.DataFrame(ROWS[10:20]))
+    learn(model, ROWS[10], {"new": 1.0}, pd.DataFrame(ROWS[10:20]))
     assert model.stats().equals(before)
     model.freeze()  # a second time changes nothing
     model.unfreeze()
     assert model.frozen is False
-    for row in ROWS[10:20]:
-        model.learn_one(row)
-    assert model.stats().equals(learned(ROWS[:20]).stats())
+    learn(model, *ROWS[10:20])
+    assert model.stats().equals(learned(*ROWS[:20]).stats())
 
 
 def test_frozen_normalizer_transforms_as_before():
-    model = learned(ROWS[:10])
+    model = learned(*ROWS[:10])
     one, many = model.transform_one(ROWS[30]), model.transform_many(pd.DataFrame(ROWS[30:40]))
     model.freeze()
-    for row in ROWS[10:]:
-        model.learn_one(row)
+    learn(model, *ROWS[10:])
     assert model.transform_one(ROWS[30]) == one
     pd.testing.assert_frame_equal(model.transform_many(pd.DataFrame(ROWS[30:40])), many)
 
@@ -114,7 +74,7 @@ def test_frozen_under_learn_during_predict():
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_union_copies_statistics_and_frozenness(frozen):
-    scaler = learned(ROWS[:20])
+    scaler = learned(*ROWS[:20])
     if frozen:
         scaler.freeze()
     union = scaler + preprocessing.MinMaxScaler()
@@ -123,8 +83,8 @@ def test_union_copies_statistics_and_frozenness(frozen):
     assert inside.frozen is frozen
     assert inside.stats().equals(scaler.stats())
     union.learn_one(ROWS[20])
-    assert scaler.stats().equals(learned(ROWS[:20]).stats())
-    expected = learned(ROWS[:20] if frozen else ROWS[:21])
+    assert scaler.stats().equals(learned(*ROWS[:20]).stats())
+    expected = learned(*(ROWS[:20] if frozen else ROWS[:21]))
     assert inside.stats().equals(expected.stats())
     assert union.transform_one(ROWS[30]) == expected.transform_one(ROWS[30])
     inside.unfreeze()
@@ -133,14 +93,14 @@ def test_union_copies_statistics_and_frozenness(frozen):
 
 
 def test_grouper_copies_the_normalizer_for_each_group():
-    scaler = learned(ROWS[:10])
+    scaler = learned(*ROWS[:10])
     grouper = scaler * "group"
     assert grouper.transformer is scaler
     for i, row in enumerate(ROWS[10:20]):
         grouper.learn_one(row | {"group": "odd" if i % 2 else "even"})
-    assert scaler.stats().equals(learned(ROWS[:10]).stats())
+    assert scaler.stats().equals(learned(*ROWS[:10]).stats())
     for group, start in (("even", 10), ("odd", 11)):
-        expected = learned(ROWS[:10] + ROWS[start:20:2])
+        expected = learned(*ROWS[:10], *ROWS[start:20:2])
         assert grouper.transformers[group].stats().equals(expected.stats())
         out = grouper.transform_one(ROWS[30] | {"group": group})
         assert out == expected.transform_one(ROWS[30]) | {"group": group}
@@ -148,7 +108,7 @@ def test_grouper_copies_the_normalizer_for_each_group():
     grouper.learn_one(ROWS[20] | {"group": "odd"})
     grouper.learn_one(ROWS[21] | {"group": "new"})
     assert grouper.transformers["new"].frozen
-    assert grouper.transformers["new"].stats().equals(learned(ROWS[:10]).stats())
+    assert grouper.transformers["new"].stats().equals(learned(*ROWS[:10]).stats())
     assert grouper.transformers["odd"].stats()["count"].to_pylist() == [16, 16, 16]
 
 
@@ -205,154 +165,10 @@ def test_freeze_finds_the_normalizers_of_any_model(model, count, monkeypatch):
 def test_normalizers_of_a_union_of_selections():
     features = compose.Select("a", "b") | RiverNormalizer()
     model = features + (compose.Select("c") | RiverNormalizer())
-    for row in ROWS:
-        model.learn_one(row)
-    expected = learned(ROWS)
+    learn(model, *ROWS)
+    expected = learned(*ROWS)
     assert model.transform_one(ROWS[7]) == pytest.approx(expected.transform_one(ROWS[7]), rel=1e-12)
 
-
-# -------------------------------------------------------------------------- copies
-
-
-@for_every_policy
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize(
-    "copied",
-    [
-        lambda model: pickle.loads(pickle.dumps(model)),
-        lambda model: pickle.loads(pickle.dumps(model, protocol=2)),
-        copy.deepcopy,
-        lambda model: model.clone(include_attributes=True),
-    ],
-    ids=["pickle", "pickle 2", "deepcopy", "clone with attributes"],
-)
-def test_copy_goes_on_independently(copied, frozen, policy):
-    model = learned([*ROWS[:20], {"a": None, "late": 1}], policy, eps=1e-3, unseen="passthrough")
-    if frozen:
-        model.freeze()
-    before = model.stats()
-    twin = copied(model)
-    assert type(twin) is RiverNormalizer
-    assert twin.frozen is frozen
-    assert (twin.policy, twin.eps, twin.unseen) == (policy, 1e-3, "passthrough")
-    assert twin.stats().equals(before)
-    assert twin.transform_one(ROWS[30] | {"x": 7}) == model.transform_one(ROWS[30] | {"x": 7})
-    twin.unfreeze()
-    for row in ROWS[20:40]:
-        twin.learn_one(row)
-    assert model.stats().equals(before)
-    assert model.frozen is frozen
-    model.unfreeze()
-    for row in ROWS[20:40]:
-        model.learn_one(row)
-    assert twin.stats().equals(model.stats())
-
-
-def test_clone_of_a_pipeline_is_unlearned():
-    model = RiverNormalizer() | linear_model.LinearRegression()
-    for row in ROWS:
-        model.learn_one(row, row["c"])
-    clone = model.clone()
-    assert clone["RiverNormalizer"].transform_one({"a": 3.0}) == {"a": 0.0}
-    for row in ROWS:
-        clone.learn_one(row, row["c"])
-    assert clone["RiverNormalizer"].stats().equals(model["RiverNormalizer"].stats())
-    assert clone["LinearRegression"].weights == model["LinearRegression"].weights
-
-
-# --------------------------------------------------- exchange with streambn.Normalizer
-
-
-@for_every_policy
-def test_round_trip_through_normalizer(policy):
-    options = {"eps": 1e-6, "ddof": 1, "clip": 2.5, "affine": {"a": (2.0, 1.0)}, "inf": "ignore"}
-    model = learned([*ROWS[:30], {"a": float("inf")}, {"b": float("nan")}], policy, **options)
-    norm = model.to_normalizer()
-    assert type(norm) is sbn.Normalizer
-    assert norm.policy == policy
-    assert norm.options == sbn.Normalizer(**options).options
-    assert norm.stats().equals(model.stats())
-    for source in (norm, norm.freeze()):
-        assert pickle.dumps(RiverNormalizer.from_normalizer(source)) == pickle.dumps(
-            RiverNormalizer.from_normalizer(norm)
-        )
-    back = RiverNormalizer.from_normalizer(norm.freeze())
-    assert back.policy == policy
-    assert back.frozen is False
-    assert {name: getattr(back, name) for name in options} == options
-    assert back.stats().equals(model.stats())
-    table = pa.Table.from_pylist(ROWS[30:])
-    for rows in (norm.transform(table), back.transform_many(table), model.transform_many(table)):
-        expected = [model.transform_one(row) for row in ROWS[30:]]
-        for got, row in zip(rows.to_pylist(), expected, strict=True):
-            assert got == pytest.approx(row, rel=1e-12, abs=1e-12)
-
-
-@for_every_policy
-def test_both_sides_go_on_independently(policy):
-    model = learned(ROWS[:30], policy)
-    norm = model.to_normalizer()
-    frozen = norm.freeze()
-    back = RiverNormalizer.from_normalizer(frozen)
-    for row in ROWS[30:]:
-        for one in (model, back):
-            one.learn_one(row)
-        norm.update(pa.Table.from_pylist([row]))
-    assert_alike(back, model)
-    assert_alike(norm, model)
-    assert frozen.stats()["count"].to_pylist() == [30] * 3
-
-
-def test_unlearned_normalizer_converts_to_an_unfitted_one():
-    norm = RiverNormalizer(sbn.EMA(alpha=0.5), eps=1.0).to_normalizer()
-    assert norm.policy == sbn.EMA(alpha=0.5)
-    with pytest.raises(sbn.NotFittedError):
-        norm.stats()
-    assert norm.update(pa.table({"a": [1.0]})).stats()["mean"].to_pylist() == [1.0]
-
-
-@for_policies_by_row
-def test_fit_on_a_file_and_go_on_row_by_row(policy, tmp_path):
-    offline, online = ROWS[:40], [*ROWS[40:], {"a": 1.0, "late": 2.0}, {"late": None, "b": 1e9}]
-    pq.write_table(pa.Table.from_pylist(offline), tmp_path / "a.parquet", row_group_size=7)
-    stream = pq.ParquetFile(tmp_path / "a.parquet").iter_batches(batch_size=11)
-    sbn.Normalizer(policy).update(stream).freeze().save(tmp_path / "stats.json")
-
-    model = RiverNormalizer.from_normalizer(sbn.load(tmp_path / "stats.json"))
-    for row in online[:10]:
-        model.learn_one(row)
-    # On the way it is saved once as statistics and once as a pickle.
-    model.to_normalizer().freeze().save(tmp_path / "later.json")
-    model = RiverNormalizer.from_normalizer(sbn.load(tmp_path / "later.json"))
-    for row in online[10:15]:
-        model.learn_one(row)
-    model = pickle.loads(pickle.dumps(model))
-    for row in online[15:]:
-        model.learn_one(row)
-
-    whole = learned([*offline, *online], policy)
-    assert_alike(model, whole)
-    assert model.stats()["column"].to_pylist() == whole.stats()["column"].to_pylist()
-    out = model.transform_one(ROWS[5] | {"late": 1.0, "never": 1.0})
-    expected = whole.transform_one(ROWS[5] | {"late": 1.0, "never": 1.0})
-    assert out == pytest.approx(expected, rel=1e-12, abs=1e-12)
-
-
-@pytest.mark.parametrize("wrong", [None, "stats.json", pa.table({"a": [1.0]})], ids=str)
-def test_from_normalizer_takes_normalizers_only(wrong):
-    with pytest.raises(InvalidValueError, match="normalizer must be") as caught:
-        RiverNormalizer.from_normalizer(wrong)
-    assert caught.value.argument == "normalizer"
-
-
-def test_from_frozen_is_a_deprecated_alias():
-    frozen = learned(ROWS).to_normalizer().freeze()
-    with pytest.warns(DeprecationWarning, match="from_normalizer"):
-        old = RiverNormalizer.from_frozen(frozen, unseen="raise")
-    assert pickle.dumps(old) == pickle.dumps(RiverNormalizer.from_normalizer(frozen, "raise"))
-
-
-# ------------------------------------------------------------- models of River's own
 
 # Rounding differs between the two scalers, and gradient descent amplifies it to this much.
 ROUNDING = 1e-6
@@ -405,9 +221,6 @@ def test_offset_of_the_data_does_not_affect_a_model():
     assert not error_of_river(1e9) <= 2 * near  # NaN counts as worse
 
 
-# ------------------------------------------------------------------ weights and event time
-
-
 WEIGHTS = [2.0, 1.0] * (len(ROWS) // 2)
 REPEATED = [row for row, w in zip(ROWS, WEIGHTS, strict=True) for _ in range(int(w))]
 
@@ -423,7 +236,7 @@ def assert_same_statistics(one, other):
 
 
 def test_weights_equal_repeated_rows():
-    expected = learned(REPEATED)
+    expected = learned(*REPEATED)
     one = RiverNormalizer()
     for x, w in zip(ROWS, WEIGHTS, strict=True):
         one.learn_one(x, w=w)
@@ -438,11 +251,11 @@ def test_weights_equal_repeated_rows():
     halves = RiverNormalizer()
     halves.learn_many(frame, 0.5)
     halves.learn_many(frame, w=np.float32(1))
-    assert_same_statistics(halves, learned(ROWS))
+    assert_same_statistics(halves, learned(*ROWS))
 
 
 def test_rows_of_weight_zero_and_rows_after_freezing_change_nothing():
-    model = learned(ROWS)
+    model = learned(*ROWS)
     before = pickle.dumps(model)
     model.learn_one({"a": 9.0, "new": 1.0}, 0)
     model.learn_many(pd.DataFrame(ROWS), 0)
@@ -457,7 +270,7 @@ def test_rows_of_weight_zero_and_rows_after_freezing_change_nothing():
 
 @pytest.mark.parametrize("w", [-1.0, math.nan, "x", None], ids=str)
 def test_invalid_weights_are_refused(w):
-    model = learned(ROWS)
+    model = learned(*ROWS)
     before = pickle.dumps(model)
     with pytest.raises(InvalidValueError, match="weight must be a number from 0"):
         model.learn_one({"a": 1.0}, w)
@@ -469,9 +282,13 @@ def test_invalid_weights_are_refused(w):
     assert pickle.dumps(model) == before
 
 
-@pytest.mark.parametrize("name", ["EMARecursive", "BatchEMA", "Exact"])
-def test_policies_that_set_the_weights_refuse_others(name):
-    model = learned(ROWS, POLICIES[name])
+@pytest.mark.parametrize(
+    "policy",
+    [sbn.EMA(alpha=0.2, adjust=False), sbn.BatchEMA(momentum=0.1), sbn.Exact()],
+    ids=repr,
+)
+def test_policies_that_set_the_weights_refuse_others(policy):
+    model = learned(*ROWS, policy=policy)
     model.learn_one({"a": 1.0}, w=1.0)
     with pytest.raises(InvalidValueError, match="adjust=True"):
         model.learn_one({"a": 1.0}, w=2.0)
@@ -488,7 +305,7 @@ def test_pipelines_and_unions_pass_weights():
         model.learn_one(x, 1.0, w=w)
         alone.learn_one(x, 1.0, w=w)
         expected.learn_one(x, w)
-    assert_same_statistics(union["RiverNormalizer"], learned(REPEATED))
+    assert_same_statistics(union["RiverNormalizer"], learned(*REPEATED))
     assert scaler.stats().equals(expected.stats())
 
 
@@ -498,9 +315,7 @@ def test_weights_under_a_key():
     core.update(pd.DataFrame(rows[:20]))
     model = RiverNormalizer.from_normalizer(core.freeze())
     assert model.clone().weights == "w"
-    for row in rows[20:40]:
-        model.learn_one(row)
-    model.learn_many(pd.DataFrame(rows[40:]))
+    learn(model, *rows[20:40], pd.DataFrame(rows[40:]))
     core.update(pd.DataFrame(rows[20:]))
     assert_same_statistics(model, core)
     with pytest.raises(InvalidValueError, match="conflicts with weights='w'"):
@@ -516,12 +331,8 @@ def test_event_times_under_a_key():
     frame = pd.DataFrame(ROWS)
     frame.insert(1, "t", [T0 + pd.Timedelta(minutes=7 * i % 60) for i in range(len(ROWS))])
     core = sbn.Normalizer(policy).update(frame)
-    one, many = RiverNormalizer(policy), RiverNormalizer(policy)
-    model = one | linear_model.LinearRegression()
-    for row in frame.to_dict("records"):
-        model["RiverNormalizer"].learn_one(row)
-    many.learn_many(frame[:20])
-    many.learn_many(pl.from_pandas(frame[20:]))
+    one = learned(*frame.to_dict("records"), policy=policy)
+    many = learned(frame[:20], pl.from_pandas(frame[20:]), policy=policy)
     for found in (one, many, RiverNormalizer.from_normalizer(core.freeze())):
         assert_same_statistics(found, core)
         assert found.transform_one({"t": T0, "s": "x"}) == {"t": T0, "s": "x"}
@@ -539,12 +350,10 @@ def test_times_in_a_frame_of_one_dtype_do_not_change(dtype):
     # float32 cannot represent 2**24 + 1.
     first = 2**24 if dtype == "float32" else 2**24 + 1
     frame = pd.DataFrame({"t": [first, 2**25], "a": [1, 4], "b": [7, 9]}, dtype=dtype)
-    model = RiverNormalizer(sbn.EMA(halflife=2**24 - (dtype != "float32"), time="t"))
-    model.learn_many(frame)
+    model = learned(frame, policy=sbn.EMA(halflife=2**24 - (dtype != "float32"), time="t"))
     assert model.stats()["mean"][0].as_py() == pytest.approx(3.0, rel=1e-15)
     out = model.transform_many(frame)
     pd.testing.assert_series_equal(out["t"], frame["t"])
     assert out["a"].tolist() == pytest.approx([-math.sqrt(2), math.sqrt(0.5)], rel=1e-6)
-    weighed = RiverNormalizer(weights="b")
-    weighed.learn_many(frame)
+    weighed = learned(frame, weights="b")
     pd.testing.assert_series_equal(weighed.transform_many(frame)["b"], frame["b"])

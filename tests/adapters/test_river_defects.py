@@ -6,7 +6,6 @@ be deleted.
 
 from __future__ import annotations
 
-import datetime
 import math
 import pickle
 import warnings
@@ -17,16 +16,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from river import preprocessing, stats
+from river_rows import DAY, INF, NAN, learned, stats_of
 
 import streambn as sbn
 from streambn.adapters.river import RiverNormalizer
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.testing import exact_moments
-
-
-def stats_of(model, feature):
-    [row] = [row for row in model.stats().to_pylist() if row["column"] == feature]
-    return row
 
 
 def river_after(*frames):
@@ -38,19 +33,9 @@ def river_after(*frames):
     return scaler
 
 
-def ours_after(*frames, policy=None):
-    model = RiverNormalizer(policy)
-    for frame in frames:
-        model.learn_many(frame)
-    return model
-
-
 def exact(values):
     mean, square = exact_moments(values)
     return float(mean), float(square / len(values))
-
-
-# ------------------------------------------------------------------ one-pass variance
 
 
 @pytest.mark.parametrize("offset", [1e8, 1e9])
@@ -59,7 +44,7 @@ def test_variance_of_frames_at_an_offset(offset):
     frames = [pd.DataFrame({"x": part}) for part in np.array_split(x, 10)]
     mean, var = exact(x)
     assert abs(river_after(*frames).vars["x"] - var) > 0.3 * var
-    ours = ours_after(*frames)
+    ours = learned(*frames)
     assert stats_of(ours, "x")["mean"] == pytest.approx(mean, rel=1e-15, abs=0)
     assert stats_of(ours, "x")["var"] == pytest.approx(var, rel=1e-13, abs=0)
     ours.learn_one({"x": offset})
@@ -74,7 +59,7 @@ def test_variance_is_never_negative_and_rows_never_complex():
         scaler = river_after(frame)
         if scaler.vars["x"] < 0:
             wrong.append(scaler.transform_one({"x": x[0]})["x"])
-        ours = ours_after(frame)
+        ours = learned(frame)
         mean, var = exact(x)
         assert stats_of(ours, "x")["var"] == pytest.approx(var, rel=1e-13, abs=0)
         out = ours.transform_one({"x": x[0]})["x"]
@@ -85,28 +70,22 @@ def test_variance_is_never_negative_and_rows_never_complex():
     assert all(isinstance(z, complex) for z in wrong)
 
 
-# --------------------------------------------------------------------- missing values
-
-
-@pytest.mark.parametrize("missing", [None, np.nan], ids=["null", "NaN"])
+@pytest.mark.parametrize("values", [[1.0, None, 3.0], [1.0, NAN, 3.0]], ids=["null", "NaN"])
 @pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table], ids=lambda m: m.__name__)
-def test_missing_value_does_not_poison_the_statistics(make, missing):
-    first, second = make({"x": [1.0, missing, 3.0]}), make({"x": [5.0, 7.0]})
-    assert math.isnan(river_after(first, second).vars["x"])
-    row = stats_of(ours_after(first, second), "x")
+def test_missing_value_does_not_poison_the_statistics(make, values):
+    parts = [make({"x": values}), make({"x": [5.0, 7.0]})]
+    assert math.isnan(river_after(*parts).vars["x"])
+    row = stats_of(learned(*parts), "x")
     assert (row["count"], row["mean"], row["var"]) == (4, 4.0, 5.0)
     assert row["nulls"] + row["nans"] == 1
 
 
-@pytest.mark.parametrize("values", [[np.nan, np.nan], []], ids=["all missing", "empty"])
+@pytest.mark.parametrize("values", [[NAN, NAN], []], ids=["all missing", "empty"])
 def test_frame_without_values_does_not_poison_the_statistics(values):
-    frames = [pd.DataFrame({"x": np.array(v, float)}) for v in ([1.0, 3.0], values, [5.0, 7.0])]
-    assert math.isnan(river_after(*frames).means["x"])
-    row = stats_of(ours_after(*frames), "x")
+    parts = [pd.DataFrame({"x": np.array(v, float)}) for v in ([1.0, 3.0], values, [5.0, 7.0])]
+    assert math.isnan(river_after(*parts).means["x"])
+    row = stats_of(learned(*parts), "x")
     assert (row["count"], row["mean"], row["var"]) == (4, 4.0, 5.0)
-
-
-# --------------------------------------------------------------- types of other columns
 
 
 def test_narrow_column_does_not_narrow_the_others():
@@ -115,12 +94,9 @@ def test_narrow_column_does_not_narrow_the_others():
         theirs = river_after(frame).transform_many(frame)
     assert theirs["price"].dtype == np.float16
     assert not np.isfinite(theirs["price"]).any()
-    out = ours_after(frame).transform_many(frame)
+    out = learned(frame).transform_many(frame)
     assert out.dtypes.tolist() == [np.float64, np.float64]
     assert out["price"].tolist() == out["small"].tolist() == [-1.0, 1.0]
-
-
-# ------------------------------------------------------- constant and unseen features
 
 
 def test_constant_feature_has_one_rule_for_rows_and_frames():
@@ -128,7 +104,7 @@ def test_constant_feature_has_one_rule_for_rows_and_frames():
     theirs = river_after(frame)
     assert theirs.transform_one({"x": 8.0})["x"] == 0.0
     assert theirs.transform_many(other)["x"].item() == 3.0
-    ours = ours_after(frame)
+    ours = learned(frame)
     assert ours.transform_one({"x": 8.0})["x"] == ours.transform_many(other)["x"].item() == 0.0
 
 
@@ -138,13 +114,10 @@ def test_unseen_feature_has_one_rule_and_leaves_no_trace():
     assert theirs.transform_one({"y": 8.0})["y"] == 0.0
     assert theirs.transform_many(other)["y"].item() == 8.0
     assert "y" in theirs.means  # transforming created it
-    ours = ours_after(pd.DataFrame({"x": [1.0, 3.0]}))
+    ours = learned(pd.DataFrame({"x": [1.0, 3.0]}))
     state = pickle.dumps(ours)
     assert ours.transform_one({"y": 8.0})["y"] == ours.transform_many(other)["y"].item() == 0.0
     assert pickle.dumps(ours) == state
-
-
-# ----------------------------------------------------- exponentially weighted variance
 
 
 def test_exponentially_weighted_variance_at_an_offset():
@@ -178,9 +151,6 @@ def test_adaptive_scaler_equals_recursive_ema_where_it_is_right():
         assert ours.transform_one({"x": value})["x"] == pytest.approx(z, rel=1e-9, abs=1e-9)
 
 
-# ------------------------------------------------------------- partial rows and merging
-
-
 @pytest.mark.parametrize("bad", [None, "two", [1.0]], ids=str)
 def test_row_is_learned_whole_or_not_at_all(bad):
     theirs = preprocessing.StandardScaler()
@@ -189,8 +159,7 @@ def test_row_is_learned_whole_or_not_at_all(bad):
         theirs.learn_one({"a": 2.0, "b": bad})
     assert theirs.means["a"] == 1.5  # half of the row was learned
     assert theirs.counts["b"] == 2
-    ours = RiverNormalizer()
-    ours.learn_one({"a": 1.0, "b": 1.0})
+    ours = learned({"a": 1.0, "b": 1.0})
     if bad is None:  # a missing value is not an error
         ours.learn_one({"a": 2.0, "b": bad})
         assert (stats_of(ours, "a")["count"], stats_of(ours, "b")["count"]) == (2, 1)
@@ -202,15 +171,11 @@ def test_row_is_learned_whole_or_not_at_all(bad):
 
 
 def test_infinity_does_not_poison_the_statistics():
-    theirs = preprocessing.StandardScaler()
-    ours = RiverNormalizer()
-    for value in (1.0, 3.0):
+    theirs, ours = preprocessing.StandardScaler(), learned({"a": 1.0}, {"a": 3.0})
+    for value in (1.0, 3.0, INF, 2.0):
         theirs.learn_one({"a": value})
-        ours.learn_one({"a": value})
-    theirs.learn_one({"a": math.inf})
     with pytest.raises(InvalidValueError, match="'a'"):
-        ours.learn_one({"a": math.inf})
-    theirs.learn_one({"a": 2.0})
+        ours.learn_one({"a": INF})
     ours.learn_one({"a": 2.0})
     assert math.isnan(theirs.means["a"])
     assert stats_of(ours, "a")["mean"] == 2.0
@@ -234,24 +199,19 @@ def test_shards_of_one_or_two_rows_merge():
     ]
 
 
-# -------------------------------------------------------------------------- timestamps
-
-
 @pytest.mark.parametrize("make", [pl.DataFrame, pa.table], ids=lambda m: m.__name__)
 def test_timestamps_are_not_numbers(make):
-    day = datetime.datetime(2024, 1, 1)
-    frame = make({"t": [day, None]})
+    frame = make({"t": [DAY, None]})
     assert river_after(frame).means["t"] < -1e18  # half of INT64_MIN
-    ours = ours_after(frame, make({"t": [day, None], "x": [1.0, 3.0]}))
-    ours.learn_one({"t": day, "x": 5.0})
+    ours = learned(frame, make({"t": [DAY, None], "x": [1.0, 3.0]}), {"t": DAY, "x": 5.0})
     assert ours.stats()["column"].to_pylist() == ["x"]
-    assert ours.transform_one({"t": day, "x": 3.0}) == {"t": day, "x": 0.0}
+    assert ours.transform_one({"t": DAY, "x": 3.0}) == {"t": DAY, "x": 0.0}
     assert list(ours.transform_many(frame)["t"]) == list(frame["t"])
 
 
 def test_timestamps_of_pandas_are_not_numbers():
     frame = pd.DataFrame({"t": pd.to_datetime(["2024-01-01", "2024-01-03"]), "x": [1.0, 3.0]})
     assert river_after(frame).means["t"] > 1e9
-    ours = ours_after(frame)
+    ours = learned(frame)
     assert ours.stats()["column"].to_pylist() == ["x"]
     pd.testing.assert_series_equal(ours.transform_many(frame)["t"], frame["t"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pyarrow as pa
+from river_rows import learned
 
 import streambn as sbn
-from streambn.adapters.river import RiverNormalizer
 from streambn.testing import AdapterLaws
 
 EPSILON = 2.0**-52
@@ -15,10 +15,7 @@ EPSILON = 2.0**-52
 
 class OnFrames(AdapterLaws):
     def learned(self, policy, batches):
-        model = RiverNormalizer(policy)
-        for batch in batches:
-            model.learn_many(self.as_frame(batch))
-        return model
+        return learned(*map(self.as_frame, batches), policy=policy)
 
     def transformed(self, adapter, batch):
         out = adapter.transform_many(self.as_frame(batch))
@@ -37,52 +34,30 @@ class OnFrames(AdapterLaws):
 
 class OnRows(OnFrames):
     def learned(self, policy, batches):
-        model = RiverNormalizer(policy)
-        for batch in batches:
-            for row in batch.to_pylist():
-                model.learn_one(row)
-        return model
+        return learned(*(row for batch in batches for row in batch.to_pylist()), policy=policy)
 
     def transformed(self, adapter, batch):
         rows = [adapter.transform_one(row) for row in batch.to_pylist()]
         return {name: [row[name] for row in rows] for name in ("a", "b")}
 
 
-class TestWelfordOnBatches(OnFrames):
-    policy = sbn.Welford()
-
-
-class TestEMAOnBatches(OnFrames):
-    policy = sbn.EMA(halflife=3)
-
-
-class TestBatchEMAOnBatches(OnFrames):
-    policy = sbn.BatchEMA(momentum=0.1)
-    depends_on_cuts = True
-
-
-class TestRecursiveEMAOnTables(OnFrames):
-    policy = sbn.EMA(alpha=0.3, adjust=False, ignore_na=True)
-
+class OnTables(OnFrames):
     def as_frame(self, batch):
         return pa.Table.from_batches([batch])
 
 
-class TestWelfordOnRows(OnRows):
-    policy = sbn.Welford()
+CASES = {
+    "WelfordOnBatches": (OnFrames, sbn.Welford()),
+    "EMAOnBatches": (OnFrames, sbn.EMA(halflife=3)),
+    "BatchEMAOnBatches": (OnFrames, sbn.BatchEMA(momentum=0.1)),
+    "ExactOnBatches": (OnFrames, sbn.Exact()),
+    "RecursiveEMAOnTables": (OnTables, sbn.EMA(alpha=0.3, adjust=False, ignore_na=True)),
+    "WelfordOnRows": (OnRows, sbn.Welford()),
+    "ExactOnRows": (OnRows, sbn.Exact()),
+    "EMAOnRows": (OnRows, sbn.EMA(span=5)),
+    "RecursiveEMAOnRows": (OnRows, sbn.EMA(alpha=0.3, adjust=False)),
+}
 
-
-class TestExactOnBatches(OnFrames):
-    policy = sbn.Exact()
-
-
-class TestExactOnRows(OnRows):
-    policy = sbn.Exact()
-
-
-class TestEMAOnRows(OnRows):
-    policy = sbn.EMA(span=5)
-
-
-class TestRecursiveEMAOnRows(OnRows):
-    policy = sbn.EMA(alpha=0.3, adjust=False)
+for _name, (_base, _policy) in CASES.items():
+    _how = {"policy": _policy, "depends_on_cuts": isinstance(_policy, sbn.BatchEMA)}
+    globals()[f"Test{_name}"] = type(f"Test{_name}", (_base,), _how)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from river_rows import column, learned
 
 import streambn as sbn
 from streambn.adapters.river import RiverNormalizer
@@ -120,9 +121,11 @@ def learn(model, kind, rows):
         model.learn_many(frame_of(kind, rows))
 
 
-def one_by_one(policy, rows, **options):
-    model = RiverNormalizer(policy, **options)
-    learn(model, "rows", rows)
+def mixture(data, rows, policy=None):
+    """Return a normalizer that learned the rows by a random cut into rows and frames."""
+    model = RiverNormalizer(policy)
+    for kind, piece in data.draw(cut(rows)):
+        learn(model, kind, piece)
     return model
 
 
@@ -152,18 +155,10 @@ def assert_alike(one, other, rtol=1e-12):
             assert a[spread] == pytest.approx(b[spread], rel=rtol, abs=0), (name, spread)
 
 
-def cells(frame, name):
-    """Return a column as Python values, None where one is missing."""
-    values = frame[name]
-    values = values.to_pylist() if hasattr(values, "to_pylist") else values.to_list()
-    return [None if v is None or v is pd.NA else v for v in values]
-
-
 def assert_same_values(got, expected):
-    assert len(got) == len(expected)
     for a, b in zip(got, expected, strict=True):
-        if a is None or b is None:
-            assert a is b
+        if b is None:
+            assert a is None or a is pd.NA
         else:
             assert a == pytest.approx(b, rel=1e-12, abs=1e-12, nan_ok=True)
 
@@ -172,10 +167,7 @@ def assert_same_values(got, expected):
 @given(data=st.data())
 def test_any_mixture_of_rows_and_frames_learns_the_same(data, policy):
     rows = data.draw(streams())
-    mixed = RiverNormalizer(policy)
-    for kind, piece in data.draw(cut(rows)):
-        learn(mixed, kind, piece)
-    assert_alike(mixed, one_by_one(policy, rows))
+    assert_alike(mixture(data, rows, policy), learned(*rows, policy=policy))
 
 
 @for_every_policy
@@ -184,7 +176,7 @@ def test_any_mixture_of_rows_and_frames_learns_the_same(data, policy):
 def test_normalizer_learns_the_same_from_a_table(rows, policy):
     table = as_table(rows)
     for ddof in (0, 1):
-        model = one_by_one(policy, rows, ddof=ddof)
+        model = learned(*rows, policy=policy, ddof=ddof)
         core = sbn.Normalizer(policy, ddof=ddof)
         if table.num_columns:
             core.update(table)
@@ -202,7 +194,7 @@ def test_normalizer_learns_the_same_from_a_table(rows, policy):
 @settings.get_profile("few")
 @given(rows=streams(), unseen=streams(max_rows=4))
 def test_frames_are_transformed_like_their_rows(rows, unseen, policy):
-    model = one_by_one(policy, rows)
+    model = learned(*rows, policy=policy)
     known = statistics(model)
     for asked in (rows, unseen):
         expected = columns_of([model.transform_one(row) for row in asked])
@@ -210,7 +202,7 @@ def test_frames_are_transformed_like_their_rows(rows, unseen, policy):
             frame = frame_of(kind, asked) if expected else None
             out = None if frame is None else model.transform_many(frame)
             for name in expected:
-                assert_same_values(cells(out, name), expected[name])
+                assert_same_values(column(out, name), expected[name])
     for row in rows:
         for name, z in model.transform_one(row).items():
             x, of = row[name], known.get(name)
@@ -230,10 +222,7 @@ def test_frames_are_transformed_like_their_rows(rows, unseen, policy):
 @given(data=st.data())
 def test_welford_agrees_with_exact_arithmetic(data):
     rows = data.draw(streams())
-    mixed = RiverNormalizer()
-    for kind, piece in data.draw(cut(rows)):
-        learn(mixed, kind, piece)
-    for model in (mixed, one_by_one(None, rows)):
+    for model in (mixture(data, rows), learned(*rows)):
         found = statistics(model)
         for name, values in columns_of(rows).items():
             there = [v for v in values if v is not None]
@@ -271,11 +260,11 @@ def test_each_frame_and_each_row_is_a_block_of_batch_ema(data):
     found, expected = statistics(model), statistics(core)
     assert found.keys() == expected.keys()
     for name, of in found.items():
-        for column in ("count", "nulls", "nans"):
-            assert of[column] == expected[name][column]
-        for column in ("mean", "var"):
-            value = expected[name][column]
-            assert of[column] == (None if value is None else pytest.approx(value, rel=1e-12))
+        for field in ("count", "nulls", "nans"):
+            assert of[field] == expected[name][field]
+        for field in ("mean", "var"):
+            value = expected[name][field]
+            assert of[field] == (None if value is None else pytest.approx(value, rel=1e-12))
 
 
 @functools.cache
@@ -291,7 +280,7 @@ def long_stream():
 def test_long_stream_of_rows_equals_a_table(policy):
     rows = long_stream()
     core = sbn.Normalizer(policy).update(as_table(rows))
-    model = one_by_one(policy, rows)
+    model = learned(*rows, policy=policy)
     assert_alike(model, core)
     # Around 1e15 the variance of c is close to rounding error.
     z, table = model.transform_one(rows[-1]), core.transform(as_table(rows[-1:]))
