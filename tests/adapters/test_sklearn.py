@@ -35,6 +35,7 @@ from streambn.errors import InvalidValueError, SchemaError
 from streambn.testing import AdapterLaws, exact_moments
 
 POLICIES = [sbn.Welford(), sbn.EMA(halflife=50), sbn.BatchEMA(momentum=0.1), sbn.Exact()]
+FITTED = ("mean_", "var_", "scale_", "n_samples_seen_")
 BUNDLED = ["iris", "wine", "breast_cancer", "diabetes", "digits"]
 
 
@@ -95,9 +96,8 @@ def expected_failures(estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
 def test_scikit_learns_suite_passes(estimator):
     failing = expected_failures(estimator)
-    results = check_estimator(
-        estimator, expected_failed_checks=failing, on_fail="raise", on_skip=None
-    )
+    how = {"expected_failed_checks": failing, "on_fail": "raise", "on_skip": None}
+    results = check_estimator(estimator, **how)
     passed = {r["check_name"] for r in results if r["status"] == "passed"}
     assert {r["check_name"] for r in results if r["status"] == "xfail"} == failing.keys()
     # The check for arrays of other libraries runs only if scikit-learn is configured for it.
@@ -137,13 +137,11 @@ def test_suite_finds_broken_estimators(broken, check):
     assert check in {r["check_name"] for r in results if r["status"] == "failed"}
 
 
-# -------------------------------------------------------------------------- the laws
-
-
 class OnArrays(AdapterLaws):
+    policy = sbn.Welford()
+
     def as_input(self, batch):
-        columns = [batch[name].to_numpy(zero_copy_only=False) for name in ("a", "b")]
-        return np.column_stack(columns)
+        return np.column_stack([batch[name].to_numpy(zero_copy_only=False) for name in "ab"])
 
     def learned(self, policy, batches):
         parts = [self.as_input(batch) for batch in batches if batch.num_rows]
@@ -166,35 +164,22 @@ class OnPolars(OnArrays):
         return pl.DataFrame(batch)
 
 
-class TestWelfordOnArrays(OnArrays):
-    policy = sbn.Welford()
+CASES = {
+    "WelfordOnArrays": (OnArrays, sbn.Welford()),
+    "EMAOnArrays": (OnArrays, sbn.EMA(halflife=3)),
+    "RecursiveEMAOnArrays": (OnArrays, sbn.EMA(alpha=0.3, adjust=False, ignore_na=True)),
+    "BatchEMAOnArrays": (OnArrays, sbn.BatchEMA(momentum=0.1)),
+    "WelfordOnTables": (OnTables, sbn.Welford()),
+    "EMAOnPolars": (OnPolars, sbn.EMA(span=5)),
+}
 
-
-class TestEMAOnArrays(OnArrays):
-    policy = sbn.EMA(halflife=3)
-
-
-class TestRecursiveEMAOnArrays(OnArrays):
-    policy = sbn.EMA(alpha=0.3, adjust=False, ignore_na=True)
-
-
-class TestBatchEMAOnArrays(OnArrays):
-    policy = sbn.BatchEMA(momentum=0.1)
-    depends_on_cuts = True
-
-
-class TestWelfordOnTables(OnTables):
-    policy = sbn.Welford()
-
-
-class TestEMAOnPolars(OnPolars):
-    policy = sbn.EMA(span=5)
+for _name, (_base, _policy) in CASES.items():
+    _how = {"policy": _policy, "depends_on_cuts": isinstance(_policy, sbn.BatchEMA)}
+    globals()[f"Test{_name}"] = type(f"Test{_name}", (_base,), _how)
 
 
 class DropsLastBatch(OnArrays):
     """Drops it unless no row would be left."""
-
-    policy = sbn.Welford()
 
     def learned(self, policy, batches):
         kept = batches[:-1] if any(batch.num_rows for batch in batches[:-1]) else batches
@@ -208,8 +193,6 @@ class IgnoresBatches(OnArrays):
 
 
 class LearnsInTransformed(OnArrays):
-    policy = sbn.Welford()
-
     def transformed(self, adapter, batch):
         answers = super().transformed(adapter, batch)
         adapter.partial_fit(self.as_input(batch))
@@ -217,8 +200,6 @@ class LearnsInTransformed(OnArrays):
 
 
 class SingleRowsAreZero(OnArrays):
-    policy = sbn.Welford()
-
     def transformed(self, adapter, batch):
         if batch.num_rows == 1:
             return {"a": [0.0], "b": [0.0]}
@@ -227,8 +208,6 @@ class SingleRowsAreZero(OnArrays):
 
 class KeepsNulls(OnArrays):
     """Does not declare that the host has NaN for null."""
-
-    policy = sbn.Welford()
 
     def as_host(self, z, x, stats):
         return z
@@ -253,9 +232,6 @@ def test_laws_find_broken_adapters(broken, law):
         test(broken())
 
 
-# ------------------------------------------------------------- against StandardScaler
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", BUNDLED)
 def test_equals_standard_scaler_on_real_data(name, seed):
@@ -264,7 +240,7 @@ def test_equals_standard_scaler_on_real_data(name, seed):
     assert len(parts) > 1
     theirs = fit_parts(StandardScaler(), parts)
     ours = fit_parts(SklearnNormalizer(), parts)
-    for attribute in ("mean_", "var_", "scale_", "n_samples_seen_"):
+    for attribute in FITTED:
         got, expected = getattr(ours, attribute), getattr(theirs, attribute)
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
     out = ours.transform(X)
@@ -279,7 +255,7 @@ def test_attributes_are_none_where_standard_scaler_has_none(with_mean, with_std)
     X = np.array([[1.0, np.nan, 5.0], [2.0, 3.0, 5.0], [4.0, 9.0, 5.0]])
     how = {"with_mean": with_mean, "with_std": with_std}
     ours, theirs = (kind(**how).fit(X) for kind in (SklearnNormalizer, StandardScaler))
-    for attribute in ("mean_", "var_", "scale_", "n_samples_seen_"):
+    for attribute in FITTED:
         got, expected = getattr(ours, attribute), getattr(theirs, attribute)
         if expected is None:
             assert got is None
@@ -318,13 +294,10 @@ def test_mean_is_finite_where_the_sum_is_not():
 def test_transform_divides_by_scale(data):
     offset = data.draw(st.sampled_from([0.0, 1.0, -1e9, 1e15]))
     spread = data.draw(st.sampled_from([0.0, 1e-200, 1e-3, 1.0, 1e200]))
-    options = {
-        "eps": data.draw(st.sampled_from([0.0, 1e-5])),
-        "ddof": data.draw(st.sampled_from([0, 1])),
-    }
+    eps, ddof = data.draw(st.sampled_from([0.0, 1e-5])), data.draw(st.sampled_from([0, 1]))
     rows = data.draw(st.integers(1, 30))
     X = offset + spread * np.random.default_rng(rows).normal(size=(rows, 1))
-    scaler = SklearnNormalizer(sbn.EMA(span=9), with_mean=False, **options).fit(X)
+    scaler = SklearnNormalizer(sbn.EMA(span=9), with_mean=False, eps=eps, ddof=ddof).fit(X)
     # Without centering, the scale itself maps to 1.
     np.testing.assert_allclose(scaler.transform(scaler.scale_[None]), 1.0, rtol=1e-14)
 
@@ -345,20 +318,19 @@ def test_scale_of_large_integers_is_not_rounded_to_constant(eps):
         np.testing.assert_allclose(np.diff(z), steps, rtol=1e-12)
 
 
-# ------------------------------------------------------------------------ in and out
-
-
 def frames_of(X, names):
+    """Return the data as every kind of frame, first of pandas."""
     frame = pd.DataFrame(X, columns=names)
-    return {
-        "pandas": frame,
-        "polars": pl.DataFrame(dict(zip(names, X.T, strict=True))),
-        "table": pa.Table.from_pandas(frame),
-        "chunked": pa.concat_tables(
-            [pa.Table.from_pandas(frame[:7]), pa.Table.from_pandas(frame[7:])]
+    table = pa.Table.from_pandas(frame)
+    return [
+        *(
+            frame,
+            table,
+            pa.concat_tables([table[:7], table[7:]]),
+            pa.RecordBatch.from_pandas(frame),
         ),
-        "record batch": pa.RecordBatch.from_pandas(frame),
-    }
+        pl.DataFrame(dict(zip(names, X.T, strict=True))),
+    ]
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16])
@@ -371,8 +343,8 @@ def test_all_containers_give_the_same_result(kind):
     assert out.flags.writeable
     readonly, wide = X.copy(), np.repeat(X, 2, axis=1)
     readonly.flags.writeable = False
-    arrays = {"F": np.asfortranarray(X), "strided": wide[:, ::2], "backwards": X[::-1][::-1]}
-    for data in [*arrays.values(), readonly, X.tolist(), *frames_of(X, list("abc")).values()]:
+    arrays = [np.asfortranarray(X), wide[:, ::2], X[::-1][::-1], readonly]
+    for data in [*arrays, X.tolist(), *frames_of(X, list("abc"))]:
         scaler = SklearnNormalizer().fit(data)
         tolerance = 1e-14 if np.asarray(data).dtype != kind else 1e-15
         np.testing.assert_allclose(scaler.mean_, expected.mean_, rtol=tolerance)
@@ -434,7 +406,7 @@ def test_array_in_c_order_is_not_copied(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["pandas", "polars"])
 def test_set_output_gives_frames_with_names(kind):
-    frame = frames_of(np.arange(24.0).reshape(12, 2) % 7, ["up", "down"])["pandas"]
+    frame = frames_of(np.arange(24.0).reshape(12, 2) % 7, ["up", "down"])[0]
     frame.index = range(100, 112)
     scaler = SklearnNormalizer().set_output(transform=kind)
     out = scaler.fit_transform(frame)
@@ -445,9 +417,6 @@ def test_set_output_gives_frames_with_names(kind):
         assert list(out.index) == list(frame.index)
     unnamed = SklearnNormalizer().set_output(transform=kind).fit_transform(frame.to_numpy())
     assert list(unnamed.columns) == ["x0", "x1"]
-
-
-# ----------------------------------------------------------- with other estimators
 
 
 def test_pipelines_and_searches():
@@ -467,18 +436,15 @@ def test_pipelines_and_searches():
 def test_column_transformer():
     frame = datasets.load_iris(as_frame=True).data
     names = list(frame.columns)
-    columns = ColumnTransformer(
-        [
-            ("slow", SklearnNormalizer(), names[:2]),
-            ("fast", SklearnNormalizer(sbn.EMA(span=20)), names[2:]),
-        ],
-        verbose_feature_names_out=False,
-    ).set_output(transform="pandas")
-    out = columns.fit_transform(frame)
+    parts = [
+        ("slow", SklearnNormalizer(), names[:2]),
+        ("fast", SklearnNormalizer(sbn.EMA(span=20)), names[2:]),
+    ]
+    columns = ColumnTransformer(parts, verbose_feature_names_out=False)
+    out = columns.set_output(transform="pandas").fit_transform(frame)
     assert list(out.columns) == names
-    np.testing.assert_allclose(
-        out[names[:2]], StandardScaler().fit_transform(frame[names[:2]]), rtol=1e-9, atol=1e-12
-    )
+    slow = StandardScaler().fit_transform(frame[names[:2]])
+    np.testing.assert_allclose(out[names[:2]], slow, rtol=1e-9, atol=1e-12)
     peer = frame[names[2:]].ewm(span=20)
     last = (frame[names[2:]] - peer.mean().iloc[-1]) / peer.std(bias=True).iloc[-1]
     np.testing.assert_allclose(out[names[2:]], last, rtol=1e-9, atol=1e-12)
@@ -511,14 +477,15 @@ def test_clone_is_unfitted_and_copies_are_fitted():
 
 
 def test_nothing_is_available_before_fit():
-    for attribute in ("mean_", "var_", "scale_", "n_samples_seen_"):
+    for attribute in FITTED:
         assert not hasattr(SklearnNormalizer(), attribute)
-    for method in ("transform", "inverse_transform"):
+    empty = SklearnNormalizer()
+    for call, *data in (
+        *((empty.transform, [[1.0]]), (empty.inverse_transform, [[1.0]])),
+        *((empty.to_normalizer,), (empty.get_feature_names_out,)),
+    ):
         with pytest.raises(NotFittedError):
-            getattr(SklearnNormalizer(), method)([[1.0]])
-    for method in ("to_normalizer", "get_feature_names_out"):
-        with pytest.raises(NotFittedError):
-            getattr(SklearnNormalizer(), method)()
+            call(*data)
 
 
 def test_state_does_not_grow():
@@ -539,9 +506,6 @@ def test_fit_forgets_and_partial_fit_does_not():
     scaler.set_params(policy=sbn.EMA(halflife=3), with_std=False)
     assert scaler.scale_ is not None  # parameters take effect at the next fit
     assert scaler.fit(X).scale_ is None
-
-
-# ---------------------------------------------- missing values, infinities, bad input
 
 
 def test_missing_values_are_skipped_and_become_nan():
@@ -635,7 +599,7 @@ def test_other_number_of_columns_is_refused(width):
 
 def test_feature_names_follow_scikit_learns_rules():
     frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 7.0]})
-    for data in frames_of(frame.to_numpy(), ["a", "b"]).values():
+    for data in frames_of(frame.to_numpy(), ["a", "b"]):
         scaler, untouched = (SklearnNormalizer().fit(data) for _ in range(2))
         assert list(scaler.feature_names_in_) == ["a", "b"]
         wrong = [frame[["b", "a"]], frame.rename(columns={"a": "c"})]
@@ -668,9 +632,6 @@ def test_dates_are_refused(data):
     assert StandardScaler().fit(only).mean_[0] > 0  # StandardScaler averages them as integers
     with pytest.raises(SchemaError, match="column 0"):
         SklearnNormalizer().fit(only)
-
-
-# ------------------------------------------------------------------------ sample weights
 
 
 def weighted_samples(seed, holes=0.2):
@@ -820,9 +781,8 @@ def test_sample_weights_continue_those_of_a_normalizer():
     live.update(frame.assign(weight=w))
     # A column can be a feature and hold the weights.
     both = sbn.Normalizer(columns=["a", "b", "w"], weights="w").update(frame.abs().fillna(1.0))
-    mine = SklearnNormalizer.from_normalizer(both.freeze()).partial_fit(
-        frame.abs(), sample_weight=w
-    )
+    mine = SklearnNormalizer.from_normalizer(both.freeze())
+    mine.partial_fit(frame.abs(), sample_weight=w)
     assert mine.to_normalizer().options.weights == "w_"
 
 
@@ -839,11 +799,9 @@ def test_sample_weights_are_routed_on_request():
         model = make_pipeline(asking, LogisticRegression().set_fit_request(sample_weight=False))
         model.fit(X, y, sample_weight=w)
         np.testing.assert_array_equal(model[0].mean_, expected)
-        request = asking.get_metadata_routing().fit.requests
-        assert request == {"sample_weight": True}
-        assert SklearnNormalizer().get_metadata_routing().partial_fit.requests == {
-            "sample_weight": None
-        }
+        assert asking.get_metadata_routing().fit.requests == {"sample_weight": True}
+        silent = SklearnNormalizer().get_metadata_routing().partial_fit.requests
+        assert silent == {"sample_weight": None}
 
 
 def test_policy_by_event_time_is_refused():
@@ -895,9 +853,6 @@ def test_constant_feature_has_scale_one():
     np.testing.assert_array_equal(scaler.scale_, 1.0)
     np.testing.assert_array_equal(scaler.transform(X), 0.0)
     np.testing.assert_array_equal(scaler.transform(X + 8.0)[:, 1], 8.0)
-
-
-# --------------------------------------------------- exchange with streambn.Normalizer
 
 
 def test_to_normalizer_has_the_columns_of_the_frame(tmp_path):
