@@ -20,13 +20,20 @@ from streambn.errors import InvalidValueError, SchemaError
 from streambn.policies import Policy
 
 
-def test_arguments_are_checked():
-    with pytest.raises(InvalidValueError, match="unseen must be"):
-        RowNormalizer(unseen="null")
-    with pytest.raises(InvalidValueError, match="policy must be"):
-        RowNormalizer("welford")
-    with pytest.raises(InvalidValueError, match="eps must be"):
-        RowNormalizer(eps=-1.0)
+def learned(*rows, **options):
+    norm = RowNormalizer(**options)
+    for row in rows:
+        norm.learn_one(row)
+    return norm
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"unseen": "null"}, {"policy": "welford"}, {"eps": -1.0}], ids=str
+)
+def test_arguments_are_checked(wrong):
+    [name] = wrong
+    with pytest.raises(InvalidValueError, match=f"{name} must be"):
+        RowNormalizer(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +43,7 @@ def test_arguments_are_checked():
 )
 @pytest.mark.parametrize("policy", [sbn.Welford(), sbn.Exact()], ids=str)
 def test_errors_name_the_feature(policy, row, column):
-    norm = RowNormalizer(policy)
-    norm.learn_one({"a": 1.0})
+    norm = learned({"a": 1.0}, policy=policy)
     for method in (norm.learn_one, norm.transform_one):
         with pytest.raises((InvalidValueError, SchemaError)) as caught:
             method(row)
@@ -57,8 +63,7 @@ def test_duplicate_feature_is_refused(policy):
 
 
 def test_features_of_the_same_text_do_not_convert():
-    norm = RowNormalizer()
-    norm.learn_one({1: 2.0, "1": 3.0})
+    norm = learned({1: 2.0, "1": 3.0})
     assert norm.features == [1, "1"]
     with pytest.raises(SchemaError, match="'1' occurs twice"):
         norm.to_normalizer()
@@ -114,9 +119,6 @@ def test_round_trip_through_normalizer(policy):
         one.learn_many(late)
     assert back.stats().equals(norm.stats())
     assert norm.stats()["nulls"].to_pylist() == [3, 3, 13]
-
-
-# -------------------------------------------------------------- weights and event times
 
 
 def statistics(norm):
@@ -207,8 +209,7 @@ def test_weights_equal_repeated_rows():
 
 
 def test_rows_of_weight_zero_leave_no_trace():
-    norm = RowNormalizer(sbn.EMA(alpha=0.5))
-    norm.learn_one({"a": 1.0})
+    norm = learned({"a": 1.0}, policy=sbn.EMA(alpha=0.5))
     before = pickle.dumps(norm)
     norm.learn_one({"a": 2.0, "b": 1.0}, 0)
     norm.learn_many(as_batch([{"a": 2.0, "b": 1.0}] * 3), weights=np.zeros(3))
@@ -235,8 +236,7 @@ def test_rows_of_weight_zero_leave_no_trace():
     ids=str,
 )
 def test_invalid_weights_of_a_batch_are_refused(weights, message):
-    norm = RowNormalizer()
-    norm.learn_one({"a": 1.0})
+    norm = learned({"a": 1.0})
     before = pickle.dumps(norm)
     for batch, names in ((as_batch([{"a": 1.0}] * 2), None), (np.ones((2, 1)), ["a"])):
         with pytest.raises((InvalidValueError, SchemaError), match=message):
@@ -262,8 +262,7 @@ class ByBlocks(Policy):
 
 @pytest.mark.parametrize("policy", [*UNWEIGHTED.values(), WithoutWeights()], ids=repr)
 def test_policies_without_weights_refuse_them(policy):
-    norm = RowNormalizer(policy)
-    norm.learn_one({"a": 1.0})
+    norm = learned({"a": 1.0}, policy=policy)
     norm.learn_one({"a": 2.0}, 1.0)
     before = pickle.dumps(norm)
     for weight in (2.0, 0):
@@ -296,9 +295,8 @@ def test_policy_by_blocks_may_take_weights():
 def test_weights_under_a_key(policy):
     norm = RowNormalizer(policy, weights="w")
     row = {"w": 3, "a": 1.0, "s": "x"}
-    norm.learn_one(row)
-    norm.learn_one({"a": 5.0, "w": 1})
-    norm.learn_one({"a": 70.0, "w": 0})
+    for x in (row, {"a": 5.0, "w": 1}, {"a": 70.0, "w": 0}):
+        norm.learn_one(x)
     assert row == {"w": 3, "a": 1.0, "s": "x"}
     of = statistics(norm)
     assert list(of) == ["a"]
@@ -312,22 +310,24 @@ def test_weights_under_a_key(policy):
     norm.learn_many(pa.record_batch({"x": [2.0], "y": [7]}), ["a", "w"])
     assert statistics(norm)["a"]["weight"] == 19.0
     before = pickle.dumps(norm)
-    with pytest.raises(InvalidValueError, match="weight under 'w' must be a number from 0"):
-        norm.learn_one({"a": 1.0})
-    with pytest.raises(InvalidValueError, match="weights: column 'w' holds -1 in row 0"):
-        norm.learn_many(pa.record_batch({"a": [2.0], "w": [-1]}))
+    conflict = "conflicts with weights='w'"
+    for call, message in (
+        (lambda: norm.learn_one({"a": 1.0}), "weight under 'w' must be a number from 0"),
+        (lambda: norm.learn_one({"a": 1.0, "w": 1}, 2), f"weight=2 {conflict}"),
+        (lambda: norm.learn_many(batch, weights=[2]), rf"weights=\[2\] {conflict}"),
+        (
+            lambda: norm.learn_many(pa.record_batch({"a": [2.0], "w": [-1]})),
+            "weights: column 'w' holds -1 in row 0",
+        ),
+        (lambda: norm.learn_one(None), "a row must be a dict"),
+        (lambda: norm.transform_one(None), "a row must be a dict"),
+    ):
+        with pytest.raises(InvalidValueError, match=message):
+            call()
     with pytest.raises(SchemaError, match="column 'w' is not in the data"):
         norm.learn_many(pa.record_batch({"a": [2.0]}))
     with pytest.raises(SchemaError, match="'w' occurs twice"):
         norm.learn_many(np.ones((1, 3)), ["w", "a", "w"])
-    with pytest.raises(InvalidValueError, match="weight=2 conflicts with weights='w'"):
-        norm.learn_one({"a": 1.0, "w": 1}, 2)
-    with pytest.raises(InvalidValueError, match=r"weights=\[2\] conflicts with weights='w'"):
-        norm.learn_many(batch, weights=[2])
-    with pytest.raises(InvalidValueError, match="a row must be a dict"):
-        norm.learn_one(None)
-    with pytest.raises(InvalidValueError, match="a row must be a dict"):
-        norm.transform_one(None)
     assert pickle.dumps(norm) == before
     copied = pickle.loads(before)
     assert copied.transform_one({"w": 7, "a": 2.0}) == norm.transform_one({"w": 7, "a": 2.0})
@@ -350,23 +350,19 @@ TIMED = sbn.EMA(halflife="1d", time="t")
 
 def timed_rows():
     rng = random.Random(3)
-    rows = [
-        {
-            name: rng.choice([None, math.nan, rng.gauss(5, 1)])
-            for name in "abc"
-            if rng.random() < 0.8
-        }
-        for _ in range(30)
-    ]
+
+    def row():
+        present = [name for name in "abc" if rng.random() < 0.8]
+        return {name: rng.choice([None, math.nan, rng.gauss(5, 1)]) for name in present}
+
+    rows = [row() for _ in range(30)]
     at = [DAY + np.timedelta64(rng.randint(-9 * 86400, 9 * 86400), "s") for _ in rows]
     return [{"t": t.item(), **row} for t, row in zip(at, rows, strict=True)], np.array(at)
 
 
 def test_event_times_under_a_key():
     rows, at = timed_rows()
-    norm, many, core = RowNormalizer(TIMED), RowNormalizer(TIMED), sbn.Normalizer(TIMED)
-    for row in rows:
-        norm.learn_one(row)
+    norm, many, core = learned(*rows, policy=TIMED), RowNormalizer(TIMED), sbn.Normalizer(TIMED)
     batch = as_batch(rows).append_column("t", pa.array(at))
     many.learn_many(batch[:20])
     many.learn_many(batch[20:])
@@ -375,9 +371,8 @@ def test_event_times_under_a_key():
     assert_close(norm, core)
     assert_close(many, core)
     later = at.max() + np.timedelta64(1, "D")
-    assert norm.stats(at=later)["weight"][0].as_py() == pytest.approx(
-        norm.stats()["weight"][0].as_py() / 2, rel=1e-12
-    )
+    now, then = (norm.stats(**how)["weight"][0].as_py() for how in ({}, {"at": later}))
+    assert then == pytest.approx(now / 2, rel=1e-12)
     row = {"t": None, "a": 5.0, "s": "x"}
     z = core.transform(pa.table({"a": [5.0], "b": [1.0], "c": [1.0]}))["a"][0].as_py()
     assert norm.transform_one(row) == {"t": None, "a": pytest.approx(z, rel=1e-12), "s": "x"}
@@ -409,37 +404,31 @@ def test_round_trip_with_event_times():
 
 
 @pytest.mark.parametrize(
-    ("t", "numeric"),
+    "t",
     [
-        (datetime.datetime(2026, 3, 2), False),
-        (datetime.datetime(2026, 3, 2, tzinfo=datetime.UTC), False),
-        (datetime.date(2026, 3, 2), False),
-        (np.datetime64("2026-03-02"), False),
-        (np.datetime64("2026-03-02T00"), False),
-        (np.datetime64("2026-03-02T00:00:00.000000000"), False),
-        (pd.Timestamp("2026-03-02"), False),
-        (pd.Timestamp("2026-03-02T02:00", tz="Europe/Helsinki"), False),
-        (1, True),
-        (1.0, True),
-        (np.int8(1), True),
-        (np.float32(1.0), True),
+        datetime.datetime(2026, 3, 2),
+        datetime.datetime(2026, 3, 2, tzinfo=datetime.UTC),
+        datetime.date(2026, 3, 2),
+        *(np.datetime64(f"2026-03-02{rest}") for rest in ("", "T00", "T00:00:00.000000000")),
+        *(pd.Timestamp("2026-03-02"), pd.Timestamp("2026-03-02T02:00", tz="Europe/Helsinki")),
+        *(1, 1.0, np.int8(1), np.float32(1.0)),
     ],
     ids=repr,
 )
-def test_event_times_of_every_type(t, numeric):
-    norm = RowNormalizer(sbn.EMA(halflife=1, time="t") if numeric else TIMED)
-    norm.learn_one({"a": 1.0, "t": 0 if numeric else datetime.datetime(2026, 3, 1)})
-    norm.learn_one({"a": 4.0, "t": t})
+def test_event_times_of_every_type(t):
+    policy, start = TIMED, datetime.datetime(2026, 3, 1)
+    if isinstance(t, int | float | np.number):
+        policy, start = sbn.EMA(halflife=1, time="t"), 0
+    norm = learned({"a": 1.0, "t": start}, {"a": 4.0, "t": t}, policy=policy)
     assert norm.stats()["mean"].to_pylist() == [pytest.approx(3.0, rel=1e-15)]
 
 
 def test_event_times_keep_nanoseconds():
-    norm = RowNormalizer(sbn.EMA(halflife="1ns", time="t"))
-    norm.learn_one({"a": 1.0, "t": pd.Timestamp("2026-03-02T00:00:00.000000001")})
-    norm.learn_one({"a": 4.0, "t": pd.Timestamp("2026-03-02T00:00:00.000000002")})
+    first, second, third = (pd.Timestamp(f"2026-03-02T00:00:00.00000000{i}") for i in (1, 2, 3))
+    rows = {"a": 1.0, "t": first}, {"a": 4.0, "t": second}
+    norm = learned(*rows, policy=sbn.EMA(halflife="1ns", time="t"))
     assert norm.stats()["mean"].to_pylist() == [pytest.approx(3.0, rel=1e-15)]
-    weight = norm.stats(at=pd.Timestamp("2026-03-02T00:00:00.000000003"))["weight"]
-    assert weight.to_pylist() == [0.75]
+    assert norm.stats(at=third)["weight"].to_pylist() == [0.75]
 
 
 @pytest.mark.parametrize(
@@ -460,8 +449,7 @@ def test_event_times_keep_nanoseconds():
     ids=repr,
 )
 def test_row_without_an_event_time_is_refused(row, message):
-    norm = RowNormalizer(TIMED)
-    norm.learn_one({"t": datetime.date(2026, 3, 1), "a": 1.0})
+    norm = learned({"t": datetime.date(2026, 3, 1), "a": 1.0}, policy=TIMED)
     before = pickle.dumps(norm)
     with pytest.raises((InvalidValueError, SchemaError), match=message):
         norm.learn_one(row and {"a": 1.0, **row})
@@ -480,8 +468,7 @@ def test_row_without_an_event_time_is_refused(row, message):
 
 
 def test_rows_without_an_event_time_can_be_skipped():
-    norm = RowNormalizer(sbn.EMA(halflife=1, time="t", null_time="skip"))
-    norm.learn_one({"a": 1.0, "t": 0})
+    norm = learned({"a": 1.0, "t": 0}, policy=sbn.EMA(halflife=1, time="t", null_time="skip"))
     before = pickle.dumps(norm)
     norm.learn_one({"a": 7.0, "b": 1.0})
     norm.learn_one({"a": 7.0, "t": math.nan})
@@ -514,9 +501,8 @@ def test_weights_and_times_together():
 def test_none_can_be_a_feature_but_not_a_row(policy):
     norm = RowNormalizer(policy)
     when = {"t": datetime.date(2026, 3, 1)} if policy is TIMED else {}
-    norm.learn_one({None: None} | when)
-    norm.learn_one({"a": None} | when)
-    norm.learn_one({None: 1.0} | when)
+    for row in ({None: None}, {"a": None}, {None: 1.0}):
+        norm.learn_one(row | when)
     assert norm.features == [None]
     assert norm.rows == 3
     for method in (norm.learn_one, norm.transform_one):
@@ -524,40 +510,26 @@ def test_none_can_be_a_feature_but_not_a_row(policy):
             method(None)
 
 
-# --------------------------------------------------------------------------- exact sums
-
-
 def test_exact_sums_of_rows_equal_those_of_a_batch():
     rng = random.Random(5)
+    big, kinds = 2**63, (pa.float64(), pa.int64(), pa.decimal128(9, 3), pa.int64())
     rows = [
-        {
-            "a": rng.gauss(1e15, 1),
-            "i": rng.randrange(-(2**63), 2**63),
-            "d": Decimal(i) / 8,
-            "late": i,
-        }
+        {"a": rng.gauss(1e15, 1), "i": rng.randrange(-big, big), "d": Decimal(i) / 8, "late": i}
         for i in range(60)
     ]
+    names = list(rows[0])
     for row in rows[:20]:
         del row["late"]
     rows[3]["a"], rows[4]["a"] = None, math.nan
-    batch = pa.RecordBatch.from_arrays(
-        [
-            pa.array([row.get(name) for row in rows], kind, from_pandas=False)
-            for name, kind in (
-                ("a", pa.float64()),
-                ("i", pa.int64()),
-                ("d", pa.decimal128(9, 3)),
-                ("late", pa.int64()),
-            )
-        ],
-        ["a", "i", "d", "late"],
-    )
+    columns = [
+        pa.array([row.get(name) for row in rows], kind, from_pandas=False)
+        for name, kind in zip(names, kinds, strict=True)
+    ]
+    batch = pa.record_batch(columns, names)
     columns = sbn.Normalizer(sbn.Exact()).update(batch).freeze()
-    by_batch, by_row = RowNormalizer(sbn.Exact()), RowNormalizer(sbn.Exact())
+    by_row = learned(*rng.sample(rows, len(rows)), policy=sbn.Exact())
+    by_batch = RowNormalizer(sbn.Exact())
     by_batch.learn_many(batch)
-    for row in rng.sample(rows, len(rows)):
-        by_row.learn_one(row)
     assert by_batch.to_normalizer().freeze() == columns
     for name, of in statistics(by_row).items():
         assert of == statistics(by_batch)[name]
@@ -584,13 +556,8 @@ def test_decimals_keep_their_digits_and_refuse_fractional_floats():
 
 @pytest.mark.parametrize("policy", [sbn.BatchEMA(momentum=None), sbn.Exact()], ids=str)
 def test_fractions_and_long_doubles_are_floats(policy):
-    norm = RowNormalizer(policy)
-    for value in (Fraction(1, 3), np.longdouble(1) / 3):
-        norm.learn_one({"a": value})
+    norm = learned({"a": Fraction(1, 3)}, {"a": np.longdouble(1) / 3}, policy=policy)
     assert statistics(norm)["a"]["mean"] == 1 / 3
-
-
-# ------------------------------------------------------------------------ zero variance
 
 
 @pytest.mark.parametrize("eps", [0.0, 4.0])
@@ -604,9 +571,7 @@ def test_constant_features_follow_normalizer(policy, values, eps):
     columns = sbn.Normalizer(policy, eps=eps).update(pa.table({"x": values}))
     expected = columns.transform(pa.table({"x": [30.0]}))["x"][0].as_py()
     assert expected == (30.0 - values[0]) / (math.sqrt(eps) or 1.0)
-    rows = RowNormalizer(policy, eps=eps)
-    for value in values:
-        rows.learn_one({"x": value})
+    rows = learned(*({"x": value} for value in values), policy=policy, eps=eps)
     for norm in (rows, RowNormalizer.from_normalizer(columns)):
         assert norm.transform_one({"x": 30.0}) == {"x": expected}
         assert norm.transform_many(pa.record_batch({"x": [30.0]}))["x"][0].as_py() == expected
@@ -614,9 +579,8 @@ def test_constant_features_follow_normalizer(policy, values, eps):
 
 @pytest.mark.parametrize("policy", [sbn.Welford(), sbn.Exact()], ids=repr)
 def test_constant_features_can_come_out_as_zero(policy):
-    norm = RowNormalizer(policy, constant="zero", affine={"x": (2.0, 5.0)})
-    for row in ({"x": 20.0, "y": 1.0}, {"x": 20.0, "y": 3.0}):
-        norm.learn_one(row)
+    rows = {"x": 20.0, "y": 1.0}, {"x": 20.0, "y": 3.0}
+    norm = learned(*rows, policy=policy, constant="zero", affine={"x": (2.0, 5.0)})
     for copy in (norm, pickle.loads(pickle.dumps(norm))):
         assert copy.transform_one({"x": 30.0, "y": 3.0}) == {"x": 5.0, "y": 1.0}
         batch = copy.transform_many(pa.record_batch({"x": [30.0], "y": [3.0]}))

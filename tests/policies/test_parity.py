@@ -73,11 +73,14 @@ def assert_close(got, expected, rtol, unit=0.0):
 
 @st.composite
 def gappy_series(draw, max_rows=120, offset=0.0):
-    """Draw a series of float64 with no, some or mostly NaN, or NaN at one end."""
+    """Draw a series of float64, maybe with ties, with no, some or mostly NaN, or NaN at one end."""
     n = draw(st.integers(1, max_rows))
     kind = draw(st.sampled_from(["none", "some", "most", "leading", "trailing", "both ends"]))
     rng = np.random.default_rng(draw(SEEDS))
-    x = offset + rng.normal(size=n)
+    x = rng.normal(size=n)
+    if draw(st.sampled_from([False, False, False, True])):
+        x = x.round()
+    x += offset
     a, b = sorted(rng.integers(0, n + 1, 2).tolist())
     if kind in ("some", "most"):
         x[rng.random(n) < (0.3 if kind == "some" else 0.85)] = np.nan
@@ -616,6 +619,23 @@ def test_batch_ema_agrees_with_exact_arithmetic(data, rate, initial):
             assert row_of(norm)["mean"] is None
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        sbn.BatchEMA(momentum=0.1),
+        sbn.BatchEMA(decay=0.99, ddof=0),
+        sbn.BatchEMA(momentum=None),
+        sbn.BatchEMA(momentum=1.0),
+        sbn.BatchEMA(momentum=0.5, initial=(3.0, 7.0)),
+    ],
+    ids=str,
+)
+def test_batch_ema_of_many_blocks_agrees_with_exact_arithmetic(policy):
+    rng = np.random.default_rng(0)
+    blocks = [5 + rng.normal(size=n) for n in rng.integers(2, 40, size=30)] * 3
+    assert_exact(fitted(maker(policy), map(batch_of, blocks)), blocks, unit=1)
+
+
 def test_total_variance_of_equal_blocks_is_that_of_the_values():
     x = np.random.default_rng(0).normal(size=60) + np.repeat([0.0, 10.0, -3.0], 20)
     norm = sbn.Normalizer(sbn.BatchEMA(momentum=None, ddof=0))
@@ -695,7 +715,8 @@ def test_blocks_merge_at_their_ends_or_into_an_open_block(data):
     rows = data.draw(st.integers(2, 9))
     older, newer = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 30))
     x = np.random.default_rng(data.draw(SEEDS)).normal(size=older + newer)
-    make = maker(sbn.BatchEMA(momentum=0.25, batch_rows=rows))
+    initial = data.draw(st.sampled_from([None, (0.0, 1.0)]))
+    make = maker(sbn.BatchEMA(momentum=0.25, batch_rows=rows, initial=initial))
     a, b = (fitted(make, [batch_of(part)]) for part in (x[:older], x[older:]))
     before = a.stats(), b.stats()
     open_rows = older % rows

@@ -30,9 +30,8 @@ KINDS = st.sampled_from([pa.timestamp(unit) for unit in UNITS])
 
 def stamps(ticks, kind):
     """Return times of any type by their ticks; None is a null."""
-    if pa.types.is_timestamp(kind):
-        return pa.array(ticks, pa.int64()).cast(kind)
-    return pa.array(ticks, kind)
+    plain = pa.int64() if pa.types.is_timestamp(kind) else kind
+    return pa.array(ticks, plain).cast(kind)
 
 
 def table(x, ticks, kind=None, **others):
@@ -59,14 +58,28 @@ def exact_weight(age, halflife):
         return Fraction(Decimal(2) ** -half_lives) if half_lives <= 1000 else Fraction(0)
 
 
-# ----------------------------------------------------------------------- extreme times
-
-
 @st.composite
 def far_ticks(draw):
     """Draw int64 values, some of them at the ends or close to each other."""
     ends = st.sampled_from([-(2**63), -(2**63) + 1, -1, 0, 1, LAST - 1, LAST])
     return draw(st.lists(ends | st.integers(-(2**63), LAST), min_size=1, max_size=6))
+
+
+def assert_exact(data, rows, weights, **how):
+    """Compare fits of all rows, of single rows and of merges with exact arithmetic."""
+    x, single = rows["x"].to_pylist(), [rows.slice(i, 1) for i in range(len(rows))]
+    mean, square = exact_moments(x, weights)
+    total = sum(weights)
+    fits = data.draw(st.permutations([fit(row, **how) for row in single]))
+    merged = merged_in_a_tree(data.draw, lambda a, b: a.merge(b), fits)
+    for norm in (fit(rows, **how), fit(*single, **how), merged):
+        got = row_of(norm)
+        assert got["count"] == len(x)
+        assert got["mean"] == pytest.approx(float(mean), rel=1e-14, abs=1e-14)
+        assert got["var"] == pytest.approx(float(square / total), rel=1e-13, abs=1e-300)
+        assert got["weight"] == pytest.approx(float(total), rel=1e-14)
+        assert (got["min"], got["max"]) == (min(x), max(x))
+    return norm
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -75,24 +88,10 @@ def far_ticks(draw):
 @given(data=st.data())
 def test_times_at_the_ends_of_int64(data, halflife, unit):
     ticks = data.draw(far_ticks())
-    x = [float(i) for i in range(len(ticks))]
-    rows = table(x, ticks, pa.timestamp(unit))
-    weights = [
-        exact_weight(Fraction(max(ticks) - t) * UNITS[unit], LENGTHS[halflife]) for t in ticks
-    ]
-    mean, square = exact_moments(x, weights)
-    fits = [fit(rows.slice(i, 1), halflife=halflife) for i in range(len(x))]
-    for norm in (
-        fit(rows, halflife=halflife),
-        fit(*(rows.slice(i, 1) for i in range(len(x))), halflife=halflife),
-        merged_in_a_tree(data.draw, lambda a, b: a.merge(b), data.draw(st.permutations(fits))),
-    ):
-        got = row_of(norm)
-        assert got["count"] == len(x)
-        assert got["mean"] == pytest.approx(float(mean), rel=1e-14, abs=1e-14)
-        assert got["var"] == pytest.approx(float(square / sum(weights)), rel=1e-13, abs=1e-300)
-        assert got["weight"] == pytest.approx(float(sum(weights)), rel=1e-14)
-        assert (got["min"], got["max"]) == (0, len(x) - 1)
+    rows = table(range(len(ticks)), ticks, pa.timestamp(unit))
+    ages = [Fraction(max(ticks) - t) * UNITS[unit] for t in ticks]
+    weights = [exact_weight(age, LENGTHS[halflife]) for age in ages]
+    assert_exact(data, rows, weights, halflife=halflife)
 
 
 FAR = [-1.7e308, -1e308, -1e300, -1.0, -1e-300, 0.0, 1e-300, 1.0, 1e300, 1e308, 1.7e308]
@@ -103,39 +102,23 @@ FAR = [-1.7e308, -1e308, -1e300, -1.0, -1e-300, 0.0, 1e-300, 1.0, 1e300, 1e308, 
 @given(data=st.data())
 def test_numeric_times_at_the_ends_of_float64(data, halflife):
     ticks = data.draw(st.lists(st.sampled_from(FAR), min_size=1, max_size=5))
-    x = [float(i) for i in range(len(ticks))]
-    rows = table(x, ticks, pa.float64())
-    latest = Fraction(max(ticks))
-    weights = [exact_weight(latest - Fraction(t), halflife) for t in ticks]
-    mean, square = exact_moments(x, weights)
-    how = {"halflife": halflife, "columns": ["x"]}
-    fits = [fit(rows.slice(i, 1), **how) for i in range(len(x))]
-    for norm in (
-        fit(rows, **how),
-        fit(*(rows.slice(i, 1) for i in range(len(x))), **how),
-        merged_in_a_tree(data.draw, lambda a, b: a.merge(b), data.draw(st.permutations(fits))),
-    ):
-        got = row_of(norm)
-        assert got["count"] == len(x)
-        assert got["mean"] == pytest.approx(float(mean), rel=1e-14, abs=1e-14)
-        assert got["var"] == pytest.approx(float(square / sum(weights)), rel=1e-13, abs=1e-300)
-        assert got["weight"] == pytest.approx(float(sum(weights)), rel=1e-14)
-    assert row_of(norm, at=1.79e308)["weight"] <= got["weight"]
+    rows = table(range(len(ticks)), ticks, pa.float64())
+    weights = [exact_weight(Fraction(max(ticks)) - Fraction(t), halflife) for t in ticks]
+    norm = assert_exact(data, rows, weights, halflife=halflife, columns=["x"])
+    assert row_of(norm, at=1.79e308)["weight"] <= row_of(norm)["weight"]
 
 
 @pytest.mark.parametrize("halflife", [5e-324, 1e-3, 1.0, 1e300])
 def test_integer_times_at_the_ends_of_int64_with_any_half_life(halflife):
     rows = table([1.0, 2.0, 3.0, 4.0], [-(2**63), LAST, LAST - 1, LAST], pa.int64())
     got = row_of(fit(rows, halflife=halflife, columns=["x"]))
-    expected = {5e-324: 3.0, 1e-3: 3.0, 1.0: 3.0, 1e300: 2.5}[halflife]
-    assert got["mean"] == expected
-    assert got["count"] == 4
+    assert (got["mean"], got["count"]) == (2.5 if halflife == 1e300 else 3.0, 4)
 
 
 def test_unsigned_integer_times():
     rows = table([1.0, 4.0], [LAST - 1, LAST], pa.uint64())
-    assert row_of(fit(rows, halflife=1.0, columns=["x"]))["mean"] == 3
     norm = fit(rows, halflife=1.0, columns=["x"])
+    assert row_of(norm)["mean"] == 3
     before = norm.freeze().fingerprint
     with pytest.raises(InvalidValueError, match=r"'t' holds a time beyond 2\*\*63 - 1.*float64"):
         norm.update(table([1.0, 4.0], [0, 2**63], pa.uint64()))
@@ -170,10 +153,9 @@ def test_feature_without_new_values_keeps_its_statistics(how, silence):
         norm = fit(pa.concat_tables([new, old]).combine_chunks(), halflife="1h")
     elif how == "later batches":
         norm = fit(old, *(new.slice(i, 1) for i in range(3)), halflife="1h")
-    elif how == "a merge":
-        norm = fit(old, halflife="1h").merge(fit(new, halflife="1h"))
     else:
-        norm = fit(new, halflife="1h").merge(fit(old, halflife="1h"))
+        one, other = (old, new) if how == "a merge" else (new, old)
+        norm = fit(one, halflife="1h").merge(fit(other, halflife="1h"))
     got = row_of(norm)
     for name in ("count", "mean", "var", "std", "min", "max", "effective_count"):
         assert got[name] == alone[name], name
@@ -234,9 +216,6 @@ def test_rows_after_a_long_gap_outweigh_all_others():
     assert (row_of(norm)["mean"], row_of(norm)["var"], row_of(norm)["count"]) == (4, 1, 4)
 
 
-# ---------------------------------------------------------------------- missing times
-
-
 @pytest.mark.parametrize(
     ("kind", "halflife"),
     [(pa.timestamp("us"), "1s"), (pa.date32(), "1d"), (pa.int64(), 2.0), (pa.float32(), 2.0)],
@@ -247,15 +226,9 @@ def test_row_without_a_time_is_rejected_or_skipped(kind, halflife):
     bad = table([2.0, 1e9, 3.0, np.inf], [7, None, 4, None], kind)
     norm = fit(good, halflife=halflife, columns=["x"])
     before = norm.freeze().fingerprint
-    with pytest.raises(InvalidValueError) as error:
+    message = "'t' has no time in row 1.*2 in all.*The batch was rejected.*null_time='skip'"
+    with pytest.raises(InvalidValueError, match=message):
         norm.update(bad)
-    for words in (
-        "'t' has no time in row 1",
-        "2 in all",
-        "null_time='skip'",
-        "The batch was rejected",
-    ):
-        assert words in str(error.value)
     assert norm.freeze().fingerprint == before
     how = {"halflife": halflife, "null_time": "skip", "columns": ["x"]}
     skipping = fit(good, bad, **how)
@@ -289,14 +262,11 @@ def test_batch_without_times_leaves_no_trace():
 
 
 def test_row_of_zero_weight_needs_no_time():
-    rows = table([1.0, 2.0, 3.0], [None, 1, 2], w=pa.array([0.0, 1.0, 1.0]))
-    assert row_of(fit(rows, weights="w"))["count"] == 2
-    rows = table([1.0, 2.0, 3.0], [None, 1, None], w=pa.array([0.0, 1.0, 1.0]))
+    w = pa.array([0.0, 1.0, 1.0])
+    assert row_of(fit(table([1.0, 2.0, 3.0], [None, 1, 2], w=w), weights="w"))["count"] == 2
+    rows = table([1.0, 2.0, 3.0], [None, 1, None], w=w)
     with pytest.raises(InvalidValueError, match=r"no time in row 2 of the batch \(1 in all\)"):
         fit(rows, weights="w")
-
-
-# ------------------------------------------------------------------- units, time zones
 
 
 @settings.get_profile("few")
@@ -363,49 +333,38 @@ def daily(halflife="1d", **how):
     return fit(rows, halflife=halflife, **how)
 
 
-@pytest.mark.parametrize("days", [0, 0.5, 1, 30, 999])
+@pytest.mark.parametrize("days", [0, 0.5, 1, 30, 999, 2000])
 def test_weights_fade_with_time_and_means_do_not(days):
     norm = daily()
     now = row_of(norm)
     at = START + datetime.timedelta(days=days)
     later = row_of(norm, at=at)
-    assert later["weight"] == pytest.approx(1.75 * 2.0**-days, rel=1e-13, abs=0)
-    assert row_of(norm, "y", at=at)["weight"] == pytest.approx(0.5 * 2.0**-days, rel=1e-13, abs=0)
+    fade = 2.0**-days  # 0 after 2000 days
+    assert later["weight"] == pytest.approx(1.75 * fade, rel=1e-13, abs=0)
+    assert row_of(norm, "y", at=at)["weight"] == pytest.approx(0.5 * fade, rel=1e-13, abs=0)
     assert {**later, "weight": 0} == {**now, "weight": 0}
     assert norm.freeze().stats(at=at).equals(norm.stats(at=at))
     assert row_of(norm) == now
 
 
-def test_weights_fade_to_zero_and_new_rows_count():
-    norm = daily()
-    at = START + datetime.timedelta(days=2000)
-    assert row_of(norm, at=at)["weight"] == 0
-    assert row_of(norm, at=at)["mean"] == row_of(norm)["mean"]
+NOON = datetime.datetime(2026, 3, 2, 12)
+ZONE = datetime.timezone(datetime.timedelta(hours=2))
 
 
 @pytest.mark.parametrize(
-    "at",
+    ("at", "days"),
     [
-        datetime.datetime(2026, 3, 2, 12),
-        datetime.datetime(2026, 3, 2, 14, tzinfo=datetime.timezone(datetime.timedelta(hours=2))),
-        np.datetime64("2026-03-02T12"),
-        np.datetime64("2026-03-02T12:00"),
-        np.datetime64("2026-03-02T12:00:00"),
-        np.datetime64("2026-03-02T12:00:00.000000000"),
-        pd.Timestamp("2026-03-02 12:00"),
-        pd.Timestamp("2026-03-02 21:00", tz="Asia/Tokyo"),
-        pa.scalar(datetime.datetime(2026, 3, 2, 12)),
+        *((NOON, 1), (NOON.replace(hour=14, tzinfo=ZONE), 1), (pa.scalar(NOON), 1)),
+        *((np.datetime64(f"2026-03-02T12{rest}"), 1) for rest in ("", ":00", ":00:00")),
+        (np.datetime64("2026-03-02T12:00:00.000000000"), 1),
+        *((pd.Timestamp(NOON), 1), (pd.Timestamp("2026-03-02 21:00", tz="Asia/Tokyo"), 1)),
+        # A date is its first instant.
+        *((datetime.date(2026, 3, 2), 0.5), (np.datetime64("2026-03-02"), 0.5)),
     ],
     ids=repr,
 )
-def test_at_accepts_any_kind_of_time(at):
-    assert row_of(daily(), at=at)["weight"] == pytest.approx(1.75 / 2, rel=1e-15, abs=0)
-
-
-@pytest.mark.parametrize("at", [datetime.date(2026, 3, 2), np.datetime64("2026-03-02")], ids=repr)
-def test_date_is_its_first_instant(at):
-    expected = 1.75 * 2.0**-0.5
-    assert row_of(daily(), at=at)["weight"] == pytest.approx(expected, rel=1e-14, abs=0)
+def test_at_accepts_any_kind_of_time(at, days):
+    assert row_of(daily(), at=at)["weight"] == pytest.approx(1.75 * 2.0**-days, rel=1e-15, abs=0)
 
 
 def test_nanoseconds_are_kept():
@@ -456,21 +415,19 @@ def test_numbers_are_times_if_the_times_are_numbers():
 @pytest.mark.parametrize("policy", [sbn.Welford(), EMA(alpha=0.5), sbn.BatchEMA(momentum=0.1)])
 def test_at_applies_to_event_time_only(policy):
     norm = sbn.Normalizer(policy).update(pa.table({"x": [1.0, 2.0]}))
-    with pytest.raises(
-        InvalidValueError, match=r"at=3 applies to statistics by event time.*Omit it"
-    ):
+    message = "at=3 applies to statistics by event time.*Omit it"
+    with pytest.raises(InvalidValueError, match=message):
         norm.stats(at=3)
 
 
-# -------------------------------------------------------------------- files and copies
+def loaded(norm, path):
+    norm.save(path / "s.json")
+    return sbn.load(path / "s.json")
 
 
 COPIES = {
-    "file": lambda norm, path: (norm.save(path / "s.json"), sbn.load(path / "s.json"))[1],
-    "frozen file": lambda norm, path: (
-        norm.freeze().save(path / "s.json"),
-        sbn.load(path / "s.json").thaw(),
-    )[1],
+    "file": loaded,
+    "frozen file": lambda norm, path: loaded(norm.freeze(), path).thaw(),
     "thaw": lambda norm, path: norm.freeze().thaw(),
     "pickle": lambda norm, path: pickle.loads(pickle.dumps(norm)),
     "pickle of frozen": lambda norm, path: pickle.loads(pickle.dumps(norm.freeze())).thaw(),
@@ -492,21 +449,14 @@ def test_saved_statistics_continue_to_the_same_bits(data, kind, halflife, copied
 
     def rows(n):
         ticks = rng.integers(-spread, spread, n)
-        times = (
-            ticks / 7
-            if pa.types.is_floating(kind)
-            else ticks.astype(kind.to_pandas_dtype() if pa.types.is_integer(kind) else np.int64)
-        )
-        gaps = rng.random(n) < 0.5
+        times = (ticks / 7 if kind == pa.float64() else ticks).tolist()
         return pa.table(
             {
-                "x": pa.array(1e9 + rng.normal(size=n)),
-                "y": pa.array(rng.normal(size=n), mask=gaps),
+                "x": 1e9 + rng.normal(size=n),
+                "y": pa.array(rng.normal(size=n), mask=rng.random(n) < 0.5),
                 "never": pa.nulls(n, pa.float64()),
                 "w": rng.random(n),
-                "t": pa.array(times.tolist(), pa.int32()).cast(kind)
-                if pa.types.is_date(kind)
-                else stamps(times.tolist(), kind),
+                "t": stamps(times, kind),
             }
         )
 
@@ -523,32 +473,17 @@ def test_saved_statistics_continue_to_the_same_bits(data, kind, halflife, copied
 
 def test_statistics_of_nulls_alone_can_be_saved(tmp_path):
     norm = fit(table([None, None], [5, 3]))
-    norm.save(tmp_path / "s.json")
-    loaded = sbn.load(tmp_path / "s.json")
+    again = loaded(norm, tmp_path)
     later = table([1.0, 3.0], [1, 2])
-    assert loaded.update(later).freeze() == norm.update(later).freeze()
-    assert row_of(loaded)["nulls"] == 2
+    assert again.update(later).freeze() == norm.update(later).freeze()
+    assert row_of(again)["nulls"] == 2
 
 
 SPELLINGS = [
-    "7d",
-    "7D",
-    "7 days",
-    "1w",
-    "168h",
-    "6d24h",
-    "6 days 24:00:00",
-    "P7D",
-    "P1W",
-    "PT168H",
-    "604800s",
-    datetime.timedelta(days=7),
-    datetime.timedelta(hours=168),
-    np.timedelta64(7, "D"),
-    np.timedelta64(1, "W"),
-    np.timedelta64(604_800, "s"),
+    *("7d", "7D", "7 days", "1w", "168h", "6d24h", "6 days 24:00:00", "P7D", "P1W", "PT168H"),
+    *("604800s", datetime.timedelta(days=7), datetime.timedelta(hours=168), pd.Timedelta("7D")),
+    *(np.timedelta64(7, "D"), np.timedelta64(1, "W"), np.timedelta64(604_800, "s")),
     np.timedelta64(604_800 * 10**9, "ns"),
-    pd.Timedelta("7D"),
 ]
 
 
@@ -575,15 +510,12 @@ def test_other_half_lives_columns_or_kinds_do_not_merge():
             fit(rows).merge(other)
 
 
-# ---------------------------------------------------------------------- invalid times
-
-
 @pytest.mark.parametrize(
     ("halflife", "times", "kind", "says"),
     [
-        (7, pa.array([1, 2], pa.date32()), InvalidValueError, ["'t' is date32", "has no unit"]),
-        (7, pa.array([None, 2], pa.date32()), InvalidValueError, ["'t' is date32", "has no unit"]),
-        ("7d", pa.array([[1], [2]]), SchemaError, ["'t' is list", "not an event time"]),
+        (7, pa.array([1, 2], pa.date32()), InvalidValueError, "'t' is date32.*has no unit"),
+        (7, pa.array([None, 2], pa.date32()), InvalidValueError, "'t' is date32.*has no unit"),
+        ("7d", pa.array([[1], [2]]), SchemaError, "'t' is list.*not an event time"),
     ],
 )
 def test_invalid_times_are_rejected_without_a_trace(halflife, times, kind, says):
@@ -591,10 +523,8 @@ def test_invalid_times_are_rejected_without_a_trace(halflife, times, kind, says)
     norm = fit(pa.table({"x": [1.0, 2.0], "t": good}), halflife=halflife, columns=["x"])
     before = norm.freeze().fingerprint
     for bad in (norm, fit(halflife=halflife, columns=["x"])):
-        with pytest.raises(kind) as error:
+        with pytest.raises(kind, match=says):
             bad.update(pa.table({"x": [1.0, 2.0], "t": times}))
-        for words in says:
-            assert words in str(error.value)
     assert norm.freeze().fingerprint == before
     assert bad.features == ()
 
