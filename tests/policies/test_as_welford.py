@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streambn as sbn
-from streambn.accumulators import ExactMoments
+from streambn.accumulators import ExactMoments, Moments
 from streambn.kernels import Columns
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
+MODERATE = st.lists(FINITE.filter(lambda x: abs(x) < 1e150), max_size=6)
 EXTREMES = st.sampled_from([0.0, -0.0, 5e-324, -1e-310, 1e300, -1.7e308, 1.0, 1 + 2**-52, 1e15])
 
 
@@ -39,16 +40,21 @@ def assert_nearest_pair(hi: float, lo: float, value: Fraction) -> None:
     assert lo == rest
 
 
-@given(st.lists(FINITE | EXTREMES, min_size=1, max_size=12))
-def test_converted_moments_are_right_to_the_last_bit(values: list[float]) -> None:
-    exact = ExactMoments.of(Columns.of(pa.array(values, pa.float64())))
-    moments = exact.to_moments()
-    n = len(values)
-    mean = sum(map(Fraction, values), Fraction(0)) / n
-    m2 = sum(((Fraction(x) - mean) ** 2 for x in values), Fraction(0))
+def converted(values: list[object], kind: pa.DataType) -> Moments:
+    """Convert the moments of values, and compare mean and m2 with exact arithmetic."""
+    moments = ExactMoments.of(Columns.of(pa.array(values, kind))).to_moments()
+    fractions = [Fraction(value) for value in values]
+    mean = sum(fractions, Fraction(0)) / len(values)
+    m2 = sum(((x - mean) ** 2 for x in fractions), Fraction(0))
     exponent = int(moments.exponent[0])
     assert_nearest_pair(moments.mean_hi[0], moments.mean_lo[0], scaled(mean, exponent))
     assert_nearest_pair(moments.m2_hi[0], moments.m2_lo[0], scaled(m2, 2 * exponent))
+    return moments
+
+
+@given(st.lists(FINITE | EXTREMES, min_size=1, max_size=12))
+def test_converted_moments_are_right_to_the_last_bit(values: list[float]) -> None:
+    moments, n = converted(values, pa.float64()), len(values)
     assert (moments.weight[0], moments.squares[0], moments.decay[0]) == (n, n, 1)
     assert moments.pairs[0] == n * (n - 1) / 2
     assert (moments.count[0], moments.min[0], moments.max[0]) == (n, min(values), max(values))
@@ -56,14 +62,7 @@ def test_converted_moments_are_right_to_the_last_bit(values: list[float]) -> Non
 
 @given(st.lists(st.decimals(-(10**9), 10**9, places=6), min_size=1, max_size=8))
 def test_converted_decimals_are_right_to_the_last_bit(values: list[object]) -> None:
-    exact = ExactMoments.of(Columns.of(pa.array(values, pa.decimal128(38, 6))))
-    moments = exact.to_moments()
-    fractions = [Fraction(str(value)) for value in values]
-    mean = sum(fractions, Fraction(0)) / len(values)
-    exponent = int(moments.exponent[0])
-    assert_nearest_pair(moments.mean_hi[0], moments.mean_lo[0], scaled(mean, exponent))
-    m2 = sum(((x - mean) ** 2 for x in fractions), Fraction(0))
-    assert_nearest_pair(moments.m2_hi[0], moments.m2_lo[0], scaled(m2, 2 * exponent))
+    converted(values, pa.decimal128(38, 6))
 
 
 def test_moments_of_no_values_are_the_identity_except_for_counts() -> None:
@@ -71,9 +70,8 @@ def test_moments_of_no_values_are_the_identity_except_for_counts() -> None:
     moments = exact.to_moments()
     assert (moments.nulls[0], moments.nans[0], moments.pos_infs[0]) == (1, 1, 1)
     welford = sbn.Welford().init(1)
-    assert moments.replace(nulls=welford.nulls, nans=welford.nans, pos_infs=welford.pos_infs) == (
-        welford
-    )
+    counts = {"nulls": welford.nulls, "nans": welford.nans, "pos_infs": welford.pos_infs}
+    assert moments.replace(**counts) == welford
 
 
 def test_values_beyond_any_float_keep_their_moments() -> None:
@@ -86,8 +84,7 @@ def fitted(policy: object, *values: float | None, **options: object) -> sbn.Norm
     return sbn.Normalizer(policy, **options).update(pa.table({"x": pa.array(values, pa.float64())}))
 
 
-@given(st.lists(FINITE.filter(lambda x: abs(x) < 1e150), max_size=6),
-       st.lists(FINITE.filter(lambda x: abs(x) < 1e150), max_size=6))  # fmt: skip
+@given(MODERATE, MODERATE)
 def test_merge_is_that_of_the_converted_side(ours: list[float], theirs: list[float]) -> None:
     exact, welford = fitted(sbn.Exact(), *ours), fitted(sbn.Welford(), *theirs)
     converted = exact.as_welford()
@@ -154,16 +151,13 @@ class Mine(sbn.Welford):
 
 
 @pytest.mark.parametrize(
-    "other",
-    [sbn.EMA(alpha=0.5), sbn.BatchEMA(momentum=0.1), Mine()],
-    ids=repr,
+    "other", [sbn.EMA(alpha=0.5), sbn.BatchEMA(momentum=0.1), Mine()], ids=repr
 )
 def test_other_policies_do_not_merge(other: object) -> None:
     norm = fitted(other, 1.0)
     for one, two in ((norm, fitted(sbn.Exact(), 1.0)), (fitted(sbn.Exact(), 1.0), norm)):
-        with pytest.raises(
-            sbn.MergeError, match="the policy of the two statistics differ"
-        ) as error:
+        message = "the policy of the two statistics differ"
+        with pytest.raises(sbn.MergeError, match=message) as error:
             one.merge(two)
         assert error.value.argument == "policy"
     with pytest.raises(sbn.MergeError, match=r"do not convert to those of Welford\(\)"):
