@@ -104,14 +104,6 @@ def test_slice_of_a_chunked_table():
     assert (stats_of(model, "a")["mean"], stats_of(model, "a")["count"]) == (2.0, 3)
 
 
-def test_columns_of_different_types_do_not_affect_each_other():
-    columns = {"small": np.array([1, 2], np.int8), "price": [70_000.0, 70_001.0]}
-    for frame in frames(columns):
-        model = learned(frame)
-        out = model.transform_many(frame)
-        assert column(out, "small") == column(out, "price") == [-1.0, 1.0]
-
-
 @pytest.mark.parametrize(
     "values",
     [

@@ -10,6 +10,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from numpy.testing import assert_allclose
 from river import compose, datasets, ensemble, evaluate, linear_model, metrics, preprocessing
 from river_rows import ROWS, learn, learned
 
@@ -339,7 +340,7 @@ def test_event_times_under_a_key():
         for X in (frame, pl.from_pandas(frame), pa.Table.from_pandas(frame)):
             out = found.transform_many(X)
             assert list(out["t"]) == list(X["t"])
-            np.testing.assert_allclose(out["a"], core.transform(frame)["a"], rtol=1e-10)
+            assert_allclose(out["a"], core.transform(frame)["a"], rtol=1e-10)
     assert one.stats(at=T0 + pd.Timedelta(days=1))["weight"][0].as_py() < 1e-5
     with pytest.raises(InvalidValueError, match="column 't' has no time"):
         one.learn_one({"a": 1.0})

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import pickle
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.testing import assert_allclose
 from river import linear_model
 from river_rows import INF, NAN, ROWS, learn, learned
 
@@ -35,7 +35,7 @@ def assert_alike(one, other, rtol=1e-12):
     exact = ["count", "nulls", "nans", "infs", "min", "max"]
     pd.testing.assert_frame_equal(one[exact], other[exact])
     for name in ("mean", "var", "std"):
-        np.testing.assert_allclose(one[name], other[name], rtol=rtol, atol=0)
+        assert_allclose(one[name], other[name], rtol=rtol, atol=0)
 
 
 @for_every_policy

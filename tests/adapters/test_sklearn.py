@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context, datasets
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
@@ -242,11 +243,11 @@ def test_equals_standard_scaler_on_real_data(name, seed):
     ours = fit_parts(SklearnNormalizer(), parts)
     for attribute in FITTED:
         got, expected = getattr(ours, attribute), getattr(theirs, attribute)
-        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+        assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
     out = ours.transform(X)
-    np.testing.assert_allclose(out, theirs.transform(X), rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(ours.inverse_transform(out), X, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(SklearnNormalizer().fit(X).mean_, ours.mean_, rtol=1e-14, atol=1e-17)
+    assert_allclose(out, theirs.transform(X), rtol=1e-9, atol=1e-9)
+    assert_allclose(ours.inverse_transform(out), X, rtol=1e-12, atol=1e-12)
+    assert_allclose(SklearnNormalizer().fit(X).mean_, ours.mean_, rtol=1e-14, atol=1e-17)
 
 
 @pytest.mark.parametrize("with_mean", [True, False])
@@ -260,8 +261,8 @@ def test_attributes_are_none_where_standard_scaler_has_none(with_mean, with_std)
         if expected is None:
             assert got is None
         else:
-            np.testing.assert_allclose(got, expected, rtol=1e-14)
-    np.testing.assert_allclose(ours.transform(X), theirs.transform(X), rtol=1e-14, atol=1e-14)
+            assert_allclose(got, expected, rtol=1e-14)
+    assert_allclose(ours.transform(X), theirs.transform(X), rtol=1e-14, atol=1e-14)
 
 
 def test_offset_costs_no_digits():
@@ -275,7 +276,7 @@ def test_offset_costs_no_digits():
     assert abs(Fraction(theirs.var_[0]) - var) > Fraction(1e-9) * var
     z = ours.transform(X)[:, 0]
     exact = [float((Fraction(x) - mean) / Fraction(float(var) ** 0.5)) for x in X[:, 0]]
-    np.testing.assert_allclose(z, exact, rtol=1e-12, atol=1e-12)
+    assert_allclose(z, exact, rtol=1e-12, atol=1e-12)
     assert np.abs(theirs.transform(X)[:, 0] - exact).max() > 1e-9
 
 
@@ -287,7 +288,7 @@ def test_mean_is_finite_where_the_sum_is_not():
     ours = fit_parts(SklearnNormalizer(), parts)
     assert ours.mean_[0] == pytest.approx(1.6e308, rel=1e-15)
     assert ours.scale_[0] == pytest.approx(math.sqrt(0.5) * 1e307, rel=1e-14)
-    np.testing.assert_allclose(ours.transform(parts[0])[:, 0], [2**0.5, -(2**0.5)], rtol=1e-12)
+    assert_allclose(ours.transform(parts[0])[:, 0], [2**0.5, -(2**0.5)], rtol=1e-12)
 
 
 @given(st.data())
@@ -299,7 +300,7 @@ def test_transform_divides_by_scale(data):
     X = offset + spread * np.random.default_rng(rows).normal(size=(rows, 1))
     scaler = SklearnNormalizer(sbn.EMA(span=9), with_mean=False, eps=eps, ddof=ddof).fit(X)
     # Without centering, the scale itself maps to 1.
-    np.testing.assert_allclose(scaler.transform(scaler.scale_[None]), 1.0, rtol=1e-14)
+    assert_allclose(scaler.transform(scaler.scale_[None]), 1.0, rtol=1e-14)
 
 
 @pytest.mark.parametrize("eps", [0.0, 3.0])
@@ -315,7 +316,7 @@ def test_scale_of_large_integers_is_not_rounded_to_constant(eps):
         assert scaler.scale_ == pytest.approx([math.sqrt(std**2 + eps)], rel=1e-15)
         z = source.transform(table)["x"].to_numpy()
         steps = np.diff(np.array(values)) / scaler.scale_
-        np.testing.assert_allclose(np.diff(z), steps, rtol=1e-12)
+        assert_allclose(np.diff(z), steps, rtol=1e-12)
 
 
 def frames_of(X, names):
@@ -347,12 +348,12 @@ def test_all_containers_give_the_same_result(kind):
     for data in [*arrays, X.tolist(), *frames_of(X, list("abc"))]:
         scaler = SklearnNormalizer().fit(data)
         tolerance = 1e-14 if np.asarray(data).dtype != kind else 1e-15
-        np.testing.assert_allclose(scaler.mean_, expected.mean_, rtol=tolerance)
-        np.testing.assert_allclose(scaler.var_, expected.var_, rtol=tolerance)
-        np.testing.assert_array_equal(scaler.transform(data).astype(kind), out)
+        assert_allclose(scaler.mean_, expected.mean_, rtol=tolerance)
+        assert_allclose(scaler.var_, expected.var_, rtol=tolerance)
+        assert_array_equal(scaler.transform(data).astype(kind), out)
         back = scaler.inverse_transform(out)
         assert back.dtype == kind
-        np.testing.assert_allclose(back, X, rtol=4 * np.finfo(kind).eps, atol=0)
+        assert_allclose(back, X, rtol=4 * np.finfo(kind).eps, atol=0)
 
 
 def test_float32_is_accumulated_in_float64():
@@ -364,7 +365,7 @@ def test_float32_is_accumulated_in_float64():
     out = scaler.transform(X)
     assert out.dtype == np.float32
     exact = (X.astype(np.float64) - scaler.mean_) / scaler.scale_
-    np.testing.assert_allclose(out, exact, rtol=1e-6, atol=1e-7)
+    assert_allclose(out, exact, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint32, bool])
@@ -372,8 +373,8 @@ def test_integers_become_float64(kind):
     X = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], dtype=kind)
     scaler = SklearnNormalizer().fit(X)
     assert scaler.transform(X).dtype == np.float64
-    np.testing.assert_array_equal(scaler.mean_, [0.5, 0.5])
-    np.testing.assert_array_equal(scaler.transform(X), X * 2.0 - 1.0)
+    assert_array_equal(scaler.mean_, [0.5, 0.5])
+    assert_array_equal(scaler.transform(X), X * 2.0 - 1.0)
 
 
 def test_large_arrays_are_transformed_in_pieces(monkeypatch):
@@ -383,11 +384,11 @@ def test_large_arrays_are_transformed_in_pieces(monkeypatch):
     frame = pd.DataFrame(X, columns=list("abcd"))
     named = SklearnNormalizer().fit(frame)
     monkeypatch.setattr("streambn.adapters.sklearn._VALUES_AT_ONCE", 4 * 77)
-    np.testing.assert_array_equal(whole.transform(X), out)
-    np.testing.assert_array_equal(named.transform(frame), out)
-    np.testing.assert_array_equal(whole.inverse_transform(out), named.inverse_transform(out))
+    assert_array_equal(whole.transform(X), out)
+    assert_array_equal(named.transform(frame), out)
+    assert_array_equal(whole.inverse_transform(out), named.inverse_transform(out))
     monkeypatch.setattr("streambn.adapters.sklearn._VALUES_AT_ONCE", 1)
-    np.testing.assert_array_equal(whole.transform(X[:5]), out[:5])
+    assert_array_equal(whole.transform(X[:5]), out[:5])
 
 
 def test_array_in_c_order_is_not_copied(monkeypatch):
@@ -412,7 +413,7 @@ def test_set_output_gives_frames_with_names(kind):
     out = scaler.fit_transform(frame)
     assert type(out).__module__.partition(".")[0] == kind
     assert list(out.columns) == ["up", "down"] == list(scaler.get_feature_names_out())
-    np.testing.assert_array_equal(out, SklearnNormalizer().fit_transform(frame.to_numpy()))
+    assert_array_equal(out, SklearnNormalizer().fit_transform(frame.to_numpy()))
     if kind == "pandas":
         assert list(out.index) == list(frame.index)
     unnamed = SklearnNormalizer().set_output(transform=kind).fit_transform(frame.to_numpy())
@@ -425,7 +426,7 @@ def test_pipelines_and_searches():
         cross_validate(make_pipeline(scaler, LogisticRegression(max_iter=500)), X, y, cv=3)
         for scaler in (SklearnNormalizer(), StandardScaler())
     )
-    np.testing.assert_allclose(ours["test_score"], theirs["test_score"])
+    assert_allclose(ours["test_score"], theirs["test_score"])
     assert ours["test_score"].mean() > 0.9
     grid = {"sklearnnormalizer__policy": [None, sbn.EMA(halflife=30)]}
     pipeline = make_pipeline(SklearnNormalizer(), LogisticRegression(max_iter=500))
@@ -444,10 +445,10 @@ def test_column_transformer():
     out = columns.set_output(transform="pandas").fit_transform(frame)
     assert list(out.columns) == names
     slow = StandardScaler().fit_transform(frame[names[:2]])
-    np.testing.assert_allclose(out[names[:2]], slow, rtol=1e-9, atol=1e-12)
+    assert_allclose(out[names[:2]], slow, rtol=1e-9, atol=1e-12)
     peer = frame[names[2:]].ewm(span=20)
     last = (frame[names[2:]] - peer.mean().iloc[-1]) / peer.std(bias=True).iloc[-1]
-    np.testing.assert_allclose(out[names[2:]], last, rtol=1e-9, atol=1e-12)
+    assert_allclose(out[names[2:]], last, rtol=1e-9, atol=1e-12)
 
 
 def test_frozen_estimator_does_not_learn():
@@ -456,7 +457,7 @@ def test_frozen_estimator_does_not_learn():
     before = frozen.transform(X)
     frozen.fit(X, None)
     assert clone(frozen).n_features_in_ == 4
-    np.testing.assert_array_equal(clone(frozen).transform(X), before)
+    assert_array_equal(clone(frozen).transform(X), before)
     assert frozen.n_samples_seen_ == 50
 
 
@@ -471,7 +472,7 @@ def test_clone_is_unfitted_and_copies_are_fitted():
         assert_same_state(again, scaler)
         again.partial_fit(X[100:])
         assert (again.n_samples_seen_, scaler.n_samples_seen_) == (150, 100)
-        np.testing.assert_array_equal(
+        assert_array_equal(
             again.transform(X), clone(scaler).fit(X[:100]).partial_fit(X[100:]).transform(X)
         )
 
@@ -519,16 +520,16 @@ def test_missing_values_are_skipped_and_become_nan():
     )
     for data in (table, pl.DataFrame(table), table.to_pandas(), table.to_batches()[0]):
         scaler = SklearnNormalizer().fit(data)
-        np.testing.assert_array_equal(scaler.n_samples_seen_, [3, 2, 0, 2])
-        np.testing.assert_array_equal(scaler.mean_, [3.0, 3.0, np.nan, 1.0])
-        np.testing.assert_array_equal(scaler.scale_[1:], [1.0, np.nan, 0.5])
+        assert_array_equal(scaler.n_samples_seen_, [3, 2, 0, 2])
+        assert_array_equal(scaler.mean_, [3.0, 3.0, np.nan, 1.0])
+        assert_array_equal(scaler.scale_[1:], [1.0, np.nan, 0.5])
         out = scaler.transform(data)
-        np.testing.assert_array_equal(out[:, 1], [-1.0, np.nan, np.nan, 1.0])
-        np.testing.assert_array_equal(out[:, 3], [-1.0, np.nan, 1.0, np.nan])
+        assert_array_equal(out[:, 1], [-1.0, np.nan, np.nan, 1.0])
+        assert_array_equal(out[:, 3], [-1.0, np.nan, 1.0, np.nan])
         assert np.isnan(out[:, 2]).all()
         assert np.isnan(out[1]).all()
         seen = scaler.partial_fit(data).n_samples_seen_
-        np.testing.assert_array_equal(seen, [6, 4, 0, 4])
+        assert_array_equal(seen, [6, 4, 0, 4])
 
 
 def test_nan_can_be_refused_or_propagated():
@@ -539,9 +540,9 @@ def test_nan_can_be_refused_or_propagated():
     with pytest.raises(InvalidValueError, match="NaN"):
         strict.transform(pa.table({"a": [1.0, None], "b": [1.0, 2.0]}).to_pandas().to_numpy())
     poisoned = SklearnNormalizer(nan="propagate").fit(X)
-    np.testing.assert_array_equal(poisoned.mean_, [np.nan, 3.0])
-    np.testing.assert_array_equal(poisoned.scale_, [np.nan, 1.0])
-    np.testing.assert_array_equal(poisoned.transform(X), [[np.nan, -1.0], [np.nan, 1.0]])
+    assert_array_equal(poisoned.mean_, [np.nan, 3.0])
+    assert_array_equal(poisoned.scale_, [np.nan, 1.0])
+    assert_array_equal(poisoned.transform(X), [[np.nan, -1.0], [np.nan, 1.0]])
 
 
 @pytest.mark.parametrize("infinity", [np.inf, -np.inf])
@@ -554,8 +555,8 @@ def test_infinity_is_refused_unless_ignored(infinity):
     with pytest.raises(ValueError, match="infinity"):
         scaler.inverse_transform(X)
     skipping = SklearnNormalizer(inf="ignore").fit(X)
-    np.testing.assert_array_equal(skipping.n_samples_seen_, [3, 2])
-    np.testing.assert_array_equal(skipping.mean_, [3.0, 3.0])
+    assert_array_equal(skipping.n_samples_seen_, [3, 2])
+    assert_array_equal(skipping.mean_, [3.0, 3.0])
     assert skipping.transform(X)[1, 1] == infinity == skipping.inverse_transform(X)[1, 1]
 
 
@@ -644,11 +645,11 @@ def weighted_samples(seed, holes=0.2):
 
 
 def assert_as_standard_scaler(mine, peer):
-    np.testing.assert_allclose(mine.mean_, peer.mean_, rtol=1e-12)
-    np.testing.assert_allclose(mine.var_, peer.var_, rtol=1e-9)
-    np.testing.assert_allclose(mine.scale_, peer.scale_, rtol=1e-9)
+    assert_allclose(mine.mean_, peer.mean_, rtol=1e-12)
+    assert_allclose(mine.var_, peer.var_, rtol=1e-9)
+    assert_allclose(mine.scale_, peer.scale_, rtol=1e-9)
     assert type(mine.n_samples_seen_) is (np.ndarray if np.ndim(peer.n_samples_seen_) else float)
-    np.testing.assert_allclose(mine.n_samples_seen_, peer.n_samples_seen_, rtol=1e-15)
+    assert_allclose(mine.n_samples_seen_, peer.n_samples_seen_, rtol=1e-15)
 
 
 @pytest.mark.parametrize("holes", [0.0, 0.2])
@@ -660,7 +661,7 @@ def test_sample_weights_equal_those_of_standard_scaler(calls, holes):
         for scaler in (mine, peer):
             scaler.partial_fit(X, sample_weight=w if how == "w" else None)
     assert_as_standard_scaler(mine, peer)
-    np.testing.assert_allclose(mine.transform(X), peer.transform(X), rtol=1e-6)
+    assert_allclose(mine.transform(X), peer.transform(X), rtol=1e-6)
     copied = pickle.loads(pickle.dumps(mine))
     for scaler in (copied, peer):
         scaler.partial_fit(X, sample_weight=w)
@@ -701,11 +702,11 @@ def test_sample_of_weight_zero_changes_nothing():
     X[np.flatnonzero(w == 0)[0]] = 1e300
     mine = SklearnNormalizer().fit(X, sample_weight=w)
     without = SklearnNormalizer().fit(X[w > 0], None, w[w > 0])
-    np.testing.assert_array_equal(mine.mean_, without.mean_)
+    assert_array_equal(mine.mean_, without.mean_)
     assert mine.n_samples_seen_.tolist() == (w[:, None] * ~np.isnan(X)).sum(0).tolist()
     never = SklearnNormalizer().fit([[1.0, np.nan], [2.0, np.nan]], sample_weight=[3, 1])
     assert never.n_samples_seen_.tolist() == [4.0, 0.0]
-    np.testing.assert_array_equal(never.mean_, [1.25, np.nan])
+    assert_array_equal(never.mean_, [1.25, np.nan])
 
 
 def test_one_weight_for_all_samples():
@@ -760,7 +761,7 @@ def test_ema_uses_sample_weights_and_counts_values():
     scaler = SklearnNormalizer(policy).fit(X, sample_weight=w)
     core = sbn.Normalizer(policy, weights="w")
     core.update(pd.DataFrame(X, columns=[*"abc"]).assign(w=w))
-    np.testing.assert_array_equal(scaler.mean_, core.stats()["mean"])
+    assert_array_equal(scaler.mean_, core.stats()["mean"])
     assert scaler.n_samples_seen_ == (w > 0).sum()
 
 
@@ -793,12 +794,12 @@ def test_sample_weights_are_routed_on_request():
     pipeline = make_pipeline(SklearnNormalizer(), LogisticRegression())
     pipeline.fit(X, y, sklearnnormalizer__sample_weight=w)
     expected = SklearnNormalizer().fit(X, sample_weight=w).mean_
-    np.testing.assert_array_equal(pipeline[0].mean_, expected)
+    assert_array_equal(pipeline[0].mean_, expected)
     with config_context(enable_metadata_routing=True):
         asking = SklearnNormalizer().set_fit_request(sample_weight=True)
         model = make_pipeline(asking, LogisticRegression().set_fit_request(sample_weight=False))
         model.fit(X, y, sample_weight=w)
-        np.testing.assert_array_equal(model[0].mean_, expected)
+        assert_array_equal(model[0].mean_, expected)
         assert asking.get_metadata_routing().fit.requests == {"sample_weight": True}
         silent = SklearnNormalizer().get_metadata_routing().partial_fit.requests
         assert silent == {"sample_weight": None}
@@ -839,20 +840,20 @@ def test_parameters_are_stored_unchanged_and_checked_by_fit(params, message):
 def test_eps_ddof_and_clip_work_as_in_normalizer():
     X = np.array([[1.0, 7.0], [2.0, 7.0], [9.0, 7.0]])
     scaler = SklearnNormalizer(eps=0.25, ddof=1, clip=1.0).fit(X)
-    np.testing.assert_allclose(scaler.var_, [19.0, 0.0], rtol=1e-15)
-    np.testing.assert_allclose(scaler.scale_, [19.25**0.5, 0.5], rtol=1e-15)
+    assert_allclose(scaler.var_, [19.0, 0.0], rtol=1e-15)
+    assert_allclose(scaler.scale_, [19.25**0.5, 0.5], rtol=1e-15)
     expected = np.clip((X - scaler.mean_) / scaler.scale_, -1.0, 1.0)
-    np.testing.assert_allclose(scaler.transform(X), expected, rtol=1e-15)
+    assert_allclose(scaler.transform(X), expected, rtol=1e-15)
     assert scaler.transform(X).max() == 1.0
 
 
 def test_constant_feature_has_scale_one():
     X = np.full((5, 2), [0.1, 1e15])
     scaler = fit_parts(SklearnNormalizer(), split(X, 0, 3))
-    np.testing.assert_array_equal(scaler.var_, 0.0)
-    np.testing.assert_array_equal(scaler.scale_, 1.0)
-    np.testing.assert_array_equal(scaler.transform(X), 0.0)
-    np.testing.assert_array_equal(scaler.transform(X + 8.0)[:, 1], 8.0)
+    assert_array_equal(scaler.var_, 0.0)
+    assert_array_equal(scaler.scale_, 1.0)
+    assert_array_equal(scaler.transform(X), 0.0)
+    assert_array_equal(scaler.transform(X + 8.0)[:, 1], 8.0)
 
 
 def test_to_normalizer_has_the_columns_of_the_frame(tmp_path):
@@ -864,10 +865,10 @@ def test_to_normalizer_has_the_columns_of_the_frame(tmp_path):
     out = sbn.load(tmp_path / "stats.json").transform(
         pa.table({"b": frame.b, "id": list("xyz"), "a": frame.a})
     )
-    np.testing.assert_array_equal(np.column_stack([out["a"], out["b"]]), scaler.transform(frame))
+    assert_array_equal(np.column_stack([out["a"], out["b"]]), scaler.transform(frame))
     before = scaler.mean_
     norm.update(pa.table({"a": [100.0], "b": [100.0]}))
-    np.testing.assert_array_equal(scaler.mean_, before)
+    assert_array_equal(scaler.mean_, before)
     assert SklearnNormalizer().fit(frame.to_numpy()).to_normalizer().features == ("x[0]", "x[1]")
 
 
@@ -882,7 +883,7 @@ def test_from_normalizer_goes_on_from_the_statistics(policy):
     assert_same_state(scaler, SklearnNormalizer.from_normalizer(norm))
     rest = pd.DataFrame(X[100:], columns=list("abcd"))
     expected = frozen.transform(pa.table({name: X[100:, i] for i, name in enumerate("abcd")}))
-    np.testing.assert_array_equal(scaler.transform(rest), np.column_stack(expected.columns))
+    assert_array_equal(scaler.transform(rest), np.column_stack(expected.columns))
     assert scaler.get_params() == {
         "policy": policy,
         "with_mean": False,

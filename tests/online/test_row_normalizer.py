@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from numpy.testing import assert_allclose
 
 import streambn as sbn
 from streambn import RowNormalizer
@@ -382,7 +383,7 @@ def test_event_times_under_a_key():
     z, expected = (
         made.column("a").to_numpy(zero_copy_only=False) for made in (out, core.transform(batch))
     )
-    np.testing.assert_allclose(z, expected, rtol=1e-12)
+    assert_allclose(z, expected, rtol=1e-12)
     copied = pickle.loads(pickle.dumps(norm))
     copied.learn_one(rows[0])
     norm.learn_one(rows[0])
