@@ -43,12 +43,12 @@ def test_nist_certified_values(name, pieces):
 
 def test_means_and_deviations_where_numpy_overflows():
     assert moments([1.7e308, 1.7e308]).mean[0] == 1.7e308
-    assert not np.isfinite(np.float64(1.7e308) / 2 + np.inf)
+    with np.errstate(over="ignore"):
+        assert np.isinf(np.mean([1.7e308, 1.7e308]))
     for scale in (1e200, 1e-200):
         x = scale * np.array([1.0, 2.0, 4.0])
-        assert deviation(moments(x), 0) == pytest.approx(
-            scale * np.std([1, 2, 4]), rel=1e-15, abs=0
-        )
+        std = scale * np.std([1, 2, 4])
+        assert deviation(moments(x), 0) == pytest.approx(std, rel=1e-15, abs=0)
 
 
 def test_merge_of_empty_states_is_empty():

@@ -20,27 +20,20 @@ from streambn.errors import InvalidValueError
 
 
 def test_frozen_normalizer_does_not_learn_until_unfrozen():
-    model = learned(*ROWS[:10])
+    model, frame = learned(*ROWS[:10]), pd.DataFrame(ROWS[30:40])
     assert model.frozen is False
+    before, one, many = model.stats(), model.transform_one(ROWS[30]), model.transform_many(frame)
     model.freeze()
     assert model.frozen is True
-    before = model.stats()
-    learn(model, ROWS[10], {"new": 1.0}, pd.DataFrame(ROWS[10:20]))
+    learn(model, *ROWS[10:], {"new": 1.0}, pd.DataFrame(ROWS[10:20]))
     assert model.stats().equals(before)
+    assert model.transform_one(ROWS[30]) == one
+    pd.testing.assert_frame_equal(model.transform_many(frame), many)
     model.freeze()  # a second time changes nothing
     model.unfreeze()
     assert model.frozen is False
     learn(model, *ROWS[10:20])
     assert model.stats().equals(learned(*ROWS[:20]).stats())
-
-
-def test_frozen_normalizer_transforms_as_before():
-    model = learned(*ROWS[:10])
-    one, many = model.transform_one(ROWS[30]), model.transform_many(pd.DataFrame(ROWS[30:40]))
-    model.freeze()
-    learn(model, *ROWS[10:])
-    assert model.transform_one(ROWS[30]) == one
-    pd.testing.assert_frame_equal(model.transform_many(pd.DataFrame(ROWS[30:40])), many)
 
 
 def test_frozen_in_a_pipeline_while_the_model_learns():
@@ -137,20 +130,16 @@ def test_freeze_and_unfreeze_reach_every_group_of_a_grouper():
     assert pickle.dumps(scalers[1]) != before[1]
 
 
+def regressor():
+    return RiverNormalizer() | linear_model.LinearRegression()
+
+
 MODELS = {
     "alone": (RiverNormalizer(), 1),
-    "pipeline": (RiverNormalizer() | linear_model.LinearRegression(), 1),
+    "pipeline": (regressor(), 1),
     "union": ((compose.Select("a") | RiverNormalizer()) + RiverNormalizer(), 2),
-    "ensemble": (
-        ensemble.BaggingRegressor(RiverNormalizer() | linear_model.LinearRegression(), n_models=3),
-        4,  # with the prototype
-    ),
-    "wrapper": (
-        compose.TargetTransformRegressor(
-            RiverNormalizer() | linear_model.LinearRegression(), float, float
-        ),
-        1,
-    ),
+    "ensemble": (ensemble.BaggingRegressor(regressor(), n_models=3), 4),  # with the prototype
+    "wrapper": (compose.TargetTransformRegressor(regressor(), float, float), 1),
     "none": (preprocessing.StandardScaler(), 0),
 }
 

@@ -167,6 +167,3 @@ def test_from_frozen_is_a_deprecated_alias():
     with pytest.warns(DeprecationWarning, match="from_normalizer"):
         old = RiverNormalizer.from_frozen(frozen, unseen="raise")
     assert pickle.dumps(old) == pickle.dumps(RiverNormalizer.from_normalizer(frozen, "raise"))
-
-
-# ------------------------------------------------------------- models of River's own

@@ -54,15 +54,21 @@ def fit_parts(estimator, parts):
     return estimator
 
 
+def assert_fitted_alike(ours, theirs, **tolerance):
+    for attribute in FITTED:
+        got, expected = getattr(ours, attribute), getattr(theirs, attribute)
+        if expected is None:
+            assert got is None
+        else:
+            assert_allclose(got, expected, **tolerance)
+
+
 def assert_same_state(one, other):
     """Compare the statistics bit for bit, and the attributes that scikit-learn sets."""
     assert vars(one).keys() == vars(other).keys()
     assert one.n_features_in_ == other.n_features_in_
     mine, theirs = one.to_normalizer(), other.to_normalizer()
     assert mine.freeze().fingerprint == theirs.freeze().fingerprint
-
-
-# -------------------------------------------------------------- scikit-learn's own suite
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -73,9 +79,7 @@ def test_equals_standard_scaler_on_real_data(name, seed):
     assert len(parts) > 1
     theirs = fit_parts(StandardScaler(), parts)
     ours = fit_parts(SklearnNormalizer(), parts)
-    for attribute in FITTED:
-        got, expected = getattr(ours, attribute), getattr(theirs, attribute)
-        assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+    assert_fitted_alike(ours, theirs, rtol=1e-9, atol=1e-12)
     out = ours.transform(X)
     assert_allclose(out, theirs.transform(X), rtol=1e-9, atol=1e-9)
     assert_allclose(ours.inverse_transform(out), X, rtol=1e-12, atol=1e-12)
@@ -88,12 +92,7 @@ def test_attributes_are_none_where_standard_scaler_has_none(with_mean, with_std)
     X = np.array([[1.0, np.nan, 5.0], [2.0, 3.0, 5.0], [4.0, 9.0, 5.0]])
     how = {"with_mean": with_mean, "with_std": with_std}
     ours, theirs = (kind(**how).fit(X) for kind in (SklearnNormalizer, StandardScaler))
-    for attribute in FITTED:
-        got, expected = getattr(ours, attribute), getattr(theirs, attribute)
-        if expected is None:
-            assert got is None
-        else:
-            assert_allclose(got, expected, rtol=1e-14)
+    assert_fitted_alike(ours, theirs, rtol=1e-14)
     assert_allclose(ours.transform(X), theirs.transform(X), rtol=1e-14, atol=1e-14)
 
 
@@ -152,18 +151,11 @@ def test_scale_of_large_integers_is_not_rounded_to_constant(eps):
 
 
 def frames_of(X, names):
-    """Return the data as every kind of frame, first of pandas."""
+    """Return the data as every kind of frame."""
     frame = pd.DataFrame(X, columns=names)
-    table = pa.Table.from_pandas(frame)
-    return [
-        *(
-            frame,
-            table,
-            pa.concat_tables([table[:7], table[7:]]),
-            pa.RecordBatch.from_pandas(frame),
-        ),
-        pl.DataFrame(dict(zip(names, X.T, strict=True))),
-    ]
+    table, record = pa.Table.from_pandas(frame), pa.RecordBatch.from_pandas(frame)
+    chunked = pa.concat_tables([table[:7], table[7:]])
+    return [frame, table, chunked, record, pl.DataFrame(dict(zip(names, X.T, strict=True)))]
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16])
@@ -239,8 +231,8 @@ def test_array_in_c_order_is_not_copied(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["pandas", "polars"])
 def test_set_output_gives_frames_with_names(kind):
-    frame = frames_of(np.arange(24.0).reshape(12, 2) % 7, ["up", "down"])[0]
-    frame.index = range(100, 112)
+    values = np.arange(24.0).reshape(12, 2) % 7
+    frame = pd.DataFrame(values, range(100, 112), ["up", "down"])
     scaler = SklearnNormalizer().set_output(transform=kind)
     out = scaler.fit_transform(frame)
     assert type(out).__module__.partition(".")[0] == kind
@@ -304,21 +296,20 @@ def test_clone_is_unfitted_and_copies_are_fitted():
         assert_same_state(again, scaler)
         again.partial_fit(X[100:])
         assert (again.n_samples_seen_, scaler.n_samples_seen_) == (150, 100)
-        assert_array_equal(
-            again.transform(X), clone(scaler).fit(X[:100]).partial_fit(X[100:]).transform(X)
-        )
+        anew = clone(scaler).fit(X[:100]).partial_fit(X[100:])
+        assert_array_equal(again.transform(X), anew.transform(X))
 
 
 def test_nothing_is_available_before_fit():
     for attribute in FITTED:
         assert not hasattr(SklearnNormalizer(), attribute)
-    empty = SklearnNormalizer()
-    for call, *data in (
-        *((empty.transform, [[1.0]]), (empty.inverse_transform, [[1.0]])),
-        *((empty.to_normalizer,), (empty.get_feature_names_out,)),
+    unfitted, data = SklearnNormalizer(), [[1.0]]
+    for method, args in (
+        *(("transform", [data]), ("inverse_transform", [data])),
+        *(("to_normalizer", []), ("get_feature_names_out", [])),
     ):
         with pytest.raises(NotFittedError):
-            call(*data)
+            getattr(unfitted, method)(*args)
 
 
 def test_state_does_not_grow():
@@ -546,13 +537,9 @@ def test_from_normalizer_goes_on_from_the_statistics(policy):
     rest = pd.DataFrame(X[100:], columns=list("abcd"))
     expected = frozen.transform(pa.table({name: X[100:, i] for i, name in enumerate("abcd")}))
     assert_array_equal(scaler.transform(rest), np.column_stack(expected.columns))
-    assert scaler.get_params() == {
-        "policy": policy,
-        "with_mean": False,
-        "with_std": True,
-        **options,
-    }
-    same = SklearnNormalizer(policy, with_mean=False, **options)
+    params = {"policy": policy, "with_mean": False, **options}
+    assert scaler.get_params() == {**params, "with_std": True}
+    same = SklearnNormalizer(**params)
     same.fit(pd.DataFrame(X[:100], columns=list("abcd")))
     assert_same_state(scaler, same)
     assert_same_state(scaler.partial_fit(rest), same.partial_fit(rest))

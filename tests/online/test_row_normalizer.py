@@ -140,11 +140,7 @@ WEIGHTED = {
     "EMA": sbn.EMA(alpha=0.2),
     "EMAIgnoreNA": sbn.EMA(alpha=0.2, ignore_na=True),
 }
-UNWEIGHTED = {
-    "EMARecursive": sbn.EMA(alpha=0.2, adjust=False),
-    "BatchEMA": sbn.BatchEMA(momentum=0.1),
-    "Exact": sbn.Exact(),
-}
+UNWEIGHTED = [sbn.EMA(alpha=0.2, adjust=False), sbn.BatchEMA(momentum=0.1), sbn.Exact()]
 
 
 def weighted_stream():
@@ -261,7 +257,7 @@ class ByBlocks(Policy):
     )
 
 
-@pytest.mark.parametrize("policy", [*UNWEIGHTED.values(), WithoutWeights()], ids=repr)
+@pytest.mark.parametrize("policy", [*UNWEIGHTED, WithoutWeights()], ids=repr)
 def test_policies_without_weights_refuse_them(policy):
     norm = learned({"a": 1.0}, policy=policy)
     norm.learn_one({"a": 2.0}, 1.0)

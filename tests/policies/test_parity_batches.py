@@ -197,11 +197,8 @@ def test_batch_ema_agrees_with_exact_arithmetic(data, rate, initial):
 @pytest.mark.parametrize(
     "policy",
     [
-        sbn.BatchEMA(momentum=0.1),
-        sbn.BatchEMA(decay=0.99, ddof=0),
-        sbn.BatchEMA(momentum=None),
-        sbn.BatchEMA(momentum=1.0),
-        sbn.BatchEMA(momentum=0.5, initial=(3.0, 7.0)),
+        *(sbn.BatchEMA(momentum=momentum) for momentum in (0.1, 1.0, None)),
+        *(sbn.BatchEMA(decay=0.99, ddof=0), sbn.BatchEMA(momentum=0.5, initial=(3.0, 7.0))),
     ],
     ids=str,
 )

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from parity import few_examples, row_of
 
 import streambn as sbn
 from streambn.errors import InvalidValueError, MergeError, SchemaError
@@ -45,10 +45,6 @@ def fit(*tables, halflife="7d", null_time="raise", **how):
     for some in tables:
         norm.update(some)
     return norm
-
-
-def row_of(norm, column="x", **how):
-    return next(row for row in norm.stats(**how).to_pylist() if row["column"] == column)
 
 
 def exact_weight(age, halflife):
@@ -84,8 +80,7 @@ def assert_exact(data, rows, weights, **how):
 
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("halflife", LENGTHS)
-@settings.get_profile("few")
-@given(data=st.data())
+@few_examples
 def test_times_at_the_ends_of_int64(data, halflife, unit):
     ticks = data.draw(far_ticks())
     rows = table(range(len(ticks)), ticks, pa.timestamp(unit))
@@ -98,8 +93,7 @@ FAR = [-1.7e308, -1e308, -1e300, -1.0, -1e-300, 0.0, 1e-300, 1.0, 1e300, 1e308, 
 
 
 @pytest.mark.parametrize("halflife", [5e-324, 1e-310, 4e-303, 1.0, 1e300, 1e308, 1.7e308])
-@settings.get_profile("few")
-@given(data=st.data())
+@few_examples
 def test_numeric_times_at_the_ends_of_float64(data, halflife):
     ticks = data.draw(st.lists(st.sampled_from(FAR), min_size=1, max_size=5))
     rows = table(range(len(ticks)), ticks, pa.float64())
@@ -237,16 +231,13 @@ def test_row_without_a_time_is_rejected_or_skipped(kind, halflife):
     assert skipping.freeze().fingerprint == without.freeze().fingerprint
 
 
-def test_nan_is_a_missing_time():
+def test_nan_is_a_missing_time_and_infinity_an_error():
     rows = table([1.0, 2.0, 4.0], [0.0, math.nan, 1.0], pa.float64())
     with pytest.raises(InvalidValueError, match=r"'t' has no time in row 1 of the batch \(1 in"):
         fit(rows, halflife=1.0, columns=["x"])
     norm = fit(rows, halflife=1.0, columns=["x"], null_time="skip")
     assert row_of(norm)["mean"] == pytest.approx(3, rel=1e-15)
     assert row_of(norm)["nulls"] == 0
-
-
-def test_infinite_time_is_an_error():
     rows = table([1.0, 2.0], [0.0, math.inf], pa.float64())
     with pytest.raises(InvalidValueError, match="'t' holds an infinite time"):
         fit(rows, halflife=1.0, columns=["x"], null_time="skip")
@@ -269,8 +260,7 @@ def test_row_of_zero_weight_needs_no_time():
         fit(rows, weights="w")
 
 
-@settings.get_profile("few")
-@given(data=st.data())
+@few_examples
 def test_batches_may_have_different_units(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     parts = data.draw(st.lists(st.tuples(st.integers(0, 5), KINDS), min_size=1, max_size=5))
@@ -441,8 +431,7 @@ COPIES = {
     [(pa.timestamp("ns"), "1h30min"), (pa.date32(), "0.3d"), (pa.float64(), 0.1), (pa.int64(), 7)],
     ids=str,
 )
-@settings.get_profile("few")
-@given(data=st.data())
+@few_examples
 def test_saved_statistics_continue_to_the_same_bits(data, kind, halflife, copied, tmp_path_factory):
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     spread = {"timestamp[ns]": 10**14, "date32[day]": 9}.get(str(kind), 60)
