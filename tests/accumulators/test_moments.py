@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from parity import NIST
 
 from streambn.accumulators import Moments, var_and_std
 from streambn.kernels import Columns
@@ -14,17 +17,12 @@ def moments(values, kind=None, **how):
     return Moments.of(Columns.of(pa.array(values, kind, from_pandas=True)), **how)
 
 
+def merged(states):
+    return functools.reduce(Moments.merge, states, Moments.empty(1))
+
+
 def deviation(m, ddof):
     return var_and_std((m.m2_hi, m.m2_lo), m.weight - ddof, m.exponent)[1][0]
-
-
-# NIST certifies the decimals. These are the correctly rounded values of the float64 data.
-NIST = {
-    "NumAcc1": ([10000001, 10000003, 10000002], 10000002, 1.0),
-    "NumAcc2": ([1.2, *[1.1, 1.3] * 500], 1.2, 0.09999999999999998),
-    "NumAcc3": ([1000000.2, *[1000000.1, 1000000.3] * 500], 1000000.2, 0.1000000000349246),
-    "NumAcc4": ([10000000.2, *[10000000.1, 10000000.3] * 500], 10000000.2, 0.10000000055879354),
-}
 
 
 @pytest.mark.parametrize("name", NIST)
@@ -32,9 +30,7 @@ NIST = {
 def test_nist_certified_values(name, pieces):
     values, mean, sd = NIST[name]
     parts = [p for p in np.array_split(np.array(values, float), pieces) if len(p)]
-    m = Moments.empty(1)
-    for part in parts:
-        m = m.merge(moments(part))
+    m = merged(map(moments, parts))
     if np.finfo(np.longdouble).nmant > 60:
         assert (m.mean[0], deviation(m, 1)) == (mean, sd)
     assert m.mean[0] == pytest.approx(mean, rel=2.3e-16, abs=0)
@@ -62,18 +58,13 @@ def test_merge_of_empty_states_is_empty():
 
 def test_shards_of_one_row_give_the_variance_of_the_whole():
     x = np.array([1.0, 5.0, 30.0, 2.0])
-    m = Moments.empty(1)
-    for value in x:
-        m = m.merge(moments([value]))
+    m = merged(moments([value]) for value in x)
     assert m.count[0] == 4
     assert m.m2[0] / 4 == pytest.approx(x.var(), rel=1e-15, abs=0)
 
 
 def test_equal_means_merge_without_spurious_variance():
-    third = moments([1 / 3] * 3)
-    m = third
-    for _ in range(1000):
-        m = m.merge(third)
+    m = merged([moments([1 / 3] * 3)] * 1001)
     assert m.m2[0] == 0
     assert m.mean[0] == 1 / 3
     assert m.mean_lo[0] == 0
@@ -114,8 +105,6 @@ def test_segment_of_one_row_follows_the_definition():
 
 
 def test_pairs_do_not_cancel_beside_one_large_weight():
-    m = Moments.empty(1)
-    for value in (1.0, 2.0, 3.0):
-        m = m.merge(moments([value], decay=1e-12))
+    m = merged(moments([value], decay=1e-12) for value in (1.0, 2.0, 3.0))
     w = [1e-24, 1e-12, 1.0]
     assert m.pairs[0] == pytest.approx(w[0] * w[1] + w[0] * w[2] + w[1] * w[2], rel=1e-14, abs=0)

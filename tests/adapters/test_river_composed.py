@@ -215,14 +215,9 @@ WEIGHTS = [2.0, 1.0] * (len(ROWS) // 2)
 REPEATED = [row for row, w in zip(ROWS, WEIGHTS, strict=True) for _ in range(int(w))]
 
 
-def means_and_deviations(model):
-    return model.stats().select(["column", "mean", "std"]).to_pandas().set_index("column")
-
-
 def assert_same_statistics(one, other):
-    pd.testing.assert_frame_equal(
-        means_and_deviations(one), means_and_deviations(other), rtol=1e-12, atol=0
-    )
+    one, other = (m.stats().to_pandas().set_index("column")[["mean", "std"]] for m in (one, other))
+    pd.testing.assert_frame_equal(one, other, rtol=1e-12, atol=0)
 
 
 def test_weights_equal_repeated_rows():

@@ -85,21 +85,24 @@ def columns_of(rows):
     return {name: [row.get(name) for row in rows] for name in names}
 
 
+def floats(values):
+    return [None if v is None else float(v) for v in values]
+
+
 def series(values):
     """Return a pandas column; NumPy floats cannot tell null from NaN, so nulls need a dtype."""
-    floats = [None if v is None else float(v) for v in values]
-    if None not in floats:
+    if None not in values:
         whole = all(isinstance(v, int) for v in values)
         return np.array(values, np.int64 if whole and values else np.float64)
-    if any(v is not None and math.isnan(v) for v in floats):
-        return pd.arrays.ArrowExtensionArray(pa.array(floats, pa.float64(), from_pandas=False))
-    return pd.array(floats, "Float64")
+    if any(v is not None and math.isnan(v) for v in values):
+        array = pa.array(floats(values), pa.float64(), from_pandas=False)
+        return pd.arrays.ArrowExtensionArray(array)
+    return pd.array(floats(values), "Float64")
 
 
 def as_table(rows):
-    columns = columns_of(rows)
-    arrays = {n: pa.array([None if v is None else float(v) for v in c]) for n, c in columns.items()}
-    return pa.table({name: array.cast(pa.float64()) for name, array in arrays.items()})
+    columns = columns_of(rows).items()
+    return pa.table({name: pa.array(floats(values), pa.float64()) for name, values in columns})
 
 
 def frame_of(kind, rows):

@@ -24,8 +24,6 @@ ESTIMATORS = [
     SklearnNormalizer(with_mean=False),
     SklearnNormalizer(with_std=False),
 ]
-
-
 WEIGHTS_REFUSED = {
     f"check_sample_weight{name}": "the policy sets the weights"
     for name in ("s_list", "s_not_overwritten", "_equivalence_on_dense_data")

@@ -95,11 +95,8 @@ def test_unlearned_normalizer_converts_to_an_unfitted_one():
 @pytest.mark.parametrize(
     "policy",
     [
-        sbn.Welford(),
-        sbn.EMA(alpha=1.0, adjust=False),
-        sbn.EMA(halflife=3, adjust=False),
-        sbn.BatchEMA(decay=0.9),
-        sbn.BatchEMA(momentum=None, batch_rows=3),
+        *(sbn.Welford(), sbn.EMA(alpha=1.0, adjust=False), sbn.EMA(halflife=3, adjust=False)),
+        *(sbn.BatchEMA(decay=0.9), sbn.BatchEMA(momentum=None, batch_rows=3)),
     ],
     ids=str,
 )

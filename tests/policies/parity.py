@@ -1,4 +1,4 @@
-"""Random series, fits under any cut and merge, and exact statistics, for the parity tests."""
+"""Random series, fits under any cut and merge, exact statistics and certified ones."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ EPSILON = 2.0**-52
 SEEDS = st.integers(0, 2**32 - 1)
 WIDTH = 3
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+# NIST certifies the decimals. These are the correctly rounded values of the float64 data.
+NIST = {
+    "NumAcc1": ([10000001, 10000003, 10000002], 10000002, 1.0),
+    "NumAcc2": ([1.2, *[1.1, 1.3] * 500], 1.2, 0.09999999999999998),
+    "NumAcc3": ([1000000.2, *[1000000.1, 1000000.3] * 500], 1000000.2, 0.1000000000349246),
+    "NumAcc4": ([10000000.2, *[10000000.1, 10000000.3] * 500], 10000000.2, 0.10000000055879354),
+}
 
 
 def few_examples(test):
@@ -98,12 +105,15 @@ def stamps(seconds, kind):
 
 
 def exact_ewm(x, weights):
-    """Return the exact mean, biased and unbiased variance; None where undefined."""
+    """Return the exact mean, biased and unbiased variance, and effective count, or None."""
+    if not weights:
+        return None, None, None, None
     present = x[~np.isnan(x)]
     mean, square = exact_moments(present, weights)
     total, squares = sum(weights), sum(w * w for w in weights)
     pairs = total * total - squares
-    return mean, square / total, square * total / pairs if pairs else None
+    unbiased = square * total / pairs if pairs else None
+    return mean, square / total, unbiased, total * total / squares
 
 
 def time_weights(ages, halflife):

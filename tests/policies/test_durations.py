@@ -15,8 +15,6 @@ from streambn.policies.durations import format_duration, nanoseconds
 SECOND = 10**9
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
-
-
 LENGTHS = {
     HOUR * 3 // 2: ["1.5h", "1h30min", "1h 30m", "90 min", "PT1H30M"],
     7 * DAY: ["7d", "7 days", "P7D"],

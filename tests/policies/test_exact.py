@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from parity import NIST
 
 import streambn as sbn
 from streambn import kernels
@@ -245,14 +246,6 @@ def test_extremes_do_not_depend_on_the_order_of_zeros():
     states = [totals(floats(zeros)) for zeros in ([0.0, -0.0], [-0.0, 0.0])]
     assert states[0] == states[1] == totals(floats([0.0])).merge(totals(floats([-0.0])))
     assert [math.copysign(1, x[0]) for x in (states[0].min, states[0].max)] == [-1, 1]
-
-
-NIST = {
-    "NumAcc1": ([10000001, 10000003, 10000002], 10000002.0, 1.0),
-    "NumAcc2": ([1.2, *[1.1, 1.3] * 500], 1.2, 0.09999999999999998),
-    "NumAcc3": ([1000000.2, *[1000000.1, 1000000.3] * 500], 1000000.2, 0.1000000000349246),
-    "NumAcc4": ([10000000.2, *[10000000.1, 10000000.3] * 500], 10000000.2, 0.10000000055879354),
-}
 
 
 @pytest.mark.parametrize("name", NIST)

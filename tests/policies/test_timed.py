@@ -54,11 +54,8 @@ def exact_weight(age, halflife):
         return Fraction(Decimal(2) ** -half_lives) if half_lives <= 1000 else Fraction(0)
 
 
-@st.composite
-def far_ticks(draw):
-    """Draw int64 values, some of them at the ends or close to each other."""
-    ends = st.sampled_from([-(2**63), -(2**63) + 1, -1, 0, 1, LAST - 1, LAST])
-    return draw(st.lists(ends | st.integers(-(2**63), LAST), min_size=1, max_size=6))
+ENDS = st.sampled_from([-(2**63), -(2**63) + 1, -1, 0, 1, LAST - 1, LAST])
+FAR_TICKS = st.lists(ENDS | st.integers(-(2**63), LAST), min_size=1, max_size=6)
 
 
 def assert_exact(data, rows, weights, **how):
@@ -82,7 +79,7 @@ def assert_exact(data, rows, weights, **how):
 @pytest.mark.parametrize("halflife", LENGTHS)
 @few_examples
 def test_times_at_the_ends_of_int64(data, halflife, unit):
-    ticks = data.draw(far_ticks())
+    ticks = data.draw(FAR_TICKS)
     rows = table(range(len(ticks)), ticks, pa.timestamp(unit))
     ages = [Fraction(max(ticks) - t) * UNITS[unit] for t in ticks]
     weights = [exact_weight(age, LENGTHS[halflife]) for age in ages]
