@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import subprocess
 import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
+from data_files import content
 
 import streambn as sbn
 from streambn.cli import main
-
-__all__ = ["CO2", "COMMAND", "ENV", "TIMEOUT", "bad", "good", "ipc", "run", "stats", "tree"]
+from streambn.io import Format
 
 COMMAND = [sys.executable, "-m", "streambn.cli"]
 CO2 = Path(sbn.__file__).parent / "cli" / "data" / "co2.csv"
 ENV = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "utf-8"}
 ENV.pop("COLUMNS", None)  # pytest-xdist sets it
-TIMEOUT = 60
+TIMEOUT = 120
 
 
 def run(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -82,7 +86,36 @@ def stats(path: str = "stats.json") -> dict[str, dict[str, object]]:
 
 def ipc(table: pa.Table, rows: int | None = None) -> bytes:
     """Write a table as an Arrow IPC stream."""
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=rows)
-    return sink.getvalue()
+    return content(Format.IPC_STREAM, table, rows)
+
+
+@contextlib.contextmanager
+def piped(*args: object, **options: object) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a new process, with pipes to the test."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = [*COMMAND, *map(str, args)]
+    with subprocess.Popen(command, **{"env": ENV, **pipes, **options}) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + TIMEOUT
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def state(process: subprocess.Popen[bytes]) -> str:
+    """Return the state of a process: S if it sleeps, T if it is stopped."""
+    line = Path(f"/proc/{process.pid}/stat").read_text()
+    return line.rpartition(")")[2].split()[0]
+
+
+def unread(pipe: object) -> bytes:
+    """Return the number of bytes that wait in a pipe."""
+    return fcntl.ioctl(pipe.fileno(), termios.FIONREAD, bytes(4))

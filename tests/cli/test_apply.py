@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from cli_process import CO2, COMMAND, ENV, TIMEOUT, bad, good, ipc, run, stats, tree
+from cli_process import CO2, bad, good, ipc, run, stats, tree
 
 import streambn as sbn
 from streambn.io.sources import Source, open_reader
@@ -150,30 +149,3 @@ def test_stdin_to_stdout(co2: pd.DataFrame) -> None:
     assert out["date"].to_pylist() == co2.date.dt.date.tolist()
     assert out.schema.metadata[b"streambn.fingerprint"]
     assert pl.read_ipc_stream(done.stdout)["co2"].std(ddof=0) == pytest.approx(1)
-
-
-def test_stdout_is_flushed_after_every_batch() -> None:
-    table = pa.table({"x": [1.0, 2.0, 3.0]})
-    pq.write_table(table, "t.parquet")
-    good("fit", "t.parquet", "-o", "stats.json")
-    with subprocess.Popen(
-        [*COMMAND, "apply", "stats.json", "-", "-o", "-"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=ENV,
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        writer = pa.ipc.new_stream(process.stdin, table.schema)
-        writer.write_table(table)
-        process.stdin.flush()
-        reader = pa.ipc.open_stream(process.stdout)
-        assert reader.read_next_batch().num_rows == 3
-        writer.write_table(table.slice(0, 2))  # only after the first has come back
-        process.stdin.flush()
-        assert reader.read_next_batch().num_rows == 2
-        writer.close()
-        process.stdin.close()
-        assert list(reader) == []
-        assert process.wait(TIMEOUT) == 0

@@ -11,12 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from cli_process import CO2, ENV
 
-import streambn as sbn
 from streambn.cli.demo import story
-
-CO2 = Path(sbn.__file__).parent / "cli" / "data" / "co2.csv"
-ENV = {**os.environ, "PYTHONWARNINGS": "error"}
 
 
 @pytest.fixture(scope="module")

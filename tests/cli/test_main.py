@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import signal
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cli_process import COMMAND, ENV, TIMEOUT, good, tree
+from cli_process import COMMAND, ENV, TIMEOUT, good, piped, state, tree, unread, until
 from terminal import in_a_terminal
 
 import streambn as sbn
@@ -74,17 +72,6 @@ def test_a_missing_extra_says_what_to_install(missing: str) -> None:
     )
 
 
-def test_the_library_does_not_load_the_command() -> None:
-    code = (
-        "import sys, streambn\n"
-        "heavy = {'click', 'rich', 'pyarrow.parquet', 'pyarrow.csv', 'streambn.cli.main',\n"
-        "         'streambn.io.sources', 'streambn.io.formats', 'streambn.jobs.plan'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
 # --- what a job prints ----------------------------------------------------------------
 
 
@@ -138,11 +125,7 @@ def test_skipped_inputs_are_listed(fitted: str) -> None:
     ["apply s.json large.arrow -o -", "show s.json", "show s.json --format csv", "demo", "--help"],
 )
 def test_a_closed_pipe_ends_a_command_silently(large: str, args: str) -> None:
-    with subprocess.Popen(
-        [*COMMAND, *args.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV
-    ) as process:
-        assert process.stdout
-        assert process.stderr
+    with piped(*args.split()) as process:
         if args.startswith("apply"):
             assert process.stdout.read(10)
         process.stdout.close()
@@ -175,11 +158,7 @@ def test_a_signal_to_a_waiting_command_leaves_no_output(number: int, code: int, 
     pq.write_table(table, "t.parquet")
     good("fit", "t.parquet", "-o", "s.json")
     before = tree()
-    with subprocess.Popen(
-        [*COMMAND, *args.split()],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV,
-    ) as process:  # fmt: skip
-        assert process.stdin
+    with piped(*args.split()) as process:
         writer = pa.ipc.new_stream(process.stdin, table.schema)
         for _ in range(5):
             writer.write_table(table)
@@ -189,7 +168,6 @@ def test_a_signal_to_a_waiting_command_leaves_no_output(number: int, code: int, 
         assert (tree() != before) == (not args.endswith("-o -"))
         process.send_signal(number)
         assert process.wait(TIMEOUT) == code
-        assert process.stderr
         message = process.stderr.read().decode()
         fit = args.startswith("fit")
         assert message == "streambn: stopped; resume to continue from out.json.checkpoint\n" * fit
@@ -199,16 +177,8 @@ def test_a_signal_to_a_waiting_command_leaves_no_output(number: int, code: int, 
 
 def wait_until_idle(process: subprocess.Popen[bytes]) -> None:
     """Wait until the command has read its input and sleeps."""
-    assert process.stdin
-    deadline = time.monotonic() + TIMEOUT
-    while time.monotonic() < deadline:
-        time.sleep(0.05)
-        unread = fcntl.ioctl(process.stdin.fileno(), termios.FIONREAD, bytes(4))
-        state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        if unread == bytes(4) and state == "S":
-            time.sleep(0.1)
-            return
-    pytest.fail("the command does not read")
+    until(lambda: unread(process.stdin) == bytes(4) and state(process) == "S")
+    time.sleep(0.1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -219,16 +189,12 @@ def test_a_signal_to_a_working_command_leaves_no_output(number: int, suffix: str
     pq.write_table(table, "t.parquet")
     good("fit", "t.parquet", "-o", "s.json")
     before = tree()
-    with subprocess.Popen(
-        [*COMMAND, "apply", "s.json", "t.parquet", "-o", f"out{suffix}"],
-        stderr=subprocess.PIPE, env=ENV,
-    ) as process:  # fmt: skip
+    with piped("apply", "s.json", "t.parquet", "-o", f"out{suffix}") as process:
         while tree() == before and process.poll() is None:
             time.sleep(0.01)
         time.sleep(0.1)
         process.send_signal(number)
         assert process.wait(TIMEOUT) == 128 + number
-        assert process.stderr
         assert process.stderr.read() == b""
     assert tree() == before
 

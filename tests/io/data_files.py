@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import gzip
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,19 +25,39 @@ TABLE = pa.table(
 EVERY_SUFFIX = sorted(SUFFIXES)
 
 
-def write_as(path: Path, table: pa.Table, **options: object) -> Path:
-    """Write a table in the format of the path's suffix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kind = SUFFIXES[path.suffix]
+def content(kind: Format, table: pa.Table, rows: int | None = None, **options: object) -> bytes:
+    """Return the content of a file, with so many rows in a row group or batch."""
+    sink = io.BytesIO()
     if kind is Format.PARQUET:
-        pq.write_table(table, path, **options)
+        pq.write_table(table, sink, row_group_size=rows, **options)
     elif kind is Format.CSV:
-        pyarrow.csv.write_csv(table, path)
+        pyarrow.csv.write_csv(table, sink)
     else:
         new = pa.ipc.new_file if kind is Format.IPC_FILE else pa.ipc.new_stream
-        with new(str(path), table.schema) as writer:
-            writer.write_table(table, **options)
+        with new(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+            writer.write_table(table, max_chunksize=rows)
+    return sink.getvalue()
+
+
+def write_as(path: str | Path, table: pa.Table, rows: int | None = None, **options: object) -> Path:
+    """Write a table in the format of the path's suffix, compressed if .gz follows."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = SUFFIXES[Path(path.name.removesuffix(".gz")).suffix]
+    data = content(kind, table, rows, **options)
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
     return path
+
+
+def write_all_formats(table_of: Callable[[int, int], pa.Table], scale: int = 1) -> list[str]:
+    """Write files of all formats into data/: of several pieces and batches, and without rows."""
+    files = [
+        *(("a.parquet", 50, 20), ("b.parquet", 0, 1), ("c.arrow", 30, 12), ("d.csv", 30, 30)),
+        *(("e.arrows", 30, 12), ("more/f.csv.gz", 30, 30), ("more/g.parquet", 21, 3)),
+    ]
+    for seed, (name, rows, size) in enumerate(files):
+        write_as(f"data/{name}", table_of(rows * scale, seed), size * scale)
+    return [f"data/{name}" for name, _, _ in files]
 
 
 def read(path: object, **options: object) -> pa.Table:

@@ -107,8 +107,7 @@ def test_feather_files_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".arrows"])
 def test_batches_follow_the_file(tmp_path: Path, suffix: str) -> None:
     table = pa.table({"x": range(1000)})
-    options = {"row_group_size": 300} if suffix == ".parquet" else {"max_chunksize": 300}
-    path = write_as(tmp_path / f"t{suffix}", table, **options)
+    path = write_as(tmp_path / f"t{suffix}", table, 300)
     sizes = [batch.num_rows for batch in open_reader(Source(str(path)))]
     assert sizes == ([1000] if suffix == ".parquet" else [300, 300, 300, 100])
 

@@ -52,7 +52,7 @@ def write(plan: list[Output], operation: object = None, *, skip_damaged: bool = 
 
 def write_one(table: pa.Table, out: Path, chunk: int | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = write_as(Path(folder) / "t.arrows", table, max_chunksize=chunk)
+        path = write_as(Path(folder) / "t.arrows", table, chunk)
         write(make_plan([Source(str(path))], str(out)).outputs)
 
 
@@ -166,7 +166,7 @@ def test_small_batches_are_joined_into_row_groups(tmp_path: Path) -> None:
 def test_a_failure_leaves_existing_files_unchanged(
     tmp_path: Path, suffix: str, failure: BaseException, rows: int
 ) -> None:
-    source = write_as(tmp_path / "in.arrows", TABLE, max_chunksize=1)
+    source = write_as(tmp_path / "in.arrows", TABLE, 1)
     (tmp_path / f"old{suffix}").write_text("old")
     for out in (f"new{suffix}", f"old{suffix}", f"made/for/it{suffix}"):
         target = str(tmp_path / out)

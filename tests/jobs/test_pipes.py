@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import io
 import os
 import re
 import signal
-import subprocess
-import sys
-import termios
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from cli_process import ENV, TIMEOUT, ipc, piped, run, state, unread, until
+from data_files import write_as
 
 import streambn as sbn
 
-COMMAND = [sys.executable, "-m", "streambn.cli"]
-ENV = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "utf-8"}
-TIMEOUT = 120
+NUMBERS = np.random.default_rng(0).normal(1e3, 2, 600)
+TABLE = pa.table({"x": pa.array(NUMBERS, mask=NUMBERS > 1002), "n": range(-300, 300)})
 
 
-def some_table(rows: int) -> pa.Table:
-    rng = np.random.default_rng(0)
-    x = pa.array(rng.normal(1e3, 2, rows), mask=rng.random(rows) < 0.1)
-    n = pa.array(rng.integers(-(2**60), 2**60, rows))
-    return pa.table({"x": x, "n": n, "s": [f"row {i % 7}" for i in range(rows)]})
-
-
-@contextlib.contextmanager
-def piped(folder: Path, *args: object, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the command with pipes to the test."""
-    with subprocess.Popen(
-        [*COMMAND, *map(str, args)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENV, cwd=folder,
-        **options,
-    ) as process:  # fmt: skip
-        try:
-            yield process
-        except BaseException:
-            process.kill()
-            raise
-
-
-def until(true: Any) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + TIMEOUT
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 def rows_in(checkpoint: Path) -> int:
@@ -67,17 +35,13 @@ def rows_in(checkpoint: Path) -> int:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs SIGUSR1")
 @pytest.mark.parametrize("every", [["--checkpoint-every", "1h"], ["--checkpoint-every", 1]])
-def test_checkpoint_of_an_endless_stream_holds_all_batches_so_far(
-    every: list[object], tmp_path: Path
-) -> None:
-    table = some_table(600)
-    checkpoint = tmp_path / "s.json"
-    with piped(tmp_path, "fit", "-", "--checkpoint", "s.json", "-q", *every) as process:
-        assert process.stdin
-        assert process.stderr
-        writer = pa.ipc.new_stream(process.stdin, table.schema)
+def test_checkpoint_of_an_endless_stream_holds_all_batches_so_far(every: list[object]) -> None:
+    checkpoint = Path("s.json")
+    fit = ["fit", "-", "--checkpoint", "s.json", "-q"]
+    with piped(*fit, *every) as process:
+        writer = pa.ipc.new_stream(process.stdin, TABLE.schema)
         for sent in (100, 200, 300):
-            writer.write_table(table.slice(sent - 100, 100))
+            writer.write_table(TABLE.slice(sent - 100, 100))
             process.stdin.flush()
 
             def asked(sent: int = sent) -> bool:
@@ -92,25 +56,12 @@ def test_checkpoint_of_an_endless_stream_holds_all_batches_so_far(
         assert process.wait(TIMEOUT) == 143
         assert len(process.stderr.read().splitlines()) <= 1
     assert rows_in(checkpoint) == 300
-    rest = io.BytesIO()
-    with pa.ipc.new_stream(rest, table.schema) as again:
-        again.write_table(table.slice(300), max_chunksize=100)
-    for more in (rest.getvalue(), None):  # the second stream is empty
-        done = subprocess.run(
-            [*COMMAND, "fit", "-", "--checkpoint", "s.json", "-q", "--resume"],
-            input=more or empty(table.schema), capture_output=True, check=False, env=ENV,
-            timeout=TIMEOUT, cwd=tmp_path,
-        )  # fmt: skip
+    for more in (TABLE.slice(300), TABLE.slice(600)):  # the second stream is empty
+        done = run(*fit, "--resume", input=ipc(more, 100), text=False)
         assert (done.returncode, done.stderr) == (0, b"")
         assert rows_in(checkpoint) == 600
-    expected = sbn.Normalizer(sbn.Exact()).update(table)  # independent of batches
+    expected = sbn.Normalizer(sbn.Exact()).update(TABLE)  # independent of batches
     assert sbn.load(checkpoint).stats() == expected.stats()
-
-
-def empty(schema: pa.Schema) -> bytes:
-    sink = io.BytesIO()
-    pa.ipc.new_stream(sink, schema).close()
-    return sink.getvalue()
 
 
 def ready(pid: int) -> bool:
@@ -119,72 +70,59 @@ def ready(pid: int) -> bool:
     return bool(int(line, 16) >> (signal.SIGUSR1 - 1) & 1)
 
 
-def test_each_batch_passes_before_the_next_one_comes(tmp_path: Path) -> None:
-    table = some_table(500)
-    expected = sbn.Normalizer()
-    with piped(tmp_path, "normalize", "--online", "-", "-o", "-", "-q") as process:
-        assert process.stdin
-        assert process.stdout
-        writer = pa.ipc.new_stream(process.stdin, table.schema)
+@pytest.mark.parametrize("command", [["apply", "s.json"], ["normalize", "--online"]])
+def test_each_batch_passes_before_the_next_one_comes(command: list[str]) -> None:
+    sbn.Normalizer().update(TABLE).save("s.json")
+    online = sbn.Normalizer()
+    expected: Callable[[pa.RecordBatch], pa.RecordBatch] = online.update_transform
+    if command[0] == "apply":
+        expected = sbn.load("s.json").transform
+    with piped(*command, "-", "-o", "-", "-q") as process:
+        writer = pa.ipc.new_stream(process.stdin, TABLE.schema)
         process.stdin.flush()
         reader = None
-        for batch in table.to_batches(max_chunksize=100):
+        for batch in TABLE.to_batches(max_chunksize=100):
             writer.write_batch(batch)
             process.stdin.flush()
             reader = reader or pa.ipc.open_stream(process.stdout)
-            wanted = expected.update_transform(batch)
-            assert reader.read_next_batch().to_pydict() == wanted.to_pydict()
+            assert reader.read_next_batch().to_pydict() == expected(batch).to_pydict()
         writer.close()
         process.stdin.close()
-        assert reader
-        with pytest.raises(StopIteration):
-            reader.read_next_batch()
+        assert list(reader) == []
         assert process.wait(TIMEOUT) == 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_stopped_and_continued_process_loses_no_bytes(unbuffered: str, tmp_path: Path) -> None:
+def test_stopped_and_continued_process_loses_no_bytes(unbuffered: str) -> None:
     """A system call that writes to a pipe then writes only a part."""
     table = pa.table({"x": np.arange(200_000.0)})
-    with pa.ipc.new_file(tmp_path / "data.arrow", table.schema) as writer:
-        writer.write_table(table, max_chunksize=100_000)
+    write_as("data.arrow", table, 100_000)
     statistics = sbn.Normalizer().update(table)
-    statistics.save(tmp_path / "s.json")
+    statistics.save("s.json")
     environment = {**ENV, "PYTHONUNBUFFERED": unbuffered}
-    with subprocess.Popen(
-        [*COMMAND, "apply", "s.json", "data.arrow", "-o", "-"],
-        stdout=subprocess.PIPE, env=environment, cwd=tmp_path,
-    ) as process:  # fmt: skip
-        assert process.stdout
-
-        def state() -> str:
-            content = Path(f"/proc/{process.pid}/stat").read_text()
-            return content.rpartition(")")[2].split()[0]
-
+    with piped("apply", "s.json", "data.arrow", "-o", "-", "-q", env=environment) as process:
         full = bytes(4)
 
         def waits() -> bool:
             nonlocal full
-            before = full
-            full = fcntl.ioctl(process.stdout.fileno(), termios.FIONREAD, bytes(4))
-            return full != bytes(4) and full == before and state() == "S"
+            before, full = full, unread(process.stdout)
+            return full != bytes(4) and full == before and state(process) == "S"
 
         until(waits)
         for number, wanted in ((signal.SIGSTOP, "T"), (signal.SIGCONT, "S")):
             process.send_signal(number)
-            until(lambda wanted=wanted: state() == wanted)
+            until(lambda wanted=wanted: state(process) == wanted)
         found = pa.ipc.open_stream(process.stdout).read_all()
         assert process.wait(TIMEOUT) == 0
     assert found == statistics.freeze().transform(table)
 
 
-def peak(folder: Path, args: list[object], batches: int) -> int:
+def peak(args: list[str], batches: int) -> int:
     """Send batches to a command; return its peak memory in bytes."""
     rng = np.random.default_rng(0)
     batch = pa.record_batch({f"x{i}": rng.normal(size=20_000) for i in range(4)})
-    with piped(folder, *args) as process:
-        assert process.stdin
+    with piped(*args) as process:
         writer = pa.ipc.new_stream(process.stdin, batch.schema)
         for _ in range(batches):
             writer.write_batch(batch)
@@ -205,6 +143,6 @@ def peak(folder: Path, args: list[object], batches: int) -> int:
         ["normalize", "--online", "-", "-o", "out.arrows", "-q"],
     ],
 )
-def test_memory_does_not_grow_with_the_stream(args: list[object], tmp_path: Path) -> None:
-    short, long = (peak(tmp_path, args, batches) for batches in (60, 300))
+def test_memory_does_not_grow_with_the_stream(args: list[str]) -> None:
+    short, long = (peak(args, batches) for batches in (60, 300))
     assert long - short < 50e6  # the difference in data is 154 MB

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from fake_clock import Clock
 
 from streambn.jobs.progress import Progress
 
 
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock():
+def clock() -> Clock:
     return Clock()
-
-
-def count_steadily(counted, clock, seconds, rows, size):
-    for _ in range(seconds):
-        clock.now += 1
-        counted.add(rows, size)
 
 
 # --- counting -------------------------------------------------------------------------
@@ -62,7 +47,7 @@ def test_bytes_of_a_file_do_not_exceed_its_size(clock):
 def test_file_of_unknown_size(clock):
     counted = Progress("fitting", 1, clock=clock)
     counted.start_file("standard input")
-    count_steadily(counted, clock, 4, 10, 500)
+    clock.count(counted, 4, 10, 500)
     counted.end_file()
     assert counted.bytes == 2000
     assert counted.rates == (10, 500)
@@ -91,7 +76,7 @@ def test_job_without_files_is_complete(clock):
 def test_steady_rate_is_both_rates(clock):
     counted = Progress("fitting", 1, 10_000, clock=clock)
     counted.start_file("a", 10_000)
-    count_steadily(counted, clock, 40, 7, 100)
+    clock.count(counted, 40, 7, 100)
     assert counted.rates == (7, 100)
     assert counted.recent_rates == pytest.approx((7, 100))
     assert counted.eta == pytest.approx(60)
@@ -101,12 +86,11 @@ def test_steady_rate_is_both_rates(clock):
 def test_recent_rate_and_eta_follow_a_change(clock):
     counted = Progress("fitting", 1, 100_000, clock=clock)
     counted.start_file("a", 100_000)
-    count_steadily(counted, clock, 300, 1, 10)
-    count_steadily(counted, clock, 15, 10, 100)
-    assert counted.recent_rates.bytes == pytest.approx(
-        55, rel=1e-5
-    )  # one half-life after the change
-    count_steadily(counted, clock, 285, 10, 100)
+    clock.count(counted, 300, 1, 10)
+    clock.count(counted, 15, 10, 100)
+    half_life_later = counted.recent_rates.bytes
+    assert half_life_later == pytest.approx(55, rel=1e-5)
+    clock.count(counted, 285, 10, 100)
     assert counted.rates == (5.5, 55)
     assert counted.recent_rates == pytest.approx((10, 100), rel=1e-4)
     assert counted.eta == pytest.approx((100_000 - 33_000) / 100, rel=1e-4)
@@ -115,7 +99,7 @@ def test_recent_rate_and_eta_follow_a_change(clock):
 def test_recent_rate_of_an_idle_stream_decays(clock):
     counted = Progress("fitting", 1, 1000, clock=clock)
     counted.start_file("a", 1000)
-    count_steadily(counted, clock, 10, 1, 10)
+    clock.count(counted, 10, 1, 10)
     before = counted.eta
     clock.now += 60
     assert counted.recent_rates.bytes < 2
@@ -128,7 +112,7 @@ def test_work_of_an_earlier_run_counts_in_no_rate(clock):
     counted.start_file("d", 2000)
     counted.skip(bytes=1000, rows=10)
     assert (counted.files_done, counted.bytes, counted.rows, counted.in_file) == (3, 7000, 70, 10)
-    count_steadily(counted, clock, 10, 1, 100)
+    clock.count(counted, 10, 1, 100)
     assert counted.rates == (1, 100)
     assert counted.recent_rates == pytest.approx((1, 100))
     assert (counted.rows, counted.in_file, counted.bytes) == (80, 20, 8000)
