@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -23,6 +24,13 @@ TABLE = pa.table(
     }
 )
 EVERY_SUFFIX = sorted(SUFFIXES)
+
+
+def some_table(rows: int = 1100, seed: int = 0) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    x = pa.array(rng.normal(1e3, 2, rows), mask=rng.random(rows) < 0.1)
+    n = pa.array(rng.integers(-(2**60), 2**60, rows))
+    return pa.table({"x": x, "n": n, "s": [f"row {i % 7}" for i in range(rows)]})
 
 
 def content(kind: Format, table: pa.Table, rows: int | None = None, **options: object) -> bytes:

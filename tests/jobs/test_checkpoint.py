@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import itertools
 import json
 import os
@@ -15,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from cli_process import until
+from data_files import write_all_formats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +31,7 @@ from streambn.snapshot import fingerprint
 from streambn.statistics import Statistics
 
 Run = Callable[..., Any]
+Interrupt = Callable[[int | None], list[int]]
 NEVER = Interval(None, None)
 LEARN = Statistics.learn
 
@@ -55,35 +55,35 @@ def table_of(rows: int, seed: int = 0) -> pa.Table:
     )
 
 
-def lay_out() -> list[str]:
-    """Write files of all formats, with several pieces, several batches, and without rows."""
-    Path("data").mkdir()
-    pq.write_table(table_of(50, 1), "data/a.parquet", row_group_size=20)
-    pq.write_table(table_of(0), "data/b.parquet")
-    with pa.ipc.new_file("data/c.arrow", table_of(0).schema) as writer:
-        writer.write_table(table_of(30, 2), max_chunksize=12)
-    pa.csv.write_csv(table_of(30, 3), "data/d.csv")
-    with pa.ipc.new_stream("data/e.arrows", table_of(0).schema) as writer:
-        writer.write_table(table_of(30, 4), max_chunksize=12)
-    sink = io.BytesIO()
-    pa.csv.write_csv(table_of(30, 5), sink)
-    Path("data/f.csv.gz").write_bytes(gzip.compress(sink.getvalue()))
-    pq.write_table(table_of(21, 6), "data/g.parquet", row_group_size=3)
-    return sorted(str(path) for path in Path("data").iterdir())
+@pytest.fixture
+def inputs() -> list[str]:
+    return write_all_formats(table_of)
 
 
-def interrupt_after(monkeypatch: pytest.MonkeyPatch, batches: int | None) -> list[int]:
-    """Interrupt a fit after so many batches; the list collects the rows of each batch."""
-    learned: list[int] = []
+@pytest.fixture
+def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
+    """Return a function that makes a fit stop after so many batches.
 
-    def learn(statistics: Statistics, batch: Any) -> Statistics:
-        if len(learned) == batches:
-            raise KeyboardInterrupt
-        learned.append(batch.num_rows)
-        return LEARN(statistics, batch)
+    It returns a list that collects the rows of each batch.
+    """
 
-    monkeypatch.setattr(Statistics, "learn", learn)
-    return learned
+    def interrupt_after(batches: int | None) -> list[int]:
+        learned: list[int] = []
+
+        def learn(statistics: Statistics, batch: Any) -> Statistics:
+            if len(learned) == batches:
+                raise KeyboardInterrupt
+            learned.append(batch.num_rows)
+            return LEARN(statistics, batch)
+
+        monkeypatch.setattr(Statistics, "learn", learn)
+        return learned
+
+    return interrupt_after
+
+
+def content(path: str) -> bytes:
+    return Path(path).read_bytes()
 
 
 POLICIES: dict[str, list[object]] = {
@@ -106,38 +106,36 @@ EACH_POLICY = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
 @EACH_POLICY
 def test_fit_interrupted_anywhere_resumes_to_the_same_bits(
-    policy: list[object], run: Run, monkeypatch: pytest.MonkeyPatch
+    policy: list[object], inputs: list[str], run: Run, interrupt_after: Interrupt
 ) -> None:
-    inputs = lay_out()
-    learned = interrupt_after(monkeypatch, None)
+    learned = interrupt_after(None)
     fit = ["fit", *inputs, *policy, "--threads", 2, "-q"]
     assert run(*fit, "-o", "whole.json").code == 0
-    expected, batches = Path("whole.json").read_bytes(), len(learned)
+    expected, batches = content("whole.json"), len(learned)
     assert batches > 20
     for count in range(batches):
-        interrupt_after(monkeypatch, count)
+        interrupt_after(count)
         assert run(*fit, "-o", "s.json").code == 130
         assert not Path("s.json").exists()
         # The first piece ends after 3 batches.
         assert Path("s.json.checkpoint").exists() == (count >= 3)
-        rest = interrupt_after(monkeypatch, None)
+        rest = interrupt_after(None)
         assert run(*fit, "-o", "s.json", "--resume").lines == []
         assert len(rest) <= batches - count + 3
-        assert Path("s.json").read_bytes() == expected, count
+        assert content("s.json") == expected, count
         assert not Path("s.json.checkpoint").exists()
         Path("s.json").unlink()
 
 
 @EACH_POLICY
 def test_fit_interrupted_many_times_resumes(
-    policy: list[object], run: Run, monkeypatch: pytest.MonkeyPatch
+    policy: list[object], inputs: list[str], run: Run, interrupt_after: Interrupt
 ) -> None:
-    inputs = lay_out()
     fit = ["fit", *inputs, *policy, "--threads", 2, "-q"]
-    interrupt_after(monkeypatch, None)
+    interrupt_after(None)
     assert run(*fit, "-o", "whole.json").code == 0
     for _ in range(100):
-        interrupt_after(monkeypatch, 4)  # no piece has more batches
+        interrupt_after(4)  # no piece has more batches
         done = run(*fit, "-o", "s.json", "--resume")
         if done.code == 0:
             break
@@ -145,63 +143,63 @@ def test_fit_interrupted_many_times_resumes(
         # A checkpoint is a statistics file.
         assert sbn.load("s.json.checkpoint").features
         assert run("show", "s.json.checkpoint").code == 0
-    assert Path("s.json").read_bytes() == Path("whole.json").read_bytes()
+    assert content("s.json") == content("whole.json")
 
 
 @EACH_POLICY
-def test_result_does_not_depend_on_threads(policy: list[object], run: Run) -> None:
-    inputs = lay_out()
+def test_result_does_not_depend_on_threads(
+    policy: list[object], inputs: list[str], run: Run
+) -> None:
     made = set()
     for threads in (1, 2, 7):
         assert run("fit", *inputs, *policy, "-o", "s.json", "--threads", threads).code == 0
-        made.add(Path("s.json").read_bytes())
+        made.add(content("s.json"))
     assert len(made) == 1
 
 
-def test_report_counts_the_whole_job(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = lay_out()
+def test_report_counts_the_whole_job(
+    run: Run, inputs: list[str], interrupt_after: Interrupt
+) -> None:
     whole = json.loads(run("fit", *inputs, "-o", "s.json", "--json", "-q").out)
     assert (whole["resumed"], whole["rows"], whole["files"]) == (False, 191, 7)
     assert whole["bytes"] == sum(os.stat(path).st_size for path in inputs)
     for count in (4, 9, 15, 22):
-        interrupt_after(monkeypatch, count)
+        interrupt_after(count)
         assert run("fit", *inputs, "-o", "s.json").code == 130
-        interrupt_after(monkeypatch, None)
+        interrupt_after(None)
         again = json.loads(run("fit", *inputs, "-o", "s.json", "--resume", "--json", "-q").out)
         assert again["resumed"]
         for name in ("rows", "files", "bytes", "fingerprint"):
             assert again[name] == whole[name], (count, name)
 
 
-def test_normalize_resumes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = lay_out()
+def test_normalize_resumes(run: Run, inputs: list[str], interrupt_after: Interrupt) -> None:
     assert run("normalize", *inputs, "-o", "whole/", "-q").code == 0
     for out in ("out/", "out.arrow"):
-        interrupt_after(monkeypatch, 12)
+        interrupt_after(12)
         assert run("normalize", "data", "-o", out).code == 130
         kept = Path("out/_streambn.checkpoint" if out == "out/" else "out.arrow.checkpoint")
         assert kept.exists()
-        learned = interrupt_after(monkeypatch, None)
+        learned = interrupt_after(None)
         assert run("normalize", "data", "-o", out, "--resume", "-q").lines == []
         assert sum(learned) < 191
         assert not kept.exists()
-    for path in Path("whole").iterdir():
-        if path.suffix != ".manifest":
-            assert (Path("out") / path.name).read_bytes() == path.read_bytes(), path
+    for path in inputs:
+        assert content(path.replace("data", "out")) == content(path.replace("data", "whole")), path
 
 
-def test_fit_without_resume_starts_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = lay_out()
-    interrupt_after(monkeypatch, 12)
+def test_fit_without_resume_starts_again(
+    run: Run, inputs: list[str], interrupt_after: Interrupt
+) -> None:
+    interrupt_after(12)
     assert run("fit", *inputs, "-o", "s.json").code == 130
-    learned = interrupt_after(monkeypatch, None)
+    learned = interrupt_after(None)
     assert run("fit", *inputs, "-o", "s.json", "-q").code == 0
     assert sum(learned) == 191
     assert not Path("s.json.checkpoint").exists()
 
 
-def test_resume_without_a_checkpoint_starts(run: Run) -> None:
-    inputs = lay_out()
+def test_resume_without_a_checkpoint_starts(run: Run, inputs: list[str]) -> None:
     assert run("fit", *inputs, "-o", "s.json", "--resume", "-q").lines == []
     assert sbn.load("s.json").stats()["count"].to_pylist()[0] == 191
 
@@ -210,40 +208,37 @@ def test_resume_without_a_checkpoint_starts(run: Run) -> None:
 
 
 @pytest.fixture
-def interrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def interrupted(run: Run, interrupt_after: Interrupt) -> list[str]:
     """Interrupt a fit in the second of three files, and return the files."""
     paths = [f"{name}.parquet" for name in "abc"]
     for seed, path in enumerate(paths):
         pq.write_table(table_of(40, seed), path, row_group_size=10)
-    interrupt_after(monkeypatch, 12)
+    interrupt_after(12)
     assert run("fit", *paths, "-o", "s.json").code == 130
-    interrupt_after(monkeypatch, None)
+    interrupt_after(None)
     return paths
 
 
 def refused(run: Run, paths: list[str], *more: object) -> str:
     """Resume a fit, which must be refused, and return the message."""
-    before = Path("s.json.checkpoint").read_bytes()
+    before = content("s.json.checkpoint")
     done = run("fit", *paths, "-o", "s.json", "--resume", *more)
     assert done.code == 1, done.lines
     (line,) = done.lines
     assert not Path("s.json").exists()
-    assert Path("s.json.checkpoint").read_bytes() == before
+    assert content("s.json.checkpoint") == before
     return line
 
 
 def test_changed_input_is_refused(run: Run, interrupted: list[str]) -> None:
     for path in interrupted[:2]:
-        status = os.stat(path)
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-        assert f"{path} has changed since it was read" in refused(run, interrupted)
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-        content = Path(path).read_bytes()
-        Path(path).write_bytes(content + b"PAR1")
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-        assert f"{path} has changed since it was read" in refused(run, interrupted)
-        Path(path).write_bytes(content)
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        time, whole = os.stat(path).st_mtime_ns, content(path)
+        for later, more in ((1, b""), (0, b"PAR1")):
+            Path(path).write_bytes(whole + more)
+            os.utime(path, ns=(time, time + later))
+            assert f"{path} has changed since it was read" in refused(run, interrupted)
+        Path(path).write_bytes(whole)
+        os.utime(path, ns=(time, time))
     assert run("fit", *interrupted, "-o", "s.json", "--resume").code == 0
 
 
@@ -251,7 +246,7 @@ def test_input_not_read_yet_may_change(run: Run, interrupted: list[str]) -> None
     pq.write_table(table_of(40, 9), "c.parquet")
     assert run("fit", *interrupted, "-o", "s.json", "--resume", "-q").code == 0
     assert run("fit", *interrupted, "-o", "whole.json", "-q").code == 0
-    assert Path("s.json").read_bytes() == Path("whole.json").read_bytes()
+    assert content("s.json") == content("whole.json")
 
 
 def test_other_inputs_are_refused(run: Run, interrupted: list[str]) -> None:
@@ -270,18 +265,12 @@ def test_other_inputs_are_refused(run: Run, interrupted: list[str]) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        ["--policy", "ema", "--alpha", 0.5],
-        ["--columns", "x"],
-        ["--weights", "w"],
-        ["--nan", "raise"],
-        ["--eps", 0.5],
-        ["--csv-type", "x=double"],
-        ["--on-error", "skip"],
+        *("--policy ema --alpha 0.5", "--columns x", "--weights w", "--nan raise", "--eps 0.5"),
+        *("--csv-type x=double", "--on-error skip"),
     ],
-    ids=lambda more: more[0],
 )
-def test_other_options_are_refused(more: list[object], run: Run, interrupted: list[str]) -> None:
-    assert "other options" in refused(run, interrupted, *more)
+def test_other_options_are_refused(more: str, run: Run, interrupted: list[str]) -> None:
+    assert "other options" in refused(run, interrupted, *more.split())
 
 
 def test_options_without_effect_on_the_result_may_change(run: Run, interrupted: list[str]) -> None:
@@ -289,11 +278,11 @@ def test_options_without_effect_on_the_result_may_change(run: Run, interrupted: 
                "--checkpoint", "s.json.checkpoint", "--checkpoint-every", 5, "-q")  # fmt: skip
     assert done.lines == []
     assert run("fit", *interrupted, "-o", "whole.json", "--frozen", "-q").code == 0
-    assert Path("t.json").read_bytes() == Path("whole.json").read_bytes()
+    assert content("t.json") == content("whole.json")
 
 
 def test_file_that_is_no_checkpoint_is_refused(run: Run, interrupted: list[str]) -> None:
-    whole = Path("s.json.checkpoint").read_bytes()
+    whole = content("s.json.checkpoint")
     sbn.load("s.json.checkpoint").save("s.json.checkpoint")
     done = run("fit", *interrupted, "-o", "s.json", "--resume")
     assert done.code == 5
@@ -324,25 +313,15 @@ def test_checkpoint_replaces_neither_output_nor_input(
     assert [path.name for path in Path().iterdir()] == ["x.csv"]
 
 
-def test_checkpoint_does_not_replace_continued_statistics(run: Run) -> None:
-    Path("x.csv").write_text("x\n1\n2\n")
-    assert run("fit", "x.csv", "-o", "old.json", "-q").code == 0
-    done = run("fit", "x.csv", "--continue-from", "old.json", "--checkpoint", "old.json",
-               "-o", "new.json")  # fmt: skip
-    assert (done.code, len(done.lines)) == (2, 1), done.lines
-    assert sbn.load("old.json").features
-
-
-def test_checkpoint_instead_of_an_output_stays(run: Run) -> None:
-    inputs = lay_out()
+def test_checkpoint_instead_of_an_output_stays(run: Run, inputs: list[str]) -> None:
     assert run("fit", *inputs, "--checkpoint", "kept").lines == [
         "streambn: 191 rows, statistics of 4 columns in kept"
     ]
     assert run("fit", *inputs, "-o", "whole.json", "-q").code == 0
     assert sbn.load("kept").stats().equals(sbn.load("whole.json").stats())
-    before = Path("kept").read_bytes()
+    before = content("kept")
     assert run("fit", *inputs, "--checkpoint", "kept", "--resume", "-q").lines == []
-    assert Path("kept").read_bytes() == before
+    assert content("kept") == before
     done = run("fit", *inputs, "--checkpoint", "kept", "--frozen")
     assert (done.code, len(done.lines)) == (2, 1)
 
@@ -354,19 +333,21 @@ def test_no_checkpoint_without_rows(run: Run) -> None:
     assert not Path("kept").exists()
 
 
-def test_checkpoint_at_a_given_path(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = lay_out()
-    interrupt_after(monkeypatch, 9)
+def test_checkpoint_at_a_given_path(
+    run: Run, inputs: list[str], interrupt_after: Interrupt
+) -> None:
+    interrupt_after(9)
     assert run("fit", *inputs, "-o", "s.json", "--checkpoint", "kept").code == 130
     assert Path("kept").exists()
     assert not Path("s.json.checkpoint").exists()
-    interrupt_after(monkeypatch, None)
+    interrupt_after(None)
     assert run("fit", *inputs, "-o", "s.json", "--checkpoint", "kept", "--resume").code == 0
     assert not Path("kept").exists()
 
 
-def test_checkpoint_every_n_rows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = lay_out()
+def test_checkpoint_every_n_rows(
+    run: Run, inputs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[int] = []
     real = CheckpointWriter.save
 
@@ -383,9 +364,8 @@ def test_checkpoint_every_n_rows(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("every", [5, "1ms"])
 def test_checkpoint_that_cannot_be_written_does_not_end_the_job(
-    every: object, run: Run, monkeypatch: pytest.MonkeyPatch
+    every: object, run: Run, inputs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = lay_out()
     tried = threading.Event()
 
     def full(*_: object) -> bytes:
@@ -475,10 +455,7 @@ def test_sigusr1_saves_and_the_handler_is_restored() -> None:
         writer.reach(one_row(sources[0]))
         assert not Path("kept").exists()
         os.kill(os.getpid(), signal.SIGUSR1)
-        for _ in range(3000):
-            if writer.has_saved:
-                break
-            threading.Event().wait(0.01)
+        until(lambda: writer.has_saved)
         assert checkpoint().load(INITIAL, sources, ReadOptions()) is not None
     assert signal.getsignal(signal.SIGUSR1) is before
     assert "streambn-checkpoint" not in [thread.name for thread in threading.enumerate()]

@@ -6,7 +6,6 @@ Tests draw the points of failure from a fixed seed. `Server.faults` is their num
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import os
@@ -23,42 +22,41 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from cli_process import COMMAND, ENV, TIMEOUT
+from data_files import some_table, write_as
 
 import streambn as sbn
 from streambn.parquet import metadata as footers
 
 SERVER = Path(__file__).with_name("fault_server.py")
-COMMAND = [sys.executable, "-m", "streambn.cli"]
-ENV = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "utf-8"}
-TIMEOUT = 120
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
 
 
 class Server:
-    """Runs the command in forked children; see `fault_server`."""
+    """Runs the command in forked children; see `fault_server`.
+
+    They work in the folder `work`. It begins as a copy of `data`, which has small files of every
+    format, and statistics.
+    """
 
     def __init__(self, folder: Path, faults: int) -> None:
         self.faults = faults
+        self.data, self.work = folder / "given", folder / "work"
+        for seed, name in enumerate(NAMES):
+            write(self.data / "data" / name, some_table(seed=seed))
+        sbn.Normalizer().update(some_table()).save(self.data / "given.json")
         self._folder = folder
         environment = {**ENV, "OPENBLAS_NUM_THREADS": "1"}  # a process that forks has no threads
-        self._process = subprocess.Popen(
-            [sys.executable, str(SERVER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen([sys.executable, SERVER], env=environment, **pipes)
 
-    def ask(self, do: str, args: list[object], cwd: Path, **request: Any) -> dict[str, Any]:
+    def ask(self, do: str, args: list[object], **request: Any) -> dict[str, Any]:
         """Return the answer of a child; its "status" is negative if a signal ended it."""
-        assert self._process.stdin
-        assert self._process.stdout
         files = {name: str(self._folder / name) for name in ("answer", "stdout", "stderr")}
-        request |= {"do": do, "args": [str(a) for a in args], "cwd": str(cwd), **files}
+        request |= {"do": do, "args": [str(a) for a in args], "cwd": str(self.work), **files}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         status = int(self._process.stdout.readline())
@@ -67,24 +65,46 @@ class Server:
             answer[name] = Path(files[name]).read_text()
         return {"code": None, **answer, "status": status}
 
-    def succeed(self, args: list[object], cwd: Path, **request: Any) -> dict[str, Any]:
-        done = self.ask("run", args, cwd, **request)
+    def succeed(self, args: list[object], **request: Any) -> dict[str, Any]:
+        done = self.ask("run", args, **request)
         assert (done["status"], done["code"]) == (0, 0), done
         return done
 
+    def start_again(self) -> None:
+        """Copy the data; the files keep their times, so they count as unchanged."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.copytree(self.data, self.work)
+
+    def restore_inputs(self) -> None:
+        shutil.copytree(self.data, self.work, dirs_exist_ok=True)
+
+    def contents(self) -> dict[str, bytes]:
+        return contents(self.work)
+
+    def undisturbed(self, args: list[object], **request: Any) -> tuple[int, dict[str, bytes]]:
+        """Run a job without a failure; return the number of its points, and the files after it."""
+        self.start_again()
+        done = self.succeed(args, **request)
+        assert done["stderr"] == ""
+        return done["points"], self.contents()
+
     def close(self) -> None:
-        assert self._process.stdin
         self._process.stdin.close()
         self._process.wait(TIMEOUT)
-        assert self._process.stdout
         self._process.stdout.close()
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, long: bool) -> Iterator[Server]:
+def one_server(tmp_path_factory: pytest.TempPathFactory, long: bool) -> Iterator[Server]:
     started = Server(tmp_path_factory.mktemp("server"), faults=15 if long else 3)
     yield started
     started.close()
+
+
+@pytest.fixture
+def server(one_server: Server) -> Server:
+    one_server.start_again()
+    return one_server
 
 
 def one_line(said: str) -> str:
@@ -122,52 +142,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def some_table(rows: int = 1100, seed: int = 0) -> pa.Table:
-    rng = np.random.default_rng(seed)
-    x = pa.array(rng.normal(1e3, 2, rows), mask=rng.random(rows) < 0.1)
-    n = pa.array(rng.integers(-(2**60), 2**60, rows))
-    return pa.table({"x": x, "n": n, "s": [f"row {i % 7}" for i in range(rows)]})
-
-
-def write(path: Path, table: pa.Table, rows: int = 250, **options: Any) -> Path:
-    """Write in the format of the suffix, in row groups or batches of `rows` rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    name = path.name.removesuffix(".gz")
-    if name.endswith(".parquet"):
-        pq.write_table(table, path, row_group_size=rows, write_page_checksum=True, **options)
-        return path
-    sink = io.BytesIO()
-    if name.endswith(".csv"):
-        pyarrow.csv.write_csv(table, sink)
-    else:
-        new = pa.ipc.new_file if name.endswith(".arrow") else pa.ipc.new_stream
-        with new(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=rows)
-    data = sink.getvalue()
-    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-    return path
+def write(path: Path, table: pa.Table) -> Path:
+    """Write in the format of the suffix, in row groups or batches of 250 rows."""
+    checksums = {"write_page_checksum": True} if path.suffix == ".parquet" else {}
+    return write_as(path, table, 250, **checksums)
 
 
 NAMES = ("y=1/a.parquet", "y=1/b.csv", "y=2/c.arrow", "y=2/d.arrows", "y=3/e.csv.gz")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with small files of every format, and statistics."""
-    folder = tmp_path_factory.mktemp("data")
-    for seed, name in enumerate(NAMES):
-        write(folder / "data" / name, some_table(seed=seed))
-    fitted = sbn.Normalizer().update(some_table())
-    fitted.save(folder / "given.json")
-    return folder
-
-
-def copy_of(data: Path, folder: Path) -> Path:
-    """Copy the folder; the files keep their times, so they count as unchanged."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    shutil.copytree(data, folder)
-    return folder
 
 
 OFTEN = ["--checkpoint-every", 1, "-q"]
@@ -189,39 +170,28 @@ def points(count: int, total: int, rng: random.Random) -> list[int]:
     return [1 + int((i + rng.random()) * total / count) for i in range(count)]
 
 
-def undisturbed(
-    args: list[object], server: Server, data: Path, folder: Path, **request: Any
-) -> tuple[int, dict[str, bytes]]:
-    """Run a job without a failure; return the number of its points, and the files after it."""
-    done = server.succeed(args, copy_of(data, folder), **request)
-    assert done["stderr"] == ""
-    return done["points"], contents(folder)
-
-
 # --- killed -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_killed_job_resumes_to_the_same_bytes(
-    job: str, server: Server, data: Path, tmp_path: Path
-) -> None:
+def test_killed_job_resumes_to_the_same_bytes(job: str, server: Server) -> None:
     rng = random.Random(job)
-    args, folder = JOBS[job], tmp_path / "work"
-    total, expected = undisturbed(args, server, data, folder)
+    args = JOBS[job]
+    total, expected = server.undisturbed(args)
     assert not [name for name in expected if name.endswith((".tmp", ".checkpoint"))]
     for number, at in enumerate(points(server.faults, total, rng)):
-        copy_of(data, folder)
+        server.start_again()
         threads = ["--threads", rng.choice([1, 2, 3])]
-        killed = server.ask("run", [*args, *threads], folder, at=at)
+        killed = server.ask("run", [*args, *threads], at=at)
         # With other threads, or in another order, a run may have fewer points.
         assert killed["status"] == -signal.SIGKILL or killed["code"] == 0, killed
         for _ in range(number % 3):  # killed again while it resumes
             again = rng.randint(1, total)
-            killed = server.ask("run", [*args, "--resume"], folder, at=again)
+            killed = server.ask("run", [*args, "--resume"], at=again)
             assert killed["status"] == -signal.SIGKILL or killed["code"] == 0, killed
-        last = server.succeed([*args, *threads, "--resume"], folder)
+        last = server.succeed([*args, *threads, "--resume"])
         assert last["stderr"] == ""
-        found = contents(folder)
+        found = server.contents()
         assert sorted(found) == sorted(expected), (job, at, number)
         assert found == expected, (job, at, number)
 
@@ -230,27 +200,25 @@ def test_killed_job_resumes_to_the_same_bytes(
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_interrupted_job_is_quiet_and_resumes_to_the_same_bytes(
-    job: str, server: Server, data: Path, tmp_path: Path
-) -> None:
+def test_interrupted_job_is_quiet_and_resumes_to_the_same_bytes(job: str, server: Server) -> None:
     rng = random.Random(job)
-    args, folder = JOBS[job], tmp_path / "work"
-    total, expected = undisturbed(args, server, data, folder)
+    args = JOBS[job]
+    total, expected = server.undisturbed(args)
     for at in points(server.faults, total, rng):
-        copy_of(data, folder)
+        server.start_again()
         number = rng.choice([signal.SIGTERM, signal.SIGINT])
         threads = ["--threads", rng.choice([1, 2, 3])]
-        stopped = server.ask("run", [*args, *threads], folder, at=at, act=["signal", number])
+        stopped = server.ask("run", [*args, *threads], at=at, act=["signal", number])
         # At the last points the job may be complete.
         assert stopped["status"] == 0, stopped
         assert stopped["code"] in (128 + number, 0), stopped
         assert len(stopped["stderr"].splitlines()) <= 1, stopped
         assert "Traceback" not in stopped["stderr"]
-        assert not [name for name in contents(folder) if name.endswith(".tmp")], at
-        for checkpoint in folder.rglob("*.checkpoint"):
+        assert not [name for name in server.contents() if name.endswith(".tmp")], at
+        for checkpoint in server.work.rglob("*.checkpoint"):
             assert sbn.load(checkpoint).stats()["count"].to_pylist()[0] > 0
-        server.succeed([*args, "--resume"], folder)
-        assert contents(folder) == expected, (job, at)
+        server.succeed([*args, "--resume"])
+        assert server.contents() == expected, (job, at)
 
 
 # --- damaged ------------------------------------------------------------------------------
@@ -265,15 +233,15 @@ def cases(size: int, faults: int, rng: random.Random) -> list[tuple[int, int | N
 
 
 def damaged(
-    server: Server, args: list[object], folder: Path, file: str, out: str, **request: Any
+    server: Server, args: list[object], file: str, out: str, **request: Any
 ) -> list[dict[str, Any]]:
     """Run a command over damaged forms of a file; each failure must be one line.
 
     Returns the runs that succeeded with another result than that of the undamaged file.
     """
     rng = random.Random(f"{args} {file}")
-    drawn = cases((folder / file).stat().st_size, server.faults, rng)
-    done = server.ask("damage", args, folder, file=file, out=out, cases=drawn, **request)
+    drawn = cases((server.work / file).stat().st_size, server.faults, rng)
+    done = server.ask("damage", args, file=file, out=out, cases=drawn, **request)
     assert done["status"] == 0, (done["stdout"].splitlines()[-1], done["stderr"])
     assert done["code"] == 0, done
     assert done["stderr"] == ""
@@ -287,15 +255,15 @@ def damaged(
     return [a for a in spoilt if a["code"] == 0 and a["out"] != whole["out"]]
 
 
-def test_damaged_checkpoint_is_refused(server: Server, data: Path, tmp_path: Path) -> None:
-    folder = copy_of(data, tmp_path / "work")
-    stopped = server.ask("run", JOBS["fit"], folder, only="reach", at=12)
+def test_damaged_checkpoint_is_refused(server: Server) -> None:
+    folder = server.work
+    stopped = server.ask("run", JOBS["fit"], only="reach", at=12)
     assert stopped["status"] == -signal.SIGKILL
     args = [*JOBS["fit"], "--resume"]
     (checkpoint,) = folder.rglob("*.checkpoint")
     drawn = cases(checkpoint.stat().st_size, server.faults, random.Random(0))
     name = str(checkpoint.relative_to(folder))
-    done = server.ask("damage", args, folder, file=name, out="stats.json", cases=drawn)
+    done = server.ask("damage", args, file=name, out="stats.json", cases=drawn)
     whole, *spoilt = done["answers"]
     assert whole["code"] == 0
     for answer in spoilt:
@@ -305,19 +273,17 @@ def test_damaged_checkpoint_is_refused(server: Server, data: Path, tmp_path: Pat
             assert "stats.json.checkpoint" in one_line(answer["said"])
 
 
-def test_damaged_manifest_is_refused_or_its_outputs_are_made_again(
-    server: Server, data: Path, tmp_path: Path
-) -> None:
-    folder = copy_of(data, tmp_path / "work")
-    done = server.succeed(JOBS["apply"], folder)
+def test_damaged_manifest_is_refused_or_its_outputs_are_made_again(server: Server) -> None:
+    folder = server.work
+    done = server.succeed(JOBS["apply"])
     shutil.rmtree(folder / "out")
-    stopped = server.ask("run", JOBS["apply"], folder, at=done["points"] * 3 // 4)
+    stopped = server.ask("run", JOBS["apply"], at=done["points"] * 3 // 4)
     assert stopped["status"] == -signal.SIGKILL
     manifest = "out/_streambn.manifest"
     assert len((folder / manifest).read_text().splitlines()) > 2
     shutil.copytree(folder / "out", folder / "half")
     args = [*JOBS["apply"], "--resume"]
-    assert damaged(server, args, folder, manifest, "out", restore=[("half", "out")]) == []
+    assert damaged(server, args, manifest, "out", restore=[("half", "out")]) == []
 
 
 FIT: list[object] = ["fit", "-q", "--threads", 1, "-o", "stats.json"]
@@ -326,13 +292,6 @@ FIT: list[object] = ["fit", "-q", "--threads", 1, "-o", "stats.json"]
 def apply(name: str) -> tuple[list[object], str]:
     out = "out." + name.partition(".")[2].removesuffix(".gz")
     return ["apply", "given.json", "-q", "--threads", 1, "-o", out, name], out
-
-
-@pytest.fixture
-def alone(data: Path, tmp_path: Path) -> Path:
-    """Return a folder that holds only statistics of the data."""
-    shutil.copy(data / "given.json", tmp_path)
-    return tmp_path
 
 
 def pages(content: bytes) -> set[int]:
@@ -353,18 +312,18 @@ def pages(content: bytes) -> set[int]:
     return covered
 
 
-def test_damaged_parquet_is_found_where_checksums_cover_it(server: Server, alone: Path) -> None:
+def test_damaged_parquet_is_found_where_checksums_cover_it(server: Server) -> None:
     """Page headers and the footer have no checksum in the format.
 
     Damage there is found only if it is inconsistent, such as an offset beyond the file. Another
     name of a column, or fewer values, could have been written. So a changed result is accepted
     there and nowhere else.
     """
-    file = write(alone / "f.parquet", some_table())
+    file = write(server.work / "f.parquet", some_table())
     covered = pages(file.read_bytes())
     assert len(covered) > 0.7 * file.stat().st_size
     for args, out in (([*FIT, file.name], "stats.json"), apply(file.name)):
-        wrong = damaged(server, args, alone, file.name, out)
+        wrong = damaged(server, args, file.name, out)
         for answer in wrong:
             cut, position, _ = answer["case"]
             assert position is not None, answer
@@ -372,11 +331,9 @@ def test_damaged_parquet_is_found_where_checksums_cover_it(server: Server, alone
             assert cut == file.stat().st_size
 
 
-def test_damaged_histograms_in_a_footer_do_not_abort_the_process(
-    server: Server, alone: Path
-) -> None:
+def test_damaged_histograms_in_a_footer_do_not_abort_the_process(server: Server) -> None:
     """Arrow's own `metadata.row_group(0).column(0)` aborts on such a file."""
-    file = alone / "f.parquet"
+    file = server.work / "f.parquet"
     column = pa.array([[i] * (i % 3) for i in range(100)])
     pq.write_table(pa.table({"x": np.arange(100.0), "v": column}), file)
     content = file.read_bytes()
@@ -389,46 +346,46 @@ def test_damaged_histograms_in_a_footer_do_not_abort_the_process(
     end = struct.pack("<i", len(damaged_footer)) + b"PAR1"
     file.write_bytes(content[:start] + damaged_footer + end)
     for args in ([*FIT, file.name], apply(file.name)[0]):
-        done = server.ask("run", args, alone)
+        done = server.ask("run", args)
         assert done["status"] == 0, done
         assert done["code"] == 0 or one_line(done["stderr"])
 
 
-def test_parquet_file_without_row_groups(server: Server, alone: Path) -> None:
-    with pq.ParquetWriter(alone / "f.parquet", some_table().schema):
+def test_parquet_file_without_row_groups(server: Server) -> None:
+    with pq.ParquetWriter(server.work / "f.parquet", some_table().schema):
         pass
     args, out = apply("f.parquet")
-    server.succeed(args, alone)
-    assert pq.read_table(alone / out).num_rows == 0
+    server.succeed(args)
+    assert pq.read_table(server.work / out).num_rows == 0
 
 
 @pytest.mark.parametrize("name", ["f.arrow", "f.arrows"])
-def test_damaged_ipc_fails_cleanly_or_gives_numbers(name: str, server: Server, alone: Path) -> None:
+def test_damaged_ipc_fails_cleanly_or_gives_numbers(name: str, server: Server) -> None:
     """The format has no checksums: a flipped bit of a value makes another value.
 
     A cut is found, except after a batch of a stream, where the end mark is optional.
     """
-    write(alone / name, some_table())
+    write(server.work / name, some_table())
     for args, out in (([*FIT, name], "stats.json"), apply(name)):
-        for answer in damaged(server, args, alone, name, out):
+        for answer in damaged(server, args, name, out):
             assert answer["case"][1] is not None, answer
 
 
-def test_damaged_csv_fails_cleanly_or_gives_numbers(server: Server, alone: Path) -> None:
+def test_damaged_csv_fails_cleanly_or_gives_numbers(server: Server) -> None:
     """A changed digit, or a missing last one, makes another number."""
-    write(alone / "f.csv", some_table())
-    damaged(server, [*FIT, "f.csv"], alone, "f.csv", "stats.json")
-    damaged(server, apply("f.csv")[0], alone, "f.csv", "out.csv")
+    write(server.work / "f.csv", some_table())
+    damaged(server, [*FIT, "f.csv"], "f.csv", "stats.json")
+    damaged(server, apply("f.csv")[0], "f.csv", "out.csv")
 
 
-def test_damaged_gzip_is_found(server: Server, alone: Path) -> None:
-    file = write(alone / "f.csv.gz", some_table())
+def test_damaged_gzip_is_found(server: Server) -> None:
+    file = write(server.work / "f.csv.gz", some_table())
     for args, out in (([*FIT, file.name], "stats.json"), apply(file.name)):
-        assert damaged(server, args, alone, file.name, out) == []
+        assert damaged(server, args, file.name, out) == []
 
 
-def test_command_reports_damage_in_one_line(data: Path, tmp_path: Path) -> None:
-    folder = copy_of(data, tmp_path / "work")
+def test_command_reports_damage_in_one_line(server: Server) -> None:
+    folder = server.work
     name = "data/y=2/c.arrow"
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2])
@@ -444,60 +401,60 @@ def test_command_reports_damage_in_one_line(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("job", ["fit", "normalize", "normalize into one", "apply"])
-def test_full_disk_is_one_line_and_complete_outputs_stay(
-    job: str, server: Server, data: Path, tmp_path: Path
-) -> None:
+def test_full_disk_is_one_line_and_complete_outputs_stay(job: str, server: Server) -> None:
     """A limit on the size of files has the same effect as a full disk."""
-    args, folder = JOBS[job], tmp_path / "work"
-    _, expected = undisturbed(args, server, data, folder)
-    made = {name: len(content) for name, content in expected.items() if name not in contents(data)}
+    args = JOBS[job]
+    _, expected = server.undisturbed(args)
+    made = {
+        name: len(content)
+        for name, content in expected.items()
+        if name not in contents(server.data)
+    }
     for size in (0, max(made.values()) // 2, max(made.values()) - 1):
-        copy_of(data, folder)
-        full = server.ask("run", args, folder, file_size=size)
+        server.start_again()
+        full = server.ask("run", args, file_size=size)
         assert (full["status"], full["code"]) == (0, 1), full
         assert "File too large" in last_line(full["stderr"])
-        left = contents(folder)
+        left = server.contents()
         assert not [name for name in left if name.endswith(".tmp")]
         for name in left.keys() & expected.keys() - {"out/_streambn.manifest"}:
             assert left[name] == expected[name]
-        server.succeed([*args, "--resume"], folder)
-        assert contents(folder) == expected
+        server.succeed([*args, "--resume"])
+        assert server.contents() == expected
 
 
 @pytest.mark.parametrize("job", ["fit", "normalize", "normalize into one", "apply"])
-def test_output_that_cannot_be_created_is_one_line(
-    job: str, server: Server, data: Path, tmp_path: Path
-) -> None:
-    folder = copy_of(data, tmp_path / "work")
+def test_output_that_cannot_be_created_is_one_line(job: str, server: Server) -> None:
+    folder = server.work
     (folder / "file").touch()
-    before = contents(folder)
+    before = server.contents()
     args = JOBS[job]
     place = args.index("-o") + 1
     # Even root can create no file in /proc, and no folder below a file.
     for bad in ("/proc", "file"):
         wanted = [*args]
         wanted[place] = f"{bad}/{args[place]}"
-        done = server.ask("run", wanted, folder)
+        done = server.ask("run", wanted)
         assert done["status"] == 0
         assert done["code"] in (1, 2), done
         assert bad in last_line(done["stderr"])
-        assert contents(folder) == before
+        assert server.contents() == before
 
 
 @pytest.mark.parametrize("what", ["truncate", "remove"])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("job", ["fit", "normalize", "apply"])
 def test_input_that_disappears_during_a_job_is_one_line(
-    job: str, name: str, what: str, server: Server, data: Path, tmp_path: Path
+    job: str, name: str, what: str, server: Server
 ) -> None:
     rng = random.Random(f"{job}{name}{what}")
-    args, folder = JOBS[job], tmp_path / "work"
-    total, expected = undisturbed(args, server, data, folder)
+    args = JOBS[job]
+    total, expected = server.undisturbed(args)
     for at in points(max(server.faults // 3, 1), total, rng):
-        copy_of(data, folder)
-        done = server.ask("run", args, folder, at=at, act=[what, f"data/{name}"])
+        server.start_again()
+        done = server.ask("run", args, at=at, act=[what, f"data/{name}"])
         assert done["status"] == 0, done
-        left = contents(folder)
+        left = server.contents()
         assert not [name for name in left if name.endswith(".tmp")]
         if done["code"]:
             assert done["code"] in (1, 3), done
@@ -506,31 +463,29 @@ def test_input_that_disappears_during_a_job_is_one_line(
             own = {f"data/{name}", f"out/{name}", "out/_streambn.manifest"}
             for each in left.keys() & expected.keys() - own:
                 assert left[each] == expected[each], each
-        shutil.copytree(data, folder, dirs_exist_ok=True)  # restore the input with its time
-        again = server.ask("run", [*args, "--resume"], folder)
+        server.restore_inputs()
+        again = server.ask("run", [*args, "--resume"])
         if again["code"]:  # the job read the damaged input
             assert name in again["stderr"] or "--overwrite" in again["stderr"]
             assert re.search("has changed since|other statistics", one_line(again["stderr"]))
-            server.succeed([*args, *["--overwrite"][: job != "fit"]], folder)
-        assert contents(folder) == expected
+            server.succeed([*args, *["--overwrite"][: job != "fit"]])
+        assert server.contents() == expected
 
 
 @pytest.mark.parametrize("job", ["normalize", "apply"])
-def test_output_folder_that_disappears_is_one_line(
-    job: str, server: Server, data: Path, tmp_path: Path
-) -> None:
+def test_output_folder_that_disappears_is_one_line(job: str, server: Server) -> None:
     rng = random.Random(job)
-    args, folder = JOBS[job], tmp_path / "work"
-    total, expected = undisturbed(args, server, data, folder)
+    args = JOBS[job]
+    total, expected = server.undisturbed(args)
     for at in points(server.faults, total, rng):
-        copy_of(data, folder)
-        (folder / "out").mkdir()
-        done = server.ask("run", args, folder, at=at, act=["remove", "out"])
+        server.start_again()
+        (server.work / "out").mkdir()
+        done = server.ask("run", args, at=at, act=["remove", "out"])
         assert done["status"] == 0, done
         if done["code"]:
             one_line(done["stderr"])
-        server.succeed([*args, "--resume"], folder)
-        assert contents(folder) == expected
+        server.succeed([*args, "--resume"])
+        assert server.contents() == expected
 
 
 # --- damage that is skipped ---------------------------------------------------------------
@@ -538,6 +493,7 @@ def test_output_folder_that_disappears_is_one_line(
 
 def spoilt_folder(folder: Path) -> pa.Table:
     """Make a folder of partly damaged files; return the undamaged rows."""
+    shutil.rmtree(folder)
     tables = [some_table(seed=seed) for seed in range(3)]
     parquet = write(folder / "a.parquet", tables[0])
     content = bytearray(parquet.read_bytes())
@@ -574,14 +530,12 @@ SKIPPED = [
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("job", ["fit", "normalize", "apply"])
-def test_damaged_parts_are_skipped_and_listed(
-    job: str, threads: int, server: Server, tmp_path: Path
-) -> None:
-    sound = spoilt_folder(tmp_path / "data")
+def test_damaged_parts_are_skipped_and_listed(job: str, threads: int, server: Server) -> None:
+    sound = spoilt_folder(server.work / "data")
     expected = sbn.Normalizer(columns=["x", "n"]).update(sound)
-    expected.save(tmp_path / "given.json")
+    expected.save(server.work / "given.json")
     args = ["--on-error", "skip", "--json", "--threads", threads, "-q"]
-    done = server.ask("run", [*JOBS[job], *args], tmp_path)
+    done = server.ask("run", [*JOBS[job], *args])
     assert (done["status"], done["code"]) == (0, 0), done
     report = json.loads(done["stdout"])
     found = [(entry["file"].removeprefix("data/"), entry["where"]) for entry in report["skipped"]]
@@ -593,55 +547,52 @@ def test_damaged_parts_are_skipped_and_listed(
     assert all(entry["why"] for entry in report["skipped"])
     assert report["rows"] == sound.num_rows
     if job != "apply":
-        stats = sbn.load(tmp_path / "stats.json").stats().select(["column", "count", "nulls"])
-        assert stats == expected.stats().select(["column", "count", "nulls"])
+        stats, wanted = sbn.load(server.work / "stats.json").stats(), expected.stats()
+        for name in ("column", "count", "nulls"):
+            assert stats[name] == wanted[name]
         for name in ("mean", "var"):
-            values = sbn.load(tmp_path / "stats.json").stats()[name].to_numpy()
-            np.testing.assert_allclose(values, expected.stats()[name].to_numpy(), rtol=1e-13)
+            np.testing.assert_allclose(stats[name], wanted[name], rtol=1e-13)
     if job != "fit":
-        out = {path.name: path for path in (tmp_path / "out").iterdir()}
+        out = {path.name: path for path in (server.work / "out").iterdir()}
         assert sorted(out) == ["_streambn.manifest", "a.parquet", "b.arrow", "e.csv", "f.arrows"]
-        statistics = sbn.load(tmp_path / {"apply": "given.json"}.get(job, "stats.json")).freeze()
+        statistics = sbn.load(server.work / {"apply": "given.json"}.get(job, "stats.json")).freeze()
         wanted = statistics.transform(sound)
         assert pq.read_table(out["a.parquet"])["x"].to_pylist() == wanted["x"].to_pylist()[:850]
         assert pa.ipc.open_stream(out["f.arrows"]).read_all()["x"] == wanted["x"].slice(2800)
 
 
-def test_damage_stops_a_job_by_default(server: Server, tmp_path: Path) -> None:
-    spoilt_folder(tmp_path / "data")
-    done = server.ask("run", JOBS["fit"], tmp_path)
+def test_damage_stops_a_job_by_default(server: Server) -> None:
+    spoilt_folder(server.work / "data")
+    done = server.ask("run", JOBS["fit"])
     assert done["code"] == 1
     assert "a.parquet" in one_line(done["stderr"])
-    assert not (tmp_path / "stats.json").exists()
+    assert not (server.work / "stats.json").exists()
 
 
 # --- checkpoints of a fit -----------------------------------------------------------------
 
 
-def test_sigusr1_neither_ends_nor_changes_a_job(server: Server, data: Path, tmp_path: Path) -> None:
-    args, folder = [*JOBS["fit"][:4], "-q"], tmp_path / "work"
-    total, expected = undisturbed(args, server, data, folder)
+def test_sigusr1_neither_ends_nor_changes_a_job(server: Server) -> None:
+    args = [*JOBS["fit"][:4], "-q"]
+    total, expected = server.undisturbed(args)
     for at in range(1, total, max(total // server.faults, 1)):
-        copy_of(data, folder)
+        server.start_again()
         act = ["signal", signal.SIGUSR1]
-        again = server.succeed(args, folder, at=at, act=act, only="reach")
+        again = server.succeed(args, at=at, act=act, only="reach")
         assert again["stderr"] == ""
-        assert contents(folder) == expected
+        assert server.contents() == expected
 
 
-def test_data_of_a_truncated_file_is_in_no_checkpoint(
-    server: Server, data: Path, tmp_path: Path
-) -> None:
+def test_data_of_a_truncated_file_is_in_no_checkpoint(server: Server) -> None:
     """The last block of a truncated file is shorter than in the whole file."""
-    folder = tmp_path / "work"
-    total, expected = undisturbed(JOBS["fit"], server, data, folder, only="reach")
+    total, expected = server.undisturbed(JOBS["fit"], only="reach")
     for at in range(1, total, max(total // (5 * server.faults), 1)):
-        copy_of(data, folder)
+        server.start_again()
         act = ["truncate", "data/y=1/b.csv"]
-        server.ask("run", JOBS["fit"], folder, only="reach", at=at, act=act)
-        shutil.copytree(data, folder, dirs_exist_ok=True)
-        again = server.ask("run", [*JOBS["fit"], "--resume"], folder)
+        server.ask("run", JOBS["fit"], only="reach", at=at, act=act)
+        server.restore_inputs()
+        again = server.ask("run", [*JOBS["fit"], "--resume"])
         if again["code"] == 0:
-            assert contents(folder) == expected
+            assert server.contents() == expected
         else:
             assert "has changed since" in one_line(again["stderr"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 from collections.abc import Callable
@@ -12,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from cli_process import ENV, TIMEOUT, ipc, piped, run, state, unread, until
-from data_files import write_as
+from data_files import some_table, write_as
 
 import streambn as sbn
 
-NUMBERS = np.random.default_rng(0).normal(1e3, 2, 600)
-TABLE = pa.table({"x": pa.array(NUMBERS, mask=NUMBERS > 1002), "n": range(-300, 300)})
+TABLE = some_table(600)
 
 
 @pytest.fixture(autouse=True)
