@@ -81,7 +81,9 @@ USAGE_ERRORS = [
 def test_usage_errors(message: str, args: list[object]) -> None:
     pq.write_table(pa.table({"x": [1.0, 2.0]}), "t.parquet")
     good("fit", "t.parquet", "-o", "s.json")
+    before = Path("s.json").read_bytes()
     assert message in bad(2, *args)
+    assert Path("s.json").read_bytes() == before
 
 
 def test_normalize_cannot_read_a_pipe_twice() -> None:
