@@ -6,9 +6,6 @@ import errno
 import fcntl
 import itertools
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cli_process import TIMEOUT, piped, until
 
 import streambn as sbn
 from streambn import StreamBNError
@@ -28,7 +26,6 @@ pytest.importorskip("filelock", reason="needs filelock: pip install 'streambn[cl
 pytestmark = pytest.mark.usefixtures("jobs_in_a_folder")
 
 TABLE = pa.table({"x": np.arange(100.0)})
-TIMEOUT = 120
 
 
 @pytest.fixture
@@ -129,6 +126,21 @@ APPLY = ["apply", "stats.json", "data", "-o", "out/", "-q"]
 NORMALIZE = ["normalize", "data", "-o", "out/", "-q"]
 
 
+def excludes(args: list[str], file: str, run: Callable[..., Any]) -> None:
+    """Check that a job is refused, and writes nothing, while another one writes a file."""
+    with lock(locate(file)):
+        before = all_paths()
+        done = run(*args)
+        (line,) = done.lines
+        assert done.code == 1
+        assert f"another job is writing {file}: wait until it ends" in line
+        assert all_paths() == before
+        if file.startswith("out/"):
+            assert run(*[arg.replace("out/", "other/") for arg in args]).code == 0
+    assert run(*args).code == 0
+    assert not [path for path in all_paths() if path.endswith(".lock")]
+
+
 @pytest.mark.parametrize(
     ("args", "more"),
     [
@@ -142,62 +154,36 @@ def test_job_refuses_a_folder_that_another_job_writes(
 ) -> None:
     Path("out").mkdir()
     Path("out/.a.parquet.abcd1234.tmp").touch()  # a temporary file of the other job
-    with lock(locate(f"out/{NAME}")):
-        before = all_paths()
-        done = run(*args, *more)
-        (line,) = done.lines
-        assert done.code == 1
-        assert f"another job is writing out/{NAME}: wait until it ends" in line
-        assert all_paths() == before
-        assert run(*[arg.replace("out/", "other/") for arg in args], *more).code == 0
-    assert run(*args, *more).code == 0
-    assert not [path for path in all_paths() if path.endswith(".lock")]
+    excludes([*args, *more], f"out/{NAME}", run)
 
 
 @pytest.mark.parametrize(
     ("args", "checkpoint"),
     [
-        (["fit", "data", "-o", "s.json"], "s.json.checkpoint"),
-        (["fit", "data", "-o", "s.json", "--checkpoint", "c.json"], "c.json"),
-        (["fit", "data", "--checkpoint", "c.json"], "c.json"),
-        (["normalize", "data", "-o", "out.parquet"], "out.parquet.checkpoint"),
-        (["normalize", "data", "-o", "out/", "--checkpoint", "c.json"], "c.json"),
+        ("fit data -o s.json", "s.json.checkpoint"),
+        ("fit data -o s.json --checkpoint c.json", "c.json"),
+        ("fit data --checkpoint c.json", "c.json"),
+        ("normalize data -o out.parquet", "out.parquet.checkpoint"),
+        ("normalize data -o out/ --checkpoint c.json", "c.json"),
     ],
 )
 def test_job_refuses_a_checkpoint_that_another_job_writes(
-    args: list[str], checkpoint: str, run: Callable[..., Any], inputs: None
+    args: str, checkpoint: str, run: Callable[..., Any], inputs: None
 ) -> None:
-    with lock(locate(checkpoint)):
-        before = all_paths()
-        done = run(*args, "-q")
-        (line,) = done.lines
-        assert done.code == 1
-        assert f"another job is writing {checkpoint}: wait until it ends" in line
-        assert all_paths() == before
-    assert run(*args, "-q").code == 0
-    assert not [path for path in all_paths() if path.endswith(".lock")]
+    excludes([*args.split(), "-q"], checkpoint, run)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_killed_job_leaves_no_lock_behind(run: Callable[..., Any], inputs: None) -> None:
     os.mkfifo("slow")
     args = ["apply", "stats.json", "slow", "-o", "out/", "-q"]
-    command = [sys.executable, "-m", "streambn.cli", *args]
-    with subprocess.Popen(command) as process:
-        lock_file = Path("out") / f".{NAME}.lock"
-        try:
-            with open("slow", "wb") as pipe:  # blocks until the job reads
-                pipe.write(b"")
-                deadline = time.monotonic() + TIMEOUT
-                while not lock_file.exists():
-                    assert time.monotonic() < deadline
-                    time.sleep(0.01)
-                refused = run(*APPLY)
-                assert (refused.code, len(refused.lines)) == (1, 1)
-                process.kill()
-                process.wait(TIMEOUT)
-        finally:
-            process.kill()
+    lock_file = Path("out") / f".{NAME}.lock"
+    with piped(*args) as process, open("slow", "wb"):  # blocks until the job reads
+        until(lock_file.exists)
+        refused = run(*APPLY)
+        assert (refused.code, len(refused.lines)) == (1, 1)
+        process.kill()
+        process.wait(TIMEOUT)
     assert lock_file.exists()
     done = run(*APPLY, "--resume")
     assert (done.code, done.lines) == (0, [])

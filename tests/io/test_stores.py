@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cli_process import COMMAND
 
 import streambn as sbn
 from streambn._lazy import lazy_module
@@ -31,20 +31,27 @@ from streambn.jobs.plan import make_plan
 AllFiles = Callable[[Location], list[str]]
 
 
-def reason(error: pytest.ExceptionInfo[StreamBNError], location: Location) -> str:
-    """Return the message after the name of the location; the message must be one line."""
-    text = str(error.value)
-    assert "\n" not in text
-    assert text.startswith(f"{location.text}: ")
-    return text.removeprefix(f"{location.text}: ")
+@contextlib.contextmanager
+def fails(location: Location, message: str) -> Iterator[pytest.ExceptionInfo[StreamBNError]]:
+    """Expect an error of one line: the name of the location, and what begins with the message."""
+    with pytest.raises(StreamBNError) as error:
+        yield error
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{location.text}: {message}")
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "streambn.cli", *arguments],
-        capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONSAFEPATH": "1"},
-    )  # fmt: skip
+UNREACHABLE = "the store cannot be reached"
+
+
+def command(*arguments: str, code: int = 0) -> str:
+    """Run a command in a new process; return its output, or the one line of its failure."""
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    if code == 0:
+        assert done.stderr == ""
+        return done.stdout
+    (line,) = done.stderr.splitlines()
+    return line
 
 
 # --- uploads --------------------------------------------------------------------------
@@ -97,14 +104,9 @@ def test_upload_larger_than_s3_can_rename_is_refused(
     monkeypatch.setattr(stores, "_S3_COPY_LIMIT", 7_000_000)
     there = s3.child("f.bin")
 
-    def upload() -> None:
-        with there.open_output(fsync=False) as file:
-            for _ in range(2):
-                file.write(b"n" * 6_000_000)
-
-    with pytest.raises(StreamBNError) as error:
-        upload()
-    assert reason(error, there).startswith("larger than")
+    with fails(there, "larger than"), there.open_output(fsync=False) as file:
+        for _ in range(2):
+            file.write(b"n" * 6_000_000)
     assert all_files(s3) == []
 
 
@@ -113,18 +115,11 @@ def test_server_that_disappears_during_an_upload_keeps_no_object(
     part: int, s3: Location, relay: Any, all_files: AllFiles, capfd: pytest.CaptureFixture[str]
 ) -> None:
     there = locate(f"s3://{s3.key}/d/f.bin?endpoint_override={relay.url}")
-
-    def upload() -> None:
-        with there.open_output(fsync=False) as file:
-            for number in range(6):
-                file.write(b"n" * 6_000_000)
-                if number == part:
-                    relay.cut()
-
-    with pytest.raises(StreamBNError) as error:
-        upload()
-    assert reason(error, there).startswith("the store cannot be reached")
-    del error
+    with fails(there, UNREACHABLE), there.open_output(fsync=False) as file:
+        for number in range(6):
+            file.write(b"n" * 6_000_000)
+            if number == part:
+                relay.cut()
     assert all_files(s3) == []
     assert capfd.readouterr() == ("", "")  # Arrow prints nothing of its own either
 
@@ -135,20 +130,18 @@ def test_server_that_disappears_during_an_upload_keeps_no_object(
 def test_missing_bucket_is_named_before_and_after_the_job(s3: Location) -> None:
     there = locate("s3://none-of-this-name/a.csv")
     for check in (lambda: make_plan([Source("-")], there.text), lambda: scan([there.text])):
-        with pytest.raises(StreamBNError) as error:
+        with fails(there, "there is no bucket 'none-of-this-name'") as error:
             check()
-        assert reason(error, there) == "there is no bucket 'none-of-this-name'"
-    with pytest.raises(StreamBNError) as error:
+        assert str(error.value).endswith("'none-of-this-name'")
+    with fails(there, "there is no such bucket; create it"):
         there.write_bytes(b"x")
-    assert reason(error, there).startswith("there is no such bucket; create it")
 
 
 def test_anonymous_access_to_a_private_object_is_denied(s3: Location) -> None:
     s3.child("a.csv").write_bytes(b"x\n1\n")
     there = locate(f"{s3.text}/a.csv?anonymous=true")
-    with pytest.raises(StreamBNError) as error:
+    with fails(there, "access is denied; check the credentials"):
         there.open_input()
-    assert reason(error, there).startswith("access is denied; check the credentials")
 
 
 @contextlib.contextmanager
@@ -182,8 +175,8 @@ DENIED = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Erro
     ("status", "body", "expected"),
     [
         (403, DENIED, "access is denied; check the credentials (AWS_ACCESS_KEY_ID"),
-        (500, "", "the store cannot be reached or does not answer; check the network"),
-        (503, "", "the store cannot be reached or does not answer; check the network"),
+        (500, "", f"{UNREACHABLE} or does not answer; check the network"),
+        (503, "", f"{UNREACHABLE} or does not answer; check the network"),
     ],
 )
 def test_server_that_refuses_gets_one_line(
@@ -198,18 +191,16 @@ def test_server_that_refuses_gets_one_line(
             lambda: there.write_bytes(b"x"),
             there.remove,
         ):
-            with pytest.raises(StreamBNError) as error:
+            with fails(there, expected):
                 access()
-            assert reason(error, there).startswith(expected)
 
 
 def test_missing_server_gets_one_line(s3: Location) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     there = locate(f"s3://{uuid.uuid4().hex}/a.csv?endpoint_override=http://127.0.0.1:{port}")
-    with pytest.raises(StreamBNError) as error:
+    with fails(there, UNREACHABLE):
         there.write_bytes(b"x")
-    assert reason(error, there).startswith("the store cannot be reached")
 
 
 def test_silent_server_times_out(s3: Location, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,9 +208,8 @@ def test_silent_server_times_out(s3: Location, monkeypatch: pytest.MonkeyPatch) 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         there = locate(f"s3://{uuid.uuid4().hex}/a.csv?endpoint_override={url}")
-        with pytest.raises(StreamBNError) as error:
+        with fails(there, UNREACHABLE):
             there.exists()
-    assert reason(error, there).startswith("the store cannot be reached")
 
 
 def test_server_that_disappears_while_a_file_is_read_gets_one_line(
@@ -231,12 +221,8 @@ def test_server_that_disappears_while_a_file_is_read_gets_one_line(
     with there.open_input() as file:
         assert file.read(10) == b"n" * 10
         relay.cut()
-        with (
-            pytest.raises(StreamBNError) as error,
-            describe_read_errors(there.text, Format.CSV),
-        ):
+        with fails(there, UNREACHABLE), describe_read_errors(there.text, Format.CSV):
             file.read(10)
-    assert reason(error, there).startswith("the store cannot be reached")
 
 
 # --- other file systems ---------------------------------------------------------------
@@ -288,16 +274,13 @@ def test_commands_take_urls_of_statistics(s3: Location, tmp_path: Path) -> None:
     table = pa.table({"x": [1.0, 2.0, 4.0]})
     data, stats = tmp_path / "t.parquet", s3.child("of today/stats.json").text
     pq.write_table(table, data)
-    done = command("fit", str(data), "-o", stats, "-q")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert command("fit", str(data), "-o", stats, "-q") == ""
     assert sbn.load(stats).stats().equals(sbn.Normalizer(sbn.Exact()).update(table).stats())
     out = str(tmp_path / "out.parquet")
-    assert command("apply", stats, str(data), "-o", out, "-q").returncode == 0
-    failed = command("fit", str(data), "-o", "s3://none-of-this-name/s.json")
-    assert failed.returncode == 1
-    assert failed.stderr == (
-        "streambn: s3://none-of-this-name/s.json: there is no bucket 'none-of-this-name'\n"
-    )
+    command("apply", stats, str(data), "-o", out, "-q")
+    there = "s3://none-of-this-name/s.json"
+    failed = command("fit", str(data), "-o", there, code=1)
+    assert failed == f"streambn: {there}: there is no bucket 'none-of-this-name'"
 
 
 def test_commands_do_the_same_in_a_bucket_and_a_folder(s3: Location, tmp_path: Path) -> None:
@@ -308,11 +291,9 @@ def test_commands_do_the_same_in_a_bucket_and_a_folder(s3: Location, tmp_path: P
                 pq.write_table(table, file, row_group_size=2)
     there, here = s3.text, str(tmp_path)
     for base in (there, here):
-        done = command("fit", f"{base}/in", "-o", f"{base}/s.json", "-q")
-        assert (done.returncode, done.stderr) == (0, "")
+        command("fit", f"{base}/in", "-o", f"{base}/s.json", "-q")
         pattern = f"{base}/in/**/*.parquet"
-        done = command("apply", f"{base}/s.json", pattern, "-o", f"{base}/out/", "-q")
-        assert (done.returncode, done.stderr) == (0, "")
+        command("apply", f"{base}/s.json", pattern, "-o", f"{base}/out/", "-q")
     names = [f"out/year={year}/t.parquet" for year in (2020, 2021)]
     for name in ("s.json", *names):
         assert s3.child(name).read_bytes() == (tmp_path / name).read_bytes()
@@ -320,14 +301,9 @@ def test_commands_do_the_same_in_a_bucket_and_a_folder(s3: Location, tmp_path: P
         s3.child(name).text for name in ("s.json", *names)
     } | {s3.child(name.replace("out", "in")).text for name in names}
     assert s3.child("out/_streambn.manifest").exists()
-    again = command(
-        "apply", f"{there}/s.json", f"{there}/in", "-o", f"{there}/out/", "--resume", "--json"
-    )
-    assert json.loads(again.stdout)["resumed"]
-    failed = command("fit", f"{there}/nothing", "-o", "s.json")
-    assert failed.returncode == 1
-    assert failed.stderr.count("\n") == 1
-    assert f"{there}/nothing" in failed.stderr
+    resume = ["-o", f"{there}/out/", "--resume", "--json", "-q"]
+    assert json.loads(command("apply", f"{there}/s.json", f"{there}/in", *resume))["resumed"]
+    assert f"{there}/nothing" in command("fit", f"{there}/nothing", "-o", "s.json", code=1)
 
 
 def test_command_whose_store_disappears_ends_in_one_line(
@@ -336,7 +312,5 @@ def test_command_whose_store_disappears_ends_in_one_line(
     pq.write_table(pa.table({"x": [1.0, 2.0]}), tmp_path / "t.parquet")
     relay.cut()
     monkeypatch.setenv("AWS_ENDPOINT_URL", relay.url)
-    done = command("normalize", str(tmp_path / "t.parquet"), "-o", f"{s3.text}/out.parquet")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "cannot be reached" in done.stderr
+    job = ["normalize", str(tmp_path / "t.parquet"), "-o", f"{s3.text}/out.parquet"]
+    assert "cannot be reached" in command(*job, code=1)
