@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from data_files import content
 
 import streambn as sbn
@@ -28,15 +29,7 @@ TIMEOUT = 120
 
 
 def run(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run a command in this process, or in a new one if there are options for it.
-
-    Parameters
-    ----------
-    *args : object
-        The command line.
-    **options
-        Options of `subprocess.run`.
-    """
+    """Run a command in this process, or in a new one if there are options of `subprocess.run`."""
     arguments = [str(arg) for arg in args]
     if not options:
         out, err = io.StringIO(), io.StringIO()
@@ -46,13 +39,8 @@ def run(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
     options = {"text": True, "stdin": subprocess.DEVNULL, "env": ENV, **options}
     if "input" in options:
         del options["stdin"]
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        check=False,
-        timeout=TIMEOUT,
-        **options,  # type: ignore[call-overload]
-    )
+    options |= {"capture_output": True, "timeout": TIMEOUT}
+    return subprocess.run([*COMMAND, *arguments], check=False, **options)
 
 
 def good(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -72,6 +60,18 @@ def bad(code: int, *args: object, **options: object) -> str:
     assert line.startswith("streambn: ")
     assert tree() == before
     return line
+
+
+def says(message: str, *parts: str) -> None:
+    """Check that a message contains several texts."""
+    for part in parts:
+        assert part in message
+
+
+def fit(table: pa.Table, *flags: object) -> subprocess.CompletedProcess[str]:
+    """Write a table to t.parquet, and its statistics to s.json."""
+    pq.write_table(table, "t.parquet")
+    return good("fit", "t.parquet", "-o", "s.json", *flags)
 
 
 def tree() -> list[str]:

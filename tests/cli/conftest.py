@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cli_process import CO2, good
+from cli_process import CO2, fit, good
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +27,7 @@ def co2() -> pd.DataFrame:
 @pytest.fixture
 def fitted() -> str:
     """Frozen statistics of t.parquet."""
-    pq.write_table(pa.table({"price": [1.0, 2.0], "s": ["a", "b"]}), "t.parquet")
-    good("fit", "t.parquet", "-o", "s.json", "--frozen")
+    fit(pa.table({"price": [1.0, 2.0], "s": ["a", "b"]}), "--frozen")
     return "s.json"
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from cli_process import CO2, bad, good, ipc, run, stats, tree
+from cli_process import CO2, bad, good, ipc, run, says, stats, tree
 
 import streambn as sbn
 from streambn.io.sources import Source, open_reader
@@ -106,9 +106,7 @@ def test_dictionaries_can_differ_between_files() -> None:
 
 def test_a_failure_leaves_no_output(fitted: str) -> None:
     pq.write_table(pa.table({"price": [math.inf], "s": ["a"]}), "inf.parquet")
-    message = bad(1, "fit", "t.parquet", "inf.parquet", "-o", "out.json")
-    assert "inf.parquet" in message
-    assert "'price'" in message
+    says(bad(1, "fit", "t.parquet", "inf.parquet", "-o", "out.json"), "inf.parquet", "'price'")
     for out in ("out.csv", "out.parquet", "out.arrow", "out.arrows"):
         assert "inf.parquet" in bad(1, "apply", fitted, "t.parquet", "inf.parquet", "-o", out)
 

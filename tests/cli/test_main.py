@@ -13,7 +13,7 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cli_process import COMMAND, ENV, TIMEOUT, good, piped, state, tree, unread, until
+from cli_process import COMMAND, ENV, TIMEOUT, fit, good, piped, state, tree, unread, until
 from terminal import in_a_terminal
 
 import streambn as sbn
@@ -155,8 +155,7 @@ def test_head(large: str) -> None:
 )
 def test_a_signal_to_a_waiting_command_leaves_no_output(number: int, code: int, args: str) -> None:
     table = pa.table({"x": pa.array(range(1000), pa.float64())})
-    pq.write_table(table, "t.parquet")
-    good("fit", "t.parquet", "-o", "s.json")
+    fit(table)
     before = tree()
     with piped(*args.split()) as process:
         writer = pa.ipc.new_stream(process.stdin, table.schema)
@@ -169,10 +168,10 @@ def test_a_signal_to_a_waiting_command_leaves_no_output(number: int, code: int, 
         process.send_signal(number)
         assert process.wait(TIMEOUT) == code
         message = process.stderr.read().decode()
-        fit = args.startswith("fit")
-        assert message == "streambn: stopped; resume to continue from out.json.checkpoint\n" * fit
+        fits = args.startswith("fit")
+        assert message == "streambn: stopped; resume to continue from out.json.checkpoint\n" * fits
     # A pipe cannot be read again, so its statistics are kept.
-    assert tree() == sorted([*before, *["out.json.checkpoint"] * fit])
+    assert tree() == sorted([*before, *["out.json.checkpoint"] * fits])
 
 
 def wait_until_idle(process: subprocess.Popen[bytes]) -> None:
@@ -186,8 +185,7 @@ def wait_until_idle(process: subprocess.Popen[bytes]) -> None:
 def test_a_signal_to_a_working_command_leaves_no_output(number: int, suffix: str) -> None:
     table = pa.table({"x": pa.array(range(1_000_000), pa.float64())})
     table = pa.concat_tables([table] * 20)
-    pq.write_table(table, "t.parquet")
-    good("fit", "t.parquet", "-o", "s.json")
+    fit(table)
     before = tree()
     with piped("apply", "s.json", "t.parquet", "-o", f"out{suffix}") as process:
         while tree() == before and process.poll() is None:

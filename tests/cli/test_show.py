@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cli_process import CO2, ENV, bad, good, stats
+from cli_process import CO2, ENV, bad, fit, good, stats
 from terminal import in_a_terminal
 
 import streambn as sbn
@@ -130,8 +130,7 @@ def test_constant_columns_are_those_that_transform_treats_as_constant(
     values: list[float], flags: list[str], scale: float | None
 ) -> None:
     table = pa.table({"x": values})
-    pq.write_table(table, "t.parquet")
-    good("fit", "t.parquet", "-o", "s.json", *flags)
+    fit(table, *flags)
     out = good("show", "s.json").stdout
     assert ("⚠ constant" in out) == (scale is not None)
     if scale is not None:
@@ -165,8 +164,13 @@ def test_json(mixed: str) -> None:
 
 
 def test_json_spells_numbers_that_json_lacks_as_text() -> None:
-    pq.write_table(pa.table({"x": [1.0, -math.inf], "y": [1.0, math.nan]}), "t.parquet")
-    good("fit", "t.parquet", "-o", "s.json", "--inf", "propagate", "--nan", "propagate")
+    fit(
+        pa.table({"x": [1.0, -math.inf], "y": [1.0, math.nan]}),
+        "--inf",
+        "propagate",
+        "--nan",
+        "propagate",
+    )
     assert show_json("s.json")["columns"][1]["mean"] == "NaN"
     good("show", "s.json")
 
@@ -265,8 +269,7 @@ def test_statistics_by_event_time(trades: pa.Table) -> None:
 def test_times_of_all_kinds(
     times: object, halflife: str, newest: object, later: str | None
 ) -> None:
-    pq.write_table(pa.table({"x": [1.0, 2.0], "at": times}), "t.parquet")
-    good("fit", "t.parquet", "-o", "s.json", "--policy", "ema", "--halflife", halflife,
+    fit(pa.table({"x": [1.0, 2.0], "at": times}), "--policy", "ema", "--halflife", halflife,
          "--time", "at")  # fmt: skip
     shown = show_json("s.json")
     assert (shown["newest"], shown["at"]) == (newest, None)
@@ -278,8 +281,15 @@ def test_times_of_all_kinds(
 
 
 def test_a_half_life_of_numbers_has_the_unit_of_the_times() -> None:
-    pq.write_table(pa.table({"x": [1.0, 2.0], "at": [1, 3]}), "t.parquet")
-    good("fit", "t.parquet", "-o", "s.json", "--policy", "ema", "--halflife", 2, "--time", "at")
+    fit(
+        pa.table({"x": [1.0, 2.0], "at": [1, 3]}),
+        "--policy",
+        "ema",
+        "--halflife",
+        2,
+        "--time",
+        "at",
+    )
     assert "half-life 2 of its unit" in good("show", "s.json").stdout
 
 

@@ -127,8 +127,7 @@ def test_any_kind_of_exception_reaches_the_consumer(workers: int) -> None:
         raise SystemExit(7)
         yield 1
 
-    results = run([0, 1], work, workers)
-    with contextlib.closing(results):
+    with contextlib.closing(run([0, 1], work, workers)) as results:
         _, items = next(results)
         with pytest.raises(SystemExit):
             list(items)
@@ -167,8 +166,7 @@ def test_unfinished_work_is_closed() -> None:
         finally:
             closed.append(number)
 
-    results = run(range(4), work, workers=2, capacity=3)
-    with contextlib.closing(results):
+    with contextlib.closing(run(range(4), work, workers=2, capacity=3)) as results:
         for number, items in results:
             next(items)
             if number == 2:
@@ -279,8 +277,7 @@ def test_tasks_are_taken_only_when_there_is_capacity(workers: int) -> None:
             taken += 1
             yield taken
 
-    results = run(tasks(), lambda _: iter([10]), workers, capacity=1)
-    with contextlib.closing(results):
+    with contextlib.closing(run(tasks(), lambda _: iter([10]), workers, capacity=1)) as results:
         for number, items in results:
             assert list(items) == [10]
             # The next task, one that fills the capacity, and one that each worker holds.
@@ -301,8 +298,7 @@ def test_started_tasks_without_items_are_bounded(workers: int) -> None:
             assert first.wait(LONG)
         return iter(())
 
-    results = run(range(10_000), work, workers)
-    with contextlib.closing(results):
+    with contextlib.closing(run(range(10_000), work, workers)) as results:
         _, items = next(results)
         # The other tasks run up to the limit. After that only the first can go on.
         settled = threading.Event()

@@ -14,6 +14,7 @@ import streambn as sbn
 from streambn.jobs.operations import ApplyStatistics, LearnAndApply
 from streambn.standardize import Standardizer
 
+F64 = pa.float64()
 FEW = settings.get_profile("few")
 
 
@@ -36,13 +37,7 @@ def table_of(rows: int, seed: int, missing: float = 0.1) -> pa.Table:
             "l": pa.array(values(lambda: rng.normal(size=3).tolist()), pa.list_(pa.float32(), 3)),
             "p": pa.array(
                 values(lambda: {"u": number(), "v": {"w": number()}, "t": "text"}),
-                pa.struct(
-                    [
-                        ("u", pa.float64()),
-                        ("v", pa.struct([("w", pa.float64())])),
-                        ("t", pa.string()),
-                    ]
-                ),
+                pa.struct({"u": F64, "v": pa.struct({"w": F64}), "t": pa.string()}),
             ),
             "t": pa.array(np.arange(rows) * 1.5 + 10 * seed),
             "w": pa.array(rng.integers(0, 3, rows) * 0.5),
@@ -83,6 +78,10 @@ def mapped(part: Standardizer, table: pa.Table, *, inverse: bool = False) -> pa.
     return pa.Table.from_batches([function(batch, schema) for batch in table.to_batches()], schema)
 
 
+def columns_of(part: Standardizer) -> set[str]:
+    return {feature.partition(".")[0].partition("[")[0] for feature in part.binding.features}
+
+
 def same(one: pa.Table, other: pa.Table) -> bool:
     """Whether tables are equal to the last bit, NaN included."""
     return one.schema.equals(other.schema) and repr(one.to_pydict()) == repr(other.to_pydict())
@@ -102,12 +101,11 @@ def test_part_maps_its_columns_as_the_whole_does(
     names = [name for name in COLUMNS if name in names]
     table = table_of(40, data.draw(st.integers(50, 60)))
     part = whole.select(names)
-    columns = {feature.partition(".")[0].partition("[")[0] for feature in whole.binding.features}
+    columns = columns_of(whole)
     if part is None:
         assert not columns & set(names)
         return
-    kept = {feature.partition(".")[0].partition("[")[0] for feature in part.binding.features}
-    assert kept == columns & set(names)
+    assert columns_of(part) == columns & set(names)
     expected = mapped(whole, table, inverse=inverse).select(names)
     assert same(mapped(part, table.select(names), inverse=inverse), expected)
 

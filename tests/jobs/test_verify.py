@@ -23,6 +23,7 @@ from streambn.jobs.operations import ApplyStatistics
 from streambn.jobs.verify import csv_types, verify
 
 TYPES = [pa.float64(), pa.float32(), pa.float16()]
+AFFINE = [None, {"a": (2.0, -1.0)}, {"a": (0.0, 3.0)}, {"a": (-1e-3, 1e6), "b": (0.5, 0)}]
 
 
 def rebatched(batch, cuts):
@@ -56,6 +57,11 @@ def replaced(batch, name, row, value):
 
 def fitted(batch, **options):
     return sbn.Normalizer(inf="ignore", **options).update(batch).freeze()
+
+
+def normalized(batch, **options):
+    frozen = fitted(batch, **options)
+    return frozen, frozen.transform(batch)
 
 
 # --- random data ----------------------------------------------------------------------
@@ -93,11 +99,7 @@ def normalizers(draw):
         "scale": draw(st.booleans()),
         "clip": draw(st.sampled_from([None, None, 0.5, 1.0, 3.0])),
         "eps": draw(st.sampled_from([0.0, 1e-5, 1.0])),
-        "affine": draw(
-            st.sampled_from(
-                [None, {"a": (2.0, -1.0)}, {"a": (0.0, 3.0)}, {"a": (-1e-3, 1e6), "b": (0.5, 0)}]
-            )
-        ),
+        "affine": draw(st.sampled_from(AFFINE)),
         "inf": draw(st.sampled_from(["ignore", "ignore", "propagate"])),
         "nan": draw(st.sampled_from(["ignore", "ignore", "propagate"])),
     }
@@ -193,8 +195,7 @@ def test_lost_doubled_and_swapped_rows_are_found(drawn, data):
 
 def test_message_names_column_row_and_values():
     batch = pa.record_batch({"x": [1.0, 2.0, 4.0, 9.0]})
-    frozen = fitted(batch, scale=False)
-    written = frozen.transform(batch)
+    frozen, written = normalized(batch, scale=False)
     assert fails(frozen, batch, written.take(pa.array([0, 2, 1, 3]))) == (
         "out: column 'x', row 2: expected -2.0, found 0.0"
     )
@@ -214,8 +215,7 @@ def test_few_units_in_the_last_place_are_found(dtype, ulps):
 
 def test_rows_are_counted_through_all_batches():
     batch = pa.record_batch({"x": np.arange(200_000.0)})
-    frozen = fitted(batch)
-    written = frozen.transform(batch)
+    frozen, written = normalized(batch)
     bad = [written[:150_000], replaced(written[150_000:150_010], "x", 3, 9.0), written[150_010:]]
     fails(frozen, rebatched(batch, [7, 99_999]), bad, "row 150,004:")
     check(frozen, rebatched(batch, [7, 99_999]), [*rebatched(written, [65_537]), written[:0]])
@@ -223,8 +223,7 @@ def test_rows_are_counted_through_all_batches():
 
 def test_message_counts_rows():
     batch = pa.record_batch({"x": np.arange(2284.0)})
-    frozen = fitted(batch)
-    written = frozen.transform(batch)
+    frozen, written = normalized(batch)
     said = fails(frozen, [batch], rebatched(written[:-1], [1000]))
     assert said == "out: the input has 2,284 rows, and the output 2,283"
     assert "has 0 rows, and the output 2,284" in fails(frozen, [], written)
@@ -256,8 +255,7 @@ def test_clipped_values_are_at_the_bound():
 
 def test_gamma_zero_leaves_beta():
     batch = pa.record_batch({"x": [0.0, 1.0, 2.0]})
-    frozen = fitted(batch, affine={"x": (0.0, 7.0)})
-    written = frozen.transform(batch)
+    frozen, written = normalized(batch, affine={"x": (0.0, 7.0)})
     check(frozen, batch, written)
     fails(frozen, batch, replaced(written, "x", 1, 7.1), r"expected 7.0, found 7.1")
 
@@ -265,8 +263,7 @@ def test_gamma_zero_leaves_beta():
 @pytest.mark.parametrize("options", [{"center": False}, {"scale": False}])
 def test_without_center_or_scale(options):
     batch = pa.record_batch({"x": [5.0, 5.5, 9.0, None, np.nan]})
-    frozen = fitted(batch, **options)
-    written = frozen.transform(batch)
+    frozen, written = normalized(batch, **options)
     check(frozen, batch, written)
     fails(frozen, batch, replaced(written, "x", 1, 5.25))
     fails(frozen, batch, replaced(written, "x", 4, 0.0))
@@ -303,8 +300,7 @@ def test_integers_and_decimals():
             "e": pa.array(cents, pa.decimal256(60, 2)).dictionary_encode(),
         }
     )
-    frozen = fitted(batch)
-    written = frozen.transform(batch)
+    frozen, written = normalized(batch)
     check(frozen, batch, written)
     check(frozen, written, frozen.inverse_transform(written), inverse=True)
     for column in "iude":
@@ -334,8 +330,7 @@ def test_lists_tensors_and_structs():
         mask=pa.array([False, True, False, False]),
     )
     batch = pa.record_batch({"l": lists, "t": tensors, "s": inner})
-    frozen = fitted(batch)
-    written = frozen.transform(batch)
+    frozen, written = normalized(batch)
     check(frozen, batch, written)
     check(frozen, written, frozen.inverse_transform(written), inverse=True)
     for column in ("l", "t"):  # each alone, too
@@ -377,8 +372,7 @@ def test_inputs_with_other_types_and_orders():
 
 def test_missing_and_new_columns_are_found():
     batch = pa.record_batch({"x": [1.0, 2.0], "k": ["a", "b"]})
-    frozen = fitted(batch)
-    written = frozen.transform(batch)
+    frozen, written = normalized(batch)
     for wrong in (["x"], ["k"]):
         with pytest.raises(SchemaError, match=r"^out: column .* is not in the data"):
             check(frozen, batch, written.select(wrong))

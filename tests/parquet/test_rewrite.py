@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -38,7 +36,13 @@ from streambn.parquet.rewrite import Assembler, ParquetSource, encode_block
 FEW = settings(
     settings.get_profile("few"), suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+SOURCE, TARGET = Path("in.parquet"), Path("out.parquet")
 CODECS = ["none", "snappy", "gzip", "zstd", "lz4", "brotli"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -155,6 +159,11 @@ def fitted(table: pa.Table) -> sbn.FrozenNormalizer:
     return normalizer.update(table).freeze()
 
 
+def blocks_of(path: str | Path) -> Any:
+    (found,) = scan([str(path)])
+    return ParquetSource(found.open, found.name, remote=False).blocks()
+
+
 def rewrite(
     source: str | Path,
     target: str | Path,
@@ -167,23 +176,15 @@ def rewrite(
     dtype: pa.DataType | None = None,
 ) -> list[Skipped]:
     """Apply statistics to a file, block by block."""
-    (found,) = scan([str(source)])
-    assert ParquetSource(found.open, found.name, remote=False).blocks()
+    assert blocks_of(source)
     return write_outputs(
         ApplyStatistics(frozen, dtype, inverse),
-        make_plan([found], str(target)).outputs,
+        make_plan(scan([str(source)]), str(target)).outputs,
         ReadOptions({}, threads, skip_damaged),
         Encoding(compression),
         Progress("applying", 1),
         lambda output: output.location.open_output(fsync=False),
     )
-
-
-@contextlib.contextmanager
-def folder() -> Iterator[Path]:
-    # Each example gets its own; tmp_path would be shared.
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
 
 
 def same(one: pa.Table, other: pa.Table) -> bool:
@@ -245,33 +246,31 @@ def map_batches(function: Callable[[pa.Table], pa.Table], path: Path) -> pa.Tabl
 def test_a_rewritten_file_equals_one_written_in_one_go(
     table: pa.Table, group: int, codec: str, threads: int
 ) -> None:
-    with folder() as where:
-        source, target = where / "in.parquet", where / "out.parquet"
-        pq.write_table(table, source, row_group_size=group, compression=codec)
-        frozen = fitted(table)
-        rewrite(source, target, frozen, threads=threads)
-        expected = frozen.transform(pq.read_table(source))
-        got, parts = pq.read_table(target), map_batches(frozen.transform, source)
-        assert got.schema.equals(expected.schema, check_metadata=True)
-        assert same(got, parts)
-        before, after = pq.read_metadata(source), pq.read_metadata(target)
-        assert group_rows(after) == group_rows(before)
-        assert codecs_of(after) == codecs_of(before)
-        if same(parts, expected):
-            assert target.read_bytes() == as_arrow_writes(expected, group_rows(before), codec)
+    pq.write_table(table, SOURCE, row_group_size=group, compression=codec)
+    frozen = fitted(table)
+    rewrite(SOURCE, TARGET, frozen, threads=threads)
+    expected = frozen.transform(pq.read_table(SOURCE))
+    got, parts = pq.read_table(TARGET), map_batches(frozen.transform, SOURCE)
+    assert got.schema.equals(expected.schema, check_metadata=True)
+    assert same(got, parts)
+    before, after = pq.read_metadata(SOURCE), pq.read_metadata(TARGET)
+    assert group_rows(after) == group_rows(before)
+    assert codecs_of(after) == codecs_of(before)
+    if same(parts, expected):
+        assert TARGET.read_bytes() == as_arrow_writes(expected, group_rows(before), codec)
 
 
 @pytest.mark.usefixtures("_small_blocks")
 @FEW
 @given(table=tables(), group=st.sampled_from([3, 100]), codec=st.sampled_from(CODECS))
 def test_the_inverse_restores_the_values(table: pa.Table, group: int, codec: str) -> None:
-    with folder() as where:
-        pq.write_table(table, where / "a.parquet", row_group_size=group, compression=codec)
-        frozen = fitted(table)
-        rewrite(where / "a.parquet", where / "z.parquet", frozen, dtype=pa.float64())
-        rewrite(where / "z.parquet", where / "b.parquet", frozen, inverse=True, threads=2)
-        expected = map_batches(frozen.inverse_transform, where / "z.parquet")
-        assert same(pq.read_table(where / "b.parquet"), expected)
+    pq.write_table(table, SOURCE, row_group_size=group, compression=codec)
+    frozen = fitted(table)
+    rewrite(SOURCE, TARGET, frozen, dtype=pa.float64())
+    back = Path("back.parquet")
+    rewrite(TARGET, back, frozen, inverse=True, threads=2)
+    expected = map_batches(frozen.inverse_transform, TARGET)
+    assert same(pq.read_table(back), expected)
 
 
 @pytest.mark.usefixtures("_small_blocks")
@@ -285,13 +284,11 @@ def test_any_number_of_columns_and_row_groups(rows: list[int], columns: int) -> 
     # Thrift writes the length of a list of fifteen or more in a longer form.
     values = np.arange(sum(rows) * columns, dtype=float).reshape(columns, -1)
     table = pa.table({f"c{i}": column for i, column in enumerate(values)})
-    with folder() as where:
-        source, target = where / "in.parquet", where / "out.parquet"
-        source.write_bytes(as_arrow_writes(table, rows, "zstd"))
-        frozen = fitted(pa.table({name: [1.0, 2.0] for name in table.column_names}))
-        rewrite(source, target, frozen, threads=2)
-        expected = frozen.transform(pq.read_table(source))
-        assert target.read_bytes() == as_arrow_writes(expected, rows, "zstd")
+    SOURCE.write_bytes(as_arrow_writes(table, rows, "zstd"))
+    frozen = fitted(pa.table({name: [1.0, 2.0] for name in table.column_names}))
+    rewrite(SOURCE, TARGET, frozen, threads=2)
+    expected = frozen.transform(pq.read_table(SOURCE))
+    assert TARGET.read_bytes() == as_arrow_writes(expected, rows, "zstd")
 
 
 # --- other readers and writers --------------------------------------------------------
@@ -322,81 +319,75 @@ def mixed() -> pa.Table:
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.usefixtures("_small_blocks")
-def test_other_readers_read_the_same(codec: str, mixed: pa.Table, tmp_path: Path) -> None:
-    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
-    pq.write_table(mixed, source, row_group_size=120)
+def test_other_readers_read_the_same(codec: str, mixed: pa.Table) -> None:
+    pq.write_table(mixed, SOURCE, row_group_size=120)
     frozen = fitted(mixed)
-    rewrite(source, target, frozen, threads=2, compression=codec)
-    assert set(codecs_of(pq.read_metadata(target))) == {codec}
-    expected = frozen.transform(pq.read_table(source))
-    whole = tmp_path / "whole.parquet"
+    rewrite(SOURCE, TARGET, frozen, threads=2, compression=codec)
+    assert set(codecs_of(pq.read_metadata(TARGET))) == {codec}
+    expected = frozen.transform(pq.read_table(SOURCE))
+    whole = Path("whole.parquet")
     pq.write_table(expected, whole)
-    pl.testing.assert_frame_equal(pl.read_parquet(target), pl.read_parquet(whole))
+    pl.testing.assert_frame_equal(pl.read_parquet(TARGET), pl.read_parquet(whole))
     # Arrow's dataset reader skips row groups by their statistics.
     some = pa.compute.field("x") > 1.0
-    assert same(pq.read_table(target, filters=some), pq.read_table(whole, filters=some))
+    assert same(pq.read_table(TARGET, filters=some), pq.read_table(whole, filters=some))
     with duckdb.connect() as db:
         for query in ("SELECT * FROM '{}'", "SELECT count(*), min(x) FROM '{}' WHERE x > 1"):
-            assert repr(db.sql(query.format(target)).fetchall()) == repr(
-                db.sql(query.format(whole)).fetchall()
-            )
+            got, wanted = (db.sql(query.format(path)).fetchall() for path in (TARGET, whole))
+            assert repr(got) == repr(wanted)
 
 
 @pytest.mark.parametrize("writer", ["polars", "duckdb", "pandas", "pyarrow 1", "old list names"])
 @pytest.mark.usefixtures("_small_blocks")
-def test_files_of_other_writers(writer: str, mixed: pa.Table, tmp_path: Path) -> None:
-    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+def test_files_of_other_writers(writer: str, mixed: pa.Table) -> None:
     if writer == "polars":
-        pl.from_arrow(mixed).write_parquet(source, row_group_size=100, compression="zstd")
+        pl.from_arrow(mixed).write_parquet(SOURCE, row_group_size=100, compression="zstd")
     elif writer == "duckdb":
         with duckdb.connect() as db:
             table = mixed.set_column(4, "d", mixed["d"].cast(STR))
             db.register("mixed", table)
-            db.sql(f"COPY mixed TO '{source}' (FORMAT parquet, CODEC zstd, ROW_GROUP_SIZE 2048)")
+            db.sql(f"COPY mixed TO '{SOURCE}' (FORMAT parquet, CODEC zstd, ROW_GROUP_SIZE 2048)")
     elif writer == "pandas":
         frame = mixed.to_pandas().set_index("w")
-        frame.to_parquet(source, compression="zstd")
+        frame.to_parquet(SOURCE, compression="zstd")
     elif writer == "pyarrow 1":
-        pq.write_table(mixed, source, version="1.0", data_page_version="1.0", compression="zstd",
+        pq.write_table(mixed, SOURCE, version="1.0", data_page_version="1.0", compression="zstd",
                        row_group_size=99, write_statistics=False)  # fmt: skip
     else:
-        pq.write_table(mixed, source, use_compliant_nested_type=False, compression="zstd")
-    table = pq.read_table(source)
+        pq.write_table(mixed, SOURCE, use_compliant_nested_type=False, compression="zstd")
+    table = pq.read_table(SOURCE)
     frozen = fitted(table)
-    rewrite(source, target, frozen, threads=2)
-    before, after = pq.read_metadata(source), pq.read_metadata(target)
+    rewrite(SOURCE, TARGET, frozen, threads=2)
+    before, after = pq.read_metadata(SOURCE), pq.read_metadata(TARGET)
     expected = as_arrow_writes(frozen.transform(table), group_rows(before), "zstd")
-    assert target.read_bytes() == expected
+    assert TARGET.read_bytes() == expected
     assert group_rows(after) == group_rows(before)
-    codecs = {after.row_group(0).column(i).compression for i in range(after.num_columns)}
-    assert codecs == {"ZSTD"}
+    assert set(codecs_of(after)) == {"zstd"}
     if writer == "pandas":
-        back = pd.read_parquet(target)
+        back = pd.read_parquet(TARGET)
         assert back.index.name == "w"
         assert list(back.columns) == [*"fgisdltn", "x"]
 
 
-def test_each_column_keeps_its_own_codec(mixed: pa.Table, tmp_path: Path) -> None:
-    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+def test_each_column_keeps_its_own_codec(mixed: pa.Table) -> None:
     codecs = dict(zip("fgisdnwx", ["none", "snappy", "gzip", "zstd", "lz4", "brotli"] * 2,
                       strict=False))  # fmt: skip
     codecs |= {"l.list.element": "gzip", "t.a": "none", "t.b": "brotli", "t.c": "gzip"}
-    pq.write_table(mixed, source, compression=codecs)
-    rewrite(source, target, fitted(mixed))
-    assert codecs_of(pq.read_metadata(target)) == codecs_of(pq.read_metadata(source))
-    assert len(set(codecs_of(pq.read_metadata(target)))) == 6
-    rewrite(source, target, fitted(mixed), compression="zstd")
-    assert set(codecs_of(pq.read_metadata(target))) == {"zstd"}
+    pq.write_table(mixed, SOURCE, compression=codecs)
+    rewrite(SOURCE, TARGET, fitted(mixed))
+    assert codecs_of(pq.read_metadata(TARGET)) == codecs_of(pq.read_metadata(SOURCE))
+    assert len(set(codecs_of(pq.read_metadata(TARGET)))) == 6
+    rewrite(SOURCE, TARGET, fitted(mixed), compression="zstd")
+    assert set(codecs_of(pq.read_metadata(TARGET))) == {"zstd"}
 
 
-def test_metadata_of_schema_and_fields_is_kept(tmp_path: Path) -> None:
-    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+def test_metadata_of_schema_and_fields_is_kept() -> None:
     field = pa.field("x", F64, metadata={"unit": "m"})
     table = pa.table({"x": [1.0, 2.0]}, schema=pa.schema([field], {"who": "me"}))
-    pq.write_table(table, source)
+    pq.write_table(table, SOURCE)
     frozen = fitted(table)
-    rewrite(source, target, frozen)
-    schema = pq.read_schema(target)
+    rewrite(SOURCE, TARGET, frozen)
+    schema = pq.read_schema(TARGET)
     assert schema.metadata[b"who"] == b"me"
     assert schema.metadata[b"streambn.fingerprint"].decode() == frozen.fingerprint
     assert schema.field("x").metadata[b"unit"] == b"m"
@@ -406,19 +397,18 @@ def test_metadata_of_schema_and_fields_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_bytes_do_not_depend_on_the_threads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rng = np.random.default_rng(1)
     table = pa.table({f"c{i}": rng.normal(size=20_000) for i in range(20)})
-    source = tmp_path / "in.parquet"
-    pq.write_table(table, source, row_group_size=3000)
+    pq.write_table(table, SOURCE, row_group_size=3000)
     frozen = fitted(table)
     results = set()
     for block in (1, 50_000, 1 << 30):
         monkeypatch.setattr(rewrite_module, "_BLOCK_BYTES", block)
         for threads in (1, 2, 5):
-            rewrite(source, tmp_path / "out.parquet", frozen, threads=threads)
-            results.add((tmp_path / "out.parquet").read_bytes())
+            rewrite(SOURCE, TARGET, frozen, threads=threads)
+            results.add((TARGET).read_bytes())
     assert len(results) == 1
 
 
@@ -456,21 +446,19 @@ def test_blocks_cover_each_row_group_once_and_in_order(
 
 @pytest.mark.parametrize("limit", ["_COLUMN_BYTES", "_GROUP_ROWS"])
 def test_large_columns_and_row_groups_are_not_divided(
-    limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pq.write_table(pa.table({"x": np.random.default_rng(0).normal(size=99)}), tmp_path / "a")
-    (found,) = scan([str(tmp_path / "a")])
-    assert ParquetSource(found.open, found.name, remote=False).blocks()
+    pq.write_table(pa.table({"x": np.random.default_rng(0).normal(size=99)}), SOURCE)
+    assert blocks_of(SOURCE)
     monkeypatch.setattr(rewrite_module, limit, 98)
-    assert ParquetSource(found.open, found.name, remote=False).blocks() is None
+    assert blocks_of(SOURCE) is None
 
 
 @pytest.mark.parametrize("names", [["a.b", "x"], ["x", "x"], []])
-def test_columns_with_ambiguous_names_are_not_divided(names: list[str], tmp_path: Path) -> None:
+def test_columns_with_ambiguous_names_are_not_divided(names: list[str]) -> None:
     table = pa.Table.from_arrays([pa.array([1.0])] * len(names), names)
-    pq.write_table(table, tmp_path / "a")
-    (found,) = scan([str(tmp_path / "a")])
-    assert ParquetSource(found.open, found.name, remote=False).blocks() is None
+    pq.write_table(table, SOURCE)
+    assert blocks_of(SOURCE) is None
 
 
 # --- damage ---------------------------------------------------------------------------
@@ -486,24 +474,23 @@ def _damage(path: Path, group: int, column: int) -> None:
 @pytest.mark.parametrize("column", [0, 2, 4])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_damaged_row_group_is_skipped_whole(
-    column: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    column: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rewrite_module, "_BLOCK_BYTES", 1)
     rng = np.random.default_rng(3)
     table = pa.table({f"c{i}": rng.normal(size=300) for i in range(5)})
-    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
-    pq.write_table(table, source, row_group_size=100, compression="none")
-    _damage(source, 1, column)
+    pq.write_table(table, SOURCE, row_group_size=100, compression="none")
+    _damage(SOURCE, 1, column)
     frozen = fitted(table)
     with pytest.raises(sbn.StreamBNError, match="in row group 1"):
-        rewrite(source, target, frozen, threads=threads)
-    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
-    ((file, where, _),) = rewrite(source, target, frozen, threads=threads, skip_damaged=True)
-    assert (file, where) == (str(source), "in row group 1")
+        rewrite(SOURCE, TARGET, frozen, threads=threads)
+    assert [path.name for path in Path().iterdir()] == ["in.parquet"]
+    ((file, where, _),) = rewrite(SOURCE, TARGET, frozen, threads=threads, skip_damaged=True)
+    assert (file, where) == (str(SOURCE), "in row group 1")
     rest = pa.concat_tables([table.slice(0, 100), table.slice(200)])
-    assert same(pq.read_table(target), frozen.transform(rest).replace_schema_metadata(
-        pq.read_schema(target).metadata))  # fmt: skip
-    assert group_rows(pq.read_metadata(target)) == [100, 100]
+    assert same(pq.read_table(TARGET), frozen.transform(rest).replace_schema_metadata(
+        pq.read_schema(TARGET).metadata))  # fmt: skip
+    assert group_rows(pq.read_metadata(TARGET)) == [100, 100]
 
 
 # --- footers --------------------------------------------------------------------------
