@@ -40,10 +40,11 @@ def test_inverse_restores_the_data(suffix: str, co2: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".arrows"])
-def test_outputs_carry_the_fingerprint(suffix: str) -> None:
+def test_outputs_have_the_dtype_and_carry_the_fingerprint(suffix: str) -> None:
     good("fit", CO2, "-o", "stats.json")
-    good("apply", "stats.json", CO2, "-o", f"out{suffix}")
+    good("apply", "stats.json", CO2, "-o", f"out{suffix}", "--dtype", "float32")
     schema = open_reader(Source(f"out{suffix}")).schema
+    assert schema.field("co2").type == pa.float32()
     fingerprint = sbn.load("stats.json").freeze().fingerprint
     assert schema.metadata[b"streambn.fingerprint"].decode() == fingerprint
 
@@ -62,12 +63,6 @@ def test_normalize_is_fit_then_apply(partitions: pa.Table) -> None:
         assert pq.read_table(path, partitioning=None).equals(
             pq.read_table(Path("out2") / path.relative_to("out"), partitioning=None)
         )
-
-
-def test_dtype() -> None:
-    good("fit", CO2, "-o", "stats.json")
-    good("apply", "stats.json", CO2, "-o", "out.parquet", "--dtype", "float32")
-    assert pq.read_schema("out.parquet").field("co2").type == pa.float32()
 
 
 # --- outputs --------------------------------------------------------------------------

@@ -205,19 +205,11 @@ def test_a_fit_reads_only_numeric_columns(tmp_path: Path) -> None:
 
 
 def test_columns_to_fit() -> None:
-    schema = pa.schema(
-        [
-            ("f", pa.float16()),
-            ("b", pa.bool_()),
-            ("d", pa.decimal128(9, 2)),
-            ("t", pa.timestamp("s")),
-            ("dict", pa.dictionary(pa.int8(), pa.int64())),
-            ("emb", pa.list_(pa.float32(), 3)),
-            ("free", pa.list_(pa.float32())),
-            ("s", pa.struct({"u": pa.int8()})),
-            ("s.u", pa.int8()),
-        ]
-    )
+    number, small = pa.float32(), pa.int8()
+    types = {"f": pa.float16(), "b": pa.bool_(), "d": pa.decimal128(9, 2), "t": pa.timestamp("s")}
+    types |= {"dict": pa.dictionary(small, pa.int64()), "emb": pa.list_(number, 3)}
+    types |= {"free": pa.list_(number), "s": pa.struct({"u": small}), "s.u": small}
+    schema = pa.schema(types)
     numeric = ["f", "d", "dict", "emb", "s", "s.u"]
     assert columns_to_fit(schema, None) == numeric
     assert columns_to_fit(schema, ["s.u"]) == ["s", "s.u"]

@@ -88,6 +88,13 @@ class Server:
         assert done["stderr"] == ""
         return done["points"], self.contents()
 
+    def failures(self, args: list[object], rng: random.Random) -> Iterator[tuple[int, Any]]:
+        """Start a job again and again; give each time a point to fail at, and the result."""
+        total, expected = self.undisturbed(args)
+        for at in points(self.faults, total, rng):
+            self.start_again()
+            yield at, expected
+
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait(TIMEOUT)
@@ -203,9 +210,7 @@ def test_killed_job_resumes_to_the_same_bytes(job: str, server: Server) -> None:
 def test_interrupted_job_is_quiet_and_resumes_to_the_same_bytes(job: str, server: Server) -> None:
     rng = random.Random(job)
     args = JOBS[job]
-    total, expected = server.undisturbed(args)
-    for at in points(server.faults, total, rng):
-        server.start_again()
+    for at, expected in server.failures(args, rng):
         number = rng.choice([signal.SIGTERM, signal.SIGINT])
         threads = ["--threads", rng.choice([1, 2, 3])]
         stopped = server.ask("run", [*args, *threads], at=at, act=["signal", number])
@@ -474,11 +479,8 @@ def test_input_that_disappears_during_a_job_is_one_line(
 
 @pytest.mark.parametrize("job", ["normalize", "apply"])
 def test_output_folder_that_disappears_is_one_line(job: str, server: Server) -> None:
-    rng = random.Random(job)
     args = JOBS[job]
-    total, expected = server.undisturbed(args)
-    for at in points(server.faults, total, rng):
-        server.start_again()
+    for at, expected in server.failures(args, random.Random(job)):
         (server.work / "out").mkdir()
         done = server.ask("run", args, at=at, act=["remove", "out"])
         assert done["status"] == 0, done

@@ -56,10 +56,14 @@ def write_one(table: pa.Table, out: Path, chunk: int | None = None) -> None:
         write(make_plan([Source(str(path))], str(out)).outputs)
 
 
-@pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_tree(tmp_path)
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    write_tree(tmp_path)
     return tmp_path
 
 
@@ -133,21 +137,17 @@ def test_parquet_keeps_the_codec_of_its_input(tmp_path: Path) -> None:
     for codec in ("zstd", "gzip", "none", "brotli", "lz4"):
         path = write_as(tmp_path / "in.parquet", TABLE, compression=codec)
         write(make_plan([Source(str(path))], str(tmp_path / "out.parquet")).outputs)
-        written, given = (pq.read_metadata(tmp_path / name) for name in ("out.parquet", path.name))
-        assert written.row_group(0).column(0).compression == (
-            given.row_group(0).column(0).compression
+        given, written = (
+            pq.read_metadata(name).row_group(0).column(0).compression
+            for name in (path.name, "out.parquet")
         )
+        assert written == given
 
 
 def test_parquet_floats_are_written_without_dictionaries(tmp_path: Path) -> None:
-    table = pa.table(
-        {
-            "x": [0.5] * 100,
-            "emb": pa.array([[0.5, 1.0]] * 100, pa.list_(pa.float32(), 2)),
-            "s": [{"u": 0.5, "name": "a"}] * 100,
-            "name": ["a"] * 100,
-        }
-    )
+    emb = pa.array([[0.5, 1.0]], pa.list_(pa.float32(), 2))
+    row = pa.table({"x": [0.5], "emb": emb, "s": [{"u": 0.5, "name": "a"}], "name": ["a"]})
+    table = pa.concat_tables([row] * 100)
     write_one(table, tmp_path / "t.parquet")
     group = pq.read_metadata(tmp_path / "t.parquet").row_group(0)
     columns = [group.column(i) for i in range(group.num_columns)]
