@@ -59,8 +59,16 @@ USAGE_ERRORS = [
     # Options of a job.
     ("'--csv-type': 'x=dubble' must be NAME=TYPE", [*FIT, "--csv-type", "x=dubble"]),
     ("'--threads'", [*FIT, "--threads", 0]),
-    ("'--checkpoint-every': 'soon' must be a duration", [*FIT, "--checkpoint-every", "soon"]),
-    ("'--row-group-rows'", [*APPLY, "out.parquet", "--row-group-rows", 0]),
+    *(
+        (
+            f"'--checkpoint-every': '{every}' must be a duration",
+            [*FIT, f"--checkpoint-every={every}"],
+        )
+        for every in ("soon", "0", "0s", "-3", "1.5")
+    ),
+    ("'--row-group-rows'", [*APPLY, "out/", "--row-group-rows", 0]),
+    ("'--compression'", [*APPLY, "out/", "--compression", "rar"]),
+    ("'--threads'", [*APPLY, "out/", "--threads", 0]),
     ("float16", [*APPLY, "out.csv", "--dtype", "float16"]),
     ("yaml", ["show", "s.json", "--format", "yaml"]),
     ("--verify", [*APPLY, "-", "--verify"]),

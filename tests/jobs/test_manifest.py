@@ -185,15 +185,6 @@ def test_row_group_rows(rows: int, run: Run, inputs: list[str]) -> None:
     assert pq.read_metadata("plain.parquet").num_row_groups == 6
 
 
-@pytest.mark.parametrize(
-    "more", [["--row-group-rows", 0], ["--compression", "rar"], ["--threads", 0]], ids=str
-)
-def test_invalid_options_are_refused(more: list[object], run: Run, inputs: list[str]) -> None:
-    done = run("apply", "stats.json", "data", "-o", "out/", *more)
-    assert (done.code, len(done.lines)) == (2, 1)
-    assert not Path("out").exists()
-
-
 @pytest.mark.parametrize("fsync", [True, False])
 def test_only_fsync_waits_for_the_disk(
     fsync: bool, apply: Apply, inputs: list[str], monkeypatch: pytest.MonkeyPatch
