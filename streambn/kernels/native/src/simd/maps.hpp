@@ -24,8 +24,9 @@ STREAMBN_INLINE Pack quotient(const Pack &a, const Pack &b, const Pack &reciproc
 #if defined(STREAMBN_FMA)
     const Pack q = a * reciprocal;
     const Pack corrected = each<double>([&](auto i) __attribute__((always_inline)) {
-        const Register<double> rest = STREAMBN_FMA(-q.part[i], b.part[i], a.part[i]);
-        return (Register<double>)STREAMBN_FMA(rest, reciprocal.part[i], q.part[i]);
+        // The excess q b - a has a sign that leaves a zero q as it is, -0 included.
+        const Register<double> excess = STREAMBN_FMA(q.part[i], b.part[i], -a.part[i]);
+        return (Register<double>)STREAMBN_FMA(-excess, reciprocal.part[i], q.part[i]);
     });
     // An infinite quotient has no finite remainder, so it stays uncorrected.
     return select(not_finite(q), q, corrected);
