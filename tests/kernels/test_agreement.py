@@ -6,12 +6,11 @@ from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
+from moment_checks import CLOSE, assert_moments_agree, mean_and_m2
 from native_kernels import (
-    CLOSE,
     F2,
     F4,
     F8,
-    assert_moments_agree,
     assert_outputs_equal,
     native,
     run_transform,
@@ -213,9 +212,7 @@ def assert_moments_near_exact(column, got, decay, ignore_na):
         faded = faded if ages[-1] == 0 else max(faded, min(1, Fraction(1, 2**400) / weight))
         squares = sum(w * w for w in weights)
         pairs = (weight**2 - squares) / 2
-        unit = Fraction(2) ** int(got.exponent[feature])
-        got_mean = (Fraction(got.mean_hi[feature]) + Fraction(got.mean_lo[feature])) * unit
-        got_m2 = (Fraction(got.m2_hi[feature]) + Fraction(got.m2_lo[feature])) * unit**2
+        got_mean, got_m2 = mean_and_m2(got, feature)
         assert abs(got_m2 - m2 * faded) <= close * m2 * faded
         # Numbers below 2**-1000 of the largest value may vanish in its units.
         slack = abs(mean) / 2**95 + Fraction(np.abs(values[usable]).max()) / 2**1000

@@ -19,19 +19,6 @@ from streambn.kernels.interface import ABSENT
 from streambn.kernels.moments import MomentArrays
 from streambn.kernels.rows import CONSTANT, MISSING, UNSEEN, RowRules, number, refuse
 
-try:
-    from streambn.kernels import native
-except ImportError:
-    native = None
-
-needs_native = pytest.mark.skipif(
-    native is None,
-    reason="the compiled kernels are missing: install streambn where there is a C++ compiler",
-)
-KERNELS = [
-    pytest.param(reference, id="reference"),
-    pytest.param(native, id="native", marks=needs_native),
-]
 PLAIN = RowRules(1.0, False, 0.0, 0, 0.0, math.inf, True, True, 0, 1, 0, 0)
 RULES = {
     "Welford": PLAIN,
@@ -77,6 +64,10 @@ def value(rng, infinities):
 FIELDS = len(MomentArrays.FIELDS)
 
 
+def row_statistics(kernels, rules=PLAIN, affine=()):
+    return kernels.RowStatistics(*rules, dict(affine), number, refuse)
+
+
 def empty_arrays(statistics):
     """Return arrays for moments, first values and gaps."""
     n = len(statistics)
@@ -89,13 +80,12 @@ def stored(statistics):
     return MomentArrays(moments), MomentArrays(first), gaps
 
 
-@needs_native
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
-def test_both_kernels_learn_and_transform_alike(rules):
+def test_both_kernels_learn_and_transform_alike(native, rules):
     rng = random.Random(repr(rules))
     for _ in range(15):
         affine = {"c": (2.0, 1.0)}
-        both = [k.RowStatistics(*rules, affine, number, refuse) for k in (reference, native)]
+        both = [row_statistics(k, rules, affine) for k in (reference, native)]
         counted = 0
         for _ in range(60):
             names = rng.sample("abcdefgh", rng.randint(0, 8))
@@ -125,10 +115,9 @@ def test_both_kernels_learn_and_transform_alike(rules):
                 np.testing.assert_allclose(a, b, rtol=1e-13, atol=0, err_msg=field)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_faded_weights_become_zero(kernel):
+def test_faded_weights_become_zero(kernels):
     """0.7 times the smallest float64 rounds to itself, and arithmetic on it is slow."""
-    stats = kernel.RowStatistics(*PLAIN._replace(decay=0.7, prior=1 / 0.3), {}, number, refuse)
+    stats = row_statistics(kernels, PLAIN._replace(decay=0.7, prior=1 / 0.3))
     for i in range(3000):
         stats.learn({"a": float(i % 7)})
         stats.learn({"b": 0.0})
@@ -137,17 +126,16 @@ def test_faded_weights_become_zero(kernel):
     assert moments.weight == pytest.approx(1 / 0.3, rel=1e-14)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_restored_statistics_go_on_with_the_same_bits(kernel):
+def test_restored_statistics_go_on_with_the_same_bits(kernels):
     rules = PLAIN._replace(decay=0.9, prior=10.0)
     rng = random.Random(1)
     rows = [{n: rng.gauss(0, 1) for n in rng.sample("abcd", rng.randint(0, 4))} for _ in range(50)]
-    whole = kernel.RowStatistics(*rules, {}, number, refuse)
+    whole = row_statistics(kernels, rules)
     for row in rows[:25]:
         whole.learn(row)
     kept = *empty_arrays(whole), np.zeros(len(whole), np.int64)
     whole.store(*kept)
-    copy = kernel.RowStatistics(*rules, {}, number, refuse)
+    copy = row_statistics(kernels, rules)
     assert copy.update(whole.keys(), whole.exact(), 0, whole.rows, *kept)
     for row in rows[25:]:
         assert copy.transform(row) == whole.transform(row)
@@ -185,12 +173,12 @@ def recursion(values, alpha, ignore_na):
     return float(mean), math.sqrt(var), math.sqrt(unbiased)
 
 
-def read_by_transforming(kernel, rules, rows):
+def read_by_transforming(kernels, rules, rows):
     """Return mean, deviation and unbiased deviation from transformed values; undefined is 0."""
     zero = CONSTANT.index("zero")
     plain = rules._replace(eps=0.0, inf=MISSING.index("ignore"), constant=zero)
     means, biased, unbiased = (
-        kernel.RowStatistics(*changed, {}, number, refuse)
+        row_statistics(kernels, changed)
         for changed in (
             plain._replace(scale=False),
             plain._replace(center=False),
@@ -205,10 +193,9 @@ def read_by_transforming(kernel, rules, rows):
     return -means.transform({"a": 0.0})["a"], *(z and 1 / z for z in inverse)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("ignore_na", [False, True])
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 0.999, 1.0])
-def test_recursion_equals_pandas_with_gaps(kernel, alpha, ignore_na):
+def test_recursion_equals_pandas_with_gaps(kernels, alpha, ignore_na):
     rng = random.Random(alpha)
     rules = PLAIN._replace(decay=1 - alpha, prior=1 / alpha, ignore_missing=ignore_na)
     for _ in range(40):
@@ -219,7 +206,7 @@ def test_recursion_equals_pandas_with_gaps(kernel, alpha, ignore_na):
         if not any(x is not None and math.isfinite(x) for x in values):
             continue
         rows = [{} if x is None and rng.random() < 0.5 else {"a": x} for x in values]
-        found = read_by_transforming(kernel, rules, rows)
+        found = read_by_transforming(kernels, rules, rows)
         assert found == pytest.approx(recursion(values, alpha, ignore_na), rel=1e-13)
 
         there = [math.nan if x is None or math.isinf(x) else x for x in values]
@@ -234,17 +221,16 @@ def test_recursion_equals_pandas_with_gaps(kernel, alpha, ignore_na):
             assert unbiased == pytest.approx(ewm.std(bias=False).iloc[-1], rel=1e-9)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_recursion_with_long_gaps_and_extreme_values(kernel):
+def test_recursion_with_long_gaps_and_extreme_values(kernels):
     rules = PLAIN._replace(decay=0.5, prior=2.0)
     gap = [{}] * 3000
     values = [3.0, None, 1e150, 5.0]
     rows = [{"a": 3.0}, {}, {"a": 1e150}, {"a": 5.0}, *gap, {"a": 1.0}]
     # The weights of the values before the long gap are 0.
-    assert read_by_transforming(kernel, rules, rows) == (1.0, 0.0, 0.0)
-    mean, _, _ = read_by_transforming(kernel, rules, [*gap, *rows[:4]])
+    assert read_by_transforming(kernels, rules, rows) == (1.0, 0.0, 0.0)
+    mean, _, _ = read_by_transforming(kernels, rules, [*gap, *rows[:4]])
     assert mean == pytest.approx(recursion(values, 0.5, False)[0], rel=1e-15)
-    stats = kernel.RowStatistics(*rules, {}, number, refuse)
+    stats = row_statistics(kernels, rules)
     for row in [*gap, *rows]:
         stats.learn(row)
     assert stored(stats)[2].tolist() == [[3000], [0]]
@@ -260,12 +246,11 @@ def test_recursion_with_long_gaps_and_extreme_values(kernel):
 # ----------------------------------------------------------------------------- weights
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("decay", [1.0, 0.9])
-def test_weighted_rows_equal_exact_arithmetic(kernel, decay):
+def test_weighted_rows_equal_exact_arithmetic(kernels, decay):
     rng = random.Random(decay)
     rules = PLAIN._replace(decay=decay)
-    stats = kernel.RowStatistics(*rules, {}, number, refuse)
+    stats = row_statistics(kernels, rules)
     weighted = []
     for _ in range(60):
         x, w = rng.gauss(1e6, 1), rng.choice([0, 0.5, 1, 2.0, Decimal("0.1"), np.float32(7)])
@@ -292,9 +277,8 @@ def test_weighted_rows_equal_exact_arithmetic(kernel, decay):
     assert moments.m2_hi[0] == pytest.approx(float(squares), rel=1e-14)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_row_of_weight_zero_is_checked_and_leaves_no_trace(kernel):
-    stats = kernel.RowStatistics(*PLAIN._replace(decay=0.5), {}, number, refuse)
+def test_row_of_weight_zero_is_checked_and_leaves_no_trace(kernels):
+    stats = row_statistics(kernels, PLAIN._replace(decay=0.5))
     stats.learn({"a": 1.0})
     before = [values.tobytes() for values in stored(stats)[0]]
     for row in ({"a": 7.0, "b": 1.0}, {}, {"b": None}, {"a": math.nan}):
@@ -308,14 +292,13 @@ def test_row_of_weight_zero_is_checked_and_leaves_no_trace(kernel):
     assert [values.tobytes() for values in stored(stats)[0]] == before
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(
     "weight",
     [-1, -5e-324, math.nan, math.inf, 1.1e30, 10**400, Decimal("1e400"), "1", None, True, [1.0]],
     ids=str,
 )
-def test_invalid_weight_is_refused(kernel, weight):
-    stats = kernel.RowStatistics(*PLAIN, {}, number, refuse)
+def test_invalid_weight_is_refused(kernels, weight):
+    stats = row_statistics(kernels)
     with pytest.raises(
         InvalidValueError, match=r"^weight must be a number from 0.* to 1e\+30, got"
     ):
@@ -323,9 +306,8 @@ def test_invalid_weight_is_refused(kernel, weight):
     assert (stats.rows, stats.keys()) == (0, [])
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_recursion_takes_no_weights(kernel):
-    stats = kernel.RowStatistics(*PLAIN._replace(decay=0.5, prior=2.0), {}, number, refuse)
+def test_recursion_takes_no_weights(kernels):
+    stats = row_statistics(kernels, PLAIN._replace(decay=0.5, prior=2.0))
     stats.learn({"a": 1.0}, 1)
     for weight in (0, 2.0):
         with pytest.raises(InvalidValueError, match=r"weight must be 1, .* adjust=True"):
@@ -335,9 +317,8 @@ def test_recursion_takes_no_weights(kernel):
     assert stats.rows == 1
 
 
-@needs_native
-def test_extension_refuses_arrays_that_do_not_fit():
-    stats = native.RowStatistics(*PLAIN, {}, number, refuse)
+def test_extension_refuses_arrays_that_do_not_fit(native):
+    stats = row_statistics(native)
     stats.learn({"a": 1.0})
     moments, seen = np.zeros((FIELDS, 1), np.int64), np.ones(1, np.int64)
     gaps = np.zeros((2, 1), np.int64)
@@ -364,7 +345,7 @@ def test_extension_refuses_arrays_that_do_not_fit():
     assert stats.update([], [True], 7, 8, moments, None, None, None) is False
     assert (stats.rows, stats.keys()) == (1, ["a"])
     with pytest.raises(ValueError, match="domain"):
-        native.RowStatistics(*PLAIN._replace(decay=1.5), {}, number, refuse)
+        row_statistics(native, PLAIN._replace(decay=1.5))
     with pytest.raises(ValueError, match="instead of"):
         stats.set_maps(*[np.zeros(5)] * 5, np.ones(5, bool))
 
@@ -383,9 +364,8 @@ class RunsCode:
         return self is other
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_row_may_change_while_it_is_read(kernel):
-    stats = kernel.RowStatistics(*PLAIN, {}, number, refuse)
+def test_row_may_change_while_it_is_read(kernels):
+    stats = row_statistics(kernels)
     row = {f"x{i}": float(i) for i in range(20)}
     key = RunsCode({})
     row[key] = 1.0
@@ -399,33 +379,31 @@ def test_row_may_change_while_it_is_read(kernel):
 # ----------------------------------------------------------------------------- matrices
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(
     "dtype", ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]
 )
 @pytest.mark.parametrize("rows", [0, 1, 3, 700])
-def test_matrix_has_the_moments_of_its_columns(kernel, dtype, rows):
+def test_matrix_has_the_moments_of_its_columns(kernels, dtype, rows):
     rng = np.random.default_rng(rows)
     matrix = np.asfortranarray((rng.random((rows, 5)) * 100).astype(dtype))
     columns = Columns.of(*(pa.array(column) for column in matrix.T))
-    expected = kernel.block_moments(columns, 0.99)
+    expected = kernels.block_moments(columns, 0.99)
     plain = Columns(matrix, Layout([BoundColumn((i,), None) for i in range(5)]))
     as_list = Columns(np.ascontiguousarray(matrix), Layout([BoundColumn((0,), 5)]))
-    for found in (kernel.block_moments(c, 0.99) for c in (plain, as_list)):
+    for found in (kernels.block_moments(c, 0.99) for c in (plain, as_list)):
         for field in MomentArrays.FIELDS:
             a, b = getattr(found, field), getattr(expected, field)
-            if kernel is reference:  # it sums lists and columns in different groups
+            if kernels is reference:  # it sums lists and columns in different groups
                 if not field.endswith("_lo"):
                     np.testing.assert_allclose(a, b, rtol=1e-14, atol=0, err_msg=field)
             else:
                 assert a.tobytes() == b.tobytes()
     some = Columns(matrix, Layout([BoundColumn((3,), None), BoundColumn((ABSENT,), None)]))
-    found = kernel.block_moments(some, 0.99)
+    found = kernels.block_moments(some, 0.99)
     assert found.count.tolist() == [rows, 0]
     assert found.nulls.tolist() == [0, rows]
 
 
-@needs_native
 @pytest.mark.parametrize(
     ("matrix", "place", "message"),
     [
@@ -446,6 +424,6 @@ def test_matrix_has_the_moments_of_its_columns(kernel, dtype, rows):
         (np.zeros((4, 3, 2)), BoundColumn((0,), None), "two dimensions"),
     ],
 )
-def test_unsupported_matrix_is_refused(matrix, place, message):
+def test_unsupported_matrix_is_refused(native, matrix, place, message):
     with pytest.raises(InvalidValueError, match=message):
         native.block_moments(Columns(matrix, Layout([place])))

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from moment_checks import COUNTS
 from native_kernels import (
-    COUNTS,
     F2,
     F4,
     F8,
@@ -42,13 +42,6 @@ pytestmark = pytest.mark.usefixtures("check_released")
 # Every type, plain and in lists, with and without nulls, in lengths around the limits of the
 # compiled loops.
 SIMD_SCRIPT = """
-import sys
-import threading
-import time
-import numpy as np, pyarrow as pa
-from decimal import Decimal
-from streambn.kernels import Columns, Layout, BoundColumn, native
-
 def arrays(rows):
     rng = np.random.default_rng(rows)
     x = rng.normal(1e6, 1, rows)
@@ -69,32 +62,21 @@ def arrays(rows):
     yield pa.array(spoiled, mask=np.roll(null, 1), from_pandas=False)
     yield pa.array(x * 1e-310)
 
-out = []
 for rows in (1, 7, 65, 511, 513, 1025, 32769, 140001):
     for array in arrays(rows):
         size = getattr(array.type, "list_size", None)
         columns = Columns(pa.record_batch({"x": array}), Layout([BoundColumn((0,), size)]))
         for decay in (1.0, 0.99, 0.0):
             for ignore_na in (False, True):
-                out.append(native.block_moments(columns, decay, ignore_na).memory)
-np.save(sys.argv[1], np.concatenate(out, axis=1))
-print(native.simd)
+                found.append(native.block_moments(columns, decay, ignore_na).memory)
 """
 
 
-def test_instruction_sets_give_the_same_moments(tmp_path):
-    found = {}
-    for simd in ("baseline", "avx2", "avx512"):
-        path = tmp_path / f"{simd}.npy"
-        ran = subprocess.run(
-            [sys.executable, "-c", SIMD_SCRIPT, path],
-            env={**os.environ, "STREAMBN_SIMD": simd}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        found[ran.stdout.strip()] = MomentArrays(np.load(path))
-    assert "baseline" in found
-    first = found["baseline"]
+def test_instruction_sets_give_the_same_moments(by_instruction_set):
+    found = by_instruction_set(SIMD_SCRIPT)
+    first = MomentArrays(found["baseline"])
     assert first.memory.shape[1] > 1000
-    for other in found.values():
+    for other in map(MomentArrays, found.values()):
         for name in (*COUNTS, "min", "max", "weight", "pairs", "squares", "decay", "exponent"):
             a, b = getattr(first, name), getattr(other, name)
             assert a.tobytes() == b.tobytes(), name
@@ -132,14 +114,6 @@ def large_batch():
 
 
 LARGE = Layout([BoundColumn((i,), 1 if i == 6 else None) for i in range(8)])
-
-
-@pytest.fixture
-def threads():
-    """Give a test the function that sets the number of threads, and restore it afterwards."""
-    before = native._threads
-    yield native.set_threads
-    native.set_threads(before)
 
 
 def result_bytes(columns):

@@ -7,12 +7,12 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 import pytest
+from moment_checks import assert_moments_agree
 from native_kernels import (
     F4,
     F8,
     FIELDS,
     PLAIN,
-    assert_moments_agree,
     assert_outputs_equal,
     feature_transform,
     masked_array,
