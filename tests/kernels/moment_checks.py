@@ -5,7 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+import pyarrow as pa
 
+# The decimal types, and the most digits that each can have.
+DIGITS = {pa.decimal32: 9, pa.decimal64: 18, pa.decimal128: 38, pa.decimal256: 76}
 COUNTS = ("count", "nulls", "nans", "pos_infs", "neg_infs")
 # Tolerance of a mean, in standard deviations, and of a sum of squares, relative. The compiled
 # kernels add at most 20 terms in a row: n - 1 roundings of 2**-53 are at most 2.2e-15 of the

@@ -116,8 +116,6 @@ def plain_layout(width):
 
 
 PLAIN = plain_layout(1)
-# The decimal types, and the most digits that each can have.
-DIGITS = {pa.decimal32: 9, pa.decimal64: 18, pa.decimal128: 38, pa.decimal256: 76}
 
 
 def masked_array(values, valid, kind=None):

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
-from moment_checks import CLOSE, assert_moments_agree, mean_and_m2
+from moment_checks import CLOSE, DIGITS, assert_moments_agree, mean_and_m2
 from native_kernels import (
     F2,
     F4,
@@ -25,8 +25,6 @@ MEDIUM = [127, 129, 511, 512, 513, 1023, 1024, 1025, 1535, 1537, 2000]
 LONG = [32767, 32768, 32769, 65541, 131071, 131072, 131073]
 INTEGERS = [np.dtype(f"{sign}{size}") for sign in "iu" for size in (1, 2, 4, 8)]
 FLOATS = [F2, F4, F8]
-DIGITS = {32: 9, 64: 18, 128: 38, 256: 76}
-DECIMAL = {32: pa.decimal32, 64: pa.decimal64, 128: pa.decimal128, 256: pa.decimal256}
 
 
 class RandomColumn:
@@ -145,12 +143,12 @@ class RandomColumn:
         return np.array(values, dtype), np.array(values, object)
 
     def _decimal(self):
-        bits = int(self.rng.choice([32, 64, 128, 256]))
-        digits = DIGITS[bits]
-        self.kind = DECIMAL[bits](digits, int(self.rng.integers(0, digits + 1)))
+        kind, digits = list(DIGITS.items())[self.rng.integers(4)]
+        self.kind = kind(digits, int(self.rng.integers(0, digits + 1)))
         top = 10 ** int(self.rng.integers(1, digits + 1)) - 1
-        values = self._draw_integers(-top, top, bits // 8)
-        octets = b"".join(v.to_bytes(bits // 8, "little", signed=True) for v in values)
+        width = self.kind.byte_width
+        values = self._draw_integers(-top, top, width)
+        octets = b"".join(v.to_bytes(width, "little", signed=True) for v in values)
         self.far = any(abs(v) > 2**53 for v in values)
         ten = 10**self.kind.scale
         return octets, np.array([Fraction(v, ten) for v in values], object)

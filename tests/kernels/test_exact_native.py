@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from native_kernels import DIGITS, core, native, plain_layout
+from moment_checks import DIGITS
+from native_kernels import core, native, plain_layout
 
 from streambn.errors import MergeError
 from streambn.kernels import BoundColumn, Columns, Layout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import numpy as np
 import pyarrow as pa
@@ -16,58 +17,48 @@ from streambn.errors import InvalidValueError
 pytestmark = pytest.mark.usefixtures("check_released")
 
 
-def collect_errors(producer, layout=LAYOUT.packed, features=4, columns=3):
+def transform_arguments(counts, formats="ggg"):
+    """Return the arguments of a transform that follow the layout."""
+    one, known = np.ones(4), np.ones(4, bool)
+    return [one, one, one, None, None, np.inf, known, False, formats, *counts, 1]
+
+
+def collect_errors(producer, layout=LAYOUT.packed):
     """Call both functions on a batch that they refuse, and return the exceptions."""
+    memory, counts = np.full((FIELDS, 4), 77), np.full((2, 4), 77)
+    calls = (
+        lambda: core_moments(producer, layout, 1.0, False, 1, memory),
+        lambda: core_moments(producer, layout, 0.5, False, 1, memory),
+        lambda: core_transform(producer, layout, *transform_arguments(counts)),
+    )
     raised = []
-    memory = np.full((FIELDS, features), 77)
-    for decay in (1.0, 0.5):
+    for call in calls:
         with pytest.raises(Exception) as error:  # noqa: PT011 - the caller checks it
-            core_moments(producer, layout, decay, False, 1, memory)
+            call()
         raised.append(error.value)
-    nans, infs = np.full((2, features), 77)
-    one, known = np.ones(features), np.ones(features, bool)
-    arguments = (one, one, one, None, None, np.inf, known, False, "g" * columns, nans, infs, 1)
-    with pytest.raises(Exception) as error:  # noqa: PT011
-        core_transform(producer, layout, *arguments)
-    raised.append(error.value)
     assert (memory == 77).all()
-    assert (nans == 77).all()
-    assert (infs == 77).all()
+    assert (counts == 77).all()
     return raised
+
+
+def below(node, path):
+    """Return the node at a path of children."""
+    return functools.reduce(lambda node, index: node.children[index], path, node)
 
 
 def set_fields(path, **fields):
     """Return a function that sets attributes of the node at a path of children."""
-
-    def change(node):
-        for index in path:
-            node = node.children[index]
-        for name, value in fields.items():
-            setattr(node, name, value)
-
-    return change
+    return lambda node: vars(below(node, path)).update(fields)
 
 
 def remove_child(*path):
     """Return a function that replaces the child at a path by a null pointer."""
-
-    def change(node):
-        for index in path[:-1]:
-            node = node.children[index]
-        node.children[path[-1]] = None
-
-    return change
+    return lambda node: below(node, path[:-1]).children.__setitem__(path[-1], None)
 
 
 def remove_buffer(*path):
     """Return a function that replaces the buffer at a path by a null pointer."""
-
-    def change(node):
-        for index in path[:-1]:
-            node = node.children[index]
-        node.buffers[path[-1]] = None
-
-    return change
+    return lambda node: below(node, path[:-1]).buffers.__setitem__(path[-1], None)
 
 
 DICTIONARY = number_node(b"i", [0], kind=np.int32)
@@ -178,27 +169,27 @@ def test_invalid_decimal_format_raises(fmt):
 
 
 @pytest.mark.parametrize(
-    "swap",
+    "options",
     [
-        lambda pair: None,
-        list,
-        lambda pair: pair[:1],
-        lambda pair: (*pair, None),
-        lambda pair: (None, None),
-        lambda pair: pair[::-1],
-        lambda pair: (pair[0], pair[0]),
-        lambda pair: (1, 2),
+        *(
+            {"swap": swap}
+            for swap in (
+                lambda pair: None,
+                list,
+                lambda pair: pair[:1],
+                lambda pair: (*pair, None),
+                lambda pair: (None, None),
+                lambda pair: pair[::-1],
+                lambda pair: (pair[0], pair[0]),
+                lambda pair: (1, 2),
+            )
+        ),
+        {"names": (b"schema", None)},
+        {"names": (None, b"used_arrow_array")},
     ],
-    ids=["None", "list", "one", "three", "no capsules", "swapped", "two schemas", "numbers"],
 )
-def test_producer_must_return_two_capsules(swap):
-    for error in collect_errors(Producer(batch_node(), swap)):
-        assert isinstance(error, ValueError)
-
-
-@pytest.mark.parametrize("names", [(b"schema", None), (None, b"used_arrow_array")])
-def test_capsules_with_other_names_raise(names):
-    for error in collect_errors(Producer(batch_node(), names=names)):
+def test_producer_must_return_two_capsules(options):
+    for error in collect_errors(Producer(batch_node(), **options)):
         assert isinstance(error, ValueError)
 
 
@@ -211,23 +202,27 @@ def test_errors_of_the_protocol_propagate():
     assert {type(error) for error in collect_errors(object())} == {AttributeError}
 
 
+def packed(*numbers):
+    return np.array(numbers, np.int32).tobytes()
+
+
 LAYOUTS = {
     "bytes that are not whole integers": LAYOUT.packed[:-1],
     "a missing integer": LAYOUT.packed[:-4],
     "a surplus integer": LAYOUT.packed + bytes(4),
-    "a negative size": np.array([-1, 1, 0], np.int32).tobytes(),
-    "a path of length zero": np.array([0, 0], np.int32).tobytes(),
-    "a path of negative length": np.array([0, -1, 0], np.int32).tobytes(),
-    "a path beyond the end": np.array([0, 9, 0], np.int32).tobytes(),
-    "a path far beyond the end": np.array([0, 2**31 - 1, 0], np.int32).tobytes(),
-    "a negative child": np.array([0, 1, -1], np.int32).tobytes(),
-    "a child past the last": np.array([0, 1, 3], np.int32).tobytes(),
-    "the largest child": np.array([0, 1, 2**31 - 1], np.int32).tobytes(),
-    "a step below a number": np.array([0, 2, 0, 0], np.int32).tobytes(),
-    "a step below a list": np.array([0, 2, 2, 0], np.int32).tobytes(),
-    "a path that ends at a struct": np.array([0, 1, 1], np.int32).tobytes(),
-    "a list where the batch has a number": np.array([3, 1, 0], np.int32).tobytes(),
-    "the largest list size": np.array([2**31 - 1, 1, 2], np.int32).tobytes(),
+    "a negative size": packed(-1, 1, 0),
+    "a path of length zero": packed(0, 0),
+    "a path of negative length": packed(0, -1, 0),
+    "a path beyond the end": packed(0, 9, 0),
+    "a path far beyond the end": packed(0, 2**31 - 1, 0),
+    "a negative child": packed(0, 1, -1),
+    "a child past the last": packed(0, 1, 3),
+    "the largest child": packed(0, 1, 2**31 - 1),
+    "a step below a number": packed(0, 2, 0, 0),
+    "a step below a list": packed(0, 2, 2, 0),
+    "a path that ends at a struct": packed(0, 1, 1),
+    "a list where the batch has a number": packed(3, 1, 0),
+    "the largest list size": packed(2**31 - 1, 1, 2),
 }
 
 
@@ -259,14 +254,18 @@ def unfit_arrays(shape, kind):
     yield "read-only", frozen
 
 
-ARRAY_ERRORS = (ValueError, BufferError, TypeError)
+@contextlib.contextmanager
+def refused(name):
+    """Check that a call refuses an array."""
+    with contextlib.suppress(ValueError, BufferError, TypeError):
+        yield
+        pytest.fail(f"an array {name} was taken")
 
 
 def test_unfit_moments_array_raises():
     for name, out in unfit_arrays((FIELDS, 4), np.int64):
-        with contextlib.suppress(*ARRAY_ERRORS):
+        with refused(name):
             core_moments(Producer(batch_node()), LAYOUT.packed, 1.0, False, 1, out)
-            pytest.fail(f"an array {name} was taken")
         if isinstance(out, np.ndarray) and out.dtype.kind != "O":
             assert not out.any()
 
@@ -276,9 +275,8 @@ def test_unfit_weights_array_raises():
         if name == "read-only" or weights is None:
             continue
         out = np.zeros((FIELDS, 4), np.int64)
-        with contextlib.suppress(*ARRAY_ERRORS):
+        with refused(name):
             core_moments(Producer(batch_node()), LAYOUT.packed, 1.0, False, 1, out, weights)
-            pytest.fail(f"an array {name} was taken")
         assert not out.any()
 
 
@@ -289,9 +287,8 @@ def test_merge_of_unfit_arrays_raises(at):
             continue
         arguments = [np.zeros((FIELDS, 4), np.int64) for _ in range(3)]
         arguments[at] = array
-        with contextlib.suppress(*ARRAY_ERRORS):
+        with refused(name):
             core.merge_moments(*arguments)
-            pytest.fail(f"an array {name} was taken")
         assert not arguments[2 if at < 2 else 0].any()
 
 
@@ -301,30 +298,24 @@ def test_merge_of_unfit_arrays_raises(at):
 )
 def test_unfit_feature_array_raises(at, kind):
     for name, array in unfit_arrays((4,), np.dtype(kind).type):
-        one, known = np.ones(4), np.ones(4, bool)
-        nans, infs = np.zeros((2, 4), np.int64)
-        arguments = [one, one, one, one, one, np.inf, known, False, "ggg", nans, infs, 1]
+        counts = np.zeros((2, 4), np.int64)
+        arguments = transform_arguments(counts)
+        arguments[3] = arguments[4] = np.ones(4)
         if (name == "read-only" and at < 9) or (array is None and at in (3, 4)):
             continue
         if kind is bool and name == "of another byte order":
             continue
         arguments[at] = array
-        with contextlib.suppress(*ARRAY_ERRORS):
+        with refused(name):
             core_transform(Producer(batch_node()), LAYOUT.packed, *arguments)
-            pytest.fail(f"an array {name} was taken")
-        assert not nans.any()
-        assert not infs.any()
+        assert not counts.any()
 
 
 @pytest.mark.parametrize("formats", ["", "gg", "gggg", "ggx", "gg0"])
 def test_output_needs_one_float_type_per_column(formats):
-    one, known = np.ones(4), np.ones(4, bool)
-    nans, infs = np.zeros((2, 4), np.int64)
+    arguments = transform_arguments(np.zeros((2, 4), np.int64), formats)
     with pytest.raises(ValueError, match=r"schema|list|float16, float32 or float64"):
-        core_transform(
-            Producer(batch_node()), LAYOUT.packed, one, one, one, None, None, np.inf, known,
-            False, formats, nans, infs, 1,
-        )  # fmt: skip
+        core_transform(Producer(batch_node()), LAYOUT.packed, *arguments)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.1, np.nan, np.inf])
