@@ -25,6 +25,10 @@ def mean(norm):
     return norm.stats()["mean"].to_pylist()
 
 
+def learned(data, policy=None, **options):
+    return sbn.Normalizer(policy or sbn.Welford(), **options).update(pa.table(data))
+
+
 def refused(norm, batch, kind, says):
     """Check that learning fails with a message, and changes nothing."""
     lanes, stats = norm.features, norm.stats() if norm.features else None
@@ -49,7 +53,7 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
 def test_weights_can_be_numbers_of_any_type(weights):
-    norm = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": weights}))
+    norm = learned({"x": X, "w": weights}, weights="w")
     assert norm.features == ("x",)
     assert mean(norm) == [(1 + 2 + 18) / 3.5]
 
@@ -87,9 +91,7 @@ def test_missing_weight_column_is_named_with_the_nearest():
 
 
 @pytest.mark.parametrize(
-    "policy",
-    [sbn.BatchEMA(momentum=0.1), sbn.EMA(alpha=0.5, adjust=False)],
-    ids=repr,
+    "policy", [sbn.BatchEMA(momentum=0.1), sbn.EMA(alpha=0.5, adjust=False)], ids=repr
 )
 def test_some_policies_do_not_support_sample_weights(policy):
     with pytest.raises(InvalidValueError, match=r"weights='w' has no meaning for .*adjust=True"):
@@ -104,9 +106,8 @@ def test_weights_must_be_a_column_name(weights):
 
 def test_batch_of_zero_weights_leaves_no_trace():
     nothing = pa.table({"x": [float("inf"), 1.0], "w": [0.0, 0.0]})
-    fresh = sbn.Normalizer(weights="w").update(nothing)
-    assert fresh.features == ()
-    norm = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": X}))
+    assert learned(nothing, weights="w").features == ()
+    norm = learned({"x": X, "w": X}, weights="w")
     stats = norm.stats()
     assert norm.update(nothing).stats() == stats
 
@@ -136,13 +137,13 @@ def test_rows_of_zero_weight_are_dropped_from_columns_of_every_type(values):
 
 
 def test_small_weights_beside_larger_ones_are_allowed():
-    norm = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": [5e-324, 1.0, 1e-300]}))
+    norm = learned({"x": X, "w": [5e-324, 1.0, 1e-300]}, weights="w")
     assert mean(norm) == [4.0]
     assert norm.stats()["count"].to_pylist() == [3]
 
 
 def test_batch_of_zero_weights_still_needs_the_columns():
-    norm = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": X}))
+    norm = learned({"x": X, "w": X}, weights="w")
     refused(norm, pa.table({"y": X, "w": [0.0, 0.0, 0.0]}), SchemaError, "'x'")
 
 
@@ -156,13 +157,13 @@ def test_propagated_nan_affects_moments_but_not_weights():
 
 
 def test_stats_show_weights_after_their_column_is_dropped():
-    norm = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": [1.0, 2.0, 3.0]}))
+    norm = learned({"x": X, "w": [1.0, 2.0, 3.0]}, weights="w")
     assert norm.with_weights(None).stats() == norm.stats()
     assert "weight" not in sbn.Normalizer().update(pa.table({"x": X})).stats().column_names
 
 
 def test_transform_needs_no_weights():
-    frozen = sbn.Normalizer(weights="w").update(pa.table({"x": X, "w": X})).freeze()
+    frozen = learned({"x": X, "w": X}, weights="w").freeze()
     out = frozen.transform(pa.table({"x": X}))
     assert out["x"].to_pylist() == frozen.transform(pa.table({"w": X, "x": X}))["x"].to_pylist()
     assert frozen.transform(pa.table({"w": X, "x": X}))["w"].to_pylist() == X.to_pylist()
@@ -194,7 +195,7 @@ TIMES = {
 
 @pytest.mark.parametrize("times", TIMES.values(), ids=TIMES)
 def test_event_times_can_have_any_unit_and_zone(times):
-    norm = sbn.Normalizer(HOURLY).update(pa.table({"x": X, "t": times}))
+    norm = learned({"x": X, "t": times}, HOURLY)
     assert norm.features == ("x",)
     assert mean(norm) == pytest.approx([EXPECTED], rel=1e-15)
 
@@ -210,12 +211,10 @@ def test_event_times_can_be_dates(kind):
     "kind", [pa.int8(), pa.int64(), pa.uint16(), pa.uint64(), pa.float32(), pa.float64()], ids=str
 )
 def test_numeric_event_times_are_not_normalized(kind):
-    norm = sbn.Normalizer(NUMERIC).update(pa.table({"x": X, "t": pa.array([5, 6, 7], kind)}))
+    norm = learned({"x": X, "t": pa.array([5, 6, 7], kind)}, NUMERIC)
     assert norm.features == ("x",)
     assert mean(norm) == pytest.approx([EXPECTED], rel=1e-15)
-    named = sbn.Normalizer(NUMERIC, columns=["t"]).update(
-        pa.table({"t": pa.array([5, 6, 7], kind)})
-    )
+    named = learned({"t": pa.array([5, 6, 7], kind)}, NUMERIC, columns=["t"])
     assert named.features == ("t",)
 
 
@@ -225,18 +224,8 @@ def test_numeric_event_times_are_not_normalized(kind):
         (NUMERIC, MICROS, InvalidValueError, r"'t' is timestamp\[us\], but halflife=1 .*'7d'"),
         (HOURLY, pa.array([1, 2, 3]), InvalidValueError, r"plain numbers \(int64\).*604_800"),
         (HOURLY, pa.array([1.0, 2, 3]), InvalidValueError, r"plain numbers \(double\)"),
-        (
-            HOURLY,
-            pa.array(["a", "b", "c"]),
-            SchemaError,
-            r"'t' is string.*not an event time",
-        ),
-        (
-            HOURLY,
-            pa.array([dt.timedelta(1)] * 3),
-            SchemaError,
-            r"'t' is duration.*not an event",
-        ),
+        (HOURLY, pa.array(["a", "b", "c"]), SchemaError, r"'t' is string.*not an event time"),
+        (HOURLY, pa.array([dt.timedelta(1)] * 3), SchemaError, r"'t' is duration.*not an event"),
         (HOURLY, pa.array([dt.time(1)] * 3), SchemaError, r"'t' is time64.*not an event time"),
         (NUMERIC, pa.array([1.0, np.inf, 2]), InvalidValueError, r"'t' holds an infinite time"),
         (NUMERIC, pa.array([1, 2**64 - 1, 2], pa.uint64()), InvalidValueError, r"beyond 2\*\*63"),
@@ -255,10 +244,8 @@ def test_invalid_times_are_rejected_without_a_trace(policy, before, times, kind,
 
 
 def test_missing_time_column_is_named_with_the_nearest():
-    table = pa.table({"x": X, "time": CLOCK})
-    refused(
-        sbn.Normalizer(sbn.EMA(halflife="1h", time="tme")), table, SchemaError, r"'tme'.*'time'"
-    )
+    norm = sbn.Normalizer(sbn.EMA(halflife="1h", time="tme"))
+    refused(norm, pa.table({"x": X, "time": CLOCK}), SchemaError, r"'tme'.*'time'")
 
 
 @pytest.mark.parametrize("missing", [pa.nulls(2, pa.timestamp("us")), pa.nulls(2)], ids=str)
@@ -279,34 +266,31 @@ def test_row_of_zero_weight_needs_no_time():
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("says", "arguments"),
     [
-        (lambda: sbn.EMA(halflife=0, time="t"), r"halflife must be a number > 0, got 0"),
-        (lambda: sbn.EMA(halflife=10**400), r"halflife must be a number of rows > 0, got 1000"),
-        (lambda: sbn.EMA(halflife=10**400, time="t"), r"halflife must be a number > 0, got 1000"),
-        (lambda: sbn.EMA(halflife="9" * 400 + "d", time="t"), r"halflife must be a duration"),
-        (lambda: sbn.EMA(halflife="0s", time="t"), r"longer than 0, got '0s'"),
-        (lambda: sbn.EMA(halflife=dt.timedelta(-1), time="t"), r"longer than 0"),
-        (lambda: sbn.EMA(halflife="7 bananas", time="t"), r"a duration such as '7d'.*'7 bananas'"),
-        (
-            lambda: sbn.EMA(halflife="1M", time="t"),
-            r"'1M'.*Months and years have no fixed length",
-        ),
-        (lambda: sbn.EMA(halflife="7d"), r"is a duration, which needs time=.*halflife=10_000"),
-        (lambda: sbn.EMA(halflife=dt.timedelta(7)), r"is a duration, which needs time="),
-        (lambda: sbn.EMA(alpha=0.5, time="t"), r"alpha= counts rows.*halflife=\"7d\""),
-        (lambda: sbn.EMA(time="t"), r"exactly one of alpha=.*none of them"),
-        (lambda: sbn.EMA(halflife="7d", time=3), r"time must be the name of a column, got 3"),
-        (lambda: sbn.EMA(halflife="7d", time=""), r"time must be the name of a column, got ''"),
-        (lambda: sbn.EMA(halflife="7d", time="t", adjust=False), r"adjust=False applies to an EMA"),
-        (lambda: sbn.EMA(halflife="7d", time="t", ignore_na=True), r"ignore_na=True applies to"),
-        (lambda: sbn.EMA(halflife="7d", time="t", null_time="drop"), r"'raise' or 'skip', got"),
-        (lambda: sbn.EMA(halflife=7, null_time="skip"), r"Name their column with time="),
+        (r"halflife must be a number > 0, got 0", {"halflife": 0, "time": "t"}),
+        (r"halflife must be a number of rows > 0, got 1000", {"halflife": 10**400}),
+        (r"halflife must be a number > 0, got 1000", {"halflife": 10**400, "time": "t"}),
+        (r"halflife must be a duration", {"halflife": "9" * 400 + "d", "time": "t"}),
+        (r"longer than 0, got '0s'", {"halflife": "0s", "time": "t"}),
+        (r"longer than 0", {"halflife": dt.timedelta(-1), "time": "t"}),
+        (r"a duration such as '7d'.*'7 bananas'", {"halflife": "7 bananas", "time": "t"}),
+        (r"'1M'.*Months and years have no fixed length", {"halflife": "1M", "time": "t"}),
+        (r"is a duration, which needs time=.*halflife=10_000", {"halflife": "7d"}),
+        (r"is a duration, which needs time=", {"halflife": dt.timedelta(7)}),
+        (r"alpha= counts rows.*halflife=\"7d\"", {"alpha": 0.5, "time": "t"}),
+        (r"exactly one of alpha=.*none of them", {"time": "t"}),
+        (r"time must be the name of a column, got 3", {"halflife": "7d", "time": 3}),
+        (r"time must be the name of a column, got ''", {"halflife": "7d", "time": ""}),
+        (r"adjust=False applies to an EMA", {"halflife": "7d", "time": "t", "adjust": False}),
+        (r"ignore_na=True applies to", {"halflife": "7d", "time": "t", "ignore_na": True}),
+        (r"'raise' or 'skip', got", {"halflife": "7d", "time": "t", "null_time": "drop"}),
+        (r"Name their column with time=", {"halflife": 7, "null_time": "skip"}),
     ],
 )
-def test_invalid_argument_is_named_with_a_remedy(make, says):
+def test_invalid_argument_is_named_with_a_remedy(says, arguments):
     with pytest.raises(InvalidValueError, match=says):
-        make()
+        sbn.EMA(**arguments)
 
 
 def test_equal_half_lives_give_equal_policies():
@@ -321,11 +305,11 @@ def test_equal_half_lives_give_equal_policies():
 
 
 def test_weights_fade_until_the_time_of_reading():
-    norm = sbn.Normalizer(HOURLY).update(pa.table({"x": X, "t": CLOCK}))
+    norm = learned({"x": X, "t": CLOCK}, HOURLY)
     stats = norm.stats()
     assert stats["weight"].to_pylist() == pytest.approx([1.75], rel=1e-15)
     assert stats["effective_count"].to_pylist() == pytest.approx([1.75**2 / 1.3125], rel=1e-15)
-    for at in (CLOCK[2], np.datetime64(CLOCK[2]), CLOCK[2].replace(tzinfo=dt.UTC)):
+    for at in (None, CLOCK[2], np.datetime64(CLOCK[2]), CLOCK[2].replace(tzinfo=dt.UTC)):
         assert norm.stats(at=at) == stats
     later = norm.freeze().stats(at=CLOCK[2] + dt.timedelta(hours=3))
     assert later["weight"].to_pylist() == pytest.approx([1.75 / 8], rel=1e-15)
@@ -339,14 +323,10 @@ def test_weights_fade_until_the_time_of_reading():
         (CLOCK[1], r"at lies 1 half-lives before the newest row"),
         (7, r"at must be a time like those in column 't', got 7"),
         ("noon", r"at must be a time .* got 'noon'"),
-        (None, None),
     ],
 )
 def test_at_must_be_a_later_time(at, says):
-    norm = sbn.Normalizer(HOURLY).update(pa.table({"x": X, "t": CLOCK}))
-    if says is None:
-        assert norm.stats(at=at) == norm.stats()
-        return
+    norm = learned({"x": X, "t": CLOCK}, HOURLY)
     with pytest.raises(InvalidValueError, match=says):
         norm.stats(at=at)
 

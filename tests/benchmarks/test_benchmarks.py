@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 import streambn as sbn
+from streambn.testing import exact_moments
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,12 +30,9 @@ def load(package):
 
 
 load("benchmarks")
+NAMES = "bars command filejobs forgetting measure peers references report workloads"
 bars, command, filejobs, forgetting, measure, peers, references, report, workloads = (
-    importlib.import_module(f"benchmarks.{name}")
-    for name in (
-        *("bars", "command", "filejobs", "forgetting"),
-        *("measure", "peers", "references", "report", "workloads"),
-    )
+    importlib.import_module(f"benchmarks.{name}") for name in NAMES.split()
 )
 WORKLOADS = {w.name: w for w in workloads.WORKLOADS}
 FILE_JOBS = {job.name: job for job in filejobs.FILE_JOBS}
@@ -56,11 +54,9 @@ def weighted_moments(batches, weights=None):
     """Return exact means and variances, shape (2, columns)."""
     moments = []
     for column in columns_of(batches):
-        ws = list(map(Fraction, [1] * len(column) if weights is None else weights))
-        xs = list(map(Fraction, column))
-        mean = sum(w * x for w, x in zip(ws, xs, strict=True)) / sum(ws)
-        squares = sum(w * (x - mean) ** 2 for w, x in zip(ws, xs, strict=True))
-        moments.append([float(mean), float(squares / sum(ws))])
+        mean, squares = exact_moments(column, weights)
+        total = len(column) if weights is None else sum(map(Fraction, weights))
+        moments.append([float(mean), float(squares / total)])
     return np.array(moments).T
 
 
@@ -390,16 +386,11 @@ def test_the_curves_of_forgetting_agree_with_pandas():
         full = (np.arange(len(co2)) + 1) // length
         return np.where(full, after[full - 1], np.nan)
 
-    expected = (
-        co2.expanding().mean(),
-        by_block(0.84, 13),
-        co2.ewm(halflife=52).mean(),
-        co2.ewm(halflife="364D", times=co2.index).mean(),
-        co2.expanding().mean(),
-        by_block(0.7, 4),
-        co2.ewm(halflife=8).mean(),
-        co2.ewm(halflife="56D", times=co2.index).mean(),
-    )
+    expected = []
+    for decay, length, weeks in ((0.84, 13, 52), (0.7, 4, 8)):
+        by_row = co2.ewm(halflife=weeks).mean()
+        by_time = co2.ewm(halflife=f"{7 * weeks}D", times=co2.index).mean()
+        expected += [co2.expanding().mean(), by_block(decay, length), by_row, by_time]
     chosen = [0, 7, *range(10, len(co2), 100), len(co2) - 1]
     curves = [curve for panel in forgetting.PANELS for curve in panel.curves]
     for curve, by_pandas in zip(curves, expected, strict=True):

@@ -48,6 +48,10 @@ def assert_producer_agrees(producer, batch, layout, decay=1.0):
     return got
 
 
+def list_layout(size):
+    return Layout([BoundColumn((0,), size)])
+
+
 def batch_of(**columns):
     """Return a batch in which NaN stays NaN."""
     return pa.record_batch({name: pa.array(v, from_pandas=False) for name, v in columns.items()})
@@ -59,12 +63,8 @@ def batch_of(**columns):
 def test_batch_and_column_offsets_add_up(own, above, decay):
     rows = len(VALUES) - own - above
     node = number_node(values=VALUES, valid=VALID, offset=own, length=len(VALUES) - own)
-    assert_producer_agrees(
-        Producer(single_column_node(node, above, rows)),
-        pa.record_batch({"x": masked_array(VALUES, VALID).slice(own + above)}),
-        PLAIN,
-        decay,
-    )
+    batch = batch_of(x=masked_array(VALUES, VALID).slice(own + above))
+    assert_producer_agrees(Producer(single_column_node(node, above, rows)), batch, PLAIN, decay)
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2])
@@ -75,13 +75,10 @@ def test_struct_offset_applies_to_bitmap_and_fields(offset, below):
     above = np.arange(rows + offset) % 3 > 0
     bitmap = np.packbits(above, bitorder="little")
     struct = Node(b"+s", rows, [bitmap], [field], offset=offset, null_count=-1)
-    shown = pa.StructArray.from_arrays(
-        [masked_array(VALUES, VALID).slice(below + offset)], ["y"], mask=pa.array(~above[offset:])
-    )
-    batch = pa.record_batch({"x": shown})
-    assert_producer_agrees(
-        Producer(single_column_node(struct)), batch, Layout([BoundColumn((0, 0), None)])
-    )
+    values, mask = masked_array(VALUES, VALID).slice(below + offset), pa.array(~above[offset:])
+    batch = batch_of(x=pa.StructArray.from_arrays([values], ["y"], mask=mask))
+    producer = Producer(single_column_node(struct))
+    assert_producer_agrees(producer, batch, Layout([BoundColumn((0, 0), None)]))
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2])
@@ -95,10 +92,8 @@ def test_list_offset_applies_to_bitmap_and_items(offset, below, decay):
     lists = Node(b"+w:3", rows, [bitmap], [items], offset=offset, null_count=1)
     flat = masked_array(VALUES, VALID).slice(below, 9)
     shown = pa.FixedSizeListArray.from_arrays(flat, size, mask=pa.array(~above)).slice(offset)
-    batch = pa.record_batch({"x": shown})
-    assert_producer_agrees(
-        Producer(single_column_node(lists)), batch, Layout([BoundColumn((0,), size)]), decay
-    )
+    producer = Producer(single_column_node(lists))
+    assert_producer_agrees(producer, batch_of(x=shown), list_layout(size), decay)
 
 
 def test_slices_of_nested_structs_and_lists():
@@ -138,9 +133,8 @@ def test_absent_bitmap_means_no_nulls(null_count):
 )
 def test_unknown_null_count_is_computed(valid, decay):
     node = number_node(values=VALUES, valid=valid, null_count=-1)
-    got = assert_producer_agrees(
-        Producer(single_column_node(node)), batch_of(x=masked_array(VALUES, valid)), PLAIN, decay
-    )
+    batch = batch_of(x=masked_array(VALUES, valid))
+    got = assert_producer_agrees(Producer(single_column_node(node)), batch, PLAIN, decay)
     assert got.nulls[0] == 11 - valid.sum()
 
 
@@ -157,15 +151,13 @@ def test_batch_may_have_a_bitmap_without_nulls():
 
 @pytest.mark.parametrize("fmt", [b"g", b"f", b"e", b"c", b"S", b"l", b"L", b"d:9,2", b"d:70,2,256"])
 def test_empty_column_needs_no_buffers(fmt):
-    node = single_column_node(Node(fmt, 0, [None, None]))
+    columns = Columns(Producer(single_column_node(Node(fmt, 0, [None, None]))), PLAIN)
     for decay in (1.0, 0.5):
-        got = native.block_moments(Columns(Producer(node), PLAIN), decay)
+        got = native.block_moments(columns, decay)
         for a, b in zip(got, native.empty_moments(1), strict=True):
             np.testing.assert_array_equal(a, b)
-    out = run_transform(
-        native.normalize, Columns(Producer(node), PLAIN), feature_transform(1), [F4]
-    ).arrays[0]
-    assert out.equals(pa.array([], pa.float32()))
+    out = run_transform(native.normalize, columns, feature_transform(1), [F4])
+    assert out.arrays[0].equals(pa.array([], pa.float32()))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5])
@@ -173,12 +165,10 @@ def test_batch_without_columns_has_no_features(rows):
     node = Node(b"+s", rows, [None])
     for layout in (Layout([]), Layout([], encoded=True)):
         batch = Producer(node) if not layout.encoded else pa.record_batch({})
-        got = native.block_moments(Columns(batch, layout))
-        assert got.memory.shape == (FIELDS, 0)
-        assert (
-            run_transform(native.normalize, Columns(batch, layout), feature_transform(0), []).arrays
-            == []
-        )
+        columns = Columns(batch, layout)
+        assert native.block_moments(columns).memory.shape == (FIELDS, 0)
+        out = run_transform(native.normalize, columns, feature_transform(0), [])
+        assert out.arrays == []
 
 
 def test_unbound_columns_are_not_read():
@@ -190,15 +180,9 @@ def test_null_type_columns_are_nulls():
     nulls, rows = pa.nulls(5), 5
     struct = pa.StructArray.from_arrays([nulls, pa.array(range(rows))], ["a", "b"])
     batch = pa.record_batch([nulls, struct, nulls, nulls], names=list("abcd"))
-    layout = Layout(
-        [
-            BoundColumn((0,), None),
-            BoundColumn((1, 0), None),
-            BoundColumn((1, 1), None),
-            BoundColumn((2, 1, 3), None),  # bound to a struct
-            BoundColumn((3,), 3),  # bound to a list
-        ]
-    )
+    # The last two were bound to a struct and to a list.
+    places = ((0,), None), ((1, 0), None), ((1, 1), None), ((2, 1, 3), None), ((3,), 3)
+    layout = Layout([BoundColumn(*place) for place in places])
     for decay in (1.0, 0.5):
         for some in (batch, batch.slice(2), batch.slice(5)):
             got = assert_producer_agrees(some, some, layout, decay)
@@ -217,36 +201,26 @@ def test_values_need_no_alignment(kind, shift, decay):
         plain = plain.cast(kind) if pa.types.is_decimal(kind) else plain.cast(pa.int16()).cast(kind)
         size = plain.type.byte_width
         room = np.zeros(rows * size + 16, np.uint8)
-        room[shift : shift + rows * size] = np.frombuffer(plain.buffers()[1], np.uint8)[
-            : rows * size
-        ]
+        room[shift:][: rows * size] = np.frombuffer(plain.buffers()[1], np.uint8)[: rows * size]
         moved = pa.py_buffer(room)[shift:]
         array = pa.Array.from_buffers(kind, rows, [None, moved])
         assert array.buffers()[1].address % size or shift % size == 0
-        assert_producer_agrees(
-            pa.record_batch({"x": array}), pa.record_batch({"x": plain}), PLAIN, decay
-        )
+        assert_producer_agrees(batch_of(x=array), batch_of(x=plain), PLAIN, decay)
         if rows % 2 == 0:
             wide = [pa.FixedSizeListArray.from_arrays(a, 2) for a in (array, plain)]
-            batches = [pa.record_batch({"x": a}) for a in wide]
-            assert_producer_agrees(*batches, Layout([BoundColumn((0,), 2)]), decay)
+            assert_producer_agrees(*(batch_of(x=a) for a in wide), list_layout(2), decay)
 
 
 def test_sliced_dictionaries_and_runs_with_nulls():
     indices = pa.array([0, 1, None, 2, 1, 0, 2, None, 1], pa.int8())
-    words = pa.DictionaryArray.from_arrays(
-        indices, pa.array([1.5, None, np.nan], from_pandas=False)
-    )
-    runs = pa.RunEndEncodedArray.from_arrays(
-        pa.array([2, 3, 7, 9], pa.int32()), pa.array([1.0, None, 5.0, 7.0])
-    )
-    items = pa.DictionaryArray.from_arrays(
-        pa.array([0, 1, None, 1] * 4 + [0, 1]), pa.array([3, None])
-    )
+    numbers = pa.array([1.5, None, np.nan], from_pandas=False)
+    words = pa.DictionaryArray.from_arrays(indices, numbers)
+    runs = pa.RunEndEncodedArray.from_arrays([2, 3, 7, 9], [1.0, None, 5.0, 7.0])
+    indices = pa.array([0, 1, None, 1] * 4 + [0, 1])
+    items = pa.DictionaryArray.from_arrays(indices, pa.array([3, None]))
     lists = pa.FixedSizeListArray.from_arrays(items, 2)
-    layout = Layout(
-        [BoundColumn((0,), None), BoundColumn((1,), None), BoundColumn((2,), 2)], encoded=True
-    )
+    places = [BoundColumn((0,), None), BoundColumn((1,), None), BoundColumn((2,), 2)]
+    layout = Layout(places, encoded=True)
     batch = pa.record_batch({"w": words, "r": runs, "l": lists})
     for start in range(9):
         for length in (1, 2, 5, 9):
@@ -260,4 +234,4 @@ def test_extension_type_is_read_as_its_storage():
     storage = pa.array([[1, 2, 3, 4], None, [5, 6, 7, 9]], pa.list_(pa.float32(), 4))
     batch = pa.record_batch({"t": pa.ExtensionArray.from_storage(tensor, storage)})
     for some in (batch, batch.slice(1), batch.slice(2)):
-        assert_producer_agrees(some, some, Layout([BoundColumn((0,), 4)]))
+        assert_producer_agrees(some, some, list_layout(4))

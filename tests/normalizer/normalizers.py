@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import streambn as sbn
 from streambn import snapshot
+from streambn.testing import exact_moments
 
 INF, NAN = math.inf, math.nan
 
@@ -78,9 +79,8 @@ def floats(values: Sequence[float | None]) -> np.ndarray:
 
 def exact(values: Sequence[Any]) -> tuple[Fraction, Fraction]:
     """Return mean and population variance as rational numbers."""
-    numbers = [Fraction(v) for v in values]
-    mean = sum(numbers, Fraction(0)) / len(numbers)
-    return mean, sum(((v - mean) ** 2 for v in numbers), Fraction(0)) / len(numbers)
+    mean, m2 = exact_moments(values)
+    return mean, m2 / len(values)
 
 
 def same_bits(a: Sequence[Any], b: Sequence[Any]) -> bool:

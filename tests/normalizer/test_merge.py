@@ -44,10 +44,8 @@ def test_merge_of_two_parts_equals_learning_the_whole(
         other = stats[row["column"]]
         for name in ("count", "nulls", "nans", "infs", "min", "max"):
             assert row[name] == other[name]
-        for name in ("mean", "var", "std"):
-            assert floats([other[name]]) == pytest.approx(
-                floats([row[name]]), rel=1e-9, abs=1e-12, nan_ok=True
-            )
+        ours, theirs = (floats([r[name] for name in ("mean", "var", "std")]) for r in (row, other))
+        assert theirs == pytest.approx(ours, rel=1e-9, abs=1e-12, nan_ok=True)
 
 
 @policies
@@ -81,29 +79,23 @@ def test_merge_in_any_order_counts_differences_between_means(
     assert abs(Fraction(row["mean"]) - mean) <= 3e-16 * (abs(mean) + math.sqrt(var))
 
 
+ONE = fit(xs(1.0))
+LIST = record(x=pa.array([[1.0]], pa.list_(pa.float64(), 1)))
+EMA, OTHER_EMA = (fit(xs(1.0), policy=sbn.EMA(alpha=alpha)) for alpha in (0.5, 0.4))
+BLOCKS = sbn.BatchEMA(momentum=0.5, batch_rows=2)
+
+
 @pytest.mark.parametrize(
     ("older", "newer", "message"),
     [
-        (fit(xs(1.0)), fit(xs(1.0), policy=sbn.EMA(alpha=0.5)), "policy.*differ"),
-        (
-            fit(xs(1.0), policy=sbn.EMA(alpha=0.5)),
-            fit(xs(1.0), policy=sbn.EMA(alpha=0.4)),
-            r"policy.*alpha=0\.5.*alpha=0\.4",
-        ),
-        (fit(xs(1.0)), fit(xs(1.0), eps=0.5), "options.*differ"),
-        (fit(xs(1.0)), fit(xs(1.0), ddof=1), "options.*differ"),
-        (fit(xs(1.0)), fit(record(y=[1.0])), "'x' is only in the older"),
-        (fit(xs(1.0)), fit(record(x=[1.0], y=[1.0])), "'y' is only in the newer"),
-        (
-            fit(xs(1.0)),
-            fit(record(x=pa.array([[1.0]], pa.list_(pa.float64(), 1)))),
-            "'x' is only in the older",
-        ),
-        (
-            fit(xs(1.0), policy=sbn.BatchEMA(momentum=0.5, batch_rows=2)),
-            fit(xs(1.0, 2.0, 3.0), policy=sbn.BatchEMA(momentum=0.5, batch_rows=2)),
-            "batch_rows=2",
-        ),
+        (ONE, EMA, "policy.*differ"),
+        (EMA, OTHER_EMA, r"policy.*alpha=0\.5.*alpha=0\.4"),
+        (ONE, fit(xs(1.0), eps=0.5), "options.*differ"),
+        (ONE, fit(xs(1.0), ddof=1), "options.*differ"),
+        (ONE, fit(record(y=[1.0])), "'x' is only in the older"),
+        (ONE, fit(record(x=[1.0], y=[1.0])), "'y' is only in the newer"),
+        (ONE, fit(LIST), "'x' is only in the older"),
+        (fit(xs(1.0), policy=BLOCKS), fit(xs(1.0, 2.0, 3.0), policy=BLOCKS), "batch_rows=2"),
     ],
 )
 def test_merge_of_different_statistics_is_an_error(

@@ -51,9 +51,7 @@ def test_transform_follows_its_formula(
     mean, var = exact(values)
     n = len(values)
     var = float(var * n / (n - ddof)) if n > ddof else 0.0
-    spread = 1.0
-    if scale:
-        spread = math.sqrt(var + eps) or 1.0
+    spread = (math.sqrt(var + eps) if scale else 1.0) or 1.0
     if var < (float(mean) * 2e-16) ** 2:
         return  # a constant, which another test covers
     gamma, beta = affine or (1.0, 0.0)
@@ -72,12 +70,9 @@ def test_transform_follows_its_formula(
         assert row["var"] is row["std"] is None
 
 
-def test_clip_is_applied_before_gamma_and_beta() -> None:
+def test_clip_comes_before_gamma_and_beta_and_keeps_nan_and_null() -> None:
     norm = fit(xs(-1.0, 1.0), clip=2.0, affine={"x": (10.0, 1.0)})
     assert column(norm.transform(xs(-9.0, 0.5, 9.0))) == [-19.0, 6.0, 21.0]
-
-
-def test_clip_keeps_nan_and_null() -> None:
     norm = fit(xs(-1.0, 1.0), clip=2.0, inf="ignore")
     out = column(norm.transform(xs(NAN, None, INF, -INF)))
     assert math.isnan(out[0])
