@@ -17,8 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from normalizers import bits, exact, fit, record, row_of
 
-# ------------------------------------------------------- the same numbers, any encoding
-
 
 class Kind(NamedTuple):
     """A numeric type, and the number that represents an integer k in 0..99 in it."""
@@ -239,16 +237,6 @@ def test_zero_rows_normalize_to_zero_rows(encode: Any, name: str) -> None:
     assert out.schema == norm.transform(record(x=encode(kind, [1]))).schema
 
 
-def test_integers_beyond_the_float_mantissa_keep_their_last_digits() -> None:
-    values = [2**53 + 1, 2**53 + 3, 2**53 + 5]
-    assert np.var(np.array(values, np.int64).astype(float)) != pytest.approx(8 / 3)  # rejected
-    for kind in (pa.int64(), pa.uint64(), pa.decimal128(20, 0)):
-        norm = fit(record(x=pa.array(values, kind)))
-        assert row_of(norm)["var"] == pytest.approx(8 / 3, rel=1e-15)
-        z = norm.transform(record(x=pa.array(values, kind))).column(0).to_pylist()
-        assert z == pytest.approx([-math.sqrt(1.5), 0.0, math.sqrt(1.5)], abs=1e-15)
-
-
 def test_decimals_are_not_rounded_to_float64() -> None:
     """NIST certifies a deviation of 0.1 for the decimal data."""
     texts = ["10000000.2", *["10000000.1", "10000000.3"] * 500]
@@ -262,8 +250,6 @@ def test_narrow_column_does_not_affect_another() -> None:
     beside = fit(record(flag=pa.array([1, 2, 3], pa.int8()), price=price))
     assert row_of(beside, "price") == row_of(fit(record(price=price)), "price")
 
-
-# ------------------------------------------------------------------- values under nulls
 
 _POISONS: dict[pa.DataType, list[Any]] = {
     pa.float16(): [np.nan, np.inf, -np.inf, 65504.0],
@@ -371,9 +357,6 @@ def test_feature_without_values_leaks_no_memory() -> None:
     out.validate(full=True)
     assert out.to_pylist() == [[3.0, None], [3.0, None]]
     assert _hidden_values(out) == {0.0}
-
-
-# ------------------------------------------------------------------------------ output
 
 
 @pytest.mark.parametrize("name", KINDS)

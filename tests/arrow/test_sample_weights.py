@@ -38,8 +38,6 @@ def refused(norm, batch, kind, says):
     assert stats is None or norm.stats() == stats
 
 
-# ------------------------------------------------------------------------- weights
-
 WEIGHTS = {
     "float64": pa.array([1.0, 0.5, 2.0]),
     "float32": pa.array([1.0, 0.5, 2.0], pa.float32()),
@@ -184,26 +182,19 @@ def test_dataset_scan_reads_weights_and_times(tmp_path):
     assert norm.stats() == sbn.Normalizer(HOURLY, ["x"], weights="w").update(table).stats()
 
 
-# --------------------------------------------------------------------------- times
-
 MICROS = pa.array(CLOCK)
+DAYS = pa.array([NOON.date() + dt.timedelta(days=d) for d in range(3)])
 TIMES = {
-    **{unit: MICROS.cast(pa.timestamp(unit)) for unit in ("s", "ms", "us", "ns")},
-    "zoned": MICROS.cast(pa.timestamp("ms", "Asia/Kolkata")),
+    **{unit: ("1h", MICROS.cast(pa.timestamp(unit))) for unit in ("s", "ms", "us", "ns")},
+    "zoned": ("1h", MICROS.cast(pa.timestamp("ms", "Asia/Kolkata"))),
+    **{str(kind): ("24h", DAYS.cast(kind)) for kind in (pa.date32(), pa.date64())},
 }
 
 
-@pytest.mark.parametrize("times", TIMES.values(), ids=TIMES)
-def test_event_times_can_have_any_unit_and_zone(times):
-    norm = learned({"x": X, "t": times}, HOURLY)
+@pytest.mark.parametrize(("halflife", "times"), TIMES.values(), ids=TIMES)
+def test_event_times_can_be_dates_and_have_any_unit_and_zone(halflife, times):
+    norm = learned({"x": X, "t": times}, sbn.EMA(halflife=halflife, time="t"))
     assert norm.features == ("x",)
-    assert mean(norm) == pytest.approx([EXPECTED], rel=1e-15)
-
-
-@pytest.mark.parametrize("kind", [pa.date32(), pa.date64()])
-def test_event_times_can_be_dates(kind):
-    days = pa.array([NOON.date() + dt.timedelta(days=d) for d in range(3)]).cast(kind)
-    norm = sbn.Normalizer(sbn.EMA(halflife="24h", time="t")).update(pa.table({"x": X, "t": days}))
     assert mean(norm) == pytest.approx([EXPECTED], rel=1e-15)
 
 
@@ -299,9 +290,6 @@ def test_equal_half_lives_give_equal_policies():
     assert len({*policies}) == 1
     assert {*map(repr, policies)} == {"EMA(halflife='7d', time='t')"}
     assert policies[0] != sbn.EMA(halflife="7d", time="t", null_time="skip")
-
-
-# ------------------------------------------------------------------- reading at a time
 
 
 def test_weights_fade_until_the_time_of_reading():

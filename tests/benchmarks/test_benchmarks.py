@@ -37,8 +37,6 @@ bars, command, filejobs, forgetting, measure, peers, references, report, workloa
 WORKLOADS = {w.name: w for w in workloads.WORKLOADS}
 FILE_JOBS = {job.name: job for job in filejobs.FILE_JOBS}
 
-# ------------------------------------------------------------------------- right results
-
 
 def columns_of(batches):
     """Return the values, without nulls, of every column or list element."""
@@ -190,9 +188,6 @@ def test_references_learn_the_same_values(workload):
         assert var == pytest.approx(values.var(axis=0, dtype=float), rel=1e-12)
 
 
-# --------------------------------------------------------------------- times and tables
-
-
 def test_jobs_take_turns_and_slow_ones_skip_rounds(monkeypatch):
     calls, cost = [], {"a": 1, "b": 100}
 
@@ -295,9 +290,6 @@ def test_the_command_refuses_a_readme_without_markers(tmp_path):
         command.main(["--quick"], root=tmp_path)
 
 
-# ------------------------------------------------------------------------------- file jobs
-
-
 def script(code, **options):
     return filejobs.Contender((sys.executable, "-c", code, "{folder}"), **options)
 
@@ -364,9 +356,6 @@ def test_missing_contenders_are_left_out():
     found = filejobs.measure_file_job(job, 2)
     assert found.samples.keys() == {"streambn", "limit"}
     assert found.samples["limit"] == (0.5, 0.5)
-
-
-# ---------------------------------------------------------------------- forgetting.svg
 
 
 def test_the_committed_picture_of_forgetting_is_up_to_date():

@@ -12,32 +12,22 @@ import numpy as np
 from streambn.kernels import BoundColumn, Layout
 
 
+def _fields(kind, names):
+    return [(name, kind) for name in names.split()]
+
+
 class CSchema(ctypes.Structure):
     _fields_ = (
-        ("format", ctypes.c_char_p),
-        ("name", ctypes.c_char_p),
-        ("metadata", ctypes.c_char_p),
-        ("flags", ctypes.c_int64),
-        ("n_children", ctypes.c_int64),
-        ("children", ctypes.c_void_p),
-        ("dictionary", ctypes.c_void_p),
-        ("release", ctypes.c_void_p),
-        ("private_data", ctypes.c_void_p),
+        *_fields(ctypes.c_char_p, "format name metadata"),
+        *_fields(ctypes.c_int64, "flags n_children"),
+        *_fields(ctypes.c_void_p, "children dictionary release private_data"),
     )
 
 
 class CArray(ctypes.Structure):
     _fields_ = (
-        ("length", ctypes.c_int64),
-        ("null_count", ctypes.c_int64),
-        ("offset", ctypes.c_int64),
-        ("n_buffers", ctypes.c_int64),
-        ("n_children", ctypes.c_int64),
-        ("buffers", ctypes.c_void_p),
-        ("children", ctypes.c_void_p),
-        ("dictionary", ctypes.c_void_p),
-        ("release", ctypes.c_void_p),
-        ("private_data", ctypes.c_void_p),
+        *_fields(ctypes.c_int64, "length null_count offset n_buffers n_children"),
+        *_fields(ctypes.c_void_p, "buffers children dictionary release private_data"),
     )
 
 

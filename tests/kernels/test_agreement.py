@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from fractions import Fraction
 
 import numpy as np
@@ -58,6 +59,9 @@ class RandomColumn:
         self.values = values[shown].reshape(rows, width)
         self.present = present[shown].reshape(rows, width)
 
+    def __str__(self):
+        return f"{self.kind} x {self.size}, {self.rows} rows"
+
     @property
     def columns(self):
         return Columns(pa.record_batch({"x": self.array}), Layout([BoundColumn((0,), self.size)]))
@@ -67,21 +71,14 @@ class RandomColumn:
         pattern = rng.choice(["none", "all", "random", "few", "runs", "first", "last"])
         if pattern == "none" or n == 0:
             return None
+        if pattern == "random":
+            return rng.random(n) < rng.random()
+        if pattern == "runs":
+            return np.repeat(rng.random(n // 100 + 1) < 0.5, 100)[:n]
+        last = slice(-1, None) if rng.random() < 0.5 else slice(-1)
+        missing = {"all": slice(None), "few": rng.integers(0, n, 3), "first": 0, "last": last}
         valid = np.ones(n, bool)
-        if pattern == "all":
-            valid[:] = False
-        elif pattern == "random":
-            valid = rng.random(n) < rng.random()
-        elif pattern == "few":
-            valid[rng.integers(0, n, 3)] = False
-        elif pattern == "runs":
-            valid = np.repeat(rng.random(n // 100 + 1) < 0.5, 100)[:n]
-        elif pattern == "first":
-            valid[0] = False
-        elif rng.random() < 0.5:
-            valid[-1] = False
-        else:
-            valid[:-1] = False
+        valid[missing[pattern]] = False
         return valid
 
     def _float(self):
@@ -167,6 +164,16 @@ def random_columns(seed, count):
         yield i, rng, RandomColumn(rng, rows), decay
 
 
+@contextlib.contextmanager
+def described(note):
+    """Add a note to a failed assertion."""
+    try:
+        yield
+    except AssertionError as error:
+        error.add_note(note)
+        raise
+
+
 def finite_values(column, feature):
     """Return the values of a feature, and which of them are present and finite."""
     values, present = column.values[:, feature], column.present[:, feature]
@@ -232,18 +239,13 @@ def test_moments_agree_with_the_reference_or_with_fractions(long):
         ignore_na = bool(rng.integers(2)) and decay != 1
         got = native.block_moments(column.columns, decay, ignore_na)
         few = column.rows <= 65
-        try:
+        with described(f"array {i}: {column}, decay {decay}"):
             assert_extremes(column, got)
             if not column.far or not few:
                 assert_moments_agree(got, reference.block_moments(column.columns, decay, ignore_na))
             if few and (column.far or (column.rows <= 9 and i % 4 == 0)):
                 exactly += 1
                 assert_moments_near_exact(column, got, decay, ignore_na)
-        except AssertionError as error:
-            error.add_note(
-                f"array {i}: {column.kind} x {column.size}, {column.rows} rows, decay {decay}"
-            )
-            raise
     assert exactly > arrays / 5
 
 
@@ -298,22 +300,14 @@ def test_transforms_agree_with_the_reference(long):
                 reach = reach + largest * 2.0**-53
                 slack = np.max(8 * 2.0**-53 * gamma * (reach / transform.scale + 1))
                 backward = np.max(16 * 2.0**-53 * (largest + 9) * transform.scale * 2)
-        try:
-            ours = run_transform(native.normalize, column.columns, transform, [dtype])
-            theirs = run_transform(reference.normalize, column.columns, transform, [dtype])
-            if slack == 0 and dtype != F4:
-                assert_outputs_equal(ours.arrays[0], theirs.arrays[0])
-            assert_outputs_close(ours.arrays[0], theirs.arrays[0], slack)
-            np.testing.assert_array_equal(ours.nans, theirs.nans)
-            np.testing.assert_array_equal(ours.infs, theirs.infs)
-            back = run_transform(native.denormalize, column.columns, transform, [dtype])
-            again = run_transform(reference.denormalize, column.columns, transform, [dtype])
-            if backward == 0:
-                assert_outputs_equal(back.arrays[0], again.arrays[0])
-            assert_outputs_close(back.arrays[0], again.arrays[0], backward)
-            np.testing.assert_array_equal(back.nans, again.nans)
-        except AssertionError as error:
-            error.add_note(
-                f"array {i}: {column.kind} x {column.size}, {column.rows} rows, to {dtype}"
-            )
-            raise
+        with described(f"array {i}: {column}, to {dtype}"):
+            for name, bound in (("normalize", slack), ("denormalize", backward)):
+                ours, theirs = (
+                    run_transform(getattr(kernels, name), column.columns, transform, [dtype])
+                    for kernels in (native, reference)
+                )
+                if bound == 0 and (name == "denormalize" or dtype != F4):
+                    assert_outputs_equal(ours.arrays[0], theirs.arrays[0])
+                assert_outputs_close(ours.arrays[0], theirs.arrays[0], bound)
+                np.testing.assert_array_equal(ours.nans, theirs.nans)
+                np.testing.assert_array_equal(ours.infs, theirs.infs)

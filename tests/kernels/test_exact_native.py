@@ -28,9 +28,6 @@ INTEGERS = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 RANGE = 131072  # rows of a thread's task
 
 
-# ----------------------------------------------------------------------- expected sums
-
-
 def limbs(value, words):
     """Return an integer as this many words of 64 bits, in two's complement."""
     assert -(1 << (64 * words - 1)) <= value < 1 << (64 * words - 1)
@@ -85,8 +82,6 @@ def assert_exact(array, values=None, scale=None):
     assert got.tobytes() == expected(values, scale).tobytes()
 
 
-# ------------------------------------------------------------------------ random columns
-
 seeds = st.integers(0, 2**32 - 1)
 # Lengths around the limits of the compiled loops.
 sizes = st.one_of(st.integers(0, 40), st.sampled_from([63, 64, 511, 512, 513, 1024, 1500]))
@@ -137,9 +132,6 @@ def with_nulls(x, mask, slice_from=0):
     array = pa.array(x, mask=missing, from_pandas=False)
     values = [None if gone else v for gone, v in zip(missing, x.tolist(), strict=True)]
     return array[slice_from:], values[slice_from:]
-
-
-# ---------------------------------------------------------------------------------- sums
 
 
 @settings.get_profile("many")
@@ -258,9 +250,6 @@ def test_decimals_are_summed_exactly(kind, digits, scale, seed, n, length, mixed
     assert_exact(array[3:], raw[3:], scale)
 
 
-# ------------------------------------------------------------------------------- columns
-
-
 def test_sums_of_lists_structs_and_absent_columns():
     rng = np.random.default_rng(7)
     x = rng.standard_normal((900, 5))
@@ -338,9 +327,6 @@ def test_instruction_sets_give_the_same_sums(by_instruction_set):
     assert found["baseline"].shape == (110, 11 * 2 * 3 + 3)
     for other in found.values():
         np.testing.assert_array_equal(other, found["baseline"])
-
-
-# --------------------------------------------------------------------- merges and limits
 
 
 def sums_of(*arguments, **keywords):

@@ -17,8 +17,6 @@ from streambn.kernels import BoundColumn, Columns, Layout, MomentArrays, Times, 
 # The tolerance of sums of 20 terms in a row, as moment_checks.py derives it.
 CLOSE = Fraction(1, 10**14)
 
-# ------------------------------------------------------------------------- exact moments
-
 
 class Exact(NamedTuple):
     """The exact moments of a feature; mean and m2 mean nothing if the weight is zero."""
@@ -102,9 +100,6 @@ def assert_exact_moments(kernels, *arrays, weights, decay=1.0, ignore_na=False, 
     for feature, values in enumerate(series):
         assert_exact(m, exact(values, weights, decay, ignore_na), feature, close)
     return m
-
-
-# -------------------------------------------------------------- random columns and slices
 
 
 def floats(rng, n):
@@ -269,9 +264,6 @@ def test_weights_times_a_power_of_two_keep_the_mean(kernels):
             np.testing.assert_array_equal(scaled, getattr(b, name), name)
 
 
-# ------------------------------------------------------------------------ extreme weights
-
-
 def far_and_heavy(at):
     """Return values of which one is far from the others and outweighs them."""
     x, weights = np.random.default_rng(0).normal(1e5, 1, 700), np.full(700, 1e-10)
@@ -385,9 +377,6 @@ def test_invalid_weights_do_not_crash(native, kind, decay):
                     np.testing.assert_array_equal(getattr(m, name), getattr(plain, name), name)
 
 
-# ------------------------------------------------------------------------ kinds of columns
-
-
 def test_slices_keep_the_weights_of_their_rows(kernels):
     rng = np.random.default_rng(0)
     weights, x = rng.random(2000), rng.normal(size=2000)
@@ -444,9 +433,6 @@ def test_columns_of_nulls_have_decay_and_no_weight(kernels, decay):
     np.testing.assert_array_equal(m.nulls, 5)
     np.testing.assert_array_equal(m.weight, 0)
     np.testing.assert_allclose(m.decay, decay**5, rtol=1e-15)
-
-
-# ------------------------------------------------- compiled kernels: agreement, threads, SIMD
 
 
 def large(rows):

@@ -41,8 +41,6 @@ def assert_exact(m, values, rtol=1e-14):
     assert abs(got_mean - mean) ** 2 * len(values) <= bound
 
 
-# ------------------------------------------------------------------------ double-double
-
 moderate = st.floats(-1e100, 1e100).filter(lambda v: v == 0 or abs(v) > 1e-100)
 
 
@@ -61,8 +59,6 @@ def test_division_is_accurate_to_a_hundred_bits(a, b):
     exact = Fraction(a) / Fraction(b)
     assert abs(Fraction(hi[0]) + Fraction(lo[0]) - exact) <= abs(exact) / 2**100
 
-
-# --------------------------------------------------------------------------- exactness
 
 INTEGERS = [pa.int8, pa.int16, pa.int32, pa.int64, pa.uint8, pa.uint16, pa.uint32, pa.uint64]
 
@@ -147,9 +143,6 @@ def test_leading_outlier_does_not_cost_later_integers_digits(kernels):
     assert abs(got_m2 - m2) <= Fraction(1e-12) * m2
 
 
-# ------------------------------------------------------------------------ extreme values
-
-
 def merged_one_by_one(kernels, values):
     blocks = (kernels.block_moments(column([value])) for value in values)
     return functools.reduce(kernels.merge_moments, blocks, kernels.empty_moments(1))
@@ -188,9 +181,6 @@ def test_any_finite_floats_stay_accurate(kernels, values):
         assert abs(got_m2 - m2) <= Fraction(1e-14) * m2
         largest = max(map(abs, map(Fraction, values)))
         assert abs(got_mean - mean) <= largest / 10**15
-
-
-# ------------------------------------------------------------------------ missing values
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 1e308, 7.0])
@@ -252,9 +242,6 @@ def test_validity_is_unpacked_at_every_offset(rows, start, stop):
     got = unpack_validity(array, start, stop)
     expected = [x.is_valid for x in array][start:stop]
     assert (got is None and all(expected)) or got.tolist() == expected
-
-
-# ----------------------------------------------------------------------------- transforms
 
 
 def feature_transform(mean_hi, spread, mean_lo=0.0, gamma=None, beta=None, clip=None):
@@ -319,9 +306,6 @@ def test_transforms_count_nans_and_infinities(kernels):
     columns = column([1.0, np.nan, np.inf, None, -np.inf])
     got = kernels.normalize(columns, feature_transform(0.0, 1.0), F8)
     assert (got.nans[0], got.infs[0]) == (1, 2)
-
-
-# ------------------------------------------------------------ choice of implementation
 
 
 def test_environment_variable_chooses_the_implementation():

@@ -142,9 +142,6 @@ def test_restored_statistics_go_on_with_the_same_bits(kernels):
     assert stored(copy)[2].tobytes() == stored(whole)[2].tobytes()
 
 
-# ------------------------------------------------------- the recursion of adjust=False
-
-
 def recursion(values, alpha, ignore_na):
     """Return mean, deviation and unbiased deviation by pandas' definition, in fractions."""
     alpha = Fraction(alpha)
@@ -229,9 +226,6 @@ def test_recursion_with_long_gaps_and_extreme_values(kernels):
     assert (moments.count[0], moments.nulls[0]) == (4, 3000 + 1 + 3000 + 2)
     assert (moments.min[0], moments.max[0]) == (1.0, 1e150)
     assert (first.count[0], first.weight[0], first.mean_hi[0]) == (1, 1.0, 3.0)
-
-
-# ----------------------------------------------------------------------------- weights
 
 
 @pytest.mark.parametrize("decay", [1.0, 0.9])
@@ -358,9 +352,6 @@ def test_row_may_change_while_it_is_read(kernels):
         stats.learn(row)
     stats.learn({"x1": 3.0})
     assert stats.transform({"x1": 5.0})["x1"] >= 0
-
-
-# ----------------------------------------------------------------------------- matrices
 
 
 @pytest.mark.parametrize(

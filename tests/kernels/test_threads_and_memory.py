@@ -22,7 +22,6 @@ from native_kernels import (
     F2,
     F4,
     F8,
-    PLAIN,
     core_transform,
     feature_transform,
     masked_array,
@@ -37,7 +36,6 @@ from streambn.kernels import BoundColumn, Columns, Layout, MomentArrays
 
 pytestmark = pytest.mark.usefixtures("check_released")
 
-# ----------------------------------------------------------- instruction sets and threads
 
 # Every type, plain and in lists, with and without nulls, in lengths around the limits of the
 # compiled loops.
@@ -96,6 +94,7 @@ def large_batch():
     x = rng.normal(1e6, 1, rows)
     null = rng.random(rows) < 0.1
     spoiled = np.where(null, np.nan, x)
+    cents = pa.py_buffer((x * 1e4).astype(np.int64))
     lists = pa.FixedSizeListArray.from_arrays(pa.array(x[:rows].astype(F4), mask=null), 1)
     return pa.record_batch(
         {
@@ -104,9 +103,7 @@ def large_batch():
             "nan": pa.array(spoiled, from_pandas=False),
             "int8": pa.array((x % 100).astype(np.int8)),
             "int64": pa.array((x * 1e9).astype(np.int64), mask=null),
-            "decimal": pa.Array.from_buffers(
-                pa.decimal64(18, 4), rows, [None, pa.py_buffer((x * 1e4).astype(np.int64))]
-            ),
+            "decimal": pa.Array.from_buffers(pa.decimal64(18, 4), rows, [None, cents]),
             "list": lists,
             "half": pa.array(x.astype(np.float32) - 1e6).cast(pa.float16()),
         }
@@ -165,36 +162,32 @@ def test_concurrent_calls_with_new_decays():
         assert [memory.tobytes() for memory in together] == alone
 
 
-def _run_in_child(queue, batch, count):
+def moments_and_nulls(columns):
+    moments = native.block_moments(columns, 0.999)
+    out = run_transform(native.normalize, columns, feature_transform(8, 1e6), [F8] * 8)
+    return moments.memory.tobytes(), [array.null_count for array in out.arrays]
+
+
+def _run_in_child(queue, columns, count):
     native.set_threads(count)
-    moments = native.block_moments(Columns(batch, LARGE), 0.999)
-    out = run_transform(
-        native.normalize, Columns(batch, LARGE), feature_transform(8, 1e6), [F8] * 8
-    )
-    queue.put((moments.memory.tobytes(), [a.null_count for a in out.arrays]))
+    queue.put(moments_and_nulls(columns))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system with fork: Linux or macOS")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_parent_and_child_work_after_fork(threads):
-    batch = large_batch().slice(0, 1_000_000)
+    columns = Columns(large_batch().slice(0, 1_000_000), LARGE)
     threads(3)
-    memory = native.block_moments(Columns(batch, LARGE), 0.999).memory.tobytes()
-    nulls = [
-        a.null_count
-        for a in run_transform(
-            native.normalize, Columns(batch, LARGE), feature_transform(8, 1e6), [F8] * 8
-        ).arrays
-    ]
+    expected = moments_and_nulls(columns)
     fork = multiprocessing.get_context("fork")
     queue = fork.SimpleQueue()
     for count in (1, 3):
-        child = fork.Process(target=_run_in_child, args=(queue, batch, count))
+        child = fork.Process(target=_run_in_child, args=(queue, columns, count))
         child.start()
         child.join(60)
         assert child.exitcode == 0
-        assert queue.get() == (memory, nulls)
-    assert native.block_moments(Columns(batch, LARGE), 0.999).memory.tobytes() == memory
+        assert queue.get() == expected
+    assert moments_and_nulls(columns) == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system with fork: Linux or macOS")
@@ -264,9 +257,6 @@ print("done")
     assert (ran.returncode, ran.stdout.strip()) == (0, "done"), ran.stderr
 
 
-# --------------------------------------------------------------------------------- memory
-
-
 def test_outputs_outlive_their_input_and_normalizer():
     batch = pa.record_batch({"x": masked_array(np.arange(5000.0), np.arange(5000) % 7 > 0)})
     norm = sbn.Normalizer().update(batch)
@@ -286,9 +276,7 @@ def test_outputs_outlive_their_input_and_normalizer():
 @pytest.mark.parametrize("rows", [10, 100_000])
 def test_arrow_allocates_and_frees_outputs(rows):
     gc.collect()
-    columns = Columns(
-        pa.record_batch({"x": masked_array(np.arange(float(rows)), np.arange(rows) % 3 > 0)}), PLAIN
-    )
+    columns = Columns.of(masked_array(np.arange(float(rows)), np.arange(rows) % 3 > 0))
     before = pa.total_allocated_bytes()
     out = run_transform(native.normalize, columns, feature_transform(1), [F8])
     grown = pa.total_allocated_bytes() - before
@@ -316,32 +304,28 @@ def test_repeated_calls_and_errors_leak_nothing():
         }
     )
     layout = Layout([BoundColumn((0,), None), BoundColumn((1,), 2)])
-    columns, wrong = (
-        Columns(batch, layout),
-        Columns(batch, Layout([BoundColumn((0,), None), BoundColumn((1,), 3)])),
-    )
+    columns = Columns(batch, layout)
+    wrong = Columns(batch, Layout([BoundColumn((0,), None), BoundColumn((1,), 3)]))
     node = batch_node()
     node.children[0].n_buffers = 1
-    one, known = np.ones(3), np.ones(3, bool)
-    nans, infs = np.zeros((2, 3), np.int64)
+    one, known, counts = np.ones(3), np.ones(3, bool), np.zeros((2, 3), np.int64)
+    arguments = one, one, one, None, None, 1.0, known, False, "gx", *counts, 1
+    failing = (
+        lambda: native.block_moments(wrong),
+        lambda: run_transform(native.normalize, wrong, feature_transform(4), [F8, F8]),
+        lambda: native.block_moments(Columns(Producer(node), LAYOUT)),
+        # This call fails after it has allocated the first column.
+        lambda: core_transform(batch, layout.packed, *arguments),
+    )
 
     def calls():
         for decay in (1.0, 0.9):
             native.merge_moments(*[native.block_moments(columns, decay)] * 2)
         out = run_transform(native.normalize, columns, feature_transform(3), [F8, F4])
         run_transform(native.denormalize, columns, feature_transform(3), [F2, F8])
-        with contextlib.suppress(InvalidValueError):
-            native.block_moments(wrong)
-        with contextlib.suppress(InvalidValueError):
-            run_transform(native.normalize, wrong, feature_transform(4), [F8, F8])
-        with contextlib.suppress(InvalidValueError):
-            native.block_moments(Columns(Producer(node), LAYOUT))
-        # This call fails after it has allocated the first column.
-        with contextlib.suppress(ValueError):
-            core_transform(
-                batch, layout.packed, one, one, one, None, None, 1.0, known, False, "gx",
-                nans, infs, 1,
-            )  # fmt: skip
+        for call in failing:
+            with contextlib.suppress(InvalidValueError, ValueError):
+                call()
         forget_exports()
         return out
 

@@ -63,6 +63,21 @@ def fit(*data: Any, **options: Any) -> sbn.Normalizer:
     return norm
 
 
+def assert_refused(
+    norm: sbn.Normalizer,
+    data: Any,
+    error: Any,
+    match: str | None = None,
+    acts: Sequence[str] = ("update", "transform", "update_transform"),
+) -> None:
+    """Check that a normalizer refuses data and keeps every bit of its state."""
+    before = bits(norm)
+    for act in acts:
+        with pytest.raises(error, match=match):
+            getattr(norm, act)(data)
+        assert bits(norm) == before
+
+
 def row_of(norm: Any, name: str = "x") -> dict[str, Any]:
     [row] = [row for row in norm.stats().to_pylist() if row["column"] == name]
     return row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import dataclasses
 import pickle
@@ -105,11 +106,9 @@ def test_concurrent_writers_lose_no_batch() -> None:
         for i in range(50):
             norm.update(xs(1.0)) if i % 2 else norm.update_transform(xs(1.0))
 
-    threads = [threading.Thread(target=write) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(write) for _ in range(4)]:
+            done.result(60)
     assert row_of(norm)["count"] == 201
 
 

@@ -111,12 +111,6 @@ def test_ddof_applies_to_stats_and_transform(ddof: int) -> None:
     assert column(norm.transform(xs(*values))) == pytest.approx(z, rel=1e-15)
 
 
-def test_eps_is_added_under_the_root() -> None:
-    norm = fit(xs(-1.0, 1.0), eps=3.0)
-    assert column(norm.transform(xs(4.0))) == [2.0]
-    assert row_of(norm)["var"] == 1.0  # without eps
-
-
 @policies
 @settings.get_profile("few")
 @given(
