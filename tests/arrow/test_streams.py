@@ -45,9 +45,6 @@ def needs(module: str, package: str) -> Any:
     return pytest.importorskip(module, reason=f"needs {package}: pip install {package}")
 
 
-# ------------------------------------------------------------- every kind of `data`
-
-
 class StreamOnly:
     """An object of an unknown class that implements the stream protocol."""
 
@@ -249,9 +246,6 @@ def test_table_keeps_its_chunks() -> None:
     assert [len(chunk) for chunk in out["x"].chunks] == [2, 3]
 
 
-# --------------------------------------------------------------- rules of each library
-
-
 Z = np.array([-2.0, -1.0, 3.0]) / np.sqrt(14 / 3)  # 1, 2 and 6, normalized
 
 
@@ -359,9 +353,6 @@ def test_struct_array_without_nulls_is_a_batch() -> None:
     assert not z[1].is_valid
     with pytest.raises(sbn.InvalidValueError, match="null"):
         norm.transform(pa.array([{"x": 3.5}, None]))
-
-
-# ---------------------------------------------------------------------------- laziness
 
 
 X_ALONE = pa.schema([("x", pa.float64())])
@@ -498,9 +489,6 @@ def test_errors_of_streambn_in_a_lazy_reader_keep_their_type() -> None:
     assert_fails_after([3], norm.transform(source()), sbn.InvalidValueError, "'x' holds infinity")
 
 
-# ------------------------------------------------------------- batches of other shapes
-
-
 def test_batches_are_put_in_the_column_order_of_the_first() -> None:
     flipped = TABLE.select(["s", "n", "x"])
     norm = fitted()
@@ -554,9 +542,6 @@ def test_cuts_of_a_stream_do_not_matter(cuts: list[int]) -> None:
     assert frozen.transform(parts).read_all().equals(frozen.transform(TABLE))
 
 
-# ------------------------------------------------------------------------- wrong kinds
-
-
 X = pa.array([1.0])
 
 
@@ -598,9 +583,6 @@ def test_invalid_item_late_in_an_iterable_is_an_error() -> None:
     with pytest.raises(sbn.InvalidValueError, match=r"an item of .*list is .*int"):
         norm.update([TABLE, 5])
     assert_fails_after([2, 3], norm.transform([TABLE, None]), sbn.InvalidValueError, "an item of")
-
-
-# ---------------------------------------------------------------------------- datasets
 
 
 class Spied(ds.FileSystemDataset):
@@ -652,9 +634,6 @@ def test_missing_column_of_a_dataset_is_a_schema_error(tmp_path: Path) -> None:
         sbn.Normalizer(columns=["xx"]).update(dataset)
     with pytest.raises(sbn.SchemaError, match="'zz' is not in the data"):
         sbn.Normalizer().update(pa.table({"zz": [1.0]})).update(dataset)
-
-
-# ------------------------------------------------------------ open_stream, map_batches
 
 
 def test_open_stream_returns_schema_batches_and_collector() -> None:

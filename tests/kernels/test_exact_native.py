@@ -419,13 +419,9 @@ def test_unfit_arrays_raise():
     good = np.zeros((110, 1), np.int64)
     read_only = good.copy()
     read_only.flags.writeable = False
-    for older, out in (
-        (None, np.zeros((109, 1), np.int64)),
-        (None, np.zeros((110, 2), np.int64)),
-        (None, np.zeros((110, 1))),
-        (np.zeros((110, 2), np.int64), good),
-        (np.zeros((110, 1), np.int32), good),
-    ):
+    unfit = [np.zeros(shape, np.int64) for shape in ((109, 1), (110, 2))]
+    unfit += [np.zeros((110, 1)), np.zeros((110, 1), np.int32)]
+    for older, out in (*((None, out) for out in unfit), *((older, good) for older in unfit)):
         with pytest.raises(ValueError, match="instead of"):
             core.exact_sums(batch, layout, 1, older, out)
     for out in (read_only, np.zeros((110, 2), np.int64)[:, :1]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 from fractions import Fraction
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -18,25 +18,11 @@ from streambn.kernels import BoundColumn, Columns, Layout, MomentArrays, Times, 
 CLOSE = Fraction(1, 10**14)
 
 
-class Exact(NamedTuple):
-    """The exact moments of a feature; mean and m2 mean nothing if the weight is zero."""
-
-    count: int
-    weight: Fraction
-    pairs: Fraction
-    squares: Fraction
-    mean: Fraction
-    m2: Fraction
-    decay: Fraction
-    low: Fraction | float
-    high: Fraction | float
-    spread: Fraction  # of the values with a positive weight
-
-
 def exact(values, weights, decay=1.0, ignore_na=False):
     """Return the exact moments of values, where None is missing.
 
-    The sums run over integers, which is much faster than over fractions.
+    Mean and m2 mean nothing if the weight is zero. The sums run over integers, which is much
+    faster than over fractions.
     """
     ages = np.array([not ignore_na or value is not None for value in values], int)
     behind = (ages.sum() - np.cumsum(ages)).tolist()
@@ -49,18 +35,16 @@ def exact(values, weights, decay=1.0, ignore_na=False):
     first = sum(a * b for a, b in zip(w_whole, x_whole, strict=True))
     second = sum(a * b * b for a, b in zip(w_whole, x_whole, strict=True))
     mean = Fraction(first, total) if total else Fraction(0)
-    weighted = [v for v, a in zip(x, w, strict=True) if a]
-    return Exact(
-        len(x),
-        Fraction(total, share),
-        Fraction(total**2 - squares, 2 * share**2),
-        Fraction(squares, share**2),
-        mean / unit,
-        (second - mean * first) / (unit**2 * share),
-        Fraction(decay) ** int(ages.sum()),
-        min(x, default=math.inf),
-        max(x, default=-math.inf),
-        max(weighted) - min(weighted) if weighted else Fraction(0),
+    return SimpleNamespace(
+        count=len(x),
+        weight=Fraction(total, share),
+        pairs=Fraction(total**2 - squares, 2 * share**2),
+        squares=Fraction(squares, share**2),
+        mean=mean / unit,
+        m2=(second - mean * first) / (unit**2 * share),
+        decay=Fraction(decay) ** int(ages.sum()),
+        low=min(x, default=math.inf),
+        high=max(x, default=-math.inf),
     )
 
 

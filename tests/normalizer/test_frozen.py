@@ -96,13 +96,10 @@ def test_equality_hash_and_fingerprint() -> None:
     assert int(one.fingerprint, 16)
     assert {one: "cached"}[same] == "cached"
     assert one != "something else"
+    options = {"eps": 1e-5, "ddof": 1, "clip": 3.0, "affine": {"x": (1.0, 1.0)}, "nan": "raise"}
+    options["policy"] = sbn.EMA(alpha=0.5)
     others = [
-        fit(xs(1.0), xs(3.0), eps=1e-5),
-        fit(xs(1.0), xs(3.0), ddof=1),
-        fit(xs(1.0), xs(3.0), clip=3.0),
-        fit(xs(1.0), xs(3.0), affine={"x": (1.0, 1.0)}),
-        fit(xs(1.0), xs(3.0), nan="raise"),
-        fit(xs(1.0), xs(3.0), policy=sbn.EMA(alpha=0.5)),
+        *(fit(xs(1.0), xs(3.0), **{name: option}) for name, option in options.items()),
         fit(xs(1.0), xs(math.nextafter(3.0, 4.0))),
         fit(xs(1.0), xs(3.0), xs(None)),
         fit(record(y=[1.0]), record(y=[3.0])),
