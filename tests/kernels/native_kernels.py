@@ -82,16 +82,9 @@ def core_transform(producer, layout, *arguments):
 
 def feature_transform(width, location=0.0, spread=1.0, low=0.0, affine=None, clip=None, known=None):
     """Return a transform of this many features; numbers are shared by all of them."""
-    gamma, beta = (None, None) if affine is None else affine
-    return FeatureTransform(
-        np.broadcast_to(np.float64(location), (width,)).copy(),
-        np.broadcast_to(np.float64(low), (width,)).copy(),
-        np.broadcast_to(np.float64(spread), (width,)).copy(),
-        None if gamma is None else np.broadcast_to(np.float64(gamma), (width,)).copy(),
-        None if beta is None else np.broadcast_to(np.float64(beta), (width,)).copy(),
-        clip,
-        np.ones(width, bool) if known is None else known,
-    )
+    numbers = (location, low, spread, *(affine or (None, None)))
+    arrays = (None if number is None else np.full(width, number, F8) for number in numbers)
+    return FeatureTransform(*arrays, clip, np.ones(width, bool) if known is None else known)
 
 
 def values_and_validity(array):

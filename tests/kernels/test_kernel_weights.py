@@ -320,8 +320,7 @@ def test_weighted_constant_has_no_deviation(kernels, decay, value, rows):
         for x, w in ((constant, weights), (other, filtered)):
             columns = Columns.of(pa.array(x), pa.array(x, mask=null)).with_weights(w)
             m = kernels.block_moments(columns, decay)
-            np.testing.assert_array_equal(m.m2_hi, 0.0)
-            np.testing.assert_array_equal(m.m2_lo, 0.0)
+            np.testing.assert_array_equal([m.m2_hi, m.m2_lo], 0.0)
             np.testing.assert_array_equal(np.ldexp(m.mean_hi, m.exponent), value)
 
 

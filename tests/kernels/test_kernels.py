@@ -115,9 +115,8 @@ def test_numacc_decimals_have_a_deviation_of_exactly_a_tenth(kernels, start):
 
 
 def test_decimals_at_both_ends_of_their_range(kernels):
-    values = [1 - 10**38, 10**38 - 1, 1]
-    m = kernels.block_moments(column(list(map(Decimal, values)), pa.decimal128(38, 0)))
-    assert_exact(m, values)
+    values = [Decimal(v) for v in (1 - 10**38, 10**38 - 1, 1)]
+    assert_exact(kernels.block_moments(column(values, pa.decimal128(38, 0))), values)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 511, 512, 513, 1024, 1025, 262143, 262144, 262145])
