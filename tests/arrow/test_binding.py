@@ -289,8 +289,7 @@ def test_other_columns_pass_through_unchanged() -> None:
     for name in ("text", "skipped", "flags"):
         given_buffers = [b and b.address for b in batch[name].buffers()]
         assert [b and b.address for b in out[name].buffers()] == given_buffers
-    # The input is unchanged.
-    assert batch["x"].to_pylist() == [1.0, 2.0, 3.0]
+    assert batch["x"].to_pylist() == [1.0, 2.0, 3.0]  # the input is unchanged
 
 
 def test_metadata_of_schema_and_fields_is_kept() -> None:

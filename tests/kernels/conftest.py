@@ -51,10 +51,7 @@ print(native.simd)
 
 @pytest.fixture
 def by_instruction_set(native, tmp_path):
-    """Return a function that runs code with each instruction set.
-
-    The code appends arrays to the list `found`. The function returns them joined, in a dictionary.
-    """
+    """Return a function that joins the arrays that code appends to `found`, per instruction set."""
 
     def run(code):
         results, used = {}, set()

@@ -19,11 +19,7 @@ CLOSE = Fraction(1, 10**14)
 
 
 def exact(values, weights, decay=1.0, ignore_na=False):
-    """Return the exact moments of values, where None is missing.
-
-    Mean and m2 mean nothing if the weight is zero. The sums run over integers, which is much
-    faster than over fractions.
-    """
+    """Return the exact moments of values, where None is missing; sums of integers are fast."""
     ages = np.array([not ignore_na or value is not None for value in values], int)
     behind = (ages.sum() - np.cumsum(ages)).tolist()
     there = [i for i, value in enumerate(values) if value is not None]
