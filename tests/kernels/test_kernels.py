@@ -279,6 +279,13 @@ def test_normalize_extreme_values(kernels):
     assert tiny.to_pylist() == pytest.approx([1.0, -1.0], rel=1e-12, abs=0)
 
 
+@pytest.mark.parametrize("missing", [[], [None]], ids=["whole", "with a null"])
+def test_normalize_keeps_the_sign_of_zero(kernels, missing):
+    values = [0.0, -0.0] * 20 + missing
+    got = normalized(kernels, values, feature_transform(0.0, 3.0))
+    assert repr(got.to_pylist()) == repr(values)
+
+
 def test_clip_comes_before_gamma_and_beta(kernels):
     transform = feature_transform(0.0, 1.0, gamma=2.0, beta=1.0, clip=3.0)
     got = normalized(kernels, [0.0, 10.0, -10.0, None], transform)
