@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streambn import kernels
 from streambn.accumulators.moments import Estimates, Moments
+from streambn.accumulators.sealed import SealedArrays
 from streambn.kernels import Columns, ExactSums, MomentArrays
 from streambn.kernels.interface import Ints
 from streambn.kernels.moments import ZERO_EXPONENT
@@ -28,7 +28,7 @@ _ROOT_BITS = 56  # bits of an integer root before it is rounded to 53
 _ORDINARY = 400  # values within 2**±400 are kept in plain units
 
 
-class ExactMoments(ExactSums):
+class ExactMoments(SealedArrays, ExactSums):
     """Σx and Σx² of one segment of a stream: an immutable value over features.
 
     `streambn.kernels.ExactSums` documents the fields and their units. The merge is associative
@@ -46,15 +46,6 @@ class ExactMoments(ExactSums):
     """
 
     __slots__ = ()
-
-    @classmethod
-    def sealed(cls, sums: ExactSums) -> Self:
-        """Take over sums that have no other owner, and make them read-only."""
-        sums.memory.setflags(write=False)
-        return cls(sums.memory)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (self.memory,)
 
     @classmethod
     def empty(cls, features: int) -> Self:
@@ -107,11 +98,6 @@ class ExactMoments(ExactSums):
         """Return the sums of this segment and one batch; raises as `merge` does."""
         return type(self).sealed(kernels.extend_exact(self, columns))
 
-    def take(self, features: Sequence[int] | NDArray[np.int64]) -> Self:
-        """Return the sums of some features, in the given order."""
-        memory = np.take(self.memory, np.asarray(features, int), axis=1)
-        return type(self).sealed(ExactSums(memory))
-
     @property
     def tally(self) -> Moments:
         """Counts and extremes as moments, whose other fields are those of no data."""
@@ -130,16 +116,13 @@ class ExactMoments(ExactSums):
         found = np.zeros((features, 4))
         for feature in range(features):
             central = self._central(feature)
+            found[feature, 2:] = np.nan
             if central is None:
-                found[feature, 2:] = np.nan
                 continue
-            mean, m2 = central.mean, central.m2
-            found[feature, :2] = _nearest_pair(*mean)
+            found[feature, :2] = _nearest_pair(*central.mean)
             if central.n > ddof:
-                variance = m2[0], m2[1] * (central.n - ddof)
+                variance = central.m2[0], central.m2[1] * (central.n - ddof)
                 found[feature, 2:] = _nearest(*variance), _nearest_root(*variance)
-            else:
-                found[feature, 2:] = np.nan
         mean_hi, mean_lo, var, std = np.ascontiguousarray(found.T)
         return Estimates(mean_hi, mean_lo, var, std, self.count > 0)
 
@@ -202,15 +185,6 @@ class ExactMoments(ExactSums):
         bits = (squares * numerator**2).bit_length() - (denominator**2).bit_length()
         return 0 if abs(bits) <= 2 * _ORDINARY else bits // 2
 
-    def __eq__(self, other: object) -> bool:
-        """Compare bit for bit."""
-        return isinstance(other, ExactMoments) and np.array_equal(self.memory, other.memory)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = None  # type: ignore[assignment]
-
 
 _Ratio = tuple[int, int]  # numerator, denominator > 0
 
@@ -221,10 +195,6 @@ class _Central(NamedTuple):
     n: int
     mean: _Ratio
     m2: _Ratio
-
-
-def _unpickle(memory: Ints) -> ExactMoments:
-    return ExactMoments.sealed(ExactSums(memory))
 
 
 @functools.lru_cache(maxsize=16)

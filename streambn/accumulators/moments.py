@@ -29,13 +29,13 @@ point. μ and S are unevaluated sums hi + lo of two float64 (double-double).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streambn import kernels
+from streambn.accumulators.sealed import SealedArrays
 from streambn.kernels import Columns, MomentArrays
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Floats, Ints
@@ -70,7 +70,7 @@ class Estimates(NamedTuple):
     defined: NDArray[np.bool_]
 
 
-class Moments(MomentArrays):
+class Moments(SealedArrays, MomentArrays):
     """Moments of one segment of a stream: an immutable value over features.
 
     `streambn.kernels.MomentArrays` documents the fields and their units; the module's docstring
@@ -92,15 +92,6 @@ class Moments(MomentArrays):
 
     # Counts and extremes, which weights and decay do not affect.
     TALLY: ClassVar = ("count", "nulls", "nans", "pos_infs", "neg_infs", "min", "max")
-
-    @classmethod
-    def sealed(cls, arrays: MomentArrays) -> Self:
-        """Take over arrays that have no other owner, and make them read-only."""
-        arrays.memory.setflags(write=False)
-        return cls(arrays.memory)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickle, (self.memory,)
 
     @classmethod
     def empty(cls, features: int) -> Self:
@@ -140,11 +131,6 @@ class Moments(MomentArrays):
     def extend(self, columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> Self:
         """Return the moments of this segment followed by one batch."""
         return type(self).sealed(kernels.extend_moments(self, columns, decay, ignore_na))
-
-    def take(self, features: Sequence[int] | NDArray[np.int64]) -> Self:
-        """Return the moments of some features, in the given order."""
-        memory = np.take(self.memory, np.asarray(features, int), axis=1)
-        return type(self).sealed(MomentArrays(memory))
 
     @property
     def mean(self) -> Floats:
@@ -198,19 +184,6 @@ class Moments(MomentArrays):
     def __add__(self, newer: object) -> Self:
         """Return the same as `merge`."""
         return self.merge(newer) if isinstance(newer, MomentArrays) else NotImplemented
-
-    def __eq__(self, other: object) -> bool:
-        """Compare bit for bit."""
-        return isinstance(other, Moments) and np.array_equal(self.memory, other.memory)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _unpickle(memory: Ints) -> Moments:
-    return Moments.sealed(MomentArrays(memory))
 
 
 def var_and_std(m2: dd.Pair, divisor: Floats, exponent: Ints) -> tuple[Floats, Floats]:

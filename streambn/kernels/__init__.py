@@ -97,33 +97,21 @@ def _choose() -> str:
 
 active: str = _choose()
 if active == "native":
-    from streambn.kernels.native import (
-        RowStatistics,
-        block_moments,
-        denormalize,
-        exact_sums,
-        extend_exact,
-        extend_moments,
-        merge_exact,
-        merge_moments,
-        normalize,
-        recursion_weights,
-        time_weights,
-    )
+    from streambn.kernels import native as _implementation
 else:
-    from streambn.kernels.reference import (  # type: ignore[assignment]
-        RowStatistics,
-        block_moments,
-        denormalize,
-        exact_sums,
-        extend_exact,
-        extend_moments,
-        merge_exact,
-        merge_moments,
-        normalize,
-        recursion_weights,
-        time_weights,
-    )
+    from streambn.kernels import reference as _implementation  # type: ignore[no-redef]
+
+RowStatistics = _implementation.RowStatistics
+block_moments = _implementation.block_moments
+denormalize = _implementation.denormalize
+exact_sums = _implementation.exact_sums
+extend_exact = _implementation.extend_exact
+extend_moments = _implementation.extend_moments
+merge_exact = _implementation.merge_exact
+merge_moments = _implementation.merge_moments
+normalize = _implementation.normalize
+recursion_weights = _implementation.recursion_weights
+time_weights = _implementation.time_weights
 
 
 def describe() -> str:

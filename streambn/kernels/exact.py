@@ -8,12 +8,12 @@ import numpy as np
 
 from streambn.errors import MergeError
 from streambn.kernels.interface import Ints
-from streambn.kernels.moments import FloatField, IntField
+from streambn.kernels.moments import IntField, TallyArrays
 
 __all__ = ["ExactSums", "UnmergeableError", "decimal_sums", "empty_sums", "unmergeable"]
 
 
-class ExactSums:
+class ExactSums(TallyArrays):
     """Exact sums of one segment of a stream, as arrays over features.
 
     The sums are integers in a unit that divides every value: ``2**-1074`` for floats and
@@ -43,7 +43,7 @@ class ExactSums:
         The sum of x**2 in squared units, in the same form.
     """
 
-    __slots__ = ("memory",)
+    __slots__ = ()
 
     # The unit is 2**-UNIT_BITS, the smallest float64, unless it is decimal.
     UNIT_BITS: ClassVar[int] = 1074
@@ -51,18 +51,8 @@ class ExactSums:
     SQUARES: ClassVar[slice] = slice(43, 110)
     ROWS: ClassVar[int] = 110
 
-    count = IntField(0)
-    nulls = IntField(1)
-    nans = IntField(2)
-    pos_infs = IntField(3)
-    neg_infs = IntField(4)
-    min = FloatField(5)
-    max = FloatField(6)
     decimal = IntField(7)
     scale = IntField(8)
-
-    def __init__(self, memory: Ints) -> None:
-        self.memory = memory
 
     @property
     def total(self) -> Ints:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streambn.kernels.interface import Floats, Ints
 
-__all__ = ["ZERO_EXPONENT", "FloatField", "IntField", "MomentArrays", "empty_moments"]
+__all__ = [
+    "ZERO_EXPONENT",
+    "FloatField",
+    "IntField",
+    "MomentArrays",
+    "TallyArrays",
+    "empty_moments",
+]
 
 # The exponent of a feature that has seen only zeros. It is below every other exponent, so a
 # merge takes the other one.
 ZERO_EXPONENT = -1100
-
-
-class _Block(Protocol):
-    memory: Ints
 
 
 class FloatField:
@@ -27,7 +30,7 @@ class FloatField:
     def __init__(self, row: int) -> None:
         self._row = row
 
-    def __get__(self, arrays: _Block, owner: type | None = None) -> Floats:
+    def __get__(self, arrays: TallyArrays, owner: type | None = None) -> Floats:
         floats: Floats = arrays.memory[self._row].view(np.float64)
         return floats
 
@@ -38,12 +41,29 @@ class IntField:
     def __init__(self, row: int) -> None:
         self._row = row
 
-    def __get__(self, arrays: _Block, owner: type | None = None) -> Ints:
+    def __get__(self, arrays: TallyArrays, owner: type | None = None) -> Ints:
         ints: Ints = arrays.memory[self._row]
         return ints
 
 
-class MomentArrays:
+class TallyArrays:
+    """Counts and extremes of one segment of a stream, in the first seven rows of `memory`."""
+
+    __slots__ = ("memory",)
+
+    count = IntField(0)
+    nulls = IntField(1)
+    nans = IntField(2)
+    pos_infs = IntField(3)
+    neg_infs = IntField(4)
+    min = FloatField(5)
+    max = FloatField(6)
+
+    def __init__(self, memory: Ints) -> None:
+        self.memory = memory
+
+
+class MomentArrays(TallyArrays):
     """Moments of one segment of a stream, as arrays over features.
 
     Values are in units of ``2**exponent``: the true mean is
@@ -78,7 +98,7 @@ class MomentArrays:
         The binary exponent of the units.
     """
 
-    __slots__ = ("memory",)
+    __slots__ = ()
 
     FIELDS: ClassVar[tuple[str, ...]] = (
         "count",
@@ -99,13 +119,6 @@ class MomentArrays:
         "exponent",
     )
 
-    count = IntField(0)
-    nulls = IntField(1)
-    nans = IntField(2)
-    pos_infs = IntField(3)
-    neg_infs = IntField(4)
-    min = FloatField(5)
-    max = FloatField(6)
     weight = FloatField(7)
     pairs = FloatField(8)
     squares = FloatField(9)
@@ -115,9 +128,6 @@ class MomentArrays:
     m2_lo = FloatField(13)
     decay = FloatField(14)
     exponent = IntField(15)
-
-    def __init__(self, memory: Ints) -> None:
-        self.memory = memory
 
     @property
     def not_finite(self) -> Ints:

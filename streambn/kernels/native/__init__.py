@@ -64,26 +64,19 @@ def set_threads(count: int) -> None:
 
 def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> MomentArrays:
     """See `streambn.kernels.reference.block_moments`."""
-    if columns.layout.encoded:
-        columns = decode_columns(columns)
-    memory = np.empty((_FIELDS, columns.layout.features), np.int64)
-    _core.block_moments(
-        columns.batch, columns.layout, decay, ignore_na, columns.weights, _threads, None, memory
-    )
-    return MomentArrays(memory)
+    return extend_moments(None, columns, decay, ignore_na)
 
 
 def extend_moments(
-    older: MomentArrays, columns: Columns, decay: float = 1.0, ignore_na: bool = False
+    older: MomentArrays | None, columns: Columns, decay: float = 1.0, ignore_na: bool = False
 ) -> MomentArrays:
-    """See `streambn.kernels.reference.extend_moments`."""
+    """See `streambn.kernels.reference.extend_moments`; None: nothing is older."""
     if columns.layout.encoded:
         columns = decode_columns(columns)
     memory = np.empty((_FIELDS, columns.layout.features), np.int64)
-    _core.block_moments(
-        columns.batch, columns.layout, decay, ignore_na, columns.weights, _threads, older.memory,
-        memory,
-    )  # fmt: skip
+    batch, layout, weights = columns.batch, columns.layout, columns.weights
+    before = None if older is None else older.memory
+    _core.block_moments(batch, layout, decay, ignore_na, weights, _threads, before, memory)
     return MomentArrays(memory)
 
 
@@ -96,12 +89,19 @@ def merge_moments(older: MomentArrays, newer: MomentArrays) -> MomentArrays:
 
 def exact_sums(columns: Columns) -> ExactSums:
     """See `streambn.kernels.reference.exact_sums`."""
-    return _exact_sums(None, columns)
+    return extend_exact(None, columns)
 
 
-def extend_exact(older: ExactSums, columns: Columns) -> ExactSums:
-    """See `streambn.kernels.reference.extend_exact`."""
-    return _exact_sums(older, columns)
+def extend_exact(older: ExactSums | None, columns: Columns) -> ExactSums:
+    """See `streambn.kernels.reference.extend_exact`; None: nothing is older."""
+    if columns.layout.encoded:
+        columns = decode_columns(columns)
+    memory = np.empty((ExactSums.ROWS, columns.layout.features), np.int64)
+    before = None if older is None else older.memory
+    feature = _core.exact_sums(columns.batch, columns.layout, _threads, before, memory)
+    if feature >= 0 and older is not None:
+        raise unmergeable(feature, older, exact_sums(columns))
+    return ExactSums(memory)
 
 
 def merge_exact(older: ExactSums, newer: ExactSums) -> ExactSums:
@@ -110,17 +110,6 @@ def merge_exact(older: ExactSums, newer: ExactSums) -> ExactSums:
     feature = _core.merge_exact(older.memory, newer.memory, memory)
     if feature >= 0:
         raise unmergeable(feature, older, newer)
-    return ExactSums(memory)
-
-
-def _exact_sums(older: ExactSums | None, columns: Columns) -> ExactSums:
-    if columns.layout.encoded:
-        columns = decode_columns(columns)
-    memory = np.empty((ExactSums.ROWS, columns.layout.features), np.int64)
-    before = None if older is None else older.memory
-    feature = _core.exact_sums(columns.batch, columns.layout, _threads, before, memory)
-    if feature >= 0 and older is not None:
-        raise unmergeable(feature, older, exact_sums(columns))
     return ExactSums(memory)
 
 
@@ -142,17 +131,13 @@ def recursion_weights(there: NDArray[np.bool_], decay: float, alpha: float) -> R
 def normalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> Transformed:
     """See `streambn.kernels.reference.normalize`."""
     mapped = _transform(columns, lanes, schema, lanes.clip, False)
-    if mapped is None:
-        mapped = reference.normalize(columns, lanes, schema)
-    return mapped
+    return mapped or reference.normalize(columns, lanes, schema)
 
 
 def denormalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> Transformed:
     """See `streambn.kernels.reference.denormalize`."""
     mapped = _transform(columns, lanes, schema, None, True)
-    if mapped is None:
-        mapped = reference.denormalize(columns, lanes, schema)
-    return mapped
+    return mapped or reference.denormalize(columns, lanes, schema)
 
 
 # The last output schema and its export. The batches of a stream share one schema, so the export
@@ -182,11 +167,7 @@ def _transform(
     batch = _core.transform(
         columns.batch,
         columns.layout,
-        transform.location_hi,
-        transform.location_lo,
-        transform.scale,
-        transform.gamma,
-        transform.beta,
+        *transform[:5],
         math.inf if clip is None else clip,
         transform.known,
         inverse,

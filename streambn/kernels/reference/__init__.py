@@ -5,9 +5,7 @@ never used, because at mean/σ = 1e8 it loses every digit. The data is read in b
 the cache during several passes.
 """
 
-from streambn.kernels.exact import empty_sums
 from streambn.kernels.moments import empty_moments
-from streambn.kernels.recursion import recursion_step
 from streambn.kernels.reference.blocks import block_moments, extend_moments
 from streambn.kernels.reference.exact import exact_sums, extend_exact, merge_exact
 from streambn.kernels.reference.merge import merge_moments
@@ -21,14 +19,12 @@ __all__ = [
     "block_moments",
     "denormalize",
     "empty_moments",
-    "empty_sums",
     "exact_sums",
     "extend_exact",
     "extend_moments",
     "merge_exact",
     "merge_moments",
     "normalize",
-    "recursion_step",
     "recursion_weights",
     "time_weights",
 ]

@@ -12,9 +12,11 @@ statistics are read, where P is the product of the discounts of all later values
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -33,26 +35,20 @@ _LARGEST, _SMALLEST = 2.0**400, 2.0**-400  # squares of values between them are 
 _OVERFLOW = 2.0**969  # beyond this a difference may overflow
 _MAX_EXPONENT = 1024  # numbers of a larger binary exponent are beyond float64
 
-_ONE = 1.0  # the default weight, recognised by identity
+_FIELDS = len(MomentArrays.FIELDS)
 _RAISE, _PROPAGATE = MISSING.index("raise"), MISSING.index("propagate")
 
 
+@dataclass(slots=True)
 class _Map:
     """The map y = clip((x − location) / scale)·gamma + beta of one feature."""
 
-    __slots__ = ("beta", "gamma", "high", "known", "low", "scale")
-
-    def __init__(
-        self,
-        high: float = 0.0,
-        low: float = 0.0,
-        scale: float = 1.0,
-        gamma: float = 1.0,
-        beta: float = 0.0,
-        known: bool = True,
-    ) -> None:
-        self.high, self.low, self.scale = high, low, scale
-        self.gamma, self.beta, self.known = gamma, beta, known
+    high: float = 0.0
+    low: float = 0.0
+    scale: float = 1.0
+    gamma: float = 1.0
+    beta: float = 0.0
+    known: bool = True
 
     def __call__(self, high: float, low: float, clip: float) -> float:
         location, rest, scale = self.high, self.low, self.scale
@@ -67,18 +63,6 @@ class _Map:
 
 class _Feature:
     """One feature: the fields of `MomentArrays` as plain numbers."""
-
-    __slots__ = (
-        *MomentArrays.FIELDS,
-        "before",
-        "beta",
-        "exact",
-        "first",
-        "gamma",
-        "map",
-        "rows",
-        "since",
-    )
 
     count: int
     nulls: int
@@ -140,12 +124,8 @@ def _flushed(weight: float) -> float:
 def _single(x: tuple[float, float], weight: float, decay: float) -> _Feature:
     """Return the moments of one value."""
     feature = _Feature()
-    feature.count, feature.weight, feature.squares, feature.decay = (
-        1,
-        weight,
-        weight * weight,
-        decay,
-    )
+    feature.count, feature.decay = 1, decay
+    feature.weight, feature.squares = weight, weight * weight
     feature.min = feature.max = x[0]
     size = abs(x[0])
     if size:
@@ -198,60 +178,44 @@ class RowStatistics:
         with self._lock:
             return [feature.exact for feature in self._features.values()]
 
-    def learn(self, row: Any, weight: Any = _ONE) -> None:
+    def learn(self, row: Any, weight: Any = 1.0) -> None:
         """Learn one row. A row that raises an error, or has weight 0, changes nothing."""
-        with self._lock:
-            self._learn_row(row, weight if weight is _ONE else self._weight_of(weight))
-
-    def _weight_of(self, weight: Any) -> float:
-        found = weight_of(weight)
-        if found != 1 and self._rules.prior:
+        value_weight = weight_of(weight)
+        if value_weight != 1 and self._rules.prior:
             self._refuse("recursion", None, weight)
-        return found
-
-    def _learn_row(self, row: Any, weight: float) -> None:
-        read = self._read(row)
-        for key, feature, value in read:
-            if value is None and feature is not None:
-                self._refuse("other", key, row[key])
-            if value:
-                self._check_finite(key, value[0], row[key])
-        if weight == 0:
-            return
-        for key, feature, value in read:
-            if feature is None:
+        with self._lock:
+            read = self._read(row)
+            for key, feature, value in read:
+                self._check(key, feature, value, row[key])
+            if value_weight == 0:
+                return
+            for key, known, value in read:
                 # Only a number adds a feature. A missing value may belong to a column of text.
-                if not value:
+                if known is None and not value:
                     continue
-                known = self._features[key] = _Feature(*self._affine.get(key, ()))
-            else:
-                known = feature
-            self._catch_up(known)
-            known.rows += 1
-            self._learn_value(known, value, weight)
-        self.rows += 1
+                feature = known or _Feature(*self._affine.get(key, ()))
+                self._features[key] = feature
+                self._catch_up(feature)
+                feature.rows += 1
+                self._learn_value(feature, value, value_weight)
+            self.rows += 1
 
     def transform(self, row: Any) -> dict[Any, Any]:
         """Return a copy of a row with its numbers normalized. Other values stay unchanged."""
         with self._lock:
-            return self._transform_row(row)
-
-    def _transform_row(self, row: Any) -> dict[Any, Any]:
-        read = self._read(row)
-        out = dict(row)
-        for key, feature, value in read:
-            if value is None and feature is not None:
-                self._refuse("other", key, row[key])
-            if not value:
-                continue
-            self._check_finite(key, value[0], row[key])
-            by = None if feature is None else self._map_of(feature)
-            if by is None or not by.known:
-                if UNSEEN[self._rules.unseen] == "raise":
-                    self._refuse("unseen", key, row[key])
-                by = self._unseen
-            out[key] = by(value[0], value[1], self._rules.clip)
-        return out
+            read = self._read(row)
+            out = dict(row)
+            for key, feature, value in read:
+                self._check(key, feature, value, row[key])
+                if not value:
+                    continue
+                by = None if feature is None else self._map_of(feature)
+                if by is None or not by.known:
+                    if UNSEEN[self._rules.unseen] == "raise":
+                        self._refuse("unseen", key, row[key])
+                    by = self._unseen
+                out[key] = by(value[0], value[1], self._rules.clip)
+            return out
 
     def store(
         self, moments: Ints, first: Ints | None, gaps: Ints | None, rows: Ints | None
@@ -271,29 +235,21 @@ class RowStatistics:
             up to the last row of the stream first.
         """
         with self._lock:
-            self._store(moments, first, gaps, rows)
-
-    def _store(
-        self, moments: Ints, first: Ints | None, gaps: Ints | None, rows: Ints | None
-    ) -> None:
-        if moments.shape[1] != len(self):
-            raise ValueError(f"there are {len(self)} lanes, and room for {moments.shape[1]}")
-        if first is not None:
-            first[...] = empty_moments(len(self)).memory
-        for i, feature in enumerate(self._features.values()):
-            copy = _Feature()
-            copy.set(feature.arrays())
-            copy.rows, copy.first = feature.rows, feature.first
-            copy.before, copy.since = feature.before, feature.since
-            if rows is None:
-                self._catch_up(copy)
-            else:
-                rows[i] = copy.rows
-            moments[:, i] = copy.arrays().memory[:, 0]
-            if copy.first is not None and first is not None:
-                first[:, i] = copy.first.arrays().memory[:, 0]
-            if gaps is not None:
-                gaps[:, i] = copy.before, copy.since
+            if moments.shape[1] != len(self):
+                raise ValueError(f"there are {len(self)} lanes, and room for {moments.shape[1]}")
+            if first is not None:
+                first[...] = empty_moments(len(self)).memory
+            for i, feature in enumerate(self._features.values()):
+                current = copy.copy(feature)
+                if rows is None:
+                    self._catch_up(current)
+                else:
+                    rows[i] = current.rows
+                moments[:, i] = current.arrays().memory[:, 0]
+                if current.first is not None and first is not None:
+                    first[:, i] = current.first.arrays().memory[:, 0]
+                if gaps is not None:
+                    gaps[:, i] = current.before, current.since
 
     def update(
         self,
@@ -317,13 +273,13 @@ class RowStatistics:
             for key in fresh:
                 self._features[key] = _Feature(*self._affine.get(key, ()))
             for i, feature in enumerate(self._features.values()):
-                feature.set(MomentArrays(moments.reshape(len(MomentArrays.FIELDS), -1)), i)
+                feature.set(MomentArrays(moments.reshape(_FIELDS, -1)), i)
                 feature.rows = rows if rows_of_lanes is None else int(rows_of_lanes[i])
                 feature.exact, feature.map = exact[i], None
                 feature.first = None
                 if first is not None and feature.count:
                     feature.first = _Feature()
-                    feature.first.set(MomentArrays(first.reshape(len(MomentArrays.FIELDS), -1)), i)
+                    feature.first.set(MomentArrays(first.reshape(_FIELDS, -1)), i)
                 feature.before = feature.since = 0
                 if gaps is not None:
                     feature.before, feature.since = gaps.reshape(2, -1)[:, i].tolist()
@@ -349,11 +305,13 @@ class RowStatistics:
             (key, self._features.get(key), self._number(value, key)) for key, value in row.items()
         ]
 
-    def _check_finite(self, key: Any, number: float, value: Any) -> None:
-        if math.isnan(number) and self._rules.nan == _RAISE:
-            self._refuse("nan", key, value)
-        if math.isinf(number) and self._rules.inf == _RAISE:
-            self._refuse("inf", key, value)
+    def _check(self, key: Any, feature: _Feature | None, value: Any, given: Any) -> None:
+        if value is None and feature is not None:
+            self._refuse("other", key, given)
+        if value and math.isnan(value[0]) and self._rules.nan == _RAISE:
+            self._refuse("nan", key, given)
+        if value and math.isinf(value[0]) and self._rules.inf == _RAISE:
+            self._refuse("inf", key, given)
 
     def _learn_value(self, feature: _Feature, value: Any, weight: float) -> None:
         if not value:
