@@ -10,33 +10,25 @@ import numpy as np
 
 from streambn.accumulators import ExactMoments, Moments
 from streambn.errors import SnapshotError
-from streambn.snapshot.base import Stored
+from streambn.snapshot.moments import COUNTS, StoredTally
 
 __all__ = ["StoredExactMoments"]
 
 # Decimals of Arrow have at most 76 digits. The bound keeps a damaged file from asking for an
 # integer of a million digits.
 _MAX_SCALE: Final = 1000
-_COUNTS: Final = ("count", "nulls", "nans", "pos_infs", "neg_infs")
 _SUM: Final = re.compile(r"(-?[0-9a-f]+)p(-?[0-9]{1,4})", re.ASCII)
 
 
-class StoredExactMoments(Stored):
+class StoredExactMoments(StoredTally):
     """The fields of `ExactMoments`, each a list over features.
 
     `total` and `squares` hold Σx and Σx². The text ``"<m>p<e>"`` stands for m·2**e, where m is
     an odd hexadecimal integer; zero is ``"0p0"``. Where `scale` is null, that is the sum itself:
     ``"3p0"`` is the sum of 1.0 and 2.0. Otherwise it counts units of 10**-scale in `total` and of
-    10**(-2·scale) in `squares`. `min` and `max` of a feature without values are null.
+    10**(-2·scale) in `squares`.
     """
 
-    count: list[int]
-    nulls: list[int]
-    nans: list[int]
-    pos_infs: list[int]
-    neg_infs: list[int]
-    min: list[float | None]
-    max: list[float | None]
     scale: list[int | None]
     total: list[str]
     squares: list[str]
@@ -54,7 +46,7 @@ class StoredExactMoments(Stored):
         units = [0 if d else moments.UNIT_BITS for d in decimal]
         sums = [moments.integers(feature) for feature in range(len(counts))]
         return cls(
-            **{name: getattr(moments, name).tolist() for name in _COUNTS},
+            **{name: getattr(moments, name).tolist() for name in COUNTS},
             **extremes,
             scale=scales,
             total=[_text(x, -unit) for (x, _), unit in zip(sums, units, strict=True)],
@@ -71,16 +63,10 @@ class StoredExactMoments(Stored):
         OverflowError
             A number is too large for its field.
         """
-        for name in self.__struct_fields__:
-            entries = len(getattr(self, name))
-            if entries != features:
-                raise SnapshotError(f"{name} has {entries} entries for {features} features")
-        counts = Moments.empty(features).replace(
-            **{name: np.array(getattr(self, name), np.int64) for name in _COUNTS},
-            min=np.array([np.inf if x is None else x for x in self.min]),
-            max=np.array([-np.inf if x is None else x for x in self.max]),
-        )
-        return ExactMoments.from_integers(Moments.sealed(counts), self.scale, list(self._sums()))
+        self.check_lengths(features)
+        counts = {name: np.array(getattr(self, name), np.int64) for name in COUNTS}
+        tally = Moments.empty(features).replace(**counts, **self.restore_extremes())
+        return ExactMoments.from_integers(Moments.sealed(tally), self.scale, list(self._sums()))
 
     def _sums(self) -> Iterator[tuple[int, int]]:
         """Yield Σx and Σx² of each feature, after a check that some data has them."""
@@ -89,7 +75,7 @@ class StoredExactMoments(Stored):
             total = _integer(self.total[i], -unit)
             squares = _integer(self.squares[i], -2 * unit)
             low, high, empty = self.min[i], self.max[i], count == 0
-            if any(getattr(self, name)[i] < 0 for name in _COUNTS):
+            if any(getattr(self, name)[i] < 0 for name in COUNTS):
                 raise SnapshotError("a count is negative")
             if (low is None) != empty or (high is None) != empty:
                 raise SnapshotError("min and max must be null where count is 0, and only there")

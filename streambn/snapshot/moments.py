@@ -13,17 +13,17 @@ from streambn.errors import SnapshotError
 from streambn.kernels import MomentArrays
 from streambn.snapshot.base import Stored
 
-__all__ = ["StoredMoments", "restore_arrays"]
+__all__ = ["COUNTS", "StoredMoments", "StoredTally", "restore_arrays"]
 
-_COUNTS: Final = ("count", "nulls", "nans", "pos_infs", "neg_infs")
-_INTEGERS: Final = (*_COUNTS, "exponent")
-_NOT_NEGATIVE: Final = (*_COUNTS, "weight", "pairs", "squares", "m2_hi", "decay")
+COUNTS: Final = ("count", "nulls", "nans", "pos_infs", "neg_infs")
+_INTEGERS: Final = (*COUNTS, "exponent")
+_NOT_NEGATIVE: Final = (*COUNTS, "weight", "pairs", "squares", "m2_hi", "decay")
 
 
-class StoredMoments(Stored):
-    """The fields of `Moments`, each a list over features.
+class StoredTally(Stored):
+    """Counts and extremes, each a list over features.
 
-    `min` and `max` of a feature without values are null. Version 1 has no `squares`.
+    `min` and `max` of a feature without values are null.
     """
 
     count: list[int]
@@ -33,6 +33,24 @@ class StoredMoments(Stored):
     neg_infs: list[int]
     min: list[float | None]
     max: list[float | None]
+
+    def check_lengths(self, features: int) -> None:
+        """Raise a SnapshotError unless each list has one entry for each feature."""
+        for name in self.__struct_fields__:
+            values = getattr(self, name)
+            if values is not None and len(values) != features:
+                raise SnapshotError(f"{name} has {len(values)} entries for {features} features")
+
+    def restore_extremes(self) -> dict[str, NDArray[np.float64]]:
+        """Return `min` and `max` as arrays."""
+        low = [np.inf if value is None else value for value in self.min]
+        high = [-np.inf if value is None else value for value in self.max]
+        return {"min": np.array(low, np.float64), "max": np.array(high, np.float64)}
+
+
+class StoredMoments(StoredTally):
+    """The fields of `Moments`, each a list over features. Version 1 has no `squares`."""
+
     weight: list[float]
     pairs: list[float]
     mean_hi: list[float]
@@ -59,22 +77,16 @@ class StoredMoments(Stored):
         SnapshotError
             A list does not have one entry for each feature, or a number is out of range.
         """
-        return Moments.sealed(
-            MomentArrays.from_fields(
-                **{name: self._array(name, features) for name in MomentArrays.FIELDS}
-            )
-        )
+        self.check_lengths(features)
+        fields = self.restore_extremes()
+        others = {name: self._array(name) for name in MomentArrays.FIELDS if name not in fields}
+        return Moments.sealed(MomentArrays.from_fields(**fields, **others))
 
-    def _array(self, name: str, features: int) -> NDArray[Any]:
+    def _array(self, name: str) -> NDArray[Any]:
         values = getattr(self, name)
         if name == "squares" and values is None:
             # In version 1 age alone set the weights, and Q = W² − 2C.
             values = [max(w * w - 2 * c, 0.0) for w, c in zip(self.weight, self.pairs, strict=True)]
-        if len(values) != features:
-            raise SnapshotError(f"{name} has {len(values)} entries for {features} features")
-        if name in ("min", "max"):
-            empty = np.inf if name == "min" else -np.inf
-            return np.array([empty if value is None else value for value in values], np.float64)
         array = np.array(values, np.int64 if name in _INTEGERS else np.float64)
         if not np.isfinite(array).all():
             raise SnapshotError(f"{name} has a value beyond the range of float64")

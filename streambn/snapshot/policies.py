@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 import msgspec
 import numpy as np
 
-from streambn.accumulators import ExactMoments, Moments
+from streambn.accumulators import Moments
 from streambn.errors import SnapshotError
 from streambn.policies import (
     EMA,
@@ -41,48 +41,42 @@ __all__ = [
 ]
 
 
-class StoredWelford(Stored, tag="welford", tag_field="kind"):
+class _StoredState(Stored):
+    """A policy without hyperparameters, which is stored as its state."""
+
+    stored_state: ClassVar[Any]
+
+    state: Any
+
+    @classmethod
+    def of(cls, policy: Policy, state: Any) -> Self:
+        """Return the stored form; a state of None is stored as null."""
+        del policy
+        return cls(state=None if state is None else cls.stored_state.of(state))
+
+    def restore(self, features: int) -> Any:
+        """Return the state."""
+        return self.state.restore(features)
+
+
+class StoredWelford(_StoredState, tag="welford", tag_field="kind"):
     """`Welford` and its moments."""
 
     since: ClassVar[int] = 2
+    policy: ClassVar[type[Policy]] = Welford
+    stored_state: ClassVar[Any] = StoredMoments
 
     state: StoredMoments | None
 
-    @classmethod
-    def of(cls, policy: Welford, state: Moments | None) -> Self:
-        """Return the stored form; a state of None is stored as null."""
-        del policy
-        return cls(state=None if state is None else StoredMoments.of(state))
 
-    def policy(self) -> Welford:
-        """Return the policy."""
-        return Welford()
-
-    def restore(self, features: int) -> Moments | None:
-        """Return the state."""
-        return None if self.state is None else self.state.restore(features)
-
-
-class StoredExact(Stored, tag="exact", tag_field="kind"):
+class StoredExact(_StoredState, tag="exact", tag_field="kind"):
     """`Exact` and its sums."""
 
     since: ClassVar[int] = 4
+    policy: ClassVar[type[Policy]] = Exact
+    stored_state: ClassVar[Any] = StoredExactMoments
 
     state: StoredExactMoments | None
-
-    @classmethod
-    def of(cls, policy: Exact, state: ExactMoments | None) -> Self:
-        """Return the stored form; a state of None is stored as null."""
-        del policy
-        return cls(state=None if state is None else StoredExactMoments.of(state))
-
-    def policy(self) -> Exact:
-        """Return the policy."""
-        return Exact()
-
-    def restore(self, features: int) -> ExactMoments | None:
-        """Return the state."""
-        return None if self.state is None else self.state.restore(features)
 
 
 class StoredEMAState(Stored):
@@ -104,24 +98,21 @@ class StoredEMAState(Stored):
     latest: tuple[float, float] | None = None
 
     @classmethod
-    def by_row(cls, policy: EMA, state: Any) -> Self:
-        """Return the stored form of a state by row."""
+    def of(cls, policy: EMA, state: Any) -> Self:
+        """Return the stored form of a state."""
+        if policy.time is not None:
+            seen = policy.newest(state) is not None
+            return cls(
+                moments=StoredMoments.of(state.moments),
+                first=None,
+                times=tuple(state.times.tolist()),
+                latest=tuple(state.latest.tolist()) if seen else None,
+            )
         moments, first, gaps = policy.to_moments(state)
         return cls(
             moments=StoredMoments.of(moments),
             first=None if first is None else StoredMoments.of(first),
             gaps=None if gaps is None else tuple(gaps.tolist()),
-        )
-
-    @classmethod
-    def by_event_time(cls, state: TimedState) -> Self:
-        """Return the stored form of a state by event time."""
-        seen = bool(np.isfinite(state.latest).all())
-        return cls(
-            moments=StoredMoments.of(state.moments),
-            first=None,
-            times=tuple(state.times.tolist()),
-            latest=tuple(state.latest.tolist()) if seen else None,
         )
 
     def restore(self, features: int) -> Moments | RecursiveState | TimedState:
@@ -172,21 +163,13 @@ class StoredEMA(Stored, tag="ema", tag_field="kind"):
     def of(cls, policy: EMA, state: Any) -> Self:
         """Return the stored form; a state of None is stored as null."""
         rates = {name: getattr(policy, name) for name in ("alpha", "halflife", "span", "com")}
-        stored = None
-        if state is not None:
-            by_row = policy.time is None
-            stored = (
-                StoredEMAState.by_row(policy, state)
-                if by_row
-                else StoredEMAState.by_event_time(state)
-            )
         return cls(
             **{name: float(x) if isinstance(x, int) else x for name, x in rates.items()},
             adjust=policy.adjust,
             ignore_na=policy.ignore_na,
             time=policy.time,
             null_time="skip" if policy.null_time == "skip" else None,
-            state=stored,
+            state=None if state is None else StoredEMAState.of(policy, state),
         )
 
     def policy(self) -> EMA:
