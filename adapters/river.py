@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -30,8 +30,8 @@ __all__ = ["RiverNormalizer", "freeze", "unfreeze"]
 Missing = Literal["ignore", "raise", "propagate"]
 Unseen = Literal["zero", "passthrough", "raise"]
 
-# `learn_one` compares its weight with this object to see whether the caller gave one.
-_DEFAULT_WEIGHT = 1.0
+# The parameters that `streambn.Normalizer` has too, besides the policy.
+_OPTIONS = ("eps", "ddof", "center", "scale", "affine", "clip", "nan", "inf", "weights")
 
 
 class RiverNormalizer(base.MiniBatchTransformer):
@@ -127,20 +127,8 @@ class RiverNormalizer(base.MiniBatchTransformer):
     def reset(self) -> None:
         """Forget all statistics. The parameters stay, and the transformer is not frozen."""
         self._frozen = False
-        self._rows = sbn.RowNormalizer(
-            self.policy,
-            eps=self.eps,
-            ddof=self.ddof,
-            center=self.center,
-            scale=self.scale,
-            affine=self.affine,
-            clip=self.clip,
-            nan=self.nan,
-            inf=self.inf,
-            weights=self.weights,
-            unseen=self.unseen,
-            constant="zero",
-        )
+        options = {name: getattr(self, name) for name in _OPTIONS}
+        self._rows = sbn.RowNormalizer(self.policy, unseen=self.unseen, constant="zero", **options)
 
     def _unit_test_skips(self) -> set[str]:
         """Return the names of River's checks that do not apply: a `BatchEMA` learns by blocks."""
@@ -149,7 +137,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
 
     # ---------------------------------------------------------------------------- rows
 
-    def learn_one(self, x: dict[Any, Any], w: float = _DEFAULT_WEIGHT) -> None:
+    def learn_one(self, x: dict[Any, Any], w: float = 1.0) -> None:
         """Learn one row, unless frozen.
 
         Parameters
@@ -167,11 +155,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
         SchemaError
             A feature that was a number is one no longer.
         """
-        if self._frozen:
-            return
-        if w is _DEFAULT_WEIGHT:
-            self._rows.learn_one(x)
-        else:
+        if not self._frozen:
             self._rows.learn_one(x, w)
 
     def transform_one(self, x: dict[Any, Any]) -> dict[Any, Any]:
@@ -281,20 +265,10 @@ class RiverNormalizer(base.MiniBatchTransformer):
                 f"{type(normalizer).__name__}. Read a file with streambn.load(path).",
                 argument="normalizer",
             )
-        options = normalizer.options
-        self = cls(
-            normalizer.policy,
-            eps=options.eps,
-            ddof=options.ddof,
-            center=options.center,
-            scale=options.scale,
-            affine=None if options.affine is None else dict(options.affine),
-            clip=options.clip,
-            nan=options.nan,
-            inf=options.inf,
-            weights=options.weights,
-            unseen=unseen,
-        )
+        options: dict[str, Any] = {name: getattr(normalizer.options, name) for name in _OPTIONS}
+        if options["affine"] is not None:
+            options["affine"] = dict(options["affine"])
+        self = cls(normalizer.policy, unseen=unseen, **options)
         self._rows = sbn.RowNormalizer.from_normalizer(normalizer, unseen=unseen, constant="zero")
         return self
 
@@ -407,12 +381,11 @@ def _normalizers(part: Any, visited: set[int]) -> Iterator[RiverNormalizer]:
     if issubclass(type(part), RiverNormalizer):
         yield part
         return
-    inner: Iterable[Any] = ()
+    if isinstance(part, base.Base):
+        part = vars(part)
     if isinstance(part, Mapping):
-        inner = part.values()
-    elif isinstance(part, list | tuple):
-        inner = part
-    elif isinstance(part, base.Base):
-        inner = vars(part).values()
-    for each in inner:
+        part = part.values()
+    elif not isinstance(part, list | tuple):
+        return
+    for each in part:
         yield from _normalizers(each, visited)

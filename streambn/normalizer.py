@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import pyarrow as pa
 
@@ -30,13 +30,6 @@ else:
 __all__ = ["FrozenNormalizer", "Normalizer", "Using", "load"]
 
 Using = Literal["running", "before", "batch"]
-
-
-class _Step(NamedTuple):
-    """One batch learned and normalized: the statistics after it, and the output."""
-
-    statistics: Statistics
-    out: pa.RecordBatch
 
 
 class Normalizer(Transformer):
@@ -218,36 +211,32 @@ class Normalizer(Transformer):
             raise InvalidValueError(
                 f"using must be 'running', 'before' or 'batch', got {using!r}.", argument="using"
             )
-        kind = float_type_of(dtype)
+        kind, learned = float_type_of(dtype), self._statistics
 
         def output_schema(schema: pa.Schema) -> pa.Schema:
             standardizer = Standardizer.of(self._statistics.bind(schema))
             return standardizer.output_schema(schema, kind, nullable=using == "batch")
 
-        def step(before: Statistics, batch: pa.RecordBatch, schema: pa.Schema) -> _Step:
-            after = before.learn(batch)
-            by = (after if using == "running" else before).bind(batch.schema)
-            if using == "batch":
-                by = by.of_batch(batch)
-            return _Step(after, Standardizer.of(by).standardize(batch, schema))
-
-        def step_now(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        def step(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+            nonlocal learned
             with self._lock:
-                self._statistics, out = step(self._statistics, batch, schema)
+                before = self._statistics if is_lazy else learned
+                learned = before.learn(batch)
+                by = (learned if using == "running" else before).bind(batch.schema)
+                if using == "batch":
+                    by = by.of_batch(batch)
+                out = Standardizer.of(by).standardize(batch, schema)
+                if is_lazy:
+                    self._statistics = learned
             return out
 
         stream = open_stream(data)
-        if stream.collect is None:
-            return map_stream(stream, output_schema, step_now)
+        is_lazy = stream.collect is None
+        if is_lazy:
+            return map_stream(stream, output_schema, step)
         with self._lock:
             learned = self._statistics
-
-            def step_aside(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-                nonlocal learned
-                learned, out = step(learned, batch, schema)
-                return out
-
-            result = map_stream(stream, output_schema, step_aside)
+            result = map_stream(stream, output_schema, step)
             self._statistics = learned
         return result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -14,28 +14,6 @@ __all__ = ["ApplyStatistics", "BatchFunction", "LearnAndApply", "Operation"]
 
 # Makes an output batch, which has the given schema, from an input batch.
 BatchFunction = Callable[[Any, Any], Any]
-
-
-class Operation(Protocol):
-    """What a job does to batches."""
-
-    @property
-    def statistics(self) -> Statistics:
-        """The statistics, as they are now."""
-
-    @property
-    def dtype(self) -> Any:
-        """Type of the results; None: as `Normalizer.transform` chooses."""
-
-    @property
-    def features(self) -> Collection[str]:
-        """Names of the features that it normalizes."""
-
-    def schema(self, schema: Any) -> Any:
-        """Return the output schema for an input schema."""
-
-    def function(self, names: Sequence[str]) -> BatchFunction:
-        """Return the function for batches with these columns, which may be some of all."""
 
 
 class ApplyStatistics(NamedTuple):
@@ -60,7 +38,7 @@ class ApplyStatistics(NamedTuple):
 
     @property
     def features(self) -> Collection[str]:
-        """Names of the features that have statistics."""
+        """Names of the features that it normalizes."""
         return self.frozen.features
 
     def schema(self, schema: Any) -> Any:
@@ -98,7 +76,7 @@ class LearnAndApply(NamedTuple):
 
     @property
     def features(self) -> Collection[str]:
-        """Names of the features that have statistics."""
+        """Names of the features that it normalizes."""
         return self.normalizer.features
 
     def schema(self, schema: Any) -> Any:
@@ -112,6 +90,10 @@ class LearnAndApply(NamedTuple):
 
     def _learn_and_apply(self, data: Any) -> Any:
         return self.normalizer.update_transform(data, using=self.using, dtype=self.dtype)
+
+
+# What a job does to batches.
+Operation = ApplyStatistics | LearnAndApply
 
 
 def _empty(schema: Any) -> Any:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, Literal, NamedTuple, Protocol, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -36,23 +36,6 @@ _DOMAINS: Final[dict[str, Domain]] = {
 }
 _LENGTH: Final = Domain("> 0", _DOMAINS["halflife"].contains)
 _RATES: Final = tuple(_DOMAINS)
-
-
-class _Form(Protocol):
-    """One of the three forms of an EMA, each with a state of its own."""
-
-    def init(self, features: int) -> Any: ...
-    def update(self, state: Any, columns: Columns) -> Any: ...
-    def merge(self, older: Any, newer: Any) -> Any: ...
-    def tally(self, state: Any) -> Moments: ...
-    def take(self, state: Any, features: Sequence[int]) -> Any: ...
-    def newest(self, state: Any) -> Floats | None: ...
-
-    def weighted(self, state: Any) -> Moments:
-        """Return the moments to read statistics from, with any prior applied."""
-
-    def weight(self, state: Any, at: Floats | None) -> Floats:
-        """Return Σw of each feature as of a time; None: the time of the newest row."""
 
 
 class _AdjustedEMA(NamedTuple):
@@ -85,6 +68,9 @@ class _AdjustedEMA(NamedTuple):
 
     def take(self, state: Moments, features: Sequence[int]) -> Moments:
         return state.take(features)
+
+
+_Form = _AdjustedEMA | RecursiveEMA | TimedEMA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
