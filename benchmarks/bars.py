@@ -13,20 +13,12 @@ from benchmarks.measure import Comparison
 class Bar(NamedTuple):
     """A bound on the speed of streambn, its time or its memory, relative to something else.
 
-    Attributes
-    ----------
-    title : str
-    work : str
-        The name of the workload or file job in which both are measured.
-    against : tuple of str
-        The others. The ratio that is worst for streambn counts.
-    what : {"speed", "time", "memory"}
-        The speed must be at least `bound` times that of the others; time and memory at most.
-    bound : float
+    The speed must be at least `bound` times that of the others; time and memory at most. The ratio
+    that is worst for streambn counts.
     """
 
     title: str
-    work: str
+    work: str  # the name of the workload or file job in which all are measured
     against: tuple[str, ...]
     what: Literal["speed", "time", "memory"]
     bound: float

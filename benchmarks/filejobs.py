@@ -54,23 +54,14 @@ class Files(NamedTuple):
 class Contender(NamedTuple):
     """A process that does a job.
 
-    Attributes
-    ----------
-    command : tuple of str
-        Here ``{folder}`` stands for the folder with the data.
-    figure : {"s", "inside", "MB"}
-        What counts: the seconds from start to end, the seconds that the process reports, or the
-        most memory that it held.
-    needs : str
-        A module that must be installed.
-    data : str
-        The key in `FileJob.data`.
+    What counts is the seconds from start to end, the seconds that the process reports, or the most
+    memory that it held.
     """
 
-    command: tuple[str, ...]
+    command: tuple[str, ...]  # in which ``{folder}`` stands for the folder with the data
     figure: Literal["s", "inside", "MB"] = "s"
-    needs: str = "streambn"
-    data: str = "data"
+    needs: str = "streambn"  # a module that must be installed
+    data: str = "data"  # the key in `FileJob.data`
 
     @property
     def is_installed(self) -> bool:
@@ -80,28 +71,15 @@ class Contender(NamedTuple):
 
 @dataclass(frozen=True)
 class FileJob:
-    """Work on files, and the processes that do it.
-
-    Attributes
-    ----------
-    name, title : str
-    data : mapping of str to Files
-    contenders : mapping of str to Contender
-    rounds : int
-        The number of rounds at most.
-    checked : bool
-        Whether each contender runs once before, to compare the results.
-    constants : mapping of str to float
-        Figures that are not measured.
-    """
+    """Work on files, and the processes that do it."""
 
     name: str
     title: str
     data: Mapping[str, Files]
     contenders: Mapping[str, Contender]
-    rounds: int = 5
-    checked: bool = True
-    constants: Mapping[str, float] = field(default_factory=dict)
+    rounds: int = 5  # at most
+    checked: bool = True  # each contender runs once before, to compare the results
+    constants: Mapping[str, float] = field(default_factory=dict)  # figures that are not measured
 
     def quick(self) -> FileJob:
         """Return the same job on little data."""

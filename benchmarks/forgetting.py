@@ -40,34 +40,18 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A stretch of time, and the curves over it.
-
-    Attributes
-    ----------
-    title, remark : str
-    start, end : datetime.date
-        The policies learn the rows before `start` too.
-    top, bottom : int
-        The edges in the picture.
-    ppm : (int, int, int)
-        The lowest and highest value, and the distance of the grid's lines.
-    ticks : list of (datetime.date, str)
-    curves : tuple of Curve
-        The last one is drawn above the others.
-    every : int
-        The number of rows for each point of a curve.
-    """
+    """A stretch of time, and the curves over it."""
 
     title: str
     remark: str
-    start: datetime.date
+    start: datetime.date  # the policies learn the rows before it too
     end: datetime.date
     top: int
     bottom: int
-    ppm: tuple[int, int, int]
+    ppm: tuple[int, int, int]  # lowest and highest value, and the distance of the grid's lines
     ticks: list[tuple[datetime.date, str]]
-    curves: tuple[Curve, ...]
-    every: int
+    curves: tuple[Curve, ...]  # the last one is drawn above the others
+    every: int  # rows for each point of a curve
 
     def x(self, day: datetime.date) -> float:
         """Return the position of a day."""
@@ -80,6 +64,25 @@ class Panel(NamedTuple):
 
 
 ROW, TIME, BLOCK, ALL = "#4c8bf5", "#e8590c", "#12a594", "#b5890a"
+
+
+def _curves(
+    halflife: int, rate: dict[str, Any], batch_rows: int, style: str = 'stroke-width="2"'
+) -> tuple[Curve, ...]:
+    """Return a curve for each policy. The half-life is a number of weeks, which are rows."""
+    [(name, value)] = rate.items()
+    days = f"{7 * halflife}d"
+    block: Any = sbn.BatchEMA(**rate, batch_rows=batch_rows, initial=None)
+    lines = (f"BatchEMA({name}={value},", f"batch_rows={batch_rows}, initial=None)")
+    by_time = f'EMA(halflife="{days}", time="date")'
+    return (
+        Curve(sbn.Welford(), ("Welford()",), ALL),
+        Curve(block, lines, BLOCK),
+        Curve(sbn.EMA(halflife=halflife), (f"EMA(halflife={halflife})",), ROW),
+        Curve(sbn.EMA(halflife=days, time="date"), (by_time,), TIME, style),
+    )
+
+
 PANELS = (
     Panel(
         title="Forty-three years that drift",
@@ -90,21 +93,7 @@ PANELS = (
         bottom=266,
         ppm=(310, 375, 10),
         ticks=[(datetime.date(year, 1, 1), str(year)) for year in range(1960, 2001, 5)],
-        curves=(
-            Curve(sbn.Welford(), ("Welford()",), ALL),
-            Curve(
-                sbn.BatchEMA(decay=0.84, batch_rows=13, initial=None),
-                ("BatchEMA(decay=0.84,", "batch_rows=13, initial=None)"),
-                BLOCK,
-            ),
-            Curve(sbn.EMA(halflife=52), ("EMA(halflife=52)",), ROW),
-            Curve(
-                sbn.EMA(halflife="364d", time="date"),
-                ('EMA(halflife="364d", time="date")',),
-                TIME,
-                'stroke-width="2" stroke-dasharray="5 5"',
-            ),
-        ),
+        curves=_curves(52, {"decay": 0.84}, 13, 'stroke-width="2" stroke-dasharray="5 5"'),
         every=4,
     ),
     Panel(
@@ -123,18 +112,7 @@ PANELS = (
             (datetime.date(1964, 6, 1), "Jun"),
             (datetime.date(1964, 8, 1), "Aug"),
         ],
-        curves=(
-            Curve(sbn.Welford(), ("Welford()",), ALL),
-            Curve(
-                sbn.BatchEMA(momentum=0.3, batch_rows=4, initial=None),
-                ("BatchEMA(momentum=0.3,", "batch_rows=4, initial=None)"),
-                BLOCK,
-            ),
-            Curve(sbn.EMA(halflife=8), ("EMA(halflife=8)",), ROW),
-            Curve(
-                sbn.EMA(halflife="56d", time="date"), ('EMA(halflife="56d", time="date")',), TIME
-            ),
-        ),
+        curves=_curves(8, {"momentum": 0.3}, 4),
         every=1,
     ),
 )

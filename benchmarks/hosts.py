@@ -78,17 +78,10 @@ if sklearn is not None:
 
 
 class Scaler(NamedTuple):
-    """A transformer of River.
-
-    Attributes
-    ----------
-    make : callable
-    read : callable
-        Returns mean and variance of a feature.
-    """
+    """A transformer of River."""
 
     make: Callable[[], Any]
-    read: Callable[[Any, str], tuple[float, float]]
+    read: Callable[[Any, str], tuple[float, float]]  # mean and variance of a feature
 
     def moments(self, scaler: Any, names: Sequence[str]) -> Floats:
         """Return means and variances, shape (2, features)."""

@@ -20,14 +20,9 @@ F = TypeVar("F", bound=Callable[..., "Job"])
 class Job(NamedTuple):
     """One pass over the data, and how to read its result.
 
-    Attributes
-    ----------
-    run : callable
-        The function to time.
-    read : callable
-        Turns the result of `run` into numbers: means and variances, shape (2, columns); means
-        alone, shape (1, columns); or the normalized values of the last batch. Tasks on rows append
-        the last row, normalized.
+    `read` turns the result of `run` into numbers: means and variances, shape (2, columns); means
+    alone, shape (1, columns); or the normalized values of the last batch. Tasks on rows append the
+    last row, normalized.
     """
 
     run: Callable[[], Any]
@@ -38,41 +33,20 @@ class Accuracy(NamedTuple):
     """The largest relative error of a peer's variance.
 
     The same bound holds for the error of a mean and of a normalized value, in standard deviations.
-
-    Attributes
-    ----------
-    float64 : float
-        For float64 and integers whose mean is a few standard deviations from zero.
-    float32 : float
-        For such float32.
-    far : float
-        For float64 whose mean is 1e8 standard deviations from zero.
     """
 
-    float64: float
-    float32: float
-    far: float
+    float64: float  # of float64 and integers whose mean is a few standard deviations from zero
+    float32: float  # of float32 of that kind
+    far: float  # of float64 whose mean is 1e8 standard deviations from zero
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A library, and the tasks that it can do.
-
-    Attributes
-    ----------
-    name : str
-    package : str
-        The name to install.
-    module : module or None
-        None if it is not installed.
-    accuracy : Accuracy
-    tasks : dict
-        A function from data to a `Job`, by task.
-    """
+    """A library, and the tasks that it can do."""
 
     name: str
-    package: str
-    module: Any
+    package: str  # the name to install
+    module: Any  # None if it is not installed
     accuracy: Accuracy
     tasks: dict[str, Callable[[Data], Job]] = field(default_factory=dict)
 

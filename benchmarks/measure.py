@@ -25,31 +25,15 @@ Samples = tuple[float | None, ...]  # per round; None where a slow job did not r
 
 @dataclass(frozen=True)
 class Comparison:
-    """The samples of all that did the same work.
+    """The samples of all that did the same work, by the name of a peer or reference."""
 
-    Attributes
-    ----------
-    name, title : str
-        Those of the workload or file job.
-    unit : {"GB/s", "µs per batch", "µs per row", "s", "MB"}
-        The unit of `figure`.
-    amount : float
-        The gigabytes, batches or rows of one pass; 1 for seconds and megabytes.
-    samples : mapping of str to tuple
-        By name of a peer or reference: seconds, or megabytes, per round.
-    limits : tuple of str
-        The names in `samples` that bound the speed.
-    peaks : mapping of str to float
-        The most memory of each process, in megabytes.
-    """
-
-    name: str
+    name: str  # of the workload or file job
     title: str
-    unit: str
-    amount: float
-    samples: Mapping[str, Samples]
-    limits: tuple[str, ...] = ()
-    peaks: Mapping[str, float] = field(default_factory=dict)
+    unit: str  # of `figure`: "GB/s", "µs per batch", "µs per row", "s" or "MB"
+    amount: float  # gigabytes, batches or rows of one pass; 1 for seconds and megabytes
+    samples: Mapping[str, Samples]  # seconds, or megabytes
+    limits: tuple[str, ...] = ()  # the names in `samples` that bound the speed
+    peaks: Mapping[str, float] = field(default_factory=dict)  # megabytes of each process
 
     def figure(self, who: str) -> float:
         """Return the median in `unit`."""

@@ -36,14 +36,9 @@ class Shape(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The data of a workload, in two forms.
+    """The data of a workload: batches for all that read Arrow, and matrices for the others.
 
-    Attributes
-    ----------
-    batches : tuple of pyarrow.RecordBatch
-        For streambn and the peers that read Arrow. Columns of times or weights come last.
-    matrices : tuple of ndarray, shape (rows, columns)
-        The same values for the others. Under a null, a matrix has some value.
+    Columns of times or weights come last, in batches only. Under a null, a matrix has some value.
     """
 
     batches: tuple[pa.RecordBatch, ...]
@@ -59,36 +54,19 @@ class Data(NamedTuple):
 class Workload:
     """A task on some data, and how to report it.
 
-    Attributes
-    ----------
-    name : str
-        The name for ``--only``.
-    title : str
-        The title in tables and in the plot.
-    task : str
-        The key in `Peer.tasks`.
-    make : callable
-        Makes the data of a shape.
-    shape : Shape
-    limits : tuple of str
-        Names in `references.REFERENCES`. The fastest of them is the limit of the machine. Empty if
-        the interpreter, not the memory, bounds the speed.
-    references : tuple of str
-        More names of that table, timed in the same rounds for a comparison.
-    unit : {"GB/s", "µs per batch", "µs per row"}
-    threads : int
-        The number of threads of streambn.
+    The fastest of the limits is the limit of the machine. There is none where the interpreter, not
+    the memory, bounds the speed.
     """
 
-    name: str
-    title: str
-    task: str
+    name: str  # for ``--only``
+    title: str  # in tables and in the plot
+    task: str  # the key in `Peer.tasks`
     make: Callable[[Shape], Data]
     shape: Shape
-    limits: tuple[str, ...] = ("np.max",)
-    references: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ("np.max",)  # names in `references.REFERENCES`
+    references: tuple[str, ...] = ()  # more of them, timed in the same rounds
     unit: Unit = "GB/s"
-    threads: int = 1
+    threads: int = 1  # of streambn
 
     def quick(self) -> Workload:
         """Return the same workload on little data."""
