@@ -104,10 +104,7 @@ class Standardizer:
             return None
         if len(indices) == len(self.constant):
             return self
-        parameters = FeatureTransform._make(
-            values[indices] if isinstance(values, np.ndarray) else values
-            for values in self.parameters
-        )
+        parameters = self.parameters.take(indices)
         return Standardizer(binding, self.options, parameters, self.constant[indices])
 
     @cached_property
@@ -167,9 +164,8 @@ class Standardizer:
             ``nan="raise"`` or ``inf="raise"`` refuses a value.
         """
         columns = self.binding.extract(batch)
-        mapped = kernels.normalize(
-            columns, self.parameters, self.binding.leaf_schema(columns, schema)
-        )
+        leaf_schema = self.binding.leaf_schema(columns, schema)
+        mapped = kernels.normalize(columns, self.parameters, leaf_schema)
         self.options.check_finite(mapped.nans, mapped.infs, self.binding.features)
         return self.binding.rebuild(columns, mapped.batch, schema)
 
@@ -193,9 +189,8 @@ class Standardizer:
                 column=name,
             )
         columns = self.binding.extract(batch)
-        mapped = kernels.denormalize(
-            columns, self.parameters, self.binding.leaf_schema(columns, schema)
-        )
+        leaf_schema = self.binding.leaf_schema(columns, schema)
+        mapped = kernels.denormalize(columns, self.parameters, leaf_schema)
         return self.binding.rebuild(columns, mapped.batch, schema)
 
 

@@ -17,13 +17,11 @@ import numpy as np
 from streambn import kernels
 from streambn.accumulators.moments import Estimates, Moments
 from streambn.accumulators.sealed import SealedArrays
-from streambn.kernels import Columns, ExactSums, MomentArrays
-from streambn.kernels.interface import Ints
+from streambn.kernels import Columns, ExactSums
 from streambn.kernels.moments import ZERO_EXPONENT
 
 __all__ = ["ExactMoments"]
 
-_TALLY = slice(0, 7)  # the rows of counts and extremes, in Moments too
 _ROOT_BITS = 56  # bits of an integer root before it is rounded to 53
 _ORDINARY = 400  # values within 2**±400 are kept in plain units
 
@@ -77,7 +75,7 @@ class ExactMoments(SealedArrays, ExactSums):
             A sum has too many digits.
         """
         made = kernels.empty_sums(len(sums))
-        made.memory[_TALLY] = tally.memory[_TALLY]
+        made.memory[cls.TALLY] = tally.memory[cls.TALLY]
         made.decimal[:] = [scale is not None for scale in scales]
         made.scale[:] = [scale or 0 for scale in scales]
         for feature, (total, squares) in enumerate(sums):
@@ -101,9 +99,7 @@ class ExactMoments(SealedArrays, ExactSums):
     @property
     def tally(self) -> Moments:
         """Counts and extremes as moments, whose other fields are those of no data."""
-        memory = _empty(self.memory.shape[1]).copy()
-        memory[_TALLY] = self.memory[_TALLY]
-        return Moments.sealed(MomentArrays(memory))
+        return _empty(self.memory.shape[1]).with_tally(self)
 
     def read(self, ddof: int) -> Estimates:
         """Return mean, variance and standard deviation, each the float64 nearest to its value.
@@ -198,8 +194,8 @@ class _Central(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)
-def _empty(features: int) -> Ints:
-    return Moments.empty(features).memory
+def _empty(features: int) -> Moments:
+    return Moments.empty(features)
 
 
 def _shifted(ratio: _Ratio, exponent: int) -> _Ratio:

@@ -29,7 +29,7 @@ point. μ and S are unevaluated sums hi + lo of two float64 (double-double).
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ from streambn.accumulators.sealed import SealedArrays
 from streambn.kernels import Columns, MomentArrays
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Floats, Ints
+from streambn.kernels.moments import TallyArrays
 
 __all__ = ["Estimates", "Moments", "var_and_std"]
 
@@ -90,9 +91,6 @@ class Moments(SealedArrays, MomentArrays):
 
     __slots__ = ()
 
-    # Counts and extremes, which weights and decay do not affect.
-    TALLY: ClassVar = ("count", "nulls", "nans", "pos_infs", "neg_infs", "min", "max")
-
     @classmethod
     def empty(cls, features: int) -> Self:
         """Return the moments of no data: the identity of `merge`."""
@@ -131,6 +129,12 @@ class Moments(SealedArrays, MomentArrays):
     def extend(self, columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> Self:
         """Return the moments of this segment followed by one batch."""
         return type(self).sealed(kernels.extend_moments(self, columns, decay, ignore_na))
+
+    def with_tally(self, tally: TallyArrays) -> Self:
+        """Return these moments with other counts and extremes."""
+        memory = self.memory.copy()
+        memory[self.TALLY] = tally.memory[self.TALLY]
+        return self.sealed(MomentArrays(memory))
 
     @property
     def mean(self) -> Floats:

@@ -203,6 +203,10 @@ class FeatureTransform(NamedTuple):
     clip: float | None
     known: NDArray[np.bool_]
 
+    def take(self, features: Any) -> FeatureTransform:
+        """Return the map of some features."""
+        return FeatureTransform._make(x[features] if isinstance(x, np.ndarray) else x for x in self)
+
 
 class Transformed(NamedTuple):
     """The output of a transform of one batch.

@@ -47,9 +47,12 @@ class IntField:
 
 
 class TallyArrays:
-    """Counts and extremes of one segment of a stream, in the first seven rows of `memory`."""
+    """Counts and extremes of one segment of a stream, in the first rows of `memory`."""
 
     __slots__ = ("memory",)
+
+    # Weights and decay do not affect these rows.
+    TALLY: ClassVar[slice] = slice(0, 7)
 
     count = IntField(0)
     nulls = IntField(1)

@@ -214,13 +214,11 @@ class BatchEMA(Policy):
         mean = Moments.single(
             (block.mean_hi, block.mean_lo), block.exponent, decay, block.count > 0
         )
-        counts = {name: getattr(block, name) for name in Moments.TALLY}
-        mean = Moments.sealed(mean.replace(**counts))
         divisor = block.weight - self.ddof
         present = divisor > 0
         divisor = np.where(present, divisor, 1.0)
         variance = dd.divide((block.m2_hi, block.m2_lo), dd.wide(divisor))
-        return mean, Moments.single(variance, 2 * block.exponent, decay, present)
+        return mean.with_tally(block), Moments.single(variance, 2 * block.exponent, decay, present)
 
     def merge(self, older: BatchState, newer: BatchState) -> BatchState:
         """See `Policy.merge`. Not commutative: `newer` follows `older`.

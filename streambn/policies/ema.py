@@ -59,13 +59,6 @@ class _AdjustedEMA(NamedTuple):
     def weighted(self, state: Moments) -> Moments:
         return state
 
-    def weight(self, state: Moments, at: Floats | None) -> Floats:
-        del at
-        return state.weight
-
-    def newest(self, state: Moments) -> None:
-        del state
-
     def take(self, state: Moments, features: Sequence[int]) -> Moments:
         return state.take(features)
 
@@ -311,7 +304,7 @@ class EMA(Policy):
 
     def newest(self, state: Any) -> Floats | None:
         """See `Policy.newest`; None by row."""
-        return self._form.newest(state)
+        return self._form.newest(state) if isinstance(self._form, TimedEMA) else None
 
     def init(self, features: int) -> Any:
         """See `Policy.init`: a `Moments`, a `RecursiveState` or a `TimedState`."""
@@ -339,8 +332,9 @@ class EMA(Policy):
 
     def extra_statistics(self, state: Any, at: Floats | None) -> dict[str, Floats]:
         """Return Σw and the effective sample size (Σw)²/Σw²."""
-        effective_count = self._form.weighted(state).effective_count
-        return {"weight": self._form.weight(state, at), "effective_count": effective_count}
+        form, weighted = self._form, self._form.weighted(state)
+        weight = form.weight(state, at) if isinstance(form, TimedEMA) else weighted.weight
+        return {"weight": weight, "effective_count": weighted.effective_count}
 
     def describe(self) -> str:
         """See `Policy.describe`."""

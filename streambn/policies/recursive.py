@@ -104,9 +104,8 @@ class RecursiveEMA:
             moments[:, feature] = later.replace(decay=np.array([decay])).memory[:, 0]
             value = Columns.of(values.slice(gaps[0, feature], 1))
             first[:, feature] = Moments.of(value).memory[:, 0]
-        counts = {name: getattr(tally, name) for name in Moments.TALLY}
         return RecursiveState(
-            Moments.sealed(Moments(moments).replace(**counts)),
+            Moments(moments).with_tally(tally),
             Moments.sealed(Moments(first)),
             gaps * (not self.ignore_na),
         )
@@ -122,15 +121,6 @@ class RecursiveEMA:
         # The prior has faded already: the later values must not discount it once more.
         return Moments.sealed(prior).merge(m.replace(decay=np.ones_like(m.decay)))
 
-    def weight(self, state: RecursiveState, at: Floats | None) -> Floats:
-        """Return Σw of each feature."""
-        del at
-        return self.weighted(state).weight
-
-    def newest(self, state: RecursiveState) -> None:
-        """See `Policy.newest`."""
-        del state
-
     def take(self, state: RecursiveState, features: Sequence[int]) -> RecursiveState:
         """See `Policy.take`."""
         return RecursiveState(
@@ -140,6 +130,5 @@ class RecursiveEMA:
 
 def _single(first: Moments, weight: Floats) -> Moments:
     """Return a first value with another weight, and without counts, which are kept elsewhere."""
-    empty = Moments.empty(len(weight))
-    counts = {name: getattr(empty, name) for name in Moments.TALLY}
-    return first.replace(weight=weight, squares=weight * weight, **counts)
+    uncounted = first.with_tally(Moments.empty(len(weight)))
+    return uncounted.replace(weight=weight, squares=weight * weight)

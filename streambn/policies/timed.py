@@ -85,8 +85,7 @@ class TimedEMA:
                 last = own.ticks.max()
                 weights = self._weights(own, last, None if given is None else given[rows])
                 alone = Moments.of(Columns.of(values.take(rows)).with_weights(weights))
-                counts = {name: getattr(moments, name)[feature] for name in Moments.TALLY}
-                memory[:, feature] = alone.replace(**counts).memory[:, 0]
+                memory[Moments.TALLY.stop :, feature] = alone.memory[Moments.TALLY.stop :, 0]
                 reference[:, feature] = instant(last, times.tick)
             moments = Moments.sealed(Moments(memory))
         return TimedState(moments, reference * (moments.count > 0), now)

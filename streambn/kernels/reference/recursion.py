@@ -22,10 +22,6 @@ def recursion_weights(there: NDArray[np.bool_], decay: float, alpha: float) -> R
         True where the feature has a value.
     decay, alpha : float
         λ and α = 1 − λ.
-
-    Returns
-    -------
-    Recursion
     """
     at = np.flatnonzero(there)
     weights = np.zeros(len(there))

@@ -37,10 +37,6 @@ def normalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> T
         Schema of the output: a float for each column of numbers, and a fixed-size list of floats
         for each column of lists. A list is null where it or a struct around it is null. A number
         under a null struct is 0, not null.
-
-    Returns
-    -------
-    Transformed
     """
     return _map_columns(columns, lanes, schema, _normalize_chunk)
 
@@ -62,9 +58,7 @@ def _map_columns(
     arrays: list[pa.Array] = [None] * len(plain)
     dtypes = [_dtype(kind) for kind in schema.types]
     for source, where in group(plain, BLOCK):
-        part = FeatureTransform._make(
-            f[where] if isinstance(f, np.ndarray) else f for f in transform
-        )
+        part = transform.take(where)
         outs = [np.empty((source.rows, p.column.width), dtypes[p.index]) for p in source.parts]
         step = max(1, BLOCK // source.width)
         for start in range(0, source.rows, step):
