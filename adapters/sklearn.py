@@ -39,6 +39,8 @@ except ImportError as error:
 
 __all__ = ["SklearnNormalizer"]
 
+# The parameters that `streambn.Normalizer` has too, under the same names.
+_OPTIONS = ("eps", "ddof", "clip", "nan", "inf")
 _VALUES_AT_ONCE = 1 << 20  # a large array is transformed faster in pieces that fit the cache
 
 
@@ -166,11 +168,7 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             frozen.policy,
             with_mean=options.center,
             with_std=options.scale,
-            eps=options.eps,
-            ddof=options.ddof,
-            clip=options.clip,
-            nan=options.nan,
-            inf=options.inf,
+            **{name: getattr(options, name) for name in _OPTIONS},
         )
         self.n_features_in_ = len(features)
         empty = np.empty((0, len(features)))
@@ -269,13 +267,9 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         _check_policy(self.policy)
         return Normalizer(
             self.policy,
-            eps=self.eps,
-            ddof=self.ddof,
             center=bool(self.with_mean),
             scale=bool(self.with_std),
-            clip=self.clip,
-            nan=self.nan,  # type: ignore[arg-type]
-            inf=self.inf,  # type: ignore[arg-type]
+            **{name: getattr(self, name) for name in _OPTIONS},
         )
 
     # -------------------------------------------------------------------- transforming

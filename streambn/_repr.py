@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 from streambn._lazy import lazy_module
 from streambn.policies import format_arguments
 from streambn.statistics import Statistics
@@ -25,7 +22,7 @@ def as_text(name: str, statistics: Statistics) -> str:
     count = len(statistics.features)
     origin = ", rounded from Exact()" if statistics.rounded else ""
     lines = [f"{head} of {count:,} {'feature' if count == 1 else 'features'}{origin}"]
-    for row in _rows(statistics):
+    for row in statistics.stats().slice(0, _MAX_ROWS).to_pylist():
         facts = [f"n={row['count']:_}"]
         facts += [f"{key}={row[key]:_}" for key in ("nulls", "nans", "infs") if row[key]]
         # More digits for the mean, because those of 1e9 + 0.5 matter as well.
@@ -44,7 +41,7 @@ def as_html(name: str, statistics: Statistics) -> str:
         head += ", rounded from Exact()"
     if statistics.binding is None:
         return f"<p>{head}, no data seen</p>"
-    rows = list(_rows(statistics))
+    rows = statistics.stats().slice(0, _MAX_ROWS).to_pylist()
     names = list(rows[0])
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(_cell(row[key]))}</td>" for key in names) + "</tr>"
@@ -54,10 +51,6 @@ def as_html(name: str, statistics: Statistics) -> str:
     more = len(statistics.features) - _MAX_ROWS
     tail = f"<p>… and {more:,} more features</p>" if more > 0 else ""
     return f"<p>{head}</p><table><tr>{heads}</tr>{body}</table>{tail}"
-
-
-def _rows(statistics: Statistics) -> Iterator[dict[str, Any]]:
-    yield from statistics.stats().slice(0, _MAX_ROWS).to_pylist()
 
 
 def _cell(value: object) -> str:

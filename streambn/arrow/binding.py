@@ -73,17 +73,10 @@ class Leaf(NamedTuple):
 
 
 class _Resolution(NamedTuple):
-    """Where the leaves are in one schema.
-
-    Attributes
-    ----------
-    layout : Layout
-    floating : tuple of pyarrow.DataType
-        The float type of each leaf after normalization.
-    """
+    """Where the leaves are in one schema."""
 
     layout: Layout
-    floating: tuple[pa.DataType, ...]
+    floating: tuple[pa.DataType, ...]  # the type of each leaf after normalization
 
 
 @dataclass(frozen=True)
@@ -181,14 +174,8 @@ class Binding:
     ) -> pa.Schema:
         """Return the schema of normalized batches.
 
-        Parameters
-        ----------
-        schema : pyarrow.Schema
-            The schema of the input.
-        dtype : pyarrow.DataType or None
-            Type of all normalized values; None: see `float_type`.
-        nullable : bool
-            Whether normalization may add nulls to a column.
+        The values have the type `dtype`, or by default that of `float_type`. `nullable` says
+        whether normalization may add nulls to a column.
         """
         fields = list(schema)
         found = self.resolve(schema)

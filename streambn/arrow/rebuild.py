@@ -22,18 +22,10 @@ _FAMILIES = (
 def float_field(
     field: pa.Field, size: int | None, path: tuple[str, ...], floating: pa.DataType, nullable: bool
 ) -> pa.Field:
-    """Return a column's field after its leaf at `path` has become float.
+    """Return a column's field after its leaf has become float.
 
-    Parameters
-    ----------
-    field : pyarrow.Field
-    size : int or None
-        List size of the leaf; None for plain numbers.
-    path : tuple of str
-        Names of the struct fields that lead from the column to the leaf; empty for the column.
-    floating : pyarrow.DataType
-    nullable : bool
-        Whether a top-level leaf becomes nullable.
+    The path holds the struct fields that lead from the column to the leaf. `size` is that of the
+    leaf's lists. Only a top-level leaf becomes nullable.
     """
     if not path:
         field = field.with_type(_float_type(field.type, size, floating))
@@ -64,12 +56,7 @@ def rebuild_array(
 ) -> pa.Array:
     """Return `array` as type `kind`, with new flat values for some of its leaves.
 
-    Parameters
-    ----------
-    array : pyarrow.Array
-    values : dict
-        Flat values by the path that leads from the array to their leaf.
-    kind : pyarrow.DataType
+    The values are found by the path that leads from the array to their leaf.
     """
     if () not in values:
         if pa.types.is_null(array.type):

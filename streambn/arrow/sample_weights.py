@@ -33,21 +33,11 @@ __all__ = [
 
 
 class RowSelection(NamedTuple):
-    """The rows of a batch that count, with their weights and times.
+    """The rows of a batch that count, with their weights and times."""
 
-    Attributes
-    ----------
-    keep : ndarray of bool, shape (rows of the batch,), or None
-        Which rows count; None: all of them.
-    weights : ndarray of float64, shape (rows kept,), or None
-        Positive weights; None: every row weighs 1.
-    times : Times or None
-        Event times of the rows kept.
-    """
-
-    keep: NDArray[np.bool_] | None
-    weights: Floats | None
-    times: Times | None
+    keep: NDArray[np.bool_] | None  # which rows count; None: all of them
+    weights: Floats | None  # positive, of the rows kept; None: every row weighs 1
+    times: Times | None  # of the rows kept
 
 
 def row_columns(weights: str | None, event_time: EventTime | None) -> list[str]:
@@ -73,11 +63,6 @@ def select_counted_rows(
         Name of the column of sample weights.
     event_time : EventTime or None
 
-    Returns
-    -------
-    batch : pyarrow.RecordBatch
-    selection : RowSelection
-
     Raises
     ------
     SchemaError
@@ -87,7 +72,7 @@ def select_counted_rows(
     """
     found = None
     if weights is not None:
-        found = parse_weights(_column(batch, weights), f"column {weights!r}", column=weights)
+        found = parse_weights(_column(batch, weights), weights)
     times = None if event_time is None else decode_array(_column(batch, event_time.column))
     selection = select_rows(found, times, event_time)
     keep = selection.keep
@@ -104,15 +89,7 @@ def select_counted_rows(
 def select_rows(
     weights: Floats | None, times: pa.Array | None, event_time: EventTime | None
 ) -> RowSelection:
-    """Return the rows that count.
-
-    Parameters
-    ----------
-    weights : ndarray of float64, shape (rows,), or None
-        As `parse_weights` returns them.
-    times : pyarrow.Array or None
-        Event times.
-    event_time : EventTime or None
+    """Return the rows that count. The weights are those that `parse_weights` returned.
 
     Raises
     ------
@@ -194,19 +171,15 @@ def weight_array(values: Any, rows: int) -> Floats:
             f"weights must have one entry per row, got {len(values)} entries for {rows} rows.",
             argument="weights",
         )
-    return parse_weights(values, "the array")
+    return parse_weights(values)
 
 
-def parse_weights(
-    values: pa.Array | NDArray[Any], source: str, *, column: str | None = None
-) -> Floats:
+def parse_weights(values: pa.Array | NDArray[Any], column: str | None = None) -> Floats:
     """Return sample weights as float64, shape (rows,).
 
     Parameters
     ----------
     values : pyarrow.Array or ndarray
-    source : str
-        Where the weights are from, for error messages: "column 'w'".
     column : str, optional
         Name of the column that they are from.
 
@@ -218,6 +191,7 @@ def parse_weights(
         A weight is null, NaN, negative or above 1e30, or all of them are below 1e-30.
     """
     argument = "weights" if column is None else None
+    source = "the array" if column is None else f"column {column!r}"
     if isinstance(values, pa.Array):
         numeric = numeric_type(values.type)
         if numeric is None or numeric[1] is not None:

@@ -96,19 +96,10 @@ class Option(click.Option):
 
 
 class OptionGroup(NamedTuple):
-    """Options that a command receives as one value.
+    """Options that a command receives as one value."""
 
-    Attributes
-    ----------
-    keyword : str
-        The parameter of the command.
-    build : callable
-        Makes the value from the options, which are keywords.
-    options : sequence of Option
-    """
-
-    keyword: str
-    build: Callable[..., Any]
+    keyword: str  # the parameter of the command
+    build: Callable[..., Any]  # makes the value from the options, which are keywords
     options: Sequence[Option]
 
 

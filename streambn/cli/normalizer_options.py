@@ -103,15 +103,9 @@ class _Affine(click.ParamType[dict[str, Any]]):
 
 
 class NormalizerOptions(NamedTuple):
-    """The options that describe a new normalizer.
+    """The options that describe a new normalizer."""
 
-    Attributes
-    ----------
-    given : dict
-        The options on the command line, by name. For others the library's defaults hold.
-    """
-
-    given: dict[str, Any]
+    given: dict[str, Any]  # on the command line; for others the library's defaults hold
 
     @classmethod
     def of(cls, **values: Any) -> NormalizerOptions:

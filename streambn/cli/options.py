@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from typing import Any, NamedTuple
 
 import click
@@ -14,6 +13,7 @@ from streambn.cli.app import Option, OptionGroup
 from streambn.cli.progress import show
 from streambn.io import Encoding, Location, locate
 from streambn.jobs import Checkpoint, Display, Interval, ReadOptions, WriteOptions
+from streambn.kernels import usable_cores
 from streambn.policies import nanoseconds
 
 __all__ = [
@@ -134,12 +134,6 @@ class _Interval(click.ParamType[Interval]):
         return Interval(length / 1e9, None)
 
 
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class JobOptions(NamedTuple):
     """How a job reads its inputs and reports; the fields are the options."""
 
@@ -183,7 +177,7 @@ JOB_OPTIONS = OptionGroup(
         _job_option(
             ["--threads"],
             type=click.IntRange(min=1),
-            default=_usable_cores,
+            default=usable_cores,
             envvar="STREAMBN_THREADS",
             metavar="N",
             help="Number of threads. Results do not depend on it. Default: STREAMBN_THREADS, or "

@@ -28,27 +28,13 @@ __all__ = ["WriteOptions", "apply_job", "normalize_job"]
 
 
 class WriteOptions(NamedTuple):
-    """How a job writes its outputs.
+    """How a job writes its outputs."""
 
-    Attributes
-    ----------
-    encoding : Encoding
-        Encoding of Parquet.
-    resume : bool
-        Whether to keep outputs in the folder that an earlier run completed.
-    overwrite : bool
-        Whether to replace outputs in the folder of other statistics or options.
-    fsync : bool
-        Whether to wait for the disk before an output gets its name.
-    verify : bool
-        Whether to compare each output with a second computation. One that differs is removed.
-    """
-
-    encoding: Encoding = Encoding()
-    resume: bool = False
-    overwrite: bool = False
-    fsync: bool = False
-    verify: bool = False
+    encoding: Encoding = Encoding()  # of Parquet
+    resume: bool = False  # keep outputs in the folder that an earlier run completed
+    overwrite: bool = False  # replace outputs in the folder of other statistics or options
+    fsync: bool = False  # wait for the disk before an output gets its name
+    verify: bool = False  # compare outputs with a second computation, and remove those that differ
 
 
 def apply_job(
@@ -59,16 +45,7 @@ def apply_job(
     write_options: WriteOptions,
     display: Display,
 ) -> Report:
-    """Write the outputs of a plan.
-
-    Parameters
-    ----------
-    operation : ApplyStatistics or LearnAndApply
-        The operation on the inputs. Only an `ApplyStatistics` can be resumed or verified.
-    plan : Plan
-    options : ReadOptions
-    write_options : WriteOptions
-    display : Display
+    """Write the outputs of a plan. Only an `ApplyStatistics` can be resumed or verified.
 
     Raises
     ------

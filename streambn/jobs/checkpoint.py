@@ -36,20 +36,11 @@ class Interval(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """Where and how often a fit saves its state.
+    """Where and how often a fit saves its state."""
 
-    Attributes
-    ----------
-    location : Location or None
-        None: the fit saves nothing.
-    interval : Interval
-    resume : bool
-        Whether to continue from an existing checkpoint.
-    """
-
-    location: Location | None
+    location: Location | None  # None: the fit saves nothing
     interval: Interval
-    resume: bool = False
+    resume: bool = False  # whether to continue from an existing checkpoint
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
+from streambn.kernels.flatten import decode_array
 
 pc = lazy_module("pyarrow.compute")
 
@@ -45,10 +46,7 @@ def _decoded(array: pa.Array, text: bool) -> pa.Array:
     types = pa.types
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
-    if types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    elif types.is_run_end_encoded(array.type):
-        array = pc.run_end_decode(array)
+    array = decode_array(array)
     if types.is_string(array.type) or types.is_string_view(array.type):
         array = array.cast(pa.large_string())
     elif types.is_binary(array.type) or types.is_binary_view(array.type):

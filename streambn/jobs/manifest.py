@@ -40,30 +40,14 @@ class _Head(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Entry(msgspec.Struct, forbid_unknown_fields=True):
-    """A completed output.
+    """A completed output."""
 
-    Attributes
-    ----------
-    output : str
-        Path relative to the folder.
-    stamp : Stamp
-        Stamp of the output.
-    rows : int
-        Rows that were read for it.
-    inputs : list of (str, Stamp or None)
-        Path of each input, and its stamp from before it was read.
-    boot : str or None
-        Boot of the machine that the entry is valid in; None: the output is on disk.
-    skipped : list of Skipped
-        Damaged parts of the inputs that were left out.
-    """
-
-    output: str
-    stamp: Stamp
-    rows: int
-    inputs: list[tuple[str, Stamp | None]]
-    boot: str | None
-    skipped: list[Skipped] = []
+    output: str  # path relative to the folder
+    stamp: Stamp  # of the output
+    rows: int  # that were read for it
+    inputs: list[tuple[str, Stamp | None]]  # path of each, and its stamp from before it was read
+    boot: str | None  # of the machine that the entry is valid in; None: the output is on disk
+    skipped: list[Skipped] = []  # damaged parts of the inputs that were left out
 
 
 class Manifest:
@@ -130,22 +114,7 @@ class Manifest:
         *,
         fsync: bool,
     ) -> None:
-        """Record a completed output.
-
-        Parameters
-        ----------
-        output : str
-            Path relative to the folder.
-        target : Location
-        inputs : sequence of (str, Stamp or None)
-            Path of each input, and its stamp from before it was read.
-        rows : int
-            Rows that were read for it.
-        skipped : sequence of Skipped
-            Damaged parts of the inputs that were left out.
-        fsync : bool
-            Whether the output was written with fsync; the entry is then too.
-        """
+        """Record a completed output as an `Entry`, with fsync if the output was written so."""
         boot = None if fsync else _boot_id()
         line = _encode(Entry(output, target.stamp(), rows, list(inputs), boot, list(skipped)))
         self._lines.append(line)

@@ -17,19 +17,11 @@ BatchFunction = Callable[[Any, Any], Any]
 
 
 class ApplyStatistics(NamedTuple):
-    """Apply frozen statistics.
-
-    Attributes
-    ----------
-    frozen : FrozenNormalizer
-    dtype : pyarrow.DataType or None
-    inverse : bool
-        Whether to map normalized values back to the original ones.
-    """
+    """Apply frozen statistics."""
 
     frozen: FrozenNormalizer
     dtype: Any = None
-    inverse: bool = False
+    inverse: bool = False  # whether to map normalized values back to the original ones
 
     @property
     def statistics(self) -> Statistics:
@@ -55,15 +47,7 @@ class ApplyStatistics(NamedTuple):
 
 
 class LearnAndApply(NamedTuple):
-    """Learn each batch, and apply the statistics to it.
-
-    Attributes
-    ----------
-    normalizer : Normalizer
-    using : {"running", "before", "batch"}
-        The statistics to apply, as in `Normalizer.update_transform`.
-    dtype : pyarrow.DataType or None
-    """
+    """Learn each batch, and apply the statistics to it, as `Normalizer.update_transform` does."""
 
     normalizer: Normalizer
     using: Using = "running"

@@ -16,20 +16,11 @@ __all__ = ["Output", "Plan", "ReadOptions", "check_target", "make_plan"]
 
 
 class ReadOptions(NamedTuple):
-    """How a job reads its inputs.
+    """How a job reads its inputs."""
 
-    Attributes
-    ----------
-    csv_types : mapping of str to pyarrow.DataType
-        Types of CSV columns; the types of others are inferred.
-    threads : int
-    skip_damaged : bool
-        Whether to leave out damaged parts of inputs instead of failing.
-    """
-
-    csv_types: Mapping[str, Any] = MappingProxyType({})
+    csv_types: Mapping[str, Any] = MappingProxyType({})  # the types of other columns are inferred
     threads: int = 1
-    skip_damaged: bool = False
+    skip_damaged: bool = False  # whether to leave out damaged parts instead of failing
 
     @property
     def identity(self) -> list[str]:
@@ -39,26 +30,13 @@ class ReadOptions(NamedTuple):
 
 
 class Output(NamedTuple):
-    """One output: its file, its format, and the sources that go into it.
+    """One output: its file, its format, and the sources that go into it."""
 
-    Attributes
-    ----------
-    target : str
-        Path or URL of the file; ``"-"`` is standard output.
-    format : Format
-    sources : tuple of Source
-        In order.
-    mirrored : bool
-        Whether it is the copy of one source in a folder, under the relative path of the source.
-    codec : str or None
-        Compression of such a copy as a whole, which is that of its source.
-    """
-
-    target: str
+    target: str  # path or URL of the file; "-" is standard output
     format: Format
-    sources: tuple[Source, ...]
-    mirrored: bool = False
-    codec: str | None = None
+    sources: tuple[Source, ...]  # in order
+    mirrored: bool = False  # whether it is the copy of one source in a folder, under the same path
+    codec: str | None = None  # compression of such a copy as a whole, which is that of its source
 
     @property
     def from_parquet_to_parquet(self) -> bool:
@@ -76,16 +54,9 @@ class Output(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The outputs of a job.
+    """The outputs of a job."""
 
-    Attributes
-    ----------
-    output : str
-        The argument of `make_plan`.
-    outputs : tuple of Output
-    """
-
-    output: str
+    output: str  # as the caller named them all
     outputs: tuple[Output, ...]
 
     @property

@@ -15,18 +15,10 @@ __all__ = ["Report", "Skipped"]
 
 
 class Skipped(NamedTuple):
-    """A damaged part of an input that a job left out.
-
-    Attributes
-    ----------
-    file : str
-    where : str
-        The place in the file, such as "in row group 3"; "" for the whole file.
-    why : str
-    """
+    """A damaged part of an input that a job left out."""
 
     file: str
-    where: str
+    where: str  # such as "in row group 3"; "" for the whole file
     why: str
 
     @classmethod
@@ -40,8 +32,6 @@ class Report(NamedTuple):
 
     Attributes
     ----------
-    output : str
-        The output as the caller named it; ``"-"`` is standard output.
     rows, bytes, files : int
         Input that was read, by an earlier run too if this one resumed it.
     seconds : float
@@ -50,19 +40,21 @@ class Report(NamedTuple):
         Number of columns that have statistics.
     fingerprint : str or None
         Fingerprint of the statistics; None if there are none.
+    output : str
+        The output as the caller named it; ``"-"`` is standard output.
     skipped : sequence of Skipped
         Damaged parts of inputs that were left out, in the order of the inputs.
     resumed : bool
         Whether this run resumed an earlier one.
     """
 
-    output: str
     rows: int
     bytes: int
     seconds: float
     files: int
     columns: int
     fingerprint: str | None
+    output: str
     skipped: Sequence[Skipped] = ()
     resumed: bool = False
 
@@ -94,16 +86,7 @@ class Report(NamedTuple):
 
     def to_json(self, command: str) -> str:
         """Return one line of ASCII JSON for the command that ran the job."""
-        document = {
-            "command": command,
-            "rows": self.rows,
-            "bytes": self.bytes,
-            "seconds": round(self.seconds, 3),
-            "files": self.files,
-            "columns": self.columns,
-            "fingerprint": self.fingerprint,
-            "output": self.output,
-            "skipped": [part._asdict() for part in self.skipped],
-            "resumed": self.resumed,
-        }
+        document = {"command": command, **self._asdict()}
+        document["seconds"] = round(self.seconds, 3)
+        document["skipped"] = [part._asdict() for part in self.skipped]
         return json.dumps(document, allow_nan=False)

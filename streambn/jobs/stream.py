@@ -42,19 +42,9 @@ class NothingLeftError(StreamBNError):
 
 
 class Chunk(NamedTuple):
-    """A part of an output, and the input that was read for it.
+    """A part of an output, and the input that was read, or left out, since the one before."""
 
-    Attributes
-    ----------
-    data : bytes or Chunks
-        The bytes to append; its length is their number.
-    rows, bytes : int
-        Input that was read since the chunk before.
-    skipped : sequence of Skipped
-        Damaged parts that were left out since the chunk before.
-    """
-
-    data: Any
+    data: Any  # the bytes to append, whose length is their number
     rows: int = 0
     bytes: int = 0
     skipped: Sequence[Skipped] = ()
@@ -72,17 +62,7 @@ def keys_of(output: Output, source: Source, operation: Operation) -> list[str]:
 def stream_output(
     output: Output, operation: Operation, options: ReadOptions, encoding: Encoding, workers: int
 ) -> Iterator[Chunk]:
-    """Make the bytes of an output, chunk by chunk.
-
-    Parameters
-    ----------
-    output : Output
-    operation : Operation
-    options : ReadOptions
-    encoding : Encoding
-        Encoding of Parquet.
-    workers : int
-        Threads that read ahead.
+    """Make the bytes of an output, chunk by chunk. The workers are threads that read ahead.
 
     Raises
     ------
@@ -141,10 +121,6 @@ def concat(readers: Iterable[tuple[str, Any]]) -> Any:
     readers : iterable of (str, pyarrow.RecordBatchReader)
         Each reader with its name in messages. A reader is asked for only when the one before
         it has ended.
-
-    Returns
-    -------
-    pyarrow.RecordBatchReader
 
     Raises
     ------

@@ -51,6 +51,7 @@ __all__ = [
     "recursion_weights",
     "set_threads",
     "time_weights",
+    "usable_cores",
 ]
 
 
@@ -144,12 +145,17 @@ def set_threads(count: int) -> None:
         _native.set_threads(count)
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def _usable_threads() -> int:
-    """Return STREAMBN_THREADS, or the number of cores that this process may use."""
+    """Return STREAMBN_THREADS, or the number of usable cores."""
     requested = os.environ.get("STREAMBN_THREADS") or ""
     if not requested:
-        affinity = getattr(os, "sched_getaffinity", None)
-        return len(affinity(0)) if affinity else os.cpu_count() or 1
+        return usable_cores()
     if not (requested.isascii() and requested.isdigit()) or int(requested) < 1:
         raise InvalidValueError(
             f"STREAMBN_THREADS must be an integer >= 1, got {requested!r}.",

@@ -23,17 +23,8 @@ __all__ = ["BatchLearner"]
 class BatchLearner:
     """Learns batches of rows into the statistics of features.
 
-    Parameters
-    ----------
-    policy : Policy
-    options : Options
-    kernel : RowStatistics
-        The features, which rows learned one by one may extend at any time.
-    state : KernelState or PolicyState
-        The statistics of the features.
-    columns : BatchColumns
-    lock : threading.RLock
-        Held while a batch is learned.
+    Rows learned one by one may add features to the kernel at any time. The lock is held while a
+    batch is learned.
     """
 
     def __init__(

@@ -156,30 +156,14 @@ def _with_unseen(standardizer: Standardizer, unseen: str, constant: str) -> Feat
 
 
 class _Plan(NamedTuple):
-    """How batches of one schema are normalized.
+    """How batches of one schema are normalized."""
 
-    Attributes
-    ----------
-    names : tuple
-        Names of the columns.
-    columns : tuple of int
-        Indices of the columns that are normalized.
-    features : ndarray of int64, shape (columns,)
-        Index of the feature of each, or the number of features if it has no statistics.
-    layout : Layout
-        Of the columns that are normalized.
-    normalized : pyarrow.Schema
-        Schema of those columns in the output.
-    schema : pyarrow.Schema
-        Schema of the output.
-    """
-
-    names: tuple[Any, ...]
-    columns: tuple[int, ...]
-    features: Ints
-    layout: Layout
-    normalized: pa.Schema
-    schema: pa.Schema
+    names: tuple[Any, ...]  # of all columns
+    columns: tuple[int, ...]  # indices of the columns that are normalized
+    features: Ints  # the index of each one's feature; the number of features if it has none yet
+    layout: Layout  # of these columns
+    normalized: pa.Schema  # of these columns in the output
+    schema: pa.Schema  # of the output
 
     @classmethod
     def of(
@@ -214,28 +198,12 @@ class _Plan(NamedTuple):
     def apply(
         self, batch: pa.RecordBatch, transform: FeatureTransform, options: Options
     ) -> pa.RecordBatch:
-        """Return a normalized batch.
-
-        Parameters
-        ----------
-        batch : pyarrow.RecordBatch
-        transform : FeatureTransform
-            From `_with_unseen`.
-        options : Options
-
-        Raises
-        ------
-        InvalidValueError
-            ``nan="raise"`` or ``inf="raise"`` refuses a value.
-        """
+        """Return a batch normalized by the maps that `_with_unseen` returned."""
         if not self.columns:
             return batch
         # Features without statistics have a map as well, so no output becomes null.
-        chosen = FeatureTransform._make(
-            values[self.features] if isinstance(values, np.ndarray) else values
-            for values in transform
-        )._replace(known=np.ones(len(self.columns), np.bool_))
-        mapped = normalize(Columns(batch, self.layout), chosen, self.normalized)
+        maps = transform.take(self.features)._replace(known=np.ones(len(self.columns), np.bool_))
+        mapped = normalize(Columns(batch, self.layout), maps, self.normalized)
         options.check_finite(mapped.nans, mapped.infs, [self.names[i] for i in self.columns])
         if len(self.columns) == batch.num_columns:
             return pa.RecordBatch.from_arrays(mapped.batch.columns, schema=self.schema)

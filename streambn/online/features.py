@@ -45,24 +45,12 @@ class KnownFeatures(Protocol):
 
 
 class ColumnTypes(NamedTuple):
-    """The numeric columns of a batch.
+    """The numeric columns of a batch."""
 
-    Attributes
-    ----------
-    numeric : tuple of int
-        Indices of the columns of plain numbers.
-    exact : tuple of bool
-        Whether each of those holds integers or decimals.
-    other : tuple of int
-        Indices of all other columns.
-    encoded : bool
-        Whether a numeric column is dictionary- or run-end-encoded.
-    """
-
-    numeric: tuple[int, ...]
-    exact: tuple[bool, ...]
-    other: tuple[int, ...]
-    encoded: bool
+    numeric: tuple[int, ...]  # indices of the columns of plain numbers
+    exact: tuple[bool, ...]  # whether each of those holds integers or decimals
+    other: tuple[int, ...]  # indices of all other columns
+    encoded: bool  # whether a numeric column is dictionary- or run-end-encoded
 
     @classmethod
     def of_schema(cls, schema: pa.Schema) -> Self:
@@ -84,12 +72,7 @@ class ColumnTypes(NamedTuple):
 
 
 class BatchColumns:
-    """The column types of batches, checked against the known features.
-
-    Parameters
-    ----------
-    known : KnownFeatures
-    """
+    """The column types of batches, checked against the known features."""
 
     def __init__(self, known: KnownFeatures) -> None:
         self._known = known
@@ -116,31 +99,14 @@ class BatchColumns:
 
 
 class FeatureMatch(NamedTuple):
-    """The features of a batch's columns.
+    """The features of a batch's columns."""
 
-    Attributes
-    ----------
-    names : list
-        Names of the columns.
-    types : ColumnTypes
-        Types of the columns.
-    known : int
-        Number of features that had statistics before this batch.
-    new : list
-        Features that have none yet, in the order in which they follow the known ones.
-    layout : Layout
-        The columns of the known and the new features.
-    exact : list of bool
-        For each of those features, whether all its values, with this batch, are integers or
-        decimals.
-    """
-
-    names: list[Any]
-    types: ColumnTypes
-    known: int
-    new: list[Any]
-    layout: Layout
-    exact: list[bool]
+    names: list[Any]  # of the columns
+    types: ColumnTypes  # of the columns
+    known: int  # features that had statistics before this batch
+    new: list[Any]  # features that have none yet, in the order in which they follow the known ones
+    layout: Layout  # the columns of the known and the new features
+    exact: list[bool]  # whether all values of each, with this batch, are integers or decimals
 
     @classmethod
     def of(
@@ -148,17 +114,8 @@ class FeatureMatch(NamedTuple):
     ) -> Self:
         """Match columns to features by name.
 
-        A column that holds only nulls is not a new feature, because it might be of any type.
-
-        Parameters
-        ----------
-        batch : pyarrow.RecordBatch or ndarray
-        names : list
-            Names of its columns.
-        types : ColumnTypes
-        known : KnownFeatures
-        spare : bool
-            Whether the layout ends with one more feature that the batch does not have.
+        A column that holds only nulls is not a new feature, because it might be of any type. A
+        spare feature, which the batch does not have, ends the layout.
 
         Raises
         ------

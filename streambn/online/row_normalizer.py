@@ -328,7 +328,7 @@ class RowNormalizer:
         if self._row_columns:
             if (key := self.options.weights) is not None:
                 column = column_of(batch, names, key)
-                found = parse_weights(column, f"column {key!r}", column=key)
+                found = parse_weights(column, key)
             if self._event_time is not None:
                 times = column_of(batch, names, self._event_time.column)
             columns = [i for i, name in enumerate(names) if name not in self._row_columns]

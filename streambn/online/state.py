@@ -32,14 +32,7 @@ _ONE_COLUMN: Final = Layout([BoundColumn((0,), None)])
 
 
 class KernelState:
-    """Statistics in the row kernel, for a policy with a `row_rule`.
-
-    Parameters
-    ----------
-    policy : Policy
-    rule : RowRule
-    kernel : RowStatistics
-    """
+    """Statistics in the row kernel, for a policy with a `row_rule`."""
 
     # Whether `read` returns one feature more than it was asked for.
     has_spare: ClassVar[bool] = False

@@ -42,18 +42,11 @@ class Laws:
         few = settings(max_examples=examples, deadline=None)
         for name in dir(cls):
             if name.startswith("law_"):
-                method = getattr(cls, name)
-                test = functools.update_wrapper(_copy(method), method)
+                f = getattr(cls, name)
+                copy = types.FunctionType(
+                    f.__code__, f.__globals__, f.__name__, f.__defaults__, f.__closure__
+                )
+                test = functools.update_wrapper(copy, f)
                 test.__name__ = name.replace("law_", "test_", 1)
-                given_some: Any = given(*method.strategies)
+                given_some: Any = given(*f.strategies)
                 setattr(cls, test.__name__, few(given_some(test)))
-
-
-def _copy(method: Any) -> Any:
-    return types.FunctionType(
-        method.__code__,
-        method.__globals__,
-        method.__name__,
-        method.__defaults__,
-        method.__closure__,
-    )
