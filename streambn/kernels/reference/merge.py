@@ -73,7 +73,7 @@ def merge_moments(older: MomentArrays, newer: MomentArrays) -> MomentArrays:
 def _in_exponent(
     m: MomentArrays, exponent: Ints, empty: NDArray[np.bool_]
 ) -> tuple[dd.Pair, dd.Pair]:
-    """Return mean and m2 of `m` in the units of another exponent. They are 0 where `gone`."""
+    """Return mean and m2 of `m` in the units of another exponent. They are 0 where `empty`."""
     shift = m.exponent - exponent
     if not shift.any() and not empty.any():
         return (m.mean_hi, m.mean_lo), (m.m2_hi, m.m2_lo)

@@ -16,7 +16,6 @@ import copy
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -25,114 +24,24 @@ from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Ints
 from streambn.kernels.moments import MomentArrays, empty_moments
 from streambn.kernels.reference.merge import LEAST_WEIGHT, merge_moments
+from streambn.kernels.reference.row_features import (
+    LARGEST,
+    SMALLEST,
+    Feature,
+    FeatureMap,
+    flush,
+    single,
+)
 from streambn.kernels.rows import CONSTANT, MISSING, UNSEEN, RowRules, weight_of
 
 __all__ = ["RowStatistics"]
 
 _EPSILON = 2.0**-52
 _NOISE = 2.0**-96  # smaller low parts of a mean are noise: see accumulators/moments.py
-_LARGEST, _SMALLEST = 2.0**400, 2.0**-400  # squares of values between them are normal numbers
-_OVERFLOW = 2.0**969  # beyond this a difference may overflow
 _MAX_EXPONENT = 1024  # numbers of a larger binary exponent are beyond float64
 
 _FIELDS = len(MomentArrays.FIELDS)
 _RAISE, _PROPAGATE = MISSING.index("raise"), MISSING.index("propagate")
-
-
-@dataclass(slots=True)
-class _Map:
-    """The map y = clip((x − location) / scale)·gamma + beta of one feature."""
-
-    high: float = 0.0
-    low: float = 0.0
-    scale: float = 1.0
-    gamma: float = 1.0
-    beta: float = 0.0
-    known: bool = True
-
-    def __call__(self, high: float, low: float, clip: float) -> float:
-        location, rest, scale = self.high, self.low, self.scale
-        if abs(location) > _OVERFLOW or scale > _OVERFLOW:
-            high, low, location, rest = high / 4, low / 4, location / 4, rest / 4
-            scale /= 4
-        y = (((high - location) + low) - rest) / scale
-        # Comparisons with NaN are false, so a NaN stays NaN.
-        y = clip if y > clip else -clip if y < -clip else y
-        return y * self.gamma + self.beta
-
-
-class _Feature:
-    """One feature: the fields of `MomentArrays` as plain numbers."""
-
-    count: int
-    nulls: int
-    nans: int
-    pos_infs: int
-    neg_infs: int
-    min: float
-    max: float
-    weight: float
-    pairs: float
-    squares: float
-    mean_hi: float
-    mean_lo: float
-    m2_hi: float
-    m2_lo: float
-    decay: float
-    exponent: int
-
-    def __init__(self, gamma: float = 1.0, beta: float = 0.0) -> None:
-        self.gamma, self.beta = gamma, beta
-        self.rows = 0  # rows of the stream that the moments include
-        self.exact = True  # only integers and decimals were seen
-        self.map: _Map | None = None  # the map of the current moments, once it was needed
-        # With a prior: the first value, and the numbers of rows without a value before it and
-        # after the last value. The moments include the first value only in counts and extremes.
-        self.first: _Feature | None = None
-        self.before = self.since = 0
-        self.set(empty_moments(1))
-
-    def set(self, moments: MomentArrays, feature: int = 0) -> None:
-        """Set the moments to those of one feature of arrays."""
-        for name, values in zip(MomentArrays.FIELDS, moments, strict=True):
-            setattr(self, name, values[feature].item())
-
-    def arrays(self) -> MomentArrays:
-        """Return the moments as arrays of one feature."""
-        return MomentArrays.from_fields(
-            **{
-                name: np.array([getattr(self, name)], empty.dtype)
-                for name, empty in zip(MomentArrays.FIELDS, empty_moments(1), strict=True)
-            }
-        )
-
-    def fade(self, by: float) -> None:
-        """Discount the moments by a factor."""
-        self.weight *= by
-        self.pairs *= by * by
-        self.squares *= by * by
-        self.m2_hi, self.m2_lo = dd.scale((self.m2_hi, self.m2_lo), by)
-        self.decay = _flushed(self.decay * by)
-
-
-def _flushed(weight: float) -> float:
-    # Without this, repeated discounts would stop at the smallest float64: 0.7 times it rounds to
-    # itself.
-    return weight if weight >= 2.0**-1000 else 0.0
-
-
-def _single(x: tuple[float, float], weight: float, decay: float) -> _Feature:
-    """Return the moments of one value."""
-    feature = _Feature()
-    feature.count, feature.decay = 1, decay
-    feature.weight, feature.squares = weight, weight * weight
-    feature.min = feature.max = x[0]
-    size = abs(x[0])
-    if size:
-        feature.exponent = 0 if _SMALLEST <= size <= _LARGEST else math.frexp(size)[1]
-    by = -feature.exponent if size else 0
-    feature.mean_hi, feature.mean_lo = math.ldexp(x[0], by), math.ldexp(x[1], by)
-    return feature
 
 
 class RowStatistics:
@@ -157,11 +66,11 @@ class RowStatistics:
         self._number: Callable[[Any, Any], tuple[float, float, bool] | tuple[()] | None] = number
         self._refuse: Callable[[str, Any, Any], NoReturn] = refuse
         passes = UNSEEN[self._rules.unseen] == "passthrough"
-        self._unseen = _Map(gamma=1.0 if passes else 0.0)
+        self._unseen = FeatureMap(gamma=1.0 if passes else 0.0)
         # The extension is protected by the interpreter's lock. This class needs its own, because
         # Python may switch threads within a method.
         self._lock = threading.RLock()
-        self._features: dict[Any, _Feature] = {}
+        self._features: dict[Any, Feature] = {}
         self._shares = (0.0, 0.0), (0.0, 0.0)
         self.rows = 0
 
@@ -193,7 +102,7 @@ class RowStatistics:
                 # Only a number adds a feature. A missing value may belong to a column of text.
                 if known is None and not value:
                     continue
-                feature = known or _Feature(*self._affine.get(key, ()))
+                feature = known or Feature(*self._affine.get(key, ()))
                 self._features[key] = feature
                 self._catch_up(feature)
                 feature.rows += 1
@@ -271,14 +180,14 @@ class RowStatistics:
             if before != self.rows:
                 return False
             for key in fresh:
-                self._features[key] = _Feature(*self._affine.get(key, ()))
+                self._features[key] = Feature(*self._affine.get(key, ()))
             for i, feature in enumerate(self._features.values()):
                 feature.set(MomentArrays(moments.reshape(_FIELDS, -1)), i)
                 feature.rows = rows if rows_of_lanes is None else int(rows_of_lanes[i])
                 feature.exact, feature.map = exact[i], None
                 feature.first = None
                 if first is not None and feature.count:
-                    feature.first = _Feature()
+                    feature.first = Feature()
                     feature.first.set(MomentArrays(first.reshape(_FIELDS, -1)), i)
                 feature.before = feature.since = 0
                 if gaps is not None:
@@ -296,16 +205,16 @@ class RowStatistics:
         for feature, values in zip(
             self._features.values(), zip(*columns, strict=True), strict=True
         ):
-            feature.map = _Map(*values)
+            feature.map = FeatureMap(*values)
 
-    def _read(self, row: Any) -> list[tuple[Any, _Feature | None, Any]]:
+    def _read(self, row: Any) -> list[tuple[Any, Feature | None, Any]]:
         if not isinstance(row, dict):
             self._refuse("row", None, row)
         return [
             (key, self._features.get(key), self._number(value, key)) for key, value in row.items()
         ]
 
-    def _check(self, key: Any, feature: _Feature | None, value: Any, given: Any) -> None:
+    def _check(self, key: Any, feature: Feature | None, value: Any, given: Any) -> None:
         if value is None and feature is not None:
             self._refuse("other", key, given)
         if value and math.isnan(value[0]) and self._rules.nan == _RAISE:
@@ -313,7 +222,7 @@ class RowStatistics:
         if value and math.isinf(value[0]) and self._rules.inf == _RAISE:
             self._refuse("inf", key, given)
 
-    def _learn_value(self, feature: _Feature, value: Any, weight: float) -> None:
+    def _learn_value(self, feature: Feature, value: Any, weight: float) -> None:
         if not value:
             feature.nulls += 1
         elif math.isnan(value[0]):
@@ -330,7 +239,7 @@ class RowStatistics:
             feature.exact, feature.map = False, None
         return self._learn_missing(feature, 1)
 
-    def _catch_up(self, feature: _Feature) -> None:
+    def _catch_up(self, feature: Feature) -> None:
         """Bring a feature up to the last row. The rows that lacked it count as nulls."""
         missed = self.rows - feature.rows
         if not missed:
@@ -339,7 +248,7 @@ class RowStatistics:
         feature.rows = self.rows
         self._learn_missing(feature, missed)
 
-    def _learn_missing(self, feature: _Feature, rows: int) -> None:
+    def _learn_missing(self, feature: Feature, rows: int) -> None:
         rules = self._rules
         if rules.prior:
             # Missing values change nothing until the next value.
@@ -356,13 +265,12 @@ class RowStatistics:
             fade = max(fade, min(LEAST_WEIGHT / feature.weight, 1.0))
         feature.fade(fade)
 
-    def _learn_number(self, feature: _Feature, x: tuple[float, float], value_weight: float) -> None:
-        """Learn a value of weight `one`."""
+    def _learn_number(self, feature: Feature, x: tuple[float, float], value_weight: float) -> None:
         decay = self._rules.decay
         feature.map = None
         if self._rules.prior:
             if feature.first is None:
-                feature.first = _single(x, 1.0, 1.0)
+                feature.first = single(x, 1.0, 1.0)
                 feature.count += 1
                 feature.min, feature.max = min(feature.min, x[0]), max(feature.max, x[0])
                 return
@@ -372,9 +280,9 @@ class RowStatistics:
                 decay = left * value_weight
             feature.since = 0
         w = decay * feature.weight
-        if w == 0 or feature.exponent != 0 or not _SMALLEST <= abs(x[0]) <= _LARGEST:
-            feature.set(merge_moments(feature.arrays(), _single(x, value_weight, decay).arrays()))
-            feature.decay = _flushed(feature.decay)
+        if w == 0 or feature.exponent != 0 or not SMALLEST <= abs(x[0]) <= LARGEST:
+            feature.set(merge_moments(feature.arrays(), single(x, value_weight, decay).arrays()))
+            feature.decay = flush(feature.decay)
             return
         weight = w + value_weight
         mean = feature.mean_hi, feature.mean_lo
@@ -394,19 +302,19 @@ class RowStatistics:
         feature.pairs = decay * decay * feature.pairs + w * value_weight
         feature.squares = decay * decay * feature.squares + value_weight * value_weight
         feature.weight = weight
-        feature.decay = _flushed(feature.decay * decay)
+        feature.decay = flush(feature.decay * decay)
         feature.count += 1
         feature.min, feature.max = min(feature.min, x[0]), max(feature.max, x[0])
 
-    def _map_of(self, feature: _Feature) -> _Map:
+    def _map_of(self, feature: Feature) -> FeatureMap:
         # Rows without the feature discount all its weights alike, so the map stays valid.
         if feature.map is None:
             feature.map = self._make_map(feature)
         return feature.map
 
-    def _make_map(self, feature: _Feature) -> _Map:
+    def _make_map(self, feature: Feature) -> FeatureMap:
         rules = self._rules
-        new = _Map(gamma=feature.gamma, beta=feature.beta, known=feature.count > 0)
+        new = FeatureMap(gamma=feature.gamma, beta=feature.beta, known=feature.count > 0)
         propagated = math.nan if rules.nan == _PROPAGATE and feature.nans else 0.0
         if rules.inf == _PROPAGATE:
             propagated += math.inf if feature.pos_infs else 0.0
@@ -419,7 +327,7 @@ class RowStatistics:
             # The weight of the first value is discounted already. A decay of 1 keeps the merge
             # from discounting it again.
             prior = feature.first.arrays().replace(weight=np.array([rules.prior * feature.decay]))
-            m = _Feature()
+            m = Feature()
             m.set(merge_moments(prior, feature.arrays().replace(decay=np.ones(1))))
         mean = math.ldexp(m.mean_hi, m.exponent)
         rest = math.ldexp(m.mean_lo, m.exponent)
