@@ -7,6 +7,7 @@ classes.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -131,23 +132,18 @@ def map_stream(
 
 def _open_iterable(data: Iterable[Any], columns: Wanted | None) -> Stream:
     """Chain the batches of the items. The first item gives the schema."""
-    items = iter(data)
-    nothing = object()
-    first = next(items, nothing)
-    if first is nothing:
+
+    def open_item(item: Any) -> Stream:
+        if not _is_arrow(item):
+            raise _not_arrow(item, f"an item of {_kind(data)}")
+        return open_stream(item, columns)
+
+    streams = map(open_item, data)
+    first = next(streams, None)
+    if first is None:
         return Stream(None, iter([]), None)
-    if not _is_arrow(first):
-        raise _not_arrow(first, f"an item of {_kind(data)}")
-    opened = open_stream(first, columns)
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        yield from opened.batches
-        for item in items:
-            if not _is_arrow(item):
-                raise _not_arrow(item, f"an item of {_kind(data)}")
-            yield from open_stream(item, columns).batches
-
-    return Stream(opened.schema, batches(), None)
+    rest = itertools.chain.from_iterable(stream.batches for stream in streams)
+    return Stream(first.schema, itertools.chain(first.batches, rest), None)
 
 
 def _scan(dataset: Any, data: Any, columns: list[str] | None) -> Stream:

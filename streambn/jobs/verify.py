@@ -119,7 +119,7 @@ def csv_types(schema: pa.Schema) -> dict[str, pa.DataType]:
 
 def _in_step(inputs: Iterable[Any], outputs: Iterable[Any], name: str) -> Iterator[tuple[Any, Any]]:
     """Cut two streams into pairs of batches with the same rows."""
-    sides = [filter(_has_rows, inputs), filter(_has_rows, outputs)]
+    sides = [filter(len, inputs), filter(len, outputs)]  # without empty batches
     pair: list[Any] = [next(side, None) for side in sides]
     rows = 0
     while all(batch is not None for batch in pair):
@@ -136,10 +136,6 @@ def _in_step(inputs: Iterable[Any], outputs: Iterable[Any], name: str) -> Iterat
         raise StreamBNError(
             f"the input has {counts[0]:,} rows, and the output {counts[1]:,}", source=name
         )
-
-
-def _has_rows(batch: Any) -> bool:
-    return bool(batch.num_rows)
 
 
 class _Comparison:

@@ -46,22 +46,8 @@ class BatchLearner:
     ) -> None:
         """Learn the rows that count, which have a weight above 0 and, if need be, a time.
 
-        Parameters
-        ----------
-        batch : pyarrow.RecordBatch or ndarray
-            The features, without weights and times.
-        names : list
-            Names of the columns.
-        weights : ndarray of float64, shape (rows,), or None
-        times : pyarrow.Array or None
-            Event times.
-
-        Raises
-        ------
-        SchemaError
-            Two columns belong to one feature, or a feature that was a number is one no longer.
-        InvalidValueError
-            ``nan=`` or ``inf=`` refuses a value, or a time is missing.
+        The batch holds the features, without weights and times. Errors are those of
+        `RowNormalizer.learn_many`, or an InvalidValueError if a time is missing.
         """
         selection = select_rows(weights, times, self._policy.event_time)
         if selection.keep is not None:

@@ -72,17 +72,7 @@ class BatchTransformer:
         self._current: tuple[int, FeatureTransform] | None = None
 
     def transform(self, batch: pa.RecordBatch, names: tuple[Any, ...]) -> pa.RecordBatch:
-        """Return a normalized batch.
-
-        Raises
-        ------
-        NotFittedError
-            A feature has no statistics, and ``unseen="raise"``.
-        SchemaError
-            A feature that was a number is one no longer.
-        InvalidValueError
-            ``nan="raise"`` or ``inf="raise"`` refuses a value.
-        """
+        """Return a normalized batch. Errors are those of `RowNormalizer.transform_many`."""
         types = self._columns.types(batch, names)
         plan, transform = self._plan(batch.schema, names, types)
         if self._unseen == "raise":
