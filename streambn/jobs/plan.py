@@ -18,7 +18,7 @@ __all__ = ["Output", "Plan", "ReadOptions", "check_target", "make_plan"]
 class ReadOptions(NamedTuple):
     """How a job reads its inputs."""
 
-    csv_types: Mapping[str, Any] = MappingProxyType({})  # the types of other columns are inferred
+    csv_types: Mapping[str, Any] = MappingProxyType({})  # by column; others are inferred
     threads: int = 1
     skip_damaged: bool = False  # whether to leave out damaged parts instead of failing
 
@@ -56,7 +56,7 @@ class Output(NamedTuple):
 class Plan(NamedTuple):
     """The outputs of a job."""
 
-    output: str  # as the caller named them all
+    output: str  # as the caller named it
     outputs: tuple[Output, ...]
 
     @property

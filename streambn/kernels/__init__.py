@@ -18,7 +18,6 @@ import sys
 import warnings
 from pathlib import Path
 
-from streambn._lazy import lazy_module
 from streambn.errors import InvalidValueError
 from streambn.kernels.exact import ExactSums, UnmergeableError, empty_sums
 from streambn.kernels.interface import BoundColumn, Columns, FeatureTransform, Layout, Times
@@ -53,9 +52,6 @@ __all__ = [
     "time_weights",
     "usable_cores",
 ]
-
-
-_native = lazy_module("streambn.kernels.native")
 
 
 def _is_compiled() -> bool:
@@ -118,7 +114,7 @@ time_weights = _implementation.time_weights
 def describe() -> str:
     """Return a description of the active kernels, with the reason for the slower ones."""
     if active == "native":
-        return f"native kernels ({_native.simd})"
+        return f"native kernels ({_implementation.simd})"
     if os.environ.get("STREAMBN_KERNELS"):
         return "reference kernels (NumPy), as STREAMBN_KERNELS requests"
     return (
@@ -142,7 +138,7 @@ def set_threads(count: int) -> None:
             f"the number of threads must be an integer >= 1, got {count!r}.", argument="count"
         )
     if active == "native":
-        _native.set_threads(count)
+        _implementation.set_threads(count)
 
 
 def usable_cores() -> int:
