@@ -84,7 +84,7 @@ def test_variance_of_int64_beyond_53_bits_is_exact(kernels):
     assert np.var(np.array(values)) != 8 / 3
 
 
-@pytest.mark.parametrize(("kind", "digits"), DIGITS.items(), ids=str)
+@pytest.mark.parametrize(("kind", "digits"), DIGITS.items(), ids=[kind.__name__ for kind in DIGITS])
 @given(data=st.data())
 def test_decimals_keep_their_low_digits(kernels, kind, digits, data):
     scale = data.draw(st.integers(0, digits))
