@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -77,7 +78,7 @@ class FileJob:
     title: str
     data: Mapping[str, Files]
     contenders: Mapping[str, Contender]
-    rounds: int = 5  # at most
+    rounds: int = 9  # at most
     checked: bool = True  # each contender runs once before, to compare the results
     constants: Mapping[str, float] = field(default_factory=dict)  # figures that are not measured
 
@@ -110,8 +111,11 @@ def measure_file_job(job: FileJob, rounds: int) -> Comparison:
             write_files(Path(place, name), files)
         if job.checked:
             check_agreement({name: find(c, Path(place, c.data)) for name, c in able.items()})
+        # In a random order, because a process that follows one with much memory takes longer.
+        shuffled = random.Random(0)
         for _ in range(rounds):
-            for name, contender in able.items():
+            for name in shuffled.sample(sorted(able), len(able)):
+                contender = able[name]
                 seconds, peak = run_process(contender, Path(place, contender.data))
                 found = Path(place, contender.data, "found.json")
                 if contender.figure == "inside":
@@ -162,6 +166,7 @@ def run_process(contender: Contender, folder: Path) -> tuple[float, float]:
     """Run a contender, and return its seconds and its peak memory in megabytes."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     (folder / "out").mkdir(parents=True)
+    os.sync()  # or the disk would still be busy with the output of the process before
     command = [part.format(folder=folder) for part in contender.command]
     # Without its bytecode, which pip writes for the others, streambn would be compiled every time.
     removed = {*THREADS, "PYTHONDONTWRITEBYTECODE"}
