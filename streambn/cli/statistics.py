@@ -62,8 +62,7 @@ def merge(stats: Sequence[str], output: str, *, frozen: bool, thaw: bool, quiet:
         with located(path):
             merged = merged.merge(newer)
     (merged.freeze() if frozen else merged).save(output)
-    rounded = [part for part in parts if isinstance(part.policy, sbn.Exact)]
-    if rounded and isinstance(merged.policy, sbn.Welford) and not quiet:
+    if merged.statistics.rounded and not quiet:
         say(f"merged exact and welford statistics; {output} has policy welford")
 
 
