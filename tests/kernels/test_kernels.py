@@ -105,6 +105,23 @@ def test_decimals_keep_their_low_digits(kernels, kind, digits, data):
     assert m.max[0] == float(max(exact))
 
 
+@pytest.mark.parametrize(
+    "integers", [[-3801303461978787, 7925568533992650], [10**18 + 1, None, 1, -(10**18) - 129]]
+)
+@pytest.mark.parametrize(
+    ("kind", "scale"),
+    [(pa.decimal128(38, 34), 34), (pa.decimal256(40, 9), 9), (pa.decimal64(18, 2), 2), (None, 0)],
+    ids=str,
+)
+def test_extremes_of_wide_ranges_are_correctly_rounded(kernels, integers, kind, scale):
+    if kind == pa.decimal64(18, 2):
+        integers = [None if i is None else i // 100 for i in integers]
+    exact = [Fraction(i, 10**scale) for i in integers if i is not None]
+    values = integers if kind is None else [i and Decimal(f"{i}E-{scale}") for i in integers]
+    m = kernels.block_moments(column(values, kind or pa.int64()))
+    assert (m.min[0], m.max[0]) == (float(min(exact)), float(max(exact)))
+
+
 @pytest.mark.parametrize("start", [1, 1_000_000, 10_000_000])
 def test_numacc_decimals_have_a_deviation_of_exactly_a_tenth(kernels, start):
     middle = Decimal(start) + Decimal("0.2")

@@ -359,12 +359,12 @@ def _totals(weights: Floats) -> _Totals:
 
 def _in_data_units(source: Source, moments: MomentArrays) -> MomentArrays:
     """Return the moments of offsets from the base as moments in the data's units."""
-    zero = np.zeros(source.width)
     seen = moments.count > 0
     mean = source.restore((moments.mean_hi, moments.mean_lo))
     m2 = source.in_units(source.in_units((moments.m2_hi, moments.m2_lo)))
-    low = source.restore((np.where(seen, moments.min, 0.0), zero))[0]
-    high = source.restore((np.where(seen, moments.max, 0.0), zero))[0]
+    low, high = source.restore_extremes(
+        *(np.where(seen, x, 0.0) for x in (moments.min, moments.max))
+    )
     # Offsets that are all 0 are values equal to the base. They are ordinary unless it is 0.
     zeros = (moments.exponent == ZERO_EXPONENT) & (mean[0] == 0)
     exponent = np.where((source.base != 0) & ~zeros, 0, moments.exponent)

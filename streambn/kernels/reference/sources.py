@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = ["Source", "group"]
 
 _WORDS = {8: 1, 16: 2, 32: 4}  # bytes of an integer -> 64-bit words
 _SAFE = 2**61  # if |x| and |base| are at most this, x - base fits into int64
+_EXACT = 2.0**53  # float64 holds every integer up to this
 _SAMPLE = 64  # rows in the first search for a centre
 
 
@@ -217,6 +219,32 @@ class Source:
             return offset
         return self.in_units(dd.add(dd.wide(self.base), offset))
 
+    def restore_extremes(self, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+        """Return the extremes in the data's units, correctly rounded, from their offsets."""
+        zero = np.zeros(self.width)
+        least, greatest = self.restore((low, zero))[0], self.restore((high, zero))[0]
+        if self._integral:
+            # `read` has rounded such an offset.
+            wide = np.maximum(np.abs(low), np.abs(high)) > _EXACT
+            for feature in map(int, np.flatnonzero(wide)):
+                found = [float(Fraction(i, 10**self.power)) for i in self._extremes(feature)]
+                least[feature], greatest[feature] = found
+        return least, greatest
+
+    def _extremes(self, feature: int) -> tuple[int, int]:
+        """Return the least and the greatest integer of a feature that has one."""
+        part = next(p for p in self.parts if p.features.start <= feature < p.features.stop)
+        data = part.data[:, feature - part.features.start]
+        null = self.missing(0, self.rows)
+        if null is not None:
+            data = data[~null[feature]]
+        if data.ndim == 1:
+            return int(data.min()), int(data.max())
+        top = data[:, -1].view(np.int64)
+        sides = (data[top == end].astype(object) for end in (top.min(), top.max()))
+        low, high = ([_integer(words) for words in rows] for rows in sides)
+        return min(low), max(high)
+
     def in_units(self, value: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
         """Divide by ``10**power``."""
         return _times_power_of_ten(value, -self.power) if self.power else value
@@ -230,6 +258,12 @@ class Source:
     def out_of_units(self, value: Floats) -> Floats:
         """Multiply by ``10**power``."""
         return value * 10.0**self.power if self.power else value
+
+
+def _integer(words: Sequence[int]) -> int:
+    """Return a two's-complement integer from its 64-bit words, the lowest first."""
+    value = sum(word << 64 * i for i, word in enumerate(words))
+    return value - (1 << 64 * len(words)) if words[-1] >> 63 else value
 
 
 def _offsets(block: NDArray[Any], layout: _Layout, base: Floats) -> Floats:
