@@ -299,7 +299,7 @@ class BatchEMA(Policy):
                 share = self._new_weight * means.weight
                 apart = means.mean - self.initial[0]
                 between = share * (between + means.decay * apart * apart)
-        return {"total_var": within + between}
+            return {"total_var": within + between}
 
     def take(self, state: BatchState, features: Sequence[int]) -> BatchState:
         """See `Policy.take`."""

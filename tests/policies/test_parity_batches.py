@@ -208,6 +208,13 @@ def test_batch_ema_of_many_blocks_agrees_with_exact_arithmetic(policy):
     assert_exact(fitted(maker(policy), map(batch_of, blocks)), blocks, unit=1)
 
 
+def test_total_variance_beyond_float64_is_infinite():
+    blocks = [[0.0, 0.0, 2.0111711894913896e154], [2.0111711894913896e154]]
+    norm = sbn.Normalizer(sbn.BatchEMA(momentum=None, initial=(3.0, 2.0)), ddof=1)
+    got = row_of(fitted(lambda: norm, map(batch_of, map(np.array, blocks))))
+    assert got["total_var"] == np.inf > got["var"]
+
+
 def test_total_variance_of_equal_blocks_is_that_of_the_values():
     x = np.random.default_rng(0).normal(size=60) + np.repeat([0.0, 10.0, -3.0], 20)
     norm = sbn.Normalizer(sbn.BatchEMA(momentum=None, ddof=0))
