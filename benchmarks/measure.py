@@ -25,7 +25,7 @@ Samples = tuple[float | None, ...]  # per round; None where a slow job did not r
 
 @dataclass(frozen=True)
 class Comparison:
-    """The samples of all that did the same work, by the name of a peer or reference."""
+    """The samples of every peer and reference that did the same work, by name."""
 
     name: str  # of the workload or file job
     title: str

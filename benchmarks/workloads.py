@@ -36,7 +36,7 @@ class Shape(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The data of a workload: batches for all that read Arrow, and matrices for the others.
+    """The data of a workload: Arrow batches, and matrices for the peers without Arrow.
 
     Columns of times or weights come last, in batches only. Under a null, a matrix has some value.
     """

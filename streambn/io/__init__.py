@@ -7,7 +7,14 @@ from streambn.io.formats import SUFFIXES, Format, after_row, describe_read_error
 from streambn.io.locations import Location, Stamp, locate, remove_leftovers
 from streambn.io.locks import lock
 from streambn.io.prefetch import prefetch
-from streambn.io.readers import Opener, Piece, detect_format, open_parquet, validated
+from streambn.io.readers import (
+    Opener,
+    Piece,
+    detect_format,
+    open_parquet,
+    read_row_groups,
+    validated,
+)
 from streambn.io.sources import PIPE, Source, columns_to_fit, open_reader, open_source, scan
 from streambn.io.writers import Encoding, OutputBuffer, parquet_writer, write_batches
 
@@ -34,6 +41,7 @@ __all__ = [
     "open_source",
     "parquet_writer",
     "prefetch",
+    "read_row_groups",
     "remove_leftovers",
     "scan",
     "validated",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import select
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -40,6 +40,7 @@ __all__ = [
     "open_file",
     "open_parquet",
     "open_pipe",
+    "read_row_groups",
     "validated",
 ]
 
@@ -242,6 +243,27 @@ def open_parquet(opener: Opener, metadata: Any = None, *, remote: bool = False) 
     )
 
 
+def read_row_groups(
+    file: Any,
+    groups: Sequence[int],
+    columns: list[str] | None,
+    rows: int,
+    batch_rows: int,
+    *,
+    use_threads: bool = False,
+) -> Iterable[Any]:
+    """Return the batches of some row groups with `rows` rows in all.
+
+    They are decoded as a whole if they fit into one batch, which takes less memory. Otherwise
+    batches of `batch_rows` rows are decoded one by one, their columns on threads if asked for.
+    """
+    if rows <= batch_rows:
+        whole: Iterable[Any] = file.read_row_groups(groups, columns, use_threads=False).to_batches()
+        return whole
+    batches: Iterable[Any] = file.iter_batches(batch_rows, groups, columns, use_threads=use_threads)
+    return batches
+
+
 def _open_parquet(
     opener: Opener, name: str, select_columns: ColumnSelector | None, remote: bool
 ) -> DataFile:
@@ -268,10 +290,9 @@ def _open_parquet(
         def read() -> Iterator[Any]:
             with describe_read_errors(name, Format.PARQUET, where):
                 part = open_parquet(opener, metadata, remote=remote)
-                if rows <= batch_rows:  # takes less memory than batches of the same rows
-                    batches = part.read_row_groups(groups, columns, use_threads=False).to_batches()
-                else:
-                    batches = part.iter_batches(batch_rows, groups, columns, use_threads=parallel)
+                batches = read_row_groups(
+                    part, groups, columns, rows, batch_rows, use_threads=parallel
+                )
             return validated(batches, name, Format.PARQUET, lambda _: where)
 
         return Piece(where, read, rows / max(metadata.num_rows, 1), True)

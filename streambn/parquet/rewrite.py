@@ -26,6 +26,7 @@ from streambn.io import (
     describe_read_errors,
     open_parquet,
     parquet_writer,
+    read_row_groups,
     validated,
 )
 from streambn.parquet.metadata import (
@@ -117,10 +118,7 @@ class ParquetSource:
             if not hasattr(self._thread, "file"):
                 self._thread.file = open_parquet(self._opener, self.metadata, remote=self._remote)
             file = self._thread.file
-            if block.rows <= _ROWS:  # takes less memory than batches of the same rows
-                batches = file.read_row_group(block.group, names, use_threads=False).to_batches()
-            else:
-                batches = file.iter_batches(_ROWS, [block.group], names, use_threads=False)
+            batches = read_row_groups(file, [block.group], names, block.rows, _ROWS)
         return validated(batches, self.name, Format.PARQUET, lambda _: block.where)
 
     def blocks(self) -> list[Block] | None:

@@ -29,7 +29,7 @@ FLOATS = [F2, F4, F8]
 
 
 class RandomColumn:
-    """A random column: its array, its exact values, and the properties that it was drawn with."""
+    """A random column: its array, its exact values, and the properties that were drawn for it."""
 
     def __init__(self, rng, rows):
         self.rng, self.rows = rng, rows

@@ -245,7 +245,7 @@ def test_weights_times_a_power_of_two_keep_the_mean(kernels):
 
 
 def far_and_heavy(at):
-    """Return values of which one is far from the others and outweighs them."""
+    """Return values. One of them is far from the others and outweighs them."""
     x, weights = np.random.default_rng(0).normal(1e5, 1, 700), np.full(700, 1e-10)
     x[at], weights[at] = 0.1, 1e20
     return x, weights

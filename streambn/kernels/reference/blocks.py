@@ -323,7 +323,7 @@ def _count(mask: NDArray[np.bool_]) -> Ints:
 def _count_non_finite(
     x: Floats, null: NDArray[np.bool_] | None, expected: Ints
 ) -> tuple[Ints, Ints, Ints]:
-    """Return the counts of NaN, +inf and -inf, of which there are `expected` in all."""
+    """Return the counts of NaN, +inf and -inf. They add up to `expected`."""
     if not expected.any():
         return expected, expected, expected
     there = True if null is None else ~null

@@ -17,7 +17,7 @@ from streambn.kernels.reference.sources import Source
 __all__ = ["exact_sums", "extend_exact", "merge_exact"]
 
 # Rows in one sum. `np.bincount` sums in float64, which is exact below 2**53. Terms are
-# therefore cut into halves of 27 bits, of which it can sum 2**26.
+# therefore cut into halves of 27 bits, and at most 2**26 of them are summed.
 _BLOCK = 1 << 20
 _HALF = 27
 _LOW = (1 << _HALF) - 1
