@@ -8,9 +8,24 @@ from streambn.statistics import Statistics
 
 html = lazy_module("html")
 
-__all__ = ["as_html", "as_text"]
+__all__ = ["as_html", "as_text", "display_name"]
 
 _MAX_ROWS = 8  # stats() shows all features
+
+
+def display_name(name: str) -> str:
+    r"""Return the name of a column on one line, so that no two names look alike.
+
+    A name with spaces at its ends, control characters or other characters that do not print is
+    quoted, as Python quotes it.
+
+    Examples
+    --------
+    >>> print(display_name("price"), display_name(" price"), display_name("price\n"))
+    price ' price' 'price\n'
+    """
+    odd = not name or not name.isprintable() or name != name.strip()
+    return repr(name) if odd or name[0] in "'\"" else name
 
 
 def as_text(name: str, statistics: Statistics) -> str:
@@ -28,7 +43,7 @@ def as_text(name: str, statistics: Statistics) -> str:
         # More digits for the mean, because those of 1e9 + 0.5 matter as well.
         formats = {"mean": ".12g", "std": ".7g"}
         facts += [f"{key}={row[key]:{f}}" for key, f in formats.items() if row[key] is not None]
-        lines.append("  ".join([f"  {row['column']}", *facts]))
+        lines.append("  ".join([f"  {display_name(row['column'])}", *facts]))
     if count > _MAX_ROWS:
         lines.append(f"  … and {count - _MAX_ROWS:,} more")
     return "\n".join(lines)
@@ -43,8 +58,13 @@ def as_html(name: str, statistics: Statistics) -> str:
         return f"<p>{head}, no data seen</p>"
     rows = statistics.stats().slice(0, _MAX_ROWS).to_pylist()
     names = list(rows[0])
+    for row in rows:
+        row["column"] = display_name(row["column"])
+    # Browsers join spaces, which the name of a column may have.
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_cell(row[key]))}</td>" for key in names) + "</tr>"
+        '<tr style="white-space: pre">'
+        + "".join(f"<td>{html.escape(_cell(row[key]))}</td>" for key in names)
+        + "</tr>"
         for row in rows
     )
     heads = "".join(f"<th>{key}</th>" for key in names)

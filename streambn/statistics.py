@@ -13,7 +13,7 @@ from streambn.accumulators import Estimates, Moments
 from streambn.arrow import Binding, bind, parse_instant, row_columns, select_counted_rows
 from streambn.errors import InvalidValueError, MergeError, NotFittedError, SchemaError
 from streambn.kernels import Columns, UnmergeableError
-from streambn.kernels.bitmaps import arrow_array
+from streambn.kernels.bitmaps import arrow_array, string_array
 from streambn.kernels.interface import Floats
 from streambn.options import Options
 from streambn.policies import Exact, Policy, Welford, check_takes_weights
@@ -295,7 +295,7 @@ class Statistics:
                 extras[name] = arrow_array(np.where(poisoned, np.nan, values), has_var)
         return pa.table(
             {
-                "column": pa.array(binding.features, pa.string()),
+                "column": string_array(binding.features),
                 "count": arrow_array(tally.count),
                 "nulls": arrow_array(tally.nulls),
                 "nans": arrow_array(tally.nans),

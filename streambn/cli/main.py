@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.util
+import io
 import json
 import os
 import signal
@@ -49,6 +50,9 @@ def main() -> NoReturn:
     # mimalloc, which decodes, keeps what it frees. If it returned it to the system and asked for
     # it again, `fit` and `normalize` would take a tenth to a fifth more time, and as much memory.
     os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")
+    # As on stderr, characters that the encoding lacks are escaped.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     _catch_signals()
     code = run(sys.argv[1:])
     # A normal exit waits for threads that are blocked in a read, for example from a store that

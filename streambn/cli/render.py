@@ -1,4 +1,4 @@
-"""What `show` prints: a table for people, and JSON or CSV for programs."""
+"""What `show` prints: a table for people, also as Markdown, and JSON or CSV for programs."""
 
 from __future__ import annotations
 
@@ -6,57 +6,256 @@ import csv
 import json
 import math
 import os
+import shutil
 import sys
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
 
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
+import click
+import numpy as np
 
 import streambn as sbn
+from streambn._repr import display_name
 from streambn.arrow import format_instant, parse_instant
+from streambn.cli.messages import say
+from streambn.cli.text_table import Cells, as_code, layout, markdown
+from streambn.kernels.bitmaps import arrow_array
+from streambn.policies import format_arguments
+from streambn.snapshot import hyperparameters
 
-__all__ = ["show"]
+__all__ = ["FORMS", "View", "show"]
 
 # The columns of `stats()` for every policy, also before any data was seen.
 _COLUMNS = ["column", "count", "nulls", "nans", "infs", "mean", "var", "std", "min", "max"]
+_KINDS = ["count", "nulls", "nans", "infs"]  # each row of data is one of these for a feature
 
-# The characters that rich prints between two columns.
-_GAP = 3
+_LITERALS = {"policy", "options", "weights", "fingerprint"}  # code in Markdown
 
-_Rows = list[dict[str, Any]]
 _Loaded = sbn.Normalizer | sbn.FrozenNormalizer
+_Row = dict[str, Any]
 
 
-def show(loaded: _Loaded, rows: _Rows, form: str, at: Any = None) -> None:
-    """Print statistics on stdout.
+class View(NamedTuple):
+    """What of a statistics file to print.
 
-    Parameters
+    Attributes
     ----------
     loaded : Normalizer or FrozenNormalizer
-    rows : list of dict
-        The rows of ``loaded.stats(at)``.
-    form : {"table", "json", "csv"}
-        A table has six digits of each number, JSON and CSV have all.
-    at : optional
-        The time as of which weights are read.
+    chosen : sequence of int
+        Indices of the features.
+    at : object
+        The time as of which weights are read; None: that of the newest row.
+    limit : int or None
+        Number of features that a table and Markdown show at most.
     """
-    if form == "json":
-        json.dump(_document(loaded, rows, at), sys.stdout, indent=2, allow_nan=False)
-        print()
-    elif form == "csv":
-        writer = csv.DictWriter(sys.stdout, [*_COLUMNS, *_extras(rows)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+
+    loaded: _Loaded
+    chosen: Sequence[int]
+    at: Any = None
+    limit: int | None = None
+
+    def rows(self) -> tuple[list[_Row], int]:
+        """Return the statistics of the chosen features, and the number of rows of data."""
+        if not self.loaded.features:
+            return [], 0
+        table = self.loaded.stats(self.at)
+        counts = sum(table[kind].to_numpy() for kind in _KINDS)
+        if len(self.chosen) < table.num_rows:
+            table = table.take(arrow_array(np.array(self.chosen, np.int64)))
+        return table.to_pylist(), int(counts.max())
+
+
+def show(view: View, form: str) -> None:
+    """Print a view on stdout, in one of `FORMS`."""
+    FORMS[form](view)
+
+
+# --- for programs ---------------------------------------------------------------------
+
+
+def _print_json(view: View) -> None:
+    print(json.dumps(_document(view), indent=2, allow_nan=False))
+
+
+def _print_csv(view: View) -> None:
+    rows, _ = view.rows()
+    writer = csv.DictWriter(_Lines(), [*_COLUMNS, *_extras(rows)])
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+class _Lines:
+    """A file on stdout whose lines end in a line feed alone.
+
+    Python quotes the characters of the line terminator only, and before 3.13 no other line break.
+    A name may have both, so the writer must end its lines in both.
+    """
+
+    def write(self, line: str) -> None:
+        sys.stdout.write(line.removesuffix("\r\n") + "\n")
+
+
+def _document(view: View) -> dict[str, Any]:
+    loaded = view.loaded
+    rows, count = view.rows()
+    policy, options = loaded.policy, loaded.options
+    newest, as_of = _times(loaded, view.at)
+    frozen = loaded if isinstance(loaded, sbn.FrozenNormalizer) else None
+    given = {field.name: getattr(options, field.name) for field in fields(options)}
+    if options.affine is not None:
+        given["affine"] = dict(options.affine)
+    return {
+        "state": "live" if frozen is None else "frozen",
+        "policy": hyperparameters(policy) | {"description": policy.describe()},
+        "options": given,
+        "newest": newest,
+        "at": as_of,
+        "fingerprint": None if frozen is None else frozen.fingerprint,
+        "rows": count,
+        "columns": [
+            {name: _jsonable(value) for name, value in {**row, **more}.items()}
+            for row, more in zip(rows, _maps(view), strict=True)
+        ],
+    }
+
+
+def _maps(view: View) -> Iterator[_Row]:
+    """Yield how each feature is normalized: divided by its scale, times gamma, plus beta."""
+    if not view.chosen:
+        return
+    chosen = np.array(view.chosen, np.int64)
+    standardizer = view.loaded.standardizer
+    parameters = standardizer.parameters
+    ones = np.ones(len(standardizer.scale))
+    found = {
+        "scale": standardizer.scale,
+        "constant": standardizer.constant,
+        "gamma": ones if parameters.gamma is None else parameters.gamma,
+        "beta": 0.0 * ones if parameters.beta is None else parameters.beta,
+    }
+    rows = zip(*(values[chosen].tolist() for values in found.values()), strict=True)
+    for row, known in zip(rows, parameters.known[chosen].tolist(), strict=True):
+        yield dict(zip(found, row, strict=True)) | ({} if known else {"scale": None})
+
+
+def _jsonable(value: Any) -> Any:
+    """Spell NaN and infinities, which JSON lacks, as most parsers of floats read them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+# --- for people -----------------------------------------------------------------------
+
+
+def _print_table(view: View) -> None:
+    terminal = sys.stdout.isatty()
+    # A pipe has no width.
+    width = shutil.get_terminal_size().columns if terminal or "COLUMNS" in os.environ else None
+    page = _Page.of(view)
+    lines = [f"{label:<12} {value}" for label, value in page.heading]
+    lines += layout(page.cells, width, plain=not _is_unicode())
+    lines += [click.style(line, fg="yellow") for line in page.legend]
+    if page.more:
+        lines += ["", page.more]
+    text = "\n".join(lines)
+    if terminal and sys.stdin.isatty() and len(lines) >= shutil.get_terminal_size().lines:
+        click.echo_via_pager(text, color=_color())
     else:
-        _print_table(loaded, rows, at)
+        _print_text(text, page.more)
 
 
-def _extras(rows: _Rows) -> list[str]:
-    """Return the names of statistics that only some policies have."""
-    return [name for name in (rows[0] if rows else ()) if name not in _COLUMNS]
+def _print_markdown(view: View) -> None:
+    page = _Page.of(view)
+    lines = [
+        f"- {label}: {as_code(value) if label in _LITERALS else value}"
+        for label, value in page.heading
+    ]
+    lines += ["", *markdown(page.cells)]
+    for line in (*page.legend, page.more):
+        lines += ["", line] if line else []
+    _print_text("\n".join(lines), page.more)
+
+
+def _print_text(text: str, more: str) -> None:
+    click.echo(text, color=_color())
+    if more and not sys.stdout.isatty():
+        say(more)  # the reader of a pipe may be grep
+
+
+FORMS = {
+    "table": _print_table,
+    "markdown": _print_markdown,
+    "json": _print_json,
+    "csv": _print_csv,
+}
+
+
+def _encoding() -> str:
+    return sys.stdout.encoding or "utf-8"
+
+
+def _is_unicode() -> bool:
+    return _encoding().lower().startswith("utf")
+
+
+def _name(name: str) -> str:
+    """Return the name of a feature in the characters that stdout has."""
+    try:
+        name.encode(_encoding())
+    except UnicodeEncodeError:
+        return ascii(name)
+    return display_name(name)
+
+
+def _color() -> bool | None:
+    """Return whether to print colors; None: on a terminal."""
+    return False if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb" else None
+
+
+class _Page(NamedTuple):
+    """What people read, before it is laid out."""
+
+    heading: list[tuple[str, str]]
+    cells: Cells
+    legend: list[str]
+    more: str  # about the features that are not shown
+
+    @classmethod
+    def of(cls, view: View) -> _Page:
+        mark = "\N{WARNING SIGN}" if _is_unicode() else "!"
+        chosen = view.chosen[: view.limit]
+        rows, count = view._replace(chosen=chosen).rows()
+        remarks = _remarks(view)
+        shown = remarks[: len(chosen)]
+        return cls(
+            [*_heading(view, count)],
+            _cells(rows, [remark and f"{mark} {remark}" for remark in shown]),
+            [f"{mark} {line}" for line in _legend(view, shown)],
+            _more(remarks[len(chosen) :]),
+        )
+
+
+def _heading(view: View, rows: int) -> Iterator[tuple[str, str]]:
+    loaded = view.loaded
+    yield "policy", loaded.policy.describe()
+    # Sample weights have a line of their own.
+    options = [text for text in format_arguments(loaded.options) if not text.startswith("weights=")]
+    if options:
+        yield "options", ", ".join(options)
+    if loaded.options.weights is not None:
+        yield "weights", f"column {loaded.options.weights!r}"
+    if isinstance(loaded, sbn.FrozenNormalizer):
+        yield "state", "frozen"
+        yield "fingerprint", loaded.fingerprint
+    else:
+        yield "state", "live, can go on learning"
+    yield "rows", f"{rows:,}"
+    for label, time in zip(("newest row", "as of"), _times(loaded, view.at), strict=True):
+        if time is not None:
+            yield label, str(time)
 
 
 def _times(loaded: _Loaded, at: Any) -> tuple[float | str | None, float | str | None]:
@@ -72,99 +271,53 @@ def _times(loaded: _Loaded, at: Any) -> tuple[float | str | None, float | str | 
     return newest, as_of
 
 
-def _row_count(rows: _Rows) -> int:
-    """Return the number of rows of data; each row is in one of four counts of a feature."""
-    kinds = ("count", "nulls", "nans", "infs")
-    return max((sum(row[kind] or 0 for kind in kinds) for row in rows), default=0)
-
-
-def _document(loaded: _Loaded, rows: _Rows, at: Any) -> dict[str, Any]:
-    newest, as_of = _times(loaded, at)
-    frozen = loaded if isinstance(loaded, sbn.FrozenNormalizer) else None
-    return {
-        "state": "live" if frozen is None else "frozen",
-        "policy": loaded.policy.describe(),
-        "weights": loaded.options.weights,
-        "newest": newest,
-        "at": as_of,
-        "fingerprint": None if frozen is None else frozen.fingerprint,
-        "rows": _row_count(rows),
-        "columns": [{name: _jsonable(value) for name, value in row.items()} for row in rows],
-    }
-
-
-def _jsonable(value: Any) -> Any:
-    """Spell NaN and infinities, which JSON lacks, as most parsers of floats read them."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-# --- the table ------------------------------------------------------------------------
-
-
-def _print_table(loaded: _Loaded, rows: _Rows, at: Any) -> None:
-    # Column names are data: "emb[0]" is not markup.
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 1 << 16  # a pipe has no width
-    plain = not console.encoding.lower().startswith("utf")
-    mark = "!" if plain else "\N{WARNING SIGN}"
-    remarks = _remarks(loaded, rows)
-    with console.capture() as captured:
-        for line in _heading(loaded, rows, at):
-            console.print(line, soft_wrap=True)
-        cells = _cells(rows, [remark and f"{mark} {remark}" for remark in remarks])
-        for block in _blocks(cells, console.width):
-            console.print()
-            console.print(_table(block, console.width, plain=plain))
-        if any(remarks):
-            console.print(f"{mark} {_legend(loaded, remarks)}", style="yellow", soft_wrap=True)
-    # rich would handle a broken pipe in its own way.
-    sys.stdout.write(captured.get())
-
-
-def _heading(loaded: _Loaded, rows: _Rows, at: Any) -> Iterator[str]:
-    yield f"policy       {loaded.policy.describe()}"
-    if loaded.options.weights is not None:
-        yield f"weights      column {loaded.options.weights!r}"
-    if isinstance(loaded, sbn.FrozenNormalizer):
-        yield "state        frozen"
-        yield f"fingerprint  {loaded.fingerprint}"
-    else:
-        yield "state        live, can go on learning"
-    yield f"rows         {_row_count(rows):,}"
-    for label, time in zip(("newest row", "as of"), _times(loaded, at), strict=True):
-        if time is not None:
-            yield f"{label:<12} {time}"
-
-
-def _remarks(loaded: _Loaded, rows: _Rows) -> list[str]:
-    """Return what to know about each feature before its statistics are applied."""
-    if not rows:
+def _remarks(view: View) -> list[str]:
+    """Return what to know about each chosen feature before its statistics are applied."""
+    if not view.chosen:
         return []
-    constant = loaded.standardizer.constant.tolist()
+    chosen = list(view.chosen)
+    constant = view.loaded.standardizer.constant[chosen].tolist()
+    counts = view.loaded.statistics.tally.count[chosen].tolist()
     return [
-        "no values" if not row["count"] else "constant" if flat else ""
-        for row, flat in zip(rows, constant, strict=True)
+        "no values" if not count else "constant" if flat else ""
+        for count, flat in zip(counts, constant, strict=True)
     ]
 
 
-def _legend(loaded: _Loaded, remarks: list[str]) -> str:
+def _legend(view: View, remarks: list[str]) -> list[str]:
     parts = []
     if "constant" in remarks:
-        scale = loaded.standardizer.scale[remarks.index("constant")]
+        scale = view.loaded.standardizer.scale[view.chosen[remarks.index("constant")]]
         parts.append(f"constant: its scale is {scale:.6g}")
     if "no values" in remarks:
         parts.append("no values: normalizes to null")
-    return "; ".join(parts)
+    return ["; ".join(parts)] if parts else []
 
 
-def _cells(rows: _Rows, remarks: list[str]) -> dict[str, list[str]]:
+def _more(remarks: list[str]) -> str:
+    """Return a line about the features that are not shown, given their remarks."""
+    if not remarks:
+        return ""
+    counts = Counter(remarks)
+    odd = {"constant": "constant", "no values": "without values"}
+    facts = "".join(f", {counts[x]:,} of them {word}" for x, word in odd.items() if counts[x])
+    noun = "feature" if len(remarks) == 1 else "features"
+    return (
+        f"{len(remarks):,} more {noun}{facts}: see all with --all, some with "
+        "--columns 'NAME,PATTERN*'."
+    )
+
+
+def _extras(rows: list[_Row]) -> list[str]:
+    """Return the names of statistics that only some policies have."""
+    return [name for name in (rows[0] if rows else ()) if name not in _COLUMNS]
+
+
+def _cells(rows: list[_Row], remarks: list[str]) -> Cells:
     """Return the columns of the table, from their headings to their cells."""
     # A kind of missing values that never occurred gets no column.
     rare = [kind for kind in ("nans", "infs") if any(row[kind] for row in rows)]
-    cells = {"column": [row["column"] for row in rows]}
+    cells = {"column": [_name(row["column"]) for row in rows]}
     for name in ("count", "nulls", *rare):
         cells[name] = [f"{row[name] or 0:,}" for row in rows]
     for name in ("mean", "var", "std", "min", "max", *_extras(rows)):
@@ -172,40 +325,3 @@ def _cells(rows: _Rows, remarks: list[str]) -> dict[str, list[str]]:
     if any(remarks):
         cells[""] = remarks
     return cells
-
-
-def _width(heading: str, cells: list[str]) -> int:
-    return max(map(cell_len, [heading, *cells]))
-
-
-def _blocks(cells: dict[str, list[str]], width: int) -> list[dict[str, list[str]]]:
-    """Divide a table that is too wide into blocks, each with the names of the features."""
-    (heading, names), *others = cells.items()
-    blocks = [{heading: names}]
-    room = free = width - _width(heading, names)
-    for other, column in others:
-        needed = _GAP + _width(other, column)
-        if needed > free and len(blocks[-1]) > 1:
-            blocks.append({heading: names})
-            free = room
-        blocks[-1][other] = column
-        free -= needed
-    return blocks
-
-
-def _table(cells: dict[str, list[str]], width: int, *, plain: bool) -> Table:
-    """Lay out a block. Where even that is too wide, the names of features are cut off."""
-    (heading, names), *others = cells.items()
-    room = width - sum(_GAP + _width(*other) for other in others)
-    overflow: Literal["crop", "ellipsis"] = "crop" if plain else "ellipsis"
-    style = box.ASCII2 if plain else box.SIMPLE_HEAD
-    table = Table(box=style, show_edge=False, pad_edge=False)
-    table.add_column(heading, no_wrap=True, max_width=max(room, 1), overflow=overflow)
-    for other, _ in others:
-        if other:
-            table.add_column(other, no_wrap=True, justify="right")
-        else:  # the remarks
-            table.add_column(no_wrap=True, style="yellow")
-    for row in zip(names, *(column for _, column in others), strict=True):
-        table.add_row(*row)
-    return table

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import fnmatch
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,8 +31,11 @@ from streambn.jobs import check_target
 
 # `merge` needs no rich.
 render = lazy_module("streambn.cli.render")
+difflib = lazy_module("difflib")
 
 __all__ = ["merge", "show"]
+
+_LIMIT = 40  # features in a table: what people read, and what fits a screen or a page
 
 
 @click.command(
@@ -66,14 +72,35 @@ def merge(stats: Sequence[str], output: str, *, frozen: bool, thaw: bool, quiet:
         say(f"merged exact and welford statistics; {output} has policy welford")
 
 
-@click.command(cls=Command, examples=["streambn show stats.json --format csv"])
+@click.command(
+    cls=Command,
+    examples=[
+        "streambn show stats.json --columns 'sensor_*'",
+        "streambn show stats.json --format json | jq '.columns[] | {column, mean, scale}'",
+    ],
+)
 @stats_argument
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["table", "json", "csv"]),
+    type=click.Choice(["table", "markdown", "json", "csv"]),
     default="table",
-    help="A table for people (the default), or JSON or CSV for programs, with every digit.",
+    help="A table for people (the default) or the same in Markdown, with six digits; or JSON or "
+    "CSV for programs, with every digit.",
+)
+@click.option(
+    "--columns",
+    "names",
+    multiple=True,
+    metavar="NAMES",
+    help="Show these columns or features only, in the order of the file: names separated by "
+    "commas, and shell patterns such as 'sensor_*'. Repeatable.",
+)
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help=f"Show all features in a table or in Markdown, which show the first {_LIMIT} by default.",
 )
 @click.option(
     "--at",
@@ -82,16 +109,41 @@ def merge(stats: Sequence[str], output: str, *, frozen: bool, thaw: bool, quiet:
     "a number. Default: the newest row.",
 )
 @version_option
-def show(stats: str, form: str, at: str | None) -> None:
+def show(stats: str, form: str, names: Sequence[str], *, everything: bool, at: str | None) -> None:
     """Print a statistics file.
 
-    It holds counts, mean, variance, standard deviation and range of each column.
+    It holds counts, mean, variance, standard deviation and range of each column. JSON has the
+    hyperparameters and the divisor of each column (its scale) as well.
+
+    A long table opens in a pager on a terminal: that of the variable PAGER, or less.
     """
     loaded = sbn.load(stats)
     with usage_errors():
+        chosen = _choose(loaded, names) if names else range(len(loaded.features))
         when = None if at is None else _read_time(at, loaded)
-        rows = loaded.stats(when).to_pylist() if loaded.features else []
-    render.show(loaded, rows, form, when)
+        render.show(render.View(loaded, chosen, when, None if everything else _LIMIT), form)
+
+
+def _choose(loaded: sbn.Normalizer | sbn.FrozenNormalizer, texts: Sequence[str]) -> Sequence[int]:
+    """Return the indices of the features that --columns names."""
+    features, indices = loaded.features, {}
+    if loaded.statistics.binding is not None:
+        indices = loaded.statistics.binding.indices
+    chosen: set[int] = set()
+    for name in itertools.chain.from_iterable(csv.reader(texts, skipinitialspace=True)):
+        # A name comes before a pattern: "emb[0]" is both.
+        found = indices.get(name) or [
+            i for i, feature in enumerate(features) if fnmatch.fnmatchcase(feature, name)
+        ]
+        if not found:
+            near = difflib.get_close_matches(name, indices, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]!r}?" if near else f"It has {len(features):,} features."
+            raise InvalidValueError(
+                f"{name!r} names no feature of the file and matches none. {hint}",
+                argument="columns",
+            )
+        chosen.update(found)
+    return sorted(chosen)
 
 
 def _read_time(text: str, loaded: sbn.Normalizer | sbn.FrozenNormalizer) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["arrow_array", "filter_rows", "unpack_validity"]
+__all__ = ["arrow_array", "filter_rows", "string_array", "unpack_validity"]
 
 
 def unpack_validity(array: pa.Array, start: int, stop: int) -> NDArray[np.bool_] | None:
@@ -36,6 +37,15 @@ def arrow_array(values: NDArray[Any], valid: NDArray[np.bool_] | None = None) ->
     bitmap = None if valid is None else pa.py_buffer(np.packbits(valid, bitorder="little"))
     kind = pa.from_numpy_dtype(values.dtype)
     return pa.Array.from_buffers(kind, values.size, [bitmap, pa.py_buffer(data)])
+
+
+def string_array(texts: Sequence[str]) -> pa.Array:
+    """Return texts as an Arrow array, without an import of pandas: see `arrow_array`."""
+    encoded = [text.encode() for text in texts]
+    offsets = np.zeros(len(encoded) + 1, np.int32)
+    np.cumsum(np.fromiter(map(len, encoded), np.int32, len(encoded)), out=offsets[1:])
+    buffers = pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))
+    return pa.StringArray.from_buffers(len(encoded), *buffers)
 
 
 def filter_rows(array: pa.Array, rows: NDArray[np.bool_]) -> pa.Array:

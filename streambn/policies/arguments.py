@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from streambn.errors import InvalidValueError
 __all__ = ["Domain", "check_flag", "check_number", "format_arguments", "is_number"]
 
 _LARGEST = int(sys.float_info.max)
+_MAX_ITEMS = 4  # of a mapping
 
 
 class Domain(NamedTuple):
@@ -59,8 +61,17 @@ def check_flag(owner: str, name: str, value: object) -> None:
 def format_arguments(instance: Any) -> list[str]:
     """Return ``name=value`` for each field of a dataclass that differs from its default."""
     return [
-        f"{f.name}={value!r}"
+        f"{f.name}={_brief(value)}"
         for f in fields(instance)
         if f.repr
         if (value := getattr(instance, f.name)) != f.default
     ]
+
+
+def _brief(value: object) -> str:
+    """Return the representation of a value; of a long mapping, the beginning."""
+    if not isinstance(value, Mapping):
+        return repr(value)
+    shown = [f"{key!r}: {item!r}" for key, item in islice(value.items(), _MAX_ITEMS)]
+    more = len(value) - len(shown)
+    return f"{{{', '.join([*shown, f'… {more:,} more'] if more else shown)}}}"

@@ -4,6 +4,6 @@ The package converts between `Statistics` and bytes. It reads and writes no file
 """
 
 from streambn.snapshot.file import Snapshot, decode, encode, fingerprint
-from streambn.snapshot.policies import can_hold
+from streambn.snapshot.policies import can_hold, hyperparameters
 
-__all__ = ["Snapshot", "can_hold", "decode", "encode", "fingerprint"]
+__all__ = ["Snapshot", "can_hold", "decode", "encode", "fingerprint", "hyperparameters"]

@@ -37,6 +37,7 @@ __all__ = [
     "StoredPolicy",
     "StoredWelford",
     "can_hold",
+    "hyperparameters",
     "store",
 ]
 
@@ -299,3 +300,16 @@ def store(policy: Policy, state: Any) -> StoredPolicy:
         )
     stored: StoredPolicy = _STORED[type(policy)].of(policy, state)
     return stored
+
+
+def hyperparameters(policy: Policy) -> dict[str, Any]:
+    """Return the kind and the hyperparameters of a policy, as a statistics file names them.
+
+    Raises
+    ------
+    SnapshotError
+        The policy is not one of streambn's own.
+    """
+    document: dict[str, Any] = msgspec.to_builtins(store(policy, None))
+    del document["state"]
+    return document

@@ -11,13 +11,19 @@ from cli_process import COMMAND, ENV, TIMEOUT
 __all__ = ["in_a_terminal"]
 
 
-def in_a_terminal(*args: str, code: int = 0, columns: int = 100) -> str:
-    """Run a command with stdout and stderr on a terminal, and return what that shows."""
+def in_a_terminal(
+    *args: str, code: int = 0, columns: int = 100, keyboard: bool = False, **env: str
+) -> str:
+    """Run a command with stdout and stderr on a terminal, and return what that shows.
+
+    With a keyboard, stdin is on the terminal too.
+    """
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
-    env = {**ENV, "TERM": "xterm", "COLUMNS": str(columns)}
+    env = {**ENV, "TERM": "xterm", "COLUMNS": str(columns), **env}
+    stdin = theirs if keyboard else subprocess.DEVNULL
     with subprocess.Popen(
-        [*COMMAND, *args], stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=env
+        [*COMMAND, *args], stdin=stdin, stdout=theirs, stderr=theirs, env=env
     ) as process:
         os.close(theirs)
         shown = b""

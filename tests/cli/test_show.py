@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cli_process import CO2, ENV, bad, fit, good, stats
+from markdown_it import MarkdownIt
 from terminal import in_a_terminal
 
 import streambn as sbn
@@ -150,17 +152,268 @@ def test_statistics_of_no_data() -> None:
     assert "as of        2026-03-01\n" in shown
 
 
+def test_table_of_options() -> None:
+    fit(pa.table({"x": [1.0, 2.0], "w": [1, 2]}), "--eps", 0.5, "--clip", 3, "--policy", "welford",
+        "--weights", "w")  # fmt: skip
+    lines = good("show", "s.json").stdout.splitlines()
+    assert lines[1:3] == ["options      eps=0.5, clip=3.0", "weights      column 'w'"]
+
+
+# --- many features --------------------------------------------------------------------
+
+
+@pytest.fixture
+def wide() -> str:
+    """Statistics of 60 features, of which the last are constant, empty and ordinary."""
+    columns = {f"g{i}": pa.array([1.0, float(i) + 2]) for i in range(57)}
+    empty = pa.array([None, None], pa.float64())
+    fit(pa.table({**columns, "a,b": [4, 4], "void": empty, "emb": [1, 5]}))
+    return "s.json"
+
+
+def names(shown: str) -> list[str]:
+    """Return the first column of a table, without its heading."""
+    table = re.split(r"\n\s*\n", shown)[1].splitlines()
+    return [line.split()[0] for line in table[2:] if not line.startswith("⚠")]
+
+
+def test_a_long_table_shows_the_first_features_and_says_how_to_see_the_rest(wide: str) -> None:
+    done = good("show", wide)
+    assert names(done.stdout) == [f"g{i}" for i in range(40)]
+    more = (
+        "20 more features, 1 of them constant, 1 of them without values: see all with --all, "
+        "some with --columns 'NAME,PATTERN*'."
+    )
+    assert done.stdout.splitlines()[-1] == more
+    assert done.stderr == f"streambn: {more}\n"  # `show | grep void` finds nothing
+    assert "rows         2\n" in done.stdout
+
+    done = good("show", wide, "--all")
+    assert names(done.stdout) == [*stats("s.json")]
+    assert done.stdout.splitlines()[-1].startswith("⚠ constant")
+    assert done.stderr == ""
+
+
+def test_a_long_table_in_markdown(wide: str) -> None:
+    done = good("show", wide, "--format", "markdown")
+    assert done.stdout.splitlines()[-1] in done.stderr
+    assert [row[0] for row in markdown_table(done.stdout)] == [f"g{i}" for i in range(40)]
+    done = good("show", wide, "--format", "markdown", "--all")
+    assert [row[0] for row in markdown_table(done.stdout)] == [*stats("s.json")]
+
+
+def test_programs_get_all_features(wide: str) -> None:
+    assert len(show_csv(wide)) == len(show_json(wide)["columns"]) == 60
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        (["--columns", "g7"], ["g7"]),
+        (["--columns", "void,g1"], ["g1", "void"]),
+        (["--columns", "g1?,emb"], [*(f"g{i}" for i in range(10, 20)), "emb"]),
+        (["--columns", '"a,b"', "--columns", "g1"], ["g1", "a,b"]),
+        (["--columns", '"[ab],*"', "--columns", "e*"], ["a,b", "emb"]),
+        (["--columns", "*"], [f"g{i}" for i in range(40)]),
+    ],
+)
+def test_chosen_columns(flags: list[str], found: list[str], wide: str) -> None:
+    assert names(good("show", wide, *flags).stdout) == found
+    if flags[1] != "*":
+        assert [row["column"] for row in show_csv(wide, *flags)] == found
+        everything = {row["column"]: row for row in show_json(wide)["columns"]}
+        shown = show_json(wide, *flags)
+        assert shown["columns"] == [everything[name] for name in found]
+        assert shown["rows"] == 2
+
+
+def test_a_vector_is_chosen_by_its_name(mixed: str) -> None:
+    for name in ("emb", "emb[[]?]", "emb[0],emb[1]"):
+        assert [r["column"] for r in show_csv(mixed, "--columns", name)] == ["emb[0]", "emb[1]"]
+    assert [r["column"] for r in show_csv(mixed, "--columns", "emb[1]")] == ["emb[1]"]
+
+
+def test_a_column_that_does_not_exist(wide: str) -> None:
+    message = bad(2, "show", wide, "--columns", "g1,vold")
+    assert "--columns: 'vold' names no feature" in message
+    assert "Did you mean 'void'?" in message
+
+
+def test_a_table_that_is_longer_than_the_terminal_opens_a_pager(wide: str) -> None:
+    Path("pager").write_text("#!/bin/sh\necho paged\ncat\n")
+    Path("pager").chmod(0o755)
+    pager = str(Path("pager").resolve())
+    shown = in_a_terminal("show", wide, keyboard=True, PAGER=pager, LINES="30")
+    assert shown.startswith("paged")
+    assert "20 more features" in shown
+    for flags in ({"LINES": "60"}, {"LINES": "30", "keyboard": False}):
+        shown = in_a_terminal("show", wide, **{"keyboard": True, "PAGER": pager, **flags})
+        assert "paged" not in shown
+        assert "20 more features" in shown
+
+
+# --- names ----------------------------------------------------------------------------
+
+# fmt: off
+ODD = [
+    "", " ", " x", "x ", "x", "'x'", "x  y", "a.b", "a\\nb", "a\nb", "a\rb", "\t", "\x00",
+    "\x1b[31m", 'q"', "it's", "漢字", "\u202ejpg", "a|b", "`a`", "*a*", "<b>a</b>", "a,b",
+    "&amp;", "\\",
+]
+# fmt: on
+
+
+@pytest.fixture
+def odd() -> str:
+    schema = pa.schema([(name, pa.float64()) for name in ODD])
+    fit(pa.table([pa.array([1.0, 2.0])] * len(ODD), schema))
+    return "s.json"
+
+
+def test_programs_get_names_as_they_are(odd: str) -> None:
+    assert [row["column"] for row in show_csv(odd)] == ODD
+    assert [row["column"] for row in show_json(odd)["columns"]] == ODD
+    for name in ODD:
+        if name:
+            quoted = '"' + name.replace('"', '""') + '"'
+            assert [row["column"] for row in show_csv(odd, "--columns", quoted)] == [name]
+
+
+def test_people_get_one_line_a_name_and_no_two_alike(odd: str) -> None:
+    out = good("show", odd).stdout
+    assert all(line.isprintable() for line in out.splitlines())
+    shown = [line.split("    ")[0] for line in out.splitlines()[-len(ODD) :]]
+    # A quoted name is a string in Python.
+    assert [ast.literal_eval(x) if x[0] in "'\"" else x for x in shown] == ODD
+
+
+def test_markdown_shows_names_as_they_are(odd: str) -> None:
+    shown = [row[0] for row in markdown_table(good("show", odd, "--format", "markdown").stdout)]
+    assert [ast.literal_eval(x) if x[0] in "'\"" else x for x in shown] == ODD
+
+
+def test_names_beyond_the_encoding_of_stdout(odd: str) -> None:
+    ascii_only = {**ENV, "PYTHONIOENCODING": "ascii"}
+    for form in ("table", "markdown", "csv", "json"):
+        out = good("show", odd, "--format", form, env=ascii_only).stdout
+        assert out.isascii()
+        assert "\\u6f22\\u5b57" in out
+
+
+# --- Markdown -------------------------------------------------------------------------
+
+
+def markdown_table(shown: str) -> list[list[str]]:
+    """Return the rows of the table, as a parser of Markdown reads them."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(shown)
+    kinds = [token.type for token in tokens]
+    body = tokens[kinds.index("tbody_open") : kinds.index("tbody_close")]
+    cells = iter(token for token in body if token.type == "inline")
+    width = kinds.count("th_open")
+    texts = ["".join(p.content for p in cell.children if p.type != "html_inline") for cell in cells]
+    return [texts[i : i + width] for i in range(0, len(texts), width)]
+
+
+def test_markdown(mixed: str) -> None:
+    out = good("show", mixed, "--format", "markdown").stdout
+    frozen = sbn.load(mixed)
+    assert out.splitlines()[:4] == [
+        f"- policy: `{frozen.policy.describe()}`",
+        "- state: frozen",
+        f"- fingerprint: `{frozen.fingerprint}`",
+        "- rows: 1,500",
+    ]
+    rows = {row[0]: row[1:] for row in markdown_table(out)}
+    assert [*rows] == [*stats(mixed)]
+    assert rows["flat"] == ["1,500", "0", "0", "7", "0", "0", "7", "7", "⚠ constant"]
+    assert out.splitlines()[-1].startswith("⚠ constant")
+
+
 # --- JSON and CSV ---------------------------------------------------------------------
 
 
 def test_json(mixed: str) -> None:
     shown, frozen = show_json(mixed), sbn.load(mixed)
     assert shown["state"] == "frozen"
-    assert shown["policy"] == frozen.policy.describe()
+    assert shown["policy"] == {"kind": "exact", "description": frozen.policy.describe()}
     assert shown["fingerprint"] == frozen.fingerprint
     assert shown["rows"] == 1500
-    assert shown["columns"] == frozen.stats().to_pylist()  # to the last digit
+    statistics = frozen.stats().to_pylist()
+    for row, expected in zip(shown["columns"], statistics, strict=True):
+        assert {name: row[name] for name in expected} == expected  # to the last digit
     assert [row["column"] for row in shown["columns"]][-2:] == ["emb[0]", "emb[1]"]
+
+
+OPTIONS = {
+    "ddof": ["--ddof", 1],
+    "eps": ["--eps", 0.25],
+    "not centered": ["--no-center", "--clip", 1.5],
+    "not scaled": ["--no-scale", "--affine", "emb[1]=0.5,2"],
+    "affine": ["--affine", "emb=3,-1", "--affine", "emb[1]=0.5,2", "--clip", 0.5],
+    "momentum": ["--policy", "batch-ema", "--momentum", 0.3],
+}
+
+
+@pytest.mark.parametrize("flags", OPTIONS.values(), ids=OPTIONS)
+def test_json_has_all_that_applies_the_statistics(flags: list[object], mixed: str) -> None:
+    del mixed
+    good("fit", "mixed.parquet", "-o", "s.json", *flags)
+    shown, norm = show_json("s.json"), sbn.load("s.json")
+    table = pq.read_table("mixed.parquet")
+    out = norm.transform(table)
+
+    def values(table: pa.Table, name: str) -> np.ndarray:
+        name, _, index = name.partition("[")
+        if index:
+            return np.array(table[name].to_pylist(), float)[:, int(index[:-1])]
+        return table[name].to_numpy().astype(float)
+
+    for row in shown["columns"]:
+        if row["scale"] is None:
+            assert row["count"] == 0
+            continue
+        centered = values(table, row["column"]) - row["mean"] * shown["options"]["center"]
+        z, clip = centered / row["scale"], shown["options"]["clip"]
+        z = z if clip is None else np.clip(z, -clip, clip)
+        expected = z * row["gamma"] + row["beta"]
+        np.testing.assert_allclose(values(out, row["column"]), expected, rtol=1e-13, atol=1e-13)
+        assert row["constant"] == (row["var"] == 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "policy", "options"),
+    [
+        (["--policy", "welford", "--ddof", 1], {"kind": "welford"}, {"ddof": 1}),
+        (
+            ["--policy", "ema", "--span", 9, "--ignore-na", "--no-scale"],
+            {"kind": "ema", "span": 9.0, "alpha": None, "adjust": True, "ignore_na": True},
+            {"scale": False},
+        ),
+        (
+            ["--policy", "ema", "--halflife", "7d", "--time", "date", "--weights", "w"],
+            {"kind": "ema", "halflife": "7d", "time": "date"},
+            {"weights": "w"},
+        ),
+        (
+            ["--policy", "batch-ema", "--momentum", 0.25, "--clip", 2, "--affine", "co2=2,1"],
+            {"kind": "batch-ema", "momentum": 0.25, "ddof": 1, "batch_rows": None},
+            {"clip": 2.0, "affine": {"co2": [2.0, 1.0]}},
+        ),
+    ],
+)
+def test_json_has_policy_and_options_as_data(
+    flags: list[object], policy: dict[str, object], options: dict[str, object], co2: pd.DataFrame
+) -> None:
+    pq.write_table(pa.Table.from_pandas(co2.assign(w=2.0)), "t.parquet")
+    good("fit", "t.parquet", "-o", "s.json", "--columns", "co2", *flags)
+    shown, norm = show_json("s.json"), sbn.load("s.json")
+    assert policy.items() <= shown["policy"].items()
+    assert shown["policy"]["description"] == norm.policy.describe()
+    defaults = {
+        "eps": 0.0, "ddof": 0, "center": True, "scale": True, "affine": None, "clip": None,
+        "nan": "ignore", "inf": "raise", "weights": None,
+    }  # fmt: skip
+    assert shown["options"] == defaults | options
 
 
 def test_json_spells_numbers_that_json_lacks_as_text() -> None:
@@ -244,10 +497,12 @@ def test_statistics_by_event_time(trades: pa.Table) -> None:
         assert lines[4:6] == [f"newest row   {newest}", f"as of        {when}"]
         shown = show_json("s.json", "--at", at)
         times = (str(newest), str(when))
-        assert (shown["weights"], shown["newest"], shown["at"]) == ("volume", *times)
+        assert shown["options"]["weights"] == "volume"
+        assert (shown["newest"], shown["at"]) == times
         [decayed] = shown["columns"]
         assert decayed.pop("weight") == pytest.approx(weight, rel=1e-12)
-        assert decayed == {name: value for name, value in row.items() if name != "weight"}
+        same = {name: value for name, value in row.items() if name != "weight"}
+        assert {name: decayed[name] for name in same} == same
         [decayed] = show_csv("s.json", "--at", at)
         assert float(decayed["weight"]) == pytest.approx(weight, rel=1e-12)
         assert list(decayed) == list(row)
