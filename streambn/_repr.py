@@ -60,17 +60,16 @@ def as_html(name: str, statistics: Statistics) -> str:
     names = list(rows[0])
     for row in rows:
         row["column"] = display_name(row["column"])
-    # Browsers join spaces, which the name of a column may have.
     body = "".join(
-        '<tr style="white-space: pre">'
-        + "".join(f"<td>{html.escape(_cell(row[key]))}</td>" for key in names)
-        + "</tr>"
+        "<tr>" + "".join(f"<td>{html.escape(_cell(row[key]))}</td>" for key in names) + "</tr>"
         for row in rows
     )
     heads = "".join(f"<th>{key}</th>" for key in names)
     more = len(statistics.features) - _MAX_ROWS
     tail = f"<p>… and {more:,} more features</p>" if more > 0 else ""
-    return f"<p>{head}</p><table><tr>{heads}</tr>{body}</table>{tail}"
+    # Browsers would join several spaces, which the name of a column may have.
+    table = f'<table style="white-space: pre"><tr>{heads}</tr>{body}</table>'
+    return f"<p>{head}</p>{table}{tail}"
 
 
 def _cell(value: object) -> str:

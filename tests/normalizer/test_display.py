@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import html
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from normalizers import INF, NAN, fit, policies, record, row_of, xs
 
 import streambn as sbn
+from streambn._repr import display_name
+
+# Any name that a schema can have: no lone surrogates.
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
+    ["", " ", " x", "x ", "x", "'x'", '"x"', "a\nb", "a\\nb", "\x00", "\x1b[0m", "\u202e", "\xa0"]
+)
 
 
 def test_stats_has_one_row_per_feature() -> None:
@@ -45,6 +54,14 @@ def test_representation_shows_the_statistics() -> None:
         assert word in page
 
 
+@given(st.lists(NAMES, min_size=1, max_size=5, unique=True))
+def test_stats_has_the_names_of_the_columns(names: list[str]) -> None:
+    batch = pa.RecordBatch.from_arrays([pa.array([1.0])] * len(names), names)
+    column = fit(batch).stats()["column"]
+    column.validate(full=True)
+    assert column.to_pylist() == names
+
+
 def test_representation_stays_short() -> None:
     width = 5000
     kind = pa.list_(pa.float64(), width)
@@ -60,6 +77,41 @@ def test_names_are_escaped_in_html() -> None:
     page = fit(record(**{name: [1.0]}))._repr_html_()
     assert "<script>" not in page
     assert html.escape(name) in page
+
+
+@given(NAMES)
+def test_a_name_is_shown_on_one_line_and_unambiguously(name: str) -> None:
+    shown = display_name(name)
+    assert shown.isprintable()
+    assert shown == shown.strip() != ""
+    # A quoted name is a string in Python; no other begins with a quote.
+    assert (ast.literal_eval(shown) if shown[0] in "'\"" else shown) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["price", "a.b", "it's", "größe", "漢字", "🦆", "two words", "50 %"]
+)
+def test_a_readable_name_is_shown_as_it_is(name: str) -> None:
+    assert display_name(name) == name
+
+
+def test_representation_quotes_odd_names() -> None:
+    odd = " x\n<b>"
+    norm = fit(record(**{odd: [1.0], "y": [2.0]}))
+    assert repr(norm).splitlines()[1:] == [
+        r"  ' x\n<b>'  n=1  mean=1  std=0",
+        "  y  n=1  mean=2  std=0",
+    ]
+    assert f"<td>{html.escape(repr(odd))}</td>" in norm._repr_html_()
+
+
+def test_representation_shows_the_beginning_of_affine() -> None:
+    pairs = {f"x{i}": (i, 0) for i in range(10_000)}
+    assert "affine={'x0': (0.0, 0.0), 'x1': (1.0, 0.0)}" in repr(
+        sbn.Normalizer(affine={name: pairs[name] for name in ("x0", "x1")})
+    )
+    norm = sbn.Normalizer(affine=pairs)
+    assert repr(norm).endswith("'x3': (3.0, 0.0), … 9,996 more}), no data seen")
 
 
 @policies
