@@ -5,6 +5,7 @@ It also reads the columns that describe rows, which are sample weights and event
 
 from streambn.arrow.binding import Binding, Leaf, bind
 from streambn.arrow.event_times import format_instant, parse_instant, time_array
+from streambn.arrow.rebuild import update_pandas_metadata
 from streambn.arrow.sample_weights import (
     RowSelection,
     parse_weights,
@@ -15,6 +16,13 @@ from streambn.arrow.sample_weights import (
 )
 from streambn.arrow.schemas import SchemaCache, float_type, is_encoded, numeric_type
 from streambn.arrow.streams import map_batches, map_stream, open_stream
+from streambn.arrow.unify import (
+    cast_column,
+    common_field,
+    input_type,
+    nullable_field,
+    untyped_field,
+)
 
 __all__ = [
     "Binding",
@@ -22,11 +30,15 @@ __all__ = [
     "RowSelection",
     "SchemaCache",
     "bind",
+    "cast_column",
+    "common_field",
     "float_type",
     "format_instant",
+    "input_type",
     "is_encoded",
     "map_batches",
     "map_stream",
+    "nullable_field",
     "numeric_type",
     "open_stream",
     "parse_instant",
@@ -35,5 +47,7 @@ __all__ = [
     "select_counted_rows",
     "select_rows",
     "time_array",
+    "untyped_field",
+    "update_pandas_metadata",
     "weight_array",
 ]

@@ -8,6 +8,7 @@ from streambn.io.locations import Location, Stamp, locate, remove_leftovers
 from streambn.io.locks import lock
 from streambn.io.prefetch import prefetch
 from streambn.io.readers import (
+    DataFile,
     Opener,
     Piece,
     detect_format,
@@ -21,6 +22,7 @@ from streambn.io.writers import Encoding, OutputBuffer, parquet_writer, write_ba
 __all__ = [
     "PIPE",
     "SUFFIXES",
+    "DataFile",
     "Encoding",
     "Format",
     "Location",

@@ -21,10 +21,11 @@ import pyarrow as pa
 from streambn.errors import StreamBNError
 from streambn.io import Encoding, Source, Stamp, located, prefetch
 from streambn.jobs.operations import ApplyStatistics, BatchFunction, Operation
+from streambn.jobs.output_schema import keys_of
 from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
-from streambn.jobs.stream import Chunk, NothingLeftError, keys_of, stream_output
+from streambn.jobs.stream import Chunk, NothingLeftError, stream_output
 from streambn.parquet import Assembler, Block, ParquetSource, column_paths, encode_block
 
 __all__ = ["Stamps", "write_outputs"]

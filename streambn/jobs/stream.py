@@ -6,30 +6,31 @@ import contextlib
 import itertools
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from streambn.errors import SchemaError, StreamBNError
+from streambn.errors import StreamBNError
 from streambn.io import (
+    DataFile,
     Encoding,
     Format,
     OutputBuffer,
     Source,
     after_row,
     located,
-    open_source,
     prefetch,
     write_batches,
 )
 from streambn.jobs.operations import Operation
+from streambn.jobs.output_schema import SourceMap, open_input, read_schemas, settle_schema
 from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
 from streambn.parquet import ParquetSource
 
-__all__ = ["Chunk", "NothingLeftError", "concat", "keys_of", "stream_output", "write_stdout"]
+__all__ = ["Chunk", "NothingLeftError", "stream_output", "write_stdout"]
 
 # Longer batches are normalized in slices, so that the results need less memory than the batch.
 _ROWS = 1 << 17
@@ -48,15 +49,6 @@ class Chunk(NamedTuple):
     rows: int = 0
     bytes: int = 0
     skipped: Sequence[Skipped] = ()
-
-
-def keys_of(output: Output, source: Source, operation: Operation) -> list[str]:
-    """Return the Hive partition keys that become columns of the output.
-
-    A copy in a folder keeps the keys in its path, so only keys that are normalized become
-    columns there.
-    """
-    return [key for key in source.keys if not output.mirrored or key in operation.features]
 
 
 def stream_output(
@@ -111,67 +103,6 @@ def write_stdout(
     count()
     progress.end_file()
     return skipped
-
-
-def concat(readers: Iterable[tuple[str, Any]]) -> Any:
-    """Join streams into one that has the schema of the first.
-
-    Parameters
-    ----------
-    readers : iterable of (str, pyarrow.RecordBatchReader)
-        Each reader with its name in messages. A reader is asked for only when the one before
-        it has ended.
-
-    Raises
-    ------
-    SchemaError
-        A later stream lacks a column, has another one, or its values do not fit the type of the
-        first stream. Raised when the reader arrives there.
-    """
-    pending = iter(readers)
-    first_name, first = next(pending)
-    schema = first.schema
-
-    def batches() -> Iterator[Any]:
-        yield from first
-        for name, reader in pending:
-            _check_names(reader.schema.names, schema.names, name, first_name)
-            for batch in reader:
-                yield _conform(batch, schema, name, first_name)
-
-    return pa.RecordBatchReader.from_batches(schema, batches())
-
-
-def _check_names(names: Sequence[str], expected: Sequence[str], name: str, first: str) -> None:
-    with located(name):
-        for column in expected:
-            if column not in names:
-                raise SchemaError.missing(column, names)
-        for column in names:
-            if column not in expected:
-                raise SchemaError(
-                    f"column {column!r} is not in {first}, which goes into the same output. Write "
-                    "to a folder instead, where each file keeps its own columns.",
-                    column=column,
-                )
-
-
-def _conform(batch: Any, schema: Any, name: str, first: str) -> Any:
-    """Bring the columns of a batch into the order and the types of a schema."""
-    if batch.schema.names != schema.names:
-        batch = batch.select(schema.names)
-    columns = []
-    for column, target in zip(batch.columns, schema, strict=True):
-        try:
-            columns.append(column if column.type == target.type else column.cast(target.type))
-        except pa.ArrowException as error:
-            raise SchemaError(
-                f"column {target.name!r} is {column.type}, and its values do not all fit "
-                f"{target.type}, its type in {first}, which goes into the same output.",
-                column=target.name,
-                source=name,
-            ) from error
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 class _Tally:
@@ -241,22 +172,30 @@ def _read_and_map(
     output: Output, operation: Operation, options: ReadOptions, workers: int, tally: _Tally
 ) -> tuple[Any, Iterator[Any]]:
     """Return the schema and the batches of an output; None if no source can be read."""
+    schemas = read_schemas(output, operation, options)
+    settled = settle_schema(operation, schemas, skip_damaged=options.skip_damaged)
 
-    def streams() -> Iterator[tuple[str, Any]]:
+    def sources() -> Iterator[tuple[Source, DataFile, SourceMap]]:
+        opened = schemas.first
         for source in output.sources:
             try:
-                yield source.name, _map_source(output, source, operation, options, workers, tally)
+                opened = opened or open_input(output, source, operation, options)
+                with located(source.name):
+                    function = SourceMap(operation, opened.schema, settled)
+                yield source, opened, function
             except (StreamBNError, OSError) as error:
                 if not options.skip_damaged:
                     raise
                 tally.skipped.append(Skipped.of(source.name, "", error))
+            opened = None
 
-    readers = streams()
-    first = next(readers, None)
-    if first is None:
+    if settled is None:
+        for _ in sources():  # notes why each source is skipped
+            pass
         return None, iter(())
-    joined = concat(itertools.chain([first], readers))
-    return joined.schema, joined
+    return settled.schema, itertools.chain.from_iterable(
+        _map_source(*opened, options, workers, tally) for opened in sources()
+    )
 
 
 class _Mapped(NamedTuple):
@@ -268,60 +207,52 @@ class _Mapped(NamedTuple):
 
 
 def _map_source(
-    output: Output,
     source: Source,
-    operation: Operation,
+    opened: DataFile,
+    function: SourceMap,
     options: ReadOptions,
     workers: int,
     tally: _Tally,
-) -> Any:
-    """Open a source as a stream of output batches."""
-    keys = keys_of(output, source, operation)
-    opened = open_source(source, keys=keys, csv_types=options.csv_types)
+) -> Iterator[Any]:
+    """Yield the output batches of a source."""
     size = source.stamp().size if source.rereadable else 0
-    with located(source.name):
-        schema = operation.schema(opened.schema)
-        function = operation.function(opened.schema.names)
+    rows = 0
 
     def map_batches(batches: Iterator[Any], before: int) -> Iterator[_Mapped]:
         for batch in batches:
             for start in range(0, max(batch.num_rows, 1), _ROWS):
                 part = batch.slice(start, _ROWS)
                 with located(source.name, after_row(before)):
-                    out = function(part, schema)
+                    out = function(part)
                 before += part.num_rows
                 # Without the input batch, which would stay in memory as well.
                 yield _Mapped(out, part.num_rows, int(part.nbytes))
 
-    def batches() -> Iterator[Any]:
-        rows = 0
-        pieces = prefetch(
-            opened.pieces,
-            lambda piece: piece.read(),
-            workers=workers,
-            capacity=_BUFFER_BYTES,
-            size=lambda batch: int(batch.nbytes),
-        )
-        with contextlib.closing(pieces):
-            for piece, raw in pieces:
-                parts = map_batches(raw, rows)
-                try:
-                    if options.skip_damaged and piece.independent:
-                        parts = _all_or_none(parts)
-                    for part in parts:
-                        rows += part.rows
-                        tally.rows += part.rows
-                        tally.bytes += 0 if piece.independent else part.bytes
-                        yield part.batch
-                except (StreamBNError, OSError) as error:
-                    if not options.skip_damaged:
-                        raise
-                    where = piece.where or after_row(rows)
-                    tally.skipped.append(Skipped.of(source.name, where, error))
-                if piece.independent:
-                    tally.bytes += round(piece.fraction * size)
-
-    return pa.RecordBatchReader.from_batches(schema, batches())
+    pieces = prefetch(
+        opened.pieces,
+        lambda piece: piece.read(),
+        workers=workers,
+        capacity=_BUFFER_BYTES,
+        size=lambda batch: int(batch.nbytes),
+    )
+    with contextlib.closing(pieces):
+        for piece, raw in pieces:
+            parts = map_batches(raw, rows)
+            try:
+                if options.skip_damaged and piece.independent:
+                    parts = _all_or_none(parts)
+                for part in parts:
+                    rows += part.rows
+                    tally.rows += part.rows
+                    tally.bytes += 0 if piece.independent else part.bytes
+                    yield part.batch
+            except (StreamBNError, OSError) as error:
+                if not options.skip_damaged:
+                    raise
+                where = piece.where or after_row(rows)
+                tally.skipped.append(Skipped.of(source.name, where, error))
+            if piece.independent:
+                tally.bytes += round(piece.fraction * size)
 
 
 def _all_or_none(parts: Iterator[_Mapped]) -> Iterator[_Mapped]:

@@ -25,11 +25,11 @@ from streambn._lazy import lazy_module
 from streambn._transformer import float_type_of
 from streambn.arrow import Leaf
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io import Format, Source, located, open_reader, open_source
+from streambn.io import Format, Source, located, open_reader
 from streambn.jobs.compare import first_difference
 from streambn.jobs.operations import ApplyStatistics
+from streambn.jobs.output_schema import open_input, read_schemas, settle_schema
 from streambn.jobs.plan import Output, ReadOptions
-from streambn.jobs.stream import keys_of
 from streambn.kernels import reference
 from streambn.kernels.bitmaps import unpack_validity
 from streambn.kernels.flatten import FlatColumn, flatten_columns
@@ -49,19 +49,17 @@ def verify_output(output: Output, operation: ApplyStatistics, options: ReadOptio
     """Read an output and its inputs again, and compare them; see `verify`."""
 
     def batches(source: Source) -> Iterator[Any]:
-        keys = keys_of(output, source, operation)
-        yield from open_reader(source, keys=keys, csv_types=options.csv_types)
+        for piece in open_input(output, source, operation, options).pieces:
+            yield from piece.read()
 
     text = output.format is Format.CSV
-    types = {}
-    if text:
-        first = output.sources[0]
-        keys = keys_of(output, first, operation)
-        opened = open_source(first, keys=keys, csv_types=options.csv_types)
-        types = csv_types(operation.schema(opened.schema))
+    settled = settle_schema(operation, read_schemas(output, operation, options))
+    schema = None if settled is None else settled.schema
     inputs = itertools.chain.from_iterable(map(batches, output.sources))
-    written = open_reader(Source(output.target), csv_types=types)
-    verify(operation, inputs, written, name=output.target, text=text)
+    written = open_reader(
+        Source(output.target), csv_types=csv_types(schema) if text and schema else {}
+    )
+    verify(operation, inputs, written, name=output.target, schema=schema, text=text)
 
 
 def verify(
@@ -70,6 +68,7 @@ def verify(
     outputs: Iterable[Any],
     *,
     name: str,
+    schema: pa.Schema | None = None,
     text: bool = False,
 ) -> None:
     """Check that an output is what an operation makes of its inputs.
@@ -82,6 +81,9 @@ def verify(
         order and types of columns.
     name : str
         The name of the output in messages.
+    schema : pyarrow.Schema, optional
+        The schema of an output of several inputs, which may have columns that an input lacks and
+        wider types. Default: that of each input alone.
     text : bool
         Whether the output is CSV, read with the types of `csv_types`.
 
@@ -90,7 +92,7 @@ def verify(
     StreamBNError
         The output differs. The message names the column, the row and both values.
     """
-    comparison = _Comparison(operation, name, text)
+    comparison = _Comparison(operation, name, text, schema)
     start = 0
     for given, written in _in_step(inputs, outputs, name):
         with np.errstate(all="ignore"):
@@ -141,12 +143,14 @@ def _in_step(inputs: Iterable[Any], outputs: Iterable[Any], name: str) -> Iterat
 class _Comparison:
     """The comparison of one output with its inputs, a slice of both at a time."""
 
-    def __init__(self, operation: ApplyStatistics, name: str, text: bool) -> None:
+    def __init__(
+        self, operation: ApplyStatistics, name: str, text: bool, schema: pa.Schema | None
+    ) -> None:
         self._standardizer = operation.frozen.standardizer
         self._binding = self._standardizer.binding
         self._transform = self._standardizer.parameters
         self._inverse, self._dtype = operation.inverse, float_type_of(operation.dtype)
-        self._name, self._text = name, text
+        self._name, self._text, self._schema = name, text, schema
         self._leaves = {leaf.path for leaf in self._binding.leaves}
         self._largest = np.zeros(len(self._transform.known))  # of each feature, so far
         with np.errstate(all="ignore"):
@@ -164,8 +168,8 @@ class _Comparison:
 
     def compare(self, given: pa.RecordBatch, written: pa.RecordBatch, start: int) -> None:
         """Compare the rows from `start` on."""
-        written = self._align(written, given.schema.names)
-        schema = self._standardizer.output_schema(given.schema, self._dtype)
+        written = self._align(written, given.schema.names, start)
+        schema = self._output_schema(given.schema)
         with located(self._name):
             columns = self._binding.extract(given)
             found = flatten_columns(self._binding.extract(written))
@@ -186,7 +190,15 @@ class _Comparison:
             if row is not None:
                 self._fail(".".join(path), start + row, _shown(one[row]), _shown(other[row]))
 
-    def _align(self, written: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+    def _output_schema(self, schema: pa.Schema) -> pa.Schema:
+        """Return the schema of the output, in the order of the input."""
+        if self._schema is None:
+            return self._standardizer.output_schema(schema, self._dtype)
+        if schema.names == self._schema.names:
+            return self._schema
+        return pa.schema([self._schema.field(name) for name in schema.names])
+
+    def _align(self, written: pa.RecordBatch, names: Sequence[str], start: int) -> pa.RecordBatch:
         """Bring the columns of the output into the order of the input."""
         found = written.schema.names
         if found == names:
@@ -196,8 +208,14 @@ class _Comparison:
                 with located(self._name):
                     raise SchemaError.missing(name, found)
         for name in found:
-            if name not in names:
+            if name in names:
+                continue
+            if self._schema is None or name not in self._schema.names:
                 raise SchemaError(f"{self._name}: column {name!r} is not in the input", column=name)
+            column = written.column(name)  # only other inputs have it
+            row = first_difference(pa.nulls(len(column), column.type), column, text=self._text)
+            if row is not None:
+                self._fail(name, start + row, "null", _shown(column[row]))
         return written.select(names)
 
     def _compare_lists(self, leaf: Leaf, given: FlatColumn, found: FlatColumn, start: int) -> None:

@@ -13,12 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from data_files import EVERY_SUFFIX, TABLE, names, read, write_as, write_tree
 
-from streambn.errors import InvalidValueError, SchemaError, StreamBNError
+from streambn.errors import InvalidValueError, StreamBNError
 from streambn.io import SUFFIXES, Encoding, Format, Source, readers, scan
 from streambn.io.formats import sniff
 from streambn.jobs import Output, Progress, ReadOptions, make_plan
 from streambn.jobs.outputs import write_outputs
-from streambn.jobs.stream import concat
 
 
 class Identity:
@@ -65,47 +64,6 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def tree(tmp_path: Path) -> Path:
     write_tree(tmp_path)
     return tmp_path
-
-
-# --- joining --------------------------------------------------------------------------
-
-
-def joined(*tables: pa.Table) -> pa.Table:
-    return concat((f"file {i}", table.to_reader()) for i, table in enumerate(tables)).read_all()
-
-
-def test_streams_are_joined_by_column_name() -> None:
-    first = pa.table({"a": [1.0], "b": ["x"]}).replace_schema_metadata({"k": "v"})
-    second = pa.table({"b": ["y"], "a": pa.array([2], pa.int32())})
-    both = joined(first, second)
-    assert both.to_pydict() == {"a": [1.0, 2.0], "b": ["x", "y"]}
-    assert both.schema.equals(first.schema, check_metadata=True)
-
-
-def test_a_stream_that_cannot_be_joined_is_an_error() -> None:
-    first = pa.table({"a": [1], "b": ["x"]})
-    with pytest.raises(SchemaError, match=r"^file 1: column 'b' is not in the data\."):
-        joined(first, pa.table({"a": [1], "bb": ["y"]}))
-    with pytest.raises(SchemaError, match=r"^file 1: column 'c' is not in file 0"):
-        joined(first, pa.table({"a": [1], "b": ["y"], "c": [2]}))
-    with pytest.raises(SchemaError, match=r"^file 1: column 'a' is double.* fit int64"):
-        joined(first, pa.table({"a": [1.5], "b": ["y"]}))
-
-
-def test_a_later_stream_is_opened_in_its_turn() -> None:
-    opened = []
-
-    def readers():  # type: ignore[no-untyped-def]
-        for name in ("one", "two"):
-            opened.append(name)
-            yield name, TABLE.to_reader()
-
-    joint = concat(readers())
-    assert opened == ["one"]
-    joint.read_next_batch()
-    assert opened == ["one"]
-    joint.read_all()
-    assert opened == ["one", "two"]
 
 
 # --- writing --------------------------------------------------------------------------

@@ -1,0 +1,395 @@
+"""The schema of an output that several sources go into, settled before it is written.
+
+The output has the columns of all its sources, those of the first source first. A column that a
+source lacks is null there. A column that the sources store differently has their common type,
+and is nullable if it is so in any of them. A normalized column has the common type of what each
+source alone would give, and its values are computed in that type.
+
+Only schemas are read for this. A pipe cannot be asked before its turn: every field of the output
+is nullable then, and the pipe must fit the schema that the others settled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from streambn.arrow import (
+    cast_column,
+    common_field,
+    input_type,
+    nullable_field,
+    untyped_field,
+    update_pandas_metadata,
+)
+from streambn.errors import SchemaError, StreamBNError
+from streambn.io import DataFile, Format, Source, located, open_source, prefetch
+from streambn.jobs.operations import Operation
+from streambn.jobs.plan import Output, ReadOptions
+
+__all__ = [
+    "OutputSchema",
+    "Schemas",
+    "SourceMap",
+    "check_types",
+    "keys_of",
+    "open_input",
+    "read_schemas",
+    "settle_schema",
+]
+
+# Schemas that may wait to be compared.
+_WAITING = 64
+
+
+def keys_of(output: Output, source: Source, operation: Operation) -> list[str]:
+    """Return the Hive partition keys that become columns of the output.
+
+    A copy in a folder keeps the keys in its path, so only keys that are normalized become
+    columns there.
+    """
+    return [key for key in source.keys if not output.mirrored or key in operation.features]
+
+
+def open_input(
+    output: Output, source: Source, operation: Operation, options: ReadOptions
+) -> DataFile:
+    """Open a source of an output, with the keys of `keys_of` as columns."""
+    keys = keys_of(output, source, operation)
+    return open_source(source, keys=keys, csv_types=options.csv_types)
+
+
+class _Known(NamedTuple):
+    """A schema, and the first source that has it."""
+
+    schema: Any
+    source: str
+    format: Format
+
+
+class Schemas(NamedTuple):
+    """The schemas of the sources of an output.
+
+    Attributes
+    ----------
+    known : sequence
+        The schemas that differ, in the order of the sources.
+    first : DataFile or None
+        The first source, opened; None if it cannot be.
+    piped : bool
+        Whether a source is a pipe.
+    """
+
+    known: Sequence[_Known]
+    first: DataFile | None
+    piped: bool
+
+
+def read_schemas(output: Output, operation: Operation, options: ReadOptions) -> Schemas:
+    """Read the schemas of all sources that can be read twice, and that of the first.
+
+    Raises
+    ------
+    StreamBNError, OSError
+        A source cannot be read, and damage is not to be skipped.
+    """
+    first: DataFile | None = None
+    known: list[_Known] = []
+    piped = [not source.rereadable for source in output.sources]
+
+    def read(source: Source) -> Iterator[DataFile]:
+        yield open_input(output, source, operation, options)
+
+    asked = [source for source, pipe in zip(output.sources[1:], piped[1:], strict=True) if not pipe]
+    rest = prefetch(
+        asked, read, workers=min(options.threads, len(asked)), capacity=_WAITING, size=lambda _: 1
+    )
+    with contextlib.closing(rest):
+        start = output.sources[0]
+        for source, opened in itertools.chain([(start, read(start))], rest):
+            try:
+                (file,) = opened
+            except (StreamBNError, OSError):
+                if not options.skip_damaged:
+                    raise
+                continue
+            if source is start:
+                first = file
+            if not any(file.schema.equals(other.schema) for other in known):
+                known.append(_Known(file.schema, source.name, file.format))
+    return Schemas(known, first, any(piped))
+
+
+class OutputSchema(NamedTuple):
+    """The schema of an output.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+    bound : sequence of str or None
+        The columns from which an operation that is not bound yet takes its own: those of the
+        first source, as in a fit. None: the operation is bound.
+    """
+
+    schema: Any
+    bound: Sequence[str] | None
+
+
+def settle_schema(
+    operation: Operation, schemas: Schemas, *, skip_damaged: bool = False
+) -> OutputSchema | None:
+    """Return the schema of an output; None if no source can be mapped.
+
+    Raises
+    ------
+    SchemaError
+        The operation does not fit a source, or no type holds a column of all sources. If damage
+        is to be skipped, such a source has no part in the schema.
+    """
+    union: _Union | None = None
+    bound: Sequence[str] | None = None
+    for known in schemas.known:
+        try:
+            with located(known.source):
+                mapped = _map_schema(operation, known.schema, bound)
+                if union is None:
+                    union = _Union(known, mapped)
+                    bound = None if operation.features else mapped.names
+                else:
+                    union.add(known, _untyped(known.schema, mapped))
+        except StreamBNError:
+            if not skip_damaged:
+                raise
+    if union is None:
+        return None
+    schema = union.schema if union.several else union.first
+    if schemas.piped:
+        schema = pa.schema(map(nullable_field, schema), schema.metadata)
+    # A normalized column that is null in all sources gets its type.
+    output = OutputSchema(_map_schema(operation, schema, bound), bound)
+    if union.several:
+        for known in schemas.known:
+            with located(known.source), _suppressed(skip_damaged):
+                SourceMap(operation, known.schema, output)
+    return output
+
+
+def _suppressed(skip_damaged: bool) -> Any:
+    return contextlib.suppress(StreamBNError) if skip_damaged else contextlib.nullcontext()
+
+
+def check_types(schemas: Schemas) -> None:
+    """Refuse sources of one output that no operation could join.
+
+    Raises
+    ------
+    SchemaError
+        No type holds a column of all sources.
+    """
+    union: _Union | None = None
+    for known in schemas.known:
+        with located(known.source):
+            if union is None:
+                union = _Union(known, known.schema)
+            else:
+                union.add(known, known.schema)
+
+
+def _map_schema(operation: Operation, schema: Any, bound: Sequence[str] | None) -> Any:
+    """Return the schema that an operation makes of a source, with its other columns."""
+    if bound is None or set(schema.names) <= set(bound):
+        return operation.schema(schema)
+    own = pa.schema([field for field in schema if field.name in bound], schema.metadata)
+    mapped = operation.schema(own)
+    fields = [mapped.field(f.name) if f.name in bound else f for f in schema]
+    return pa.schema(fields, mapped.metadata)
+
+
+def _untyped(schema: Any, mapped: Any) -> Any:
+    return pa.schema(map(untyped_field, schema, mapped), mapped.metadata)
+
+
+class _Union:
+    """The union of the columns of several sources, with their common types."""
+
+    def __init__(self, known: _Known, mapped: Any) -> None:
+        self.first = mapped
+        self.several = False
+        self._known = known
+        self._fields: dict[str, Any] = {}
+        self._origins: dict[str, _Known] = {}  # the source that gave a column its type
+
+    @property
+    def schema(self) -> Any:
+        """The schema of all sources, with the metadata of the first."""
+        changed = {f.name for f in self.first if f.type != self._fields[f.name].type}
+        metadata = update_pandas_metadata(self.first.metadata, changed)
+        return pa.schema(self._fields.values(), metadata)
+
+    def add(self, known: _Known, mapped: Any) -> None:
+        """Add a source, or raise and stay as before."""
+        if not self.several:
+            self._begin()
+        fields, origins = dict(self._fields), dict(self._origins)
+        for name, field in _by_name(mapped).items():
+            if name not in fields:
+                fields[name], origins[name] = field.with_nullable(True), known
+                continue
+            found = common_field(fields[name], field)
+            if found is None:
+                raise _no_common_type(fields[name], origins[name], field, known)
+            if found.type == field.type != fields[name].type:
+                origins[name] = known
+            fields[name] = found
+        for name in fields.keys() - set(mapped.names):
+            fields[name] = fields[name].with_nullable(True)
+        self._fields, self._origins = fields, origins
+
+    def _begin(self) -> None:
+        with located(self._known.source):
+            self._fields = _by_name(_untyped(self._known.schema, self.first))
+        self._origins = dict.fromkeys(self._fields, self._known)
+        self.several = True
+
+
+def _by_name(schema: Any) -> dict[str, Any]:
+    fields = {field.name: field for field in schema}
+    for name in fields if len(fields) < len(schema) else ():
+        count = schema.names.count(name)
+        if count > 1:
+            raise SchemaError(
+                f"column {name!r} exists {count} times. Rename all but one of them, or write to a "
+                "folder, where each file keeps its own columns.",
+                column=name,
+            )
+    return fields
+
+
+def _no_common_type(ours: Any, origin: _Known, theirs: Any, known: _Known) -> SchemaError:
+    remedy = "Cast it to one type"
+    if Format.CSV in (origin.format, known.format):
+        remedy += f" (of CSV: --csv-type {ours.name}={ours.type})"
+    return SchemaError(
+        f"column {ours.name!r} is {theirs.type}, but {ours.type} in {origin.source}, which goes "
+        f"into the same output, and no type holds both. {remedy}, or write to a folder, where "
+        "each file keeps its own types.",
+        column=ours.name,
+    )
+
+
+class SourceMap:
+    """The map from the batches of one source to batches of the output.
+
+    Parameters
+    ----------
+    operation : Operation
+    schema : pyarrow.Schema
+        Schema of the source.
+    output : OutputSchema or None
+        None: the source is the only one that has a part in the output.
+
+    Raises
+    ------
+    SchemaError
+        The source does not fit the schema of the output.
+    """
+
+    def __init__(self, operation: Operation, schema: Any, output: OutputSchema | None) -> None:
+        output = output or OutputSchema(operation.schema(schema), None)
+        self._target = output.schema
+        mapped = _map_schema(operation, schema, output.bound)
+        self._whole = _is_like(mapped, self._target)
+        if self._whole:
+            self._function = operation.function(schema.names)
+            return
+        _check_fits(_untyped(schema, mapped), self._target)
+        given, alone = _by_name(schema), _by_name(mapped)
+        seen = set(schema.names if output.bound is None else output.bound)
+        # The columns that the operation sees, in the order of the output, before and after it.
+        after = [field for field in self._target if field.name in given and field.name in seen]
+        self._after = pa.schema(after, self._target.metadata)
+        self._before = pa.schema(
+            [(f.name, input_type(given[f.name].type, alone[f.name].type, f.type)) for f in after],
+            schema.metadata,
+        )
+        self._function = operation.function(self._before.names)
+        self._columns = {name: index for index, name in enumerate(schema.names)}
+        self(_empty_batch(schema))  # refuses types that do not convert, before the first batch
+
+    def __call__(self, batch: Any) -> Any:
+        """Return the batch of the output."""
+        if self._whole:
+            return self._function(batch, self._target)
+        before = [_cast(batch.column(self._columns[field.name]), field) for field in self._before]
+        mapped = self._function(
+            pa.RecordBatch.from_arrays(before, schema=self._before), self._after
+        )
+        columns = dict(zip(mapped.schema.names, mapped.columns, strict=True))
+        for field in self._target:
+            if field.name in columns:
+                continue
+            index = self._columns.get(field.name)
+            columns[field.name] = (
+                pa.nulls(batch.num_rows, field.type)
+                if index is None
+                else _cast(batch.column(index), field)
+            )
+        return pa.RecordBatch.from_arrays(
+            [columns[name] for name in self._target.names], schema=self._target
+        )
+
+
+def _is_like(schema: Any, target: Any) -> bool:
+    """Return whether batches of one schema are valid under another."""
+    return schema.names == target.names and all(
+        field.type == wanted.type and (wanted.nullable or not field.nullable)
+        for field, wanted in zip(schema, target, strict=True)
+    )
+
+
+def _check_fits(mapped: Any, target: Any) -> None:
+    """Refuse a source that would change the schema of the output, which is settled."""
+    fields = {field.name: field for field in target}
+    for name, field in _by_name(mapped).items():
+        if name not in fields:
+            raise SchemaError(
+                f"column {name!r} is not in the sources before it, which go into the same output. "
+                "Write to a folder instead, where each file keeps its own columns.",
+                column=name,
+            )
+        found = common_field(fields[name], field)
+        if found is None or found.type != fields[name].type:
+            raise SchemaError(
+                f"column {name!r} is {field.type}, but {fields[name].type} in the sources before "
+                "it, which go into the same output. Cast it to one type, or write to a folder, "
+                "where each file keeps its own types.",
+                column=name,
+            )
+        if found.nullable and not fields[name].nullable:
+            raise SchemaError(
+                f"column {name!r} may hold null, but not in the sources before it, which go into "
+                "the same output. Run again when no source changes.",
+                column=name,
+            )
+
+
+def _empty_batch(schema: Any) -> Any:
+    table = schema.empty_table()
+    columns = [column.combine_chunks() for column in table.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _cast(array: Any, field: Any) -> Any:
+    try:
+        return cast_column(array, field.type)
+    except pa.ArrowException as error:
+        raise SchemaError(
+            f"column {field.name!r} is {array.type}, and its values do not all fit {field.type}, "
+            "the common type of the sources that go into the same output. Cast it to one type, or "
+            "write to a folder, where each file keeps its own types.",
+            column=field.name,
+        ) from error
