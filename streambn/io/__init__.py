@@ -4,6 +4,7 @@ Readers yield record batches; writers make a file appear whole or not at all.
 """
 
 from streambn.io.formats import SUFFIXES, Format, after_row, describe_read_errors, located
+from streambn.io.joins import Joined, join_small
 from streambn.io.locations import Location, Stamp, locate, remove_leftovers
 from streambn.io.locks import lock
 from streambn.io.prefetch import prefetch
@@ -25,6 +26,7 @@ __all__ = [
     "DataFile",
     "Encoding",
     "Format",
+    "Joined",
     "Location",
     "Opener",
     "OutputBuffer",
@@ -35,6 +37,7 @@ __all__ = [
     "columns_to_fit",
     "describe_read_errors",
     "detect_format",
+    "join_small",
     "locate",
     "located",
     "lock",

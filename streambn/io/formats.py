@@ -6,7 +6,7 @@ import codecs
 import contextlib
 import enum
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
@@ -123,7 +123,10 @@ def located(name: str, where: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def describe_read_errors(
-    name: str, kind: Format, where: str = "", columns: list[str] | None = None
+    name: str,
+    kind: Format,
+    where: str | Callable[[], str] = "",
+    columns: list[str] | None = None,
 ) -> Iterator[None]:
     """Replace Arrow's errors by a `StreamBNError` of one line.
 
@@ -132,8 +135,8 @@ def describe_read_errors(
     name : str
         Name of the file in the message.
     kind : Format
-    where : str
-        Place in the file, such as ``"in row group 3"``.
+    where : str or callable
+        Place in the file, such as ``"in row group 3"``, or a function that returns it.
     columns : list of str, optional
         Names of the columns of a CSV file.
     """
@@ -143,6 +146,7 @@ def describe_read_errors(
         if isinstance(error, OSError) and (problem := store_problem(error)):
             raise StreamBNError(f"{name}: {problem}") from error
         reason = str(error).strip().partition("\n")[0]
+        where = where if isinstance(where, str) else where()
         where = where and f" {where}"
         # Arrow names the column of a CSV value in its message only.
         mismatch = re.match(r"In CSV column #(\d+): (.*conversion error.*)", reason)

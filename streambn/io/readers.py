@@ -8,8 +8,6 @@ division into pieces and batches depends on the file alone.
 
 from __future__ import annotations
 
-import contextlib
-import select
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,6 +24,7 @@ from streambn.io.formats import (
     detect_compression,
     sniff,
 )
+from streambn.io.pipes import Pipe
 
 csv = lazy_module("pyarrow.csv")
 pq = lazy_module("pyarrow.parquet")
@@ -57,8 +56,7 @@ _PARQUET_BATCH = 48 << 20
 # Without a buffer, Arrow reads a column chunk whole, and a file of one row group would be
 # in memory whole. A larger buffer leaves the processor's cache and is slower.
 _PARQUET_BUFFER = 1 << 16
-# A wait for a pipe ends after so many milliseconds, so that Python can handle signals.
-_POLL_MILLISECONDS = 500
+_IPC_BUFFER = 1 << 18
 
 # Returns the top-level columns that are needed, given the schema; None for all of them.
 ColumnSelector = Callable[[Any], list[str] | None]
@@ -79,12 +77,15 @@ class Piece(NamedTuple):
         Its part of the file, from 0 to 1.
     independent : bool
         Whether the other pieces are readable if this one is damaged.
+    ready : callable or None
+        Returns whether the next batch can be read without a wait; None: each one can.
     """
 
     where: str
     read: Callable[[], Iterator[Any]]
     fraction: float
     independent: bool
+    ready: Callable[[], bool] | None = None
 
 
 class DataFile(NamedTuple):
@@ -161,7 +162,8 @@ def open_file(
         else:
             if kind is Format.IPC_FILE:
                 file.read(8)  # after the magic bytes, an IPC file is an IPC stream
-            reader = pa.ipc.open_stream(file)
+            # An unbuffered file is read several times for each batch.
+            reader = pa.ipc.open_stream(pa.BufferedInputStream(file, _IPC_BUFFER))
     return _single_piece(reader, name, kind)
 
 
@@ -175,8 +177,8 @@ def open_pipe(pipe: Any, name: str) -> DataFile:
     name : str
         Name of the pipe in messages.
     """
-    source = _PipeReader(pipe)
-    kind = sniff(source.peek(8), name)
+    source = Pipe(pipe)
+    kind = sniff(source.head(8), name)
     if kind is not Format.IPC_STREAM:
         raise StreamBNError(
             f"{name} holds {kind.value}, but through a pipe only an Arrow IPC stream can be read: "
@@ -184,46 +186,7 @@ def open_pipe(pipe: Any, name: str) -> DataFile:
         )
     with describe_read_errors(name, kind):
         reader = pa.ipc.open_stream(source)
-    return _single_piece(reader, name, kind)
-
-
-class _PipeReader:
-    """Reads as many bytes as were asked for, unless the pipe ends."""
-
-    closed = False
-
-    def __init__(self, raw: Any) -> None:
-        self._raw, self._peeked = raw, b""
-        self._poll: Callable[[int], Any] | None = None
-        with contextlib.suppress(AttributeError, OSError):  # no poll here, or no descriptor
-            poll = select.poll()
-            poll.register(raw, select.POLLIN)
-            self._poll = poll.poll
-
-    def peek(self, count: int) -> bytes:
-        """Return the next bytes, and keep them for `read`."""
-        self._peeked = self.read(count)
-        return self._peeked
-
-    def read(self, count: int) -> bytes:
-        """Wait for `count` bytes and return them."""
-        taken, self._peeked = self._peeked[:count], self._peeked[count:]
-        parts = [taken]
-        missing = count - len(taken)
-        while missing and (part := self._read_available(missing)):
-            parts.append(part)
-            missing -= len(part)
-        return b"".join(parts) if len(parts) > 1 else taken
-
-    def _read_available(self, count: int) -> Any:
-        # Python handles a signal that arrives just before a blocking read only after the read,
-        # which may never end. Polling first keeps the read from blocking.
-        while self._poll is not None and not self._poll(_POLL_MILLISECONDS):
-            pass
-        return self._raw.read(count)
-
-    def close(self) -> None:
-        """Do nothing: the caller closes the pipe."""
+    return _single_piece(reader, name, kind, source.has_message)
 
 
 # --- Parquet --------------------------------------------------------------------------
@@ -357,12 +320,15 @@ def _open_csv(file: Any, opener: Opener, codec: str | None, types: Mapping[str, 
 # --- all formats ----------------------------------------------------------------------
 
 
-def _single_piece(reader: Any, name: str, kind: Format) -> DataFile:
+def _single_piece(
+    reader: Any, name: str, kind: Format, ready: Callable[[], bool] | None = None
+) -> DataFile:
     schema = reader.schema
-    piece = Piece(
-        "", lambda: validated(reader, name, kind, after_row, schema.names), 1.0, independent=False
-    )
-    return DataFile(kind, schema, [piece])
+
+    def read() -> Iterator[Any]:
+        return validated(reader, name, kind, after_row, schema.names)
+
+    return DataFile(kind, schema, [Piece("", read, 1.0, independent=False, ready=ready)])
 
 
 def validated(
@@ -385,14 +351,12 @@ def validated(
     columns : list of str, optional
         Names of the columns of a CSV file.
     """
-    iterator = iter(batches)
     rows = 0
-    while True:
-        with describe_read_errors(name, kind, where(rows), columns):
-            batch = next(iterator, None)
-            if batch is None:
-                return
+    # One context for all batches: one for each would take as long as a small batch. No error of
+    # the consumer enters a generator.
+    with describe_read_errors(name, kind, lambda: where(rows), columns):
+        for batch in batches:
             batch.validate()
-        rows += batch.num_rows
-        yield batch
-        del batch  # releases it before the next one is read
+            rows += batch.num_rows
+            yield batch
+            del batch  # releases it before the next one is read

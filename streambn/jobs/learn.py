@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,11 +16,13 @@ from typing import Any, NamedTuple
 from streambn.arrow import row_columns
 from streambn.errors import SchemaError, StreamBNError
 from streambn.io import (
+    Joined,
     Piece,
     Source,
     Stamp,
     after_row,
     columns_to_fit,
+    join_small,
     located,
     open_source,
     prefetch,
@@ -27,6 +30,7 @@ from streambn.io import (
 from streambn.jobs.plan import ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
+from streambn.policies import Policy
 from streambn.statistics import Statistics
 
 __all__ = ["FitState", "Position", "fit_files"]
@@ -112,11 +116,11 @@ def fit_files(
     open_one = functools.partial(_open, start.statistics, columns, options)
     tasks = prefetch(
         _tasks(sources, start.position, open_one),
-        lambda task: task.read(start.position),
+        lambda task: task.read(start.statistics.policy),
         # A pipe is read in this thread: a thread that is blocked in a read cannot be stopped.
         workers=options.threads if all(source.rereadable for source in sources) else 1,
         capacity=_BUFFER_BYTES,
-        size=lambda batch: int(batch.nbytes),
+        size=lambda joined: int(joined.batch.nbytes),
     )
     with contextlib.closing(tasks):
         for task, batches in tasks:
@@ -151,17 +155,20 @@ class _Task:
             return 0
         return round(self.piece.fraction * self.stamp.size)
 
-    def read(self, start: Position) -> Iterator[Any]:
-        """Read the batches that are not learned yet."""
+    def read(self, policy: Policy) -> Iterator[Joined]:
+        """Read the batches that are not learned yet, small ones joined where nothing forbids it."""
         if self.error is not None:
             raise self.error
         if self.piece is None:
-            return
+            return iter(())
         # A dependent piece is read from its beginning, up to the batches to learn.
         learned = 0 if self.piece.independent else self.number
-        for number, batch in enumerate(self.piece.read()):
-            if number >= learned:
-                yield batch
+        batches = itertools.islice(self.piece.read(), learned, None)
+        ready = self.piece.ready
+        # Which batches of a pipe are joined depends on their arrival, and so may rounding.
+        if policy.depends_on_batches or not (ready is None or policy.exact):
+            return (Joined(batch, (batch.num_rows,)) for batch in batches)
+        return join_small(batches, ready)
 
 
 class _Learner:
@@ -214,13 +221,32 @@ class _Learner:
             size = self._start.bytes - self._size_of(task.index)
             self._progress.skip(rows=self._start.rows_in_file, bytes=size)
 
-    def _learn(self, task: _Task, batches: Iterator[Any]) -> None:
-        for number, batch in enumerate(batches, task.number + 1):
-            with located(task.source.name, after_row(self._progress.in_file)):
-                self._statistics = self._statistics.learn(batch)
-            self._progress.add(batch.num_rows, 0 if task.independent else int(batch.nbytes))
-            if not task.independent:
-                self._reach(task.index, number)
+    def _learn(self, task: _Task, batches: Iterator[Joined]) -> None:
+        number = task.number
+        for joined in batches:
+            count = len(joined.cuts)
+            try:
+                learned = self._learned(task, joined.batch)
+            except StreamBNError:
+                if count == 1:
+                    raise
+                # One of the joined batches is at fault. Those before it are learned.
+                for batch in joined.parts():
+                    number += 1
+                    self._accept(task, number, batch, self._learned(task, batch))
+            else:
+                number += count
+                self._accept(task, number, joined.batch, learned)
+
+    def _learned(self, task: _Task, batch: Any) -> Statistics:
+        with located(task.source.name, after_row(self._progress.in_file)):
+            return self._statistics.learn(batch)
+
+    def _accept(self, task: _Task, number: int, batch: Any, learned: Statistics) -> None:
+        self._statistics = learned
+        self._progress.add(batch.num_rows, 0 if task.independent else int(batch.nbytes))
+        if not task.independent:
+            self._reach(task.index, number)
 
     def _skip(self, task: _Task, error: Exception) -> None:
         where = task.piece.where if task.piece is not None else ""

@@ -107,6 +107,11 @@ class Policy(abc.ABC):
         return False
 
     @property
+    def depends_on_batches(self) -> bool:
+        """Whether the division of a stream into batches has an effect beyond rounding."""
+        return False
+
+    @property
     def takes_weights(self) -> bool:
         """Whether `update` applies the `weights` of the columns."""
         return False

@@ -182,6 +182,11 @@ class BatchEMA(Policy):
         """Whether initial values enter the average."""
         return self.initial is not None and self._old_weight != 1
 
+    @property
+    def depends_on_batches(self) -> bool:
+        """Whether a block is one record batch, however long it is."""
+        return self.batch_rows is None
+
     def init(self, features: int) -> BatchState:
         """See `Policy.init`."""
         empty = Moments.empty(features)

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cli_process import until
-from data_files import write_all_formats
+from data_files import write_all_formats, write_as
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streambn as sbn
-from streambn.io import locate
+from streambn.io import joins, locate
 from streambn.io import readers as reading
 from streambn.io import sources as files
 from streambn.jobs import Checkpoint, Interval, ReadOptions, Skipped
@@ -64,8 +64,9 @@ def inputs() -> list[str]:
 def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
     """Return a function that makes a fit stop after so many batches.
 
-    It returns a list that collects the rows of each batch.
+    It returns a list that collects the rows of each batch. No batches are joined.
     """
+    monkeypatch.setattr(joins, "_SMALL", 0)
 
     def interrupt_after(batches: int | None) -> list[int]:
         learned: list[int] = []
@@ -125,6 +126,29 @@ def test_fit_interrupted_anywhere_resumes_to_the_same_bits(
         assert content("s.json") == expected, count
         assert not Path("s.json.checkpoint").exists()
         Path("s.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "policy", [POLICIES[name] for name in ("exact", "welford, weighted", "batch-ema")]
+)
+def test_fit_of_joined_batches_interrupted_anywhere_resumes_to_the_same_bits(
+    policy: list[object], run: Run, interrupt_after: Interrupt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_as("many.arrows", table_of(200), 3)
+    monkeypatch.setattr(joins, "_SMALL", 1 << 15)
+    monkeypatch.setattr(joins, "_ENOUGH", 1000)
+    learned = interrupt_after(None)
+    fit = ["fit", "many.arrows", *policy, "-q"]
+    assert run(*fit, "-o", "whole.json").code == 0
+    expected, steps = content("whole.json"), len(learned)
+    assert steps == 67 if "batch-ema" in policy else 5 < steps < 20
+    for count in range(0, steps, 1 if steps < 20 else 20):
+        interrupt_after(count)
+        assert run(*fit, "-o", "s.json").code == 130
+        rest = interrupt_after(None)
+        assert run(*fit, "-o", "s.json", "--resume").lines == []
+        assert len(rest) == steps - count
+        assert content("s.json") == expected, count
 
 
 @EACH_POLICY
