@@ -58,7 +58,18 @@ _FLAGS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
         *("adjust", "affine", "alpha", "at", "batch_rows", "center", "clip", "columns", "com"),
-        *("ddof", "decay", "dtype", "eps", "halflife", "ignore_na", "inf", "initial", "momentum"),
+        *(
+            "ddof",
+            "decay",
+            "dtype",
+            "eps",
+            "format",
+            "halflife",
+            "ignore_na",
+            "inf",
+            "initial",
+            "momentum",
+        ),
         *("nan", "null_time", "overwrite", "resume", "scale", "span", "threads", "time", "weights"),
     )
 } | {"csv_types": "--csv-type"}

@@ -86,7 +86,7 @@ def apply(
         frozen = loaded.freeze() if isinstance(loaded, sbn.Normalizer) else loaded
     sources = scan(inputs)
     with usage_errors():
-        plan = make_plan(sources, output, skip_damaged=read_options.skip_damaged)
+        plan = make_plan(sources, output, kind=outputs.kind, skip_damaged=read_options.skip_damaged)
         if any(locate(stats).identity == file.identity for file in plan.files):
             raise InvalidValueError(f"The output would replace {stats}, the statistics.")
     done = apply_job(
@@ -152,7 +152,7 @@ def normalize(
                 "--online cannot be combined with --resume: the statistics of the earlier run are "
                 "lost. Start again without --resume."
             )
-        plan = make_plan(sources, output, skip_damaged=read_options.skip_damaged)
+        plan = make_plan(sources, output, kind=outputs.kind, skip_damaged=read_options.skip_damaged)
         if save is not None:
             check_target(save, sources)
             if any(locate(save).identity == file.identity for file in plan.files):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import streambn as sbn
 from streambn.cli.app import Option, OptionGroup
 from streambn.cli.progress import show
-from streambn.io import Encoding, Location, locate
+from streambn.io import SUFFIXES, Encoding, Format, Location, locate
 from streambn.jobs import Checkpoint, Display, Interval, ReadOptions, WriteOptions
 from streambn.kernels import usable_cores
 from streambn.policies import nanoseconds
@@ -43,8 +43,8 @@ inputs_argument = click.argument(
     nargs=-1,
     required=True,
     help="Files, quoted globs (** crosses folders) or folders (Hive partitions too), as paths or "
-    "as URLs such as s3://; or - for an Arrow IPC stream on stdin. The format, Parquet, Arrow IPC "
-    "or CSV, is detected from the content.",
+    "as URLs such as s3://; or - for a stream of Arrow IPC or newline-delimited JSON on stdin. The "
+    "format, Parquet, Arrow IPC, CSV or newline-delimited JSON, is detected from the content.",
 )
 stats_argument = click.argument("stats", metavar="STATS", help="A statistics file.")
 output_option = click.option(
@@ -52,8 +52,8 @@ output_option = click.option(
     "--output",
     required=True,
     metavar="OUT",
-    help="A file (.parquet, .arrow, .arrows or .csv), a folder, or - for an Arrow IPC stream on "
-    "stdout.",
+    help="A file (.parquet, .arrow, .arrows, .csv or .ndjson, and .gz after the last three), a "
+    "folder, or - for a stream on stdout.",
 )
 stats_output_option = click.option(
     "-o", "--output", required=True, metavar="STATS", help="Write statistics to this file."
@@ -165,7 +165,7 @@ JOB_OPTIONS = OptionGroup(
             ["--csv-type", "csv_types"],
             type=_CsvType(),
             multiple=True,
-            help="Type of a CSV column. Default: inferred from the first rows. Repeatable.",
+            help="Type of a CSV or JSON column. Default: inferred. Repeatable.",
         ),
         _job_option(
             ["--on-error"],
@@ -240,10 +240,16 @@ CHECKPOINT_OPTIONS = OptionGroup(
 class OutputOptions(NamedTuple):
     """How outputs are written; the fields are the options."""
 
+    format: str | None
     compression: str | None
     row_group_rows: int | None
     overwrite: bool
     fsync: bool
+
+    @property
+    def kind(self) -> Format | None:
+        """Format of a file or of standard output."""
+        return None if self.format is None else SUFFIXES[f".{self.format}"]
 
     def write_options(self, *, resume: bool, verify: bool = False) -> WriteOptions:
         """Return how to write outputs."""
@@ -256,6 +262,12 @@ OUTPUT_OPTIONS = OptionGroup(
     "outputs",
     OutputOptions,
     [
+        _output_option(
+            ["--format"],
+            type=click.Choice(["parquet", "arrow", "arrows", "csv", "ndjson"]),
+            help="Format of the output. Default: that of its suffix, arrows on stdout, and that of "
+            "each input in a folder.",
+        ),
         _output_option(
             ["--compression"],
             type=click.Choice(["none", "snappy", "gzip", "brotli", "lz4", "zstd"]),

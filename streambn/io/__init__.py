@@ -3,8 +3,16 @@
 Readers yield record batches; writers make a file appear whole or not at all.
 """
 
-from streambn.io.formats import SUFFIXES, Format, after_row, describe_read_errors, located
+from streambn.io.formats import (
+    COMPRESSION_SUFFIXES,
+    SUFFIXES,
+    Format,
+    after_row,
+    describe_read_errors,
+    located,
+)
 from streambn.io.joins import Joined, join_small
+from streambn.io.json_writer import json_values
 from streambn.io.locations import Location, Stamp, locate, remove_leftovers
 from streambn.io.locks import lock
 from streambn.io.prefetch import prefetch
@@ -21,6 +29,7 @@ from streambn.io.sources import PIPE, Source, columns_to_fit, open_reader, open_
 from streambn.io.writers import Encoding, OutputBuffer, parquet_writer, write_batches
 
 __all__ = [
+    "COMPRESSION_SUFFIXES",
     "PIPE",
     "SUFFIXES",
     "DataFile",
@@ -38,6 +47,7 @@ __all__ = [
     "describe_read_errors",
     "detect_format",
     "join_small",
+    "json_values",
     "locate",
     "located",
     "lock",

@@ -14,6 +14,7 @@ from streambn.errors import StreamBNError
 from streambn.io.stores import store_problem
 
 __all__ = [
+    "COMPRESSION_SUFFIXES",
     "HEADER_SIZE",
     "SUFFIXES",
     "Format",
@@ -35,6 +36,7 @@ class Format(enum.Enum):
     IPC_FILE = "an Arrow IPC file"
     IPC_STREAM = "an Arrow IPC stream"
     CSV = "CSV"
+    JSON = "newline-delimited JSON"
 
 
 SUFFIXES = {
@@ -45,7 +47,12 @@ SUFFIXES = {
     ".ipc": Format.IPC_FILE,
     ".arrows": Format.IPC_STREAM,
     ".csv": Format.CSV,
+    ".ndjson": Format.JSON,
+    ".jsonl": Format.JSON,
 }
+
+# The suffixes of compressed files, and Arrow's names of the codecs.
+COMPRESSION_SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 
 _MAGIC = {
     b"PAR1": Format.PARQUET,
@@ -72,12 +79,21 @@ def sniff(header: bytes, name: str) -> Format:
     for magic, kind in _MAGIC.items():
         if header.startswith(magic):
             return kind
+    if re.match(rb"(\xef\xbb\xbf)?\s*\{", header):
+        return Format.JSON
     if _is_csv(header):
         return Format.CSV
+    if re.match(rb"(\xef\xbb\xbf)?\s*\[\s*[{\]]", header):
+        raise StreamBNError(
+            "a JSON array. Newline-delimited JSON has one object a line: `jq -c '.[]'` writes it "
+            "from an array.",
+            source=name,
+        )
     problem = "the format is unknown" if header else "the file is empty"
     raise StreamBNError(
-        f"{problem}. Readable formats are Parquet, an Arrow IPC file, an Arrow IPC stream, and CSV "
-        "in UTF-8. The last three may be compressed by gzip, zstd, lz4 or bz2.",
+        f"{problem}. Readable formats are Parquet, an Arrow IPC file, an Arrow IPC stream, CSV "
+        "in UTF-8, and newline-delimited JSON. All but Parquet may be compressed by gzip, zstd, "
+        "lz4 or bz2.",
         source=name,
     )
 

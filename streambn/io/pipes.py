@@ -6,6 +6,7 @@ import contextlib
 import io
 import select
 import struct
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,16 @@ class Pipe(io.BufferedReader):
     def head(self, count: int) -> bytes:
         """Return the first bytes, which stay to be read. Nothing may have been read before."""
         return self._source.head(count)
+
+    def gather(self, count: int, seconds: float) -> bytes:
+        """Wait for bytes, and return at most `count` that come within so many seconds of them."""
+        parts = [self.read1(count)]
+        missing = count - len(parts[0])
+        end = time.monotonic() + seconds
+        while parts[-1] and missing and self._source.has_data(end - time.monotonic()):
+            parts.append(self.read1(missing))
+            missing -= len(parts[-1])
+        return b"".join(parts)
 
     def has_message(self) -> bool:
         """Return whether the next message of an Arrow IPC stream is in the buffer as a whole.
@@ -99,6 +110,10 @@ class _PolledFile(io.RawIOBase):
                 break
             self._head += data
         return self._head
+
+    def has_data(self, seconds: float) -> bool:
+        """Wait for data or for the end, and return whether it came within so many seconds."""
+        return bool(self._poll is None or self._poll(max(round(1000 * seconds), 0)))
 
     def _read_available(self, count: int) -> bytes:
         while self._poll is not None and not self._poll(_POLL_MILLISECONDS):

@@ -8,6 +8,7 @@ division into pieces and batches depends on the file alone.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from streambn.io.formats import (
     detect_compression,
     sniff,
 )
+from streambn.io.json_reader import open_json
 from streambn.io.pipes import Pipe
 
 csv = lazy_module("pyarrow.csv")
@@ -57,6 +59,9 @@ _PARQUET_BATCH = 48 << 20
 # in memory whole. A larger buffer leaves the processor's cache and is slower.
 _PARQUET_BUFFER = 1 << 16
 _IPC_BUFFER = 1 << 18
+# A block of text from a pipe ends so long after its first bytes, even if it is not full. The
+# first block, which shows the types, has more time.
+_FIRST_BLOCK_SECONDS, _BLOCK_SECONDS = 5.0, 0.05
 
 # Returns the top-level columns that are needed, given the schema; None for all of them.
 ColumnSelector = Callable[[Any], list[str] | None]
@@ -156,7 +161,15 @@ def open_file(
             return _open_parquet(opener, name, select_columns, remote)
         if kind is Format.IPC_FILE and codec is None:
             return _open_ipc_file(opener, name, select_columns)
-        file = opener() if codec is None else pa.CompressedInputStream(opener(), codec)
+
+        def open_stream() -> Any:
+            return opener() if codec is None else pa.CompressedInputStream(opener(), codec)
+
+        if kind is Format.JSON:
+            types = csv_types or {}
+            reader = open_json(open_stream().read, name, types, lambda: open_stream().read)
+            return _single_piece(reader, name, kind)
+        file = open_stream()
         if kind is Format.CSV:
             reader = _open_csv(file, opener, codec, csv_types or {})
         else:
@@ -167,8 +180,8 @@ def open_file(
     return _single_piece(reader, name, kind)
 
 
-def open_pipe(pipe: Any, name: str) -> DataFile:
-    """Open an Arrow IPC stream that cannot be rewound.
+def open_pipe(pipe: Any, name: str, csv_types: Mapping[str, Any] | None = None) -> DataFile:
+    """Open an Arrow IPC stream or newline-delimited JSON that cannot be rewound.
 
     Parameters
     ----------
@@ -176,13 +189,19 @@ def open_pipe(pipe: Any, name: str) -> DataFile:
         Standard input or a named pipe, unbuffered. The caller closes it.
     name : str
         Name of the pipe in messages.
+    csv_types : mapping of str to pyarrow.DataType, optional
+        Types of JSON columns.
     """
     source = Pipe(pipe)
     kind = sniff(source.head(8), name)
+    if kind is Format.JSON:
+        waits = itertools.chain([_FIRST_BLOCK_SECONDS], itertools.repeat(_BLOCK_SECONDS))
+        reader = open_json(lambda count: source.gather(count, next(waits)), name, csv_types or {})
+        return _single_piece(reader, name, kind, lambda: False)
     if kind is not Format.IPC_STREAM:
         raise StreamBNError(
-            f"{name} holds {kind.value}, but through a pipe only an Arrow IPC stream can be read: "
-            "save the data to a file and name the file"
+            f"{name} holds {kind.value}, but through a pipe only an Arrow IPC stream and "
+            "newline-delimited JSON can be read: save the data to a file and name the file"
         )
     with describe_read_errors(name, kind):
         reader = pa.ipc.open_stream(source)

@@ -251,12 +251,12 @@ def open_source(
         )
     elif (location := source.location) is not None and location.local is not None:
         pipe = open(location.local, "rb", buffering=0)  # noqa: SIM115  (closed at its end)
-        opened = _close_at_end(pipe, readers.open_pipe(pipe, source.name))
+        opened = _close_at_end(pipe, readers.open_pipe(pipe, source.name, csv_types))
     elif sys.stdin.isatty():
-        raise StreamBNError("standard input is a terminal: pipe an Arrow IPC stream into it")
+        raise StreamBNError("standard input is a terminal: pipe data into it")
     else:
         pipe = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
-        opened = readers.open_pipe(pipe, source.name)
+        opened = readers.open_pipe(pipe, source.name, csv_types)
     wanted = set(keys) - set(opened.schema.names)
     constants = {key: value for key, value in source.keys.items() if key in wanted}
     if not constants:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from streambn._lazy import lazy_module
 from streambn.io.formats import Format
+from streambn.io.json_writer import JsonWriter
 
 csv = lazy_module("pyarrow.csv")
 pq = lazy_module("pyarrow.parquet")
@@ -78,7 +79,7 @@ def write_batches(
     Yields
     ------
     None
-        After every write, and after the end of the file.
+        After the header, after every write, and after the end of the file.
     """
     if kind is Format.PARQUET:
         with parquet_writer(file, schema, encoding.compression) as writer:
@@ -86,10 +87,13 @@ def write_batches(
                 writer.write_table(group, row_group_size=max(group.num_rows, 1))
                 yield
     else:
-        with _writer(file, schema, kind) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-                yield
+        writer = _writer(file, schema, kind)
+        yield
+        for batch in batches:
+            writer.write_batch(batch)
+            yield
+        # Not in a `finally`: after a failure, a stream must not end as if it were complete.
+        writer.close()
     yield
 
 
@@ -98,6 +102,8 @@ def _writer(file: Any, schema: Any, kind: Format) -> Any:
         return pa.ipc.new_file(file, schema)
     if kind is Format.IPC_STREAM:
         return pa.ipc.new_stream(file, schema)
+    if kind is Format.JSON:
+        return JsonWriter(file, schema)
     return csv.CSVWriter(file, schema)
 
 

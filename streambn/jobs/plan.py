@@ -10,7 +10,16 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from streambn.errors import InvalidValueError, StreamBNError
-from streambn.io import PIPE, SUFFIXES, Format, Location, Source, detect_format, locate
+from streambn.io import (
+    COMPRESSION_SUFFIXES,
+    PIPE,
+    SUFFIXES,
+    Format,
+    Location,
+    Source,
+    detect_format,
+    locate,
+)
 
 __all__ = ["Output", "Plan", "ReadOptions", "check_target", "make_plan"]
 
@@ -36,7 +45,7 @@ class Output(NamedTuple):
     format: Format
     sources: tuple[Source, ...]  # in order
     mirrored: bool = False  # whether it is the copy of one source in a folder, under the same path
-    codec: str | None = None  # compression of such a copy as a whole, which is that of its source
+    codec: str | None = None  # compression as a whole: of a copy, that of its source
 
     @property
     def from_parquet_to_parquet(self) -> bool:
@@ -84,7 +93,13 @@ class Plan(NamedTuple):
         return locate(f"{self.output}.checkpoint")
 
 
-def make_plan(sources: Sequence[Source], out: str, *, skip_damaged: bool = False) -> Plan:
+def make_plan(
+    sources: Sequence[Source],
+    out: str,
+    *,
+    kind: Format | None = None,
+    skip_damaged: bool = False,
+) -> Plan:
     """Choose the outputs for some sources.
 
     Parameters
@@ -92,10 +107,13 @@ def make_plan(sources: Sequence[Source], out: str, *, skip_damaged: bool = False
     sources : sequence of Source
         The result of `scan`.
     out : str
-        ``"-"``: one Arrow IPC stream on standard output. A file: one output, in the format of
-        its suffix. A folder (it exists, its name ends in a slash, or there are several sources
-        and no known suffix): one output for each source, with its relative path and format.
-        Paths and URLs.
+        ``"-"``: one stream on standard output. A file: one output, in the format of its suffix,
+        and compressed if one such as ``.gz`` follows. A folder (it exists, its name ends in a
+        slash, or there are several sources and no known suffix): one output for each source,
+        with its relative path and format. Paths and URLs.
+    kind : Format, optional
+        Format of a file or of standard output. Default: that of the suffix, and an Arrow IPC
+        stream.
     skip_damaged : bool
         Whether to plan for a source of unknown format too, which is then skipped.
 
@@ -111,13 +129,24 @@ def make_plan(sources: Sequence[Source], out: str, *, skip_damaged: bool = False
                 "standard output is a terminal. Pipe it into another program, or name a file.",
                 argument="output",
             )
-        return Plan(out, (Output(PIPE, Format.IPC_STREAM, tuple(sources)),))
+        if kind in {Format.PARQUET, Format.IPC_FILE}:
+            raise InvalidValueError(
+                f"standard output can be a stream, but not {kind.value}. Name a file.",
+                argument="format",
+            )
+        return Plan(out, (Output(PIPE, kind or Format.IPC_STREAM, tuple(sources)),))
     where = locate(out)
     where.check_store()
-    kind = SUFFIXES.get(Path(where.name).suffix.lower())
+    named, codec = _format_of(where.name)
     many = len(sources) > 1 or any(source.listed for source in sources)
-    if where.ends_in_slash or where.is_folder() or (many and kind is None):
+    if where.ends_in_slash or where.is_folder() or (many and named is None):
+        if kind is not None:
+            raise InvalidValueError(
+                f"{out} is a folder, in which each input keeps its format. Name a file.",
+                argument="format",
+            )
         return Plan(out, tuple(_copies(sources, where, skip_damaged)))
+    kind = kind or named
     if kind is None:
         raise InvalidValueError(
             f"{out}: the suffix of an output chooses its format and must be one of "
@@ -125,8 +154,21 @@ def make_plan(sources: Sequence[Source], out: str, *, skip_damaged: bool = False
             "standard output.",
             argument="output",
         )
+    if kind is Format.PARQUET and codec is not None:
+        raise InvalidValueError(
+            f"{out}: Parquet is compressed inside. Name a .parquet file, and choose the codec by "
+            "--compression.",
+            argument="output",
+        )
     check_target(where.text, sources)
-    return Plan(out, (Output(where.text, kind, tuple(sources)),))
+    return Plan(out, (Output(where.text, kind, tuple(sources), codec=codec),))
+
+
+def _format_of(name: str) -> tuple[Format | None, str | None]:
+    """Return the format that a file's name ends in, and the codec that follows."""
+    path = Path(name.lower())
+    codec = COMPRESSION_SUFFIXES.get(path.suffix)
+    return SUFFIXES.get(Path(path.stem if codec else path).suffix), codec
 
 
 def _copies(sources: Sequence[Source], folder: Location, skip_damaged: bool) -> list[Output]:

@@ -75,7 +75,7 @@ def stream_output(
 def write_stdout(
     operation: Operation, output: Output, options: ReadOptions, progress: Progress
 ) -> list[Skipped]:
-    """Write an Arrow IPC stream to standard output, each batch as soon as it is ready."""
+    """Write a stream to standard output, each batch as soon as it is ready."""
     tally = _Tally()
     skipped: list[Skipped] = []
     out = _WholeWrites(sys.stdout.buffer)
@@ -91,16 +91,9 @@ def write_stdout(
     if schema is None:
         count()
         raise NothingLeftError("nothing is left to write: all was skipped")
-    writer = pa.ipc.new_stream(out, schema)
-    out.flush()
-    for batch in batches:
-        writer.write_batch(batch)
+    for _ in _encode(out, schema, batches, output, Encoding()):
         out.flush()
         count()
-    # Not in a `finally`: after a failure, the stream must not end as if it were complete.
-    writer.close()
-    out.flush()
-    count()
     progress.end_file()
     return skipped
 
@@ -145,25 +138,27 @@ class _WholeWrites:
 
 
 def _encode(
-    buffer: OutputBuffer, schema: Any, batches: Iterator[Any], output: Output, encoding: Encoding
+    out: Any, schema: Any, batches: Iterator[Any], output: Output, encoding: Encoding
 ) -> Iterator[None]:
     if encoding.compression is None and output.from_parquet_to_parquet:
         source = output.sources[0]
         codecs = ParquetSource(source.open, source.name, remote=source.remote).codecs
         encoding = encoding._replace(compression=next(iter(codecs), None))
-    file: Any = buffer
+    file = out
     if output.codec is not None:
-        file = pa.CompressedOutputStream(pa.PythonFile(buffer, "w"), output.codec)
+        file = pa.CompressedOutputStream(pa.PythonFile(out, "w"), output.codec)
     try:
         yield from write_batches(file, schema, batches, output.format, encoding)
     except pa.ArrowException as error:
         reason = str(error).strip().partition("\n")[0]
-        # Such as of dictionaries that differ between batches, which an IPC file cannot hold.
-        remedy = " Write .arrows or .parquet instead." if output.format is Format.IPC_FILE else ""
+        # Such as of dictionaries that differ between batches, which an IPC file cannot hold, or
+        # of a column whose type text cannot hold.
+        remedy = ".arrows or .parquet" if output.format is Format.IPC_FILE else ".parquet or .arrow"
         raise StreamBNError(
-            f"cannot be written as {output.format.value}: {reason}{remedy}", source=output.target
+            f"cannot be written as {output.format.value}: {reason}. Write {remedy} instead.",
+            source=output.target,
         ) from error
-    if file is not buffer:
+    if file is not out:
         file.close()
         yield
 

@@ -5,9 +5,9 @@ the NumPy reference kernels and compares the result with the output row by row. 
 have the same rows, the same nulls, the same normalized values up to rounding, and the same
 values in all other columns.
 
-Some changes cannot be found: a change within rounding, an empty string in place of a null one in
-CSV, which writes both alike, and another type for a column. Formats do not keep all types, so
-only values are compared.
+Some changes cannot be found: a change within rounding, another type for a column, an empty string
+in place of a null one in CSV, and null in place of NaN in JSON. Formats do not keep all types, so
+only values are compared, and CSV and JSON write these pairs alike.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from streambn._lazy import lazy_module
 from streambn._transformer import float_type_of
 from streambn.arrow import Leaf
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io import Format, Source, located, open_reader
+from streambn.io import Format, Source, json_values, located, open_reader
 from streambn.jobs.compare import first_difference
 from streambn.jobs.operations import ApplyStatistics
 from streambn.jobs.output_schema import open_input, read_schemas, settle_schema
@@ -37,7 +37,7 @@ from streambn.kernels.interface import Floats
 
 csv = lazy_module("pyarrow.csv")
 
-__all__ = ["csv_types", "verify", "verify_output"]
+__all__ = ["csv_types", "json_types", "verify", "verify_output"]
 
 # Rows that are compared at a time, which bounds the memory.
 _ROWS = 1 << 16
@@ -52,14 +52,18 @@ def verify_output(output: Output, operation: ApplyStatistics, options: ReadOptio
         for piece in open_input(output, source, operation, options).pieces:
             yield from piece.read()
 
-    text = output.format is Format.CSV
     settled = settle_schema(operation, read_schemas(output, operation, options))
     schema = None if settled is None else settled.schema
+    types = {}
+    if schema is not None and output.format is Format.CSV:
+        types = csv_types(schema)
+    elif schema is not None and output.format is Format.JSON:
+        types = json_types(schema, operation)
     inputs = itertools.chain.from_iterable(map(batches, output.sources))
-    written = open_reader(
-        Source(output.target), csv_types=csv_types(schema) if text and schema else {}
-    )
-    verify(operation, inputs, written, name=output.target, schema=schema, text=text)
+    written: Iterable[Any] = ()
+    if output.format is not Format.JSON or Source(output.target).stamp().size:
+        written = open_reader(Source(output.target), csv_types=types)
+    verify(operation, inputs, written, name=output.target, schema=schema, kind=output.format)
 
 
 def verify(
@@ -69,7 +73,7 @@ def verify(
     *,
     name: str,
     schema: pa.Schema | None = None,
-    text: bool = False,
+    kind: Format = Format.PARQUET,
 ) -> None:
     """Check that an output is what an operation makes of its inputs.
 
@@ -84,15 +88,16 @@ def verify(
     schema : pyarrow.Schema, optional
         The schema of an output of several inputs, which may have columns that an input lacks and
         wider types. Default: that of each input alone.
-    text : bool
-        Whether the output is CSV, read with the types of `csv_types`.
+    kind : Format
+        The format of the output. CSV is read with the types of `csv_types`, and JSON with those
+        of `json_types`.
 
     Raises
     ------
     StreamBNError
         The output differs. The message names the column, the row and both values.
     """
-    comparison = _Comparison(operation, name, text, schema)
+    comparison = _Comparison(operation, name, kind, schema)
     start = 0
     for given, written in _in_step(inputs, outputs, name):
         with np.errstate(all="ignore"):
@@ -117,6 +122,19 @@ def csv_types(schema: pa.Schema) -> dict[str, pa.DataType]:
             continue
         types[field.name] = kind
     return types
+
+
+def json_types(schema: pa.Schema, operation: ApplyStatistics) -> dict[str, pa.DataType]:
+    """Return the types to read newline-delimited JSON with that has this schema.
+
+    Columns without statistics have the types that `json_values` gives them.
+    """
+    normalized = {leaf.path[0] for leaf in operation.frozen.standardizer.binding.leaves}
+    empty = {field.name: pa.nulls(0, field.type) for field in schema}
+    return {
+        name: array.type if name in normalized else json_values(array, name).type
+        for name, array in empty.items()
+    }
 
 
 def _in_step(inputs: Iterable[Any], outputs: Iterable[Any], name: str) -> Iterator[tuple[Any, Any]]:
@@ -144,13 +162,13 @@ class _Comparison:
     """The comparison of one output with its inputs, a slice of both at a time."""
 
     def __init__(
-        self, operation: ApplyStatistics, name: str, text: bool, schema: pa.Schema | None
+        self, operation: ApplyStatistics, name: str, kind: Format, schema: pa.Schema | None
     ) -> None:
         self._standardizer = operation.frozen.standardizer
         self._binding = self._standardizer.binding
         self._transform = self._standardizer.parameters
         self._inverse, self._dtype = operation.inverse, float_type_of(operation.dtype)
-        self._name, self._text, self._schema = name, text, schema
+        self._name, self._kind, self._schema = name, kind, schema
         self._leaves = {leaf.path for leaf in self._binding.leaves}
         self._largest = np.zeros(len(self._transform.known))  # of each feature, so far
         with np.errstate(all="ignore"):
@@ -186,7 +204,9 @@ class _Comparison:
             self._compare_values(leaf, features, source, mapped, target, start)
             first += leaf.width
         for path, one, other in self._unchanged(given, written):
-            row = first_difference(one, other, text=self._text)
+            if self._kind is Format.JSON:
+                one, other = (json_values(side, path[0]) for side in (one, other))  # noqa: PLW2901
+            row = first_difference(one, other, text=self._kind is Format.CSV)
             if row is not None:
                 self._fail(".".join(path), start + row, _shown(one[row]), _shown(other[row]))
 
@@ -213,7 +233,9 @@ class _Comparison:
             if self._schema is None or name not in self._schema.names:
                 raise SchemaError(f"{self._name}: column {name!r} is not in the input", column=name)
             column = written.column(name)  # only other inputs have it
-            row = first_difference(pa.nulls(len(column), column.type), column, text=self._text)
+            row = first_difference(
+                pa.nulls(len(column), column.type), column, text=self._kind is Format.CSV
+            )
             if row is not None:
                 self._fail(name, start + row, "null", _shown(column[row]))
         return written.select(names)
@@ -255,6 +277,8 @@ class _Comparison:
             largest = self._largest[features]
             np.maximum(largest, usable.max(axis=0, initial=0.0), out=largest)
             size = np.broadcast_to(largest, size.shape)
+        if self._kind is Format.JSON:  # it has null in place of NaN and infinity
+            null |= ~np.isfinite(expected)
         close = _is_close(expected, found, _ROUNDING * size + self._offset[features])
         wrong = (null != found_null) | ~(null | close)
         if wrong.any():

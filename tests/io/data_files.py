@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gzip
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def content(kind: Format, table: pa.Table, rows: int | None = None, **options: o
         pq.write_table(table, sink, row_group_size=rows, **options)
     elif kind is Format.CSV:
         pyarrow.csv.write_csv(table, sink)
+    elif kind is Format.JSON:
+        rows = (json.dumps(row, default=str) for row in table.to_pylist())
+        sink.write("".join(f"{row}\n" for row in rows).encode())
     else:
         new = pa.ipc.new_file if kind is Format.IPC_FILE else pa.ipc.new_stream
         with new(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:

@@ -76,14 +76,16 @@ def test_a_written_file_reads_back(tmp_path: Path, suffix: str) -> None:
     write_one(table, out)
     assert names(tmp_path) == [out.name]
     back = read(out)
+    if SUFFIXES[suffix] is Format.JSON:  # JSON has no infinity
+        table = table.set_column(0, "x", pa.array([1.5, None, -2.25, None]))
     assert back.equals(table)
-    if SUFFIXES[suffix] is not Format.CSV:  # CSV has no metadata
+    if SUFFIXES[suffix] not in (Format.CSV, Format.JSON):  # they have no metadata
         assert back.schema.metadata == table.schema.metadata
     with open(out, "rb") as file:
         assert sniff(file.read(100), "out") is SUFFIXES[suffix]
 
 
-@pytest.mark.parametrize("suffix", EVERY_SUFFIX)
+@pytest.mark.parametrize("suffix", [s for s in EVERY_SUFFIX if SUFFIXES[s] is not Format.JSON])
 def test_an_output_without_rows_has_a_schema(tmp_path: Path, suffix: str) -> None:
     write_one(TABLE.slice(0, 0), tmp_path / f"t{suffix}")
     back = read(tmp_path / f"t{suffix}")

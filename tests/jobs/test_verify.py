@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import streambn as sbn
 from streambn.errors import SchemaError, StreamBNError
+from streambn.io import Format
 from streambn.jobs.operations import ApplyStatistics
 from streambn.jobs.verify import csv_types, verify
 
@@ -31,9 +32,9 @@ def rebatched(batch, cuts):
     return [batch.slice(a, b - a) for a, b in itertools.pairwise(edges)]
 
 
-def check(frozen, given, written, *, dtype=None, inverse=False, text=False):
+def check(frozen, given, written, *, dtype=None, inverse=False, kind=Format.PARQUET):
     as_list = [x if isinstance(x, list) else [x] for x in (given, written)]
-    verify(ApplyStatistics(frozen, dtype, inverse), *as_list, name="out", text=text)
+    verify(ApplyStatistics(frozen, dtype, inverse), *as_list, name="out", kind=kind)
 
 
 def fails(frozen, given, written, message="out", **options):
@@ -529,7 +530,7 @@ def test_csv(dtype, inverse):
     frozen = fitted(batch)
     map_batch = frozen.inverse_transform if inverse else frozen.transform
     read = through_csv(map_batch(batch, dtype=dtype))
-    options = {"dtype": dtype, "inverse": inverse, "text": True}
+    options = {"dtype": dtype, "inverse": inverse, "kind": Format.CSV}
     check(frozen, batch, read, **options)
     value = read["h"][100].as_py()
     fails(frozen, batch, replaced(read, "h", 100, value * 1.01), "'h', row 101", **options)
@@ -557,12 +558,12 @@ def test_csv_is_read_back_with_the_types_of_the_output(frozen):
         }
     )
     read = through_csv(frozen.transform(batch))
-    check(frozen, batch, read, text=True)
+    check(frozen, batch, read, kind=Format.CSV)
     for name, other in (
         *(("key", "7"), ("exact", exact[2]), ("id", 1), ("when", None), ("float", 0.2)),
         *(("half", 0.2), ("ok", False), ("span", 2), ("bytes", b"7"), ("x", 0.5)),
     ):
-        fails(frozen, batch, replaced(read, name, 0, other), f"{name!r}, row 1", text=True)
+        fails(frozen, batch, replaced(read, name, 0, other), f"{name!r}, row 1", kind=Format.CSV)
 
 
 @pytest.mark.parametrize("dtype", [None, *TYPES], ids=str)
@@ -597,7 +598,7 @@ def folder(jobs_in_a_folder, frozen):
         writer.write_table(table)
 
 
-@pytest.mark.parametrize("out", ["out/", "out.parquet", "out.csv"])
+@pytest.mark.parametrize("out", ["out/", "out.parquet", "out.csv", "out.ndjson", "out.jsonl.gz"])
 @pytest.mark.parametrize("more", [[], ["--inverse"], ["--dtype", "float32"]])
 def test_command_verifies_outputs(folder, run, out, more):
     inputs = ["data"] if out.endswith("/") else ["data/b.csv", "data/c.arrow"]
