@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from benchmarks import workloads
-from benchmarks.filejobs import ALLOWED, AN_EIGHTH, SCANS, WELFORD
+from benchmarks.filejobs import ALLOWED, AN_EIGHTH, SCANS, SHOWN, WELFORD
 from benchmarks.measure import Comparison
 
 
@@ -78,6 +78,10 @@ BARS = (
     Bar("Exact on two threads against one", "exact-two-threads",
         (workloads.ON_ONE_THREAD,), "speed", 1.8),
     Bar("--help against import pyarrow", "help", ("import pyarrow",), "time", 1.6),
+    Bar("show 10,000 columns against 1.5 s", "show", (SHOWN,), "time", 1.0),
+    Bar("show --all of 10,000 columns against 1.5 s", "show-all", (SHOWN,), "time", 1.0),
+    Bar("show --format csv of 10,000 columns against 1.5 s", "show-format-csv",
+        (SHOWN,), "time", 1.0),
     Bar("fit, Snappy, against Polars", "fit-snappy", ("Polars",), "time", 0.9),
     Bar("fit, Snappy, against DuckDB", "fit-snappy", ("DuckDB",), "time", 0.6),
     Bar("fit, Snappy, Exact against Welford", "fit-snappy", (WELFORD,), "time", 1.1),

@@ -63,6 +63,7 @@ class Contender(NamedTuple):
     figure: Literal["s", "inside", "MB"] = "s"
     needs: str = "streambn"  # a module that must be installed
     data: str = "data"  # the key in `FileJob.data`
+    finds: bool = True  # whether it has results, which must agree with those of streambn
 
     @property
     def is_installed(self) -> bool:
@@ -79,6 +80,7 @@ class FileJob:
     data: Mapping[str, Files]
     contenders: Mapping[str, Contender]
     rounds: int = 9  # at most
+    prepare: tuple[str, ...] = ()  # a command that runs once before, in each folder
     checked: bool = True  # each contender runs once before, to compare the results
     constants: Mapping[str, float] = field(default_factory=dict)  # figures that are not measured
 
@@ -109,8 +111,11 @@ def measure_file_job(job: FileJob, rounds: int) -> Comparison:
     with tempfile.TemporaryDirectory(prefix="streambn-benchmark-") as place:
         for name, files in job.data.items():
             write_files(Path(place, name), files)
+            if job.prepare:
+                run_process(Contender(job.prepare), Path(place, name))
         if job.checked:
-            check_agreement({name: find(c, Path(place, c.data)) for name, c in able.items()})
+            finders = {name: c for name, c in able.items() if c.finds}
+            check_agreement({name: find(c, Path(place, c.data)) for name, c in finders.items()})
         # In a random order, because a process that follows one with much memory takes longer.
         shuffled = random.Random(0)
         for _ in range(rounds):
@@ -258,6 +263,7 @@ def _fit(codec: Codec, **more: Contender) -> FileJob:
         {
             "streambn": Contender(_FIT),
             **more,
+            "pyarrow alone": Contender(_script("pyarrow_fit"), finds=False),
             "Polars": Contender(_script("polars_fit"), needs="polars"),
             "DuckDB": Contender(_script("duckdb_fit"), needs="duckdb"),
         },
@@ -267,6 +273,7 @@ def _fit(codec: Codec, **more: Contender) -> FileJob:
 def _normalize(codec: Codec, files: int = 1) -> FileJob:
     contenders = {
         "streambn": Contender((*_NORMALIZE, "--save", "{folder}/stats.json")),
+        "pyarrow alone": Contender(_script("pyarrow_normalize", codec), finds=False),
         "Polars": Contender(_script("polars_normalize", codec), needs="polars"),
         "DuckDB": Contender(_script("duckdb_normalize", codec), needs="duckdb"),
     }
@@ -285,9 +292,26 @@ SCANS = {
     "row groups on threads": _inside("row_group_scan"),
     "iter_batches": _inside("batch_scan"),
 }
+WIDE = Files(1, 5, columns=10_000)
 LARGE = Files(1, 24 * MILLION)
 AN_EIGHTH, ALLOWED, WELFORD = "an eighth of the rows", "600 MB", "--policy welford"
+SHOWN = "1.5 s"
 IMPORT = Contender((sys.executable, "-P", "-c", "import pyarrow"))
+
+
+def _show(*flags: str) -> FileJob:
+    """Return the job of printing the statistics of many columns."""
+    return FileJob(
+        "-".join(["show", *(flag.lstrip("-") for flag in flags)]),
+        f"`{' '.join(['show', *flags])}`, 10,000 columns",
+        {"data": WIDE},
+        {"streambn": Contender(_streambn("show", "{folder}/stats.json", *flags))},
+        rounds=5,
+        prepare=_FIT,
+        checked=False,
+        constants={SHOWN: 1.5},
+    )
+
 
 FILE_JOBS = (
     FileJob(
@@ -297,6 +321,9 @@ FILE_JOBS = (
         {"streambn": Contender(_streambn("--help")), "import pyarrow": IMPORT},
         rounds=11,
     ),
+    _show(),
+    _show("--all"),
+    _show("--format", "csv"),
     _fit("snappy", **{WELFORD: Contender((*_FIT, "--policy", "welford"))}),
     _fit("zstd"),
     FileJob(

@@ -9,16 +9,19 @@ deviation of each column, or the seconds that it took.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import json
 import os
 import statistics
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 Found = dict[str, tuple[float, float]]
 
@@ -69,6 +72,92 @@ def duckdb_normalize(folder: Path, codec: str) -> Found:
         f"(FORMAT parquet, COMPRESSION {codec})"
     )
     return found
+
+
+def pyarrow_fit(folder: Path) -> Found:
+    """Read what streambn's `fit` reads, in the same way, and drop it."""
+    with _RowGroups(folder) as groups:
+        groups.scan()
+    return {}
+
+
+def pyarrow_normalize(folder: Path, codec: str) -> Found:
+    """Read all twice, as streambn's `normalize` does, and write it encoded but not normalized.
+
+    The outputs hold nothing but encoded columns, so they are not Parquet files.
+    """
+    with _RowGroups(folder) as groups, contextlib.ExitStack() as outputs:
+        groups.scan()
+        files: dict[Path, Any] = {}
+        for path, content in groups.encode(codec):
+            if path not in files:
+                output = folder / "out" / path.name
+                files[path] = outputs.enter_context(open(output, "wb", buffering=0))
+            files[path].write(content)
+    return {}
+
+
+class _RowGroups:
+    """The row groups of all files, read by pyarrow on as many threads as there are cores.
+
+    Files, memory pools and garbage collection are set as streambn's command sets them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        gc.disable()
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")  # encodes
+        os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")
+        self._arrow: Any = importlib.import_module("pyarrow")
+        self._parquet: Any = importlib.import_module("pyarrow.parquet")
+        self._arrow.set_memory_pool(self._arrow.mimalloc_memory_pool())  # decodes
+        self._open = threading.local()  # each thread has its own file
+        self._pool = ThreadPoolExecutor(THREADS)
+        self._columns: list[str] = []
+        self._groups: list[tuple[Path, int]] = []
+        for path in _inputs(folder):
+            metadata = self._parquet.read_metadata(path)
+            self._columns = metadata.schema.to_arrow_schema().names
+            self._groups += [(path, group) for group in range(metadata.num_row_groups)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown()
+
+    def scan(self) -> None:
+        """Read all row groups, and drop them."""
+
+        def drop(group: tuple[Path, int]) -> None:
+            self._read(*group)
+
+        for _ in self._pool.map(drop, self._groups):
+            pass
+
+    def encode(self, codec: str) -> Iterator[tuple[Path, Any]]:
+        """Yield each column of each row group as Parquet, after the path of its file."""
+
+        def encoded(chunk: tuple[Path, int, str]) -> tuple[Path, Any]:
+            path, group, column = chunk
+            table = self._read(path, group, [column])
+            sink = self._arrow.BufferOutputStream()
+            with self._parquet.ParquetWriter(
+                sink, table.schema, compression=codec, use_dictionary=False
+            ) as writer:
+                writer.write_table(table, row_group_size=table.num_rows)
+            return path, sink.getvalue()
+
+        chunks = [(*group, column) for group in self._groups for column in self._columns]
+        return self._pool.map(encoded, chunks)
+
+    def _read(self, path: Path, group: int, columns: list[str] | None = None) -> Any:
+        if getattr(self._open, "path", None) != path:
+            source = self._arrow.OSFile(str(path))
+            self._open.path = path
+            self._open.file = self._parquet.ParquetFile(
+                source, buffer_size=1 << 16, pre_buffer=False
+            )
+        return self._open.file.read_row_group(group, columns, use_threads=False)
 
 
 def streambn_inside(folder: Path) -> dict[str, float]:

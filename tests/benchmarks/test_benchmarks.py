@@ -256,7 +256,7 @@ def test_an_unmeasured_bar_is_missed():
 @pytest.mark.parametrize(
     "names",
     [  # each process takes a second
-        pytest.param(("fit-snappy", "fit-inside", "normalize-snappy"), id="some jobs"),
+        pytest.param(("fit-snappy", "fit-inside", "normalize-snappy", "show"), id="some jobs"),
         pytest.param(tuple(FILE_JOBS), id="all jobs", marks=pytest.mark.long),
     ],
 )
@@ -347,6 +347,40 @@ def test_outputs_must_be_normalized(start, message, folder):
     )
     with pytest.raises(RuntimeError, match=message):
         filejobs.find(script(code), folder)
+
+
+def test_contenders_without_results_are_measured_but_not_compared(monkeypatch):
+    write = "import json, sys; json.dump(dict(x=[%d, 1]), open(sys.argv[1] + '/found.json', 'w'))"
+    data = {"data": filejobs.Files(1, 9, columns=1)}
+    both = {"streambn": script(write % 0), "library": script("0", finds=False)}
+    found = filejobs.measure_file_job(filejobs.FileJob("job", "a job", data, both), 2)
+    assert found.samples.keys() == {"streambn", "library"}
+    both["library"] = script(write % 1)
+    with pytest.raises(RuntimeError, match="x: library finds"):
+        filejobs.measure_file_job(filejobs.FileJob("job", "a job", data, both), 2)
+
+
+def test_a_job_is_prepared_once_in_each_folder():
+    append = script("import sys; open(sys.argv[1] + '/runs', 'a').write('once')").command
+    check = "import sys; assert open(sys.argv[1] + '/runs').read() == 'once'"
+    data = dict.fromkeys(("data", "more"), filejobs.Files(1, 9, columns=1))
+    both = {"streambn": script(check), "other": script(check, data="more")}
+    job = filejobs.FileJob("job", "a job", data, both, prepare=append, checked=False)
+    filejobs.measure_file_job(job, 2)
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_pyarrow_alone_reads_and_encodes_all_columns(files, tmp_path):
+    filejobs.write_files(tmp_path, filejobs.Files(files, 500, columns=3))
+    for job in ("fit-snappy", "normalize-snappy"):
+        filejobs.run_process(FILE_JOBS[job].contenders["pyarrow alone"], tmp_path)
+        written = sorted((tmp_path / "out").iterdir())
+        assert len(written) == (files if job == "normalize-snappy" else 0)
+    for path in written:
+        # Each column is a file of its own; random numbers do not compress.
+        content = path.read_bytes()
+        assert content.count(b"PAR1") == 2 * 3
+        assert len(content) > 3 * 500 * 8
 
 
 def test_missing_contenders_are_left_out():
