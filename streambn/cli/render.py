@@ -29,7 +29,6 @@ __all__ = ["FORMS", "View", "show"]
 
 # The columns of `stats()` for every policy, also before any data was seen.
 _COLUMNS = ["column", "count", "nulls", "nans", "infs", "mean", "var", "std", "min", "max"]
-_KINDS = ["count", "nulls", "nans", "infs"]  # each row of data is one of these for a feature
 
 _LITERALS = {"policy", "options", "weights", "fingerprint"}  # code in Markdown
 
@@ -61,7 +60,9 @@ class View(NamedTuple):
         if not self.loaded.features:
             return [], 0
         table = self.loaded.stats(self.at)
-        counts = sum(table[kind].to_numpy() for kind in _KINDS)
+        tally = self.loaded.statistics.tally
+        # Each row of data is in one of four counts of a feature.
+        counts = tally.count + tally.nulls + tally.nans + tally.infs
         if len(self.chosen) < table.num_rows:
             table = table.take(arrow_array(np.array(self.chosen, np.int64)))
         return table.to_pylist(), int(counts.max())
