@@ -19,6 +19,7 @@ from streambn.arrow.streams import map_batches, map_stream, open_stream
 from streambn.arrow.unify import (
     cast_column,
     common_field,
+    holds,
     input_type,
     nullable_field,
     untyped_field,
@@ -34,6 +35,7 @@ __all__ = [
     "common_field",
     "float_type",
     "format_instant",
+    "holds",
     "input_type",
     "is_encoded",
     "map_batches",

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
 import pyarrow as pa
 
+from streambn.arrow.unify import cast_column, holds
 from streambn.errors import SchemaError
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
 
 __all__ = ["cast_unchanged", "float_field", "rebuild_array", "update_pandas_metadata"]
-
-# Within a family, types hold the same values in different layouts.
-_FAMILIES = (
-    (pa.string(), pa.large_string(), pa.string_view()),
-    (pa.binary(), pa.large_binary(), pa.binary_view()),
-)
 
 
 def float_field(
@@ -62,10 +58,14 @@ def rebuild_array(
         if pa.types.is_null(array.type):
             return array
         children = []
-        for i, field in enumerate(kind):
+        for field in kind:
             below = {path[1:]: flat for path, flat in values.items() if path[0] == field.name}
-            child = array.field(i)
-            children.append(rebuild_array(child, below, field.type) if below else child)
+            child = _child(array, field.name)
+            if below:
+                child = rebuild_array(child, below, field.type)
+            elif child.type != field.type:
+                child = cast_unchanged(child, field)
+            children.append(child)
         return pa.StructArray.from_arrays(children, fields=list(kind), mask=_null_mask(array))
     if isinstance(kind, pa.FixedShapeTensorType):
         storage = rebuild_array(array.storage, values, kind.storage_type)
@@ -73,6 +73,13 @@ def rebuild_array(
     if pa.types.is_fixed_size_list(kind):
         return pa.FixedSizeListArray.from_arrays(values[()], type=kind, mask=_null_mask(array))
     return values[()]
+
+
+def _child(array: pa.StructArray, name: str) -> pa.Array:
+    index = array.type.get_field_index(name)
+    if index < 0:
+        raise SchemaError.missing(name, array.type.names)
+    return array.field(index)
 
 
 def _null_mask(array: pa.Array) -> pa.Array | None:
@@ -88,11 +95,11 @@ def cast_unchanged(array: pa.Array, field: pa.Field) -> pa.Array:
     Raises
     ------
     SchemaError
-        The new type holds other values than the old one.
+        That type does not hold all values of the new one.
     """
-    for family in _FAMILIES:
-        if array.type in family and field.type in family:
-            return array.cast(field.type)
+    if holds(field.type, array.type):
+        with contextlib.suppress(pa.ArrowException):
+            return cast_column(array, field.type)
     raise SchemaError(
         f"column {field.name!r} is {array.type}, but was {field.type} in the first batch. "
         "Cast the column to one type.",

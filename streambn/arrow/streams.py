@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from streambn.arrow.unify import nullable_field
 from streambn.errors import InvalidValueError, SchemaError
 
 __all__ = ["Stream", "map_batches", "map_stream", "open_stream"]
@@ -109,7 +110,9 @@ def map_batches(
     Returns
     -------
     object
-        Of the kind of the input; for a stream a pyarrow.RecordBatchReader.
+        Of the kind of the input; for a stream a pyarrow.RecordBatchReader. All fields of a
+        reader are nullable, because the batches to come may hold nulls whatever the first ones
+        declare.
     """
     return map_stream(open_stream(data), output_schema, function)
 
@@ -124,6 +127,8 @@ def map_stream(
         return pa.RecordBatchReader.from_batches(pa.schema([]), iter([]))
     incoming = stream.schema
     schema = output_schema(incoming)
+    if stream.collect is None:
+        schema = pa.schema(map(nullable_field, schema), schema.metadata)
     mapped = (function(_align(batch, incoming), schema) for batch in stream.batches)
     if stream.collect is None:
         return pa.RecordBatchReader.from_batches(schema, mapped)

@@ -15,9 +15,10 @@ from streambn._lazy import lazy_module
 
 pc = lazy_module("pyarrow.compute")
 
-__all__ = ["cast_column", "common_field", "input_type", "nullable_field", "untyped_field"]
+__all__ = ["cast_column", "common_field", "holds", "input_type", "nullable_field", "untyped_field"]
 
 _VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+_LARGE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
 # Integers beside decimals become decimals of so many digits. Arrow gives them too few.
 _DIGITS = {1: 3, 2: 5, 4: 10, 8: 20}
 
@@ -41,6 +42,23 @@ def common_field(one: pa.Field, other: pa.Field) -> pa.Field | None:
         return None
     nullable = one.nullable or other.nullable or pa.types.is_null(one.type)
     return one.with_type(kind).with_nullable(nullable or pa.types.is_null(other.type))
+
+
+def holds(kind: pa.DataType, other: pa.DataType) -> bool:
+    """Return whether a column of one type can hold the values of another type.
+
+    Encodings and the width of offsets do not matter.
+    """
+    kind, other = _large(kind), _large(other)
+    return bool(_common_type(kind, other) == kind)
+
+
+def _large(kind: pa.DataType) -> pa.DataType:
+    """Return the plain type whose offsets have 64 bits."""
+    kind = _plain(_as_list(kind))
+    if pa.types.is_list(kind):
+        return pa.large_list(kind.value_field)
+    return _LARGE.get(kind, kind)
 
 
 def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:

@@ -81,7 +81,8 @@ Operation = ApplyStatistics | LearnAndApply
 
 
 def _empty(schema: Any) -> Any:
-    return pa.RecordBatchReader.from_batches(schema, [])
+    # Not as a stream, whose fields would all become nullable.
+    return schema.empty_table()
 
 
 def _with_schema(batch: Any, schema: Any) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -21,8 +21,10 @@ import pyarrow as pa
 from streambn.arrow import (
     cast_column,
     common_field,
+    holds,
     input_type,
     nullable_field,
+    numeric_type,
     untyped_field,
     update_pandas_metadata,
 )
@@ -46,20 +48,20 @@ __all__ = [
 _WAITING = 64
 
 
-def keys_of(output: Output, source: Source, operation: Operation) -> list[str]:
+def keys_of(output: Output, source: Source, features: Collection[str]) -> list[str]:
     """Return the Hive partition keys that become columns of the output.
 
     A copy in a folder keeps the keys in its path, so only keys that are normalized become
     columns there.
     """
-    return [key for key in source.keys if not output.mirrored or key in operation.features]
+    return [key for key in source.keys if not output.mirrored or key in features]
 
 
 def open_input(
-    output: Output, source: Source, operation: Operation, options: ReadOptions
+    output: Output, source: Source, features: Collection[str], options: ReadOptions
 ) -> DataFile:
     """Open a source of an output, with the keys of `keys_of` as columns."""
-    keys = keys_of(output, source, operation)
+    keys = keys_of(output, source, features)
     return open_source(source, keys=keys, csv_types=options.csv_types)
 
 
@@ -89,8 +91,10 @@ class Schemas(NamedTuple):
     piped: bool
 
 
-def read_schemas(output: Output, operation: Operation, options: ReadOptions) -> Schemas:
+def read_schemas(output: Output, features: Collection[str], options: ReadOptions) -> Schemas:
     """Read the schemas of all sources that can be read twice, and that of the first.
+
+    The features are those that are normalized.
 
     Raises
     ------
@@ -102,7 +106,7 @@ def read_schemas(output: Output, operation: Operation, options: ReadOptions) -> 
     piped = [not source.rereadable for source in output.sources]
 
     def read(source: Source) -> Iterator[DataFile]:
-        yield open_input(output, source, operation, options)
+        yield open_input(output, source, features, options)
 
     asked = [source for source, pipe in zip(output.sources[1:], piped[1:], strict=True) if not pipe]
     rest = prefetch(
@@ -190,13 +194,17 @@ def check_types(schemas: Schemas) -> None:
     SchemaError
         No type holds a column of all sources.
     """
-    union: _Union | None = None
+    fields: dict[str, tuple[Any, _Known]] = {}
     for known in schemas.known:
-        with located(known.source):
-            if union is None:
-                union = _Union(known, known.schema)
-            else:
-                union.add(known, known.schema)
+        for field in known.schema:
+            ours, origin = fields.setdefault(field.name, (field, known))
+            found = common_field(ours, field)
+            # Numbers may be normalized, which gives them a common type.
+            if found is None and not (numeric_type(ours.type) and numeric_type(field.type)):
+                with located(known.source):
+                    raise _no_common_type(ours, origin, field, known)
+            if found is not None and found.type != ours.type:
+                fields[field.name] = found, known
 
 
 def _map_schema(operation: Operation, schema: Any, bound: Sequence[str] | None) -> Any:
@@ -353,28 +361,26 @@ def _is_like(schema: Any, target: Any) -> bool:
 
 def _check_fits(mapped: Any, target: Any) -> None:
     """Refuse a source that would change the schema of the output, which is settled."""
+    remedy = "List this source first, or write to a folder, where each file keeps its own columns."
     fields = {field.name: field for field in target}
     for name, field in _by_name(mapped).items():
         if name not in fields:
             raise SchemaError(
-                f"column {name!r} is not in the sources before it, which go into the same output. "
-                "Write to a folder instead, where each file keeps its own columns.",
+                f"column {name!r} is not in the other sources, which go into the same output. "
+                f"{remedy}",
                 column=name,
             )
-        found = common_field(fields[name], field)
-        if found is None or found.type != fields[name].type:
+        ours = fields[name]
+        if not holds(ours.type, field.type) or (field.nullable and not ours.nullable):
             raise SchemaError(
-                f"column {name!r} is {field.type}, but {fields[name].type} in the sources before "
-                "it, which go into the same output. Cast it to one type, or write to a folder, "
-                "where each file keeps its own types.",
+                f"column {name!r} is {_described(field)}, but {_described(ours)} in the other "
+                f"sources, which go into the same output. {remedy}",
                 column=name,
             )
-        if found.nullable and not fields[name].nullable:
-            raise SchemaError(
-                f"column {name!r} may hold null, but not in the sources before it, which go into "
-                "the same output. Run again when no source changes.",
-                column=name,
-            )
+
+
+def _described(field: Any) -> str:
+    return f"{field.type}{'' if field.nullable else ' not null'}"
 
 
 def _empty_batch(schema: Any) -> Any:

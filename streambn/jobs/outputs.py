@@ -242,7 +242,7 @@ class _Maker:
         if len(output.sources) > 1 or not output.from_parquet_to_parquet:
             return None
         opened = ParquetSource(source.open, source.name, remote=source.remote)
-        keys = set(keys_of(output, source, self._operation))
+        keys = set(keys_of(output, source, self._operation.features))
         if keys - set(opened.schema.names) or not opened.codecs:
             return None
         schema = self._operation.schema(opened.schema)

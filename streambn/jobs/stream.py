@@ -167,16 +167,19 @@ def _read_and_map(
     output: Output, operation: Operation, options: ReadOptions, workers: int, tally: _Tally
 ) -> tuple[Any, Iterator[Any]]:
     """Return the schema and the batches of an output; None if no source can be read."""
-    schemas = read_schemas(output, operation, options)
+    schemas = read_schemas(output, operation.features, options)
     settled = settle_schema(operation, schemas, skip_damaged=options.skip_damaged)
 
     def sources() -> Iterator[tuple[Source, DataFile, SourceMap]]:
         opened = schemas.first
+        schema, function = None, None
         for source in output.sources:
             try:
-                opened = opened or open_input(output, source, operation, options)
-                with located(source.name):
-                    function = SourceMap(operation, opened.schema, settled)
+                opened = opened or open_input(output, source, operation.features, options)
+                if function is None or not opened.schema.equals(schema, check_metadata=True):
+                    with located(source.name):
+                        function = SourceMap(operation, opened.schema, settled)
+                    schema = opened.schema
                 yield source, opened, function
             except (StreamBNError, OSError) as error:
                 if not options.skip_damaged:

@@ -49,10 +49,10 @@ def verify_output(output: Output, operation: ApplyStatistics, options: ReadOptio
     """Read an output and its inputs again, and compare them; see `verify`."""
 
     def batches(source: Source) -> Iterator[Any]:
-        for piece in open_input(output, source, operation, options).pieces:
+        for piece in open_input(output, source, operation.features, options).pieces:
             yield from piece.read()
 
-    settled = settle_schema(operation, read_schemas(output, operation, options))
+    settled = settle_schema(operation, read_schemas(output, operation.features, options))
     schema = None if settled is None else settled.schema
     types = {}
     if schema is not None and output.format is Format.CSV:

@@ -6,8 +6,10 @@ rows: no null in a field that is not nullable, no digit lost, no column dropped.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import decimal
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+import streambn as sbn
 from streambn.io import Source, open_reader
 
 Run = Callable[..., Any]
@@ -284,3 +287,219 @@ def test_columns_that_pass_through(run: Run, suffix: str, flip: bool) -> None:
             values = pa.array(values, out.schema.field(case).type).to_pylist()
         assert contents(out[case]) == values
     close(out["x"].to_pylist(), z([v for table in tables for v in table["x"].to_pylist()]), 1e-14)
+
+
+# --- columns that not all sources have ------------------------------------------------
+
+
+def test_an_output_has_the_columns_of_all_sources(run: Run) -> None:
+    store("a.parquet", pa.table({"x": [1.0, 2.0], "old": pa.array([1, 2], pa.int8())}))
+    store("b.csv", pa.table({"note": ["n", ""], "x": [3.0, 6.0]}))
+    store("c.arrows", pa.table({"s": [{"k": 1}], "x": [3.0], "old": [300]}))
+    good(run("fit", "a.parquet", "b.csv", "c.arrows", "-o", "s.json", "--columns", "x"))
+    for suffix in FORMATS:
+        out = f"out.{suffix}"
+        good(run("apply", "s.json", "a.parquet", "b.csv", "c.arrows", "-o", out, "--verify"))
+        table = load(out)
+        assert table.column_names == ["x", "old", "note", "s"]
+        assert table["old"].to_pylist() == [1, 2, None, None, 300]
+        assert table["note"].to_pylist() == [None, None, "n", "", None]
+        assert table["s"].to_pylist() == [None, None, None, None, {"k": 1}]
+        close(table["x"].to_pylist(), z([1, 2, 3, 6, 3]), 1e-14)
+    # In a folder, each file keeps its own columns and types.
+    good(run("apply", "s.json", "a.parquet", "b.csv", "c.arrows", "-o", "out/"))
+    assert load("out/a.parquet").schema.field("old").type == pa.int8()
+    assert load("out/b.csv").column_names == ["note", "x"]
+
+
+def test_online_statistics_are_of_the_columns_of_the_first_source(run: Run) -> None:
+    store("a.parquet", pa.table({"x": [1.0, 2.0]}))
+    store("b.parquet", pa.table({"late": [7, 8], "x": [3.0, 6.0]}))
+    good(run("normalize", "--online", "a.parquet", "b.parquet", "-o", "o.arrow", "--save=s.json"))
+    assert load("o.arrow")["late"].to_pylist() == [None, None, 7, 8]
+    good(run("fit", "a.parquet", "b.parquet", "-o", "fit.json"))
+    for name in ("s.json", "fit.json"):
+        assert sbn.load(name).features == ("x",)
+
+
+def test_a_column_with_statistics_must_be_in_every_source(run: Run) -> None:
+    store("a.parquet", pa.table({"x": [1.0, 2.0], "y": [1.0, 2.0]}))
+    store("b.parquet", pa.table({"x": [3.0]}))
+    good(run("fit", "a.parquet", "-o", "s.json"))
+    result = run("apply", "s.json", "a.parquet", "b.parquet", "-o", "o.arrow")
+    refused(result, "b.parquet", "'y'")
+
+
+def test_a_float_of_a_later_source_makes_the_column_float(run: Run) -> None:
+    (first, second), kind = (of(pa.int64(), 1, 2), of(pa.float64(), 1.5, None)), pa.float64()
+    store("a.arrow", pa.table({"x": [1.0, 2.0], "id": first}))
+    store("b.arrow", pa.table({"x": [1.0, 2.0], "id": second}))
+    good(run("fit", "a.arrow", "b.arrow", "-o", "s.json", "--columns=x"))
+    good(run("apply", "s.json", "a.arrow", "b.arrow", "-o", "o.csv"))
+    assert load("o.csv")["id"].cast(kind).to_pylist() == [1, 2, 1.5, None]
+
+
+# --- refusals -------------------------------------------------------------------------
+
+UNFIT = {
+    "text and integers": (of(pa.string(), "a"), of(pa.int64(), 1), "string", "int64"),
+    "zones": (
+        of(pa.timestamp("ms"), NOON),
+        of(pa.timestamp("ms", "UTC"), NOON),
+        "timestamp[ms]",
+        "timestamp[ms, tz=UTC]",
+    ),
+    "booleans": (of(pa.bool_(), True), of(pa.int8(), 1), "bool", "int8"),
+    "structs": (pa.array([{"a": 1}]), pa.array([{"a": "b"}]), "int64", "string"),
+    "views in lists": (
+        of(pa.list_(pa.list_view(pa.int8())), [[1]]),
+        of(pa.list_(pa.list_(pa.int8())), [[1]]),
+        "list_view",
+        "int8",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+@pytest.mark.parametrize("flip", [False, True])
+def test_types_without_a_common_one_are_refused_before_work(
+    run: Run, case: str, flip: bool
+) -> None:
+    *columns, one, other = UNFIT[case]
+    columns, kinds = (columns[::-1], [other, one]) if flip else (columns, [one, other])
+    files = [
+        store(f"{n}.arrow", pa.table({"x": [1.0, float(n)], "p": pa.concat_arrays([column] * 2)}))
+        for n, column in enumerate(columns)
+    ]
+    words = ("1.arrow: column 'p' is", *kinds, "0.arrow", "Cast it", "folder")
+    good(run("fit", *files, "-o", "s.json", "--columns", "x"))
+    for job in (("apply", "s.json"), ("normalize", "--columns=x", "--save=n.json")):
+        for out in ("o.parquet", "o.arrow", "-"):
+            result = run(*job, *files, "-o", out)
+            refused(result, *words)
+            assert result.out == ""
+    assert sorted(os.listdir()) == ["0.arrow", "1.arrow", "s.json"]
+    good(run("apply", "s.json", *files, "-o", "out/"))
+
+
+def test_values_that_do_not_fit_the_common_type_are_refused(run: Run) -> None:
+    for first, second in (
+        (of(pa.int64(), 2**53 + 1), of(pa.float64(), 0.5)),
+        (of(pa.uint64(), 2**63), of(pa.int64(), 1)),
+        (of(pa.decimal128(38, 0), 10**17 + 1), of(pa.float64(), 0.5)),
+        (of(pa.timestamp("s"), datetime.datetime(3000, 1, 1)), of(pa.timestamp("ns"), NOON)),
+    ):
+        store("a.arrow", pa.table({"x": [1.0], "p": first}))
+        store("b.arrow", pa.table({"x": [2.0], "p": second}))
+        good(run("fit", "a.arrow", "b.arrow", "-o", "s.json", "--columns", "x"))
+        result = run("apply", "s.json", "a.arrow", "b.arrow", "-o", "o.arrow")
+        refused(result, "a.arrow", "'p'", str(first.type), "Cast it to one type")
+        assert not os.path.exists("o.arrow")
+
+
+def test_a_source_of_other_types_can_be_skipped(run: Run) -> None:
+    store("a.arrow", pa.table({"x": [1.0, 2.0], "p": ["a", "b"]}))
+    store("b.arrow", pa.table({"x": [9.0], "p": [1]}))
+    store("c.arrow", pa.table({"x": [3.0, 6.0], "p": pa.array(["c", None], pa.large_string())}))
+    files = ("a.arrow", "b.arrow", "c.arrow")
+    good(run("fit", "a.arrow", "c.arrow", "-o", "s.json"))
+    result = good(run("apply", "s.json", *files, "-o", "o.arrow", "--on-error", "skip"))
+    assert "skipped b.arrow: column 'p'" in result.lines[-1]
+    assert load("o.arrow")["p"].to_pylist() == ["a", "b", "c", None]
+
+
+# --- streams --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def on_stdin(path: str) -> Iterator[None]:
+    """Let standard input be a file, which a job reads as it would a pipe."""
+    before = os.dup(0)
+    with open(path, "rb") as file:
+        os.dup2(file.fileno(), 0)
+    try:
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+
+
+def test_of_a_pipe_every_field_is_nullable(run: Run) -> None:
+    inner = pa.struct([pa.field("k", pa.int8(), nullable=False)])
+    schema = pa.schema([pa.field("x", pa.float64(), nullable=False), pa.field("s", inner, False)])
+    store("a.arrows", pa.table([[1.0, 3.0], [{"k": 1}, {"k": 2}]], schema))
+    wide = pa.schema([("s", pa.struct([("k", pa.int8())])), ("x", pa.float32())])
+    store("b.arrows", pa.table([[{"k": None}, None], [None, 5.0]], wide))
+    good(run("fit", "a.arrows", "-o", "s.json", "--columns", "x"))
+    expected = pa.schema([("x", pa.float64()), ("s", pa.struct([("k", pa.int8())]))])
+    for inputs, rows in ((["-"], 2), (["-", "b.arrows"], 4)):
+        with on_stdin("a.arrows"):
+            good(run("apply", "s.json", *inputs, "-o", "o.arrow"))
+        out = load("o.arrow")
+        assert out.num_rows == rows
+        assert out.schema.equals(expected)
+    # Of a file, a field that holds no null stays so.
+    good(run("apply", "s.json", "a.arrows", "-o", "o.arrow"))
+    assert load("o.arrow").schema.equals(schema)
+
+
+def test_a_pipe_must_fit_what_the_others_settled(run: Run) -> None:
+    store("a.arrow", pa.table({"x": [1.0, 3.0], "p": pa.array([1, 2], pa.int32())}))
+    good(run("fit", "a.arrow", "-o", "s.json", "--columns", "x"))
+    for column, fits in ((pa.array([7], pa.int8()), True), (pa.array([7], pa.int64()), False)):
+        store("b.arrows", pa.table({"x": [1.0], "p": column}))
+        with on_stdin("b.arrows"):
+            result = run("apply", "s.json", "a.arrow", "-", "-o", "o.arrow")
+        if fits:
+            assert load(good(result) and "o.arrow")["p"].to_pylist() == [1, 2, 7]
+        else:
+            refused(
+                result, "standard input: column 'p' is int64, but int32", "List this source first"
+            )
+    store("b.arrows", pa.table({"x": [1.0], "q": ["late"]}))
+    with on_stdin("b.arrows"):
+        result = run("apply", "s.json", "a.arrow", "-", "-o", "o.arrow")
+    refused(result, "standard input: column 'q' is not in the other sources", "folder")
+
+
+def test_a_reader_of_differing_batches_has_one_schema() -> None:
+    required = pa.schema([pa.field("x", pa.float64(), False), pa.field("s", pa.string(), False)])
+    inner = pa.struct([pa.field("k", pa.int8(), nullable=False), ("t", pa.string())])
+    first = pa.table([[1.0, 3.0], ["a", "b"]], required)
+    first = first.append_column("p", pa.array([{"k": 1, "t": "q"}] * 2, inner))
+    other = pa.struct([("t", WORDS), ("k", pa.int8())])
+    second = pa.table(
+        {
+            "p": pa.array([None, {"t": "r", "k": None}], other),
+            "s": pa.array([None, "c"], pa.string_view()),
+            "x": pa.array([None, 5], pa.float32()),
+        }
+    )
+    norm = sbn.Normalizer(columns=["x"]).update([first, second])
+    for out in (
+        norm.transform([first, second]),
+        norm.transform(iter([first, second])),
+        sbn.Normalizer(columns=["x"]).update_transform([first, second]),
+    ):
+        assert isinstance(out, pa.RecordBatchReader)
+        table = out.read_all()
+        assert all(field.nullable for field in table.schema)
+        table.validate(full=True)
+        assert table["s"].to_pylist() == ["a", "b", None, "c"]
+        assert table["p"].to_pylist() == [
+            {"k": 1, "t": "q"}, {"k": 1, "t": "q"}, None, {"k": None, "t": "r"},
+        ]  # fmt: skip
+        assert not list(wrong_nulls(table.schema.field("p"), table["p"].combine_chunks()))
+    table = norm.transform([first, second]).read_all()
+    close(table["x"].to_pylist(), z([1, 3, None, 5]), 1e-15)
+    # A table has one schema, which stays as it is.
+    assert norm.transform(first).schema.field("x") == required.field("x")
+
+
+def test_a_stream_does_not_narrow_a_column_that_passes_through() -> None:
+    norm = sbn.Normalizer(columns=["x"]).update(pa.table({"x": [1.0, 3.0]}))
+    wide = pa.table({"x": [1.0], "p": pa.array([0.1], pa.float64())})
+    narrow = pa.table({"x": [1.0], "p": pa.array([0.5], pa.float32())})
+    assert norm.transform([wide, narrow]).read_all()["p"].to_pylist() == [0.1, 0.5]
+    with pytest.raises(sbn.SchemaError, match="'p' is double, but was float in the first batch"):
+        norm.transform([narrow, wide]).read_all()
