@@ -11,7 +11,7 @@ from streambn.io.formats import (
     describe_read_errors,
     located,
 )
-from streambn.io.joins import Joined, join_small
+from streambn.io.joins import Joined, join_none, join_small
 from streambn.io.json_writer import json_values
 from streambn.io.locations import Location, Stamp, locate, remove_leftovers
 from streambn.io.locks import lock
@@ -46,6 +46,7 @@ __all__ = [
     "columns_to_fit",
     "describe_read_errors",
     "detect_format",
+    "join_none",
     "join_small",
     "json_values",
     "locate",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-__all__ = ["Joined", "join_small"]
+__all__ = ["Joined", "join_none", "join_small"]
 
 # A batch of fewer bytes is joined to the next one, until both have so many.
 _SMALL = 1 << 15
@@ -82,6 +82,13 @@ def join_small(batches: Iterable[Any], ready: Callable[[], bool] | None = None) 
             if size >= _ENOUGH:
                 yield from _join(waiting)
                 waiting, size = [], 0
+        del batch  # releases it before the next one is read
+
+
+def join_none(batches: Iterable[Any]) -> Iterator[Joined]:
+    """Leave each batch alone, for what depends on the division into batches."""
+    for batch in batches:
+        yield Joined(batch, (batch.num_rows,))
         del batch  # releases it before the next one is read
 
 

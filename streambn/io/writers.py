@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
 from streambn.io.formats import Format
+from streambn.io.joins import Joined
 from streambn.io.json_writer import JsonWriter
 
 csv = lazy_module("pyarrow.csv")
@@ -62,8 +64,8 @@ class OutputBuffer:
 
 
 def write_batches(
-    file: Any, schema: Any, batches: Iterable[Any], kind: Format, encoding: Encoding
-) -> Iterator[None]:
+    file: Any, schema: Any, batches: Iterable[Joined], kind: Format, encoding: Encoding
+) -> Generator[None, None, None]:
     """Write a stream into an open file, step by step.
 
     Parameters
@@ -71,7 +73,8 @@ def write_batches(
     file : binary file object
     schema : pyarrow.Schema
         Its metadata is kept if the format can hold it.
-    batches : iterable of pyarrow.RecordBatch
+    batches : iterable of Joined
+        Arrow IPC keeps the batches that were joined.
     kind : Format
     encoding : Encoding
         Used for Parquet.
@@ -83,18 +86,39 @@ def write_batches(
     """
     if kind is Format.PARQUET:
         with parquet_writer(file, schema, encoding.compression) as writer:
-            for group in _row_groups(schema, batches, encoding.group_rows):
+            whole = (joined.batch for joined in batches)
+            for group in _row_groups(schema, whole, encoding.group_rows):
                 writer.write_table(group, row_group_size=max(group.num_rows, 1))
                 yield
     else:
         writer = _writer(file, schema, kind)
         yield
-        for batch in batches:
-            writer.write_batch(batch)
+        for joined in batches:
+            if kind in (Format.IPC_FILE, Format.IPC_STREAM):
+                _write_parts(writer, joined)
+            else:
+                writer.write_batch(joined.batch)
             yield
         # Not in a `finally`: after a failure, a stream must not end as if it were complete.
         writer.close()
     yield
+
+
+def _write_parts(writer: Any, joined: Joined) -> None:
+    """Write the batches that were joined; `writer` is one of Arrow IPC."""
+    if len(joined.cuts) == 1:
+        writer.write_batch(joined.batch)
+        return
+    start = 0
+    for rows, equal in itertools.groupby(joined.cuts):
+        count = len(list(equal))
+        part = joined.batch.slice(start, rows * count)
+        start += rows * count
+        if rows:  # Arrow divides the part, which takes a fraction of the time
+            writer.write_table(pa.Table.from_batches([part]), max_chunksize=rows)
+        else:
+            for _ in range(count):
+                writer.write_batch(part)
 
 
 def _writer(file: Any, schema: Any, kind: Format) -> Any:

@@ -22,6 +22,7 @@ from streambn.io import (
     Stamp,
     after_row,
     columns_to_fit,
+    join_none,
     join_small,
     located,
     open_source,
@@ -167,7 +168,7 @@ class _Task:
         ready = self.piece.ready
         # Which batches of a pipe are joined depends on their arrival, and so may rounding.
         if policy.depends_on_batches or not (ready is None or policy.exact):
-            return (Joined(batch, (batch.num_rows,)) for batch in batches)
+            return join_none(batches)
         return join_small(batches, ready)
 
 

@@ -24,6 +24,11 @@ class ApplyStatistics(NamedTuple):
     inverse: bool = False  # whether to map normalized values back to the original ones
 
     @property
+    def depends_on_batches(self) -> bool:
+        """Whether the division of the data into batches has an effect."""
+        return False
+
+    @property
     def statistics(self) -> Statistics:
         """The statistics."""
         return self.frozen.statistics
@@ -52,6 +57,11 @@ class LearnAndApply(NamedTuple):
     normalizer: Normalizer
     using: Using = "running"
     dtype: Any = None
+
+    @property
+    def depends_on_batches(self) -> bool:
+        """Whether the division of the data into batches has an effect."""
+        return True
 
     @property
     def statistics(self) -> Statistics:

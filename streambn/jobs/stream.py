@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -16,9 +16,13 @@ from streambn.io import (
     DataFile,
     Encoding,
     Format,
+    Joined,
     OutputBuffer,
+    Piece,
     Source,
     after_row,
+    join_none,
+    join_small,
     located,
     prefetch,
     write_batches,
@@ -34,6 +38,8 @@ __all__ = ["Chunk", "NothingLeftError", "stream_output", "write_stdout"]
 
 # Longer batches are normalized in slices, so that the results need less memory than the batch.
 _ROWS = 1 << 17
+# Arrow writes a batch in many parts, and each would be a call of Python.
+_WRITE_BYTES = 1 << 16
 # Decoded bytes that may wait to be normalized.
 _BUFFER_BYTES = 32 << 20
 
@@ -92,7 +98,6 @@ def write_stdout(
         count()
         raise NothingLeftError("nothing is left to write: all was skipped")
     for _ in _encode(out, schema, batches, output, Encoding()):
-        out.flush()
         count()
     progress.end_file()
     return skipped
@@ -123,32 +128,45 @@ class _WholeWrites:
     closed = False
 
     def __init__(self, file: Any) -> None:
-        self._file = file
+        self._file, self._failed = file, False
 
     def write(self, data: Any) -> int:
         """Write all of the data."""
+        if self._failed:  # Arrow writes what is in its buffer again
+            return len(data)
+        self._failed = True
         rest = memoryview(data)
         while rest:
             rest = rest[self._file.write(rest) :]
+        self._failed = False
         return len(data)
 
     def flush(self) -> None:
         """Flush the file."""
-        self._file.flush()
+        if not self._failed:
+            self._file.flush()
+
+    def close(self) -> None:
+        """Do nothing: the file stays open."""
 
 
 def _encode(
-    out: Any, schema: Any, batches: Iterator[Any], output: Output, encoding: Encoding
+    out: Any, schema: Any, batches: Iterator[Joined], output: Output, encoding: Encoding
 ) -> Iterator[None]:
     if encoding.compression is None and output.from_parquet_to_parquet:
         source = output.sources[0]
         codecs = ParquetSource(source.open, source.name, remote=source.remote).codecs
         encoding = encoding._replace(compression=next(iter(codecs), None))
-    file = out
+    buffered = pa.BufferedOutputStream(pa.PythonFile(out, "w"), _WRITE_BYTES)
+    file = buffered
     if output.codec is not None:
-        file = pa.CompressedOutputStream(pa.PythonFile(out, "w"), output.codec)
+        file = pa.CompressedOutputStream(buffered, output.codec)
+    steps = write_batches(file, schema, batches, output.format, encoding)
     try:
-        yield from write_batches(file, schema, batches, output.format, encoding)
+        with contextlib.closing(steps):
+            for _ in steps:
+                buffered.flush()
+                yield
     except pa.ArrowException as error:
         reason = str(error).strip().partition("\n")[0]
         # Such as of dictionaries that differ between batches, which an IPC file cannot hold, or
@@ -158,14 +176,14 @@ def _encode(
             f"cannot be written as {output.format.value}: {reason}. Write {remedy} instead.",
             source=output.target,
         ) from error
-    if file is not out:
+    finally:
         file.close()
-        yield
+    yield
 
 
 def _read_and_map(
     output: Output, operation: Operation, options: ReadOptions, workers: int, tally: _Tally
-) -> tuple[Any, Iterator[Any]]:
+) -> tuple[Any, Iterator[Joined]]:
     """Return the schema and the batches of an output; None if no source can be read."""
     schemas = read_schemas(output, operation.features, options)
     settled = settle_schema(operation, schemas, skip_damaged=options.skip_damaged)
@@ -191,16 +209,24 @@ def _read_and_map(
         for _ in sources():  # notes why each source is skipped
             pass
         return None, iter(())
+    join = _join_none if operation.depends_on_batches else _join_small
     return settled.schema, itertools.chain.from_iterable(
-        _map_source(*opened, options, workers, tally) for opened in sources()
+        _map_source(*opened, join, options, workers, tally) for opened in sources()
     )
 
 
-class _Mapped(NamedTuple):
-    """An output batch, and the input that was read for it."""
+def _join_small(piece: Piece) -> Iterator[Joined]:
+    return join_small(piece.read(), piece.ready)
 
-    batch: Any
-    rows: int
+
+def _join_none(piece: Piece) -> Iterator[Joined]:
+    return join_none(piece.read())
+
+
+class _Mapped(NamedTuple):
+    """Output batches, and the bytes that were read for them."""
+
+    joined: Joined
     bytes: int
 
 
@@ -208,30 +234,46 @@ def _map_source(
     source: Source,
     opened: DataFile,
     function: SourceMap,
+    join: Callable[[Piece], Iterator[Joined]],
     options: ReadOptions,
     workers: int,
     tally: _Tally,
-) -> Iterator[Any]:
+) -> Iterator[Joined]:
     """Yield the output batches of a source."""
     size = source.stamp().size if source.rereadable else 0
     rows = 0
 
-    def map_batches(batches: Iterator[Any], before: int) -> Iterator[_Mapped]:
-        for batch in batches:
+    def map_one(batch: Any, cuts: tuple[int, ...], before: int) -> _Mapped:
+        with located(source.name, after_row(before)):
+            out = function(batch)
+        # Without the input batch, which would stay in memory as well.
+        return _Mapped(Joined(out, cuts), int(batch.nbytes))
+
+    def map_parts(joined: Joined, before: int) -> Iterator[_Mapped]:
+        if len(joined.cuts) > 1:
+            # If one of the joined batches is at fault, those before it are still written.
+            with contextlib.suppress(StreamBNError):
+                mapped = map_one(*joined, before)
+                yield mapped
+                return
+        for batch in joined.parts():
             for start in range(0, max(batch.num_rows, 1), _ROWS):
                 part = batch.slice(start, _ROWS)
-                with located(source.name, after_row(before)):
-                    out = function(part)
+                yield map_one(part, (part.num_rows,), before)
                 before += part.num_rows
-                # Without the input batch, which would stay in memory as well.
-                yield _Mapped(out, part.num_rows, int(part.nbytes))
+
+    def map_batches(batches: Iterator[Joined], before: int) -> Iterator[_Mapped]:
+        for joined in batches:
+            yield from map_parts(joined, before)
+            before += joined.batch.num_rows
+            del joined  # releases it before the next one is read
 
     pieces = prefetch(
         opened.pieces,
-        lambda piece: piece.read(),
+        join,
         workers=workers,
         capacity=_BUFFER_BYTES,
-        size=lambda batch: int(batch.nbytes),
+        size=lambda joined: int(joined.batch.nbytes),
     )
     with contextlib.closing(pieces):
         for piece, raw in pieces:
@@ -240,10 +282,10 @@ def _map_source(
                 if options.skip_damaged and piece.independent:
                     parts = _all_or_none(parts)
                 for part in parts:
-                    rows += part.rows
-                    tally.rows += part.rows
+                    rows += part.joined.batch.num_rows
+                    tally.rows += part.joined.batch.num_rows
                     tally.bytes += 0 if piece.independent else part.bytes
-                    yield part.batch
+                    yield part.joined
             except (StreamBNError, OSError) as error:
                 if not options.skip_damaged:
                     raise

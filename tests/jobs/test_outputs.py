@@ -8,15 +8,18 @@ import tempfile
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_files import EVERY_SUFFIX, TABLE, names, read, write_as, write_tree
 
+import streambn as sbn
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.io import SUFFIXES, Encoding, Format, Source, readers, scan
 from streambn.io.formats import sniff
 from streambn.jobs import Output, Progress, ReadOptions, make_plan
+from streambn.jobs.operations import ApplyStatistics
 from streambn.jobs.outputs import write_outputs
 
 
@@ -24,6 +27,7 @@ class Identity:
     """An operation that returns its batches, and fails at one of them."""
 
     features = ()
+    depends_on_batches = True  # it counts them
 
     def __init__(self, failure: BaseException | None = None, at: int = 0) -> None:
         self.failure, self.left = failure, at
@@ -223,3 +227,38 @@ def test_skipping_damage_holds_the_mapped_batches_only(
     assert len(held) == 10
     assert max(held) <= 2
     assert pa.ipc.open_file(output.target).read_all()["x"].to_pylist() == list(range(1, 1001))
+
+
+@pytest.mark.parametrize("suffix", [".arrows", ".arrow"])
+@pytest.mark.parametrize("cuts", [[1] * 50, [2, 2, 0, 0, 3, 3, 3, 1], [0], [3, 60_000, 4, 4]])
+def test_small_batches_are_normalized_together_and_keep_their_cuts(
+    cuts: list[int], suffix: str
+) -> None:
+    x = np.random.default_rng(0).normal(size=sum(cuts))
+    table = pa.table({"x": x, "s": [f"row {i % 9}" for i in range(len(x))]})
+    frozen = sbn.Normalizer().update(pa.table({"x": [1.0, 2.0, 4.0]})).freeze()
+    with pa.ipc.new_stream("in.arrows", table.schema) as writer:
+        whole = pa.RecordBatch.from_pydict(table.to_pydict(), table.schema)
+        for start, rows in zip(np.cumsum([0, *cuts]).tolist(), cuts, strict=False):
+            writer.write_batch(whole.slice(start, rows))
+    write(make_plan([Source("in.arrows")], f"out{suffix}").outputs, ApplyStatistics(frozen))
+    kind = pa.ipc.open_stream if suffix == ".arrows" else pa.ipc.open_file
+    with pa.OSFile(f"out{suffix}") as file:
+        reader = kind(file)
+        count = getattr(reader, "num_record_batches", None)
+        batches = [*reader] if count is None else [reader.get_batch(i) for i in range(count)]
+    assert [batch.num_rows for batch in batches] == cuts
+    assert pa.Table.from_batches(batches).equals(frozen.transform(table))
+
+
+def test_batches_before_one_at_fault_are_written() -> None:
+    table = pa.table({"x": [1.0, 2.0, np.inf, 3.0]})
+    write_as("in.arrows", table, 1)
+    frozen = sbn.Normalizer().update(pa.table({"x": [1.0, 2.0]})).freeze()
+    outputs = make_plan([Source("in.arrows")], "out.arrows").outputs
+    with pytest.raises(StreamBNError, match=r"in\.arrows after row 2"):
+        write(outputs, ApplyStatistics(frozen))
+    write(outputs, ApplyStatistics(frozen), skip_damaged=True)
+    expected = frozen.transform(table.slice(0, 2))
+    with pa.OSFile("out.arrows") as file:
+        assert pa.ipc.open_stream(file).read_all().equals(expected)
