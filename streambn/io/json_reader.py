@@ -333,7 +333,7 @@ def _error(line: bytes, place: str, parsed: Any, schema: Any, problem: Exception
     """Return the error for the first line that does not fit."""
     whole = "Each line must hold one object, as `jq -c .` writes it."
     try:
-        row = json.loads(line, object_pairs_hook=_unique, parse_float=_finite)
+        row = json.loads(line.rstrip(), object_pairs_hook=_unique, parse_float=_finite)
     except UnicodeDecodeError as error:
         return StreamBNError(f"not in UTF-8: {error.reason}. {whole}", source=place)
     except ValueError as error:
