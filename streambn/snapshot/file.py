@@ -18,7 +18,7 @@ from streambn.snapshot.base import OutdatedError, Stored
 from streambn.snapshot.body import Body
 from streambn.statistics import Statistics
 
-__all__ = ["VERSION", "Snapshot", "decode", "encode", "fingerprint"]
+__all__ = ["FORMAT", "VERSION", "Snapshot", "StoredFile", "decode", "encode", "fingerprint"]
 
 FORMAT: Final = "streambn statistics"
 VERSION: Final = 4
@@ -45,7 +45,9 @@ class Snapshot(NamedTuple):
     note: dict[str, Any] | None = None
 
 
-class _File(Stored):
+class StoredFile(Stored):
+    """A statistics file."""
+
     format: str
     version: int
     kind: Literal["normalizer", "frozen"]
@@ -72,7 +74,7 @@ def encode(snapshot: Snapshot) -> bytes:
     """
     body = Body.of(snapshot.statistics)
     since = body.policy.since
-    file = _File(
+    file = StoredFile(
         format=FORMAT,
         version=since if snapshot.note is None else max(since, _NOTE_VERSION),
         kind="frozen" if snapshot.frozen else "normalizer",
@@ -124,7 +126,7 @@ def decode(content: bytes, name: str = "the statistics") -> Snapshot:
             f"versions up to {VERSION}. Upgrade streambn."
         )
     try:
-        file = msgspec.json.decode(content, type=_File)
+        file = msgspec.json.decode(content, type=StoredFile)
         unsigned = msgspec.structs.replace(file, checksum="")
         if _sha256(unsigned) != file.checksum:
             problem = "its content does not match its checksum"
