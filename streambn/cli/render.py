@@ -95,7 +95,10 @@ class _Lines:
     """
 
     def write(self, line: str) -> None:
-        sys.stdout.write(line.removesuffix("\r\n") + "\n")
+        line = line.removesuffix("\r\n")
+        if sys.stdout.isatty():  # which would obey the control characters of a name
+            line = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in line)
+        sys.stdout.write(f"{line}\n")
 
 
 def _document(view: View) -> dict[str, Any]:

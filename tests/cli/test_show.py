@@ -287,6 +287,13 @@ def test_people_get_one_line_a_name_and_no_two_alike(odd: str) -> None:
     assert [ast.literal_eval(x) if x[0] in "'\"" else x for x in shown] == ODD
 
 
+@pytest.mark.parametrize("form", ["table", "markdown", "json", "csv"])
+def test_a_terminal_does_not_obey_names(form: str, odd: str) -> None:
+    shown = in_a_terminal("show", odd, "--format", form, NO_COLOR="1")
+    assert shown.replace("\r\n", "").isprintable()
+    assert r"\x1b[31m" in shown or r"\u001b[31m" in shown
+
+
 def test_markdown_shows_names_as_they_are(odd: str) -> None:
     shown = [row[0] for row in markdown_table(good("show", odd, "--format", "markdown").stdout)]
     assert [ast.literal_eval(x) if x[0] in "'\"" else x for x in shown] == ODD
