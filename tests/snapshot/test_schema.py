@@ -18,7 +18,7 @@ import pytest
 
 import streambn as sbn
 from streambn.snapshot import Snapshot, decode, encode
-from streambn.snapshot.schema import _MEANINGS, json_schema
+from streambn.snapshot.schema import json_schema
 
 FILES = {path.stem: path for path in sorted(Path(__file__).parent.glob("files/*.json"))}
 SHIPPED = json.loads(
@@ -90,12 +90,9 @@ def test_the_shipped_schema_is_that_of_the_structs() -> None:
     )
 
 
-def test_every_part_is_described_and_nothing_else() -> None:
+def test_every_part_is_described() -> None:
     parts = {"File": SHIPPED, **SHIPPED["$defs"]}
-    names = {f"{name}.{key}" for name, part in parts.items() for key in part["properties"]}
     assert all(part["description"] for part in parts.values())
-    described = {name for name in _MEANINGS if not name.startswith("*")}
-    assert described <= names | parts.keys()
     assert all("Stored" not in name for name in parts)
 
 
