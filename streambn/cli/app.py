@@ -72,7 +72,11 @@ _FLAGS = {
         ),
         *("nan", "null_time", "overwrite", "resume", "scale", "span", "threads", "time", "weights"),
     )
-} | {"csv_types": "--csv-type"}
+} | {
+    **{"csv_types": "--csv-type", "header": "--header", "null_values": "--null-values"},
+    **{"delimiter": "--delimiter", "decimal": "--decimal", "thousands": "--thousands"},
+    **{"skip_lines": "--skip-lines", "encoding": "--encoding"},
+}
 
 
 def describe_error(error: StreamBNError, flags: Mapping[str, str] = _FLAGS) -> str:

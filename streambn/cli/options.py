@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import click
 import pyarrow as pa
 
 import streambn as sbn
-from streambn.cli.app import Option, OptionGroup
+from streambn.cli.app import Option, OptionGroup, usage_errors
 from streambn.cli.progress import show
-from streambn.io import SUFFIXES, Encoding, Format, Location, locate
+from streambn.io import SUFFIXES, CsvOptions, Encoding, Format, Location, locate
 from streambn.jobs import Checkpoint, Display, Interval, ReadOptions, WriteOptions
 from streambn.kernels import usable_cores
 from streambn.policies import nanoseconds
@@ -34,6 +36,8 @@ __all__ = [
     "thaw_option",
 ]
 
+# Names of characters that are hard to write in a shell.
+_CHARACTERS = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";", "pipe": "|"}
 # Long enough that writing a checkpoint costs nothing, short enough that losing one costs little.
 _SECONDS = 30.0
 
@@ -43,8 +47,8 @@ inputs_argument = click.argument(
     nargs=-1,
     required=True,
     help="Files, quoted globs (** crosses folders) or folders (Hive partitions too), as paths or "
-    "as URLs such as s3://; or - for a stream of Arrow IPC or newline-delimited JSON on stdin. The "
-    "format, Parquet, Arrow IPC, CSV or newline-delimited JSON, is detected from the content.",
+    "as URLs such as s3://; or - for a stream of Arrow IPC, CSV or newline-delimited JSON on "
+    "stdin. The format, Parquet or one of these, is detected from the content.",
 )
 stats_argument = click.argument("stats", metavar="STATS", help="A statistics file.")
 output_option = click.option(
@@ -134,10 +138,35 @@ class _Interval(click.ParamType[Interval]):
         return Interval(length / 1e9, None)
 
 
+class _Separator(click.ParamType[str]):
+    """A character, or its name."""
+
+    name = "CHAR"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        return _CHARACTERS.get(value.casefold(), str(value))
+
+
+class _Values(click.ParamType[tuple[str, ...]]):
+    """Values with commas between them, as in a line of CSV."""
+
+    name = "VALUE,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        return tuple(next(csv.reader([value]), ()))
+
+
 class JobOptions(NamedTuple):
     """How a job reads its inputs and reports; the fields are the options."""
 
     csv_types: tuple[tuple[str, pa.DataType], ...]
+    delimiter: str | None
+    decimal: str
+    thousands: str | None
+    null_values: tuple[tuple[str, ...], ...]
+    header: bool | None
+    skip_lines: int
+    encoding: str | None
     on_error: str
     threads: int
     resume: bool
@@ -148,7 +177,18 @@ class JobOptions(NamedTuple):
     @property
     def read_options(self) -> ReadOptions:
         """How to read inputs."""
-        return ReadOptions(dict(self.csv_types), self.threads, self.on_error == "skip")
+        csv_options = CsvOptions(
+            dict(self.csv_types),
+            self.delimiter,
+            self.decimal,
+            self.thousands,
+            tuple(itertools.chain.from_iterable(self.null_values)),
+            self.header,
+            self.skip_lines,
+            self.encoding,
+        )
+        with usage_errors():
+            return ReadOptions(csv_options.check(), self.threads, self.on_error == "skip")
 
     @property
     def display(self) -> Display:
@@ -157,15 +197,61 @@ class JobOptions(NamedTuple):
 
 
 _job_option = functools.partial(Option, section="Job options")
+_csv_option = functools.partial(Option, section="CSV options")
 JOB_OPTIONS = OptionGroup(
     "job",
     JobOptions,
     [
-        _job_option(
+        _csv_option(
             ["--csv-type", "csv_types"],
             type=_CsvType(),
             multiple=True,
-            help="Type of a CSV or JSON column. Default: inferred. Repeatable.",
+            help="Type of a column, of JSON too. Default: one that all its values fit; in a pipe, "
+            "the type of the first rows. Repeatable.",
+        ),
+        _csv_option(
+            ["--delimiter"],
+            type=_Separator(),
+            help="Character between values, such as ';' or tab. Default: detected among the comma, "
+            "the semicolon, the tab and the vertical bar.",
+        ),
+        _csv_option(
+            ["--decimal"],
+            type=_Separator(),
+            default=".",
+            help="Decimal separator, a point or a comma. Default: a point.",
+        ),
+        _csv_option(
+            ["--thousands"],
+            type=_Separator(),
+            help="Separator of groups of digits, such as , or space.",
+        ),
+        _csv_option(
+            ["--null-values"],
+            type=_Values(),
+            multiple=True,
+            help="More values that stand for a missing number, such as -,?. The empty value, NA, "
+            "N/A, #N/A and NULL do so already. Repeatable.",
+        ),
+        _csv_option(
+            ["--header/--no-header"],
+            default=None,
+            help="Whether the first line holds the names of the columns. Default: it does, and "
+            "numbers in their place are an error. Without names, the columns are f0, f1, ...",
+        ),
+        _csv_option(
+            ["--skip-lines"],
+            type=click.IntRange(min=0),
+            default=0,
+            metavar="N",
+            help="Lines to skip before the header. Blank lines and lines that begin with # are "
+            "skipped without it.",
+        ),
+        _csv_option(
+            ["--encoding"],
+            metavar="NAME",
+            help="Encoding of the text, such as latin-1. Default: UTF-8, or UTF-16 if the file "
+            "begins with its mark.",
         ),
         _job_option(
             ["--on-error"],

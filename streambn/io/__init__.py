@@ -3,6 +3,9 @@
 Readers yield record batches; writers make a file appear whole or not at all.
 """
 
+from streambn.io.csv_dialect import CsvOptions
+from streambn.io.csv_reader import InferenceError
+from streambn.io.csv_types import NumberHint, number_hint, type_named
 from streambn.io.formats import (
     COMPRESSION_SUFFIXES,
     SUFFIXES,
@@ -25,18 +28,29 @@ from streambn.io.readers import (
     read_row_groups,
     validated,
 )
-from streambn.io.sources import PIPE, Source, columns_to_fit, open_reader, open_source, scan
+from streambn.io.sources import (
+    PIPE,
+    Source,
+    columns_to_fit,
+    open_reader,
+    open_source,
+    scan,
+    settle_source,
+)
 from streambn.io.writers import Encoding, OutputBuffer, parquet_writer, write_batches
 
 __all__ = [
     "COMPRESSION_SUFFIXES",
     "PIPE",
     "SUFFIXES",
+    "CsvOptions",
     "DataFile",
     "Encoding",
     "Format",
+    "InferenceError",
     "Joined",
     "Location",
+    "NumberHint",
     "Opener",
     "OutputBuffer",
     "Piece",
@@ -52,6 +66,7 @@ __all__ = [
     "locate",
     "located",
     "lock",
+    "number_hint",
     "open_parquet",
     "open_reader",
     "open_source",
@@ -60,6 +75,8 @@ __all__ = [
     "read_row_groups",
     "remove_leftovers",
     "scan",
+    "settle_source",
+    "type_named",
     "validated",
     "write_batches",
 ]

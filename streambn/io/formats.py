@@ -91,9 +91,8 @@ def sniff(header: bytes, name: str) -> Format:
         )
     problem = "the format is unknown" if header else "the file is empty"
     raise StreamBNError(
-        f"{problem}. Readable formats are Parquet, an Arrow IPC file, an Arrow IPC stream, CSV "
-        "in UTF-8, and newline-delimited JSON. All but Parquet may be compressed by gzip, zstd, "
-        "lz4 or bz2.",
+        f"{problem}. Readable formats are Parquet, an Arrow IPC file, an Arrow IPC stream, CSV, "
+        "and newline-delimited JSON. All but Parquet may be compressed by gzip, zstd, lz4 or bz2.",
         source=name,
     )
 
@@ -107,11 +106,15 @@ def detect_compression(header: bytes) -> str | None:
 
 
 def _is_csv(header: bytes) -> bool:
-    """Return whether this may be CSV: UTF-8 without control characters, and not JSON."""
-    try:
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(header)
-    except UnicodeDecodeError:
-        return False
+    """Return whether this may be CSV: text without control characters, and not JSON.
+
+    The encoding may be any in which control characters have their ASCII codes, or UTF-16 with
+    its mark.
+    """
+    encoding = (
+        "utf-16" if header.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin-1"
+    )
+    text = header.removeprefix(codecs.BOM_UTF8).decode(encoding, "replace")
     control = re.search(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]", text)
     return control is None and re.match(r"\s*[^\s{\[]", text) is not None
 
@@ -139,10 +142,7 @@ def located(name: str, where: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def describe_read_errors(
-    name: str,
-    kind: Format,
-    where: str | Callable[[], str] = "",
-    columns: list[str] | None = None,
+    name: str, kind: Format, where: str | Callable[[], str] = ""
 ) -> Iterator[None]:
     """Replace Arrow's errors by a `StreamBNError` of one line.
 
@@ -153,8 +153,6 @@ def describe_read_errors(
     kind : Format
     where : str or callable
         Place in the file, such as ``"in row group 3"``, or a function that returns it.
-    columns : list of str, optional
-        Names of the columns of a CSV file.
     """
     try:
         yield
@@ -164,19 +162,6 @@ def describe_read_errors(
         reason = str(error).strip().partition("\n")[0]
         where = where if isinstance(where, str) else where()
         where = where and f" {where}"
-        # Arrow names the column of a CSV value in its message only.
-        mismatch = re.match(r"In CSV column #(\d+): (.*conversion error.*)", reason)
-        if mismatch is None:
-            raise StreamBNError(
-                f"damaged or truncated, not readable as {kind.value}{where}: {reason}", source=name
-            ) from error
-        number = int(mismatch[1])
-        column = columns[number] if columns else f"#{number}"
-        likely = "timestamp[us]" if re.search(r"to (date|timestamp)", mismatch[2]) else "double"
         raise StreamBNError(
-            f"column {column!r}: a value{where} does not fit the type inferred from the "
-            f"first rows ({mismatch[2]}). Set the type: --csv-type {column}={likely}, or string",
-            argument="csv_types",
-            column=column,
-            source=name,
+            f"damaged or truncated, not readable as {kind.value}{where}: {reason}", source=name
         ) from error

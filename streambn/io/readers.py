@@ -8,15 +8,19 @@ division into pieces and batches depends on the file alone.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
 from streambn.errors import StreamBNError
+from streambn.io.csv_dialect import CsvOptions
+from streambn.io.csv_reader import CsvReader, open_csv, open_csv_pipe, settle_types
 from streambn.io.formats import (
     HEADER_SIZE,
     Format,
@@ -28,7 +32,6 @@ from streambn.io.formats import (
 from streambn.io.json_reader import open_json
 from streambn.io.pipes import Pipe
 
-csv = lazy_module("pyarrow.csv")
 pq = lazy_module("pyarrow.parquet")
 
 __all__ = [
@@ -42,14 +45,10 @@ __all__ = [
     "open_parquet",
     "open_pipe",
     "read_row_groups",
+    "settle_file",
     "validated",
 ]
 
-# Arrow infers the type of a CSV column from the first block. Its own block of a megabyte
-# sees fewer values.
-_CSV_BLOCK = 2 << 20
-# Arrow's null values without those that spell NaN, which is a float value and not a null.
-_CSV_NULLS = ["", "#N/A", "#N/A N/A", "#NA", "N/A", "NA", "NULL", "n/a", "null"]
 # Rows of a Parquet batch at most. A row group of common size is one batch; row groups with
 # less than a quarter of these rows are read together.
 PARQUET_ROWS = 1 << 18
@@ -129,7 +128,8 @@ def open_file(
     opener: Opener,
     name: str,
     select_columns: ColumnSelector | None = None,
-    csv_types: Mapping[str, Any] | None = None,
+    csv: CsvOptions | None = None,
+    settled: Mapping[str, Any] | None = None,
     *,
     remote: bool = False,
 ) -> DataFile:
@@ -144,8 +144,10 @@ def open_file(
     select_columns : callable, optional
         Returns the columns to read of a Parquet or Arrow IPC file, given the schema. Other
         formats are read whole.
-    csv_types : mapping of str to pyarrow.DataType, optional
-        Types of CSV columns. The others are inferred.
+    csv : CsvOptions, optional
+        How to read CSV.
+    settled : mapping of str to pyarrow.DataType, optional
+        Types of CSV columns that `settle_types` found.
     remote : bool
         Whether a read has a high latency, as over a network. Then reads are few and large.
 
@@ -161,27 +163,37 @@ def open_file(
             return _open_parquet(opener, name, select_columns, remote)
         if kind is Format.IPC_FILE and codec is None:
             return _open_ipc_file(opener, name, select_columns)
-
-        def open_stream() -> Any:
-            return opener() if codec is None else pa.CompressedInputStream(opener(), codec)
-
+        stream = functools.partial(_open_stream, opener, codec)
         if kind is Format.JSON:
-            types = csv_types or {}
-            reader = open_json(open_stream().read, name, types, lambda: open_stream().read)
-            return _single_piece(reader, name, kind)
-        file = open_stream()
-        if kind is Format.CSV:
-            reader = _open_csv(file, opener, codec, csv_types or {})
+            types = (csv or CsvOptions()).types
+            reader = open_json(stream().read, name, types, lambda: stream().read)
+        elif kind is Format.CSV:
+            reader = open_csv(stream, name, csv or CsvOptions(), settled)
         else:
+            file = stream()
             if kind is Format.IPC_FILE:
                 file.read(8)  # after the magic bytes, an IPC file is an IPC stream
             # An unbuffered file is read several times for each batch.
             reader = pa.ipc.open_stream(pa.BufferedInputStream(file, _IPC_BUFFER))
-    return _single_piece(reader, name, kind)
+        return _single_piece(reader, name, kind)
 
 
-def open_pipe(pipe: Any, name: str, csv_types: Mapping[str, Any] | None = None) -> DataFile:
-    """Open an Arrow IPC stream or newline-delimited JSON that cannot be rewound.
+def settle_file(opener: Opener, name: str, csv: CsvOptions) -> Mapping[str, Any]:
+    """Read a file, and return a type for each CSV column that all its values fit."""
+    kind, codec = detect_format(opener, name)
+    if kind is not Format.CSV:
+        return {}
+    with describe_read_errors(name, kind):
+        return settle_types(functools.partial(_open_stream, opener, codec), name, csv)
+
+
+def _open_stream(opener: Opener, codec: str | None) -> Any:
+    """Open the decompressed bytes of a file."""
+    return opener() if codec is None else pa.CompressedInputStream(opener(), codec)
+
+
+def open_pipe(pipe: Any, name: str, csv: CsvOptions | None = None) -> DataFile:
+    """Open a stream of Arrow IPC, CSV or newline-delimited JSON that cannot be rewound.
 
     Parameters
     ----------
@@ -189,23 +201,66 @@ def open_pipe(pipe: Any, name: str, csv_types: Mapping[str, Any] | None = None) 
         Standard input or a named pipe, unbuffered. The caller closes it.
     name : str
         Name of the pipe in messages.
-    csv_types : mapping of str to pyarrow.DataType, optional
-        Types of JSON columns.
+    csv : CsvOptions, optional
+        How to read CSV.
     """
+    options = csv or CsvOptions()
     source = Pipe(pipe)
+    if (codec := detect_compression(source.head(8))) is not None:
+        source = Pipe(pa.CompressedInputStream(pa.PythonFile(source, "r"), codec))
     kind = sniff(source.head(8), name)
     if kind is Format.JSON:
         waits = itertools.chain([_FIRST_BLOCK_SECONDS], itertools.repeat(_BLOCK_SECONDS))
-        reader = open_json(lambda count: source.gather(count, next(waits)), name, csv_types or {})
-        return _single_piece(reader, name, kind, lambda: False)
-    if kind is not Format.IPC_STREAM:
-        raise StreamBNError(
-            f"{name} holds {kind.value}, but through a pipe only an Arrow IPC stream and "
-            "newline-delimited JSON can be read: save the data to a file and name the file"
-        )
+        json = open_json(lambda count: source.gather(count, next(waits)), name, options.types)
+        return _single_piece(json, name, kind, lambda: False)
     with describe_read_errors(name, kind):
-        reader = pa.ipc.open_stream(source)
-    return _single_piece(reader, name, kind, source.has_message)
+        if kind is Format.CSV:
+            reader = _interruptible(lambda: open_csv_pipe(source, name, options))
+            return _single_piece(_InterruptibleReader(reader), name, kind, lambda: False)
+        if kind is Format.IPC_STREAM:
+            ready = source.has_message if codec is None else None
+            return _single_piece(pa.ipc.open_stream(source), name, kind, ready or (lambda: False))
+    raise StreamBNError(
+        f"{kind.value}, but through a pipe only an Arrow IPC stream, CSV and newline-delimited "
+        "JSON can be read: save the data to a file and name the file",
+        source=name,
+    )
+
+
+T = TypeVar("T")
+
+
+def _interruptible(call: Callable[[], T]) -> T:
+    """Return the result of a call that waits in Arrow for a pipe.
+
+    Arrow reads CSV on a thread of its own. Python handles no signal in a thread that waits for
+    it, so the wait for the result is one of Python's.
+    """
+    results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((call(), None))
+        except BaseException as error:
+            results.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    result, error = results.get()
+    if error is not None:
+        raise error
+    return cast("T", result)
+
+
+class _InterruptibleReader:
+    """The batches of a reader, in waits that a signal ends."""
+
+    def __init__(self, reader: CsvReader) -> None:
+        self.schema, self._batches = reader.schema, iter(reader)
+
+    def __iter__(self) -> Iterator[Any]:
+        while (batch := _interruptible(lambda: next(self._batches, None))) is not None:
+            yield batch
+            del batch
 
 
 # --- Parquet --------------------------------------------------------------------------
@@ -321,33 +376,16 @@ def _open_ipc_file(opener: Opener, name: str, select_columns: ColumnSelector | N
     return DataFile(Format.IPC_FILE, schema, [piece(index) for index in range(count)])
 
 
-# --- CSV ------------------------------------------------------------------------------
-
-
-def _open_csv(file: Any, opener: Opener, codec: str | None, types: Mapping[str, Any]) -> Any:
-    header = _read_header(opener() if codec is None else pa.CompressedInputStream(opener(), codec))
-    several = b"," in header.partition(b"\n")[0]
-    return csv.open_csv(
-        file,
-        read_options=csv.ReadOptions(block_size=_CSV_BLOCK),
-        # A line break in quotes is data. So is an empty line in a table of one column.
-        parse_options=csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=several),
-        convert_options=csv.ConvertOptions(column_types=dict(types), null_values=_CSV_NULLS),
-    )
-
-
 # --- all formats ----------------------------------------------------------------------
 
 
 def _single_piece(
     reader: Any, name: str, kind: Format, ready: Callable[[], bool] | None = None
 ) -> DataFile:
-    schema = reader.schema
-
     def read() -> Iterator[Any]:
-        return validated(reader, name, kind, after_row, schema.names)
+        return validated(reader, name, kind, after_row)
 
-    return DataFile(kind, schema, [Piece("", read, 1.0, independent=False, ready=ready)])
+    return DataFile(kind, reader.schema, [Piece("", read, 1.0, independent=False, ready=ready)])
 
 
 def validated(
@@ -355,7 +393,6 @@ def validated(
     name: str,
     kind: Format,
     where: Callable[[int], str],
-    columns: list[str] | None = None,
 ) -> Iterator[Any]:
     """Yield batches after Arrow has validated them.
 
@@ -367,13 +404,11 @@ def validated(
     kind : Format
     where : callable
         Returns the place in the file for messages, given the number of rows before it.
-    columns : list of str, optional
-        Names of the columns of a CSV file.
     """
     rows = 0
     # One context for all batches: one for each would take as long as a small batch. No error of
     # the consumer enters a generator.
-    with describe_read_errors(name, kind, lambda: where(rows), columns):
+    with describe_read_errors(name, kind, lambda: where(rows)):
         for batch in batches:
             batch.validate()
             rows += batch.num_rows

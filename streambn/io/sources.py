@@ -21,11 +21,20 @@ import pyarrow as pa
 
 from streambn.errors import StreamBNError
 from streambn.io import readers
+from streambn.io.csv_dialect import CsvOptions
 from streambn.io.listing import glob, walk
 from streambn.io.locations import Location, Stamp, locate
 from streambn.io.readers import ColumnSelector, DataFile, Piece
 
-__all__ = ["PIPE", "Source", "columns_to_fit", "open_reader", "open_source", "scan"]
+__all__ = [
+    "PIPE",
+    "Source",
+    "columns_to_fit",
+    "open_reader",
+    "open_source",
+    "scan",
+    "settle_source",
+]
 
 # Standard input as an input, standard output as an output.
 PIPE = "-"
@@ -224,7 +233,8 @@ def open_source(
     *,
     keys: Iterable[str] = (),
     select_columns: ColumnSelector | None = None,
-    csv_types: Mapping[str, Any] | None = None,
+    csv: CsvOptions | None = None,
+    settled: Mapping[str, Any] | None = None,
 ) -> DataFile:
     """Open a source in the format that its content has.
 
@@ -236,8 +246,10 @@ def open_source(
         takes precedence.
     select_columns : callable, optional
         Returns the columns to read of a Parquet or Arrow IPC file, given the schema.
-    csv_types : mapping of str to pyarrow.DataType, optional
-        Types of CSV columns. The others are inferred.
+    csv : CsvOptions, optional
+        How to read CSV.
+    settled : mapping of str to pyarrow.DataType, optional
+        Types of CSV columns that `settle_source` found.
 
     Raises
     ------
@@ -247,16 +259,16 @@ def open_source(
     """
     if source.rereadable:
         opened = readers.open_file(
-            source.open, source.name, select_columns, csv_types, remote=source.remote
+            source.open, source.name, select_columns, csv, settled, remote=source.remote
         )
     elif (location := source.location) is not None and location.local is not None:
         pipe = open(location.local, "rb", buffering=0)  # noqa: SIM115  (closed at its end)
-        opened = _close_at_end(pipe, readers.open_pipe(pipe, source.name, csv_types))
+        opened = _close_at_end(pipe, readers.open_pipe(pipe, source.name, csv))
     elif sys.stdin.isatty():
         raise StreamBNError("standard input is a terminal: pipe data into it")
     else:
         pipe = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
-        opened = readers.open_pipe(pipe, source.name, csv_types)
+        opened = readers.open_pipe(pipe, source.name, csv)
     wanted = set(keys) - set(opened.schema.names)
     constants = {key: value for key, value in source.keys.items() if key in wanted}
     if not constants:
@@ -270,6 +282,15 @@ def open_source(
         return piece._replace(read=lambda: _append_columns(piece.read(), values, schema))
 
     return DataFile(opened.format, schema, [with_keys(piece) for piece in opened.pieces])
+
+
+def settle_source(source: Source, csv: CsvOptions) -> Mapping[str, Any]:
+    """Read a source, and return a type for each CSV column that all its values fit.
+
+    Other formats have no types to settle, and a CSV file of one block has none either: the
+    types of its columns are inferred from all its values.
+    """
+    return readers.settle_file(source.open, source.name, csv) if source.rereadable else {}
 
 
 def _close_at_end(pipe: Any, opened: DataFile) -> DataFile:

@@ -25,7 +25,6 @@ from streambn.io import (
     join_none,
     join_small,
     located,
-    open_source,
     prefetch,
 )
 from streambn.jobs.plan import ReadOptions
@@ -284,7 +283,7 @@ def _open(
     others = row_columns(statistics.options.weights, statistics.policy.event_time)
     select = functools.partial(columns_to_fit, names=columns, row_columns=others, keys=source.keys)
     keys = [*(columns or ()), *others]
-    return open_source(source, keys=keys, select_columns=select, csv_types=options.csv_types)
+    return options.open(source, keys=keys, select_columns=select)
 
 
 def _tasks(

@@ -29,7 +29,7 @@ from streambn.arrow import (
     update_pandas_metadata,
 )
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io import DataFile, Format, Source, located, open_source, prefetch
+from streambn.io import DataFile, Format, Source, located, prefetch
 from streambn.jobs.operations import Operation
 from streambn.jobs.plan import Output, ReadOptions
 
@@ -62,7 +62,7 @@ def open_input(
 ) -> DataFile:
     """Open a source of an output, with the keys of `keys_of` as columns."""
     keys = keys_of(output, source, features)
-    return open_source(source, keys=keys, csv_types=options.csv_types)
+    return options.open(source, keys=keys)
 
 
 class _Known(NamedTuple):

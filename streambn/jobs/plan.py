@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,11 +14,15 @@ from streambn.io import (
     COMPRESSION_SUFFIXES,
     PIPE,
     SUFFIXES,
+    CsvOptions,
+    DataFile,
     Format,
     Location,
     Source,
     detect_format,
     locate,
+    open_source,
+    settle_source,
 )
 
 __all__ = ["Output", "Plan", "ReadOptions", "check_target", "make_plan"]
@@ -27,15 +31,29 @@ __all__ = ["Output", "Plan", "ReadOptions", "check_target", "make_plan"]
 class ReadOptions(NamedTuple):
     """How a job reads its inputs."""
 
-    csv_types: Mapping[str, Any] = MappingProxyType({})  # by column; others are inferred
+    csv: CsvOptions = CsvOptions()
     threads: int = 1
     skip_damaged: bool = False  # whether to leave out damaged parts instead of failing
+    # Types of CSV columns by path, of files whose first rows did not show them. A job has a
+    # mapping of its own, and adds to it while it reads.
+    settled: MutableMapping[str, Mapping[str, Any]] = MappingProxyType({})  # type: ignore[assignment]
 
     @property
     def identity(self) -> list[str]:
         """The options that the result of a job depends on, as text."""
-        types = sorted(f"{column}={kind}" for column, kind in self.csv_types.items())
-        return [f"csv types {types}", f"on error {'skip' if self.skip_damaged else 'stop'}"]
+        types = sorted(f"{column}={kind}" for column, kind in self.csv.types.items())
+        on_error = f"on error {'skip' if self.skip_damaged else 'stop'}"
+        return [f"csv types {types}", on_error, *self.csv.identity]
+
+    def open(self, source: Source, **options: Any) -> DataFile:
+        """Open a source. `streambn.io.open_source` has the options."""
+        return open_source(source, csv=self.csv, settled=self.settled.get(source.path), **options)
+
+    def settle(self, sources: Iterable[Source]) -> None:
+        """Read CSV sources for types that all their values fit, unless they are known."""
+        for source in sources:
+            if source.path not in self.settled:
+                self.settled[source.path] = settle_source(source, self.csv)
 
 
 class Output(NamedTuple):

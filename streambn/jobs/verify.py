@@ -25,7 +25,7 @@ from streambn._lazy import lazy_module
 from streambn._transformer import float_type_of
 from streambn.arrow import Leaf
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io import Format, Source, json_values, located, open_reader
+from streambn.io import CsvOptions, Format, Source, json_values, located, open_reader
 from streambn.jobs.compare import first_difference
 from streambn.jobs.operations import ApplyStatistics
 from streambn.jobs.output_schema import open_input, read_schemas, settle_schema
@@ -62,7 +62,7 @@ def verify_output(output: Output, operation: ApplyStatistics, options: ReadOptio
     inputs = itertools.chain.from_iterable(map(batches, output.sources))
     written: Iterable[Any] = ()
     if output.format is not Format.JSON or Source(output.target).stamp().size:
-        written = open_reader(Source(output.target), csv_types=types)
+        written = open_reader(Source(output.target), csv=CsvOptions(types, header=True))
     verify(operation, inputs, written, name=output.target, schema=schema, kind=output.format)
 
 

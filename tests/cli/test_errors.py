@@ -142,9 +142,8 @@ def test_damaged_inputs(fitted: str) -> None:
         assert path in bad(1, "fit", path, "-o", "out.json")
         assert path in bad(1, "apply", fitted, path, "-o", "out.csv")
     stream = ipc(pa.table({"price": [1.0] * 1000, "s": ["a"] * 1000}))
-    for content in (b"", b"a,b\n1,2\n", stream[:-500]):
+    for content in (b"", b"a,b\n1,2\n3\n", stream[:-500]):
         assert "standard input" in bad(1, "fit", "-", "-o", "o.json", input=content, text=False)
-    assert "CSV" in bad(1, "fit", "-", "-o", "o.json", input="a,b\n1,2\n")
 
 
 def test_corrupt_statistics(fitted: str) -> None:

@@ -46,7 +46,7 @@ class Identity:
 
 
 def write(plan: list[Output], operation: object = None, *, skip_damaged: bool = False) -> None:
-    options, encoding = ReadOptions({}, skip_damaged=skip_damaged), Encoding()
+    options, encoding = ReadOptions(skip_damaged=skip_damaged), Encoding()
     write_outputs(
         operation or Identity(), plan, options, encoding, Progress("writing", 1),
         lambda output: output.location.open_output(fsync=False),

@@ -180,7 +180,7 @@ def rewrite(
     return write_outputs(
         ApplyStatistics(frozen, dtype, inverse),
         make_plan(scan([str(source)]), str(target)).outputs,
-        ReadOptions({}, threads, skip_damaged),
+        ReadOptions(threads=threads, skip_damaged=skip_damaged),
         Encoding(compression),
         Progress("applying", 1),
         lambda output: output.location.open_output(fsync=False),

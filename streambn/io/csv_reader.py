@@ -1,0 +1,362 @@
+"""The reader of CSV: Arrow parses and converts, and every error names its remedy.
+
+Arrow infers the type of a column from the first block. If a later value does not fit, the reader
+raises an `InferenceError` where the file can be read again: `settle_types` then returns types
+that all its values fit, and the file is read from its beginning.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from streambn._lazy import lazy_module
+from streambn.errors import StreamBNError
+from streambn.io.csv_dialect import (
+    CsvOptions,
+    Dialect,
+    detect_dialect,
+    detect_encoding,
+    is_number,
+)
+from streambn.io.csv_types import (
+    infer_types,
+    null_values,
+    number_hint,
+    numbers_in_text,
+    parse_numbers,
+)
+from streambn.io.formats import after_row
+
+csv = lazy_module("pyarrow.csv")
+pc = lazy_module("pyarrow.compute")
+
+__all__ = ["CsvReader", "InferenceError", "open_csv", "open_csv_pipe", "settle_types"]
+
+# Arrow infers the type of a CSV column from the first block. Its own block of a megabyte
+# sees fewer values.
+_BLOCK = 2 << 20
+# Bytes that show the dialect, and as many as are read if they do not contain two lines.
+_SAMPLE = 1 << 16
+_LARGEST_SAMPLE = 16 << 20
+# Arrow names the column, the type and the value in its message only.
+_MISFIT = re.compile(
+    r"In CSV column #(\d+): .*?conversion error to (.+?): (?:invalid value '(.*)'|.*)", re.S
+)
+
+# Opens the decompressed bytes of a file.
+_Opener = Callable[[], Any]
+
+
+class InferenceError(StreamBNError):
+    """A value does not fit the type that the first rows of its column have.
+
+    The file can be read again, with the types of `settle_types`.
+    """
+
+
+def open_csv(
+    opener: _Opener, name: str, options: CsvOptions, settled: Mapping[str, Any] | None = None
+) -> CsvReader:
+    """Open a CSV file.
+
+    Parameters
+    ----------
+    opener : callable
+        Opens the decompressed bytes of the file.
+    name : str
+        Name of the file in messages.
+    options : CsvOptions
+    settled : mapping of str to pyarrow.DataType, optional
+        Types of columns that `settle_types` found.
+
+    Raises
+    ------
+    StreamBNError
+        The header or the first rows cannot be read with these options.
+    """
+    size = _SAMPLE
+    while True:
+        with opener() as file:
+            start = file.read(size)
+        if start.count(b"\n") > 1 or len(start) < size or size >= _LARGEST_SAMPLE:
+            break
+        size *= 16
+    dialect, encoding = _detect(start, options, name, whole=len(start) < size)
+    return CsvReader(opener(), dialect, encoding, name, options, opener, settled)
+
+
+def open_csv_pipe(pipe: Any, name: str, options: CsvOptions) -> CsvReader:
+    """Open CSV that can be read only once.
+
+    Parameters
+    ----------
+    pipe : Pipe
+    name : str
+        Name of the pipe in messages.
+    options : CsvOptions
+    """
+    start = pipe.head(_SAMPLE)
+    dialect, encoding = _detect(start, options, name, whole=len(start) < _SAMPLE)
+    return CsvReader(pipe, dialect, encoding, name, options)
+
+
+def settle_types(opener: _Opener, name: str, options: CsvOptions) -> dict[str, Any]:
+    """Read a whole file, and return a type for each column that all its values fit.
+
+    The types of a file of one block, which are inferred from all its values, need not be read.
+    """
+    with opener() as file:
+        if len(file.read(_BLOCK)) < _BLOCK:
+            return {}
+    reader = open_csv(opener, name, options)
+    return infer_types(reader.read_text(), options)
+
+
+def _detect(start: bytes, options: CsvOptions, name: str, *, whole: bool) -> tuple[Dialect, str]:
+    encoding = detect_encoding(start, options)
+    dialect = detect_dialect(start.decode(encoding, "replace"), options, name, whole=whole)
+    for column in dialect.names or ():
+        if "\ufffd" in column:
+            raise StreamBNError(
+                f"the name of column {column!r} is not in the encoding {encoding}: give "
+                "--encoding, such as latin-1, cp1252 or utf-16",
+                argument="encoding",
+                source=name,
+            )
+    return dialect, encoding
+
+
+class CsvReader:
+    """The batches of a CSV file, which can be read once.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+    """
+
+    def __init__(
+        self,
+        file: Any,
+        dialect: Dialect,
+        encoding: str,
+        name: str,
+        options: CsvOptions,
+        opener: _Opener | None = None,
+        settled: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._dialect, self._encoding, self._name = dialect, encoding, name
+        self._options, self._opener, self._settled = options, opener, settled or {}
+        self._ragged: list[Any] = []  # rows with another number of values
+        types = {**self._settled, **options.types}
+        self._numbers: dict[str, Any] = {}  # types of columns with thousands separators
+        if options.thousands is not None:
+            self._numbers = {c: kind for c, kind in types.items() if _is_number(kind)}
+        reader = self._open(file, types | dict.fromkeys(self._numbers, pa.string()))
+        self._batches, schema = iter(reader), reader.schema
+        if options.thousands is not None:
+            self._find_numbers(types)
+        for index, column in enumerate(schema.names):
+            if column in self._numbers:
+                schema = schema.set(index, pa.field(column, self._numbers[column]))
+        self.schema = schema
+
+    def __iter__(self) -> Iterator[Any]:
+        rows = 0
+        while (batch := self._next(rows)) is not None:
+            if self._numbers:
+                batch = self._convert(batch, rows)
+            rows += batch.num_rows
+            yield batch
+            del batch  # releases it before the next one is read
+
+    def read_text(self) -> Iterator[Any]:
+        """Read the file again, all columns as text."""
+        if self._opener is not None:
+            text = dict.fromkeys(self.schema.names, pa.binary())
+            yield from self._open(self._opener(), text)
+
+    def _open(self, file: Any, types: Mapping[str, Any], columns: Sequence[str] = ()) -> Any:
+        dialect = self._dialect
+        if dialect.empty and dialect.names is not None:
+            fields = [(column, types.get(column, pa.null())) for column in dialect.names]
+            return pa.RecordBatchReader.from_batches(pa.schema(fields), [])
+
+        read = csv.ReadOptions(
+            block_size=max(_BLOCK, 4 * dialect.width),
+            skip_rows=dialect.skip_lines,
+            column_names=dialect.names,
+            autogenerate_column_names=dialect.names is None,
+            encoding=self._encoding,
+        )
+        parse = csv.ParseOptions(
+            delimiter=dialect.delimiter,
+            # A line break in quotes is data. So is an empty line in a table of one column.
+            newlines_in_values=True,
+            ignore_empty_lines=dialect.several,
+            invalid_row_handler=functools.partial(_refuse_row, self._ragged),
+        )
+        convert = csv.ConvertOptions(
+            column_types=dict(types),
+            null_values=null_values(self._options),
+            decimal_point=self._options.decimal,
+            include_columns=list(columns),
+        )
+        try:
+            return csv.open_csv(file, read, parse, convert)
+        except (pa.ArrowException, UnicodeError) as error:
+            raise self._explained(error, dialect.names or [], 0) from error
+
+    def _next(self, rows: int) -> Any:
+        try:
+            return next(self._batches, None)
+        except (pa.ArrowException, UnicodeError) as error:
+            raise self._explained(error, self.schema.names, rows) from error
+
+    # --- numbers with thousands separators ------------------------------------------------
+
+    def _find_numbers(self, types: Mapping[str, Any]) -> None:
+        """Find the columns of numbers among those of text, in the first batch."""
+        batch = self._next(0)
+        if batch is None:
+            return
+        self._batches = itertools.chain([batch], self._batches)
+        for column, values in zip(batch.schema.names, batch.columns, strict=True):
+            if column not in types and pa.types.is_string(values.type):
+                kind = numbers_in_text(values, self._options)
+                if kind is not None:
+                    self._numbers[column] = kind
+
+    def _convert(self, batch: Any, rows: int) -> Any:
+        columns = []
+        for column, values in zip(batch.schema.names, batch.columns, strict=True):
+            if (kind := self._numbers.get(column)) is not None:
+                numbers, row = parse_numbers(values, kind, self._options)
+                if row >= 0:
+                    raise self._misfit(column, kind, values[row].as_py(), rows + row)
+                values = numbers  # noqa: PLW2901
+            columns.append(values)
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+    # --- errors ---------------------------------------------------------------------------
+
+    def _explained(self, error: Exception, columns: Sequence[str], rows: int) -> Exception:
+        """Return the error to raise instead of one of Arrow's."""
+        if self._ragged:
+            return self._ragged_error(rows)
+        if isinstance(error, UnicodeError):
+            return self._error(
+                "encoding", f"not in the encoding {self._encoding}: give another --encoding", rows
+            )
+        if (misfit := _MISFIT.match(str(error))) is not None:
+            number, kind, value = int(misfit[1]), misfit[2], misfit[3]
+            column = columns[number] if number < len(columns) else f"f{number}"
+            return self._misfit(column, kind, value, rows)
+        if "straddles" in str(error):
+            return self._error(
+                None, "a row is longer than 2 MB. A quote that is not closed makes such rows", rows
+            )
+        return error
+
+    def _misfit(self, column: str, kind: object, value: str | None, rows: int) -> StreamBNError:
+        """Return the error of a value that does not fit the type of its column."""
+        given = column in self._options.types
+        again = not given and self._opener is not None and column not in self._settled
+        error = InferenceError if again else StreamBNError
+        row = None if again else self._row_of(column, value)
+        where = f"row {row:,}" if row is not None else after_row(rows) or "in the first rows"
+        if value is None:
+            problem, remedy = "text that is not in UTF-8", "--encoding, such as latin-1"
+        else:
+            origin = "the type given for it" if given else "the type inferred from the first rows"
+            problem = f"the value {_shown(value)} does not fit {kind}, {origin}"
+            remedy = self._remedy(column, value, str(kind), given=given)
+        return error(
+            f"column {column!r}, {where}: {problem}. Give {remedy}",
+            argument="csv_types" if value is not None else "encoding",
+            column=column,
+            source=self._name,
+        )
+
+    def _remedy(self, column: str, value: str, kind: str, *, given: bool) -> str:
+        """Return the options with which a value could be read."""
+        name = shlex.quote(column)
+        remedies = [] if given else [f"--csv-type {name}={_wider(kind, value)}"]
+        hint = number_hint([value, "0"], self._options)
+        if hint is not None and "--null-values" not in hint.options:
+            return " or ".join([hint.options, *remedies])
+        if not is_number(value):
+            remedies.insert(0, f"--null-values {shlex.quote(value)} if it stands for a missing one")
+        return " or ".join(dict.fromkeys([*remedies, f"--csv-type {name}=string"]))
+
+    def _row_of(self, column: str, value: str | None) -> int | None:
+        """Return the row of the first such value, from 1; None if it cannot be found."""
+        if self._opener is None or value is None:
+            return None
+        before = 0
+        for batch in self._open(self._opener(), {column: pa.string()}, [column]):
+            row = pc.index(pc.ascii_trim_whitespace(batch.column(0)), value).as_py()
+            if row >= 0:
+                return int(before + row + 1)
+            before += batch.num_rows
+        return None
+
+    def _ragged_error(self, rows: int) -> StreamBNError:
+        """Return the error of a row with another number of values than the header."""
+        ragged = self._ragged[0]
+        expected, actual = ragged.expected_columns, ragged.actual_columns
+        dialect, options = self._dialect, self._options
+        top = "the header" if dialect.names is not None else "the first row"
+        counts = [len(row) for _, row in dialect.rows]
+        usual = Counter(counts).most_common(1)[0][0] if counts else expected
+        wrong = next((n for n, count in enumerate(counts) if count == actual), None)
+        place = f"line {dialect.rows[wrong][0]}" if not rows and wrong is not None else ""
+        remedy = "Put values that contain the delimiter into quotes, or give another --delimiter"
+        if dialect.names is not None and usual not in (expected, 1):
+            line, row = dialect.rows[counts.index(usual)]
+            names = "" if not any(map(is_number, row)) else " --no-header"
+            remedy = f"If the data begin in line {line}, give --skip-lines {line - 1}{names}"
+        elif dialect.delimiter == "," and expected < actual and options.decimal == ".":
+            remedy += "; if the comma is the decimal separator, give --decimal , as well"
+        return self._error(
+            "delimiter",
+            f"{place or 'a row'} has {actual} {'value' if actual == 1 else 'values'}, and {top} "
+            f"{expected} (delimiter {dialect.delimiter!r}): {_shown(ragged.text)}. {remedy}",
+            0 if place else rows,
+        )
+
+    def _error(self, argument: str | None, problem: str, rows: int) -> StreamBNError:
+        where = after_row(rows)
+        source = f"{self._name} {where}" if where else self._name
+        return StreamBNError(problem, argument=argument, source=source)
+
+
+def _refuse_row(refused: list[Any], row: Any) -> str:
+    """Keep a row with another number of values than the first, for the message."""
+    # Not a method: the reader would hold itself, and its file open.
+    refused.append(row)
+    return "error"
+
+
+def _is_number(kind: Any) -> bool:
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
+
+
+def _wider(kind: str, value: str) -> str:
+    """Return the name of a type that has values of this type and this one."""
+    if kind.startswith(("date", "time")):
+        return "timestamp[us]"
+    return "double" if is_number(value) else "string"
+
+
+def _shown(value: str) -> str:
+    """Return a value as a message shows it, on one line."""
+    return repr(value if len(value) <= 60 else f"{value[:57]}...")
