@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streambn import StreamBNError
-from streambn.io import Format, json_reader, json_values, readers
+from streambn.io import CsvOptions, Format, json_reader, json_values, readers
 from streambn.io.json_writer import JsonWriter
 from streambn.io.readers import DataFile, open_file, open_pipe
 
@@ -32,7 +32,7 @@ def opened(text: str | bytes, block: int = 2 << 20, /, **types: pa.DataType) -> 
     whole = text.encode() if isinstance(text, str) else text
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_reader, "_BLOCK", block)
-        file = open_file(lambda: pa.BufferReader(whole), "it", csv_types=types)
+        file = open_file(lambda: pa.BufferReader(whole), "it", csv=CsvOptions(types))
         # The blocks are cut lazily.
         batches = list(file.pieces[0].read())
     return file._replace(pieces=[file.pieces[0]._replace(read=lambda: iter(batches))])
@@ -342,7 +342,7 @@ def test_a_later_misfit_in_a_pipe_names_the_option(
     assert str(error.value).startswith("it, line 21: ")
     types = {"x": pa.float64(), "n": pa.string(), "t": pa.string(), "new": pa.bool_()}
     if late != {"n": [1]}:
-        again = table_of(open_pipe(Drops(text, 1 << 20), "it", types))
+        again = table_of(open_pipe(Drops(text, 1 << 20), "it", CsvOptions(types)))
         assert again[name].to_pylist()[-1] == late[name]
 
 
