@@ -141,6 +141,16 @@ def test_fit_imports_only_what_it_uses(tmp_path: Path) -> None:
     assert ("streambn.kernels.reference" in loaded) == (kernels.active == "reference")
 
 
+@pytest.mark.parametrize("flags", [[], ["--all"], ["--format", "csv"], ["--format", "json"]])
+def test_show_imports_only_what_it_uses(flags: list[str], tmp_path: Path) -> None:
+    streambn.Normalizer().update(pa.table({f"x{i}": [1.0, 2.0] for i in range(50)})).save(
+        tmp_path / "stats.json"
+    )
+    loaded = loaded_by_command("show", tmp_path / "stats.json", "--columns", "x*", *flags)
+    assert "pandas" not in roots(loaded)
+    assert not loaded & {"rich.console", "rich.table", "pyarrow.dataset", "pyarrow.csv"}
+
+
 def test_garbage_is_collected_while_a_command_runs() -> None:
     run_python(
         "import gc, sys, streambn.cli.statistics\n"
