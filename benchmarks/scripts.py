@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn
 
 Found = dict[str, tuple[float, float]]
 
@@ -74,27 +74,27 @@ def duckdb_normalize(folder: Path, codec: str) -> Found:
     return found
 
 
-def pyarrow_fit(folder: Path) -> Found:
+def pyarrow_fit(folder: Path) -> NoReturn:
     """Read what streambn's `fit` reads, in the same way, and drop it."""
-    with _RowGroups(folder) as groups:
-        groups.scan()
-    return {}
+    _RowGroups(folder).scan()
+    os._exit(0)  # as streambn's command does
 
 
-def pyarrow_normalize(folder: Path, codec: str) -> Found:
+def pyarrow_normalize(folder: Path, codec: str) -> NoReturn:
     """Read all twice, as streambn's `normalize` does, and write it encoded but not normalized.
 
     The outputs hold nothing but encoded columns, so they are not Parquet files.
     """
-    with _RowGroups(folder) as groups, contextlib.ExitStack() as outputs:
-        groups.scan()
-        files: dict[Path, Any] = {}
+    groups = _RowGroups(folder)
+    groups.scan()
+    files: dict[Path, Any] = {}
+    with contextlib.ExitStack() as outputs:
         for path, content in groups.encode(codec):
             if path not in files:
                 output = folder / "out" / path.name
                 files[path] = outputs.enter_context(open(output, "wb", buffering=0))
             files[path].write(content)
-    return {}
+    os._exit(0)
 
 
 class _RowGroups:
@@ -118,12 +118,6 @@ class _RowGroups:
             metadata = self._parquet.read_metadata(path)
             self._columns = metadata.schema.to_arrow_schema().names
             self._groups += [(path, group) for group in range(metadata.num_row_groups)]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._pool.shutdown()
 
     def scan(self) -> None:
         """Read all row groups, and drop them."""
