@@ -115,7 +115,8 @@ class Transformer(abc.ABC):
         -------
         same kind as `data`
             For a stream a pyarrow.RecordBatchReader, which holds one batch at a time and uses the
-            statistics at the time of this call.
+            statistics at the time of this call. It has the types of the first batch, and all its
+            fields are nullable.
 
         Raises
         ------

@@ -15,7 +15,16 @@ from streambn._lazy import lazy_module
 
 pc = lazy_module("pyarrow.compute")
 
-__all__ = ["cast_column", "common_field", "holds", "input_type", "nullable_field", "untyped_field"]
+__all__ = [
+    "cast_column",
+    "common_field",
+    "has_required",
+    "holds",
+    "input_type",
+    "null_in_required",
+    "nullable_field",
+    "untyped_field",
+]
 
 _VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 _LARGE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
@@ -142,6 +151,37 @@ def _nullable(kind: pa.DataType) -> pa.DataType:
     return _map_children(kind, nullable_field)
 
 
+def has_required(field: pa.Field) -> bool:
+    """Return whether a field, or one below it, is not nullable."""
+    if not field.nullable:
+        return True
+    kind = field.type
+    if pa.types.is_map(kind) or not pa.types.is_nested(kind):
+        return False  # the keys of a map, which Arrow itself keeps free of nulls
+    return any(has_required(kind.field(i)) for i in range(kind.num_fields))
+
+
+def null_in_required(field: pa.Field, array: pa.Array) -> str | None:
+    """Return the dotted name of a field that holds null although it is not nullable.
+
+    Arrow validates neither its own batches nor the files of others for this.
+    """
+    name = str(field.name)
+    if not field.nullable and array.null_count:
+        return name
+    if pa.types.is_struct(field.type):
+        inside = array.filter(array.is_valid()) if array.null_count else array
+        children = [(child, inside.field(i)) for i, child in enumerate(field.type)]
+    elif pa.types.is_nested(field.type) and hasattr(array, "flatten"):  # lists
+        children = [(field.type.field(0), array.flatten())]
+    else:
+        return None
+    for child, values in children:
+        if has_required(child) and (found := null_in_required(child, values)):
+            return f"{name}.{found}"
+    return None
+
+
 def _map_children(kind: pa.DataType, function: Callable[[pa.Field], pa.Field]) -> pa.DataType:
     """Return a struct, list or map with other fields; any other type is unchanged."""
     if pa.types.is_struct(kind):
@@ -197,6 +237,8 @@ def cast_column(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_list_view(array.type) or pa.types.is_large_list_view(array.type):
         array = _lists(array)
     out = array.cast(kind)
+    if pa.types.is_nested(kind):  # some casts of lists give invalid offsets
+        out.validate(full=True)
     # Arrow refuses integers that a float would round, but not decimals.
     rounds = pa.types.is_decimal(array.type) and pa.types.is_floating(kind)
     if rounds and not out.cast(array.type).equals(array):
@@ -216,7 +258,7 @@ def _cast_struct(array: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
 
 
 def _lists(array: pa.Array) -> pa.Array:
-    """Return list views as lists. Arrow's own cast of them gives invalid offsets."""
+    """Return list views as lists. Arrow's own cast loses their offsets."""
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     is_large = pa.types.is_large_list_view(array.type)

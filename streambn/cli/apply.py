@@ -72,8 +72,8 @@ def apply(
 
     The file is live or frozen; nothing is learned. Columns without statistics pass through.
 
-    Inputs that go into a single file are joined by column name, with Hive partition keys as
-    columns. In a folder, each input keeps its path and format.
+    Inputs that go into a single file are joined by column name, in their common types, with Hive
+    partition keys as columns. In a folder, each input keeps its path and format.
     """
     read_options = job.read_options
     if verify and (output == PIPE or read_options.skip_damaged):

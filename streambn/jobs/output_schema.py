@@ -21,8 +21,10 @@ import pyarrow as pa
 from streambn.arrow import (
     cast_column,
     common_field,
+    has_required,
     holds,
     input_type,
+    null_in_required,
     nullable_field,
     numeric_type,
     untyped_field,
@@ -309,6 +311,7 @@ class SourceMap:
     def __init__(self, operation: Operation, schema: Any, output: OutputSchema | None) -> None:
         output = output or OutputSchema(operation.schema(schema), None)
         self._target = output.schema
+        self._required = [i for i, field in enumerate(self._target) if has_required(field)]
         mapped = _map_schema(operation, schema, output.bound)
         self._whole = _is_like(mapped, self._target)
         if self._whole:
@@ -330,8 +333,18 @@ class SourceMap:
 
     def __call__(self, batch: Any) -> Any:
         """Return the batch of the output."""
-        if self._whole:
-            return self._function(batch, self._target)
+        out = self._function(batch, self._target) if self._whole else self._map(batch)
+        for index in self._required:
+            name = null_in_required(self._target.field(index), out.column(index))
+            if name is not None:
+                raise SchemaError(
+                    f"column {name!r} holds null, but its file declares it not null. Write the "
+                    "file again with a nullable field.",
+                    column=name,
+                )
+        return out
+
+    def _map(self, batch: Any) -> Any:
         before = [_cast(batch.column(self._columns[field.name]), field) for field in self._before]
         mapped = self._function(
             pa.RecordBatch.from_arrays(before, schema=self._before), self._after

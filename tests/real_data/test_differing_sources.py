@@ -503,3 +503,15 @@ def test_a_stream_does_not_narrow_a_column_that_passes_through() -> None:
     assert norm.transform([wide, narrow]).read_all()["p"].to_pylist() == [0.1, 0.5]
     with pytest.raises(sbn.SchemaError, match="'p' is double, but was float in the first batch"):
         norm.transform([narrow, wide]).read_all()
+
+
+def test_a_null_that_its_file_declares_impossible_is_refused(run: Run) -> None:
+    inner = pa.list_(pa.field("item", pa.int8(), nullable=False))
+    schema = pa.schema([pa.field("x", pa.float64(), False), pa.field("l", inner)])
+    for x, lists, name in (([1, None], [[1], None], "'x'"), ([1, 2], [[1, None], []], "'l.item'")):
+        columns = [pa.array(x, pa.float64()), pa.array(lists, inner)]
+        store("a.arrow", pa.Table.from_arrays(columns, schema=schema))
+        good(run("fit", "a.arrow", "-o", "s.json", "--columns", "x"))
+        for suffix in FORMATS:
+            result = run("apply", "s.json", "a.arrow", "-o", f"out.{suffix}")
+            refused(result, f"a.arrow: column {name} holds null", "declares it not null")
