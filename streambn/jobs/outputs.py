@@ -19,14 +19,22 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from streambn.errors import StreamBNError
-from streambn.io import Encoding, Source, Stamp, located, prefetch
+from streambn.io import Encoding, OutputBuffer, Source, Stamp, located, prefetch
 from streambn.jobs.operations import ApplyStatistics, BatchFunction, Operation
 from streambn.jobs.output_schema import keys_of
 from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
 from streambn.jobs.stream import Chunk, NothingLeftError, stream_output
-from streambn.parquet import Assembler, Block, ParquetSource, column_paths, encode_block
+from streambn.parquet import (
+    Assembler,
+    Block,
+    ParquetSource,
+    Run,
+    RunWriter,
+    column_paths,
+    encode_block,
+)
 
 __all__ = ["Stamps", "write_outputs"]
 
@@ -223,13 +231,17 @@ class _Maker:
     def tasks(self, started: _Started) -> Iterator[_Task]:
         """Yield the tasks that make an output, in order."""
         output = started.output
-        rewrite, blocks = None, None
+        rewrite, blocks, runs = None, None, None
         if isinstance(self._operation, ApplyStatistics) and self._encoding.group_rows is None:
             # An error here comes again when the source is read as a stream.
             with contextlib.suppress(StreamBNError, OSError):
                 rewrite = self._rewrite(output)
-                blocks = rewrite and rewrite.source.blocks()
-        if rewrite is not None and blocks:
+                runs = rewrite and rewrite.source.runs()
+                blocks = None if rewrite is None or runs else rewrite.source.blocks()
+        if rewrite is not None and runs:
+            make = functools.partial(rewrite.make_runs, runs, self._readers, self.options)
+            yield _Task(started, make)
+        elif rewrite is not None and blocks:
             for block in blocks:
                 yield _Task(started, functools.partial(rewrite.make, block), rewrite, block)
         else:
@@ -270,6 +282,14 @@ class _Memory:
                 self._changed.notify_all()
 
 
+class _MappedRun(NamedTuple):
+    """A run of row groups, normalized, or a row group that was skipped."""
+
+    run: Run
+    batches: Sequence[Any]
+    skipped: Skipped | None = None
+
+
 class _Rewrite:
     """The rewrite of one Parquet file into another, block by block."""
 
@@ -283,7 +303,11 @@ class _Rewrite:
     ) -> None:
         self.source, self.name = source, source.name
         self._schema, self._function, self._memory = schema, function, memory
-        self._codecs = compression or dict(zip(column_paths(schema), source.codecs, strict=True))
+        self._codecs: dict[str, str] | str
+        if compression is not None or len(set(source.codecs)) == 1:
+            self._codecs = compression or source.codecs[0]
+        else:
+            self._codecs = dict(zip(column_paths(schema), source.codecs, strict=True))
 
     def make(self, block: Block) -> Iterator[Chunk]:
         """Read, normalize and encode a block, as one chunk."""
@@ -295,6 +319,44 @@ class _Rewrite:
             data = encode_block(batches, schema, self._codecs)
             del batches  # or they would stay in memory until the block is written
         yield Chunk(data, block.rows if block.last else 0, block.bytes)
+
+    def make_runs(self, runs: Sequence[Run], workers: int, options: ReadOptions) -> Iterator[Chunk]:
+        """Read and normalize runs of small row groups, and encode them one after the other."""
+        buffer = OutputBuffer()
+        writer = RunWriter(buffer, self._schema, self._codecs)
+        mapped = prefetch(
+            runs,
+            functools.partial(self._map_run, skip_damaged=options.skip_damaged),
+            workers=workers,
+            capacity=_BUFFER_BYTES,
+            size=lambda part: sum(batch.nbytes for batch in part.batches) + 1,
+        )
+        with contextlib.closing(mapped):
+            for _, parts in mapped:
+                for part in parts:
+                    if part.skipped is None:
+                        writer.add(part.batches, part.run.rows)
+                        yield Chunk(buffer.take(), sum(part.run.rows), part.run.bytes)
+                    else:
+                        yield Chunk(b"", 0, part.run.bytes, [part.skipped])
+        writer.close()
+        yield Chunk(buffer.take())
+
+    def _map_run(self, run: Run, skip_damaged: bool) -> Iterator[_MappedRun]:
+        function = self._function(tuple(self._schema.names))
+        try:
+            with located(self.name, run.where):
+                batches = [function(batch, self._schema) for batch in self.source.read_run(run)]
+        except (StreamBNError, OSError) as error:
+            if len(run.groups) > 1:  # find the row group that is at fault
+                for part in run.parts():
+                    yield from self._map_run(part, skip_damaged)
+                return
+            if not skip_damaged:
+                raise
+            yield _MappedRun(run, (), Skipped.of(self.name, run.where, error))
+        else:
+            yield _MappedRun(run, batches)
 
     def assembly(self, write: Callable[[Any], Any]) -> Assembler:
         """Begin the new file."""

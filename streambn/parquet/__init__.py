@@ -7,8 +7,18 @@ from streambn.parquet.rewrite import (
     Assembler,
     Block,
     ParquetSource,
+    Run,
+    RunWriter,
     column_paths,
     encode_block,
 )
 
-__all__ = ["Assembler", "Block", "ParquetSource", "column_paths", "encode_block"]
+__all__ = [
+    "Assembler",
+    "Block",
+    "ParquetSource",
+    "Run",
+    "RunWriter",
+    "column_paths",
+    "encode_block",
+]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,6 +40,8 @@ __all__ = [
 MAGIC = b"PAR1"
 # Bytes after the footer: its length, and the magic bytes.
 _TAIL = 8
+# Most footers are read with the end of the file.
+_FOOTER = 1 << 16
 # The types of the compact protocol.
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _, _STRUCT = range(1, 13)
 
@@ -92,8 +94,8 @@ def split_file(file: Any) -> EncodedChunks:
     return EncodedChunks(view[len(MAGIC) : start], group[_COLUMNS][1][1])
 
 
-def read_stored_chunks(file: Any, name: str) -> list[list[StoredChunk]]:
-    """Return the column chunks of each row group of a file.
+def read_stored_chunks(file: Any, name: str) -> Iterator[list[StoredChunk]]:
+    """Yield the column chunks of each row group of a file, as they are asked for.
 
     Arrow's own metadata ends the process if certain fields of a chunk are damaged, such as a
     histogram of the wrong length.
@@ -101,6 +103,7 @@ def read_stored_chunks(file: Any, name: str) -> list[list[StoredChunk]]:
     Parameters
     ----------
     file : binary file object
+        It is read before the first row group is returned, and not after it.
     name : str
         Name of the file in messages.
 
@@ -111,12 +114,15 @@ def read_stored_chunks(file: Any, name: str) -> list[list[StoredChunk]]:
     """
     try:
         size = file.seek(0, os.SEEK_END)
-        file.seek(size - _TAIL)
-        length = _footer_length(file.read(_TAIL))
-        file.seek(size - _TAIL - length)
-        footer, _ = read_struct(file.read(length))
-        groups = [group[_COLUMNS][1][1] for group in footer[_ROW_GROUPS][1][1]]
-        return [[_stored_chunk(column[_META][1]) for column in columns] for columns in groups]
+        start = file.seek(max(size - _FOOTER, 0))
+        end = file.read(size - start)
+        length = _footer_length(end[-_TAIL:])
+        if length + _TAIL > len(end):
+            file.seek(size - _TAIL - length)
+            end = file.read(length + _TAIL)
+        reader = _Reader(end[len(end) - _TAIL - length : -_TAIL])
+        for group in reader.structures(_ROW_GROUPS):
+            yield [_stored_chunk(column[_META][1]) for column in group[_COLUMNS][1][1]]
     except (LookupError, TypeError, ValueError, RecursionError, struct.error) as error:
         raise StreamBNError(
             "damaged or truncated, not readable as Parquet: the footer is invalid", source=name
@@ -210,6 +216,31 @@ class _Reader:
             fields[number] = (type_, self._value(type_))
         return fields
 
+    def structures(self, wanted: int) -> Iterator[Fields]:
+        """Yield the structures in the list of this number, which is in the structure that starts.
+
+        What follows the list is not read.
+        """
+        number = 0
+        while byte := self._byte():
+            delta, type_ = byte >> 4, byte & 15
+            number = number + delta if delta else self._zigzag()
+            if number == wanted:
+                _, count = self._list_header()
+                for _ in range(count):
+                    yield self.struct()
+                return
+            self._value(type_)
+
+    def _list_header(self) -> tuple[int, int]:
+        """Read the type and the number of the values of a list."""
+        header = self._byte()
+        count = header >> 4
+        count = self._varint() if count == 15 else count
+        if count > len(self._data):
+            raise ValueError("a list is longer than the data")
+        return header & 15, count
+
     def _value(self, type_: int) -> Any:
         if type_ in (_I64, _I32, _I16):
             return self._zigzag()
@@ -218,12 +249,7 @@ class _Reader:
         if type_ == _STRUCT:
             return self.struct()
         if type_ in (_LIST, _SET):
-            header = self._byte()
-            count = header >> 4
-            count = self._varint() if count == 15 else count
-            kind = header & 15
-            if count > len(self._data):
-                raise ValueError("a list is longer than the data")
+            kind, count = self._list_header()
             if kind in (_TRUE, _FALSE):  # a boolean in a list is a byte
                 return kind, [self._byte() for _ in range(count)]
             return kind, [self._value(kind) for _ in range(count)]

@@ -13,8 +13,9 @@ is more than half of the work.
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -41,12 +42,26 @@ from streambn.parquet.metadata import (
 
 pq = lazy_module("pyarrow.parquet")
 
-__all__ = ["Assembler", "Block", "ParquetSource", "column_paths", "encode_block"]
+__all__ = [
+    "Assembler",
+    "Block",
+    "ParquetSource",
+    "Run",
+    "RunWriter",
+    "column_paths",
+    "encode_block",
+]
 
 # Blocks of 4 MB take a tenth more time and 50 MB more memory. Those of 1 MB save nothing.
 _BLOCK_BYTES = 2 << 20
+# Column chunks that are smaller on average take longer to move between files than to encode, and
+# no longer on one thread than on several.
+_SMALL_CHUNK = 1 << 14
+# Bytes of a run of such row groups.
+_RUN_BYTES = 2 << 20
 # Rows of a batch. Most blocks are one batch. Batches of 65,536 rows take a sixth more time.
 _ROWS = 1 << 20
+_BUFFER = 1 << 18
 # A larger column chunk would take too much memory.
 _COLUMN_BYTES = 256 << 20
 # Arrow's writer divides a row group with more rows.
@@ -82,8 +97,38 @@ class Block(NamedTuple):
         return f"in row group {self.group}"
 
 
+class Run(NamedTuple):
+    """Row groups that follow each other and are small.
+
+    Attributes
+    ----------
+    groups : range
+        Their indices.
+    rows : tuple of int
+        The number of rows of each.
+    bytes : int
+        Their size in the file, about.
+    """
+
+    groups: range
+    rows: tuple[int, ...]
+    bytes: int
+
+    @property
+    def where(self) -> str:
+        """Its place in messages."""
+        if len(self.groups) == 1:
+            return f"in row group {self.groups[0]}"
+        return f"in row groups {self.groups[0]} to {self.groups[-1]}"
+
+    def parts(self) -> Iterator[Run]:
+        """Yield each row group alone."""
+        for group, rows in zip(self.groups, self.rows, strict=True):
+            yield Run(range(group, group + 1), (rows,), self.bytes // len(self.rows))
+
+
 class ParquetSource:
-    """A Parquet file that several threads read in blocks.
+    """A Parquet file that several threads read in blocks or runs.
 
     Attributes
     ----------
@@ -104,22 +149,50 @@ class ParquetSource:
     @functools.cached_property
     def _stored(self) -> list[list[StoredChunk]]:
         with self._opener() as file:
-            return read_stored_chunks(file, self.name)
+            return [*read_stored_chunks(file, self.name)]
 
-    @property
+    @functools.cached_property
     def codecs(self) -> list[str]:
         """The codec of each leaf column; empty for a file without row groups."""
-        return [chunk.codec for chunk in self._stored[0]] if self._stored else []
+        with self._opener() as file:
+            return [chunk.codec for chunk in next(read_stored_chunks(file, self.name), ())]
+
+    def _file(self) -> Any:
+        """Return the file of this thread."""
+        if not hasattr(self._thread, "file"):
+            self._thread.file = open_parquet(self._opener, self.metadata, remote=self._remote)
+        return self._thread.file
 
     def read(self, block: Block) -> Iterator[Any]:
         """Yield the batches of a block."""
         names = [self.schema.field(i).name for i in block.columns]
         with describe_read_errors(self.name, Format.PARQUET, block.where):
-            if not hasattr(self._thread, "file"):
-                self._thread.file = open_parquet(self._opener, self.metadata, remote=self._remote)
-            file = self._thread.file
-            batches = read_row_groups(file, [block.group], names, block.rows, _ROWS)
+            batches = read_row_groups(self._file(), [block.group], names, block.rows, _ROWS)
         return validated(batches, self.name, Format.PARQUET, lambda _: block.where)
+
+    def read_run(self, run: Run) -> Iterator[Any]:
+        """Yield the batches of a run, few and large."""
+        with describe_read_errors(self.name, Format.PARQUET, run.where):
+            batches = self._file().read_row_groups(run.groups, use_threads=False).to_batches()
+        return validated(batches, self.name, Format.PARQUET, lambda _: run.where)
+
+    def runs(self) -> list[Run] | None:
+        """Divide the file into runs of row groups; None if its column chunks are not small."""
+        metadata = self.metadata
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        sizes = [group.total_byte_size for group in groups]
+        chunks = len(groups) * metadata.num_columns
+        if sum(sizes) >= chunks * _SMALL_CHUNK or max(sizes, default=0) >= _BLOCK_BYTES:
+            return None
+        runs: list[Run] = []
+        start = size = 0
+        for end, own in enumerate(sizes, 1):
+            size += own
+            if size >= _RUN_BYTES or end == len(groups):
+                rows = tuple(group.num_rows for group in groups[start:end])
+                runs.append(Run(range(start, end), rows, size))
+                start, size = end, 0
+        return runs
 
     def blocks(self) -> list[Block] | None:
         """Divide the file into blocks, in its order; return None if that is not possible."""
@@ -224,6 +297,42 @@ class Assembler:
     def close(self) -> None:
         """Write the footer."""
         self._write(write_footer(self._template, self._groups))
+
+
+class RunWriter:
+    """Writes a Parquet file from runs of row groups.
+
+    Parameters
+    ----------
+    file : binary file object
+    schema : pyarrow.Schema
+        Schema of the file.
+    codecs : dict or str
+        Codec of each column by path, or of all columns.
+    """
+
+    def __init__(self, file: Any, schema: Any, codecs: dict[str, str] | str) -> None:
+        self._schema = schema
+        # Arrow writes a small column chunk in several parts.
+        self._file = pa.BufferedOutputStream(pa.PythonFile(file, "w"), _BUFFER)
+        self._writer = parquet_writer(self._file, schema, codecs)
+
+    def add(self, batches: Sequence[Any], rows: Iterable[int]) -> None:
+        """Append batches as row groups of so many rows each."""
+        table = pa.Table.from_batches(batches, self._schema)
+        start = 0
+        for count, equal in itertools.groupby(rows):
+            number = len(list(equal))
+            part = table.slice(start, count * number)
+            start += count * number
+            # Arrow divides a table much faster than Python does, but not one without rows.
+            for _ in range(1 if count else number):
+                self._writer.write_table(part, row_group_size=max(count, 1))
+
+    def close(self) -> None:
+        """Write the footer."""
+        self._writer.close()
+        self._file.close()
 
 
 def column_paths(schema: Any) -> list[str]:

@@ -45,11 +45,16 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Divide even small tables into blocks of a few columns and several batches."""
-    monkeypatch.setattr(rewrite_module, "_BLOCK_BYTES", 300)
-    monkeypatch.setattr(rewrite_module, "_ROWS", 5)
+@pytest.fixture(params=["blocks", "runs"])
+def _small_parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divide even small tables: into blocks of a few columns and several batches, or into runs."""
+    if request.param == "blocks":
+        monkeypatch.setattr(rewrite_module, "_SMALL_CHUNK", 0)
+        monkeypatch.setattr(rewrite_module, "_BLOCK_BYTES", 300)
+        monkeypatch.setattr(rewrite_module, "_ROWS", 5)
+    else:
+        monkeypatch.setattr(rewrite_module, "_RUN_BYTES", 1000)
+        monkeypatch.setattr(rewrite_module, "_ROWS", 1 << 20)
 
 
 # --- tables ---------------------------------------------------------------------------
@@ -235,7 +240,7 @@ def map_batches(function: Callable[[pa.Table], pa.Table], path: Path) -> pa.Tabl
     return pa.concat_tables(tables) if tables else function(pq.read_table(path))
 
 
-@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.usefixtures("_small_parts")
 @FEW
 @given(
     table=tables(),
@@ -260,7 +265,7 @@ def test_a_rewritten_file_equals_one_written_in_one_go(
         assert TARGET.read_bytes() == as_arrow_writes(expected, group_rows(before), codec)
 
 
-@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.usefixtures("_small_parts")
 @FEW
 @given(table=tables(), group=st.sampled_from([3, 100]), codec=st.sampled_from(CODECS))
 def test_the_inverse_restores_the_values(table: pa.Table, group: int, codec: str) -> None:
@@ -273,7 +278,7 @@ def test_the_inverse_restores_the_values(table: pa.Table, group: int, codec: str
     assert same(pq.read_table(back), expected)
 
 
-@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.usefixtures("_small_parts")
 @FEW
 @given(rows=st.lists(st.integers(0, 5), min_size=1, max_size=40), columns=st.integers(1, 40))
 @example(rows=[1] * 14, columns=14)
@@ -318,7 +323,7 @@ def mixed() -> pa.Table:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.usefixtures("_small_parts")
 def test_other_readers_read_the_same(codec: str, mixed: pa.Table) -> None:
     pq.write_table(mixed, SOURCE, row_group_size=120)
     frozen = fitted(mixed)
@@ -338,7 +343,7 @@ def test_other_readers_read_the_same(codec: str, mixed: pa.Table) -> None:
 
 
 @pytest.mark.parametrize("writer", ["polars", "duckdb", "pandas", "pyarrow 1", "old list names"])
-@pytest.mark.usefixtures("_small_blocks")
+@pytest.mark.usefixtures("_small_parts")
 def test_files_of_other_writers(writer: str, mixed: pa.Table) -> None:
     if writer == "polars":
         pl.from_arrow(mixed).write_parquet(SOURCE, row_group_size=100, compression="zstd")
@@ -473,10 +478,12 @@ def _damage(path: Path, group: int, column: int) -> None:
 
 @pytest.mark.parametrize("column", [0, 2, 4])
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("part", ["_BLOCK_BYTES", "_RUN_BYTES"])
+@pytest.mark.parametrize("size", [1, 5000])
 def test_a_damaged_row_group_is_skipped_whole(
-    column: int, threads: int, monkeypatch: pytest.MonkeyPatch
+    column: int, threads: int, part: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewrite_module, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(rewrite_module, part, size)
     rng = np.random.default_rng(3)
     table = pa.table({f"c{i}": rng.normal(size=300) for i in range(5)})
     pq.write_table(table, SOURCE, row_group_size=100, compression="none")
