@@ -515,3 +515,68 @@ def test_a_null_that_its_file_declares_impossible_is_refused(run: Run) -> None:
         for suffix in FORMATS:
             result = run("apply", "s.json", "a.arrow", "-o", f"out.{suffix}")
             refused(result, f"a.arrow: column {name} holds null", "declares it not null")
+
+
+# --- normalized columns inside structs, lists and tensors -----------------------------
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_nested_columns(run: Run, suffix: str, flip: bool, dtype: str | None) -> None:
+    wide = 2**53 + 1  # no float has this value
+    tables = [
+        pa.table(
+            {
+                "s": of(
+                    pa.struct([pa.field("a", pa.int64(), nullable=False), ("t", pa.string())]),
+                    {"a": wide, "t": "q"},
+                    {"a": 3, "t": None},
+                ),
+                "l": of(
+                    pa.list_(pa.field("element", pa.int64(), nullable=False), 2), [1, wide], [2, 7]
+                ),
+                "m": of(pa.list_(pa.int32(), 2), [1, 4], None).cast(
+                    pa.fixed_shape_tensor(pa.int32(), [2])
+                ),
+            }
+        ),
+        pa.table(
+            {
+                "l": of(pa.list_(pa.float32(), 2), None, [0.1, None]),
+                "m": of(pa.list_(pa.float32(), 2), [0.3, 0.7], [1, 2]).cast(
+                    pa.fixed_shape_tensor(pa.float32(), [2])
+                ),
+                "s": of(
+                    pa.struct([("t", pa.large_string()), ("k", pa.int8()), ("a", pa.float32())]),
+                    {"t": "w", "k": 5, "a": 0.5},
+                    None,
+                ),
+            }
+        ),
+    ]
+    tables = tables[::-1] if flip else tables
+    files = [store(f"{n}.arrow", table) for n, table in enumerate(tables)]
+    good(run("fit", *files, "-o", "s.json", "--columns", "s.a,l,m", "--policy=welford"))
+    kind = ("--dtype", dtype) if dtype else ()
+    good(run("apply", "s.json", *files, "-o", f"out.{suffix}", *kind, "--verify"))
+    out = load(f"out.{suffix}")
+    floating = pa.float32() if dtype else pa.float64()
+    rel = 1e-6 if dtype else 1e-14
+    assert out.schema.field("m").type == pa.fixed_shape_tensor(floating, [2])
+    assert out.schema.field("l").type.value_type == floating
+    assert {field.name: field.type for field in out.schema.field("s").type} == {
+        "a": floating, "t": pa.large_string(), "k": pa.int8(),
+    }  # fmt: skip
+    given = [row or {} for table in tables for row in table["s"].to_pylist()]
+    found = [row or {} for row in out["s"].to_pylist()]
+    for name in ("t", "k"):
+        assert [row.get(name) for row in found] == [row.get(name) for row in given]
+    close([row.get("a") for row in found], z([row.get("a") for row in given]), rel)
+    for name in ("l", "m"):
+        given = [row or [None] * 2 for table in tables for row in contents(table[name])]
+        found = [row or [None] * 2 for row in contents(out[name])]
+        for i in range(2):
+            close([row[i] for row in found], z([row[i] for row in given]), rel)
+    good(run("apply", "s.json", f"out.{suffix}", "-o", f"back.{suffix}", "--inverse"))
+    load(f"back.{suffix}")
