@@ -48,6 +48,8 @@ __all__ = [
 
 # Schemas that may wait to be compared.
 _WAITING = 64
+# A read of a schema over a network is mostly a wait.
+_REMOTE_THREADS = 16
 
 
 def keys_of(output: Output, source: Source, features: Collection[str]) -> list[str]:
@@ -111,8 +113,9 @@ def read_schemas(output: Output, features: Collection[str], options: ReadOptions
         yield open_input(output, source, features, options)
 
     asked = [source for source, pipe in zip(output.sources[1:], piped[1:], strict=True) if not pipe]
+    workers = _REMOTE_THREADS if any(source.remote for source in asked) else options.threads
     rest = prefetch(
-        asked, read, workers=min(options.threads, len(asked)), capacity=_WAITING, size=lambda _: 1
+        asked, read, workers=min(workers, len(asked)), capacity=_WAITING, size=lambda _: 1
     )
     with contextlib.closing(rest):
         start = output.sources[0]
