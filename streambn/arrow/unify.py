@@ -205,6 +205,10 @@ _LISTS = (
 )
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_fixed_size_list(kind) or any(is_kind(kind) for is_kind, _ in _LISTS)
+
+
 def _is_tensor(kind: pa.DataType) -> bool:
     return isinstance(kind, pa.FixedShapeTensorType)
 
@@ -302,15 +306,12 @@ def input_type(source: pa.DataType, mapped: pa.DataType, target: pa.DataType) ->
         return source
     if all(map(pa.types.is_struct, (source, mapped, target))):
         return pa.struct([_input_field(field, source, mapped) for field in target])
-    if isinstance(source, pa.FixedShapeTensorType):
-        source, mapped = source.storage_type, mapped.storage_type
-    if isinstance(target, pa.FixedShapeTensorType):
-        return _tensor_of(
-            target, input_type(source.value_type, mapped.value_type, target.value_type)
-        )
-    if pa.types.is_fixed_size_list(target):
+    source, mapped = (kind.storage_type if _is_tensor(kind) else kind for kind in (source, mapped))
+    if all(_is_list(kind) or _is_tensor(kind) for kind in (source, mapped, target)):
         values = input_type(source.value_type, mapped.value_type, target.value_type)
-        return pa.list_(target.value_field.with_type(values), target.list_size)
+        if _is_tensor(target):
+            return _tensor_of(target, values)
+        return _map_children(target, lambda field: field.with_type(values))
     # An encoded float.
     return target
 

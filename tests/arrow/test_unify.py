@@ -135,6 +135,8 @@ def test_a_column_is_cast_so_that_the_map_gives_the_common_type() -> None:
         (pa.list_(i64, 2), pa.list_(f64, 2), pa.list_(pa.field("e", f64), 2),
          pa.list_(pa.field("e", i64), 2)),
         (pa.list_(f32, 2), pa.list_(f32, 2), pa.list_(f64, 2), pa.list_(f64, 2)),
+        (pa.list_(i64), pa.list_(f64), pa.large_list(f64), pa.large_list(i64)),
+        (pa.list_(i64, 2), pa.list_(f64, 2), pa.list_(f64), pa.list_(i64)),
         (pa.fixed_shape_tensor(i64, [2]), pa.fixed_shape_tensor(f64, [2]),
          pa.fixed_shape_tensor(f64, [2]), pa.fixed_shape_tensor(i64, [2])),
         (pa.struct([("a", i64), ("t", pa.string())]), pa.struct([("a", f64), ("t", pa.string())]),
