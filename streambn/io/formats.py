@@ -162,6 +162,12 @@ def describe_read_errors(
         reason = str(error).strip().partition("\n")[0]
         where = where if isinstance(where, str) else where()
         where = where and f" {where}"
+        if isinstance(error, pa.ArrowNotImplementedError):
+            raise StreamBNError(
+                f"Arrow cannot read all of this {kind.value.removeprefix('an ')}{where}: {reason}. "
+                "Cast the column to another type, such as float64, and write the file again.",
+                source=name,
+            ) from error
         raise StreamBNError(
             f"damaged or truncated, not readable as {kind.value}{where}: {reason}", source=name
         ) from error

@@ -3,18 +3,21 @@
 Arrow parses the lines. This module cuts the input into blocks of whole lines, settles the types
 of the columns before the first batch, and finds the line that an error is about.
 
-The types are those that Arrow infers, with integers, floats and nulls united over all blocks. A
-column of text becomes dates or timestamps if all of its values are. (Arrow's own inference of
-timestamps drops their time zone.) A file that is longer than a block is read once for the types
-and once for the values. A pipe has the types of its first block.
+The types are those that Arrow infers, with integers, floats and nulls united over all blocks, and
+uint64 for integers that Arrow would round to floats. A column of text becomes dates or timestamps
+if all of its values are. (Arrow's own inference of timestamps drops their time zone.) A file that
+is longer than a block is read once for the types and once for the values. A pipe has the types of
+its first block.
 """
 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -62,7 +65,7 @@ class _Columns(NamedTuple):
     parsed : pyarrow.Schema
         The types that Arrow parses: text is a string there.
     texts : mapping of str to pyarrow.DataType
-        The types of text columns that have a value.
+        The types to which columns are cast: text columns that have a value, and declared ones.
     """
 
     parsed: Any
@@ -71,16 +74,33 @@ class _Columns(NamedTuple):
     def unite(self, other: _Columns) -> _Columns:
         """Return columns for the values of both; raise ArrowInvalid if there is no common type."""
         parsed = pa.unify_schemas([self.parsed, other.parsed], promote_options="permissive")
+        for name in self._long() ^ other._long():  # the other integers are small
+            index = parsed.get_field_index(name)
+            if pa.types.is_integer(parsed.field(index).type):
+                parsed = parsed.set(index, pa.field(name, pa.uint64()))
         both = self.texts.keys() & other.texts.keys()
         common = {name: _common_text(self.texts[name], other.texts[name]) for name in both}
         return _Columns(parsed, {**self.texts, **other.texts, **common})
 
-    def schema(self, declared: Types) -> Any:
-        """Return the schema of the batches."""
-        types = {**self.texts, **declared}
-        return pa.schema(
-            [field.with_type(types.get(field.name, field.type)) for field in self.parsed]
-        )
+    def _long(self) -> set[str]:
+        return {field.name for field in self.parsed if field.type == pa.uint64()}
+
+    @property
+    def schema(self) -> Any:
+        """The schema of the batches."""
+        return pa.schema([f.with_type(self.texts.get(f.name, f.type)) for f in self.parsed])
+
+    def declare(self, types: Types) -> _Columns:
+        """Set the types of columns, and add those that do not exist."""
+        parsed = self.parsed
+        for name, type_ in types.items():
+            at = parsed.get_field_index(name)
+            found = pa.null() if at < 0 else parsed.field(at).type
+            # Arrow casts text to all types, and numbers to text.
+            if not pa.types.is_string(found) and (pa.types.is_null(found) or not _is_text(type_)):
+                field = pa.field(name, _parsed_type(type_))
+                parsed = parsed.append(field) if at < 0 else parsed.set(at, field)
+        return _Columns(pa.schema(map(_parsable, parsed)), {**self.texts, **types})
 
 
 def open_json(read: Read, name: str, types: Types, reread: Callable[[], Read] | None = None) -> Any:
@@ -111,7 +131,8 @@ def open_json(read: Read, name: str, types: Types, reread: Callable[[], Read] | 
     else:
         columns = _infer_all(whole, types)
         whole = _cut(reread(), name)
-    schema = columns.schema(types)
+    columns = columns.declare(types)
+    schema = columns.schema
     return pa.RecordBatchReader.from_batches(schema, _read(whole, columns.parsed, schema, name))
 
 
@@ -216,25 +237,48 @@ def _infer_all(blocks: Iterable[_Block], declared: Types) -> _Columns:
 
 
 def _infer(data: bytes, declared: Types) -> _Columns:
-    given = pa.schema([(name, _parsed_type(type_)) for name, type_ in declared.items()])
-    found = _parse(data, given, "infer").schema
-    if declared:  # Arrow puts them first
-        order = re.search(rb"\S.*", data)
-        names = list(json.loads(order[0])) if order else []
-        found = pa.schema(
-            sorted(found, key=lambda f: names.index(f.name) if f.name in names else len(names))
-        )
+    try:
+        table = _parse(data, pa.schema([]), "infer")
+    except pa.ArrowInvalid:
+        if not declared:
+            raise
+        given = _Columns(pa.schema([]), {}).declare(declared).parsed
+        table = _parse(data, given, "infer")
+    found = _with_long_integers(data, table)
     schema = pa.schema([field.with_type(_without_times(field.type)) for field in found])
     texts = {}
     if any(pa.types.is_string(field.type) for field in schema):
         # A second time, because the first may have made timestamps. (And its lists are invalid
         # if the first element is null: apache/arrow#51305.)
-        table = _parse(data, schema, "error")
+        table = _parse(data, pa.schema(map(_parsable, schema)), "error")
         for name, column in zip(table.column_names, table.columns, strict=True):
-            text = pa.types.is_string(column.type) and name not in declared
-            if text and column.null_count < len(column):
+            if pa.types.is_string(column.type) and column.null_count < len(column):
                 texts[name] = _text_type(column)
     return _Columns(schema, texts)
+
+
+def _with_long_integers(data: bytes, table: Any) -> Any:
+    """Return the schema of a table, with uint64 for integers that Arrow read as floats."""
+    schema = table.schema
+    for index, field in enumerate(schema):
+        if pa.types.is_float64(field.type) and (pc.max(table.column(index)).as_py() or 0) >= 2**63:
+            only = pa.schema([pa.field(field.name, pa.uint64())])
+            with contextlib.suppress(pa.ArrowInvalid):
+                _parse(data, only, "ignore")
+                schema = schema.set(index, only.field(0))
+    return schema
+
+
+def _parsable(field: Any) -> Any:
+    """Return a field without lists of nulls, which Arrow parses wrong (apache/arrow#47417)."""
+    type_ = field.type
+    if pa.types.is_struct(type_):
+        return field.with_type(pa.struct(list(map(_parsable, type_))))
+    if pa.types.is_list(type_):
+        inner = type_.value_field
+        null = pa.types.is_null(inner.type)
+        return field.with_type(pa.list_(inner.with_type(pa.string()) if null else _parsable(inner)))
+    return field
 
 
 def _without_times(type_: Any) -> Any:
@@ -257,6 +301,12 @@ def _text_type(column: Any) -> Any:
             continue
         return type_
     return pa.string()
+
+
+def _is_text(type_: Any) -> bool:
+    types = pa.types
+    tests = (types.is_string, types.is_large_string, types.is_string_view)
+    return any(test(type_) for test in tests)
 
 
 def _common_text(one: Any, other: Any) -> Any:
@@ -393,7 +443,7 @@ def _remedy(name: str, value: Any, type_: Any) -> str:
     else:
         possible = kind == "double" and pa.types.is_integer(type_)
     if possible and kind is not None:
-        return f"Set its type: --csv-type {name}={kind}"
+        return f"Set its type: --csv-type {shlex.quote(name)}={kind}"
     if possible:
         return "Save the data to a file: its types are inferred from all lines."
     return "A column has one type: write null where a value is missing."

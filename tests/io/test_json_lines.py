@@ -190,7 +190,10 @@ def test_a_loss_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     [
         ([1, 2], pa.int64()),
         ([1, 2.5], pa.float64()),
-        ([1, 2**63], pa.float64()),
+        ([1, 2**63], pa.uint64()),
+        ([2**64 - 1, None], pa.uint64()),
+        ([-1.5, 2**63], pa.float64()),
+        ([1, 2**64], pa.float64()),
         ([None, None], pa.null()),
         ([None, 2], pa.int64()),
         (["2020-01-01", "2021-02-03"], pa.date32()),
@@ -203,6 +206,7 @@ def test_a_loss_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         (["12", "x"], pa.string()),
         ([[1], [2.5]], pa.list_(pa.float64())),
         ([[None, 1], []], pa.list_(pa.int64())),
+        ([[None, None], []], pa.list_(pa.string())),
         ([{"a": 1}, {"b": "x"}], pa.struct([("a", pa.int64()), ("b", pa.string())])),
         ([{"t": "2020-01-01T10:00:00"}, None], pa.struct([("t", pa.string())])),
     ],
@@ -225,6 +229,20 @@ def test_declared_columns_exist_in_the_order_of_the_lines() -> None:
     file = opened(lines({"b": 1, "a": 2}), z=pa.string(), a=pa.float32())
     assert file.schema == pa.schema([("b", pa.int64()), ("a", pa.float32()), ("z", pa.string())])
     assert table_of(file).to_pylist() == [{"b": 1, "a": 2.0, "z": None}]
+
+
+@pytest.mark.parametrize("block", [8, 1000])
+def test_text_is_cast_to_a_declared_number_and_back(block: int) -> None:
+    rows = [{}, {"text": "1.10", "id": 7}, {"text": "-2", "id": 2.5}, {"text": None}]
+    file = opened(lines(*rows), block, text=pa.float64(), id=pa.string())
+    assert file.schema == pa.schema([("text", pa.float64()), ("id", pa.string())])
+    assert table_of(file)["text"].to_pylist() == [None, 1.1, -2.0, None]
+    assert table_of(file)["id"].to_pylist() in (
+        [None, "7", "2.5", None],
+        [None, "7.0", "2.5", None],
+    )
+    exact = opened('{"x": 18446744073709551615}\n', x=pa.uint64())
+    assert table_of(exact)["x"].to_pylist() == [2**64 - 1]
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress])
