@@ -7,6 +7,7 @@ that all its values fit, and the file is read from its beginning.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import re
@@ -178,10 +179,12 @@ class CsvReader:
             del batch  # releases it before the next one is read
 
     def read_text(self) -> Iterator[Any]:
-        """Read the file again, all columns as text."""
+        """Read the file again, all columns as text, up to the first damage."""
         if self._opener is not None:
             text = dict.fromkeys(self.schema.names, pa.binary())
-            yield from self._open(self._opener(), text)
+            # Whoever reads the values reports the error.
+            with contextlib.suppress(pa.ArrowException, UnicodeError):
+                yield from self._open(self._opener(), text)
 
     def _open(self, file: Any, types: Mapping[str, Any], columns: Sequence[str] = ()) -> Any:
         dialect = self._dialect

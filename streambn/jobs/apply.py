@@ -54,6 +54,7 @@ def apply_job(
         An input cannot be read or normalized, an output cannot be written or is wrong, or
         another job is writing it.
     """
+    options = options.for_new_job()
     configure_process(options.threads)
     with lock(*_manifests(plan)):
         if write_options.resume:
@@ -97,6 +98,7 @@ def normalize_job(
     StreamBNError, OSError
         As for `fit_job` and `apply_job`; or an input cannot be read twice.
     """
+    options = options.for_new_job()
     locations = [] if checkpoint.location is None else [checkpoint.location]
     with lock(*locations, *_manifests(plan)):
         if checkpoint.resume:
@@ -130,6 +132,9 @@ def _apply(
         # Several threads normalize a block each, between reading and encoding it.
         kernels.set_threads(max(1, options.threads // 6))
     sources = plan.sources
+    if plan.output == PIPE or not isinstance(operation, ApplyStatistics):
+        # Neither what was written to a pipe nor what was learned can be taken back.
+        options.settle(sources)
     progress = Progress("applying", len(sources), total_size(sources))
     with display(progress):
         if plan.output == PIPE:

@@ -12,13 +12,13 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
-from streambn.io import Location, Source, Stamp
+from streambn.io import Location, Source, Stamp, type_named
 from streambn.jobs.learn import FitState, Position
 from streambn.jobs.plan import ReadOptions
 from streambn.jobs.report import Skipped
@@ -87,6 +87,8 @@ class Checkpoint(NamedTuple):
                 "options, or start again.",
                 argument="resume",
             )
+        for path, types in note.types.items():
+            options.settled[path] = {column: type_named(name) for column, name in types.items()}
         if not all(source.rereadable for source in sources):  # a pipe now holds new rows
             return FitState(saved.statistics, Position(rows=note.rows, bytes=note.bytes))
         position = note.position
@@ -108,7 +110,8 @@ class Checkpoint(NamedTuple):
             To be called with each state that the fit reaches.
         """
         identity = _identity(initial, options)
-        writer = CheckpointWriter(self.location, sources, identity, self.interval.rows)
+        rows = self.interval.rows
+        writer = CheckpointWriter(self.location, sources, identity, rows, options.settled)
         if self.location is None:
             yield writer
             return
@@ -143,6 +146,7 @@ class _Note(msgspec.Struct, forbid_unknown_fields=True):
     within: int
     stamps: list[Stamp | None]
     skipped: list[Skipped]
+    types: dict[str, dict[str, str]] = {}  # of CSV columns by path, if they had to be settled
 
     @property
     def position(self) -> Position:
@@ -192,9 +196,10 @@ class CheckpointWriter:
         sources: Sequence[Source],
         identity: str,
         rows: int | None,
+        settled: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self._location, self._sources, self._identity = location, sources, identity
-        self._interval_rows = rows
+        self._interval_rows, self._settled = rows, settled
         self._lock = threading.Lock()
         self._state: FitState | None = None
         self._saved: FitState | None = None
@@ -259,6 +264,10 @@ class CheckpointWriter:
             position.rows_in_file,
             list(position.stamps[: position.files_begun]),
             list(position.skipped),
+            {
+                path: {column: str(kind) for column, kind in types.items()}
+                for path, types in self._settled.items()
+            },
         )
         return encode(Snapshot(state.statistics, frozen=False, note=msgspec.to_builtins(note)))
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from streambn import kernels
 from streambn.errors import InvalidValueError, NotFittedError
-from streambn.io import Source, locate, lock, remove_leftovers
+from streambn.io import InferenceError, Source, locate, lock, remove_leftovers
 from streambn.jobs.checkpoint import Checkpoint, CheckpointWriter
 from streambn.jobs.learn import FitState, Position, fit_files
 from streambn.jobs.plan import ReadOptions
@@ -66,6 +66,7 @@ def fit_job(
         An input cannot be read or learned, the output cannot be written, or another job is
         writing it.
     """
+    options = options.for_new_job()
     locations = [] if checkpoint.location is None else [checkpoint.location]
     with lock(*locations):
         if checkpoint.resume:
@@ -113,7 +114,14 @@ def run_fit(
     with checkpoint.open_writer(initial, sources, options) as writer:
         progress = Progress("fitting", len(sources), total_size(sources))
         with display(progress):
-            end = fit_files(start, sources, columns, options, progress, writer.reach)
+            try:
+                end = fit_files(start, sources, columns, options, progress, writer.reach)
+            except InferenceError:
+                if start.position.rows == 0:
+                    raise
+                progress.begin_again()
+                start = FitState(initial, Position())
+                end = fit_files(start, sources, columns, options, progress, writer.reach)
         writer.reach(end)
         if end.position.skipped and end.statistics.binding is None:
             raise NotFittedError("nothing is left to learn: all inputs were skipped")

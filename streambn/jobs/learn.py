@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from streambn.arrow import row_columns
 from streambn.errors import SchemaError, StreamBNError
 from streambn.io import (
+    InferenceError,
     Joined,
     Piece,
     Source,
@@ -109,12 +110,34 @@ def fit_files(
 
     Raises
     ------
+    InferenceError
+        The types of the source that the start is in the middle of are other than those that an
+        earlier run learned. They are settled now. Learn from the beginning.
     StreamBNError, OSError
         A source cannot be read or learned. The message names it.
     """
     learner = _Learner(start, options, progress, on_state)
+    while True:
+        try:
+            with contextlib.closing(_read_all(learner.state, sources, columns, options)) as tasks:
+                for task, batches in tasks:
+                    learner.take(task, batches)
+                return learner.state
+        except InferenceError:
+            options.settle([sources[learner.state.position.files]])
+            if not learner.begin_file_again():
+                raise
+
+
+def _read_all(
+    start: FitState,
+    sources: Sequence[Source],
+    columns: Sequence[str] | None,
+    options: ReadOptions,
+) -> Generator[tuple[_Task, Iterator[Joined]], None, None]:
+    """Read what follows a state, ahead of the consumer."""
     open_one = functools.partial(_open, start.statistics, columns, options)
-    tasks = prefetch(
+    return prefetch(
         _tasks(sources, start.position, open_one),
         lambda task: task.read(start.statistics.policy),
         # A pipe is read in this thread: a thread that is blocked in a read cannot be stopped.
@@ -122,10 +145,6 @@ def fit_files(
         capacity=_BUFFER_BYTES,
         size=lambda joined: int(joined.batch.nbytes),
     )
-    with contextlib.closing(tasks):
-        for task, batches in tasks:
-            learner.take(task, batches)
-    return learner.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +205,8 @@ class _Learner:
         self._options, self._progress, self._on_state = options, progress, on_state
         self._stamps, self._skipped = list(self._start.stamps), list(self._start.skipped)
         self._mismatch = -1  # index of the source whose columns do not match
+        # The state before the current file; None: an earlier run began it.
+        self._before_file = start if not start.position.pieces else None
         files, rows = self._start.files, self._start.rows - self._start.rows_in_file
         progress.skip(files=files, rows=rows, bytes=self._size_of(files))
 
@@ -197,6 +218,8 @@ class _Learner:
         try:
             if task.index != self._mismatch:
                 self._learn(task, batches)
+        except InferenceError:
+            raise
         except (StreamBNError, OSError) as error:
             if not self._options.skip_damaged:
                 raise
@@ -210,8 +233,19 @@ class _Learner:
             task.source.check_unchanged(task.stamp)
             self._progress.end_file()
             self._reach(task.index + 1, 0)
+            self._before_file = self.state
         elif task.independent:
             self._reach(task.index, task.number + 1)
+
+    def begin_file_again(self) -> bool:
+        """Return to the state before the current file, unless an earlier run began it."""
+        if self._before_file is None:
+            return False
+        self.state = self._before_file
+        self._statistics, position = self.state
+        self._stamps, self._skipped = list(position.stamps[: position.files]), [*position.skipped]
+        self._progress.begin_file_again()
+        return True
 
     def _start_file(self, task: _Task) -> None:
         self._progress.start_file(task.source.name, task.stamp and task.stamp.size)

@@ -19,7 +19,15 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from streambn.errors import StreamBNError
-from streambn.io import Encoding, OutputBuffer, Source, Stamp, located, prefetch
+from streambn.io import (
+    Encoding,
+    InferenceError,
+    OutputBuffer,
+    Source,
+    Stamp,
+    located,
+    prefetch,
+)
 from streambn.jobs.operations import ApplyStatistics, BatchFunction, Operation
 from streambn.jobs.output_schema import keys_of
 from streambn.jobs.plan import Output, ReadOptions
@@ -106,11 +114,16 @@ def write_outputs(
     with contextlib.closing(in_progress(outputs, maker, write, workers)) as started_outputs:
         for (output, stamps), chunks in started_outputs:
             sizes = [stamp.size for stamp in stamps if stamp is not None]
-            progress.start_file(output.sources[0].name, sum(sizes) if sizes else None)
+            size = sum(sizes) if sizes else None
+            progress.start_file(output.sources[0].name, size)
             before = len(skipped)
             # After an error, closing removes the temporary file before anything else happens.
             with contextlib.suppress(NothingLeftError), contextlib.closing(chunks):
                 for chunk in chunks:
+                    if chunk.again:
+                        progress.begin_file_again()
+                        progress.start_file(output.sources[0].name, size)
+                        del skipped[before:]
                     progress.add(chunk.rows, chunk.bytes)
                     skipped += chunk.skipped
                 on_complete(output, stamps, skipped[before:])
@@ -155,7 +168,7 @@ def _whole_outputs(
 
     def work(started: _Started) -> Iterator[Chunk]:
         made = ((task, task.make()) for task in maker.tasks(started))
-        return _write_output(started, made, write, maker.options)
+        return _write_output(started, made, write, maker)
 
     return prefetch(map(_start, outputs), work, workers=workers, capacity=_CHUNKS, size=lambda _: 1)
 
@@ -172,13 +185,26 @@ def _blocks(outputs: Sequence[Output], maker: _Maker, write: _Write, workers: in
     )
     with contextlib.closing(in_progress):
         for started, made in itertools.groupby(in_progress, lambda pair: pair[0].started):
-            yield started, _write_output(started, made, write, maker.options)
+            yield started, _write_output(started, made, write, maker)
 
 
 def _write_output(
-    started: _Started, made: _Made, write: _Write, options: ReadOptions
+    started: _Started, made: _Made, write: _Write, maker: _Maker
 ) -> Generator[Chunk, None, None]:
     """Write one output; yield each chunk without its data after it was written."""
+    try:
+        yield from _write_once(started, made, write, maker.options)
+    except InferenceError:
+        # What was written has the types of the first rows, and is gone by now.
+        maker.options.settle(started.output.sources)
+        yield Chunk(b"", again=True)
+        made = ((task, task.make()) for task in maker.tasks(started))
+        yield from _write_once(started, made, write, maker.options)
+
+
+def _write_once(
+    started: _Started, made: _Made, write: _Write, options: ReadOptions
+) -> Generator[Chunk, None, None]:
     with write(started.output) as file:
         yield from _append(made, file.write, options)
         for source, stamp in zip(started.output.sources, started.stamps, strict=True):

@@ -49,6 +49,10 @@ class ReadOptions(NamedTuple):
         """Open a source. `streambn.io.open_source` has the options."""
         return open_source(source, csv=self.csv, settled=self.settled.get(source.path), **options)
 
+    def for_new_job(self) -> ReadOptions:
+        """Return these options with no settled types yet."""
+        return self._replace(settled={})
+
     def settle(self, sources: Iterable[Source]) -> None:
         """Read CSV sources for types that all their values fit, unless they are known."""
         for source in sources:

@@ -107,6 +107,20 @@ class Progress:
         self.files_done += 1
         self._count(0, rest)
 
+    def begin_file_again(self) -> None:
+        """Take back the counts of the current file, which will be started once more."""
+        rows, count = self.in_file, self._bytes_in_file
+        self.rows -= rows
+        self.name, self._size = None, None
+        self.in_file = self._bytes_in_file = 0
+        self._count(-rows, -count)
+
+    def begin_again(self) -> None:
+        """Take back all counts."""
+        self.begin_file_again()
+        self.files_done = self.rows = self._bytes = 0
+        self.skipped = Amount(0, 0)
+
     def skip(self, files: int = 0, bytes: int = 0, rows: int = 0) -> None:  # noqa: A002
         """Count the work of an earlier run.
 

@@ -16,6 +16,7 @@ from streambn.io import (
     DataFile,
     Encoding,
     Format,
+    InferenceError,
     Joined,
     OutputBuffer,
     Piece,
@@ -55,6 +56,7 @@ class Chunk(NamedTuple):
     rows: int = 0
     bytes: int = 0
     skipped: Sequence[Skipped] = ()
+    again: bool = False  # whether the output begins again: earlier chunks are gone
 
 
 def stream_output(
@@ -66,6 +68,8 @@ def stream_output(
     ------
     NothingLeftError
         All sources were skipped.
+    InferenceError
+        The output must be made again, with the types that its sources settle.
     StreamBNError, OSError
         A source cannot be read or normalized, or the format cannot hold the result.
     """
@@ -199,6 +203,8 @@ def _read_and_map(
                         function = SourceMap(operation, opened.schema, settled)
                     schema = opened.schema
                 yield source, opened, function
+            except InferenceError:
+                raise
             except (StreamBNError, OSError) as error:
                 if not options.skip_damaged:
                     raise
@@ -286,6 +292,8 @@ def _map_source(
                     tally.rows += part.joined.batch.num_rows
                     tally.bytes += 0 if piece.independent else part.bytes
                     yield part.joined
+            except InferenceError:
+                raise
             except (StreamBNError, OSError) as error:
                 if not options.skip_damaged:
                     raise
