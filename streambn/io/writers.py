@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
+from streambn.io.csv_writer import CsvWriter
 from streambn.io.formats import Format
 from streambn.io.joins import Joined
 from streambn.io.json_writer import JsonWriter
 
-csv = lazy_module("pyarrow.csv")
 pq = lazy_module("pyarrow.parquet")
 
 __all__ = ["Encoding", "OutputBuffer", "parquet_writer", "write_batches"]
@@ -128,7 +128,7 @@ def _writer(file: Any, schema: Any, kind: Format) -> Any:
         return pa.ipc.new_stream(file, schema)
     if kind is Format.JSON:
         return JsonWriter(file, schema)
-    return csv.CSVWriter(file, schema)
+    return CsvWriter(file, schema)
 
 
 def parquet_writer(file: Any, schema: Any, compression: str | dict[str, str] | None) -> Any:

@@ -123,9 +123,19 @@ def run_fit(
                 start = FitState(initial, Position())
                 end = fit_files(start, sources, columns, options, progress, writer.reach)
         writer.reach(end)
-        if end.position.skipped and end.statistics.binding is None:
-            raise NotFittedError("nothing is left to learn: all inputs were skipped")
+        _check_learned(end, sources)
         yield CompletedFit(end, progress, writer)
+
+
+def _check_learned(end: FitState, sources: Sequence[Source]) -> None:
+    """Refuse the end of a fit that learned nothing from files. A stream may go on later."""
+    if end.statistics.binding is not None or not all(source.rereadable for source in sources):
+        return
+    if end.position.skipped:
+        raise NotFittedError("nothing is left to learn: all inputs were skipped")
+    if len(sources) == 1:
+        raise NotFittedError("no rows, so there is nothing to learn", source=sources[0].name)
+    raise NotFittedError(f"none of the {len(sources):,} inputs has rows: there is nothing to learn")
 
 
 def configure_process(threads: int) -> None:

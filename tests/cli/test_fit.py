@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from cli_process import CO2, bad, fit, good, ipc, says, stats, tree
+from cli_process import CO2, bad, fit, good, ipc, run, says, stats, tree
 
 import streambn as sbn
 
@@ -332,8 +332,7 @@ def test_empty_files_change_nothing() -> None:
     with pa.ipc.new_file("empty.arrow", table.schema):
         pass
     Path("empty.csv").write_text("x,s\n")
-    done = good("fit", "empty.parquet", "empty.arrow", "empty.csv", "-o", "empty.json")
-    assert done.stderr == "streambn: 0 rows, statistics of 0 columns in empty.json\n"
+    sbn.Normalizer().save("empty.json")
     assert good("show", "empty.json").stdout.splitlines()[2].split() == ["rows", "0"]
     assert json.loads(good("show", "empty.json", "--format", "json").stdout)["columns"] == []
     assert good("show", "empty.json", "--format", "csv").stdout == (
@@ -350,28 +349,39 @@ def test_empty_files_change_nothing() -> None:
     assert "empty.json: " in bad(1, "apply", "empty.json", "t.parquet", "-o", "-")
     bad(1, "apply", "empty.json", "t.parquet", "-o", "no.csv")
     bad(1, "normalize", "empty.parquet", "-o", "no.csv")
-    bad(1, "fit", "empty.csv", "-o", "out.json", "--frozen")
+    for files in (["empty.csv"], ["empty.parquet"], ["empty.parquet", "empty.csv", "empty.arrow"]):
+        message = bad(1, "fit", *files, "-o", "out.json")
+        says(message, "nothing to learn", *files[: len(files) == 1])
+    assert "empty.csv: no rows" in bad(1, "normalize", "empty.csv", "-o", "no.csv")
 
 
 # --- CSV ------------------------------------------------------------------------------
 
 
-def test_a_type_that_the_first_rows_do_not_show_is_named_in_the_message() -> None:
-    Path("t.csv").write_text("at,x\n" + "2026-03-01,1\n" * 300_000 + "2026-03-01 12:00:00,2\n")
+def test_a_type_that_the_first_rows_do_not_show_is_found_in_the_file() -> None:
+    content = "at,x\n" + "2026-03-01,1\n" * 300_000 + "2026-03-01 12:00:00,2\n"
+    Path("t.csv").write_text(content)
     ema = ("-o", "s.json", "--policy", "ema", "--halflife", "12h", "--time", "at")
-    assert "--csv-type at=timestamp[us]" in bad(1, "fit", "t.csv", *ema)
-    good("fit", "t.csv", *ema, "--csv-type", "at=timestamp[us]")
-    assert stats("s.json")["x"]["weight"] == pytest.approx(300_000 / 2 + 1)
+    # The rest of a pipe cannot be known.
+    piped = run("fit", "-", *ema, input=content)
+    assert piped.returncode == 1
+    says(piped.stderr, "column 'at'", "'2026-03-01 12:00:00'", "--csv-type at=timestamp[us]")
+    for given in ((), ("--csv-type", "at=timestamp[us]")):
+        good("fit", "t.csv", *ema, *given)
+        assert stats("s.json")["x"]["weight"] == pytest.approx(300_000 / 2 + 1)
 
 
 def test_csv_type() -> None:
     Path("t.csv").write_text("id,x\n" + "001,1\n" * 1_000_000 + "002,1.5\n")
-    says(bad(1, "fit", "t.csv", "-o", "stats.json"), "t.csv: column 'x'", "--csv-type x=double")
     types = ("--csv-type", "x=double", "--csv-type", "id=string")
     good("fit", "t.csv", "-o", "stats.json", *types)
     assert stats()["x"]["max"] == 1.5
     good("apply", "stats.json", "t.csv", "-o", "out.parquet", *types)
     assert pq.read_table("out.parquet")["id"][-1].as_py() == "002"
+    says(
+        bad(1, "fit", "t.csv", "-o", "no.json", "--csv-type", "x=int64"),
+        *("t.csv: column 'x', row 1,000,001", "'1.5'", "the type given for it"),
+    )
 
 
 def test_csv_keeps_nan_and_null_apart() -> None:
@@ -382,14 +392,14 @@ def test_csv_keeps_nan_and_null_apart() -> None:
     assert "NaN" in bad(1, "fit", "t.csv", "-o", "r.json", "--nan", "raise")
     good("apply", "s.json", "t.csv", "-o", "out.csv")
     assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()[1:]] == [
-        "-1", "nan", "", "1",
+        "-1.0", "nan", "", "1.0",
     ]  # fmt: skip
 
 
 def test_an_empty_line_is_a_row_of_a_csv_of_one_column() -> None:
     Path("one.csv").write_text("x\n1\n\n3\n")
     good("normalize", "one.csv", "-o", "out.csv", "--save", "s.json")
-    assert Path("out.csv").read_text().splitlines()[1:] == ["-1", "", "1"]
+    assert Path("out.csv").read_text().splitlines()[1:] == ["-1.0", "", "1.0"]
     good("normalize", "out.csv", "-o", "again.csv")
     assert Path("again.csv").read_text() == Path("out.csv").read_text()
 

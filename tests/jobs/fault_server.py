@@ -38,7 +38,7 @@ import rich.console  # noqa: F401
 import streambn.cli.apply
 import streambn.cli.statistics  # noqa: F401
 from streambn.cli import main as cli
-from streambn.io import atomic
+from streambn.io import atomic, csv_reader
 from streambn.io import readers as reading
 from streambn.jobs import checkpoint
 from streambn.parquet import rewrite as rewriting
@@ -204,7 +204,7 @@ def in_child(request: dict[str, Any]) -> None:
 def main() -> None:
     """Serve requests until stdin ends."""
     reading.PARQUET_ROWS = 200
-    reading._CSV_BLOCK = 4096
+    csv_reader._BLOCK = 4096
     rewriting._BLOCK_BYTES = 2048
     for line in sys.stdin:
         child = os.fork()

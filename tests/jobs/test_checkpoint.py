@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streambn as sbn
-from streambn.io import joins, locate
+from streambn.io import csv_reader, joins, locate
 from streambn.io import readers as reading
 from streambn.io import sources as files
 from streambn.jobs import Checkpoint, Interval, ReadOptions, Skipped
@@ -40,7 +40,7 @@ LEARN = Statistics.learn
 def _small_pieces(jobs_in_a_folder: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read small tables in several pieces and batches."""
     monkeypatch.setattr(reading, "PARQUET_ROWS", 8)
-    monkeypatch.setattr(reading, "_CSV_BLOCK", 300)
+    monkeypatch.setattr(csv_reader, "_BLOCK", 300)
 
 
 def table_of(rows: int, seed: int = 0) -> pa.Table:
@@ -353,7 +353,10 @@ def test_checkpoint_instead_of_an_output_stays(run: Run, inputs: list[str]) -> N
 def test_no_checkpoint_without_rows(run: Run) -> None:
     Path("x.csv").write_text("x\n")
     done = run("fit", "x.csv", "--checkpoint", "kept")
-    assert (done.code, done.lines) == (0, [])
+    assert (done.code, done.lines) == (
+        1,
+        ["streambn: x.csv: no rows, so there is nothing to learn"],
+    )
     assert not Path("kept").exists()
 
 

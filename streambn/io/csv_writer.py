@@ -1,0 +1,88 @@
+"""The writer of CSV: Arrow's, with a point in every float.
+
+Arrow writes the float 5.0 as ``5``. A reader that takes the type of a column from its first rows,
+as many do, would take it for an integer. Arrow also refuses bytes that are not UTF-8, which a
+column of text in another encoding has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from streambn._lazy import lazy_module
+
+csv = lazy_module("pyarrow.csv")
+pc = lazy_module("pyarrow.compute")
+
+__all__ = ["CsvWriter"]
+
+# Rows that are text at a time: the text of one array must stay below 2 GB.
+_ROWS = 1 << 13
+
+
+class CsvWriter:
+    """Writes batches to a file as CSV.
+
+    Parameters
+    ----------
+    file : binary file object
+    schema : pyarrow.Schema
+    """
+
+    def __init__(self, file: Any, schema: Any) -> None:
+        self._file, self._writer = file, csv.CSVWriter(file, schema)
+
+    def write_batch(self, batch: Any) -> None:
+        """Write a batch."""
+        if any(map(_needs_text, batch.columns)):
+            for lines in _lines(batch):
+                self._file.write(lines)
+        else:
+            self._writer.write_batch(batch)
+
+    def close(self) -> None:
+        """End the file, which stays open."""
+        self._writer.close()
+
+
+def _needs_text(column: Any) -> bool:
+    """Return whether a column has whole floats, or bytes that may not be UTF-8."""
+    return pa.types.is_binary(column.type) or _has_whole_floats(column)
+
+
+def _has_whole_floats(column: Any) -> bool:
+    if not pa.types.is_floating(column.type):
+        return False
+    if pa.types.is_float16(column.type):
+        column = column.cast(pa.float32())
+    return bool(pc.any(pc.equal(pc.floor(column), column)).as_py())
+
+
+def _lines(batch: Any) -> Iterator[bytes]:
+    """Yield the lines of a batch, as Arrow writes them but for the points."""
+    for start in range(0, batch.num_rows, _ROWS):
+        values = [_text(column) for column in batch.slice(start, _ROWS).columns]
+        rows = pc.binary_join_element_wise(
+            *values, b",", null_handling="replace", null_replacement=b""
+        )
+        ended = pc.binary_join_element_wise(rows, b"", b"\n")
+        yield b"".join(ended.to_pylist())
+
+
+def _text(column: Any) -> Any:
+    """Return the values of a column as CSV, in binary."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _text(column.cast(kind.value_type))
+    types = pa.types
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind):
+        escaped = pc.replace_substring(column.cast(pa.binary()), b'"', b'""')
+        return pc.binary_join_element_wise(b'"', escaped, b'"', b"")
+    text = column.cast(pa.string())
+    if _has_whole_floats(column):
+        plain = pc.invert(pc.match_substring_regex(text, "[.eni]"))
+        text = pc.if_else(plain, pc.binary_join_element_wise(text, "0", "."), text)
+    return text.cast(pa.binary())
