@@ -224,7 +224,7 @@ def _infer_all(blocks: Iterable[_Block], declared: Types) -> _Columns:
     columns = _Columns(pa.schema([]), {})
 
     def infer(data: bytes) -> _Columns:
-        return columns.unite(_infer(data, declared))
+        return columns.unite(_infer(data, declared, columns.texts))
 
     for block in blocks:
         try:
@@ -236,7 +236,7 @@ def _infer_all(blocks: Iterable[_Block], declared: Types) -> _Columns:
     return columns
 
 
-def _infer(data: bytes, declared: Types) -> _Columns:
+def _infer(data: bytes, declared: Types, known: Types) -> _Columns:
     try:
         table = _parse(data, pa.schema([]), "infer")
     except pa.ArrowInvalid:
@@ -246,15 +246,22 @@ def _infer(data: bytes, declared: Types) -> _Columns:
         table = _parse(data, given, "infer")
     found = _with_long_integers(data, table)
     schema = pa.schema([field.with_type(_without_times(field.type)) for field in found])
-    texts = {}
-    if any(pa.types.is_string(field.type) for field in schema):
-        # A second time, because the first may have made timestamps. (And its lists are invalid
-        # if the first element is null: apache/arrow#51305.)
-        table = _parse(data, pa.schema(map(_parsable, schema)), "error")
-        for name, column in zip(table.column_names, table.columns, strict=True):
-            if pa.types.is_string(column.type) and column.null_count < len(column):
-                texts[name] = _text_type(column)
-    return _Columns(schema, texts)
+    return _Columns(schema, _text_types(data, table, known))
+
+
+def _text_types(data: bytes, table: Any, known: Types) -> dict[str, Any]:
+    """Return the types of the text columns that have a value."""
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    times = [name for name, column in columns.items() if pa.types.is_timestamp(column.type)]
+    if times:
+        text = _parse(data, pa.schema([(name, pa.string()) for name in times]), "ignore")
+        columns |= zip(times, text.columns, strict=True)
+    found = {}
+    for name, column in columns.items():
+        if pa.types.is_string(column.type) and column.null_count < len(column):
+            plain = known.get(name) == pa.string()
+            found[name] = pa.string() if plain else _text_type(column)
+    return found
 
 
 def _with_long_integers(data: bytes, table: Any) -> Any:
@@ -294,8 +301,10 @@ def _without_times(type_: Any) -> Any:
 
 def _text_type(column: Any) -> Any:
     """Return the type of a text column that has a value."""
+    sample = column.drop_null().slice(0, 16)  # a cast that fails is slow
     for type_ in _TEXT_TYPES:
         try:
+            sample.cast(type_)
             column.cast(type_)
         except pa.ArrowInvalid:
             continue
