@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from cli_process import ENV, TIMEOUT, bad, good, run, says, stats
 
+from streambn.io import json_reader
+
 STREAMBN = f"{shlex.quote(sys.executable)} -m streambn.cli"
 
 
@@ -65,6 +67,13 @@ def shell(command: str) -> str:
     return done.stdout
 
 
+@pytest.fixture(params=["blocks", "one block"])
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read in one block, or in many, of which the first does not show the types."""
+    if request.param == "blocks":
+        monkeypatch.setattr(json_reader, "_BLOCK", 2000)
+
+
 COLUMNS = ("reading", "level", "late", "battery.volts")
 
 
@@ -84,6 +93,7 @@ def check(found: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
         assert pd.Timestamp(one["ts"]) == pd.Timestamp(other["ts"])
 
 
+@pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("suffix", [".ndjson", ".jsonl.gz", ".log", ".json"])
 def test_a_file_is_recognized_by_its_content(suffix: str) -> None:
     rows = events()
@@ -100,6 +110,7 @@ def test_a_file_is_recognized_by_its_content(suffix: str) -> None:
         assert found[name]["var"] == pytest.approx(values.var(ddof=0), rel=1e-13)
 
 
+@pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("out", ["out.ndjson", "out.jsonl.gz", "out.parquet", "out.arrows", "dir/"])
 def test_apply_and_back(out: str) -> None:
     rows = events()
@@ -165,6 +176,7 @@ def test_event_times_are_text_in_iso_8601() -> None:
     assert stats("s.json")["reading"]["mean"] == pytest.approx(expected.iloc[-1], rel=1e-12)
 
 
+@pytest.mark.usefixtures("_blocks")
 def test_a_broken_line_is_named_and_the_rest_skipped() -> None:
     rows = events(100)
     text = "".join(f"{json.dumps(row)}\n" for row in rows)
@@ -178,6 +190,24 @@ def test_a_broken_line_is_named_and_the_rest_skipped() -> None:
     assert "on-error" not in skipped["why"]
 
 
+@pytest.mark.usefixtures("_blocks")
+@pytest.mark.parametrize("out", ["joined.ndjson", "joined.parquet"])
+def test_lines_and_other_formats_in_one_output(out: str) -> None:
+    rows = events()
+    write("a.ndjson", rows[:400])
+    rest = pa.Table.from_pylist([row | {"ts": None} for row in rows[400:]])
+    pq.write_table(rest, "b.parquet")
+    good("fit", "a.ndjson", "-o", "s.json", "--quiet")
+    good("apply", "s.json", "a.ndjson", "b.parquet", "-o", out, "--quiet")
+    if out.endswith("ndjson"):
+        levels = [row["level"] for row in read(Path(out).read_text())]
+    else:
+        levels = pq.read_table(out)["level"].to_pylist()
+    first = np.array([row["level"] for row in rows[:400]])
+    expected = (np.array([row["level"] for row in rows]) - first.mean()) / first.std()
+    np.testing.assert_allclose(levels, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_what_is_not_newline_delimited_is_refused_with_the_remedy() -> None:
     Path("array.json").write_text(json.dumps(events(3)))
     says(bad(1, "fit", "array.json", "-o", "s.json"), "a JSON array", "jq -c '.[]'")
@@ -188,6 +218,7 @@ def test_what_is_not_newline_delimited_is_refused_with_the_remedy() -> None:
          "write null")  # fmt: skip
 
 
+@pytest.mark.usefixtures("_blocks")
 def test_a_job_over_lines_resumes() -> None:
     rows = events()
     Path("in").mkdir()
