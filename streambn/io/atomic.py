@@ -107,6 +107,9 @@ class _WritebackFile(io.FileIO):
 @contextlib.contextmanager
 def new_folders(folder: Path) -> Iterator[None]:
     """Create a folder and its parents; at the end of the block, remove new ones that are empty."""
+    if folder.is_dir():  # as for most files, and a job writes many
+        yield
+        return
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -286,6 +286,8 @@ def locate(path: str | os.PathLike[str]) -> Location:
         A package that opens such URLs is not installed.
     """
     text = os.fspath(path)
+    if "://" not in text:  # as most, and a job asks often
+        return Location(text, text)
     url = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", text, re.DOTALL)
     if url is None or not isinstance(path, str) or os.path.lexists(text):
         return Location(text, text)

@@ -305,6 +305,7 @@ def _open_parquet(
     opener: Opener, name: str, select_columns: ColumnSelector | None, remote: bool
 ) -> DataFile:
     file = open_parquet(opener, remote=remote)
+    unused = [file]  # one thread at a time reads a file: the first piece takes this one
     schema: Any = file.schema_arrow
     metadata = file.metadata
     columns = select_columns(schema) if select_columns else None
@@ -326,7 +327,10 @@ def _open_parquet(
 
         def read() -> Iterator[Any]:
             with describe_read_errors(name, Format.PARQUET, where):
-                part = open_parquet(opener, metadata, remote=remote)
+                try:
+                    part = unused.pop()
+                except IndexError:
+                    part = open_parquet(opener, metadata, remote=remote)
                 batches = read_row_groups(
                     part, groups, columns, rows, batch_rows, use_threads=parallel
                 )

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from streambn.arrow import SchemaCache
 from streambn.errors import StreamBNError
 from streambn.io import (
     Encoding,
@@ -252,6 +253,7 @@ class _Maker:
         self.options = options
         self._operation, self._encoding, self._readers = operation, encoding, readers
         self._function = functools.cache(operation.function)  # most files have the same columns
+        self._schemas = SchemaCache()
         self._memory = _Memory(_BLOCK_BYTES)
 
     def tasks(self, started: _Started) -> Iterator[_Task]:
@@ -274,6 +276,9 @@ class _Maker:
             job = (self._operation, self.options, self._encoding, self._readers)
             yield _Task(started, functools.partial(stream_output, output, *job))
 
+    def _schema(self, schema: Any) -> Any:
+        return self._schemas.get(schema, None, lambda: self._operation.schema(schema))
+
     def _rewrite(self, output: Output) -> _Rewrite | None:
         """Return the rewrite of a Parquet file into another; None if the output is not one."""
         source = output.sources[0]
@@ -283,7 +288,7 @@ class _Maker:
         keys = set(keys_of(output, source, self._operation.features))
         if keys - set(opened.schema.names) or not opened.codecs:
             return None
-        schema = self._operation.schema(opened.schema)
+        schema = self._schema(opened.schema)
         return _Rewrite(opened, schema, self._function, self._encoding.compression, self._memory)
 
 

@@ -44,6 +44,7 @@ _TAIL = 8
 _FOOTER = 1 << 16
 # The types of the compact protocol.
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _, _STRUCT = range(1, 13)
+_INTEGERS = frozenset((_I16, _I32, _I64))
 
 # FileMetaData
 _NUM_ROWS, _ROW_GROUPS = 3, 4
@@ -209,11 +210,16 @@ class _Reader:
 
     def struct(self) -> Fields:
         fields: Fields = {}
-        number = 0
-        while byte := self._byte():
-            delta, type_ = byte >> 4, byte & 15
-            number = number + delta if delta else self._zigzag()
-            fields[number] = (type_, self._value(type_))
+        data, number = self._data, 0
+        while byte := data[self.position]:
+            self.position += 1
+            type_ = byte & 15
+            number = number + (byte >> 4) if byte > 15 else self._zigzag()
+            if type_ in _INTEGERS:  # most fields
+                fields[number] = type_, self._zigzag()
+            else:
+                fields[number] = type_, self._value(type_)
+        self.position += 1
         return fields
 
     def structures(self, wanted: int) -> Iterator[Fields]:
@@ -242,7 +248,7 @@ class _Reader:
         return header & 15, count
 
     def _value(self, type_: int) -> Any:
-        if type_ in (_I64, _I32, _I16):
+        if type_ in _INTEGERS:
             return self._zigzag()
         if type_ == _BINARY:
             return self._take(self._varint())
@@ -266,15 +272,27 @@ class _Reader:
         self.position += count
         return self._data[self.position - count : self.position]
 
+    # The two below take most of the time, so they call nothing.
+
     def _varint(self) -> int:
+        data, position = self._data, self.position
         value = shift = 0
-        while (byte := self._byte()) & 0x80:
+        while (byte := data[position]) > 0x7F:
+            position += 1
             value |= (byte & 0x7F) << shift
             shift += 7
+        self.position = position + 1
         return value | byte << shift
 
     def _zigzag(self) -> int:
-        value = self._varint()
+        data, position = self._data, self.position
+        value = shift = 0
+        while (byte := data[position]) > 0x7F:
+            position += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+        self.position = position + 1
+        value |= byte << shift
         return (value >> 1) ^ -(value & 1)
 
 
