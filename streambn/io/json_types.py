@@ -99,7 +99,7 @@ def parse(data: bytes, schema: Any, others: str) -> Any:
     """Parse lines as a table. Columns that are not in the schema: ``"error"`` or ``"infer"``."""
     lines = _count_lines(data)
     if not lines:
-        return schema.empty_table()
+        return pa.Table.from_batches([], schema)  # `schema.empty_table()` imports pandas
     table = pa_json.read_json(
         pa.BufferReader(data),
         read_options=pa_json.ReadOptions(use_threads=False, block_size=len(data) + 1),

@@ -92,7 +92,8 @@ Operation = ApplyStatistics | LearnAndApply
 
 def _empty(schema: Any) -> Any:
     # Not as a stream, whose fields would all become nullable.
-    return schema.empty_table()
+    # Arrow imports pandas for `schema.empty_table()`.
+    return pa.Table.from_batches([], schema)
 
 
 def _with_schema(batch: Any, schema: Any) -> Any:

@@ -400,7 +400,7 @@ def _described(field: Any) -> str:
 
 
 def _empty_batch(schema: Any) -> Any:
-    table = schema.empty_table()
+    table = pa.Table.from_batches([], schema)  # `schema.empty_table()` imports pandas
     columns = [column.combine_chunks() for column in table.columns]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
