@@ -53,6 +53,11 @@ __all__ = ["apply", "normalize"]
 @dtype_option
 @click.option("--inverse", is_flag=True, help="Map normalized values back to the original ones.")
 @click.option(
+    "--union-by-name",
+    is_flag=True,
+    help="Let inputs of a single output lack columns. An absent column is null.",
+)
+@click.option(
     "--verify",
     is_flag=True,
     help="Read each output back and compare it with a second computation from the inputs.",
@@ -64,6 +69,7 @@ def apply(
     dtype: Any,
     *,
     inverse: bool,
+    union_by_name: bool,
     verify: bool,
     job: JobOptions,
     outputs: OutputOptions,
@@ -75,7 +81,7 @@ def apply(
     Inputs that go into a single file are joined by column name, in their common types, with Hive
     partition keys as columns. In a folder, each input keeps its path and format.
     """
-    read_options = job.read_options
+    read_options = job.read_options._replace(union=union_by_name)
     if verify and (output == PIPE or read_options.skip_damaged):
         raise click.UsageError(
             "--verify compares an output file with all of its inputs. It cannot be combined with "

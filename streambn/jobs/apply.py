@@ -13,7 +13,7 @@ from streambn.jobs.checkpoint import Checkpoint
 from streambn.jobs.fit import configure_process, run_fit, total_size
 from streambn.jobs.manifest import NAME, Entry, Manifest
 from streambn.jobs.operations import ApplyStatistics, Operation
-from streambn.jobs.output_schema import check_types, read_schemas
+from streambn.jobs.output_schema import check_types
 from streambn.jobs.outputs import Stamps, write_outputs
 from streambn.jobs.plan import Output, Plan, ReadOptions
 from streambn.jobs.progress import Display, Progress
@@ -105,7 +105,8 @@ def normalize_job(
             statistics_file = [] if save is None else [locate(save)]
             remove_leftovers(*locations, *statistics_file, *plan.files)
         if plan.folder is None and not options.skip_damaged:  # before the inputs are learned
-            check_types(read_schemas(plan.outputs[0], (), options))
+            union = options.union or getattr(initial.options, "schema", "fixed") == "union"
+            check_types(plan.outputs[0], options._replace(union=union))
         with run_fit(initial, plan.sources, checkpoint, columns, options, display) as fit:
             normalizer = Normalizer.from_statistics(fit.state.statistics)
             operation = ApplyStatistics(normalizer.freeze(), dtype)
@@ -128,6 +129,8 @@ def _apply(
     write_options: WriteOptions,
     display: Display,
 ) -> Report:
+    if getattr(operation.statistics.options, "schema", "fixed") == "union":
+        options = options._replace(union=True)
     if isinstance(operation, ApplyStatistics):
         # Several threads normalize a block each, between reading and encoding it.
         kernels.set_threads(max(1, options.threads // 6))

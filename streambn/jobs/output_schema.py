@@ -1,9 +1,10 @@
 """The schema of an output that several sources go into, settled before it is written.
 
-The output has the columns of all its sources, those of the first source first. A column that a
-source lacks is null there. A column that the sources store differently has their common type,
-and is nullable if it is so in any of them. A normalized column has the common type of what each
-source alone would give, and its values are computed in that type.
+The sources must have the same columns, in any order; the output has them in the order of the
+first. With a union by name, a source may lack columns, which are null there. A column that the
+sources store differently has their common type, and is nullable if it is so in any of them. A
+normalized column has the common type of what each source alone would give, and its values are
+computed in that type.
 
 Only schemas are read for this. A pipe cannot be asked before its turn: every field of the output
 is nullable then, and the pipe must fit the schema that the others settled.
@@ -31,12 +32,11 @@ from streambn.arrow import (
     update_pandas_metadata,
 )
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io import DataFile, Format, Source, located, prefetch
+from streambn.io import DataFile, Format, Source, detect_format, located, prefetch
 from streambn.jobs.operations import Operation
 from streambn.jobs.plan import Output, ReadOptions
 
 __all__ = [
-    "OutputSchema",
     "Schemas",
     "SourceMap",
     "check_types",
@@ -133,93 +133,91 @@ def read_schemas(output: Output, features: Collection[str], options: ReadOptions
     return Schemas(known, first, any(piped))
 
 
-class OutputSchema(NamedTuple):
-    """The schema of an output.
-
-    Attributes
-    ----------
-    schema : pyarrow.Schema
-    bound : sequence of str or None
-        The columns from which an operation that is not bound yet takes its own: those of the
-        first source, as in a fit. None: the operation is bound.
-    """
-
-    schema: Any
-    bound: Sequence[str] | None
-
-
-def settle_schema(
-    operation: Operation, schemas: Schemas, *, skip_damaged: bool = False
-) -> OutputSchema | None:
+def settle_schema(operation: Operation, schemas: Schemas, options: ReadOptions) -> Any:
     """Return the schema of an output; None if no source can be mapped.
 
     Raises
     ------
     SchemaError
-        The operation does not fit a source, or no type holds a column of all sources. If damage
-        is to be skipped, such a source has no part in the schema.
+        The operation does not fit a source, the sources have other columns, or no type holds a
+        column of all. If damage is to be skipped, such a source has no part in the schema.
     """
     union: _Union | None = None
-    bound: Sequence[str] | None = None
     for known in schemas.known:
-        try:
-            with located(known.source):
-                mapped = _map_schema(operation, known.schema, bound)
-                if union is None:
-                    union = _Union(known, mapped)
-                    bound = None if operation.features else mapped.names
-                else:
-                    union.add(known, _untyped(known.schema, mapped))
-        except StreamBNError:
-            if not skip_damaged:
-                raise
+        with located(known.source), _suppressed(options.skip_damaged):
+            mapped = operation.schema(known.schema)
+            if union is None:
+                union = _Union(known, mapped, options.union)
+            else:
+                union.add(known, mapped)
     if union is None:
         return None
     schema = union.schema if union.several else union.first
     if schemas.piped:
         schema = pa.schema(map(nullable_field, schema), schema.metadata)
     # A normalized column that is null in all sources gets its type.
-    output = OutputSchema(_map_schema(operation, schema, bound), bound)
+    schema = operation.schema(schema)
     if union.several:
         for known in schemas.known:
-            with located(known.source), _suppressed(skip_damaged):
-                SourceMap(operation, known.schema, output)
-    return output
+            with located(known.source), _suppressed(options.skip_damaged):
+                SourceMap(operation, known.schema, schema, options)
+    return schema
 
 
 def _suppressed(skip_damaged: bool) -> Any:
     return contextlib.suppress(StreamBNError) if skip_damaged else contextlib.nullcontext()
 
 
-def check_types(schemas: Schemas) -> None:
+def check_types(output: Output, options: ReadOptions) -> None:
     """Refuse sources of one output that no operation could join.
+
+    Only files that declare their types are asked. Those of text change while it is read.
 
     Raises
     ------
     SchemaError
         No type holds a column of all sources.
     """
+    declared = tuple(filter(_declares_types, output.sources))
+    if len(declared) < 2:
+        return
+    schemas = read_schemas(output._replace(sources=declared), (), options)
+    if len(schemas.known) < 2:
+        return
     fields: dict[str, tuple[Any, _Known]] = {}
     for known in schemas.known:
-        for field in known.schema:
-            ours, origin = fields.setdefault(field.name, (field, known))
-            found = common_field(ours, field)
-            # Numbers may be normalized, which gives them a common type.
-            if found is None and not (numeric_type(ours.type) and numeric_type(field.type)):
-                with located(known.source):
+        with located(known.source):
+            if not options.union:
+                _check_names(known, schemas.known[0])
+            for field in known.schema:
+                ours, origin = fields.setdefault(field.name, (field, known))
+                found = common_field(ours, field)
+                # Numbers may be normalized, which gives them a common type.
+                if found is None and not (numeric_type(ours.type) and numeric_type(field.type)):
                     raise _no_common_type(ours, origin, field, known)
-            if found is not None and found.type != ours.type:
-                fields[field.name] = found, known
+                if found is not None and found.type != ours.type:
+                    fields[field.name] = found, known
 
 
-def _map_schema(operation: Operation, schema: Any, bound: Sequence[str] | None) -> Any:
-    """Return the schema that an operation makes of a source, with its other columns."""
-    if bound is None or set(schema.names) <= set(bound):
-        return operation.schema(schema)
-    own = pa.schema([field for field in schema if field.name in bound], schema.metadata)
-    mapped = operation.schema(own)
-    fields = [mapped.field(f.name) if f.name in bound else f for f in schema]
-    return pa.schema(fields, mapped.metadata)
+def _declares_types(source: Source) -> bool:
+    try:
+        kind, _ = detect_format(source.open, source.name)
+    except (StreamBNError, OSError):  # comes again when the source is read
+        return False
+    return kind not in (Format.CSV, Format.JSON)
+
+
+def _check_names(known: _Known, first: _Known) -> None:
+    """Refuse a source that has other columns than the first."""
+    for one, other, where in ((known, first, "not in"), (first, known, "missing, but in")):
+        for name in one.schema.names:
+            if name not in other.schema.names:
+                raise SchemaError(
+                    f"column {name!r} is {where} {first.source}, which goes into the same output. "
+                    "To make it null where it is absent, pass --union-by-name. Or write to a "
+                    "folder, where each file keeps its own columns.",
+                    column=name,
+                )
 
 
 def _untyped(schema: Any, mapped: Any) -> Any:
@@ -229,10 +227,10 @@ def _untyped(schema: Any, mapped: Any) -> Any:
 class _Union:
     """The union of the columns of several sources, with their common types."""
 
-    def __init__(self, known: _Known, mapped: Any) -> None:
+    def __init__(self, known: _Known, mapped: Any, by_name: bool) -> None:
         self.first = mapped
         self.several = False
-        self._known = known
+        self._known, self._by_name = known, by_name
         self._fields: dict[str, Any] = {}
         self._origins: dict[str, _Known] = {}  # the source that gave a column its type
 
@@ -245,6 +243,9 @@ class _Union:
 
     def add(self, known: _Known, mapped: Any) -> None:
         """Add a source, or raise and stay as before."""
+        if not self._by_name:
+            _check_names(known, self._known)
+        mapped = _untyped(known.schema, mapped)
         if not self.several:
             self._begin()
         fields, origins = dict(self._fields), dict(self._origins)
@@ -302,8 +303,9 @@ class SourceMap:
     operation : Operation
     schema : pyarrow.Schema
         Schema of the source.
-    output : OutputSchema or None
-        None: the source is the only one that has a part in the output.
+    target : pyarrow.Schema or None
+        Schema of the output. None: the source is the only one that has a part in it.
+    options : ReadOptions
 
     Raises
     ------
@@ -311,20 +313,20 @@ class SourceMap:
         The source does not fit the schema of the output.
     """
 
-    def __init__(self, operation: Operation, schema: Any, output: OutputSchema | None) -> None:
-        output = output or OutputSchema(operation.schema(schema), None)
-        self._target = output.schema
+    def __init__(
+        self, operation: Operation, schema: Any, target: Any, options: ReadOptions
+    ) -> None:
+        mapped = operation.schema(schema)
+        self._target = mapped if target is None else target
         self._required = [i for i, field in enumerate(self._target) if has_required(field)]
-        mapped = _map_schema(operation, schema, output.bound)
         self._whole = _is_like(mapped, self._target)
         if self._whole:
             self._function = operation.function(schema.names)
             return
-        _check_fits(_untyped(schema, mapped), self._target)
+        _check_fits(_untyped(schema, mapped), self._target, options)
         given, alone = _by_name(schema), _by_name(mapped)
-        seen = set(schema.names if output.bound is None else output.bound)
-        # The columns that the operation sees, in the order of the output, before and after it.
-        after = [field for field in self._target if field.name in given and field.name in seen]
+        # The columns of the source in the order of the output, before and after the operation.
+        after = [field for field in self._target if field.name in given]
         self._after = pa.schema(after, self._target.metadata)
         self._before = pa.schema(
             [(f.name, input_type(given[f.name].type, alone[f.name].type, f.type)) for f in after],
@@ -353,18 +355,11 @@ class SourceMap:
             pa.RecordBatch.from_arrays(before, schema=self._before), self._after
         )
         columns = dict(zip(mapped.schema.names, mapped.columns, strict=True))
-        for field in self._target:
-            if field.name in columns:
-                continue
-            index = self._columns.get(field.name)
-            columns[field.name] = (
-                pa.nulls(batch.num_rows, field.type)
-                if index is None
-                else _cast(batch.column(index), field)
-            )
-        return pa.RecordBatch.from_arrays(
-            [columns[name] for name in self._target.names], schema=self._target
-        )
+        arrays = [
+            columns[f.name] if f.name in columns else pa.nulls(batch.num_rows, f.type)
+            for f in self._target
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=self._target)
 
 
 def _is_like(schema: Any, target: Any) -> bool:
@@ -375,11 +370,14 @@ def _is_like(schema: Any, target: Any) -> bool:
     )
 
 
-def _check_fits(mapped: Any, target: Any) -> None:
+def _check_fits(mapped: Any, target: Any, options: ReadOptions) -> None:
     """Refuse a source that would change the schema of the output, which is settled."""
     remedy = "List this source first, or write to a folder, where each file keeps its own columns."
-    fields = {field.name: field for field in target}
-    for name, field in _by_name(mapped).items():
+    given, fields = _by_name(mapped), {field.name: field for field in target}
+    for name in fields if not options.union else ():
+        if name not in given:
+            raise SchemaError.missing(name, given)
+    for name, field in given.items():
         if name not in fields:
             raise SchemaError(
                 f"column {name!r} is not in the other sources, which go into the same output. "

@@ -34,6 +34,7 @@ class ReadOptions(NamedTuple):
     csv: CsvOptions = CsvOptions()
     threads: int = 1
     skip_damaged: bool = False  # whether to leave out damaged parts instead of failing
+    union: bool = False  # whether sources of one output may lack columns, which are null there
     # Types of CSV columns by path, of files whose first rows did not show them. A job has a
     # mapping of its own, and adds to it while it reads.
     settled: MutableMapping[str, Mapping[str, Any]] = MappingProxyType({})  # type: ignore[assignment]

@@ -190,7 +190,7 @@ def _read_and_map(
 ) -> tuple[Any, Iterator[Joined]]:
     """Return the schema and the batches of an output; None if no source can be read."""
     schemas = read_schemas(output, operation.features, options)
-    settled = settle_schema(operation, schemas, skip_damaged=options.skip_damaged)
+    settled = settle_schema(operation, schemas, options)
 
     def sources() -> Iterator[tuple[Source, DataFile, SourceMap]]:
         opened = schemas.first
@@ -200,7 +200,7 @@ def _read_and_map(
                 opened = opened or open_input(output, source, operation.features, options)
                 if function is None or not opened.schema.equals(schema, check_metadata=True):
                     with located(source.name):
-                        function = SourceMap(operation, opened.schema, settled)
+                        function = SourceMap(operation, opened.schema, settled, options)
                     schema = opened.schema
                 yield source, opened, function
             except InferenceError:
@@ -216,7 +216,7 @@ def _read_and_map(
             pass
         return None, iter(())
     join = _join_none if operation.depends_on_batches else _join_small
-    return settled.schema, itertools.chain.from_iterable(
+    return settled, itertools.chain.from_iterable(
         _map_source(*opened, join, options, workers, tally) for opened in sources()
     )
 

@@ -52,8 +52,8 @@ def verify_output(output: Output, operation: ApplyStatistics, options: ReadOptio
         for piece in open_input(output, source, operation.features, options).pieces:
             yield from piece.read()
 
-    settled = settle_schema(operation, read_schemas(output, operation.features, options))
-    schema = None if settled is None else settled.schema
+    schemas = read_schemas(output, operation.features, options)
+    schema = settle_schema(operation, schemas, options)
     types = {}
     if schema is not None and output.format is Format.CSV:
         types = csv_types(schema)

@@ -292,34 +292,44 @@ def test_columns_that_pass_through(run: Run, suffix: str, flip: bool) -> None:
 # --- columns that not all sources have ------------------------------------------------
 
 
-def test_an_output_has_the_columns_of_all_sources(run: Run) -> None:
-    store("a.parquet", pa.table({"x": [1.0, 2.0], "old": pa.array([1, 2], pa.int8())}))
-    store("b.csv", pa.table({"note": ["n", ""], "x": [3.0, 6.0]}))
-    store("c.arrows", pa.table({"s": [{"k": 1}], "x": [3.0], "old": [300]}))
-    good(run("fit", "a.parquet", "b.csv", "c.arrows", "-o", "s.json", "--columns", "x"))
+def three_that_differ() -> list[str]:
+    return [
+        store("a.parquet", pa.table({"x": [1.0, 2.0], "old": pa.array([1, 2], pa.int8())})),
+        store("b.csv", pa.table({"note": ["n", ""], "x": [3.0, 6.0]})),
+        store("c.arrows", pa.table({"s": [{"k": 1}], "x": [3.0], "old": [300]})),
+    ]
+
+
+def test_a_union_by_name_has_the_columns_of_all_sources(run: Run) -> None:
+    files = three_that_differ()
+    good(run("fit", *files, "-o", "s.json", "--columns", "x"))
     for suffix in FORMATS:
         out = f"out.{suffix}"
-        good(run("apply", "s.json", "a.parquet", "b.csv", "c.arrows", "-o", out, "--verify"))
+        good(run("apply", "s.json", *files, "-o", out, "--union-by-name", "--verify"))
         table = load(out)
         assert table.column_names == ["x", "old", "note", "s"]
         assert table["old"].to_pylist() == [1, 2, None, None, 300]
         assert table["note"].to_pylist() == [None, None, "n", "", None]
         assert table["s"].to_pylist() == [None, None, None, None, {"k": 1}]
         close(table["x"].to_pylist(), z([1, 2, 3, 6, 3]), 1e-14)
+
+
+def test_other_columns_are_refused_before_work_without_a_union(run: Run) -> None:
+    first, second, third = three_that_differ()
+    good(run("fit", first, second, third, "-o", "s.json", "--columns", "x"))
+    files = sorted(os.listdir())
+    for job in (("apply", "s.json"), ("normalize", "--columns=x"), ("normalize", "--online")):
+        for inputs, words in (
+            ((first, third), ("c.arrows: column 's' is not in a.parquet",)),
+            ((third, first), ("a.parquet: column 's' is missing, but in c.arrows",)),
+        ):
+            for out in ("o.arrow", "-"):
+                refused(run(*job, *inputs, "-o", out), *words, "--union-by-name", "folder")
+                assert sorted(os.listdir()) == files
     # In a folder, each file keeps its own columns and types.
-    good(run("apply", "s.json", "a.parquet", "b.csv", "c.arrows", "-o", "out/"))
+    good(run("apply", "s.json", first, second, third, "-o", "out/"))
     assert load("out/a.parquet").schema.field("old").type == pa.int8()
     assert load("out/b.csv").column_names == ["note", "x"]
-
-
-def test_online_statistics_are_of_the_columns_of_the_first_source(run: Run) -> None:
-    store("a.parquet", pa.table({"x": [1.0, 2.0]}))
-    store("b.parquet", pa.table({"late": [7, 8], "x": [3.0, 6.0]}))
-    good(run("normalize", "--online", "a.parquet", "b.parquet", "-o", "o.arrow", "--save=s.json"))
-    assert load("o.arrow")["late"].to_pylist() == [None, None, 7, 8]
-    good(run("fit", "a.parquet", "b.parquet", "-o", "fit.json"))
-    for name in ("s.json", "fit.json"):
-        assert sbn.load(name).features == ("x",)
 
 
 def test_a_column_with_statistics_must_be_in_every_source(run: Run) -> None:
@@ -456,7 +466,7 @@ def test_a_pipe_must_fit_what_the_others_settled(run: Run) -> None:
             refused(
                 result, "standard input: column 'p' is int64, but int32", "List this source first"
             )
-    store("b.arrows", pa.table({"x": [1.0], "q": ["late"]}))
+    store("b.arrows", pa.table({"x": [1.0], "p": pa.array([7], pa.int32()), "q": ["late"]}))
     with on_stdin("b.arrows"):
         result = run("apply", "s.json", "a.arrow", "-", "-o", "o.arrow")
     refused(result, "standard input: column 'q' is not in the other sources", "folder")
