@@ -225,7 +225,7 @@ def _sniff(lines: Sequence[str], options: CsvOptions) -> str:
     """Return the delimiter with which most rows have as many values as the first, and several."""
     best, most = _DELIMITERS[0], (0, 0, 0)
     for delimiter in _DELIMITERS:
-        if delimiter in (options.decimal, options.thousands):
+        if delimiter == options.decimal:
             continue
         counts = [len(row) for _, row in _rows(lines, delimiter)]
         if not counts or max(counts) < 2:
@@ -234,9 +234,7 @@ def _sniff(lines: Sequence[str], options: CsvOptions) -> str:
         score = (agreeing, Counter(counts).most_common(1)[0][1] if agreeing else 0, counts[0])
         if score > most:
             best, most = delimiter, score
-    if most == (0, 0, 0) and best in (options.decimal, options.thousands):
-        return ";"
-    return best
+    return ";" if best == options.decimal else best
 
 
 def _refuse_spaces(lines: Sequence[str], name: str) -> None:

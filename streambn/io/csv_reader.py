@@ -321,13 +321,16 @@ class CsvReader:
         usual = Counter(counts).most_common(1)[0][0] if counts else expected
         wrong = next((n for n, count in enumerate(counts) if count == actual), None)
         place = f"line {dialect.rows[wrong][0]}" if not rows and wrong is not None else ""
-        remedy = "Put values that contain the delimiter into quotes, or give another --delimiter"
-        if dialect.names is not None and usual not in (expected, 1):
+        remedy = (
+            "Mend the line, put values that contain the delimiter into quotes, or give another "
+            "--delimiter"
+        )
+        if usual not in (expected, 1):
             line, row = dialect.rows[counts.index(usual)]
             names = "" if not any(map(is_number, row)) else " --no-header"
             remedy = f"If the data begin in line {line}, give --skip-lines {line - 1}{names}"
-        elif dialect.delimiter == "," and expected < actual and options.decimal == ".":
-            remedy += "; if the comma is the decimal separator, give --decimal , as well"
+        if dialect.delimiter == "," and expected < actual and options.decimal == ".":
+            remedy += "; if the comma is the decimal separator, give --decimal ,"
         return self._error(
             "delimiter",
             f"{place or 'a row'} has {actual} {'value' if actual == 1 else 'values'}, and {top} "
