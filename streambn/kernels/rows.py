@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 import numpy as np
 
 from streambn.errors import InvalidValueError, NotFittedError, SchemaError
+from streambn.kernels.recursion import counts_gaps
 
 __all__ = [
     "CONSTANT",
@@ -79,6 +80,11 @@ class RowRules(NamedTuple):
     inf: int
     unseen: int
     constant: int
+
+    @property
+    def counts_gaps(self) -> bool:
+        """Whether rows without a value are counted."""
+        return counts_gaps(self.decay, self.ignore_missing, self.prior)
 
 
 def number(value: Any, key: Any) -> tuple[float, float, bool] | tuple[()] | None:

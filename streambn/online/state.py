@@ -117,7 +117,9 @@ class KernelState:
             moments = np.empty((_FIELDS, features), np.int64)
             first = gaps = None
             if self._rule.prior:
-                first, gaps = np.empty_like(moments), np.empty((2, features), np.int64)
+                first = np.empty_like(moments)
+            if self._rule.counts_gaps:
+                gaps = np.empty((2, features), np.int64)
             rows = np.empty(features, np.int64) if per_feature else None
             try:
                 self._kernel.store(moments, first, gaps, rows)
@@ -129,12 +131,8 @@ class KernelState:
 
     def _never_seen(self, features: int) -> Ints:
         """Return the moments of features that no row had."""
-        decay, ignore_na, prior = self._rule
-        rows = self._kernel.rows
-        # With a prior, rows before the first value discount nothing.
-        faded = 1.0 if ignore_na or prior else decay**rows
         empty = Moments.empty(features)
-        return empty.replace(nulls=np.full(features, rows), decay=np.full(features, faded)).memory
+        return empty.replace(nulls=np.full(features, self._kernel.rows)).memory
 
 
 class PolicyState:

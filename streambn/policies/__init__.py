@@ -3,6 +3,7 @@
 `base` holds the contract, and each of the other modules one policy or one form of it.
 """
 
+from streambn.policies.adjusted import AdjustedState
 from streambn.policies.arguments import format_arguments
 from streambn.policies.base import (
     EventTime,
@@ -22,6 +23,7 @@ from streambn.policies.welford import Welford
 
 __all__ = [
     "EMA",
+    "AdjustedState",
     "BatchEMA",
     "BatchState",
     "EventTime",

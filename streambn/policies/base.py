@@ -12,6 +12,7 @@ from streambn.accumulators import Estimates, Moments
 from streambn.errors import InvalidValueError
 from streambn.kernels import Columns
 from streambn.kernels.interface import Floats, Ints
+from streambn.kernels.recursion import counts_gaps
 
 __all__ = ["EventTime", "Policy", "RowRule", "check_policy", "check_takes_weights", "instant"]
 
@@ -53,6 +54,11 @@ class RowRule(NamedTuple):
     decay: float
     ignore_na: bool
     prior: float
+
+    @property
+    def counts_gaps(self) -> bool:
+        """Whether rows without a value are counted, to take effect at the next value."""
+        return counts_gaps(self.decay, self.ignore_na, self.prior)
 
 
 class Policy(abc.ABC):
@@ -165,8 +171,8 @@ class Policy(abc.ABC):
         first : Moments or None
             Of the first value alone, if the rule has a prior.
         gaps : ndarray of int64, shape (2, features), or None
-            Rows without a value before the first value and after the last one, if the rule has a
-            prior.
+            Rows without a value before the first value and after the last one, if the rule counts
+            them.
         """
         raise NotImplementedError(f"{type(self).__name__} has no row_rule")
 

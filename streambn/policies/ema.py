@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from streambn.accumulators import Estimates, Moments
 from streambn.errors import InvalidValueError
 from streambn.kernels import Columns
 from streambn.kernels.interface import Floats, Ints
+from streambn.policies.adjusted import AdjustedEMA, AdjustedState
 from streambn.policies.arguments import (
     Domain,
     check_flag,
@@ -38,32 +39,7 @@ _LENGTH: Final = Domain("> 0", _DOMAINS["halflife"].contains)
 _RATES: Final = tuple(_DOMAINS)
 
 
-class _AdjustedEMA(NamedTuple):
-    """Row i of n weighs λ**(n−1−i). The state is a `Moments`."""
-
-    decay: float
-    ignore_na: bool
-
-    def init(self, features: int) -> Moments:
-        return Moments.empty(features)
-
-    def update(self, state: Moments, columns: Columns) -> Moments:
-        return state.extend(columns, self.decay, self.ignore_na)
-
-    def merge(self, older: Moments, newer: Moments) -> Moments:
-        return older.merge(newer)
-
-    def tally(self, state: Moments) -> Moments:
-        return state
-
-    def weighted(self, state: Moments) -> Moments:
-        return state
-
-    def take(self, state: Moments, features: Sequence[int]) -> Moments:
-        return state.take(features)
-
-
-_Form = _AdjustedEMA | RecursiveEMA | TimedEMA
+_Form = AdjustedEMA | RecursiveEMA | TimedEMA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +86,8 @@ class EMA(Policy):
     ``ignore_na=False``, a value that comes g rows after the last gives
     y = (λ**g·y + α·x)/(λ**g + α).
 
-    While only missing values arrive, Σw stops falling at 2**−400, so that mean and variance stay
-    readable.
+    By row, a gap of missing values between two values discounts what came before by no more than
+    2**−600. The unbiased variance of two values x and y is (x − y)²/2 at any distance.
 
     By row, a merge takes (older, newer) in the order of the stream. By event time, rows and merges
     may come in any order, with the same result up to rounding (1e-12).
@@ -166,7 +142,7 @@ class EMA(Policy):
         else:
             self._set_rate(name, value)
             form = (
-                _AdjustedEMA(self._decay, self.ignore_na)
+                AdjustedEMA(self._decay, self.ignore_na)
                 if self.adjust
                 else RecursiveEMA(self._decay, self._alpha, self.ignore_na)
             )
@@ -274,13 +250,17 @@ class EMA(Policy):
 
     def from_moments(self, moments: Moments, first: Moments | None, gaps: Ints | None) -> Any:
         """See `Policy.from_moments`."""
-        if first is None or gaps is None:
-            return moments
+        if gaps is None:
+            gaps = np.zeros((2, len(moments.count)), np.int64)
+        if first is None:
+            return AdjustedState(moments, gaps)
         return RecursiveState(moments, first, gaps * (not self.ignore_na))
 
     def to_moments(self, state: Any) -> tuple[Moments, Moments | None, Ints | None]:
         """See `Policy.to_moments`."""
-        return (state, None, None) if self.adjust else tuple(state)
+        if not self.adjust:
+            return tuple(state)
+        return state.moments, None, state.gaps
 
     # ---------------------------------------------------------------- the contract
 
@@ -307,7 +287,7 @@ class EMA(Policy):
         return self._form.newest(state) if isinstance(self._form, TimedEMA) else None
 
     def init(self, features: int) -> Any:
-        """See `Policy.init`: a `Moments`, a `RecursiveState` or a `TimedState`."""
+        """See `Policy.init`: an `AdjustedState`, a `RecursiveState` or a `TimedState`."""
         return self._form.init(features)
 
     def update(self, state: Any, columns: Columns) -> Any:
@@ -333,7 +313,11 @@ class EMA(Policy):
     def extra_statistics(self, state: Any, at: Floats | None) -> dict[str, Floats]:
         """Return Σw and the effective sample size (Σw)²/Σw²."""
         form, weighted = self._form, self._form.weighted(state)
-        weight = form.weight(state, at) if isinstance(form, TimedEMA) else weighted.weight
+        weight = weighted.weight
+        if isinstance(form, TimedEMA):
+            weight = form.weight(state, at)
+        elif isinstance(form, AdjustedEMA):
+            weight = form.weight(state)
         return {"weight": weight, "effective_count": weighted.effective_count}
 
     def describe(self) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from streambn.accumulators import Moments
 from streambn.kernels import Columns, recursion_step, recursion_weights
 from streambn.kernels.flatten import iterate_features
-from streambn.kernels.interface import Floats, Ints
+from streambn.kernels.interface import NEGLIGIBLE, Floats, Ints
 
 __all__ = ["RecursiveEMA", "RecursiveState"]
 
@@ -117,7 +117,9 @@ class RecursiveEMA:
     def weighted(self, state: RecursiveState) -> Moments:
         """Return the moments of all values, with the prior at the first."""
         m = state.moments
-        prior = _single(state.first, m.decay / self.alpha * state.first.count)
+        # 0.7 times the smallest float64 is itself, and the first value would never be forgotten.
+        left = np.where(m.decay < NEGLIGIBLE, 0.0, m.decay)
+        prior = _single(state.first, left / self.alpha * state.first.count)
         # The prior has faded already: the later values must not discount it once more.
         return Moments.sealed(prior).merge(m.replace(decay=np.ones_like(m.decay)))
 

@@ -21,9 +21,10 @@ from streambn.statistics import Statistics
 __all__ = ["FORMAT", "VERSION", "Snapshot", "StoredFile", "decode", "encode", "fingerprint"]
 
 FORMAT: Final = "streambn statistics"
-VERSION: Final = 4
+VERSION: Final = 5
 # A file gets the lowest version that can express it, because older programs can read that one.
-# Version 2 added Σw², sample weights, event times and gaps of a recursion; 3 notes; 4 exact sums.
+# Version 2 added Σw², sample weights, event times and gaps of a recursion; 3 notes; 4 exact
+# sums; 5 gaps of an EMA with adjust=True.
 _NOTE_VERSION: Final = 3
 
 

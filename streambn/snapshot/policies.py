@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Final, Literal, Self
 import msgspec
 import numpy as np
 
-from streambn.accumulators import Moments
 from streambn.errors import SnapshotError
 from streambn.policies import (
     EMA,
+    AdjustedState,
     BatchEMA,
     BatchState,
     Exact,
@@ -86,8 +86,10 @@ class StoredEMAState(Stored):
     Attributes
     ----------
     moments : StoredMoments
-    first, gaps
-        The fields of `RecursiveState`, with ``adjust=False``. Version 1 has no `gaps`.
+    first
+        The field of `RecursiveState`, with ``adjust=False``.
+    gaps
+        The field of `RecursiveState`, or of `AdjustedState` if a gap is not 0. Version 1 has none.
     times, latest
         The fields of `TimedState`, by event time. `latest` is null before the first row.
     """
@@ -110,13 +112,15 @@ class StoredEMAState(Stored):
                 latest=tuple(state.latest.tolist()) if seen else None,
             )
         moments, first, gaps = policy.to_moments(state)
+        if first is None and not gaps.any():
+            gaps = None
         return cls(
             moments=StoredMoments.of(moments),
             first=None if first is None else StoredMoments.of(first),
             gaps=None if gaps is None else tuple(gaps.tolist()),
         )
 
-    def restore(self, features: int) -> Moments | RecursiveState | TimedState:
+    def restore(self, features: int) -> AdjustedState | RecursiveState | TimedState:
         """Return the state.
 
         Raises
@@ -130,9 +134,9 @@ class StoredEMAState(Stored):
         if self.times is not None:
             times = restore_arrays(self.times, features, np.float64)
             return TimedState(moments, times, np.array(self.latest or (-np.inf, 0.0)))
-        if self.first is None:
-            return moments
-        first = self.first.restore(features)
+        first = None if self.first is None else self.first.restore(features)
+        if self.gaps is None and first is None:
+            return AdjustedState(moments, np.zeros((2, features), np.int64))
         if self.gaps is None:
             raise OutdatedError(
                 "was written before the first release by an EMA with adjust=False, without the "
@@ -141,13 +145,13 @@ class StoredEMAState(Stored):
         gaps = restore_arrays(self.gaps, features, np.int64)
         if (gaps < 0).any():
             raise SnapshotError("gaps has a negative value")
+        if first is None:
+            return AdjustedState(moments, gaps)
         return RecursiveState(moments, first, gaps)
 
 
 class StoredEMA(Stored, tag="ema", tag_field="kind"):
     """`EMA` and its state."""
-
-    since: ClassVar[int] = 2
 
     alpha: float | None
     halflife: float | str | None
@@ -172,6 +176,12 @@ class StoredEMA(Stored, tag="ema", tag_field="kind"):
             null_time="skip" if policy.null_time == "skip" else None,
             state=None if state is None else StoredEMAState.of(policy, state),
         )
+
+    @property
+    def since(self) -> int:
+        """The lowest version of the format that can express the policy and its state."""
+        counted = self.adjust and self.state is not None and self.state.gaps is not None
+        return 5 if counted else 2
 
     def policy(self) -> EMA:
         """Return the policy."""

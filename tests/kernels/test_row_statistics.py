@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from streambn.accumulators import Moments
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import BoundColumn, Columns, Layout, reference
 from streambn.kernels.interface import ABSENT
@@ -211,8 +212,13 @@ def test_recursion_with_long_gaps_and_extreme_values(kernels):
     gap = [{}] * 3000
     values = [3.0, None, 1e150, 5.0]
     rows = [{"a": 3.0}, {}, {"a": 1e150}, {"a": 5.0}, *gap, {"a": 1.0}]
-    # The weights of the values before the long gap are 0.
-    assert read_by_transforming(kernels, rules, rows) == (1.0, 0.0, 0.0)
+    # The values before the long gap weigh next to nothing. The unbiased variance does not depend on
+    # how little, if only one value follows: it is half of their mean square about that value.
+    mean, std, unbiased = read_by_transforming(kernels, rules, rows)
+    centre, spread, _ = recursion(values, 0.5, False)
+    assert mean == 1.0
+    assert std == pytest.approx(0.0, abs=1e-89 * spread)
+    assert unbiased == pytest.approx(math.hypot(spread, centre - 1.0) / math.sqrt(2), rel=1e-14)
     mean, _, _ = read_by_transforming(kernels, rules, [*gap, *rows[:4]])
     assert mean == pytest.approx(recursion(values, 0.5, False)[0], rel=1e-15)
     stats = row_statistics(kernels, rules)
@@ -226,6 +232,34 @@ def test_recursion_with_long_gaps_and_extreme_values(kernels):
     assert (moments.count[0], moments.nulls[0]) == (4, 3000 + 1 + 3000 + 2)
     assert (moments.min[0], moments.max[0]) == (1.0, 1e150)
     assert (first.count[0], first.weight[0], first.mean_hi[0]) == (1, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("prior", [0.0, 3.0])
+def test_gaps_are_counted_alike_and_keep_the_unbiased_variance(kernels, prior):
+    rules = PLAIN._replace(decay=1 / 3, prior=prior and 1.5)
+    for gap in (0, 5, 700, 5000):
+        rows = [*[{}] * gap, {"a": 10.0}, *[{}] * gap, {"a": 12.0}, *[{"b": 1.0}] * gap]
+        stats = row_statistics(kernels, rules)
+        for row in rows:
+            stats.learn(row)
+        moments, _, gaps = stored(stats)
+        # The kernel learns of the rows before a feature's first value only by its first value.
+        assert gaps[:, 0].tolist() == [gap, gap]
+        if not prior:
+            reading = Moments(moments.memory).read(1)
+            assert reading.var[0] == 2.0
+        _, _, unbiased = read_by_transforming(kernels, rules, rows)
+        assert unbiased == pytest.approx(math.sqrt(2), rel=1e-15)
+
+
+@pytest.mark.parametrize("gap", [1, 64, 65, 700, 5000])
+@pytest.mark.parametrize("decay", [0.0, 0.25, 0.999])
+def test_both_kernels_weigh_values_around_a_gap_alike(native, gap, decay):
+    there = np.repeat([False, True, False, True, False], [3, 4, gap, 2, gap])
+    mine, other = (k.recursion_weights(there, decay, 1 - decay) for k in (reference, native))
+    assert mine.weights.tobytes() == other.weights.tobytes()
+    assert mine[1:] == other[1:]
+    assert decay == 0 or mine.decay > 0
 
 
 @pytest.mark.parametrize("decay", [1.0, 0.9])

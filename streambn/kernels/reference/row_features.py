@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streambn.kernels import doubledouble as dd
 from streambn.kernels.moments import MomentArrays, empty_moments
 
 __all__ = ["LARGEST", "SMALLEST", "Feature", "FeatureMap", "flush", "single"]
@@ -64,9 +63,9 @@ class Feature:
         self.rows = 0  # rows of the stream that the moments include
         self.exact = True  # only integers and decimals were seen
         self.map: FeatureMap | None = None  # the map of the current moments, once it was needed
-        # With a prior: the first value, and the numbers of rows without a value before it and
-        # after the last value. The moments include the first value only in counts and extremes.
+        # With a prior: the first value. The moments include it only in counts and extremes.
         self.first: Feature | None = None
+        # The rows without a value before the first value and since the last, if they count.
         self.before = self.since = 0
         self.set(empty_moments(1))
 
@@ -83,14 +82,6 @@ class Feature:
                 for name, empty in zip(MomentArrays.FIELDS, empty_moments(1), strict=True)
             }
         )
-
-    def fade(self, by: float) -> None:
-        """Discount the moments by a factor."""
-        self.weight *= by
-        self.pairs *= by * by
-        self.squares *= by * by
-        self.m2_hi, self.m2_lo = dd.scale((self.m2_hi, self.m2_lo), by)
-        self.decay = flush(self.decay * by)
 
 
 def flush(weight: float) -> float:

@@ -6,8 +6,9 @@ because the overhead of a NumPy call exceeds the cost of the arithmetic on one v
 
 A prior selects the recursion y = λ·y + α·x, which starts at the first value.
 `streambn.kernels.recursion.recursion_step` documents the weight ω of a value g rows after the
-last, and its discount λ**g·ω. The first value is kept apart. It gets its weight P/α when the
-statistics are read, where P is the product of the discounts of all later values.
+last, and its discount λ**g·ω; `gap_fade` is the discount of a gap without a prior. The first value
+is kept apart. It gets its weight P/α when the statistics are read, where P is the product of the
+discounts of all later values.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import numpy as np
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Ints
 from streambn.kernels.moments import MomentArrays, empty_moments
-from streambn.kernels.reference.merge import LEAST_WEIGHT, merge_moments
+from streambn.kernels.recursion import LEAST_FADE
+from streambn.kernels.reference.merge import merge_moments
 from streambn.kernels.reference.row_features import (
     LARGEST,
     SMALLEST,
@@ -249,36 +251,28 @@ class RowStatistics:
         self._learn_missing(feature, missed)
 
     def _learn_missing(self, feature: Feature, rows: int) -> None:
-        rules = self._rules
-        if rules.prior:
-            # Missing values change nothing until the next value.
-            if feature.first is None:
-                feature.before += rows
-            else:
-                feature.since += rows
+        # Missing values change nothing until the next value.
+        if not self._rules.counts_gaps:
             return
-        if rules.decay == 1 or rules.ignore_missing or rows == 0:
-            return
-        fade = rules.decay**rows
-        # While only missing values arrive, the weight stops falling, as in `merge_moments`.
-        if feature.weight > 0:
-            fade = max(fade, min(LEAST_WEIGHT / feature.weight, 1.0))
-        feature.fade(fade)
+        if feature.count == 0:
+            feature.before += rows
+        else:
+            feature.since += rows
 
     def _learn_number(self, feature: Feature, x: tuple[float, float], value_weight: float) -> None:
         decay = self._rules.decay
         feature.map = None
-        if self._rules.prior:
-            if feature.first is None:
-                feature.first = single(x, 1.0, 1.0)
-                feature.count += 1
-                feature.min, feature.max = min(feature.min, x[0]), max(feature.max, x[0])
-                return
-            if feature.since and not self._rules.ignore_missing:
-                left = decay ** (feature.since + 1)
-                value_weight = 1.0 / (left + 1.0 / self._rules.prior)
-                decay = left * value_weight
-            feature.since = 0
+        if self._rules.prior and feature.first is None:
+            feature.first = single(x, 1.0, 1.0)
+            feature.count += 1
+            feature.min, feature.max = min(feature.min, x[0]), max(feature.max, x[0])
+            return
+        if feature.since and not self._rules.ignore_missing:
+            decay *= max(decay**feature.since, LEAST_FADE)
+            if self._rules.prior:
+                value_weight = 1.0 / (decay + 1.0 / self._rules.prior)
+                decay *= value_weight
+        feature.since = 0
         w = decay * feature.weight
         if w == 0 or feature.exponent != 0 or not SMALLEST <= abs(x[0]) <= LARGEST:
             feature.set(merge_moments(feature.arrays(), single(x, value_weight, decay).arrays()))

@@ -24,7 +24,8 @@ class RecursionSteps {
 
   private:
     RecursionStep computed(int64_t gap) const {
-        const double faded = std::pow(decay_, static_cast<double>(gap));
+        const double faded =
+            std::max(std::pow(decay_, static_cast<double>(gap)), decay_ * LEAST_FADE);
         const double weight = 1 / (faded + alpha_);
         return {weight, faded * weight};
     }

@@ -6,6 +6,9 @@
 
 namespace streambn {
 
+// A gap without values discounts by no more than this, as streambn/kernels/recursion.py explains.
+constexpr double LEAST_FADE = 0x1p-600;
+
 struct RecursionSummary {
     double decay;           // P, the factor by which all later values discount the first
     int64_t before, since;  // the rows without a value before the first value and after the last

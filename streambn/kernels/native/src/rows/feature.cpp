@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "moments/recursion.hpp"
+
 namespace streambn {
 
 namespace {
@@ -33,14 +35,6 @@ Moments single(Pair x, double weight, double decay) {
 // Replaces a negligible decay by zero. A product with a subnormal number costs about a hundred
 // cycles, and the decay might never reach zero: 0.7 times the smallest subnormal is itself.
 double without_negligible(double decay) { return decay < 0x1p-1000 ? 0.0 : decay; }
-
-void age(Moments &m, double fade) {
-    m.weight *= fade;
-    m.pairs *= fade * fade;
-    m.squares *= fade * fade;
-    m.m2 = multiply(m.m2, fade);
-    m.decay = without_negligible(m.decay * fade);
-}
 
 // The moments of a feature, including its prior.
 struct ReadMoments {
@@ -77,18 +71,8 @@ LastShares shares_of(double w, double weight, double decay) {
 }  // namespace
 
 void learn_missing(RowFeature &feature, const RowRules &rules, int64_t rows) {
-    Moments &m = feature.m;
-    if (rules.prior > 0) {
-        // Missing values take effect at the next value.
-        (feature.first.count == 0 ? feature.before : feature.since) += rows;
-        return;
-    }
-    if (rules.decay == 1 || rules.ignore_missing || rows == 0) return;
-    double fade = rows == 1 ? rules.decay : std::pow(rules.decay, static_cast<double>(rows));
-    // Like `merge`, keep the weight from falling below LEAST_WEIGHT.
-    if (m.weight > 0) fade = std::max(fade, std::min(LEAST_WEIGHT / m.weight, 1.0));
-    age(m, fade);
-    feature.is_mapped = false;
+    // Missing values take effect at the next value.
+    if (rules.counts_gaps()) (feature.m.count == 0 ? feature.before : feature.since) += rows;
 }
 
 void learn_value(RowFeature &feature, const RowRules &rules, Pair x, double weight, LastShares &shares) {
@@ -96,21 +80,22 @@ void learn_value(RowFeature &feature, const RowRules &rules, Pair x, double weig
     Moments &m = feature.m;
     feature.is_mapped = false;
     double decay = rules.decay;
-    if (rules.prior > 0) {
-        if (feature.first.count == 0) {
-            feature.first = single(x, 1, 1);
-            m.count += 1;
-            m.min = std::min(m.min, x.hi);
-            m.max = std::max(m.max, x.hi);
-            return;
-        }
-        if (feature.since > 0 && !rules.ignore_missing) {
-            const double left = std::pow(decay, static_cast<double>(feature.since + 1));
-            weight = 1 / (left + 1 / rules.prior);
-            decay = left * weight;
-        }
-        feature.since = 0;
+    if (rules.prior > 0 && feature.first.count == 0) {
+        feature.first = single(x, 1, 1);
+        m.count += 1;
+        m.min = std::min(m.min, x.hi);
+        m.max = std::max(m.max, x.hi);
+        return;
     }
+    if (feature.since > 0 && !rules.ignore_missing) {
+        const double gap = std::pow(decay, static_cast<double>(feature.since));
+        decay *= std::max(gap, LEAST_FADE);
+        if (rules.prior > 0) {
+            weight = 1 / (decay + 1 / rules.prior);
+            decay *= weight;
+        }
+    }
+    feature.since = 0;
     const double w = decay * m.weight;
     if (w == 0 || m.exponent != 0 || x.hi == 0 || !is_plain(std::fabs(x.hi))) {
         m = merge(m, single(x, weight, decay));

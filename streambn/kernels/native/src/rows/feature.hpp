@@ -22,6 +22,9 @@ struct RowRules {
     bool center, scale;
     Handling nan, inf;
     bool zero_constant;  // a constant feature maps to 0 if true, and has scale 1 if false
+
+    // Returns whether rows without a value are counted.
+    bool counts_gaps() const { return prior > 0 || (decay != 1 && !ignore_missing); }
 };
 
 // The map y = clip((x - location) / scale) * gamma + beta.
@@ -33,10 +36,9 @@ struct FeatureMap {
 
 struct RowFeature {
     Moments m;
-    // These fields are for rules with a prior. `first` holds the first value alone, which `m` only
-    // counts. `before` and `since` count the rows without a value before the first value and since
-    // the last.
+    // For rules with a prior, `first` holds the first value alone, which `m` only counts.
     Moments first;
+    // The rows without a value before the first value and since the last, if the rules count them.
     int64_t before = 0, since = 0;
     int64_t rows = 0;   // the number of rows that the moments include
     bool exact = true;  // whether all values were integers or decimals

@@ -122,8 +122,8 @@ class RowStatistics {
     int64_t size() const { return static_cast<int64_t>(features_.size()); }
 
     // Writes the moments of all features. With a prior, `first` receives the moments of the first
-    // values. `gaps` receives the number of rows without a value before the first value, and the
-    // number since the last.
+    // values. `gaps` receives the numbers of rows without a value before the first value and since
+    // the last, if the rules count them.
     //
     // Without `rows`, everything written is as of the last row. With `rows`, the stored state is
     // written unchanged, and `rows` receives the number of rows that each feature includes.
