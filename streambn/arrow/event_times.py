@@ -41,7 +41,8 @@ def parse_times(array: pa.Array, event_time: EventTime) -> Times:
     tick = check_time_type(array.type, event_time)
     if tick is not None:
         plain = array.view(pa.int32() if pa.types.is_date32(array.type) else pa.int64())
-        return Times(_contiguous(plain, np.int64), tick)
+        zoned = pa.types.is_timestamp(array.type) and array.type.tz is not None
+        return Times(_contiguous(plain, np.int64), tick, zoned)
     if not pa.types.is_floating(array.type):
         if pa.types.is_uint64(array.type):
             array = _as_int64(array, event_time)
@@ -133,8 +134,9 @@ def time_array(value: Any) -> pa.Array:
     pyarrow.ArrowException, TypeError, ValueError, OverflowError
         Arrow cannot represent the value.
     """
-    if hasattr(value, "to_datetime64"):
-        value = value.to_datetime64()  # Arrow would drop the nanoseconds of a pandas Timestamp
+    if hasattr(value, "to_datetime64"):  # Arrow would drop the nanoseconds of a pandas Timestamp
+        zone = None if value.tzinfo is None else "UTC"
+        return pa.array(np.array([value.to_datetime64()])).cast(pa.timestamp(value.unit, zone))
     if not isinstance(value, np.datetime64):
         return pa.array([None if type(value).__name__ == "NAType" else value])
     unit = np.datetime_data(value.dtype)[0]

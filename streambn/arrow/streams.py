@@ -158,6 +158,7 @@ def _scan(dataset: Any, data: Any, columns: list[str] | None) -> Stream:
     grew a process by 379 MB, and by 91 MB with these options. A slow consumer would still let it
     read ahead up to a gigabyte, so Parquet files are scanned a few row groups at a time.
     """
+    _check_time_zones(data, columns)
     options: dict[str, Any] = {"batch_readahead": 1, "fragment_readahead": 1}
     parquet = getattr(dataset, "ParquetFileFormat", None)
     is_parquet = parquet is not None and isinstance(getattr(data, "format", None), parquet)
@@ -181,6 +182,31 @@ def _scan(dataset: Any, data: Any, columns: list[str] | None) -> Stream:
                 yield from part.scanner(schema=data.schema, columns=columns, **options).to_reader()
 
     return Stream(scanner.projected_schema, batches(), None)
+
+
+def _check_time_zones(data: Any, columns: list[str] | None) -> None:
+    """Raise a SchemaError if the scan of a dataset would give naive timestamps a zone, or the reverse.
+
+    The scan casts each file to the schema of the dataset, in silence.
+    """
+    kinds = {name: data.schema.field(name).type for name in columns or ()}
+    kinds = {name: kind for name, kind in kinds.items() if pa.types.is_timestamp(kind)}
+    if not kinds:
+        return
+    try:
+        fragments = data.get_fragments()
+    except ValueError:  # as in `_scan`
+        return
+    for fragment in fragments:
+        schema = fragment.physical_schema
+        for name, kind in kinds.items():
+            own = schema.field(name).type if name in schema.names else kind
+            if pa.types.is_timestamp(own) and (own.tz is None) != (kind.tz is None):
+                raise SchemaError(
+                    f"column {name!r} is {own} in {getattr(fragment, 'path', 'a part')!r} and "
+                    f"{kind} in the dataset. Give all files a time zone, or none.",
+                    column=name,
+                )
 
 
 def _windows(fragment: Any) -> Iterator[list[int]]:

@@ -68,14 +68,18 @@ class Times(NamedTuple):
         No value is missing.
     tick : int or None
         Nanoseconds per tick, or None if the ticks are plain numbers in the user's own unit.
+    zoned : bool or None
+        Whether the times have a time zone, and the ticks count from 1970 in UTC; None if that is
+        unknown or the ticks are plain numbers.
     """
 
     ticks: Ints | Floats
     tick: int | None
+    zoned: bool | None = None
 
     def take(self, rows: Any) -> Times:
         """Return the times of the selected rows."""
-        return Times(self.ticks[rows], self.tick)
+        return self._replace(ticks=self.ticks[rows])
 
 
 class Layout:

@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, cast
 import numpy as np
 
 from streambn.accumulators import Estimates, Moments
-from streambn.errors import InvalidValueError
-from streambn.kernels import Columns
+from streambn.errors import InvalidValueError, MergeError, SchemaError, StreamBNError
+from streambn.kernels import Columns, Times
 from streambn.kernels.interface import Floats, Ints
 from streambn.policies.adjusted import AdjustedEMA, AdjustedState
 from streambn.policies.arguments import (
@@ -25,7 +25,7 @@ from streambn.policies.arguments import (
 from streambn.policies.base import EventTime, Policy, RowRule
 from streambn.policies.durations import EXAMPLES, format_duration, nanoseconds
 from streambn.policies.recursive import RecursiveEMA, RecursiveState
-from streambn.policies.timed import TimedEMA
+from streambn.policies.timed import TimedEMA, TimedState
 
 __all__ = ["EMA"]
 
@@ -68,8 +68,8 @@ class EMA(Policy):
     ignore_na : bool
         Whether missing values leave the weights of older rows unchanged. By row only.
     time : str, optional
-        Name of the column of event times: timestamps, dates or plain numbers. The column is not
-        normalized unless ``columns=`` names it.
+        Name of the column of event times: timestamps, dates or plain numbers. Timestamps all have
+        a time zone, or none has one. The column is not normalized unless ``columns=`` names it.
     null_time : {"raise", "skip"}
         Whether a row without a time is an error or is skipped.
 
@@ -291,12 +291,46 @@ class EMA(Policy):
         return self._form.init(features)
 
     def update(self, state: Any, columns: Columns) -> Any:
-        """See `Policy.update`."""
+        """See `Policy.update`.
+
+        Raises
+        ------
+        SchemaError
+            The times have a time zone, and the earlier ones have none; or the other way round.
+        """
+        if self.time is not None and columns.times is not None:
+            self._check_zone(state, columns.times, "earlier", "holds", SchemaError)
         return self._form.update(state, columns)
 
     def merge(self, older: Any, newer: Any) -> Any:
-        """See `Policy.merge`. By row `newer` follows `older`; by event time it is commutative."""
+        """See `Policy.merge`. By row `newer` follows `older`; by event time it is commutative.
+
+        Raises
+        ------
+        MergeError
+            The times of one side have a time zone, and those of the other have none.
+        """
+        if self.time is not None:
+            self._check_zone(older, newer, "older", "of the newer statistics holds", MergeError)
         return self._form.merge(older, newer)
+
+    def _check_zone(
+        self,
+        before: TimedState,
+        now: TimedState | Times,
+        former: str,
+        holds: str,
+        kind: type[StreamBNError],
+    ) -> None:
+        """Raise an error if times with a time zone follow times without one, or the reverse."""
+        if None in (before.zoned, now.zoned) or before.zoned == now.zoned:
+            return
+        words = {True: "UTC timestamps", False: "naive timestamps, without a time zone"}
+        raise kind(
+            f"column {self.time!r} {holds} {words[bool(now.zoned)]}, but the {former} ones are "
+            f"{words[bool(before.zoned)]}. Give all of them a time zone, or none.",
+            column=self.time,
+        )
 
     def read(self, state: Any, ddof: int) -> Estimates:
         """Return mean and variance S/W, or S·W/(2C) if `ddof` is 1."""

@@ -41,11 +41,14 @@ class TimedState(NamedTuple):
         the newest value of its feature; 0 without a value.
     latest : ndarray of float64, shape (2,)
         The time of the newest row, likewise; -inf before the first row.
+    zoned : bool or None
+        Whether the times have a time zone; None: unknown, or they are numbers.
     """
 
     moments: Moments
     times: Floats
     latest: Floats
+    zoned: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class TimedEMA:
                 memory[Moments.TALLY.stop :, feature] = alone.memory[Moments.TALLY.stop :, 0]
                 reference[:, feature] = instant(last, times.tick)
             moments = Moments.sealed(Moments(memory))
-        return TimedState(moments, reference * (moments.count > 0), now)
+        return TimedState(moments, reference * (moments.count > 0), now, times.zoned)
 
     def _light_features(
         self, columns: Columns, moments: Moments, weights: Floats
@@ -127,7 +130,9 @@ class TimedEMA:
             )
         merged = early.merge(late.replace(decay=fade)).replace(decay=np.ones_like(fade))
         times = np.where(no_b | late_a, a.times, b.times)
-        return TimedState(Moments.sealed(merged), times, max(a.latest, b.latest, key=tuple))
+        latest = max(a.latest, b.latest, key=tuple)
+        zoned = b.zoned if a.zoned is None else a.zoned
+        return TimedState(Moments.sealed(merged), times, latest, zoned)
 
     def _half_lives(self, older: Floats, newer: Floats) -> Floats:
         """Return the half-lives between times given as hi + lo along the first axis."""

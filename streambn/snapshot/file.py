@@ -24,7 +24,7 @@ FORMAT: Final = "streambn statistics"
 VERSION: Final = 5
 # A file gets the lowest version that can express it, because older programs can read that one.
 # Version 2 added Σw², sample weights, event times and gaps of a recursion; 3 notes; 4 exact
-# sums; 5 gaps of an EMA with adjust=True.
+# sums; 5 gaps of an EMA with adjust=True, and whether times have a zone.
 _NOTE_VERSION: Final = 3
 
 

@@ -90,7 +90,7 @@ class StoredEMAState(Stored):
         The field of `RecursiveState`, with ``adjust=False``.
     gaps
         The field of `RecursiveState`, or of `AdjustedState` if a gap is not 0. Version 1 has none.
-    times, latest
+    times, latest, zoned
         The fields of `TimedState`, by event time. `latest` is null before the first row.
     """
 
@@ -99,6 +99,7 @@ class StoredEMAState(Stored):
     gaps: tuple[list[int], list[int]] | None = None
     times: tuple[list[float], list[float]] | None = None
     latest: tuple[float, float] | None = None
+    zoned: bool | None = None
 
     @classmethod
     def of(cls, policy: EMA, state: Any) -> Self:
@@ -110,6 +111,7 @@ class StoredEMAState(Stored):
                 first=None,
                 times=tuple(state.times.tolist()),
                 latest=tuple(state.latest.tolist()) if seen else None,
+                zoned=state.zoned,
             )
         moments, first, gaps = policy.to_moments(state)
         if first is None and not gaps.any():
@@ -133,7 +135,8 @@ class StoredEMAState(Stored):
         moments = self.moments.restore(features)
         if self.times is not None:
             times = restore_arrays(self.times, features, np.float64)
-            return TimedState(moments, times, np.array(self.latest or (-np.inf, 0.0)))
+            latest = np.array(self.latest or (-np.inf, 0.0))
+            return TimedState(moments, times, latest, self.zoned)
         first = None if self.first is None else self.first.restore(features)
         if self.gaps is None and first is None:
             return AdjustedState(moments, np.zeros((2, features), np.int64))
@@ -180,8 +183,10 @@ class StoredEMA(Stored, tag="ema", tag_field="kind"):
     @property
     def since(self) -> int:
         """The lowest version of the format that can express the policy and its state."""
-        counted = self.adjust and self.state is not None and self.state.gaps is not None
-        return 5 if counted else 2
+        if self.state is None:
+            return 2
+        counted = self.adjust and self.state.gaps is not None
+        return 5 if counted or self.state.zoned is not None else 2
 
     def policy(self) -> EMA:
         """Return the policy."""
