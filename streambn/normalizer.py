@@ -146,8 +146,8 @@ class Normalizer(Transformer):
         data : Arrow data
             A pyarrow RecordBatch, Table, RecordBatchReader, Dataset or Scanner; any object with
             ``__arrow_c_stream__`` or ``__arrow_c_array__`` (Polars, DuckDB, pandas, arro3,
-            nanoarrow); or an iterable of those. A stream is read once, with one batch in memory
-            at a time.
+            nanoarrow); the answer of an Arrow Flight server, or a cursor of ADBC; or an iterable
+            of those. A stream is read once, with one batch in memory at a time.
 
         Returns
         -------

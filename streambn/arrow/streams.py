@@ -7,6 +7,7 @@ classes.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,8 +51,9 @@ def open_stream(data: Any, columns: Wanted | None = None) -> Stream:
     Parameters
     ----------
     data : object
-        A RecordBatch, Table, RecordBatchReader, Dataset or Scanner of pyarrow; anything
-        with ``__arrow_c_stream__`` or ``__arrow_c_array__``; or an iterable of those.
+        A RecordBatch, Table, RecordBatchReader, Dataset or Scanner of pyarrow, or an open IPC
+        file; the answer of an Arrow Flight server, or a cursor of ADBC; anything with
+        ``__arrow_c_stream__`` or ``__arrow_c_array__``; or an iterable of those.
     columns : callable, optional
         Takes the schema of a Dataset and returns the columns to read. Default: all.
 
@@ -77,8 +79,10 @@ def open_stream(data: Any, columns: Wanted | None = None) -> Stream:
         # The caller reports a missing column better than the scan would.
         exist = wanted and set(wanted) <= set(data.schema.names)
         return _scan(dataset, data, wanted if exist else None)
-    if dataset is not None and isinstance(data, dataset.Scanner):
-        reader = data.to_reader()
+    if isinstance(data, pa.RecordBatchFileReader):
+        return Stream(data.schema, map(data.get_batch, range(data.num_record_batches)), None)
+    if (make_reader := _reader_method(data)) is not None:
+        reader = make_reader()
         return Stream(reader.schema, iter(reader), None)
     if hasattr(data, "__arrow_c_stream__"):
         reader = _import(data, pa.RecordBatchReader.from_stream)
@@ -224,8 +228,30 @@ def _windows(fragment: Any) -> Iterator[list[int]]:
 
 
 def _is_stream(data: object) -> bool:
-    """Return whether an iterable can hold batches: text, dicts and NumPy arrays cannot."""
-    return not (isinstance(data, str | bytes | dict) or _kind(data).startswith("numpy."))
+    """Return whether an iterable can hold batches: text, dicts and NumPy arrays cannot.
+
+    Neither can a chunk of Arrow Flight, which is a pair of a batch and metadata.
+    """
+    return not (
+        isinstance(data, str | bytes | dict)
+        or hasattr(data, "app_metadata")
+        or _kind(data).startswith("numpy.")
+    )
+
+
+def _reader_method(data: Any) -> Callable[[], pa.RecordBatchReader] | None:
+    """Return the method of a stream-like object that gives a RecordBatchReader.
+
+    A Scanner and an answer of Arrow Flight have `to_reader`, a cursor of ADBC has
+    `fetch_record_batch`. To iterate over the latter two gives chunks with metadata, and tuples.
+    """
+    if hasattr(data, "__arrow_c_stream__"):
+        return None
+    for name in ("to_reader", "fetch_record_batch"):
+        method: Callable[[], pa.RecordBatchReader] | None = getattr(data, name, None)
+        if callable(method):
+            return method
+    return None
 
 
 def _is_arrow(item: object) -> bool:
@@ -233,7 +259,9 @@ def _is_arrow(item: object) -> bool:
     return (
         hasattr(item, "__arrow_c_stream__")
         or hasattr(item, "__arrow_c_array__")
-        or (dataset is not None and isinstance(item, dataset.Dataset | dataset.Scanner))
+        or isinstance(item, pa.RecordBatchFileReader)
+        or (dataset is not None and isinstance(item, dataset.Dataset))
+        or _reader_method(item) is not None
     )
 
 
@@ -314,14 +342,24 @@ def _kind(data: object) -> str:
 
 def _not_arrow(data: object, subject: str = "data") -> InvalidValueError:
     remedy = "Pass a pyarrow Table, RecordBatch or reader, or anything with __arrow_c_stream__."
-    if isinstance(data, str | bytes):
+    if hasattr(data, "__aiter__"):
+        remedy = "Pass its batches one by one: `async for batch in data: norm.update(batch)`."
+    elif inspect.isawaitable(data):
+        remedy = "Pass its result: norm.update(await data)."
+    elif isinstance(data, str | bytes):
         remedy = "To read files, open them first: pyarrow.dataset.dataset(path)."
     elif isinstance(data, dict):
         remedy = "Convert it to a table: pyarrow.table(data)."
-    elif _kind(data).startswith("polars"):
+    elif _kind(data).startswith(("polars", "narwhals")):
         remedy = "Collect it first: data.collect(), or data.collect_batches() for a stream."
     elif _kind(data).startswith("numpy"):
         remedy = "Name its columns: pyarrow.table({'x': data})."
+    elif hasattr(data, "iter_batches"):
+        remedy = "Pass its batches: data.iter_batches()."
+    elif hasattr(data, "to_arrow_reader"):
+        remedy = "Pass its result: data.to_arrow_reader()."
+    elif hasattr(data, "app_metadata"):
+        remedy = "Pass the batch in it, chunk.data, or the whole answer of client.do_get(ticket)."
     return InvalidValueError(
         f"{subject} is {_kind(data)}, which is not Arrow data. {remedy}", argument="data"
     )
