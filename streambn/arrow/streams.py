@@ -189,7 +189,7 @@ def _scan(dataset: Any, data: Any, columns: list[str] | None) -> Stream:
 
 
 def _check_time_zones(data: Any, columns: list[str] | None) -> None:
-    """Raise a SchemaError if the scan of a dataset would give naive timestamps a zone, or the reverse.
+    """Raise a SchemaError if some files have timestamps with a time zone, and others without.
 
     The scan casts each file to the schema of the dataset, in silence.
     """

@@ -109,7 +109,8 @@ class AdjustedEMA:
         if columns.rows > self._longest_gap or not incomplete.any():
             return incomplete
         first, last = (Moments.of(columns.slice(i, 1)).count for i in (0, columns.rows - 1))
-        return incomplete & ((first == 0) | (last == 0))
+        odd: NDArray[np.bool_] = incomplete & ((first == 0) | (last == 0))
+        return odd
 
     @property
     def _longest_gap(self) -> float:

@@ -114,7 +114,7 @@ class StoredEMAState(Stored):
                 zoned=state.zoned,
             )
         moments, first, gaps = policy.to_moments(state)
-        if first is None and not gaps.any():
+        if first is None and gaps is not None and not gaps.any():
             gaps = None
         return cls(
             moments=StoredMoments.of(moments),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import sqlite3
 
-import narwhals
 import nanoarrow
+import narwhals
 import pandas as pd
 import polars as pl
 import pyarrow as pa

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 import streambn as sbn
 from streambn.adapters.river import RiverNormalizer
+from streambn.cli.app import streambn as command
 from streambn.errors import MergeError, SchemaError
 
 DAY = dt.datetime(2026, 3, 1)
@@ -92,8 +93,6 @@ def test_dataset_does_not_cast_in_silence(pair, tmp_path):
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
 def test_shell_names_file_and_column(ending, tmp_path):
-    from streambn.cli.app import streambn as command
-
     for i, kind in enumerate(("naive", "UTC")):
         path = tmp_path / f"{i}.{ending}"
         (pq.write_table if ending == "parquet" else pc.write_csv)(rows(kind), path)
