@@ -100,7 +100,8 @@ _MEANINGS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "EMAState.first": ("Of the first value alone; only with adjust false.", {}),
     "EMAState.gaps": (
         "Numbers of rows without a value before the first value and after the last one, each a "
-        "list over features; only with adjust false. Version 1 has none.",
+        "list over features; always with adjust false since version 2, and with adjust true if "
+        "one is not 0. Weights are as of the last value.",
         {},
     ),
     "EMAState.times": (
@@ -109,6 +110,7 @@ _MEANINGS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         {},
     ),
     "EMAState.latest": ("The time of the newest row, likewise as a sum of two numbers.", {}),
+    "EMAState.zoned": ("Whether the times have a time zone; null: unknown, or numbers.", {}),
     "BatchEMA.momentum": ("Weight of a new block; null: all blocks count equally.", {}),
     "BatchEMA.decay": ("Weight of the past, where that was given: 1 - momentum.", {}),
     "BatchEMA.ddof": ("0 or 1, for the variance of a block.", {"enum": [0, 1]}),
