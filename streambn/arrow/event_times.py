@@ -135,8 +135,8 @@ def time_array(value: Any) -> pa.Array:
         Arrow cannot represent the value.
     """
     if hasattr(value, "to_datetime64"):  # Arrow would drop the nanoseconds of a pandas Timestamp
-        zone = None if value.tzinfo is None else "UTC"
-        return pa.array(np.array([value.to_datetime64()])).cast(pa.timestamp(value.unit, zone))
+        plain = pa.array(np.array([value.to_datetime64()]))
+        return plain if value.tzinfo is None else plain.cast(pa.timestamp(plain.type.unit, "UTC"))
     if not isinstance(value, np.datetime64):
         return pa.array([None if type(value).__name__ == "NAType" else value])
     unit = np.datetime_data(value.dtype)[0]

@@ -410,7 +410,9 @@ def test_round_trip_with_event_times():
     ids=repr,
 )
 def test_event_times_of_every_type(t):
-    policy, start = TIMED, datetime.datetime(2026, 3, 1, tzinfo=getattr(t, "tzinfo", None))
+    policy, start = TIMED, datetime.datetime(2026, 3, 1)
+    if getattr(t, "tzinfo", None) is not None:
+        start = start.replace(tzinfo=datetime.UTC)
     if isinstance(t, int | float | np.number):
         policy, start = sbn.EMA(halflife=1, time="t"), 0
     norm = learned({"a": 1.0, "t": start}, {"a": 4.0, "t": t}, policy=policy)
