@@ -398,8 +398,7 @@ def _described(field: Any) -> str:
 
 
 def _empty_batch(schema: Any) -> Any:
-    table = pa.Table.from_batches([], schema)  # `schema.empty_table()` imports pandas
-    columns = [column.combine_chunks() for column in table.columns]
+    columns = [pa.nulls(0, field.type) for field in schema]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

@@ -268,10 +268,12 @@ DUCKDB_OTHERS = {
     "blob": "CAST('v' || i AS BLOB)",
     "bit": "CAST('x' AS VARCHAR)",
     "json": "CAST('[\"a\"]' AS JSON)",
+    "union": "union_value(text := 'x')",
 }
 DUCKDB: dict[str, tuple[str, str, list[str]]] = {
-    "parquet": ("FORMAT parquet", "read_parquet", []),
-    "csv": ("FORMAT csv", "read_csv", ["list", "struct", "map", "blob", "json"]),
+    # A union becomes a struct there, with the number of its type.
+    "parquet": ("FORMAT parquet", "read_parquet", ["union"]),
+    "csv": ("FORMAT csv", "read_csv", ["list", "struct", "map", "blob", "json", "union"]),
     "ndjson": ("FORMAT json", "read_json", []),
 }
 
