@@ -5,7 +5,7 @@ Readers yield record batches; writers make a file appear whole or not at all.
 
 from streambn.io.csv_dialect import CsvOptions
 from streambn.io.csv_reader import InferenceError
-from streambn.io.csv_types import NumberHint, number_hint, type_named
+from streambn.io.csv_types import NumberHint, first_text, number_hint, type_named
 from streambn.io.formats import (
     COMPRESSION_SUFFIXES,
     SUFFIXES,
@@ -60,6 +60,7 @@ __all__ = [
     "columns_to_fit",
     "describe_read_errors",
     "detect_format",
+    "first_text",
     "join_none",
     "join_small",
     "json_values",

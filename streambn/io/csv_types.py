@@ -26,6 +26,7 @@ pc = lazy_module("pyarrow.compute")
 __all__ = [
     "NumberHint",
     "NumberPattern",
+    "first_text",
     "infer_types",
     "null_values",
     "number_hint",
@@ -189,6 +190,14 @@ def _without_nulls(column: Any, options: CsvOptions) -> Any:
     values = pc.ascii_trim_whitespace(column)
     missing = pc.is_in(values, value_set=pa.array(null_values(options), pa.string()))
     return pc.if_else(missing, pa.scalar(None, pa.string()), values)
+
+
+def first_text(column: Any, options: CsvOptions) -> int | None:
+    """Return the first row of a column of text that is neither a number nor missing."""
+    pattern = NumberPattern.of(options.decimal, options.thousands)
+    fits = pc.match_substring_regex(_without_nulls(column, options), pattern.number)
+    row = pc.index(fits, pa.scalar(False)).as_py()
+    return row if row >= 0 else None
 
 
 class NumberHint(NamedTuple):
