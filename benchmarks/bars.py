@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from benchmarks import workloads
-from benchmarks.filejobs import ALLOWED, AN_EIGHTH, SCANS, SHOWN, WELFORD
+from benchmarks.filejobs import ALLOWED, AN_EIGHTH, COPY, LOOP, SCANS, SHOWN, WELFORD
 from benchmarks.measure import Comparison
 
 
@@ -92,6 +92,12 @@ BARS = (
     Bar("normalize, Snappy, against DuckDB", "normalize-snappy", ("DuckDB",), "time", 0.4),
     Bar("normalize, ZSTD, against Polars", "normalize-zstd", ("Polars",), "time", 1.0),
     Bar("normalize eight files against Polars", "normalize-8-files", ("Polars",), "time", 0.75),
+    Bar("10,000 row groups against pyarrow's read and write", "row-groups", (COPY,), "time", 1.3),
+    Bar("2,000 files against pyarrow's read and write", "small-files", (COPY,), "time", 1.3),
+    Bar("fit 20,000 batches against a loop of update", "fit-stream", (LOOP,), "time", 1.3),
+    Bar("apply 20,000 batches against pyarrow's read and write", "apply-stream",
+        (COPY,), "time", 1.3),
+    Bar("normalize CSV against Polars", "normalize-csv", ("Polars",), "time", 1.0),
     Bar("eight times the rows against once", "normalize-memory", (AN_EIGHTH,), "memory", 1.15),
     Bar("24,000,000 rows against 600 MB", "normalize-memory", (ALLOWED,), "memory", 1.0),
 )

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 import streambn as sbn
 from benchmarks import THREADS
@@ -40,27 +41,29 @@ _SCRIPTS = Path(__file__).with_name("scripts.py")
 
 
 class Files(NamedTuple):
-    """Parquet files: how many, their size, and their codec.
+    """Files: how many, their size, their codec if they are Parquet, and their format.
 
-    Snappy files are written by pyarrow in row groups of `GROUP` rows, ZSTD files by Polars with
-    its defaults.
+    Snappy files and those of other formats are written by pyarrow in row groups or batches of
+    `group` rows, ZSTD files by Polars with its defaults.
     """
 
     files: int
     rows: int
     codec: Codec = "snappy"
     columns: int = 16
+    group: int = GROUP
+    suffix: Literal["parquet", "arrows", "csv"] = "parquet"
 
 
 class Contender(NamedTuple):
     """A process that does a job.
 
-    What counts is the seconds from start to end, the seconds that the process reports, or the most
-    memory that it held.
+    What counts is the seconds from start to end, the seconds that all its threads computed, the
+    seconds that the process reports, or the most memory that it held.
     """
 
     command: tuple[str, ...]  # in which ``{folder}`` stands for the folder with the data
-    figure: Literal["s", "inside", "MB"] = "s"
+    figure: Literal["s", "CPU s", "inside", "MB"] = "s"
     needs: str = "streambn"  # a module that must be installed
     data: str = "data"  # the key in `FileJob.data`
     finds: bool = True  # whether it has results, which must agree with those of streambn
@@ -121,15 +124,17 @@ def measure_file_job(job: FileJob, rounds: int) -> Comparison:
         for _ in range(rounds):
             for name in shuffled.sample(sorted(able), len(able)):
                 contender = able[name]
-                seconds, peak = run_process(contender, Path(place, contender.data))
+                used = run_process(contender, Path(place, contender.data))
                 found = Path(place, contender.data, "found.json")
                 if contender.figure == "inside":
-                    seconds = json.loads(found.read_text())["seconds"]
-                figures[name].append(peak if contender.figure == "MB" else seconds)
-                peaks[name] = max(peaks[name], peak)
+                    figures[name].append(json.loads(found.read_text())["seconds"])
+                else:
+                    figures[name].append(used.figure(contender.figure))
+                peaks[name] = max(peaks[name], used.megabytes)
     samples = {name: tuple(taken) for name, taken in figures.items()}
     constants = {name: (value,) * rounds for name, value in job.constants.items()}
-    unit = "MB" if job.contenders["streambn"].figure == "MB" else "s"
+    figure = job.contenders["streambn"].figure
+    unit = "s" if figure == "inside" else figure
     return Comparison(job.name, job.title, unit, 1, {**samples, **constants}, peaks=peaks)
 
 
@@ -144,17 +149,36 @@ def write_files(folder: Path, files: Files) -> None:
         return pa.table([*rng.normal(MEAN, STD, (files.columns, rows))], names=names)
 
     for number in range(files.files):
-        path = folder / "in" / f"part-{number}.parquet"
+        path = folder / "in" / f"part-{number}.{files.suffix}"
         if files.codec == "zstd":
             polars: Any = importlib.import_module("polars")
             polars.from_arrow(table(files.rows)).write_parquet(path)
             continue
-        with pq.ParquetWriter(path, table(0).schema) as writer:
-            for start in range(0, files.rows, GROUP):
-                writer.write_table(table(min(GROUP, files.rows - start)))
+        with _WRITERS[files.suffix](path, table(0).schema) as writer:
+            for start in range(0, files.rows, files.group):
+                writer.write_table(table(min(files.group, files.rows - start)))
 
 
-# Starts a process, and prints its seconds and its peak memory. This is a process of its own
+_WRITERS: Mapping[str, Any] = {
+    "parquet": pq.ParquetWriter,
+    "arrows": pa.ipc.new_stream,
+    "csv": csv.CSVWriter,
+}
+
+
+class Usage(NamedTuple):
+    """What a process took: seconds, seconds of all its threads, and its peak memory."""
+
+    seconds: float
+    cpu_seconds: float
+    megabytes: float
+
+    def figure(self, kind: str) -> float:
+        """Return the figure of this kind."""
+        return {"s": self.seconds, "CPU s": self.cpu_seconds, "MB": self.megabytes}[kind]
+
+
+# Starts a process, and prints what it took. This is a process of its own
 # because Linux counts the memory of a parent as memory of its child.
 _WATCH = """
 import os, sys, time
@@ -162,19 +186,20 @@ silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
 start = time.perf_counter()
 child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=silent)
 _, status, usage = os.wait4(child, 0)
-print(time.perf_counter() - start, usage.ru_maxrss)
+print(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 sys.exit(os.waitstatus_to_exitcode(status) != 0)
 """
 
 
-def run_process(contender: Contender, folder: Path) -> tuple[float, float]:
-    """Run a contender, and return its seconds and its peak memory in megabytes."""
+def run_process(contender: Contender, folder: Path) -> Usage:
+    """Run a contender, and return what it took."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     (folder / "out").mkdir(parents=True)
     os.sync()  # or the disk would still be busy with the output of the process before
     command = [part.format(folder=folder) for part in contender.command]
     # Without its bytecode, which pip writes for the others, streambn would be compiled every time.
-    removed = {*THREADS, "PYTHONDONTWRITEBYTECODE"}
+    # Unbuffered, each of the many writes of Arrow to standard output would be a system call.
+    removed = {*THREADS, "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", _WATCH, *command],
         env={name: value for name, value in os.environ.items() if name not in removed},
@@ -184,8 +209,8 @@ def run_process(contender: Contender, folder: Path) -> tuple[float, float]:
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()}")
-    seconds, kilobytes = done.stdout.split()
-    return float(seconds), int(kilobytes) * 1024 / 1e6
+    seconds, cpu_seconds, kilobytes = done.stdout.split()
+    return Usage(float(seconds), float(cpu_seconds), int(kilobytes) * 1024 / 1e6)
 
 
 # ------------------------------------------------------------------------------- checking
@@ -313,6 +338,46 @@ def _show(*flags: str) -> FileJob:
     )
 
 
+GROUPS = Files(1, 200_000, columns=8, group=20)
+BATCHES = Files(1, 200_000, columns=8, group=10, suffix="arrows")
+LOOP, COPY = "a loop of update", "pyarrow's read and write"
+
+
+def _piped(command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a command with the first file as its input, and an output."""
+    redirect = 'exec "$@" < "$0/in/part-0.arrows" > "$0/out/part-0.arrows"'
+    return ("/bin/sh", "-c", redirect, "{folder}", *command)
+
+
+def _many(name: str, title: str, data: Files, own: tuple[str, ...], **others: Contender) -> FileJob:
+    """Return a job on many small parts, in which the seconds of all threads count."""
+    contenders = {"streambn": Contender(own, "CPU s"), **others}
+    # The check removes the statistics, which `apply` needs.
+    return FileJob(
+        name, title, {"data": data}, contenders, prepare=_FIT, checked="apply" not in own
+    )
+
+
+def _copy(task: str) -> dict[str, Contender]:
+    return {COPY: Contender(_script(task), "CPU s", finds=False)}
+
+
+_AND_SAVE = (*_NORMALIZE, "--save", "{folder}/stats.json")
+_APPLY = _piped(_streambn("apply", "{folder}/stats.json", "-", "-o", "-", "-q"))
+SMALL_PARTS = (
+    _many("row-groups", "`normalize` 10,000 row groups of 20 rows", GROUPS, _AND_SAVE,
+          **_copy("copy_row_groups")),
+    _many("small-files", "`normalize` 2,000 files of 100 rows", Files(2000, 100, columns=8),
+          _AND_SAVE, **_copy("copy_files")),
+    _many("fit-stream", "`fit` 20,000 batches of 10 rows", BATCHES, _FIT,
+          **{LOOP: Contender(_script("update_loop"), "CPU s", finds=False)}),
+    _many("apply-stream", "`apply` 20,000 batches of 10 rows, stdin to stdout", BATCHES, _APPLY,
+          **{COPY: Contender(_piped(_script("copy_stream")), "CPU s", finds=False)}),
+    _many("normalize-csv", "`normalize` CSV of 1,000 columns, 73 MB",
+          Files(1, 4000, columns=1000, suffix="csv"), _AND_SAVE, **_copy("copy_csv"),
+          Polars=Contender(_script("polars_normalize_csv"), "CPU s", needs="polars")),
+)  # fmt: skip
+
 FILE_JOBS = (
     FileJob(
         "help",
@@ -335,6 +400,7 @@ FILE_JOBS = (
     _normalize("snappy"),
     _normalize("zstd"),
     _normalize("snappy", files=8),
+    *SMALL_PARTS,
     FileJob(
         "normalize-memory",
         "memory to `normalize` 24,000,000 rows",

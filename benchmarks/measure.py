@@ -29,7 +29,7 @@ class Comparison:
 
     name: str  # of the workload or file job
     title: str
-    unit: str  # of `figure`: "GB/s", "µs per batch", "µs per row", "s" or "MB"
+    unit: str  # of `figure`: "GB/s", "µs per batch", "µs per row", "s", "CPU s" or "MB"
     amount: float  # gigabytes, batches or rows of one pass; 1 for seconds and megabytes
     samples: Mapping[str, Samples]  # seconds, or megabytes
     limits: tuple[str, ...] = ()  # the names in `samples` that bound the speed

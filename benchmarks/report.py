@@ -81,7 +81,7 @@ def job_table(jobs: Sequence[Comparison]) -> str:
     def cell(c: Comparison, who: str) -> str:
         if who not in c.peaks:
             return ""
-        seconds = "" if c.unit == "MB" else f"{c.figure(who):.2f} s, "
+        seconds = "" if c.unit == "MB" else f"{c.figure(who):.2f} {c.unit}, "
         return f"{seconds}{c.peaks[who]:,.0f} MB"
 
     shown = ["Polars", "DuckDB"]

@@ -154,6 +154,68 @@ class _RowGroups:
         return self._open.file.read_row_group(group, columns, use_threads=False)
 
 
+def copy_row_groups(folder: Path) -> Found:
+    """Read one file row group by row group, and write each."""
+    parquet: Any = importlib.import_module("pyarrow.parquet")
+    [path] = _inputs(folder)
+    file = parquet.ParquetFile(path)
+    target = folder / "out" / path.name
+    with parquet.ParquetWriter(target, file.schema_arrow, use_dictionary=False) as writer:
+        for group in range(file.num_row_groups):
+            writer.write_table(file.read_row_group(group, use_threads=False))
+    return {}
+
+
+def copy_files(folder: Path) -> Found:
+    """Read file after file, and write each."""
+    parquet: Any = importlib.import_module("pyarrow.parquet")
+    for path in _inputs(folder):
+        table = parquet.ParquetFile(path).read(use_threads=False)
+        parquet.write_table(table, folder / "out" / path.name, use_dictionary=False)
+    return {}
+
+
+def copy_stream(folder: Path) -> Found:
+    """Read an Arrow stream from standard input, and write it to standard output."""
+    arrow: Any = importlib.import_module("pyarrow")
+    reader = arrow.ipc.open_stream(sys.stdin.buffer)
+    with arrow.ipc.new_stream(sys.stdout.buffer, reader.schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+    return {}
+
+
+def copy_csv(folder: Path) -> Found:
+    """Read one CSV file, and write it."""
+    csv: Any = importlib.import_module("pyarrow.csv")
+    [path] = _inputs(folder)
+    csv.write_csv(csv.read_csv(path), folder / "out" / path.name)
+    return {}
+
+
+def update_loop(folder: Path) -> Found:
+    """Learn the batches of an Arrow stream with the library."""
+    arrow: Any = importlib.import_module("pyarrow")
+    normalizer = importlib.import_module("streambn").Normalizer()
+    [path] = _inputs(folder)
+    with arrow.OSFile(str(path)) as file:
+        for batch in arrow.ipc.open_stream(file):
+            normalizer.update(batch)
+    return {}
+
+
+def polars_normalize_csv(folder: Path) -> Found:
+    """Write one CSV file normalized."""
+    pl: Any = importlib.import_module("polars")
+    [path] = _inputs(folder)
+    frame = pl.read_csv(path)
+    means, stds = frame.mean().row(0), frame.std(ddof=0).row(0)
+    found = {n: (m, s) for n, m, s in zip(frame.columns, means, stds, strict=True)}
+    columns = [(pl.col(name) - mean) / std for name, (mean, std) in found.items()]
+    frame.select(columns).write_csv(folder / "out" / path.name)
+    return found
+
+
 def streambn_inside(folder: Path) -> dict[str, float]:
     """Run the command `fit` in a process that has run it before."""
     run = importlib.import_module("streambn.cli.main").run

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 
 import streambn as sbn
+from streambn.io import Source, open_reader
 from streambn.testing import exact_moments
 
 ROOT = Path(__file__).parents[2]
@@ -306,7 +307,7 @@ def test_a_process_is_measured_alone_with_all_cores_and_silent(folder, monkeypat
     ballast = np.ones(30_000_000)  # 240 MB that the process must not count
     code = "import os, time; time.sleep(0.2); print(b'x' * 50_000_000)\n"
     code += "assert 'POLARS_MAX_THREADS' not in os.environ"
-    seconds, peak = filejobs.run_process(script(code), folder)
+    seconds, _, peak = filejobs.run_process(script(code), folder)
     assert 50 < peak < 220
     assert seconds >= 0.2
     assert capfd.readouterr().out == ""
@@ -367,6 +368,18 @@ def test_a_job_is_prepared_once_in_each_folder():
     both = {"streambn": script(check), "other": script(check, data="more")}
     job = filejobs.FileJob("job", "a job", data, both, prepare=append, checked=False)
     filejobs.measure_file_job(job, 2)
+
+
+@pytest.mark.parametrize("job", [j for j in FILE_JOBS.values() if filejobs.COPY in j.contenders])
+def test_pyarrow_copies_all(job, tmp_path):
+    filejobs.write_files(tmp_path, job.quick().data["data"])
+    used = filejobs.run_process(job.contenders[filejobs.COPY], tmp_path)
+    assert used.cpu_seconds > 0
+    before, after = (sorted((tmp_path / folder).iterdir()) for folder in ("in", "out"))
+    assert [path.name for path in before] == [path.name for path in after]
+    for one, other in zip(before, after, strict=True):
+        tables = [open_reader(Source(str(path))).read_all() for path in (one, other)]
+        assert tables[0].equals(tables[1])
 
 
 @pytest.mark.parametrize("files", [1, 3])
