@@ -14,6 +14,7 @@ from streambn.cli.messages import plural, say
 from streambn.jobs import Progress
 
 # Importing rich takes as long as fitting a small file.
+logging = lazy_module("logging")
 filesize = lazy_module("rich.filesize")
 progress_bar = lazy_module("streambn.cli.progress_bar")
 
@@ -38,7 +39,7 @@ def show(
         auto: a bar if stderr is a terminal, else nothing. plain: a line a minute and one at the
         end of a job that does not fail. off: nothing.
     quiet : bool
-        Show nothing, whatever the form.
+        Show nothing, whatever the form, and no warnings.
     clock : callable
         Returns seconds.
 
@@ -46,7 +47,9 @@ def show(
     -----
     Lines are written when something is counted: there are none while a stream stands still.
     """
-    if quiet or form == "off":
+    if quiet:
+        return _without_warnings()
+    if form == "off":
         return contextlib.nullcontext()
     if form == "plain":
         return _lines(progress, clock)
@@ -54,6 +57,17 @@ def show(
         bar: AbstractContextManager[None] = progress_bar.progress_bar(progress, clock)
         return bar
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    logger = logging.getLogger("streambn")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

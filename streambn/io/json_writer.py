@@ -7,7 +7,6 @@ of objects with the fields key and value.
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ import pyarrow as pa
 
 from streambn._lazy import lazy_module
 
+logging = lazy_module("logging")
 msgspec_json = lazy_module("msgspec.json")
 pc = lazy_module("pyarrow.compute")
 
@@ -23,7 +23,6 @@ __all__ = ["JsonWriter", "json_values"]
 
 # Values that are Python objects at a time, which bounds the memory.
 _VALUES = 1 << 17
-_LOG = logging.getLogger("streambn")
 
 
 class JsonWriter:
@@ -66,7 +65,7 @@ class JsonWriter:
     def close(self) -> None:
         """Say how many numbers were lost."""
         if lost := sum(self._lost):
-            _LOG.warning(
+            logging.getLogger("streambn").warning(
                 "wrote %s NaN or infinite values as null: JSON has no number for them", f"{lost:,}"
             )
             self._lost = []

@@ -259,7 +259,12 @@ def test_lines_without_a_number_left_and_a_nan() -> None:
     pq.write_table(table.select(["x"]), "in.parquet")
     pq.write_table(table, "bytes.parquet")
     good("fit", "in.parquet", "-o", "s.json", "--inf", "ignore")
-    good("apply", "s.json", "in.parquet", "-o", "out.ndjson", "--verify")
+    for flags, lines in (([], 2), (["--quiet"], 0)):
+        done = good(
+            "apply", "s.json", "in.parquet", "-o", "out.ndjson", "--verify", *flags, text=True
+        )
+        assert len(done.stderr.splitlines()) == lines
+        assert ("2 NaN or infinite values as null" in done.stderr) == (lines > 0)
     assert [row["x"] for row in read(Path("out.ndjson").read_text())] == [-1.0, None, None, 1.0]
     message = bad(1, "apply", "s.json", "bytes.parquet", "-o", "out2.ndjson")
     says(
