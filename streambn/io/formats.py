@@ -59,6 +59,7 @@ _MAGIC = {
     b"ARROW1": Format.IPC_FILE,
     b"\xff\xff\xff\xff": Format.IPC_STREAM,
 }
+_STATISTICS = b'{"format":"streambn statistics"'
 # The first bytes of compressed files, and Arrow's names of the codecs.
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -79,6 +80,8 @@ def sniff(header: bytes, name: str) -> Format:
     for magic, kind in _MAGIC.items():
         if header.startswith(magic):
             return kind
+    if header.startswith(_STATISTICS):
+        raise StreamBNError("a file of statistics, which holds no data to read", source=name)
     if re.match(rb"(\xef\xbb\xbf)?\s*\{", header):
         return Format.JSON
     if _is_csv(header):

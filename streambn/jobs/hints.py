@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import shlex
+from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
 
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io import Format, Source, first_text, number_hint
+from streambn.io import DataFile, Format, Source, first_text, number_hint
 from streambn.jobs.plan import ReadOptions
 
 __all__ = ["number_hints", "with_number_hints"]
@@ -18,7 +21,7 @@ _VALUES = 10_000
 
 
 def number_hints(source: Source, options: ReadOptions) -> dict[str, str]:
-    """Return what to say about each text column of a CSV file that has numbers.
+    """Return what to say about each text column of a CSV or JSON file that has numbers.
 
     The values are those of the first block. If all of them are numbers, a later value made the
     column text, and the file is read up to there.
@@ -28,9 +31,11 @@ def number_hints(source: Source, options: ReadOptions) -> dict[str, str]:
     hints: dict[str, str] = {}
     with contextlib.suppress(StreamBNError, OSError):
         opened = options.open(source)
+        text = {field.name for field in opened.schema if pa.types.is_string(field.type)}
+        if opened.format is Format.JSON:
+            return _json_hints(opened, text)
         if opened.format is not Format.CSV:
             return {}
-        text = {field.name for field in opened.schema if pa.types.is_string(field.type)}
         rows = 0
         for batch in opened.pieces[0].read() if text else ():
             for column in sorted(text):
@@ -54,6 +59,20 @@ def with_number_hints(error: SchemaError, source: Source, options: ReadOptions) 
         column=error.column,
         source=error.source,
     )
+
+
+def _json_hints(opened: DataFile, text: Collection[str]) -> dict[str, str]:
+    """Return what to say about strings that are numbers in the first block."""
+    hints: dict[str, str] = {}
+    for batch in itertools.islice(opened.pieces[0].read(), 1):
+        for column in sorted(text):
+            values = batch[column].drop_null().slice(0, _VALUES)
+            with contextlib.suppress(pa.ArrowInvalid):
+                values.cast(pa.float64())
+                if len(values):
+                    name = shlex.quote(column)
+                    hints[column] = f"its values are numbers in quotes: --csv-type {name}=double"
+    return hints
 
 
 def _hint(values: Any, options: ReadOptions, before: int) -> str | None:

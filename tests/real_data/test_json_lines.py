@@ -218,6 +218,21 @@ def test_what_is_not_newline_delimited_is_refused_with_the_remedy() -> None:
          "write null")  # fmt: skip
 
 
+def test_numbers_in_quotes_are_read_on_request() -> None:
+    rows = [{"x": 1, "price": "1.10"}, {"x": 3, "price": None}, {"x": 5, "price": "-2.3"}]
+    write("in.ndjson", rows)
+    message = bad(3, "fit", "in.ndjson", "-o", "s.json", "--columns", "price")
+    says(message, "in.ndjson: column 'price'", "--csv-type price=double")
+    good("fit", "in.ndjson", "-o", "s.json", "--csv-type", "price=double")
+    assert stats("s.json")["price"]["mean"] == pytest.approx(-0.6, rel=1e-15)
+
+
+def test_statistics_are_no_data() -> None:
+    write("in.ndjson", events(9))
+    good("fit", "in.ndjson", "-o", "s.json")
+    says(bad(1, "fit", "s.json", "-o", "t.json"), "s.json: a file of statistics")
+
+
 @pytest.mark.usefixtures("_blocks")
 def test_a_job_over_lines_resumes() -> None:
     rows = events()
