@@ -12,6 +12,7 @@ from streambn import kernels
 from streambn.errors import InvalidValueError, NotFittedError
 from streambn.io import InferenceError, Source, locate, lock, remove_leftovers
 from streambn.jobs.checkpoint import Checkpoint, CheckpointWriter
+from streambn.jobs.hints import number_hints_in_errors
 from streambn.jobs.learn import FitState, Position, fit_files
 from streambn.jobs.plan import ReadOptions
 from streambn.jobs.progress import Display, Progress
@@ -113,7 +114,7 @@ def run_fit(
     start = checkpoint.load(initial, sources, options) or FitState(initial, Position())
     with checkpoint.open_writer(initial, sources, options) as writer:
         progress = Progress("fitting", len(sources), total_size(sources))
-        with display(progress):
+        with display(progress), number_hints_in_errors(sources, options):
             try:
                 end = fit_files(start, sources, columns, options, progress, writer.reach)
             except InferenceError:

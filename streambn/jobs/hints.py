@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from streambn.errors import SchemaError, StreamBNError
 from streambn.io import DataFile, Format, Source, first_text, number_hint
 from streambn.jobs.plan import ReadOptions
 
-__all__ = ["number_hints", "with_number_hints"]
+__all__ = ["number_hints", "number_hints_in_errors"]
 
 # Values that a hint is taken from.
 _VALUES = 10_000
@@ -49,16 +49,23 @@ def number_hints(source: Source, options: ReadOptions) -> dict[str, str]:
     return {column: hint for column, hint in hints.items() if hint}
 
 
-def with_number_hints(error: SchemaError, source: Source, options: ReadOptions) -> SchemaError:
-    """Return an error about columns with what `number_hints` says about them."""
-    hints = number_hints(source, options)
-    said = [f"Column {c!r}: {hint}." for c, hint in hints.items() if error.column in (None, c)]
-    return SchemaError(
-        " ".join([error.message, *said]),
-        argument=error.argument,
-        column=error.column,
-        source=error.source,
-    )
+@contextlib.contextmanager
+def number_hints_in_errors(sources: Iterable[Source], options: ReadOptions) -> Iterator[None]:
+    """Add what `number_hints` says to the errors of a block about columns of these sources."""
+    try:
+        yield
+    except SchemaError as error:
+        source = next((source for source in sources if source.name == error.source), None)
+        hints = {} if source is None else number_hints(source, options)
+        said = [f"Column {c!r}: {hint}." for c, hint in hints.items() if error.column in (None, c)]
+        if not said:
+            raise
+        raise SchemaError(
+            " ".join([error.message, *said]),
+            argument=error.argument,
+            column=error.column,
+            source=error.source,
+        ) from error
 
 
 def _json_hints(opened: DataFile, text: Collection[str]) -> dict[str, str]:

@@ -28,7 +28,6 @@ from streambn.io import (
     located,
     prefetch,
 )
-from streambn.jobs.hints import with_number_hints
 from streambn.jobs.plan import ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
@@ -128,10 +127,6 @@ def fit_files(
             options.settle([sources[learner.state.position.files]])
             if not learner.begin_file_again():
                 raise
-        except SchemaError as error:
-            raise with_number_hints(
-                error, sources[learner.state.position.files], options
-            ) from error
 
 
 def _read_all(

@@ -29,6 +29,7 @@ from streambn.io import (
     located,
     prefetch,
 )
+from streambn.jobs.hints import number_hints_in_errors
 from streambn.jobs.operations import ApplyStatistics, BatchFunction, Operation
 from streambn.jobs.output_schema import keys_of
 from streambn.jobs.plan import Output, ReadOptions
@@ -193,14 +194,15 @@ def _write_output(
     started: _Started, made: _Made, write: _Write, maker: _Maker
 ) -> Generator[Chunk, None, None]:
     """Write one output; yield each chunk without its data after it was written."""
-    try:
-        yield from _write_once(started, made, write, maker.options)
-    except InferenceError:
-        # What was written has the types of the first rows, and is gone by now.
-        maker.options.settle(started.output.sources)
-        yield Chunk(b"", again=True)
-        made = ((task, task.make()) for task in maker.tasks(started))
-        yield from _write_once(started, made, write, maker.options)
+    with number_hints_in_errors(started.output.sources, maker.options):
+        try:
+            yield from _write_once(started, made, write, maker.options)
+        except InferenceError:
+            # What was written has the types of the first rows, and is gone by now.
+            maker.options.settle(started.output.sources)
+            yield Chunk(b"", again=True)
+            made = ((task, task.make()) for task in maker.tasks(started))
+            yield from _write_once(started, made, write, maker.options)
 
 
 def _write_once(

@@ -292,6 +292,20 @@ def test_a_pipe_names_the_type_to_give() -> None:
     assert done.returncode == 0
 
 
+def test_applied_statistics_name_the_value_that_is_no_number(run: Run) -> None:
+    sbn.Normalizer().update(pa.table({"v": [1.0, 3.0]})).save("s.json")
+    Path("good.csv").write_text("v,w\n1,2\n")
+    Path("late.csv").write_text("v,w\n" + "1.5,2\n" * 400_000 + "N.A,3\n")
+    for inputs in (["late.csv"], ["good.csv", "late.csv"]):
+        done = run("apply", "s.json", *inputs, "-o", "out.csv")
+        assert done.code == 3
+        assert "column 'v'" in done.lines[0]
+        assert "--null-values N.A (row 400,001 is 'N.A')" in done.lines[0]
+        assert not Path("out.csv").exists()
+    done = run("apply", "s.json", "late.csv", "-o", "out.csv", "--null-values", "N.A")
+    assert done.code == 0, done.lines
+
+
 def test_a_reader_in_python_names_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_reader, "_BLOCK", 500)
     path = tmp_path / "t.csv"
