@@ -224,12 +224,14 @@ def _finite(text: str) -> float:
 def _remedy(name: str, value: Any, type_: Any) -> str:
     """Return what to do about a value that does not fit a type; None: about a new column."""
     kind = _KINDS.get(type(value))
+    if isinstance(value, int) and 2**63 <= value < 2**64:
+        kind = "uint64"
     if type_ is None or pa.types.is_null(type_):
         possible = True
     elif kind == "string":
         possible = pa.types.is_temporal(type_)
     else:
-        possible = kind == "double" and pa.types.is_integer(type_)
+        possible = kind in {"double", "uint64"} and pa.types.is_integer(type_)
     if possible and kind is not None:
         return f"Set its type: --csv-type {shlex.quote(name)}={kind}"
     if possible:

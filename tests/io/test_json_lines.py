@@ -21,7 +21,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streambn import StreamBNError
-from streambn.io import CsvOptions, Format, json_reader, json_values, readers
+from streambn.io import (
+    CsvOptions,
+    Format,
+    Location,
+    Source,
+    json_reader,
+    json_values,
+    open_reader,
+    readers,
+)
 from streambn.io.json_writer import JsonWriter
 from streambn.io.readers import DataFile, open_file, open_pipe
 
@@ -259,6 +268,16 @@ def test_marks_and_blank_lines_are_no_data(text: bytes) -> None:
     assert table_of(opened(text)).to_pylist() == [{"x": 1}]
 
 
+def test_files_in_a_store_are_read(store: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_reader, "_BLOCK", 200)
+    text = lines(*({"x": i} for i in range(99)), {"x": 0.5})
+    for name, data in (("a.ndjson", text.encode()), ("b.jsonl.gz", gzip.compress(text.encode()))):
+        with store.child(name).open_output(fsync=False) as file:
+            file.write(data)
+        found = open_reader(Source(store.child(name).text)).read_all()
+        assert found["x"].to_pylist() == [*range(99), 0.5]
+
+
 # --- errors ---------------------------------------------------------------------------
 
 
@@ -341,6 +360,7 @@ def test_a_pipe_carries_lines(count: int) -> None:
     ("late", "remedy"),
     [
         ({"x": 2.5}, "2.5 does not fit int64, the type of .*: --csv-type x=double"),
+        ({"x": 2**63}, "does not fit int64, the type of .*: --csv-type x=uint64"),
         ({"n": "a"}, '"a" does not fit null, .* --csv-type n=string'),
         ({"n": [1]}, "does not fit null, .* Save the data to a file"),
         ({"t": "later"}, '"later" does not fit date32.*--csv-type t=string'),
@@ -359,6 +379,8 @@ def test_a_later_misfit_in_a_pipe_names_the_option(
     assert error.value.column == name
     assert str(error.value).startswith("it, line 21: ")
     types = {"x": pa.float64(), "n": pa.string(), "t": pa.string(), "new": pa.bool_()}
+    if late == {"x": 2**63}:
+        types["x"] = pa.uint64()
     if late != {"n": [1]}:
         again = table_of(open_pipe(Drops(text, 1 << 20), "it", CsvOptions(types)))
         assert again[name].to_pylist()[-1] == late[name]
