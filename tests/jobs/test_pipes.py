@@ -144,3 +144,15 @@ def peak(args: list[str], batches: int) -> int:
 def test_memory_does_not_grow_with_the_stream(args: list[str]) -> None:
     short, long = (peak(args, batches) for batches in (60, 300))
     assert long - short < 50e6  # the difference in data is 154 MB
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("rows", [1, 500_000])
+def test_a_signal_ends_the_wait_for_csv(rows: int) -> None:
+    with piped("fit", "-", "-o", "s.json") as process:
+        process.stdin.write(b"a,b\n" + b"1,2.5\n" * rows)
+        process.stdin.flush()
+        until(lambda: unread(process.stdin) == bytes(4) and state(process) == "S")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT) == 130
+    assert not Path("s.json").exists()
