@@ -144,9 +144,9 @@ def test_constant_columns_are_those_that_transform_treats_as_constant(
 
 
 def test_statistics_of_no_data() -> None:
-    Path("none.csv").write_text("x,at\n")
-    ema = ("--policy", "ema", "--halflife", "1d", "--time", "at")
-    good("fit", "none.csv", "-o", "s.json", *ema)
+    sbn.Normalizer(sbn.EMA(halflife="1d", time="at")).save("s.json")
+    for form in ("table", "markdown", "json", "csv"):
+        assert "no values" not in good("show", "s.json", "--format", form).stdout
     shown = good("show", "s.json", "--at", "2026-03-01").stdout
     assert "newest row" not in shown
     assert "as of        2026-03-01\n" in shown
