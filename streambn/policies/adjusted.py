@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from streambn.accumulators import Moments
 from streambn.kernels import Columns
@@ -18,6 +17,10 @@ from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.recursion import LEAST_FADE, gap_fade
 
 __all__ = ["AdjustedEMA", "AdjustedState"]
+
+
+# Rows at an end of a block whose missing values are found in one call of the kernel.
+_EDGE = 52
 
 
 class AdjustedState(NamedTuple):
@@ -57,21 +60,27 @@ class AdjustedEMA:
 
     def update(self, state: AdjustedState, columns: Columns) -> AdjustedState:
         """See `Policy.update`."""
-        rows, before = columns.rows, state.moments
-        if rows == 0:
+        if columns.rows == 0:
             return state
-        if self._has_gaps and before.missing.any():
-            return self.merge(state, self._of_batch(columns))
         # The short way, if no value was missing so far: most batches will be complete too.
-        after = before.extend(columns, self.decay, self.ignore_na)
-        if self._has_gaps and not (after.count - before.count == rows).all():
-            return self.merge(state, self._of_batch(columns))
-        return state._replace(moments=after)
+        if not self._has_gaps or not np.count_nonzero(state.moments.missing):
+            after = state.moments.extend(columns, self.decay, self.ignore_na)
+            if not self._has_gaps or not np.count_nonzero(after.missing):
+                return AdjustedState(after, state.gaps)
+        gaps = _edge_gaps(columns)
+        if not (gaps.any() or state.gaps.any() or columns.rows > self._longest_gap):
+            return AdjustedState(state.moments.extend(columns, self.decay), gaps)
+        return self.merge(state, self._of_batch(columns, gaps))
 
     @property
     def _has_gaps(self) -> bool:
         """Whether rows without a value discount anything."""
         return not self.ignore_na and self.decay != 1
+
+    @property
+    def _longest_gap(self) -> float:
+        """The rows of the longest gap whose discount is not bounded."""
+        return math.log(LEAST_FADE) / math.log(self.decay) if self.decay > 0 else 0.0
 
     def merge(self, older: AdjustedState, newer: AdjustedState) -> AdjustedState:
         """See `Policy.merge`. Not commutative."""
@@ -89,33 +98,33 @@ class AdjustedEMA:
         )
         return AdjustedState(moments, gaps)
 
-    def _of_batch(self, columns: Columns) -> AdjustedState:
+    def _of_batch(self, columns: Columns, gaps: Ints) -> AdjustedState:
+        """Return the state of a batch with the given gaps at its ends; −1 stands for long ones."""
         moments, rows = Moments.of(columns, self.decay), columns.rows
-        gaps = np.zeros((2, len(moments.count)), np.int64)
-        odd = self._features_to_cut(columns, moments)
-        if not odd.any():
-            return AdjustedState(moments, gaps)
-        memory = moments.memory.copy()
-        for feature, values, valid in iterate_features(columns, np.flatnonzero(odd)):
-            at = np.flatnonzero(valid)
-            gaps[:, feature] = (at[0], rows - 1 - at[-1]) if len(at) else (rows, 0)
-            alone = self._of_values(values, at, columns.weights)
-            memory[Moments.TALLY.stop :, feature] = alone.memory[Moments.TALLY.stop :, 0]
-        return AdjustedState(Moments.sealed(Moments(memory)), gaps)
-
-    def _features_to_cut(self, columns: Columns, moments: Moments) -> NDArray[np.bool_]:
-        """Return which features begin or end with a gap, or may hold a long one."""
-        incomplete: NDArray[np.bool_] = moments.count < columns.rows
-        if columns.rows > self._longest_gap or not incomplete.any():
-            return incomplete
-        first, last = (Moments.of(columns.slice(i, 1)).count for i in (0, columns.rows - 1))
-        odd: NDArray[np.bool_] = incomplete & ((first == 0) | (last == 0))
-        return odd
-
-    @property
-    def _longest_gap(self) -> float:
-        """The rows of the longest gap whose discount is not bounded."""
-        return math.log(LEAST_FADE) / math.log(self.decay) if self.decay > 0 else 0.0
+        none = moments.count == 0
+        gaps = np.where(none, np.array([[rows], [0]]), gaps)
+        # Beyond this a discount may cost digits of W, C or S.
+        odd = (gaps < 0).any(axis=0) | (gaps[1] > self._longest_gap / 2)
+        # The kernel's weights are as of the last row.
+        faded = np.power(self.decay, np.where(none | odd, 0, gaps[1]))
+        moments = moments.replace(
+            weight=moments.weight / faded,
+            pairs=moments.pairs / faded / faded,
+            squares=moments.squares / faded / faded,
+            m2_hi=moments.m2_hi / faded,
+            m2_lo=moments.m2_lo / faded,
+            decay=np.power(self.decay, np.where(none, 0, rows - gaps.sum(axis=0))),
+        )
+        suspects = odd | ((moments.count < rows) & ~none & (rows > self._longest_gap))
+        if suspects.any():
+            for feature, values, valid in iterate_features(columns, np.flatnonzero(suspects)):
+                at = np.flatnonzero(valid)
+                if not (odd[feature] or (np.diff(at) > self._longest_gap).any()):
+                    continue
+                gaps[:, feature] = at[0], rows - 1 - at[-1]
+                alone = self._of_values(values, at, columns.weights).memory
+                moments.memory[Moments.TALLY.stop :, feature] = alone[Moments.TALLY.stop :, 0]
+        return AdjustedState(Moments.sealed(moments), gaps)
 
     def _of_values(self, values: pa.Array, at: Ints, weights: Floats | None) -> Moments:
         """Return the moments of one feature from its first value to its last.
@@ -159,3 +168,24 @@ class AdjustedEMA:
     def take(self, state: AdjustedState, features: Sequence[int]) -> AdjustedState:
         """See `Policy.take`."""
         return AdjustedState(state.moments.take(features), state.gaps[:, list(features)])
+
+
+def _edge_gaps(columns: Columns) -> Ints:
+    """Return the rows without a value at both ends of a batch; −1 if they are many."""
+    rows = columns.rows
+    if rows <= _EDGE:
+        return np.array(_edges(columns), np.int64)
+    head, tail = columns.slice(0, _EDGE), columns.slice(rows - _EDGE, _EDGE)
+    return np.array((_edges(head)[0], _edges(tail)[1]), np.int64)
+
+
+def _edges(columns: Columns) -> tuple[Ints, Ints]:
+    """Return the rows without a value at both ends of at most 52 rows; −1 if all lack one.
+
+    With λ = 1/2, W is a sum of different powers of 2, one for each value. In units of the first
+    row's weight it is an integer whose bits are the validity.
+    """
+    weight = Moments.of(columns.with_weights(None), 0.5).weight
+    bits = np.ldexp(weight, columns.rows - 1).astype(np.int64)
+    first = np.frexp(bits & -bits)[1] - 1
+    return first, np.where(bits == 0, -1, columns.rows - np.frexp(bits)[1])
