@@ -69,9 +69,12 @@ def join_small(batches: Iterable[Any], ready: Callable[[], bool] | None = None) 
         if batch is None:
             yield from _join(waiting)
             return
-        if joinable is None:
+        own = batch.get_total_buffer_size()
+        if waiting and joinable is None:
             joinable = all(map(_is_plain, batch.schema.types))
-        own = batch.get_total_buffer_size() if joinable else _ENOUGH
+        if waiting and not joinable:
+            yield from _join(waiting)
+            waiting, size = [], 0
         if own >= _SMALL:
             yield from _join(waiting)
             waiting, size = [], 0

@@ -45,6 +45,7 @@ _FOOTER = 1 << 16
 # The types of the compact protocol.
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _, _STRUCT = range(1, 13)
 _INTEGERS = frozenset((_I16, _I32, _I64))
+_BOOLEANS = frozenset((_TRUE, _FALSE))
 
 # FileMetaData
 _NUM_ROWS, _ROW_GROUPS = 3, 4
@@ -54,6 +55,8 @@ _COLUMNS, _TOTAL_BYTES, _ROWS, _FILE_OFFSET, _COMPRESSED_BYTES = 1, 2, 3, 5, 6
 _CHUNK_OFFSET, _META = 2, 3
 # ColumnMetaData; the offsets are those of the data, index and dictionary pages
 _CODEC, _UNCOMPRESSED, _COMPRESSED, _OFFSETS = 4, 6, 7, (9, 10, 11)
+# The fields of a row group that a StoredChunk needs
+_STORED = {_COLUMNS: {_META: dict.fromkeys((_CODEC, _UNCOMPRESSED, _COMPRESSED))}}
 _CODECS = ("none", "snappy", "gzip", "lzo", "brotli", "lz4", "zstd", "lz4")
 
 # A structure: {field number: (type, value)}. The value of a list is (type, values).
@@ -122,16 +125,16 @@ def read_stored_chunks(file: Any, name: str) -> Iterator[list[StoredChunk]]:
             file.seek(size - _TAIL - length)
             end = file.read(length + _TAIL)
         reader = _Reader(end[len(end) - _TAIL - length : -_TAIL])
-        for group in reader.structures(_ROW_GROUPS):
-            yield [_stored_chunk(column[_META][1]) for column in group[_COLUMNS][1][1]]
+        for group in reader.picked_structs(_ROW_GROUPS, _STORED):
+            yield [_stored_chunk(column[_META]) for column in group[_COLUMNS]]
     except (LookupError, TypeError, ValueError, RecursionError, struct.error) as error:
         raise StreamBNError(
             "damaged or truncated, not readable as Parquet: the footer is invalid", source=name
         ) from error
 
 
-def _stored_chunk(meta: Fields) -> StoredChunk:
-    codec, *sizes = (meta[field][1] for field in (_CODEC, _UNCOMPRESSED, _COMPRESSED))
+def _stored_chunk(meta: dict[int, Any]) -> StoredChunk:
+    codec, *sizes = (meta[field] for field in (_CODEC, _UNCOMPRESSED, _COMPRESSED))
     if min(codec, *sizes) < 0:
         raise ValueError("negative codec or size")
     return StoredChunk(_CODECS[codec], *sizes)
@@ -204,9 +207,51 @@ def read_struct(data: bytes) -> tuple[Fields, int]:
     return reader.struct(), reader.position
 
 
+# The fields to read of a structure, by number: those below a structure or a list of structures, and
+# None for any other value.
+Wanted = dict[int, Any]
+
+
+def _skip(data: bytes, position: int, type_: int) -> int:
+    """Return the position after a value; in a fraction of the time of reading it."""
+    if type_ in _INTEGERS:
+        while data[position] > 0x7F:
+            position += 1
+        return position + 1
+    if type_ == _BINARY:
+        length = data[position]
+        if length <= 0x7F:
+            return position + 1 + length
+        reader = _Reader(data, position)
+        reader.value(_BINARY)
+        return reader.position
+    if type_ == _STRUCT:
+        while byte := data[position]:
+            position += 1
+            type_ = byte & 15
+            if byte <= 15:  # the number of the field follows
+                position = _skip(data, position, _I64)
+            if type_ in _INTEGERS:  # as above: a call takes longer than the loop
+                while data[position] > 0x7F:
+                    position += 1
+                position += 1
+            elif type_ not in _BOOLEANS:
+                position = _skip(data, position, type_)
+        return position + 1
+    if type_ in (_LIST, _SET):
+        reader = _Reader(data, position)
+        kind, count = reader.list_header()
+        position = reader.position
+        for _ in range(count):
+            position = _skip(data, position, _BYTE if kind in _BOOLEANS else kind)
+        return position
+    # A boolean field is its type.
+    return position + {_DOUBLE: 8, _BYTE: 1}.get(type_, 0)
+
+
 class _Reader:
-    def __init__(self, data: bytes) -> None:
-        self._data, self.position = data, 0
+    def __init__(self, data: bytes, position: int = 0) -> None:
+        self._data, self.position = data, position
 
     def struct(self) -> Fields:
         fields: Fields = {}
@@ -218,27 +263,51 @@ class _Reader:
             if type_ in _INTEGERS:  # most fields
                 fields[number] = type_, self._zigzag()
             else:
-                fields[number] = type_, self._value(type_)
+                fields[number] = type_, self.value(type_)
         self.position += 1
         return fields
 
-    def structures(self, wanted: int) -> Iterator[Fields]:
-        """Yield the structures in the list of this number, which is in the structure that starts.
+    def picked_structs(self, number: int, wanted: Wanted) -> Iterator[dict[int, Any]]:
+        """Yield the fields that are wanted of each structure in a list.
 
-        What follows the list is not read.
+        The list is a field of the structure that starts. What follows the list is not read.
         """
-        number = 0
-        while byte := self._byte():
-            delta, type_ = byte >> 4, byte & 15
-            number = number + delta if delta else self._zigzag()
-            if number == wanted:
-                _, count = self._list_header()
-                for _ in range(count):
-                    yield self.struct()
+        data, here = self._data, 0
+        while byte := data[self.position]:
+            self.position += 1
+            here = here + (byte >> 4) if byte > 15 else self._zigzag()
+            if here == number:
+                yield from self._picked_list(wanted)
                 return
-            self._value(type_)
+            self.position = _skip(data, self.position, byte & 15)
 
-    def _list_header(self) -> tuple[int, int]:
+    def _picked_list(self, wanted: Wanted) -> Iterator[dict[int, Any]]:
+        kind, count = self.list_header()
+        if kind != _STRUCT:
+            raise ValueError("not a list of structures")
+        return (self._picked(wanted) for _ in range(count))
+
+    def _picked(self, wanted: Wanted) -> dict[int, Any]:
+        """Read a structure, and return the values of the fields that are wanted."""
+        data, number, fields = self._data, 0, {}
+        while byte := data[self.position]:
+            self.position += 1
+            type_ = byte & 15
+            number = number + (byte >> 4) if byte > 15 else self._zigzag()
+            if number not in wanted:
+                self.position = _skip(data, self.position, type_)
+                continue
+            below = wanted[number]
+            if below is None:
+                fields[number] = self.value(type_)
+            elif type_ == _STRUCT:
+                fields[number] = self._picked(below)
+            else:
+                fields[number] = [*self._picked_list(below)]
+        self.position += 1
+        return fields
+
+    def list_header(self) -> tuple[int, int]:
         """Read the type and the number of the values of a list."""
         header = self._byte()
         count = header >> 4
@@ -247,7 +316,7 @@ class _Reader:
             raise ValueError("a list is longer than the data")
         return header & 15, count
 
-    def _value(self, type_: int) -> Any:
+    def value(self, type_: int) -> Any:
         if type_ in _INTEGERS:
             return self._zigzag()
         if type_ == _BINARY:
@@ -255,10 +324,10 @@ class _Reader:
         if type_ == _STRUCT:
             return self.struct()
         if type_ in (_LIST, _SET):
-            kind, count = self._list_header()
-            if kind in (_TRUE, _FALSE):  # a boolean in a list is a byte
+            kind, count = self.list_header()
+            if kind in _BOOLEANS:  # a boolean in a list is a byte
                 return kind, [self._byte() for _ in range(count)]
-            return kind, [self._value(kind) for _ in range(count)]
+            return kind, [self.value(kind) for _ in range(count)]
         if type_ == _DOUBLE:
             return self._take(8)
         # A boolean field is its type. Footers have no maps.
@@ -334,7 +403,7 @@ def _write_value(out: bytearray, type_: int, value: Any) -> None:
             out.append(0xF0 | kind)
             _write_varint(out, len(values))
         for item in values:
-            if kind in (_TRUE, _FALSE):
+            if kind in _BOOLEANS:
                 out.append(item)
             else:
                 _write_value(out, kind, item)
