@@ -117,9 +117,13 @@ def fit_files(
         A source cannot be read or learned. The message names it.
     """
     learner = _Learner(start, options, progress, on_state)
+    # A pipe is read in this thread: a thread that is blocked in a read cannot be stopped.
+    rereadable = all(source.rereadable for source in sources)
+    workers = options.threads_for(len(sources), progress.total_bytes) if rereadable else 1
     while True:
         try:
-            with contextlib.closing(_read_all(learner.state, sources, columns, options)) as tasks:
+            tasks = _read_all(learner.state, sources, columns, options, workers)
+            with contextlib.closing(tasks):
                 for task, batches in tasks:
                     learner.take(task, batches)
                 return learner.state
@@ -134,14 +138,14 @@ def _read_all(
     sources: Sequence[Source],
     columns: Sequence[str] | None,
     options: ReadOptions,
+    workers: int,
 ) -> Generator[tuple[_Task, Iterator[Joined]], None, None]:
     """Read what follows a state, ahead of the consumer."""
     open_one = functools.partial(_open, start.statistics, columns, options)
     return prefetch(
         _tasks(sources, start.position, open_one),
         lambda task: task.read(start.statistics.policy),
-        # A pipe is read in this thread: a thread that is blocked in a read cannot be stopped.
-        workers=options.threads if all(source.rereadable for source in sources) else 1,
+        workers=workers,
         capacity=_BUFFER_BYTES,
         size=lambda joined: int(joined.batch.nbytes),
     )

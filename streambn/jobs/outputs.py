@@ -106,7 +106,7 @@ def write_outputs(
     skipped: list[Skipped] = []
     rereadable = all(source.rereadable for output in outputs for source in output.sources)
     parallel = rereadable and isinstance(operation, ApplyStatistics)
-    workers = options.threads if parallel else 1
+    workers = options.threads_for(len(outputs), progress.total_bytes) if parallel else 1
     readers = options.threads if len(outputs) == 1 else 1
     maker = _Maker(operation, options, encoding, readers)
     # A block that one thread makes and another writes moves between their caches: eight files on
