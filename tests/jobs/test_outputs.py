@@ -262,3 +262,11 @@ def test_batches_before_one_at_fault_are_written() -> None:
     expected = frozen.transform(table.slice(0, 2))
     with pa.OSFile("out.arrows") as file:
         assert pa.ipc.open_stream(file).read_all().equals(expected)
+
+
+@pytest.mark.parametrize(
+    ("files", "size", "threads"),
+    [(2000, 40_000_000, 1), (63, 63, 8), (64, 64 << 16, 8), (64, (64 << 16) - 1, 1), (99, None, 8)],
+)
+def test_many_small_files_need_one_thread(files: int, size: int | None, threads: int) -> None:
+    assert ReadOptions(threads=8).threads_for(files, size) == threads
