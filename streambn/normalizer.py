@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from streambn._lazy import lazy_module
 from streambn._transformer import Transformer, float_type_of
-from streambn.arrow import map_stream, open_stream
+from streambn.arrow import Names, map_stream, open_stream
 from streambn.errors import InvalidValueError, NotFittedError
-from streambn.options import Missing, Options
+from streambn.options import Missing, Options, SchemaRule
 from streambn.policies import Policy, Welford, check_policy
 from streambn.standardize import Standardizer
 from streambn.statistics import Statistics
@@ -39,10 +39,18 @@ class Normalizer(Transformer):
     ----------
     policy : Policy, optional
         How the past is weighted: `Welford` (the default), `Exact`, `EMA` or `BatchEMA`.
-    columns : sequence of str, optional
+    columns : sequence of str, or callable, optional
         Names of columns, or dotted names of struct fields. A struct stands for all its numeric
-        fields. Default: all columns of floats, integers and decimals, and of fixed-size lists,
-        tensors and structs of them.
+        fields. A column of lists of one length must be named, and holds vectors. A name with
+        ``*`` or ``?`` that no column has is a shell pattern for numeric columns. A callable takes
+        a pyarrow.Field and returns whether to select the column if it is numeric. Default: all
+        columns of floats, integers and decimals, and of fixed-size lists, tensors and structs of
+        them.
+    exclude : sequence of str, optional
+        Names or shell patterns of columns to leave alone, among those of `columns`.
+    schema : {"fixed", "union"}
+        "fixed": the first batch binds the columns, and a later batch must have them all. "union":
+        columns may appear later and be absent; an absent column is null in every row of the batch.
     eps : float
         Added to the variance before the square root.
     ddof : int
@@ -71,7 +79,10 @@ class Normalizer(Transformer):
 
     Notes
     -----
-    The first batch binds the columns. Later batches are matched to them by name.
+    The first batch binds the columns. Later batches are matched to them by name. A column that
+    holds only nulls has no type at first, and takes that of the first batch that has one. If that
+    is not numeric, the column leaves the statistics. Columns without statistics are logged once,
+    by the logger ``streambn`` at level INFO.
 
     One thread may learn while others transform: each call sees one state, whole.
 
@@ -98,8 +109,10 @@ class Normalizer(Transformer):
     def __init__(
         self,
         policy: Policy | None = None,
-        columns: Sequence[str] | None = None,
+        columns: Sequence[str] | Callable[[pa.Field], bool] | None = None,
         *,
+        exclude: Sequence[str] | None = None,
+        schema: SchemaRule = "fixed",
         eps: float = 0.0,
         ddof: int = 0,
         center: bool = True,
@@ -120,9 +133,11 @@ class Normalizer(Transformer):
             nan=nan,
             inf=inf,
             weights=weights,
+            schema=schema,
         )
         policy = Welford() if policy is None else check_policy(policy)
-        self._statistics = Statistics(policy, options, _checked_columns(columns))
+        chosen, excluded = _checked_names(columns, exclude)
+        self._statistics = Statistics(policy, options, chosen, exclude=excluded)
         self._lock = threading.RLock()
 
     @classmethod
@@ -171,13 +186,22 @@ class Normalizer(Transformer):
             if isinstance(data, pa.RecordBatch):  # the short way, because most calls are for one
                 self._statistics = self._statistics.learn(data)
                 return self
-            stream = open_stream(data, self._needed_columns)
-            statistics = self._statistics
+            start = self._statistics
+
+            def needed(schema: pa.Schema) -> list[str]:
+                nonlocal start
+                start = start.bind(schema)
+                return start.columns_to_read(schema)
+
+            stream = open_stream(data, needed)
+            statistics = start
             for batch in stream.batches:
                 statistics = statistics.learn(batch)
-                if stream.collect is None:
+                # Without a row nothing was learned, not even which columns there are.
+                if stream.collect is None and statistics is not start:
                     self._statistics = statistics
-            self._statistics = statistics
+            if statistics is not start:
+                self._statistics = statistics
         return self
 
     def update_transform(self, data: Any, using: Using = "running", dtype: Any = None) -> Any:
@@ -335,9 +359,6 @@ class Normalizer(Transformer):
         """
         _save(path, self._statistics, frozen=False)
 
-    def _needed_columns(self, schema: pa.Schema) -> list[str]:
-        return self._statistics.bind(schema).needed_columns
-
     def __getstate__(self) -> Statistics:
         return self._statistics
 
@@ -460,18 +481,30 @@ def _save(path: str | os.PathLike[str], statistics: Statistics, *, frozen: bool)
     io.locate(path).write_bytes(snapshot.encode(snapshot.Snapshot(statistics, frozen)))
 
 
-def _checked_columns(columns: object) -> tuple[str, ...] | None:
-    if columns is None:
-        return None
-    if isinstance(columns, str) or not isinstance(columns, Sequence):
+def _checked_names(columns: Any, exclude: Any) -> tuple[Names | None, tuple[str, ...]]:
+    """Return the columns to select and those to leave alone.
+
+    Raises
+    ------
+    InvalidValueError
+        An argument is not a list of names, or both have the same name.
+    """
+    chosen, excluded = columns, exclude
+    if columns is not None and not callable(columns):
+        chosen = _names("columns", columns, "a list of names, a callable that takes a pyarrow.Field"
+                        ", or None for all numeric columns")  # fmt: skip
+    excluded = () if exclude is None else _names("exclude", exclude, "a list of names, or None")
+    if isinstance(chosen, tuple) and (both := set(chosen) & set(excluded)):
         raise InvalidValueError(
-            f"columns must be a list of names, or None for all numeric columns, got {columns!r}.",
-            argument="columns",
+            f"columns and exclude both name {min(both)!r}. Remove it from one of them.",
+            argument="exclude",
+            column=min(both),
         )
-    names = tuple(columns)
+    return chosen, excluded
+
+
+def _names(argument: str, given: Any, domain: str) -> tuple[str, ...]:
+    names = () if isinstance(given, str) or not isinstance(given, Sequence) else tuple(given)
     if not names or not all(isinstance(name, str) for name in names):
-        raise InvalidValueError(
-            f"columns must be one or more names, or None for all numeric columns, got {columns!r}.",
-            argument="columns",
-        )
+        raise InvalidValueError(f"{argument} must be {domain}, got {given!r}.", argument=argument)
     return names

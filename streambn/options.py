@@ -13,9 +13,10 @@ import numpy as np
 from streambn.errors import InvalidValueError
 from streambn.kernels.interface import Ints
 
-__all__ = ["Missing", "Options"]
+__all__ = ["Missing", "Options", "SchemaRule"]
 
 Missing = Literal["ignore", "raise", "propagate"]
+SchemaRule = Literal["fixed", "union"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class Options:
     nan: Missing = "ignore"
     inf: Missing = "raise"
     weights: str | None = None
+    schema: SchemaRule = "fixed"
 
     def __post_init__(self) -> None:
         if not _is_finite(self.eps) or self.eps < 0:
@@ -51,6 +53,8 @@ class Options:
         for name in ("nan", "inf"):
             if getattr(self, name) not in ("ignore", "raise", "propagate"):
                 raise self._invalid(name, "'ignore', 'raise' or 'propagate'")
+        if self.schema not in ("fixed", "union"):
+            raise self._invalid("schema", "'fixed' or 'union'")
         if self.weights is not None and (not isinstance(self.weights, str) or not self.weights):
             raise self._invalid("weights", "the name of a column of sample weights, or None")
         # Plain Python numbers compare, print and save alike wherever they came from.

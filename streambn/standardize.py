@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from streambn import kernels
 from streambn.accumulators import Estimates
-from streambn.arrow import Binding, SchemaCache
+from streambn.arrow import Binding, SchemaCache, Selection, fields_by_name, find_field
 from streambn.errors import InvalidValueError
 from streambn.kernels import FeatureTransform
 from streambn.kernels.interface import Floats
@@ -44,6 +45,8 @@ class Standardizer:
         with ε = 2.2e-16, or σ = 0 for integers and decimals, whose values are not rounded. A
         feature whose variance is undefined, as that of one value with ``ddof=1``, is constant;
         one without a mean is not.
+    selection : Selection
+        The rule that found the columns.
 
     Notes
     -----
@@ -59,6 +62,7 @@ class Standardizer:
     options: Options
     parameters: FeatureTransform
     constant: NDArray[np.bool_]
+    selection: Selection
 
     @classmethod
     def of(cls, statistics: Statistics) -> Standardizer:
@@ -76,7 +80,7 @@ class Standardizer:
 
     @classmethod
     def _of(cls, statistics: Statistics) -> Standardizer:
-        options, binding = statistics.options, statistics.require_binding()
+        options, binding = statistics.options, replace(statistics.require_binding(), spare=False)
         estimates = statistics.estimates
         zero = np.zeros(len(binding.features))
         constant = _is_constant(estimates, binding.exact)
@@ -90,7 +94,8 @@ class Standardizer:
             clip=options.clip,
             known=estimates.defined,
         )
-        return cls(binding, options, parameters, constant & estimates.defined)
+        constant &= estimates.defined
+        return cls(binding, options, parameters, constant, statistics.selection)
 
     @property
     def scale(self) -> Floats:
@@ -104,8 +109,49 @@ class Standardizer:
             return None
         if len(indices) == len(self.constant):
             return self
-        parameters = self.parameters.take(indices)
-        return Standardizer(binding, self.options, parameters, self.constant[indices])
+        return self._take(binding, indices)
+
+    def matching(self, schema: pa.Schema) -> Standardizer:
+        """Return the map of the columns that data of a schema has.
+
+        It differs from this one if the statistics are a union of columns, or if a column held
+        only nulls while they were learned.
+
+        Raises
+        ------
+        SchemaError
+            A column is missing or is not numeric.
+        """
+        if self.binding.is_settled:
+            return self
+        matched: Standardizer = self._schemas.get(schema, "match", lambda: self._match(schema))
+        return matched
+
+    def _match(self, schema: pa.Schema) -> Standardizer:
+        part, fields = self, fields_by_name(schema)
+        if not self.binding.union:
+            for leaf in self.binding.leaves:
+                find_field(fields, leaf.path)
+        change = replace(self.binding, union=False).adapt(schema, self.selection)
+        if change is not None:
+            part = self._take(replace(change.binding, union=self.binding.union), change.origins)
+        keep = [
+            (leaf, range(start, start + leaf.width))
+            for leaf, start in part.binding.starts()
+            if leaf.typed and leaf.path[0] in fields
+        ]
+        binding = Binding(tuple(leaf for leaf, _ in keep))
+        return part._take(binding, [i for _, features in keep for i in features])
+
+    def _take(self, binding: Binding, features: Any) -> Standardizer:
+        """Return the map of some features, which are those of `binding`."""
+        features = np.asarray(features, np.int64)
+        return replace(
+            self,
+            binding=binding,
+            parameters=self.parameters.take(features),
+            constant=self.constant[features],
+        )
 
     @cached_property
     def _schemas(self) -> SchemaCache:
@@ -144,8 +190,9 @@ class Standardizer:
     def _output_schema(
         self, schema: pa.Schema, dtype: pa.DataType | None, nullable: bool, fingerprint: str | None
     ) -> pa.Schema:
-        nullable = nullable or not bool(self.parameters.known.all())
-        schema = self.binding.output_schema(schema, dtype, nullable)
+        part = self.matching(schema)
+        nullable = nullable or not bool(part.parameters.known.all())
+        schema = part.binding.output_schema(schema, dtype, nullable)
         metadata = dict(schema.metadata or {})
         if metadata.pop(FINGERPRINT_KEY, None) is None and fingerprint is None:
             return schema
@@ -163,11 +210,12 @@ class Standardizer:
         InvalidValueError
             ``nan="raise"`` or ``inf="raise"`` refuses a value.
         """
-        columns = self.binding.extract(batch)
-        leaf_schema = self.binding.leaf_schema(columns, schema)
-        mapped = kernels.normalize(columns, self.parameters, leaf_schema)
-        self.options.check_finite(mapped.nans, mapped.infs, self.binding.features)
-        return self.binding.rebuild(columns, mapped.batch, schema)
+        part = self.matching(batch.schema)
+        columns = part.binding.extract(batch)
+        leaf_schema = part.binding.leaf_schema(columns, schema)
+        mapped = kernels.normalize(columns, part.parameters, leaf_schema)
+        self.options.check_finite(mapped.nans, mapped.infs, part.binding.features)
+        return part.binding.rebuild(columns, mapped.batch, schema)
 
     def restore(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """Return a normalized batch in the units of the data: the inverse of `standardize`.
@@ -188,10 +236,11 @@ class Standardizer:
                 argument="affine",
                 column=name,
             )
-        columns = self.binding.extract(batch)
-        leaf_schema = self.binding.leaf_schema(columns, schema)
-        mapped = kernels.denormalize(columns, self.parameters, leaf_schema)
-        return self.binding.rebuild(columns, mapped.batch, schema)
+        part = self.matching(batch.schema)
+        columns = part.binding.extract(batch)
+        leaf_schema = part.binding.leaf_schema(columns, schema)
+        mapped = kernels.denormalize(columns, part.parameters, leaf_schema)
+        return part.binding.rebuild(columns, mapped.batch, schema)
 
 
 def _is_constant(estimates: Estimates, exact: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -219,6 +268,6 @@ def _affine(options: Options, binding: Binding) -> tuple[Floats | None, Floats |
     # Whole columns first: an element may have a pair of its own.
     columns = {leaf.name for leaf in binding.leaves}
     for name, pair in sorted(options.affine.items(), key=lambda item: item[0] not in columns):
-        indices = binding.indices[name]
+        indices = binding.indices.get(name, [])
         gamma[indices], beta[indices] = pair
     return gamma, beta

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +12,17 @@ import numpy as np
 import pyarrow as pa
 
 from streambn.accumulators import Estimates, Moments
-from streambn.arrow import Binding, bind, parse_instant, row_columns, select_counted_rows
+from streambn.arrow import (
+    Binding,
+    Change,
+    LeftOut,
+    Names,
+    Selection,
+    bind,
+    parse_instant,
+    row_columns,
+    select_counted_rows,
+)
 from streambn.errors import InvalidValueError, MergeError, NotFittedError, SchemaError
 from streambn.kernels import Columns, UnmergeableError
 from streambn.kernels.bitmaps import arrow_array, string_array
@@ -19,6 +31,8 @@ from streambn.options import Options
 from streambn.policies import Exact, Policy, Welford, check_takes_weights
 
 __all__ = ["Statistics", "check_affine"]
+
+_log = logging.getLogger("streambn")
 
 
 @dataclass(frozen=True)
@@ -29,23 +43,29 @@ class Statistics:
     ----------
     policy : Policy
     options : Options
-    columns : tuple of str, or None
+    columns : tuple of str, callable or None
         The columns that the user asked for; None: all numeric ones.
     binding : Binding or None
         The columns found in the first batch; None before it.
     state : object or None
-        The policy's state; None before the first batch.
+        The policy's state, of ``binding.width`` features; None before the first batch.
     rounded : bool
         Whether sums of `Exact` were rounded into the state. It informs the user and is neither
         saved nor compared.
+    exclude : tuple of str
+        The columns that the user wants left alone.
+    left_out : tuple of LeftOut
+        Other columns that have no statistics. They inform the user and are not compared.
     """
 
     policy: Policy
     options: Options
-    columns: tuple[str, ...] | None
+    columns: Names | None
     binding: Binding | None = None
     state: Any = None
     rounded: bool = field(default=False, compare=False)
+    exclude: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if self.options.weights is not None:
@@ -53,18 +73,67 @@ class Statistics:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The cached properties stay out, so that equal statistics have equal pickles.
-        state = (self.policy, self.options, self.columns, self.binding, self.state, self.rounded)
-        return Statistics, state
+        return Statistics, tuple(getattr(self, each.name) for each in fields(self))
 
     # ------------------------------------------------------------------- learning
 
-    def bind(self, schema: pa.Schema) -> Statistics:
-        """Return the statistics bound to the columns of a first batch; bound ones stay."""
-        if self.binding is not None:
+    @property
+    def selection(self) -> Selection:
+        """The rule that finds the columns of a schema."""
+        union = self.options.schema == "union"
+        return Selection(self.columns, self.exclude, tuple(self._row_columns), union)
+
+    def bind(self, schema: pa.Schema, batch: pa.RecordBatch | None = None) -> Statistics:
+        """Return the statistics bound to the columns of a schema.
+
+        The first schema binds them. A later one may settle the type of a column that held only
+        nulls so far, and with ``schema="union"`` it may add columns.
+
+        Parameters
+        ----------
+        schema : pyarrow.Schema
+        batch : pyarrow.RecordBatch, optional
+            Data of that schema, whose lists tell the size of vectors.
+
+        Raises
+        ------
+        SchemaError
+            A column is missing or not numeric.
+        """
+        bound = self
+        if bound.binding is None:
+            binding, left_out = bind(schema, self.selection)
+            state = self.policy.init(binding.width)
+            bound = replace(self, binding=binding, state=state)._leave_out(left_out)
+            check_affine(self.options, binding)
+        elif bound.binding.is_settled:
             return self
-        binding = bind(schema, self.columns, self._row_columns)
-        check_affine(self.options, binding)
-        return replace(self, binding=binding, state=self.policy.init(len(binding.features)))
+        assert bound.binding is not None
+        change = bound.binding.adapt(schema, self.selection, batch)
+        return bound if change is None else bound._change(change)
+
+    def _change(self, change: Change) -> Statistics:
+        """Return the statistics with another binding, whose features have histories of ours."""
+        binding, state = change.binding, self.state
+        if not binding.leaves and not binding.union:
+            raise SchemaError(
+                "the data has no numeric column to normalize: "
+                f"{', '.join(map(str, change.left_out))}."
+            )
+        if binding != self.binding:
+            spare = [len(self.features)] if binding.spare else []
+            state = self.policy.take(state, [*change.origins, *spare])
+            check_affine(self.options, binding)
+        return replace(self, binding=binding, state=state)._leave_out(change.left_out)
+
+    def _leave_out(self, columns: Iterable[LeftOut]) -> Statistics:
+        """Return the statistics with further columns left out, and log those that are new."""
+        known = {each.column for each in self.left_out}.union(self.features)
+        new = [each for each in columns if each.column not in known]
+        if not new:
+            return self
+        _log.info("columns without statistics: %s", ", ".join(map(str, new)))
+        return replace(self, left_out=(*self.left_out, *new))
 
     def learn(self, batch: pa.RecordBatch) -> Statistics:
         """Return the statistics after one more batch.
@@ -79,7 +148,7 @@ class Statistics:
         """
         if batch.num_rows == 0:
             return self
-        bound = self.bind(batch.schema)
+        bound = self.bind(batch.schema, batch)
         columns = bound._extract(batch)
         if columns.rows == 0:
             return self
@@ -104,10 +173,14 @@ class Statistics:
         """Names of the features; empty before the first batch."""
         return () if self.binding is None else self.binding.features
 
-    @property
-    def needed_columns(self) -> list[str]:
-        """Names of the top-level columns that learning reads, each once."""
-        return list(dict.fromkeys([*self.require_binding().columns, *self._row_columns]))
+    def columns_to_read(self, schema: pa.Schema) -> list[str]:
+        """Return the names of the top-level columns that learning data of a schema reads.
+
+        Names that the schema lacks are among them, unless it may lack them.
+        """
+        names = dict.fromkeys([*self.require_binding().columns, *self._row_columns])
+        union = self.options.schema == "union"
+        return [name for name in names if not union or name in schema.names]
 
     @property
     def _row_columns(self) -> list[str]:
@@ -139,8 +212,11 @@ class Statistics:
             binding=self.binding,
             state=state,
             rounded=self.rounded,
-            tally=self.policy.tally(state),
+            exclude=self.exclude,
+            left_out=self.left_out,
         )
+        if self.binding is not None and not self.binding.spare:
+            statistics.__dict__["tally"] = self.policy.tally(state)
         return statistics
 
     def of_batch(self, batch: pa.RecordBatch) -> Statistics:
@@ -150,7 +226,7 @@ class Statistics:
         """
         policy: Policy = Exact() if self.policy.exact else Welford()
         binding = self.require_binding()
-        columns, state = self._extract(batch), policy.init(len(binding.features))
+        columns, state = self._extract(batch), policy.init(binding.width)
         if columns.rows:
             state = policy.update(state, columns)
         return Statistics(policy, replace(self.options, ddof=0), self.columns, binding, state)
@@ -182,26 +258,42 @@ class Statistics:
                 )
         rounded = older.rounded or newer.rounded
         if older.binding is None or newer.binding is None:
-            if older.columns != newer.columns:
-                raise MergeError(
-                    f"the columns of the two statistics differ: {older.columns} and "
-                    f"{newer.columns}, and one side has seen no data. Fit both with the same "
-                    "columns=.",
-                    argument="columns",
-                )
+            for name in ("columns", "exclude"):
+                ours, theirs = getattr(older, name), getattr(newer, name)
+                if ours != theirs:
+                    raise MergeError(
+                        f"the {name} of the two statistics differ: {ours} and {theirs}, and one "
+                        f"side has seen no data. Fit both with the same {name}=.",
+                        argument=name,
+                    )
             return replace(older if newer.binding is None else newer, rounded=rounded)
-        ours, theirs = older.binding.features, newer.binding.features
+        older = older._change(older.binding.typed_by(newer.binding))
+        newer = newer._change(newer.require_binding().typed_by(older.require_binding()))
+        if older.options.schema == "union":
+            older, newer = older._with_leaves_of(newer), newer._with_leaves_of(older)
+        ours, theirs = older.features, newer.features
         _check_same_features(ours, theirs)
         state = newer.state
         if ours != theirs:
             where = {name: i for i, name in enumerate(theirs)}
-            state = older.policy.take(state, [where[name] for name in ours])
+            spare = [len(theirs)] if newer.require_binding().spare else []
+            state = older.policy.take(state, [*(where[name] for name in ours), *spare])
         try:
             merged = older.policy.merge(older.state, state)
         except UnmergeableError as error:
             name = ours[error.feature]
             raise MergeError(f"column {name!r} {error.reason}", column=name) from error
-        return replace(older, state=merged, rounded=rounded)
+        return replace(older, state=merged, rounded=rounded)._leave_out(newer.left_out)
+
+    def _with_leaves_of(self, other: Statistics) -> Statistics:
+        """Return the statistics with the leaves that only others have, null in every row."""
+        binding = self.require_binding()
+        known = {leaf.path for leaf in binding.leaves}
+        added = [leaf for leaf in other.require_binding().leaves if leaf.path not in known]
+        origins = [*range(len(binding.features))]
+        origins += [len(binding.features)] * sum(leaf.width for leaf in added)
+        leaves = (*binding.leaves, *added)
+        return self._change(Change(replace(binding, leaves=leaves), origins, []))
 
     def as_welford(self) -> Statistics:
         """Return the statistics as `Welford` keeps them.
@@ -247,16 +339,24 @@ class Statistics:
         return {}
 
     @cached_property
+    def _feature_state(self) -> Any:
+        """The policy's state of exactly the features."""
+        binding = self.require_binding()
+        if not binding.spare:
+            return self.state
+        return self.policy.take(self.state, range(len(binding.features)))
+
+    @cached_property
     def tally(self) -> Moments:
         """Counts, minimum and maximum of each feature."""
-        self.require_binding()
-        return self.policy.tally(self.state)
+        return self.policy.tally(self._feature_state)
 
     @cached_property
     def estimates(self) -> Estimates:
         """Mean and variance of each feature, by the rules of ``nan=`` and ``inf=``."""
         self.require_binding()
-        estimates, tally = self.policy.read(self.state, self.options.ddof), self.tally
+        estimates = self.policy.read(self._feature_state, self.options.ddof)
+        tally = self.tally
         poison = np.zeros(len(estimates.mean_hi))
         if self.options.nan == "propagate":
             poison[tally.nans > 0] = np.nan
@@ -319,7 +419,7 @@ class Statistics:
                     argument="at",
                 )
             instant = parse_instant(at, event_time)
-        extras = self.policy.extra_statistics(self.state, instant)
+        extras = self.policy.extra_statistics(self._feature_state, instant)
         if self.options.weights is not None:  # also if all weights happened to be 1
             extras = {
                 "weight": self.tally.weight,
@@ -341,7 +441,12 @@ def _check_same_features(older: tuple[str, ...], newer: tuple[str, ...]) -> None
 
 
 def check_affine(options: Options, binding: Binding) -> None:
-    """Raise a SchemaError if ``affine=`` names a column or an element that is not bound."""
+    """Raise a SchemaError if ``affine=`` names a column or an element that is not bound.
+
+    While further data may bind it, nothing is wrong.
+    """
+    if not binding.is_settled:
+        return
     for name in options.affine or ():
         if name not in binding.indices:
             missing = SchemaError.missing(name, binding.indices)

@@ -3,7 +3,7 @@
 It also reads the columns that describe rows, which are sample weights and event times.
 """
 
-from streambn.arrow.binding import Binding, Leaf, bind
+from streambn.arrow.binding import Binding, Change, bind
 from streambn.arrow.event_times import format_instant, parse_instant, time_array
 from streambn.arrow.rebuild import update_pandas_metadata
 from streambn.arrow.sample_weights import (
@@ -15,6 +15,15 @@ from streambn.arrow.sample_weights import (
     weight_array,
 )
 from streambn.arrow.schemas import SchemaCache, float_type, is_encoded, numeric_type
+from streambn.arrow.selection import (
+    Leaf,
+    LeftOut,
+    Names,
+    Selection,
+    fields_by_name,
+    find_field,
+    is_pattern,
+)
 from streambn.arrow.streams import map_batches, map_stream, open_stream
 from streambn.arrow.unify import (
     cast_column,
@@ -29,18 +38,25 @@ from streambn.arrow.unify import (
 
 __all__ = [
     "Binding",
+    "Change",
     "Leaf",
+    "LeftOut",
+    "Names",
     "RowSelection",
     "SchemaCache",
+    "Selection",
     "bind",
     "cast_column",
     "common_field",
+    "fields_by_name",
+    "find_field",
     "float_type",
     "format_instant",
     "has_required",
     "holds",
     "input_type",
     "is_encoded",
+    "is_pattern",
     "map_batches",
     "map_stream",
     "null_in_required",

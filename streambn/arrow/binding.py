@@ -1,14 +1,13 @@
-"""Which columns of a schema are features, and how a batch is taken apart and put together.
+"""How a batch is taken apart into the columns that have statistics, and put together again.
 
-A *leaf* is one numeric column, at the top level or inside a struct. A leaf of fixed-size lists
-or tensors holds one *feature* per element; any other leaf holds one. A `Binding` is the tuple
-of leaves chosen from the first batch. Later batches are matched to it by name.
+A `Binding` is the tuple of leaves that a `Selection` found in the first batch. Later batches are
+matched to it by name. They may settle the type of an untyped leaf, and by the schema rule "union"
+they may add leaves or lack some.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -29,47 +28,14 @@ from streambn.arrow.schemas import (
     is_encoded,
     is_float,
     numeric_type,
-    pandas_index_columns,
 )
+from streambn.arrow.selection import Leaf, LeftOut, Selection, fields_by_name, find_field
+from streambn.arrow.vectors import as_flat, is_list, needs_conversion, vector_size, vector_type
 from streambn.errors import SchemaError
 from streambn.kernels import BoundColumn, Columns, Layout
+from streambn.kernels.interface import ABSENT
 
-__all__ = ["Binding", "Leaf", "bind"]
-
-
-class Leaf(NamedTuple):
-    """One numeric column of a schema.
-
-    Attributes
-    ----------
-    path : tuple of str
-        The name of the top-level column, then those of the struct fields below it.
-    size : int or None
-        Number of elements of a fixed-size list; None for plain numbers.
-    exact : bool
-        Whether the values are integers or decimals, which arrive without rounding.
-    """
-
-    path: tuple[str, ...]
-    size: int | None
-    exact: bool
-
-    @property
-    def name(self) -> str:
-        """The dotted name."""
-        return ".".join(self.path)
-
-    @property
-    def width(self) -> int:
-        """Number of features."""
-        return 1 if self.size is None else self.size
-
-    @property
-    def features(self) -> list[str]:
-        """Names of the features: `name`, or `name[0]`, `name[1]`, ..."""
-        if self.size is None:
-            return [self.name]
-        return [f"{self.name}[{i}]" for i in range(self.size)]
+__all__ = ["Binding", "Change", "bind"]
 
 
 class _Resolution(NamedTuple):
@@ -77,17 +43,59 @@ class _Resolution(NamedTuple):
 
     layout: Layout
     floating: tuple[pa.DataType, ...]  # the type of each leaf after normalization
+    vectors: tuple[tuple[int, int], ...]  # columns to convert, and the sizes of their leaves
+
+
+class Change(NamedTuple):
+    """What becomes of a binding in view of further data.
+
+    Attributes
+    ----------
+    binding : Binding
+        The new one.
+    origins : list of int
+        For each of its features, the index of the feature whose history it has. The number of
+        features of the old binding stands for one that was null in every row.
+    left_out : list of LeftOut
+        Columns that turned out not to be numeric.
+    """
+
+    binding: Binding
+    origins: list[int]
+    left_out: list[LeftOut]
 
 
 @dataclass(frozen=True)
 class Binding:
-    """The leaves that a normalizer works on, in the order of their features."""
+    """The leaves that a normalizer works on, in the order of their features.
+
+    Attributes
+    ----------
+    leaves : tuple of Leaf
+    union : bool
+        Whether a batch may lack a leaf, whose values then count as null, and may add leaves.
+    spare : bool
+        Whether one more feature follows, which is null in every row. Its statistics are those
+        that a leaf has before the batch that adds it.
+    """
 
     leaves: tuple[Leaf, ...]
+    union: bool = False
+    spare: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The cached properties stay out of the pickle.
-        return Binding, (self.leaves,)
+        return Binding, (self.leaves, self.union, self.spare)
+
+    @cached_property
+    def width(self) -> int:
+        """Number of features in a policy's state: with the spare one."""
+        return len(self.features) + self.spare
+
+    @cached_property
+    def is_settled(self) -> bool:
+        """Whether no further data can change it."""
+        return not self.union and all(leaf.typed for leaf in self.leaves)
 
     @cached_property
     def features(self) -> tuple[str, ...]:
@@ -120,8 +128,95 @@ class Binding:
     def select(self, columns: Collection[str]) -> tuple[Binding, NDArray[np.int64]]:
         """Return the binding to some top-level columns, and the indices of its features."""
         chosen = [leaf.path[0] in columns for leaf in self.leaves]
-        binding = Binding(tuple(x for x, keep in zip(self.leaves, chosen, strict=True) if keep))
+        leaves = tuple(x for x, keep in zip(self.leaves, chosen, strict=True) if keep)
+        binding = Binding(leaves, self.union)
         return binding, np.flatnonzero(np.repeat(chosen, [leaf.width for leaf in self.leaves]))
+
+    def adapt(
+        self, schema: pa.Schema, selection: Selection, batch: pa.RecordBatch | None = None
+    ) -> Change | None:
+        """Return what becomes of the binding in view of a schema; None: nothing.
+
+        A column of lists whose size is not known yet takes it from `batch`.
+
+        Raises
+        ------
+        SchemaError
+            A column that was named turns out not to be numeric, or its lists are empty.
+        """
+        if self.is_settled:
+            return None
+        change: Change | None = self._cache.get(
+            schema, "change", lambda: self._adapt(schema, selection)
+        )
+        if batch is None:
+            return change
+        now = self if change is None else change.binding
+        sizes = _sizes_of_lists(now, batch)
+        if not sizes:
+            return change
+        leaves: list[Leaf] = []
+        origins: list[int] = []
+        before = range(len(now.features)) if change is None else change.origins
+        for leaf, start in now.starts():
+            size = sizes.get(leaf.path)
+            kind = leaf if size is None else leaf._replace(size=size, typed=True)
+            if size is not None:
+                numeric = numeric_type(batch.schema.field(leaf.path[0]).type.value_type)
+                kind = kind._replace(exact=numeric is not None and not is_float(numeric[0]))
+            leaves.append(kind)
+            old = before[start : start + leaf.width]
+            origins += [*old] * (1 if size is None else size)
+        binding = Binding(tuple(leaves), self.union, self.spare)
+        return Change(binding, origins, [] if change is None else change.left_out)
+
+    def _adapt(self, schema: pa.Schema, selection: Selection) -> Change | None:
+        leaves: list[Leaf] = []
+        origins: list[int] = []
+        left_out: list[LeftOut] = []
+        for leaf, start in self.starts():
+            retyped = None if leaf.typed else selection.retype(leaf, schema)
+            found, others = ([leaf], []) if retyped is None else retyped
+            left_out += others
+            leaves += found
+            for new in found:
+                same = new == leaf
+                origins += range(start, start + leaf.width) if same else [start] * new.width
+        if self.union:
+            known = {leaf.path for leaf in leaves} | {leaf.path for leaf in self.leaves}
+            added, others = selection.find(schema)
+            fresh = [leaf for leaf in added if leaf.path not in known]
+            leaves += fresh
+            origins += [len(self.features)] * sum(leaf.width for leaf in fresh)
+            left_out += others
+        if not left_out and leaves == [*self.leaves]:
+            return None
+        return Change(Binding(tuple(leaves), self.union, self.spare), origins, left_out)
+
+    def typed_by(self, other: Binding) -> Change:
+        """Return the binding with its untyped leaves as they are in another binding.
+
+        One that the other has not, and might have as it is no union, is not numeric there.
+        """
+        leaves: list[Leaf] = []
+        origins: list[int] = []
+        left_out: list[LeftOut] = []
+        for leaf, start in self.starts():
+            depth = len(leaf.path)
+            found = [x for x in other.leaves if not leaf.typed and x.path[:depth] == leaf.path]
+            if not found and not leaf.typed and not self.union:
+                left_out.append(LeftOut(leaf.name, "nulls in one part, not numeric in the other"))
+                continue
+            leaves += found or [leaf]
+            origins += [start] * sum(x.width for x in found) or range(start, start + leaf.width)
+        return Change(Binding(tuple(leaves), self.union, self.spare), origins, left_out)
+
+    def starts(self) -> Iterator[tuple[Leaf, int]]:
+        """Yield each leaf and the index of its first feature."""
+        start = 0
+        for leaf in self.leaves:
+            yield leaf, start
+            start += leaf.width
 
     @cached_property
     def _cache(self) -> SchemaCache:
@@ -139,18 +234,46 @@ class Binding:
         return found
 
     def _resolve(self, schema: pa.Schema) -> _Resolution:
-        places, floating, fields, encoded = [], [], _fields_by_name(schema), False
+        places, floating, vectors = [], [], []
+        fields, converted, encoded = fields_by_name(schema), schema, False
         for leaf in self.leaves:
-            kind = _find_field(fields, leaf.path).type
+            if self.union and leaf.path[0] not in fields:
+                places.append(BoundColumn((ABSENT,), leaf.size))
+                floating.append(pa.float64())
+                continue
+            kind = find_field(fields, leaf.path).type
             _check_leaf(leaf, kind)
-            places.append(BoundColumn(_indices(schema, leaf.path), leaf.size))
             floating.append(float_type(kind))
+            if not leaf.typed:
+                places.append(BoundColumn((ABSENT,), leaf.size))
+                continue
+            path = _indices(schema, leaf.path)
+            places.append(BoundColumn(path, leaf.size))
             encoded = encoded or is_encoded(kind)
-        return _Resolution(Layout(places, schema, encoded), tuple(floating))
+            if leaf.size is not None and needs_conversion(kind):
+                vectors.append((path[0], leaf.size))
+                field = schema.field(path[0]).with_type(vector_type(kind, leaf.size))
+                converted = converted.set(path[0], field)
+        if self.spare:
+            places.append(BoundColumn((ABSENT,), None))
+        return _Resolution(
+            Layout(places, converted, encoded), tuple(floating), tuple(vectors)
+        )
 
     def extract(self, batch: pa.RecordBatch) -> Columns:
-        """Return a batch with the places of its leaves; raises as `resolve` does."""
-        return Columns(batch, self.resolve(batch.schema).layout)
+        """Return a batch with the places of its leaves.
+
+        Raises
+        ------
+        SchemaError
+            As for `resolve`, or a list has another length than those before.
+        """
+        found = self.resolve(batch.schema)
+        for index, size in found.vectors:
+            name = batch.schema.field(index).name
+            flat = as_flat(batch.column(index), size, name)
+            batch = batch.set_column(index, pa.field(name, flat.type), flat)
+        return Columns(batch, found.layout)
 
     def leaf_schema(self, columns: Columns, out: pa.Schema) -> pa.Schema:
         """Return the schema of the leaves alone, with their types in the output schema `out`.
@@ -209,17 +332,8 @@ class Binding:
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def bind(schema: pa.Schema, columns: Sequence[str] | None, exclude: Sequence[str] = ()) -> Binding:
-    """Choose the leaves of a schema.
-
-    Parameters
-    ----------
-    schema : pyarrow.Schema
-    columns : sequence of str, or None
-        Names of columns, or dotted names of struct fields. A struct stands for all its numeric
-        fields. None: all numeric columns except `exclude` and the index of a pandas DataFrame.
-    exclude : sequence of str
-        Columns that describe rows: sample weights and event times.
+def bind(schema: pa.Schema, selection: Selection) -> tuple[Binding, list[LeftOut]]:
+    """Return the binding to a first schema, and the columns that are left out.
 
     Raises
     ------
@@ -227,87 +341,36 @@ def bind(schema: pa.Schema, columns: Sequence[str] | None, exclude: Sequence[str
         A name does not exist or is not numeric, two columns share a name, or no column is
         numeric.
     """
-    if columns is None:
-        excluded = pandas_index_columns(schema).union(exclude)
-        leaves = [
-            leaf
-            for field in schema
-            if field.name not in excluded
-            for leaf in _leaves((field.name,), field.type)
-        ]
-        if not leaves:
-            types = ", ".join(f"{f.name}: {f.type}" for f in schema) or "no columns"
-            other = f" other than {', '.join(map(repr, exclude))}" if exclude else ""
-            raise SchemaError(
-                f"the data has no numeric column to normalize{other}; it has {types}."
-            )
-    else:
-        fields = _fields_by_name(schema)
-        leaves = [leaf for name in columns for leaf in _named_leaves(fields, name)]
-    binding = Binding(tuple(leaves))
-    if len(set(binding.features)) < len(binding.features):
-        [(name, _)] = Counter(binding.features).most_common(1)
-        raise SchemaError(
-            f"column {name!r} is selected twice. Name each column once in columns=; the name of "
-            "a struct stands for all its fields.",
-            argument="columns",
-            column=name,
-        )
+    selection.check_excluded(schema)
+    leaves, left_out = selection.find(schema)
+    if not leaves and not selection.union:
+        types = ", ".join(f"{f.name}: {f.type}" for f in schema) or "no columns"
+        ignored = [*selection.exclude, *selection.row_columns]
+        other = f" other than {', '.join(map(repr, ignored))}" if ignored else ""
+        raise SchemaError(f"the data has no numeric column to normalize{other}; it has {types}.")
+    binding = Binding(tuple(leaves), selection.union, selection.union)
     binding.resolve(schema)
-    return binding
+    return binding, left_out
 
 
-# ------------------------------------------------------------------- finding leaves
-
-
-def _leaves(path: tuple[str, ...], kind: pa.DataType) -> Iterator[Leaf]:
-    if pa.types.is_struct(kind):
-        for field in kind:
-            yield from _leaves((*path, field.name), field.type)
-    elif (numeric := numeric_type(kind)) is not None:
-        yield Leaf(path, numeric[1], not is_float(numeric[0]))
-
-
-def _named_leaves(fields: dict[str, list[pa.Field]], name: str) -> list[Leaf]:
-    path = (name,) if name in fields else tuple(name.split("."))
-    field = _find_field(fields, path, name)
-    leaves = list(_leaves(path, field.type))
-    if not leaves:
-        raise SchemaError(
-            f"column {name!r} is {field.type}, which is not numeric. Remove it from columns=, "
-            "or cast it to a number first.",
-            argument="columns",
-            column=name,
-        )
-    return leaves
-
-
-def _fields_by_name(schema: pa.Schema | pa.StructType) -> dict[str, list[pa.Field]]:
-    fields: dict[str, list[pa.Field]] = {}
-    for field in schema:
-        fields.setdefault(field.name, []).append(field)
-    return fields
-
-
-def _find_field(
-    fields: dict[str, list[pa.Field]], path: tuple[str, ...], requested: str | None = None
-) -> pa.Field:
-    """Return the field at a path; a field of the null type stands for everything below it."""
-    for depth, part in enumerate(path):
-        if part not in fields:
-            prefix = "".join(f"{name}." for name in path[:depth])
-            names = [f"{prefix}{name}" for name in fields]
-            raise SchemaError.missing(requested or ".".join(path), names)
-        if len(fields[part]) > 1:
+def _sizes_of_lists(binding: Binding, batch: pa.RecordBatch) -> dict[tuple[str, ...], int]:
+    """Return the sizes of the untyped leaves that are lists in a batch."""
+    sizes = {}
+    names = batch.schema.names
+    for leaf in binding.leaves:
+        if leaf.typed or leaf.path[0] not in names or len(leaf.path) > 1:
+            continue
+        array = batch.column(leaf.path[0])
+        size = vector_size(array) if is_list(array.type) else None
+        if size == 0:
             raise SchemaError(
-                f"column {part!r} exists {len(fields[part])} times. Rename all but one of them.",
-                column=part,
+                f"column {leaf.name!r} holds an empty list, and a vector has elements. Make it "
+                "null, or normalize other columns.",
+                column=leaf.name,
             )
-        [field] = fields[part]
-        if pa.types.is_null(field.type):
-            return field
-        fields = _fields_by_name(field.type) if pa.types.is_struct(field.type) else {}
-    return field
+        if size is not None:
+            sizes[leaf.path] = size
+    return sizes
 
 
 def _indices(schema: pa.Schema, path: tuple[str, ...]) -> tuple[int, ...]:
@@ -327,6 +390,8 @@ def _indices(schema: pa.Schema, path: tuple[str, ...]) -> tuple[int, ...]:
 def _check_leaf(leaf: Leaf, kind: pa.DataType) -> None:
     if pa.types.is_null(kind):
         return  # readers infer this type for a batch without a single value
+    if (leaf.size is not None or not leaf.typed) and is_list(kind):
+        return  # the values tell their length
     numeric = numeric_type(kind)
     if numeric is None:
         raise SchemaError(

@@ -9,10 +9,18 @@ import numpy as np
 import pyarrow as pa
 
 from streambn.arrow.unify import cast_column, holds
+from streambn.arrow.vectors import as_stored, needs_conversion
 from streambn.errors import SchemaError
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
 
 __all__ = ["cast_unchanged", "float_field", "rebuild_array", "update_pandas_metadata"]
+
+_LISTS = (
+    (pa.types.is_list, pa.list_),
+    (pa.types.is_large_list, pa.large_list),
+    (pa.types.is_list_view, pa.list_view),
+    (pa.types.is_large_list_view, pa.large_list_view),
+)
 
 
 def float_field(
@@ -43,7 +51,11 @@ def _float_type(kind: pa.DataType, size: int | None, floating: pa.DataType) -> p
             floating, kind.shape, dim_names=kind.dim_names, permutation=kind.permutation
         )
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(floating).with_nullable(True), kind.list_size)
+        values = _float_type(kind.value_type, size, floating)
+        return pa.list_(kind.value_field.with_type(values).with_nullable(True), kind.list_size)
+    for test, make in _LISTS:
+        if test(kind):
+            return make(kind.value_field.with_type(floating).with_nullable(True))
     return floating
 
 
@@ -70,6 +82,10 @@ def rebuild_array(
     if isinstance(kind, pa.FixedShapeTensorType):
         storage = rebuild_array(array.storage, values, kind.storage_type)
         return pa.ExtensionArray.from_storage(kind, storage)
+    if needs_conversion(kind):
+        size = array.type.list_size
+        flat = pa.FixedSizeListArray.from_arrays(values[()], size, mask=_null_mask(array))
+        return as_stored(flat, kind)
     if pa.types.is_fixed_size_list(kind):
         return pa.FixedSizeListArray.from_arrays(values[()], type=kind, mask=_null_mask(array))
     return values[()]

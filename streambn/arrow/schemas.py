@@ -13,6 +13,7 @@ __all__ = [
     "float_type",
     "is_encoded",
     "is_float",
+    "list_value_type",
     "numeric_type",
     "pandas_index_columns",
 ]
@@ -32,8 +33,8 @@ _NUMBERS = _FLOATS.union(
 def numeric_type(kind: pa.DataType) -> tuple[pa.DataType, int | None] | None:
     """Return the value type and the list size of a numeric type, or None for any other type.
 
-    The size is None for plain numbers. Dictionary and run-end encodings count as the type that
-    they encode.
+    The size is None for plain numbers, and that of a whole tensor for fixed-size lists of
+    fixed-size lists. Dictionary and run-end encodings count as the type that they encode.
     """
     if kind.id in _NUMBERS:  # the common case first: a schema may have thousands of columns
         return kind, None
@@ -41,9 +42,9 @@ def numeric_type(kind: pa.DataType) -> tuple[pa.DataType, int | None] | None:
         kind = kind.storage_type
     if pa.types.is_fixed_size_list(kind):
         inner = numeric_type(kind.value_type)
-        if kind.list_size < 1 or inner is None or inner[1] is not None:
+        if kind.list_size < 1 or inner is None:
             return None
-        return inner[0], kind.list_size
+        return inner[0], kind.list_size * (inner[1] or 1)
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         kind = kind.value_type
     return (kind, None) if kind.id in _NUMBERS else None
@@ -56,8 +57,24 @@ def is_float(kind: pa.DataType) -> bool:
 
 def float_type(kind: pa.DataType) -> pa.DataType:
     """Return the type of normalized values: floats keep their type, others become float64."""
+    if (listed := list_value_type(kind)) is not None:
+        kind = listed
     values = (numeric_type(kind) or (kind, None))[0]
     return values if is_float(values) else _FLOAT64
+
+
+def list_value_type(kind: pa.DataType) -> pa.DataType | None:
+    """Return the value type of lists of numbers whose length may vary; None for other types.
+
+    Lists of nulls count, because their values may turn out to be numbers.
+    """
+    types = pa.types
+    tests = (types.is_list, types.is_large_list, types.is_list_view, types.is_large_list_view)
+    if not any(test(kind) for test in tests):
+        return None
+    value: pa.DataType = kind.value_type
+    numeric = numeric_type(value)
+    return value if types.is_null(value) or (numeric is not None and numeric[1] is None) else None
 
 
 def is_encoded(kind: pa.DataType) -> bool:
@@ -66,7 +83,7 @@ def is_encoded(kind: pa.DataType) -> bool:
         return False
     if isinstance(kind, pa.FixedShapeTensorType):
         kind = kind.storage_type
-    if pa.types.is_fixed_size_list(kind):
+    while pa.types.is_fixed_size_list(kind):
         kind = kind.value_type
     return bool(pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import msgspec
 
@@ -14,6 +14,9 @@ from streambn.snapshot.policies import StoredPolicy, store
 from streambn.statistics import Statistics, check_affine
 
 __all__ = ["Body", "StoredLeaf", "StoredOptions"]
+
+# Columns without a type yet, excluded columns, and unions of columns.
+_SELECTION_VERSION: Final = 5
 
 
 class StoredOptions(Stored):
@@ -28,17 +31,20 @@ class StoredOptions(Stored):
     nan: Literal["ignore", "raise", "propagate"]
     inf: Literal["ignore", "raise", "propagate"]
     weights: str | None = None
+    # None is "fixed": msgspec recognizes a default by its identity, which a pickled text loses.
+    schema: Literal["union"] | None = None
 
     @classmethod
     def of(cls, options: Options) -> Self:
         """Return the stored form of options."""
         values = {name: getattr(options, name) for name in cls.__struct_fields__}
         values["affine"] = None if options.affine is None else dict(options.affine)
+        values["schema"] = None if options.schema == "fixed" else options.schema
         return cls(**values)
 
     def restore(self) -> Options:
         """Return the options."""
-        return Options(**msgspec.structs.asdict(self))
+        return Options(**(msgspec.structs.asdict(self) | {"schema": self.schema or "fixed"}))
 
 
 class StoredLeaf(Stored):
@@ -47,12 +53,14 @@ class StoredLeaf(Stored):
     path: tuple[str, ...]
     size: int | None
     exact: bool
+    typed: bool = True
 
     def restore(self) -> Leaf:
         """Return the leaf."""
-        if not self.path or (self.size is not None and self.size < 1):
+        valid = self.size is None or (self.size >= 1 and self.typed)
+        if not self.path or not valid:
             raise SnapshotError(f"no column has the path {self.path} and the size {self.size}")
-        return Leaf(self.path, self.size, self.exact)
+        return Leaf(self.path, self.size, self.exact, self.typed)
 
 
 class Body(Stored):
@@ -62,6 +70,7 @@ class Body(Stored):
     columns: list[str] | None
     leaves: list[StoredLeaf] | None
     policy: StoredPolicy
+    exclude: list[str] = []
 
     @classmethod
     def of(cls, statistics: Statistics) -> Self:
@@ -75,13 +84,23 @@ class Body(Stored):
         columns, binding = statistics.columns, statistics.binding
         leaves = None
         if binding is not None:
-            leaves = [StoredLeaf(path=x.path, size=x.size, exact=x.exact) for x in binding.leaves]
+            leaves = [StoredLeaf(**leaf._asdict()) for leaf in binding.leaves]
+        if callable(columns):  # a file holds no code, but the names that the code chose
+            columns = None if binding is None else tuple(leaf.name for leaf in binding.leaves)
         return cls(
             options=StoredOptions.of(statistics.options),
             columns=None if columns is None else list(columns),
             leaves=leaves,
             policy=store(statistics.policy, statistics.state),
+            exclude=list(statistics.exclude),
         )
+
+    @property
+    def since(self) -> int:
+        """The lowest format version that can express it."""
+        untyped = any(not leaf.typed for leaf in self.leaves or ())
+        new = untyped or self.exclude or self.options.schema
+        return max(self.policy.since, _SELECTION_VERSION if new else 0)
 
     def restore(self) -> Statistics:
         """Return the statistics.
@@ -96,10 +115,11 @@ class Body(Stored):
         if (self.leaves is None) != (self.policy.state is None):
             raise SnapshotError("leaves and state must both be null or both be set")
         if self.leaves is None:
-            return Statistics(policy, options, columns)
-        binding = Binding(tuple(leaf.restore() for leaf in self.leaves))
-        features = len(binding.features)
-        if len(set(binding.features)) < features:
+            return Statistics(policy, options, columns, exclude=tuple(self.exclude))
+        union = options.schema == "union"
+        binding = Binding(tuple(leaf.restore() for leaf in self.leaves), union, union)
+        if len(set(binding.features)) < len(binding.features):
             raise SnapshotError("a column occurs twice")
         check_affine(options, binding)
-        return Statistics(policy, options, columns, binding, self.policy.restore(features))
+        state = self.policy.restore(binding.width)
+        return Statistics(policy, options, columns, binding, state, exclude=tuple(self.exclude))

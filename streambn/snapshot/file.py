@@ -9,10 +9,12 @@ fingerprint of a frozen file is the SHA-256 of its body.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from streambn.arrow import LeftOut
 from streambn.errors import SnapshotError, StreamBNError
 from streambn.snapshot.base import OutdatedError, Stored
 from streambn.snapshot.body import Body
@@ -24,8 +26,10 @@ FORMAT: Final = "streambn statistics"
 VERSION: Final = 5
 # A file gets the lowest version that can express it, because older programs can read that one.
 # Version 2 added Σw², sample weights, event times and gaps of a recursion; 3 notes; 4 exact
-# sums; 5 gaps of an EMA with adjust=True, and whether times have a zone.
+# sums; 5 gaps of an EMA with adjust=True, whether times have a zone, columns without a type yet,
+# excluded columns, unions of columns, and columns that are left out.
 _NOTE_VERSION: Final = 3
+_LEFT_OUT_VERSION: Final = 5
 
 
 class Snapshot(NamedTuple):
@@ -56,6 +60,8 @@ class StoredFile(Stored):
     checksum: str
     body: Body
     note: dict[str, Any] | None = None
+    # Not part of the body: the same statistics have one fingerprint, whatever stood beside them.
+    left_out: list[tuple[str, str]] = []
 
 
 class _Header(msgspec.Struct):
@@ -74,15 +80,17 @@ def encode(snapshot: Snapshot) -> bytes:
         The policy is not one of streambn's own.
     """
     body = Body.of(snapshot.statistics)
-    since = body.policy.since
+    left_out: list[tuple[str, str]] = [*snapshot.statistics.left_out]
+    since = [body.since, *([_NOTE_VERSION] if snapshot.note is not None else [])]
     file = StoredFile(
         format=FORMAT,
-        version=since if snapshot.note is None else max(since, _NOTE_VERSION),
+        version=max([*since, *([_LEFT_OUT_VERSION] if left_out else [])]),
         kind="frozen" if snapshot.frozen else "normalizer",
         fingerprint=_sha256(body) if snapshot.frozen else None,
         checksum="",
         body=body,
         note=snapshot.note,
+        left_out=left_out,
     )
     file = msgspec.structs.replace(file, checksum=_sha256(file))
     return _canonical(file) + b"\n"
@@ -134,7 +142,9 @@ def decode(content: bytes, name: str = "the statistics") -> Snapshot:
         elif file.fingerprint != (_sha256(file.body) if file.kind == "frozen" else None):
             problem = "its statistics do not match its fingerprint"
         else:
-            return Snapshot(file.body.restore(), file.kind == "frozen", file.note)
+            left_out = tuple(LeftOut(*each) for each in file.left_out)
+            statistics = replace(file.body.restore(), left_out=left_out)
+            return Snapshot(statistics, file.kind == "frozen", file.note)
     except OutdatedError as error:
         raise SnapshotError(f"{name} {error}") from error
     except (msgspec.MsgspecError, StreamBNError, OverflowError, UnicodeDecodeError) as error:

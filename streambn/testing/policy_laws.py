@@ -10,7 +10,7 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from streambn.accumulators import Estimates, Moments
-from streambn.arrow import bind, select_counted_rows
+from streambn.arrow import Selection, bind, select_counted_rows
 from streambn.kernels import Columns
 from streambn.policies import Policy
 from streambn.testing.laws import Laws, law
@@ -204,7 +204,7 @@ class PolicyLaws(Laws):
         """Return the columns of a batch with its weights and event times."""
         weights = WEIGHTS if WEIGHTS in batch.schema.names else None
         batch, selection = select_counted_rows(batch, names, weights, self.policy.event_time)
-        columns = bind(batch.schema, names).extract(batch)
+        columns = bind(batch.schema, Selection(tuple(names)))[0].extract(batch)
         return Columns(columns.batch, columns.layout, selection.weights, selection.times)
 
     def _names(self) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 from normalizers import assert_refused, fit, record, row_of
 
 import streambn as sbn
-from streambn.arrow.binding import bind
+from streambn.arrow import Selection, bind
 
 NOT_NUMERIC = {
     "bool": pa.array([True, False]),
@@ -29,14 +29,12 @@ NOT_NUMERIC = {
     "string_view": pa.array(["1", "2"], pa.string_view()),
     "binary": pa.array([b"1", b"2"]),
     "fixed_size_binary": pa.array([b"12345678"] * 2, pa.binary(8)),
-    "list": pa.array([[1.0], [2.0]]),
-    "large_list": pa.array([[1.0], [2.0]], pa.large_list(pa.float64())),
+    "variable list of strings": pa.array([["a"], ["b", "c"]]),
     "list of strings": pa.array([["a"], ["b"]], pa.list_(pa.string(), 1)),
     "list of booleans": pa.array([[True], [False]], pa.list_(pa.bool_(), 1)),
     "list of timestamps": pa.array([[1], [2]], pa.list_(pa.timestamp("s"), 1)),
     "list of no elements": pa.array([[], []], pa.list_(pa.float64(), 0)),
     "map": pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64())),
-    "null": pa.nulls(2),
     "dictionary of strings": pa.array(["a", "b"]).dictionary_encode(),
     "run-end-encoded timestamps": pa.RunEndEncodedArray.from_arrays(
         pa.array([2], pa.int32()), pa.array([1], pa.timestamp("s"))
@@ -56,13 +54,13 @@ def test_other_types_are_never_averaged(name: str) -> None:
     out = norm.transform(batch)
     assert out.schema.field("other").equals(batch.schema.field("other"))
     assert out["other"].equals(array)
-    with pytest.raises(sbn.SchemaError, match=r"'other' is .*not numeric.*cast it"):
+    with pytest.raises(sbn.SchemaError, match="'other' is .*not numeric"):
         fit(batch, columns=["x", "other"])
     with pytest.raises(sbn.SchemaError, match="no numeric column"):
         fit(record(other=array))
 
 
-@pytest.mark.parametrize("name", [n for n in NOT_NUMERIC if n != "null"])
+@pytest.mark.parametrize("name", NOT_NUMERIC)
 def test_column_that_is_no_longer_numeric_is_an_error(name: str) -> None:
     norm = fit(record(other=[1.0, 3.0]))
     assert_refused(norm, record(other=NOT_NUMERIC[name]), sbn.SchemaError, "'other'")
@@ -159,7 +157,8 @@ def test_index_of_a_pandas_frame_is_not_normalized() -> None:
 @pytest.mark.parametrize("metadata", [b"", b"{", b"[]", b"null", b'{"index_columns": 3}', b"\xff"])
 def test_broken_pandas_metadata_is_ignored(metadata: bytes) -> None:
     schema = pa.schema([("x", pa.float64())], metadata={b"pandas": metadata})
-    assert bind(schema, None).features == ("x",)
+    binding, _ = bind(schema, Selection())
+    assert binding.features == ("x",)
 
 
 def test_many_features_are_bound_and_learned() -> None:
@@ -205,7 +204,8 @@ PAIR, SINGLE = (pa.array([row], pa.list_(pa.float64(), len(row))) for row in ([1
     [
         (PAIR, pa.array([[1.0, 2.0, 3.0]], pa.list_(pa.float64(), 3)), "list of 2.*list of 3"),
         (PAIR, pa.array([1.0]), "list of 2.*one number"),
-        (PAIR, pa.array([[1.0, 2.0]]), "no longer numeric"),
+        (PAIR, pa.array([[1.0, 2.0, 3.0]]), "vectors of 2 numbers, but row 0 .* has 3"),
+        (pa.array([1.0]), pa.array([[1.0]]), "no longer numeric"),
         (
             pa.array([1.0]),
             pa.array([[1.0]], pa.list_(pa.float64(), 1)),
