@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ else:
 __all__ = ["FrozenNormalizer", "Normalizer", "Using", "load"]
 
 Using = Literal["running", "before", "batch"]
+
+_log = logging.getLogger("streambn")
 
 
 class Normalizer(Transformer):
@@ -184,7 +187,7 @@ class Normalizer(Transformer):
         """
         with self._lock:
             if isinstance(data, pa.RecordBatch):  # the short way, because most calls are for one
-                self._statistics = self._statistics.learn(data)
+                self._commit(self._statistics.learn(data))
                 return self
             start = self._statistics
 
@@ -199,10 +202,17 @@ class Normalizer(Transformer):
                 statistics = statistics.learn(batch)
                 # Without a row nothing was learned, not even which columns there are.
                 if stream.collect is None and statistics is not start:
-                    self._statistics = statistics
+                    self._commit(statistics)
             if statistics is not start:
-                self._statistics = statistics
+                self._commit(statistics)
         return self
+
+    def _commit(self, learned: Statistics) -> None:
+        """Replace the statistics, and log the columns that are left out of the new ones."""
+        before, self._statistics = self._statistics, learned
+        if learned.left_out is not before.left_out:
+            new = learned.left_out[len(before.left_out) :]
+            _log.info("columns without statistics: %s", ", ".join(map(str, new)))
 
     def update_transform(self, data: Any, using: Using = "running", dtype: Any = None) -> Any:
         """Learn from data and normalize it in one pass, batch by batch.
@@ -246,12 +256,12 @@ class Normalizer(Transformer):
             with self._lock:
                 before = self._statistics if is_lazy else learned
                 learned = before.learn(batch)
-                by = (learned if using == "running" else before).bind(batch.schema)
+                by = (learned if using == "running" else before).bind(batch.schema, batch)
                 if using == "batch":
                     by = by.of_batch(batch)
                 out = Standardizer.of(by).standardize(batch, schema)
                 if is_lazy:
-                    self._statistics = learned
+                    self._commit(learned)
             return out
 
         stream = open_stream(data)
@@ -261,7 +271,7 @@ class Normalizer(Transformer):
         with self._lock:
             learned = self._statistics
             result = map_stream(stream, output_schema, step)
-            self._statistics = learned
+            self._commit(learned)
         return result
 
     def merge(self, newer: Normalizer) -> Normalizer:

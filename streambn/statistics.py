@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -31,8 +30,6 @@ from streambn.options import Options
 from streambn.policies import Exact, Policy, Welford, check_takes_weights
 
 __all__ = ["Statistics", "check_affine"]
-
-_log = logging.getLogger("streambn")
 
 
 @dataclass(frozen=True)
@@ -104,13 +101,29 @@ class Statistics:
         if bound.binding is None:
             binding, left_out = bind(schema, self.selection)
             state = self.policy.init(binding.width)
-            bound = replace(self, binding=binding, state=state)._leave_out(left_out)
+            bound = replace(self, binding=binding, state=state).leave_out(left_out)
             check_affine(self.options, binding)
         elif bound.binding.is_settled:
             return self
         assert bound.binding is not None
         change = bound.binding.adapt(schema, self.selection, batch)
         return bound if change is None else bound._change(change)
+
+    @property
+    def named_columns(self) -> list[str]:
+        """Names that the user gave: of columns, and of sample weights and event times."""
+        columns = self.columns if isinstance(self.columns, tuple) else ()
+        return list(dict.fromkeys([*columns, *self._row_columns]))
+
+    def other_columns(self, schema: pa.Schema) -> list[str]:
+        """Return the numeric columns of a schema that have no statistics, though they might."""
+        binding = self.require_binding()
+        known = {*binding.columns, *(each.column for each in self.left_out)}
+        if binding.union or isinstance(self.columns, tuple) or known.issuperset(schema.names):
+            return []
+        rest = [f for f in schema if f.name not in known and schema.names.count(f.name) == 1]
+        leaves, _ = self.selection.find(pa.schema(rest))
+        return list(dict.fromkeys(leaf.path[0] for leaf in leaves))
 
     def _change(self, change: Change) -> Statistics:
         """Return the statistics with another binding, whose features have histories of ours."""
@@ -124,15 +137,14 @@ class Statistics:
             spare = [len(self.features)] if binding.spare else []
             state = self.policy.take(state, [*change.origins, *spare])
             check_affine(self.options, binding)
-        return replace(self, binding=binding, state=state)._leave_out(change.left_out)
+        return replace(self, binding=binding, state=state).leave_out(change.left_out)
 
-    def _leave_out(self, columns: Iterable[LeftOut]) -> Statistics:
-        """Return the statistics with further columns left out, and log those that are new."""
+    def leave_out(self, columns: Iterable[LeftOut]) -> Statistics:
+        """Return the statistics with further columns left out."""
         known = {each.column for each in self.left_out}.union(self.features)
         new = [each for each in columns if each.column not in known]
         if not new:
             return self
-        _log.info("columns without statistics: %s", ", ".join(map(str, new)))
         return replace(self, left_out=(*self.left_out, *new))
 
     def learn(self, batch: pa.RecordBatch) -> Statistics:
@@ -283,7 +295,7 @@ class Statistics:
         except UnmergeableError as error:
             name = ours[error.feature]
             raise MergeError(f"column {name!r} {error.reason}", column=name) from error
-        return replace(older, state=merged, rounded=rounded)._leave_out(newer.left_out)
+        return replace(older, state=merged, rounded=rounded).leave_out(newer.left_out)
 
     def _with_leaves_of(self, other: Statistics) -> Statistics:
         """Return the statistics with the leaves that only others have, null in every row."""

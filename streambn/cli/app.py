@@ -63,6 +63,7 @@ _FLAGS = {
             "decay",
             "dtype",
             "eps",
+            "exclude",
             "format",
             "halflife",
             "ignore_na",
@@ -75,7 +76,7 @@ _FLAGS = {
 } | {
     **{"csv_types": "--csv-type", "header": "--header", "null_values": "--null-values"},
     **{"delimiter": "--delimiter", "decimal": "--decimal", "thousands": "--thousands"},
-    **{"skip_lines": "--skip-lines", "encoding": "--encoding"},
+    **{"skip_lines": "--skip-lines", "encoding": "--encoding", "schema": "--union-by-name"},
 }
 
 

@@ -9,7 +9,7 @@ import click
 
 import streambn as sbn
 from streambn.cli.app import Command, usage_errors
-from streambn.cli.fit import check_checkpoint, columns_to_read
+from streambn.cli.fit import check_checkpoint
 from streambn.cli.messages import report, say_applied, say_fitted
 from streambn.cli.normalizer_options import NORMALIZER_OPTIONS, NormalizerOptions
 from streambn.cli.options import (
@@ -178,7 +178,6 @@ def normalize(
             normalizer.statistics,
             plan,
             checkpoints.checkpoint(plan.checkpoint, resume=job.resume),
-            columns=columns_to_read(options, normalizer),
             save=save,
             dtype=dtype,
             options=read_options,

@@ -24,7 +24,7 @@ from streambn.errors import InvalidValueError
 from streambn.io import Source, locate, scan
 from streambn.jobs import check_resumable, check_target, fit_job
 
-__all__ = ["check_checkpoint", "columns_to_read", "fit"]
+__all__ = ["check_checkpoint", "fit"]
 
 
 @click.command(
@@ -85,7 +85,6 @@ def fit(
         sources,
         output,
         checkpoints.checkpoint(locate(f"{target}.checkpoint"), resume=job.resume),
-        columns=columns_to_read(options, normalizer),
         frozen=frozen,
         options=job.read_options,
         display=job.display,
@@ -105,11 +104,6 @@ def _start(options: NormalizerOptions, continue_from: str | None, *, thaw: bool)
             f"all settings from {continue_from}."
         )
     return live(continue_from, thaw=thaw)
-
-
-def columns_to_read(options: NormalizerOptions, normalizer: sbn.Normalizer) -> list[str] | None:
-    """Return the columns that were asked for, or those of the statistics; None: all."""
-    return options.columns or list(normalizer.features) or None
 
 
 def check_checkpoint(

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from streambn.jobs import Report
 
-__all__ = ["plural", "printable", "report", "say", "say_applied", "say_fitted"]
+__all__ = ["plural", "printable", "report", "say", "say_applied", "say_fitted", "say_left_out"]
+
+_MAX_LEFT_OUT = 10  # columns in one line
 
 
 def printable(text: str) -> str:
@@ -30,12 +32,21 @@ def say(message: str) -> None:
 def say_fitted(done: Report, path: str) -> None:
     """Print what a fit learned."""
     say(f"{plural(done.rows, 'row')}, statistics of {plural(done.columns, 'column')} in {path}")
+    say_left_out(done)
 
 
 def say_applied(done: Report) -> None:
     """Print what was normalized."""
     where = "to standard output" if done.output == "-" else f"in {done.output}"
     say(f"{plural(done.rows, 'row')}, {plural(done.columns, 'column')} normalized {where}")
+
+
+def say_left_out(done: Report) -> None:
+    """Print which columns have no statistics, and why."""
+    if done.left_out:
+        more = len(done.left_out) - _MAX_LEFT_OUT
+        listed = [*map(str, done.left_out[:_MAX_LEFT_OUT])] + [f"{more:,} more"] * (more > 0)
+        say(f"left out: {', '.join(listed)}")
 
 
 def report(command: str, done: Report, *, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
 import os
@@ -112,13 +113,17 @@ class NormalizerOptions(NamedTuple):
         """Keep the options that were given."""
         return cls({name: value for name, value in values.items() if value not in (None, ())})
 
-    @property
-    def columns(self) -> list[str] | None:
-        """The columns asked for; None: every numeric one."""
-        if "columns" not in self.given:
+    def names(self, option: str) -> list[str] | None:
+        """Return the names that --columns or --exclude lists; None: the option was not given.
+
+        A name with a comma or a space at its end is quoted as in a CSV file.
+        """
+        if option not in self.given:
             return None
-        names = (name.strip() for text in self.given["columns"] for name in text.split(","))
-        return [name for name in names if name]
+        found = []
+        for row in csv.reader(self.given[option], skipinitialspace=True):
+            found += [name for name in row if name]
+        return found
 
     def normalizer(self, *, online: bool = False) -> sbn.Normalizer:
         """Make the normalizer.
@@ -150,7 +155,9 @@ class NormalizerOptions(NamedTuple):
         if rates and len(arguments.keys() & {*rates}) != 1:
             flags = ", ".join(map(_flag, rates))
             raise click.UsageError(f"--policy {policy} takes exactly one of {flags}.")
-        options["columns"] = self.columns
+        options |= {"columns": self.names("columns"), "exclude": self.names("exclude")}
+        if options.pop("union_by_name", False):
+            options["schema"] = "union"
         affine = options.pop("affine", ())
         options["affine"] = {c: pair for pairs in affine for c, pair in pairs.items()} or None
         with usage_errors(ddof="--batch-ddof"):
@@ -183,8 +190,22 @@ NORMALIZER_OPTIONS = OptionGroup(
             ["--columns"],
             multiple=True,
             metavar="A,B,S.F",
-            help="Columns to learn; S.F is a field of a struct. Default: every numeric column. "
-            "Repeatable.",
+            help="Columns to learn; S.F is a field of a struct, and 'sensor_*' a pattern. A name "
+            "with a comma stands in double quotes. Lists of one length are vectors if they are "
+            "named. Default: every numeric column. Repeatable.",
+        ),
+        _statistics(
+            ["--exclude"],
+            multiple=True,
+            metavar="A,'B_*'",
+            help="Columns to leave alone: names and patterns, as for --columns. Repeatable.",
+        ),
+        _statistics(
+            ["--union-by-name"],
+            is_flag=True,
+            default=None,
+            help="Let columns appear in later inputs and be absent in some. An absent column "
+            "counts as null.",
         ),
         _statistics(
             ["--weights"],

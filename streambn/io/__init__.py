@@ -28,15 +28,7 @@ from streambn.io.readers import (
     read_row_groups,
     validated,
 )
-from streambn.io.sources import (
-    PIPE,
-    Source,
-    columns_to_fit,
-    open_reader,
-    open_source,
-    scan,
-    settle_source,
-)
+from streambn.io.sources import PIPE, Source, open_reader, open_source, scan, settle_source
 from streambn.io.writers import Encoding, OutputBuffer, parquet_writer, write_batches
 
 __all__ = [
@@ -57,7 +49,6 @@ __all__ = [
     "Source",
     "Stamp",
     "after_row",
-    "columns_to_fit",
     "describe_read_errors",
     "detect_format",
     "first_text",

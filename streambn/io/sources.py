@@ -26,15 +26,7 @@ from streambn.io.listing import glob, walk
 from streambn.io.locations import Location, Stamp, locate
 from streambn.io.readers import ColumnSelector, DataFile, Piece
 
-__all__ = [
-    "PIPE",
-    "Source",
-    "columns_to_fit",
-    "open_reader",
-    "open_source",
-    "scan",
-    "settle_source",
-]
+__all__ = ["PIPE", "Source", "open_reader", "open_source", "scan", "settle_source"]
 
 # Standard input as an input, standard output as an output.
 PIPE = "-"
@@ -316,51 +308,3 @@ def _append_columns(batches: Iterable[Any], values: list[Any], schema: Any) -> I
     for batch in batches:
         columns = [pa.repeat(value, batch.num_rows) for value in values]
         yield pa.RecordBatch.from_arrays([*batch.columns, *columns], schema=schema)
-
-
-def columns_to_fit(
-    schema: Any,
-    names: Sequence[str] | None,
-    row_columns: Sequence[str] = (),
-    keys: Collection[str] = (),
-) -> list[str] | None:
-    """Return the columns of a file that a fit reads; None for all of them.
-
-    Parameters
-    ----------
-    schema : pyarrow.Schema
-        Schema of the file.
-    names : sequence of str or None
-        Columns or features to learn (``"a.b"`` is a field of ``"a"``, ``"a[0]"`` an
-        element); None for every numeric column. If one is missing, all columns are read, so
-        the error can name the nearest one.
-    row_columns : sequence of str
-        Columns with weights or event times of the rows.
-    keys : collection of str
-        Hive partition keys of the file.
-    """
-    present = set(schema.names)
-    numeric = {f.name for f in schema if not _never_numeric(f.type)}
-    if names is None and not numeric:
-        return None
-    sources = [
-        _parents(name) & present for name in names or () if name in present or name not in keys
-    ]
-    sources += [{name} & present for name in row_columns if name in present or name not in keys]
-    if not all(sources):
-        return None
-    needed = set().union(numeric if names is None else (), *sources)
-    return [name for name in schema.names if name in needed] or None
-
-
-def _parents(name: str) -> set[str]:
-    """Return the columns that may contain a feature of this name, the name itself included."""
-    return {name, *(name[: found.start()] for found in re.finditer(r"[.\[]", name))}
-
-
-def _never_numeric(type_: Any) -> bool:
-    """Return whether a column of this type certainly has no statistics."""
-    types = pa.types
-    tests = (types.is_boolean, types.is_temporal, types.is_null, types.is_map, types.is_list)
-    texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
-    return any(test(type_) for test in tests + texts)

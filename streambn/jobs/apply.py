@@ -67,7 +67,6 @@ def normalize_job(
     plan: Plan,
     checkpoint: Checkpoint,
     *,
-    columns: Sequence[str] | None = None,
     save: str | None = None,
     dtype: Any = None,
     options: ReadOptions,
@@ -83,8 +82,6 @@ def normalize_job(
     plan : Plan
     checkpoint : Checkpoint
         It is removed when all outputs are complete.
-    columns : sequence of str, optional
-        Columns or features to learn. Default: every numeric column.
     save : str, optional
         Path or URL of a file for the statistics.
     dtype : pyarrow.DataType, optional
@@ -105,9 +102,9 @@ def normalize_job(
             statistics_file = [] if save is None else [locate(save)]
             remove_leftovers(*locations, *statistics_file, *plan.files)
         if plan.folder is None and not options.skip_damaged:  # before the inputs are learned
-            union = options.union or getattr(initial.options, "schema", "fixed") == "union"
+            union = options.union or initial.options.schema == "union"
             check_types(plan.outputs[0], options._replace(union=union))
-        with run_fit(initial, plan.sources, checkpoint, columns, options, display) as fit:
+        with run_fit(initial, plan.sources, checkpoint, options, display) as fit:
             normalizer = Normalizer.from_statistics(fit.state.statistics)
             operation = ApplyStatistics(normalizer.freeze(), dtype)
             report = _apply(operation, plan, options, write_options, display)

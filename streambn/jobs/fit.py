@@ -36,7 +36,6 @@ def fit_job(
     output: str | None,
     checkpoint: Checkpoint,
     *,
-    columns: Sequence[str] | None = None,
     frozen: bool = False,
     options: ReadOptions,
     display: Display,
@@ -52,8 +51,6 @@ def fit_job(
         Path or URL of the statistics file. None: the checkpoint is the result.
     checkpoint : Checkpoint
         It is removed when the output is complete.
-    columns : sequence of str, optional
-        Columns or features to learn. Default: every numeric column.
     frozen : bool
         Whether to write frozen statistics.
     options : ReadOptions
@@ -72,7 +69,7 @@ def fit_job(
     with lock(*locations):
         if checkpoint.resume:
             remove_leftovers(*locations, *([] if output is None else [locate(output)]))
-        with run_fit(initial, sources, checkpoint, columns, options, display) as fit:
+        with run_fit(initial, sources, checkpoint, options, display) as fit:
             normalizer = Normalizer.from_statistics(fit.state.statistics)
             if output is None:
                 fit.writer.save()
@@ -102,7 +99,6 @@ def run_fit(
     initial: Statistics,
     sources: Sequence[Source],
     checkpoint: Checkpoint,
-    columns: Sequence[str] | None,
     options: ReadOptions,
     display: Display,
 ) -> Iterator[CompletedFit]:
@@ -116,13 +112,13 @@ def run_fit(
         progress = Progress("fitting", len(sources), total_size(sources))
         with display(progress), number_hints_in_errors(sources, options):
             try:
-                end = fit_files(start, sources, columns, options, progress, writer.reach)
+                end = fit_files(start, sources, options, progress, writer.reach)
             except InferenceError:
                 if start.position.rows == 0:
                     raise
                 progress.begin_again()
                 start = FitState(initial, Position())
-                end = fit_files(start, sources, columns, options, progress, writer.reach)
+                end = fit_files(start, sources, options, progress, writer.reach)
         writer.reach(end)
         _check_learned(end, sources)
         yield CompletedFit(end, progress, writer)

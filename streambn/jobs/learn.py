@@ -13,7 +13,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from streambn.arrow import row_columns
+import pyarrow as pa
+
+from streambn.arrow import LeftOut
 from streambn.errors import SchemaError, StreamBNError
 from streambn.io import (
     InferenceError,
@@ -22,7 +24,6 @@ from streambn.io import (
     Source,
     Stamp,
     after_row,
-    columns_to_fit,
     join_none,
     join_small,
     located,
@@ -84,7 +85,6 @@ class FitState(NamedTuple):
 def fit_files(
     start: FitState,
     sources: Sequence[Source],
-    columns: Sequence[str] | None,
     options: ReadOptions,
     progress: Progress,
     on_state: Callable[[FitState], None] = lambda _: None,
@@ -96,8 +96,6 @@ def fit_files(
     start : FitState
         The state to continue from.
     sources : sequence of Source
-    columns : sequence of str or None
-        Columns or features to learn; None: every numeric column.
     options : ReadOptions
     progress : Progress
     on_state : callable
@@ -122,11 +120,11 @@ def fit_files(
     workers = options.threads_for(len(sources), progress.total_bytes) if rereadable else 1
     while True:
         try:
-            tasks = _read_all(learner.state, sources, columns, options, workers)
+            tasks = _read_all(learner.state, sources, options, workers)
             with contextlib.closing(tasks):
                 for task, batches in tasks:
                     learner.take(task, batches)
-                return learner.state
+                return learner.end()
         except InferenceError:
             options.settle([sources[learner.state.position.files]])
             if not learner.begin_file_again():
@@ -134,14 +132,10 @@ def fit_files(
 
 
 def _read_all(
-    start: FitState,
-    sources: Sequence[Source],
-    columns: Sequence[str] | None,
-    options: ReadOptions,
-    workers: int,
+    start: FitState, sources: Sequence[Source], options: ReadOptions, workers: int
 ) -> Generator[tuple[_Task, Iterator[Joined]], None, None]:
     """Read what follows a state, ahead of the consumer."""
-    open_one = functools.partial(_open, start.statistics, columns, options)
+    open_one = functools.partial(_open, start.statistics, options)
     return prefetch(
         _tasks(sources, start.position, open_one),
         lambda task: task.read(start.statistics.policy),
@@ -156,11 +150,13 @@ class _Task:
     """A piece of a source to learn, or a source that has none or that cannot be opened.
 
     `number` is that of the first piece, or the first batch of a dependent piece, to learn.
+    `schema` is that of the whole source, of which only some columns may be read.
     """
 
     index: int
     source: Source
     stamp: Stamp | None
+    schema: Any = None
     piece: Piece | None = None
     number: int = 0
     is_last: bool = True
@@ -211,6 +207,9 @@ class _Learner:
         self._mismatch = -1  # index of the source whose columns do not match
         # The state before the current file; None: an earlier run began it.
         self._before_file = start if not start.position.pieces else None
+        self._bound_to = -1  # index of the source whose columns were looked at last
+        # Indices of the files with a column that the first one lacks, by the column.
+        self._later: dict[str, set[int]] = {}
         files, rows = self._start.files, self._start.rows - self._start.rows_in_file
         progress.skip(files=files, rows=rows, bytes=self._size_of(files))
 
@@ -248,8 +247,17 @@ class _Learner:
         self.state = self._before_file
         self._statistics, position = self.state
         self._stamps, self._skipped = list(position.stamps[: position.files]), [*position.skipped]
+        self._bound_to = -1
         self._progress.begin_file_again()
         return True
+
+    def end(self) -> FitState:
+        """Return the state after all tasks, which tells the columns that were left out."""
+        statistics = self.state.statistics.leave_out(
+            LeftOut(column, f"only in {_later_files(len(files))}; --union-by-name includes it")
+            for column, files in self._later.items()
+        )
+        return self.state._replace(statistics=statistics)
 
     def _start_file(self, task: _Task) -> None:
         self._progress.start_file(task.source.name, task.stamp and task.stamp.size)
@@ -278,6 +286,8 @@ class _Learner:
 
     def _learned(self, task: _Task, batch: Any) -> Statistics:
         with located(task.source.name, after_row(self._progress.in_file)):
+            if batch.num_rows:
+                self._bind(task, batch)
             return self._statistics.learn(batch)
 
     def _accept(self, task: _Task, number: int, batch: Any, learned: Statistics) -> None:
@@ -285,6 +295,17 @@ class _Learner:
         self._progress.add(batch.num_rows, 0 if task.independent else int(batch.nbytes))
         if not task.independent:
             self._reach(task.index, number)
+
+    def _bind(self, task: _Task, batch: Any) -> None:
+        """Bind the statistics to the columns of a source, of which a batch has the needed ones."""
+        if task.schema is None or task.index == self._bound_to:
+            return
+        self._bound_to = task.index
+        before = self._statistics
+        self._statistics = before.bind(task.schema, batch)
+        if before.binding is not None:
+            for column in before.other_columns(task.schema):
+                self._later.setdefault(column, set()).add(task.index)
 
     def _skip(self, task: _Task, error: Exception) -> None:
         where = task.piece.where if task.piece is not None else ""
@@ -314,14 +335,31 @@ class _Learner:
         return sum(stamp.size for stamp in self._stamps[:files] if stamp is not None)
 
 
-def _open(
-    statistics: Statistics, columns: Sequence[str] | None, options: ReadOptions, source: Source
-) -> Any:
-    """Open a source to read the columns that may be needed, and no others."""
-    others = row_columns(statistics.options.weights, statistics.policy.event_time)
-    select = functools.partial(columns_to_fit, names=columns, row_columns=others, keys=source.keys)
-    keys = [*(columns or ()), *others]
-    return options.open(source, keys=keys, select_columns=select)
+def _later_files(count: int) -> str:
+    return f"{count:,} later file{'s' * (count > 1)}"
+
+
+def _open(statistics: Statistics, options: ReadOptions, source: Source) -> tuple[Any, Any]:
+    """Open a source to read the columns that may be needed; return it and its whole schema."""
+    whole: list[Any] = []
+
+    def select(schema: Any) -> list[str] | None:
+        own = schema.names
+        for name in wanted:
+            if name in source.keys and name not in own:
+                schema = schema.append(pa.field(name, source.keys[name].type))
+        whole.append(schema)
+        try:
+            needed = {*statistics.bind(schema).columns_to_read(schema)}
+        except SchemaError:
+            return None  # learning reports it, with its place
+        if not needed.issubset(schema.names):
+            return None  # so that the error can name the nearest column
+        return [name for name in own if name in needed] or None
+
+    wanted = statistics.named_columns
+    opened = options.open(source, keys=wanted, select_columns=select)
+    return opened, whole[0] if whole else opened.schema
 
 
 def _tasks(
@@ -331,14 +369,15 @@ def _tasks(
         stamp = None
         try:
             stamp = source.stamp() if source.rereadable else None
-            pieces = open_one(source).pieces
+            opened, schema = open_one(source)
         except (StreamBNError, OSError) as error:
             yield _Task(index, source, stamp, error=error)
             continue
         done = start.pieces if index == start.files else 0
+        pieces = opened.pieces
         rest = [(n, p) for n, p in enumerate(pieces) if n >= done or not p.independent]
         if not rest:
-            yield _Task(index, source, stamp)
+            yield _Task(index, source, stamp, schema)
         for number, piece in rest:
             first = number if piece.independent else done
-            yield _Task(index, source, stamp, piece, first, is_last=piece is pieces[-1])
+            yield _Task(index, source, stamp, schema, piece, first, is_last=piece is pieces[-1])

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from streambn.arrow import LeftOut
 from streambn.errors import StreamBNError
 from streambn.jobs.progress import Progress
 from streambn.normalizer import FrozenNormalizer
@@ -46,6 +47,8 @@ class Report(NamedTuple):
         Damaged parts of inputs that were left out, in the order of the inputs.
     resumed : bool
         Whether this run resumed an earlier one.
+    left_out : sequence of LeftOut
+        Columns that have no statistics although nobody excluded them.
     """
 
     rows: int
@@ -57,6 +60,7 @@ class Report(NamedTuple):
     output: str
     skipped: Sequence[Skipped] = ()
     resumed: bool = False
+    left_out: Sequence[LeftOut] = ()
 
     @classmethod
     def of(
@@ -82,6 +86,7 @@ class Report(NamedTuple):
             fingerprint=fingerprint,
             skipped=skipped,
             resumed=resumed,
+            left_out=statistics.left_out,
         )
 
     def to_json(self, command: str) -> str:
@@ -89,4 +94,5 @@ class Report(NamedTuple):
         document = {"command": command, **self._asdict()}
         document["seconds"] = round(self.seconds, 3)
         document["skipped"] = [part._asdict() for part in self.skipped]
+        document["left_out"] = [column._asdict() for column in self.left_out]
         return json.dumps(document, allow_nan=False)

@@ -166,7 +166,8 @@ def test_parameters_are_stored_unchanged():
     assert RiverNormalizer().policy is None
     defaults = {p.name: p.default for p in inspect.signature(RiverNormalizer).parameters.values()}
     assert defaults == {
-        **{"policy": None, "affine": None, "clip": None, "weights": None},
+        **{"policy": None, "columns": None, "exclude": None, "affine": None},
+        **{"clip": None, "weights": None},
         **{"eps": 0.0, "ddof": 0, "center": True, "scale": True},
         **{"nan": "ignore", "inf": "raise", "unseen": "zero"},
     }
