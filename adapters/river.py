@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -48,6 +48,9 @@ class RiverNormalizer(base.MiniBatchTransformer):
         `BatchEMA` each `learn_many` is one block and each `learn_one` is a block of one row, so
         the two differ. With ``EMA(halflife="7d", time="t")`` the value under the key ``"t"`` is
         the event time of a row; it is not a feature and passes through.
+    columns, exclude : sequence of str, optional
+        Names and shell patterns of the features, and of keys that are not features. All other
+        keys pass through. Default: every key is a feature.
     eps, ddof, center, scale, affine, clip, nan, inf
         As for `streambn.Normalizer`.
     weights : str, optional
@@ -100,6 +103,8 @@ class RiverNormalizer(base.MiniBatchTransformer):
         self,
         policy: Any = None,
         *,
+        columns: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
         eps: float = 0.0,
         ddof: int = 0,
         center: bool = True,
@@ -112,6 +117,8 @@ class RiverNormalizer(base.MiniBatchTransformer):
         unseen: Unseen = "zero",
     ) -> None:
         self.policy = policy
+        self.columns = columns
+        self.exclude = exclude
         self.eps = eps
         self.ddof = ddof
         self.center = center
@@ -128,7 +135,14 @@ class RiverNormalizer(base.MiniBatchTransformer):
         """Forget all statistics. The parameters stay, and the transformer is not frozen."""
         self._frozen = False
         options = {name: getattr(self, name) for name in _OPTIONS}
-        self._rows = sbn.RowNormalizer(self.policy, unseen=self.unseen, constant="zero", **options)
+        self._rows = sbn.RowNormalizer(
+            self.policy,
+            self.columns,
+            exclude=self.exclude,
+            unseen=self.unseen,
+            constant="zero",
+            **options,
+        )
 
     def _unit_test_skips(self) -> set[str]:
         """Return the names of River's checks that do not apply: a `BatchEMA` learns by blocks."""
@@ -206,7 +220,8 @@ class RiverNormalizer(base.MiniBatchTransformer):
             As for `transform_one`.
         """
         # The column of weights or of times passes through, unlike the features beside it.
-        all_features = self.weights is None and getattr(self.policy, "time", None) is None
+        others = (self.columns, self.exclude, self.weights, getattr(self.policy, "time", None))
+        all_features = all(other is None for other in others)
         return map_frame(X, self._rows.transform_many, all_features=all_features)
 
     # ------------------------------------------------------------------------ freezing
@@ -268,8 +283,11 @@ class RiverNormalizer(base.MiniBatchTransformer):
         options: dict[str, Any] = {name: getattr(normalizer.options, name) for name in _OPTIONS}
         if options["affine"] is not None:
             options["affine"] = dict(options["affine"])
-        self = cls(normalizer.policy, unseen=unseen, **options)
-        self._rows = sbn.RowNormalizer.from_normalizer(normalizer, unseen=unseen, constant="zero")
+        rows = sbn.RowNormalizer.from_normalizer(normalizer, unseen=unseen, constant="zero")
+        columns = None if rows.columns is None else list(rows.columns)
+        exclude = list(rows.exclude) or None
+        self = cls(normalizer.policy, columns=columns, exclude=exclude, unseen=unseen, **options)
+        self._rows = rows
         return self
 
     @classmethod

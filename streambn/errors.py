@@ -17,7 +17,8 @@ the name for callers that have one of their own for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 from streambn._lazy import lazy_module
 
@@ -30,7 +31,39 @@ __all__ = [
     "SchemaError",
     "SnapshotError",
     "StreamBNError",
+    "spell",
+    "spelling",
 ]
+
+
+def _as_keyword(argument: str, value: object) -> str:
+    return f"{argument}=" if value is None else f"{argument}={value!r}"
+
+
+# The last one is in use.
+_spellings: list[Callable[[str, object], str]] = [_as_keyword]
+
+
+def spell(argument: str, value: object = None) -> str:
+    """Return an argument as the user writes it, for a message that advises to give it.
+
+    In Python that is ``columns=`` or ``nan='ignore'``, in the shell ``--columns`` or
+    ``--nan ignore``.
+    """
+    return _spellings[-1](argument, value)
+
+
+@contextlib.contextmanager
+def spelling(write: Callable[[str, object], str]) -> Iterator[None]:
+    """Let another interface write the arguments in messages while the block runs.
+
+    It concerns all threads of the process, because any of them may work for the interface.
+    """
+    _spellings.append(write)
+    try:
+        yield
+    finally:
+        _spellings.pop()
 
 
 class StreamBNError(ValueError):
@@ -73,7 +106,7 @@ class SchemaError(StreamBNError):
     """A column is missing, is not numeric, or has another type than before."""
 
     @classmethod
-    def missing(cls, name: str, available: Iterable[str]) -> SchemaError:
+    def missing(cls, name: str, available: Iterable[str], remedy: str = "") -> SchemaError:
         """Return the error for a missing column, which names the nearest existing one."""
         names = list(available)
         near = [n for n in names if n.casefold() == name.casefold()]
@@ -81,7 +114,8 @@ class SchemaError(StreamBNError):
         hint = f" Did you mean {near[0]!r}?" if near else ""
         listed = ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
         return cls(
-            f"column {name!r} is not in the data.{hint} Its columns: {listed or 'none'}.",
+            f"column {name!r} is not in the data.{hint} Its columns: {listed or 'none'}."
+            f"{remedy and ' '}{remedy}",
             column=name,
         )
 

@@ -28,7 +28,7 @@ else:
     io = lazy_module("streambn.io")
     snapshot = lazy_module("streambn.snapshot")
 
-__all__ = ["FrozenNormalizer", "Normalizer", "Using", "load"]
+__all__ = ["FrozenNormalizer", "Normalizer", "Using", "check_names", "load"]
 
 Using = Literal["running", "before", "batch"]
 
@@ -139,7 +139,7 @@ class Normalizer(Transformer):
             schema=schema,
         )
         policy = Welford() if policy is None else check_policy(policy)
-        chosen, excluded = _checked_names(columns, exclude)
+        chosen, excluded = check_names(columns, exclude)
         self._statistics = Statistics(policy, options, chosen, exclude=excluded)
         self._lock = threading.RLock()
 
@@ -491,7 +491,7 @@ def _save(path: str | os.PathLike[str], statistics: Statistics, *, frozen: bool)
     io.locate(path).write_bytes(snapshot.encode(snapshot.Snapshot(statistics, frozen)))
 
 
-def _checked_names(columns: Any, exclude: Any) -> tuple[Names | None, tuple[str, ...]]:
+def check_names(columns: Any, exclude: Any) -> tuple[Names | None, tuple[str, ...]]:
     """Return the columns to select and those to leave alone.
 
     Raises

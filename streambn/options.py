@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from streambn.errors import InvalidValueError
+from streambn.errors import InvalidValueError, spell
 from streambn.kernels.interface import Ints
 
 __all__ = ["Missing", "Options", "SchemaRule"]
@@ -95,8 +95,8 @@ class Options:
                 feature = features[index]
                 raise InvalidValueError(
                     f"column {feature!r} holds {word} in {counts[index]} rows. The batch was "
-                    f"rejected. Clean the data, or choose {name}='ignore' (skip and count) or "
-                    f"{name}='propagate'.",
+                    f"rejected. Clean the data, or choose {spell(name, 'ignore')} (skip and count) "
+                    f"or {spell(name, 'propagate')}.",
                     column=str(feature),
                 )
 

@@ -22,7 +22,7 @@ from streambn.arrow import (
     row_columns,
     select_counted_rows,
 )
-from streambn.errors import InvalidValueError, MergeError, NotFittedError, SchemaError
+from streambn.errors import InvalidValueError, MergeError, NotFittedError, SchemaError, spell
 from streambn.kernels import Columns, UnmergeableError
 from streambn.kernels.bitmaps import arrow_array, string_array
 from streambn.kernels.interface import Floats
@@ -275,7 +275,7 @@ class Statistics:
                 if ours != theirs:
                     raise MergeError(
                         f"the {name} of the two statistics differ: {ours} and {theirs}, and one "
-                        f"side has seen no data. Fit both with the same {name}=.",
+                        f"side has seen no data. Fit both with the same {spell(name)}.",
                         argument=name,
                     )
             return replace(older if newer.binding is None else newer, rounded=rounded)
@@ -351,7 +351,7 @@ class Statistics:
         return {}
 
     @cached_property
-    def _feature_state(self) -> Any:
+    def feature_state(self) -> Any:
         """The policy's state of exactly the features."""
         binding = self.require_binding()
         if not binding.spare:
@@ -361,13 +361,13 @@ class Statistics:
     @cached_property
     def tally(self) -> Moments:
         """Counts, minimum and maximum of each feature."""
-        return self.policy.tally(self._feature_state)
+        return self.policy.tally(self.feature_state)
 
     @cached_property
     def estimates(self) -> Estimates:
         """Mean and variance of each feature, by the rules of ``nan=`` and ``inf=``."""
         self.require_binding()
-        estimates = self.policy.read(self._feature_state, self.options.ddof)
+        estimates = self.policy.read(self.feature_state, self.options.ddof)
         tally = self.tally
         poison = np.zeros(len(estimates.mean_hi))
         if self.options.nan == "propagate":
@@ -431,7 +431,7 @@ class Statistics:
                     argument="at",
                 )
             instant = parse_instant(at, event_time)
-        extras = self.policy.extra_statistics(self._feature_state, instant)
+        extras = self.policy.extra_statistics(self.feature_state, instant)
         if self.options.weights is not None:  # also if all weights happened to be 1
             extras = {
                 "weight": self.tally.weight,
@@ -447,7 +447,7 @@ def _check_same_features(older: tuple[str, ...], newer: tuple[str, ...]) -> None
         more = f" (and {len(different) - 1} more differ)" if len(different) > 1 else ""
         raise MergeError(
             f"column {different[0]!r} is only in the {side} statistics{more}. Fit both with the "
-            "same columns=.",
+            f"same {spell('columns')}, or with {spell('schema', 'union')}.",
             column=different[0],
         )
 

@@ -31,7 +31,7 @@ from streambn.arrow.schemas import (
 )
 from streambn.arrow.selection import Leaf, LeftOut, Selection, fields_by_name, find_field
 from streambn.arrow.vectors import as_flat, is_list, needs_conversion, vector_size, vector_type
-from streambn.errors import SchemaError
+from streambn.errors import SchemaError, spell
 from streambn.kernels import BoundColumn, Columns, Layout
 from streambn.kernels.interface import ABSENT
 
@@ -236,12 +236,13 @@ class Binding:
     def _resolve(self, schema: pa.Schema) -> _Resolution:
         places, floating, vectors = [], [], []
         fields, converted, encoded = fields_by_name(schema), schema, False
+        remedy = f"Fit with {spell('schema', 'union')} if columns may be absent."
         for leaf in self.leaves:
             if self.union and leaf.path[0] not in fields:
                 places.append(BoundColumn((ABSENT,), leaf.size))
                 floating.append(pa.float64())
                 continue
-            kind = find_field(fields, leaf.path).type
+            kind = find_field(fields, leaf.path, remedy=remedy).type
             _check_leaf(leaf, kind)
             floating.append(float_type(kind))
             if not leaf.typed:
@@ -256,9 +257,7 @@ class Binding:
                 converted = converted.set(path[0], field)
         if self.spare:
             places.append(BoundColumn((ABSENT,), None))
-        return _Resolution(
-            Layout(places, converted, encoded), tuple(floating), tuple(vectors)
-        )
+        return _Resolution(Layout(places, converted, encoded), tuple(floating), tuple(vectors))
 
     def extract(self, batch: pa.RecordBatch) -> Columns:
         """Return a batch with the places of its leaves.

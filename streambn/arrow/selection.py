@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from streambn.arrow.schemas import is_float, numeric_type, pandas_index_columns
 from streambn.arrow.vectors import is_list, needs_conversion
-from streambn.errors import SchemaError
+from streambn.errors import SchemaError, spell
 
 __all__ = [
     "Leaf",
@@ -208,7 +208,7 @@ class Selection(NamedTuple):
         if not found and not self.union:
             listed = ", ".join(map(repr, schema.names[:20])) or "none"
             raise SchemaError(
-                f"the pattern {pattern!r} matches no numeric column. Columns of the data: {listed}.",
+                f"the pattern {pattern!r} matches no numeric column. The data has: {listed}.",
                 argument="columns",
                 column=pattern,
             )
@@ -249,9 +249,7 @@ def find_leaves(path: tuple[str, ...], kind: pa.DataType) -> Iterator[Leaf]:
         yield Leaf(path, None, exact=True, typed=False)
 
 
-def _others(
-    path: tuple[str, ...], kind: pa.DataType, excluded: set[str]
-) -> Iterator[LeftOut]:
+def _others(path: tuple[str, ...], kind: pa.DataType, excluded: set[str]) -> Iterator[LeftOut]:
     """Yield what `find_leaves` passes over."""
     name = ".".join(path)
     if name in excluded:
@@ -285,8 +283,8 @@ def _require(field: pa.Field, path: tuple[str, ...], name: str) -> list[Leaf]:
     if not leaves:
         remedy = "" if pa.types.is_nested(field.type) else ", or cast it to a number first"
         raise SchemaError(
-            f"column {name!r} is {field.type}, which is not numeric. Remove it from columns="
-            f"{remedy}.",
+            f"column {name!r} is {field.type}, which is not numeric. Remove it from "
+            f"{spell('columns')}{remedy}.",
             argument="columns",
             column=name,
         )
@@ -298,8 +296,8 @@ def _check_distinct(leaves: list[Leaf]) -> None:
     if len(set(names)) < len(names):
         [(name, _)] = Counter(names).most_common(1)
         raise SchemaError(
-            f"column {name!r} is selected twice. Name each column once in columns=; the name of "
-            "a struct stands for all its fields.",
+            f"column {name!r} is selected twice. Name each column once in {spell('columns')}; the "
+            "name of a struct stands for all its fields.",
             argument="columns",
             column=name,
         )
@@ -338,20 +336,23 @@ def _exists(fields: dict[str, list[pa.Field]], path: tuple[str, ...]) -> bool:
 
 
 def find_field(
-    fields: dict[str, list[pa.Field]], path: tuple[str, ...], requested: str | None = None
+    fields: dict[str, list[pa.Field]],
+    path: tuple[str, ...],
+    requested: str | None = None,
+    remedy: str = "",
 ) -> pa.Field:
     """Return the field at a path; a field of the null type stands for everything below it.
 
     Raises
     ------
     SchemaError
-        There is none, or there are several.
+        There is none, or there are several. The message ends with the remedy.
     """
     for depth, part in enumerate(path):
         if part not in fields:
             prefix = "".join(f"{name}." for name in path[:depth])
             names = [f"{prefix}{name}" for name in fields]
-            raise SchemaError.missing(requested or ".".join(path), names)
+            raise SchemaError.missing(requested or ".".join(path), names, remedy)
         if len(fields[part]) > 1:
             raise SchemaError(
                 f"column {part!r} exists {len(fields[part])} times. Rename all but one of them.",

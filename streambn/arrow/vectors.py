@@ -86,7 +86,9 @@ def as_flat(array: pa.Array, size: int, name: str) -> pa.FixedSizeListArray:
 def _flatten_tensor(array: pa.Array, size: int) -> pa.FixedSizeListArray:
     valid = unpack_validity(array, 0, len(array))
     mask = None if valid is None else arrow_array(~valid)
-    inner = array.values.slice(array.offset * array.type.list_size, len(array) * array.type.list_size)
+    inner = array.values.slice(
+        array.offset * array.type.list_size, len(array) * array.type.list_size
+    )
     if pa.types.is_fixed_size_list(inner.type.value_type):
         inner = _flatten_tensor(inner, size // array.type.list_size)
     width = inner.type.list_size

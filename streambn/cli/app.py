@@ -28,6 +28,7 @@ __all__ = [
     "streambn",
     "usage_errors",
     "version_option",
+    "write_flag",
 ]
 
 EXIT_CODES = {
@@ -78,6 +79,14 @@ _FLAGS = {
     **{"delimiter": "--delimiter", "decimal": "--decimal", "thousands": "--thousands"},
     **{"skip_lines": "--skip-lines", "encoding": "--encoding", "schema": "--union-by-name"},
 }
+
+
+def write_flag(argument: str, value: object) -> str:
+    """Return an argument of the library as the shell writes it."""
+    flag = _FLAGS.get(argument, f"--{argument.replace('_', '-')}")
+    if value is None or argument == "schema":
+        return flag
+    return f"{flag} {value if isinstance(value, str) else type(value).__name__.lower()}"
 
 
 def describe_error(error: StreamBNError, flags: Mapping[str, str] = _FLAGS) -> str:

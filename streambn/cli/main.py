@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from streambn._lazy import lazy_module
 from streambn.cli.messages import say
-from streambn.errors import SchemaError, SnapshotError, StreamBNError
+from streambn.errors import SchemaError, SnapshotError, StreamBNError, spelling
 
 # An installation without the extra `cli` lacks click, and `main` says so.
 click = lazy_module("click")
@@ -91,7 +91,10 @@ def _invoke(arguments: Sequence[str], state: dict[str, Any]) -> None:
     # `click.Command.main` does the same, but handles Ctrl-C and broken pipes in its own way.
     command = app.streambn
     try:
-        with command.make_context("streambn", list(arguments) or ["--help"], obj=state) as context:
+        with (
+            spelling(app.write_flag),
+            command.make_context("streambn", list(arguments) or ["--help"], obj=state) as context,
+        ):
             command.invoke(context)
     except click.exceptions.Exit as done:  # after --help and --version
         if done.exit_code:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from streambn.kernels import (
 from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.rows import refuse
 from streambn.online.features import BatchColumns, ColumnTypes, KnownFeatures
+from streambn.online.rows import PassingKeys
 from streambn.online.state import KernelState, PolicyState
 from streambn.options import Options
 from streambn.standardize import Standardizer
@@ -41,7 +42,7 @@ class BatchTransformer:
     columns : BatchColumns
     statistics : callable
         Returns the current statistics of all features.
-    row_columns : collection of str
+    passing : PassingKeys
         Columns that are not features and pass through.
     unseen : {"zero", "passthrough", "raise"}
         Output for values of a feature without statistics.
@@ -57,7 +58,7 @@ class BatchTransformer:
         state: KernelState | PolicyState,
         columns: BatchColumns,
         statistics: Callable[[], Statistics],
-        row_columns: Collection[str],
+        passing: PassingKeys,
         unseen: str,
         constant: str,
         lock: threading.RLock,
@@ -65,7 +66,7 @@ class BatchTransformer:
         self._options = options
         self._kernel, self._state, self._columns = kernel, state, columns
         self._statistics = statistics
-        self._row_columns = row_columns
+        self._passing = passing
         self._unseen, self._constant = unseen, constant
         self._lock = lock
         self._plans = SchemaCache()
@@ -89,7 +90,7 @@ class BatchTransformer:
                 plan: _Plan = self._plans.get(
                     schema,
                     (names, features),
-                    lambda: _Plan.of(schema, names, types, self._kernel, self._row_columns),
+                    lambda: _Plan.of(schema, names, types, self._kernel, self._passing),
                 )
                 transform = self.current_maps()
                 # Otherwise another thread learned a new feature meanwhile.
@@ -162,10 +163,10 @@ class _Plan(NamedTuple):
         names: tuple[Any, ...],
         types: ColumnTypes,
         known: KnownFeatures,
-        row_columns: Collection[str],
+        passing: PassingKeys,
     ) -> Self:
-        """Return the plan for a schema; `row_columns` pass through."""
-        columns = tuple(i for i in types.numeric if names[i] not in row_columns)
+        """Return the plan for a schema; columns in `passing` pass through."""
+        columns = tuple(i for i in types.numeric if names[i] not in passing)
         fields = list(schema)
         for i in columns:
             fields[i] = fields[i].with_type(float_type(fields[i].type))

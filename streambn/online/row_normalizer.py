@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -25,11 +26,11 @@ from streambn.kernels.rows import (
     refuse,
     weight_of,
 )
-from streambn.normalizer import FrozenNormalizer, Normalizer
+from streambn.normalizer import FrozenNormalizer, Normalizer, check_names
 from streambn.online.batch_learner import BatchLearner
 from streambn.online.batch_transformer import BatchTransformer
 from streambn.online.features import BatchColumns, column_of, duplicate_feature, select_columns
-from streambn.online.rows import row_batch, row_time
+from streambn.online.rows import PassingKeys, row_batch, row_time
 from streambn.online.state import KernelState, PolicyState
 from streambn.options import Options
 from streambn.policies import Policy, Welford, check_policy, check_takes_weights
@@ -51,6 +52,10 @@ class RowNormalizer:
     policy : Policy, optional
         How the past is weighted. `Welford` (the default) and `EMA` learn rows one by one. To other
         policies a batch is one block, and a single row is a block of its own.
+    columns : sequence of str, optional
+        Names and shell patterns of the features. Other keys pass through. Default: every key.
+    exclude : sequence of str, optional
+        Names and shell patterns of keys that are not features and pass through.
     unseen : {"zero", "passthrough", "raise"}
         Output for values of a feature without statistics: 0.0, the value itself, or a
         `NotFittedError`.
@@ -67,6 +72,8 @@ class RowNormalizer:
     ----------
     policy : Policy
     options : Options
+    columns : tuple of str or None
+    exclude : tuple of str
     unseen, constant : str
     learn_one : callable
         ``learn_one(row, weight=1.0)`` learns a dict, whole or not at all. Ints, floats, decimals,
@@ -99,15 +106,31 @@ class RowNormalizer:
     def __init__(
         self,
         policy: Policy | None = None,
+        columns: Sequence[str] | None = None,
         *,
+        exclude: Sequence[str] | None = None,
         unseen: str = "zero",
         constant: str = "unit",
         **options: Any,
     ) -> None:
         policy = Welford() if policy is None else check_policy(policy)
-        self._set_up(policy, Options(**options), unseen, constant)
+        if callable(columns):
+            raise InvalidValueError(
+                "columns must be a list of names for rows, which have no schema, got a callable.",
+                argument="columns",
+            )
+        names = check_names(columns, exclude)
+        self._set_up(policy, Options(**options), *names, unseen, constant)
 
-    def _set_up(self, policy: Policy, options: Options, unseen: str, constant: str) -> None:
+    def _set_up(
+        self,
+        policy: Policy,
+        options: Options,
+        columns: Any,
+        exclude: tuple[str, ...],
+        unseen: str,
+        constant: str,
+    ) -> None:
         if unseen not in UNSEEN:
             raise InvalidValueError(
                 f"unseen must be 'zero', 'passthrough' or 'raise', got {unseen!r}.",
@@ -118,10 +141,14 @@ class RowNormalizer:
                 f"constant must be 'unit' or 'zero', got {constant!r}.", argument="constant"
             )
         Statistics(policy, options, None)  # refuses weights that the policy does not take
+        # Features of rows always come and go. The statistics that it gives out are of those seen.
+        options = replace(options, schema="fixed")
         self.policy, self.options = policy, options
         self.unseen, self.constant = unseen, constant
         self._event_time = policy.event_time
-        self._row_columns = frozenset(row_columns(options.weights, self._event_time))
+        self.columns, self.exclude = columns, exclude
+        self._row_columns = row_columns(options.weights, self._event_time)
+        self._passing = PassingKeys(self._row_columns, columns, exclude)
         rule = policy.row_rule
         decay, ignore_na, prior = rule or (1.0, False, 0.0)
         rules = RowRules(
@@ -151,14 +178,14 @@ class RowNormalizer:
             # The kernel's own methods: a row of ten features takes about a microsecond.
             self.learn_one, self.transform_one = self._kernel.learn, self._kernel.transform
             # With a prior the kernel refuses weights.
-            if self._row_columns or not (policy.takes_weights or prior):
+            if self._passing or not (policy.takes_weights or prior):
                 self.learn_one, self.transform_one = self._learn_row, self._transform_row
         columns = BatchColumns(self._kernel)
         self._learner = BatchLearner(
             policy, options, self._kernel, self._state, columns, self._lock
         )
         self._transformer = BatchTransformer(
-            options, self._kernel, self._state, columns, self._statistics, self._row_columns,
+            options, self._kernel, self._state, columns, self._statistics, self._passing,
             unseen, constant, self._lock,
         )  # fmt: skip
 
@@ -189,7 +216,9 @@ class RowNormalizer:
         """
         statistics = normalizer.statistics
         self = cls.__new__(cls)
-        self._set_up(statistics.policy, statistics.options, unseen, constant)
+        columns = statistics.columns if isinstance(statistics.columns, tuple) else None
+        names = (columns, statistics.exclude)
+        self._set_up(statistics.policy, statistics.options, *names, unseen, constant)
         binding = statistics.binding
         if binding is None:
             return self
@@ -198,19 +227,19 @@ class RowNormalizer:
                 raise SchemaError(
                     f"column {leaf.name!r} is a feature and also holds the weights or event times "
                     "of rows, which RowNormalizer does not support. Fit without that feature, with "
-                    "columns=.",
+                    "columns= or exclude=.",
                     column=leaf.name,
                 )
             if leaf.size is not None or len(leaf.path) > 1:
                 raise SchemaError(
                     f"column {leaf.name!r} is a list or part of a struct, but features of rows are "
-                    "plain numbers. Fit without that column, with columns=.",
+                    "plain numbers. Fit without that column, with columns= or exclude=.",
                     column=leaf.name,
                 )
         tally = statistics.tally
         rows = int((tally.count + tally.nulls + tally.not_finite.sum(axis=0)).max(initial=0))
         features = list(binding.features)
-        self._state.begin(statistics.state, features, binding.exact.tolist(), rows)
+        self._state.begin(statistics.feature_state, features, binding.exact.tolist(), rows)
         return self
 
     def to_normalizer(self) -> Normalizer:
@@ -228,7 +257,7 @@ class RowNormalizer:
         if len(set(names)) < len(names):
             raise duplicate_feature(Counter(names).most_common(1)[0][0])
         if not names:
-            statistics = Statistics(self.policy, self.options, None)
+            statistics = Statistics(self.policy, self.options, self.columns, exclude=self.exclude)
         return Normalizer.from_statistics(statistics)
 
     # ---------------------------------------------------------------------- statistics
@@ -250,7 +279,9 @@ class RowNormalizer:
     def _statistics(self) -> Statistics:
         features, exact, _, state = self._consistent(self._state.read_known)
         leaves = tuple(Leaf((str(k),), None, e) for k, e in zip(features, exact, strict=True))
-        return Statistics(self.policy, self.options, None, Binding(leaves), state)
+        return Statistics(
+            self.policy, self.options, self.columns, Binding(leaves), state, exclude=self.exclude
+        )
 
     def _consistent(self, read: Callable[[], Any]) -> tuple[list[Any], list[bool], int, Any]:
         """Return features, their exactness, rows, and what `read` returns, all as of one row."""
@@ -282,11 +313,11 @@ class RowNormalizer:
         found = weight_of(weight)
         if found != 1:
             self._check_weights_allowed("weight", weight)
-        if not self._row_columns:
+        if not self._passing:
             return row, found
         if self.options.weights is not None:
             found = weight_of(row.get(self.options.weights), self.options.weights)
-        return {key: value for key, value in row.items() if key not in self._row_columns}, found
+        return {key: value for key, value in row.items() if key not in self._passing}, found
 
     def _check_weights_allowed(self, argument: str, value: Any) -> None:
         check_takes_weights(self.policy, argument, value)
@@ -325,13 +356,13 @@ class RowNormalizer:
             if not (found == 1).all():
                 self._check_weights_allowed("weights", weights)
         times = None
-        if self._row_columns:
+        if self._passing:
             if (key := self.options.weights) is not None:
                 column = column_of(batch, names, key)
                 found = parse_weights(column, key)
             if self._event_time is not None:
                 times = column_of(batch, names, self._event_time.column)
-            columns = [i for i, name in enumerate(names) if name not in self._row_columns]
+            columns = [i for i, name in enumerate(names) if name not in self._passing]
             batch, names = select_columns(batch, columns), [names[i] for i in columns]
         self._learner.learn(batch, names, found, times)
 
@@ -339,9 +370,9 @@ class RowNormalizer:
 
     def _transform_row(self, row: Row) -> Row:
         """Transform a row, but not its weight and event time."""
-        if not self._row_columns or not isinstance(row, dict):
+        if not self._passing or not isinstance(row, dict):
             return self._kernel.transform(row)
-        features = {key: value for key, value in row.items() if key not in self._row_columns}
+        features = {key: value for key, value in row.items() if key not in self._passing}
         return {**row, **self._kernel.transform(features)}
 
     def _transform_block(self, row: Row) -> Row:
@@ -383,6 +414,8 @@ class RowNormalizer:
         return {
             "policy": self.policy,
             "options": self.options,
+            "columns": self.columns,
+            "exclude": self.exclude,
             "unseen": self.unseen,
             "constant": self.constant,
             # Interned names make the pickles of equal statistics equal.
@@ -393,7 +426,8 @@ class RowNormalizer:
         }
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self._set_up(state["policy"], state["options"], state["unseen"], state["constant"])
+        names = ("policy", "options", "columns", "exclude", "unseen", "constant")
+        self._set_up(*(state[name] for name in names))
         self._state.restore(state["statistics"], state["features"], state["exact"], state["rows"])
 
     def __repr__(self) -> str:

@@ -3,21 +3,61 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
-from streambn.arrow import time_array
+from streambn.arrow import is_pattern, time_array
 from streambn.errors import InvalidValueError
 from streambn.kernels.rows import number, refuse
 from streambn.online.features import KnownFeatures
 from streambn.options import Options
 from streambn.policies import EventTime
 
-__all__ = ["row_batch", "row_time"]
+__all__ = ["PassingKeys", "row_batch", "row_time"]
+
+
+class PassingKeys:
+    """The keys of a row that are not features, whatever their values: a set without an end.
+
+    Parameters
+    ----------
+    row_columns : sequence of str
+        Keys of sample weights and event times.
+    columns : tuple of str or None
+        Names and patterns of the features; None: all other keys.
+    exclude : tuple of str
+        Names and patterns of keys that are no features.
+    """
+
+    def __init__(
+        self, row_columns: Sequence[str], columns: tuple[str, ...] | None, exclude: tuple[str, ...]
+    ) -> None:
+        self._row_columns, self._columns, self._exclude = {*row_columns}, columns, exclude
+        self._known: dict[Any, bool] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._row_columns or self._exclude) or self._columns is not None
+
+    def __contains__(self, key: Any) -> bool:
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._passes(key)
+        return found
+
+    def _passes(self, key: Any) -> bool:
+        if key in self._row_columns or _matches(key, self._exclude):
+            return True
+        return self._columns is not None and not _matches(key, self._columns)
+
+
+def _matches(key: Any, names: Sequence[str]) -> bool:
+    text = key if isinstance(key, str) else str(key)
+    return any(text == n or (is_pattern(n) and fnmatch.fnmatchcase(text, n)) for n in names)
 
 
 def row_batch(

@@ -70,7 +70,7 @@ class Body(Stored):
     columns: list[str] | None
     leaves: list[StoredLeaf] | None
     policy: StoredPolicy
-    exclude: list[str] = []
+    exclude: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, statistics: Statistics) -> Self:
@@ -92,7 +92,7 @@ class Body(Stored):
             columns=None if columns is None else list(columns),
             leaves=leaves,
             policy=store(statistics.policy, statistics.state),
-            exclude=list(statistics.exclude),
+            exclude=statistics.exclude,
         )
 
     @property
@@ -115,11 +115,11 @@ class Body(Stored):
         if (self.leaves is None) != (self.policy.state is None):
             raise SnapshotError("leaves and state must both be null or both be set")
         if self.leaves is None:
-            return Statistics(policy, options, columns, exclude=tuple(self.exclude))
+            return Statistics(policy, options, columns, exclude=self.exclude)
         union = options.schema == "union"
         binding = Binding(tuple(leaf.restore() for leaf in self.leaves), union, union)
         if len(set(binding.features)) < len(binding.features):
             raise SnapshotError("a column occurs twice")
         check_affine(options, binding)
         state = self.policy.restore(binding.width)
-        return Statistics(policy, options, columns, binding, state, exclude=tuple(self.exclude))
+        return Statistics(policy, options, columns, binding, state, exclude=self.exclude)

@@ -61,7 +61,7 @@ class StoredFile(Stored):
     body: Body
     note: dict[str, Any] | None = None
     # Not part of the body: the same statistics have one fingerprint, whatever stood beside them.
-    left_out: list[tuple[str, str]] = []
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 class _Header(msgspec.Struct):
@@ -80,7 +80,7 @@ def encode(snapshot: Snapshot) -> bytes:
         The policy is not one of streambn's own.
     """
     body = Body.of(snapshot.statistics)
-    left_out: list[tuple[str, str]] = [*snapshot.statistics.left_out]
+    left_out = tuple((each.column, each.reason) for each in snapshot.statistics.left_out)
     since = [body.since, *([_NOTE_VERSION] if snapshot.note is not None else [])]
     file = StoredFile(
         format=FORMAT,

@@ -54,7 +54,7 @@ def test_other_types_are_never_averaged(name: str) -> None:
     out = norm.transform(batch)
     assert out.schema.field("other").equals(batch.schema.field("other"))
     assert out["other"].equals(array)
-    with pytest.raises(sbn.SchemaError, match="'other' is .*not numeric"):
+    with pytest.raises(sbn.SchemaError, match=r"'other' is .*not numeric"):
         fit(batch, columns=["x", "other"])
     with pytest.raises(sbn.SchemaError, match="no numeric column"):
         fit(record(other=array))
