@@ -116,9 +116,9 @@ class Selection(NamedTuple):
         """
         excluded = self._excluded(schema)
         if isinstance(self.columns, tuple):
-            leaves = [leaf for name in self.columns for leaf in self._named(schema, name, excluded)]
-            _check_distinct(leaves)
-            return leaves, []
+            named = [leaf for name in self.columns for leaf in self._named(schema, name, excluded)]
+            _check_distinct(named)
+            return named, []
         index = pandas_index_columns(schema)
         leaves: list[Leaf] = []
         left_out: list[LeftOut] = []

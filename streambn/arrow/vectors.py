@@ -107,7 +107,7 @@ def as_stored(flat: pa.FixedSizeListArray, kind: pa.DataType) -> pa.Array:
     if types.is_list_view(kind) or types.is_large_list_view(kind):
         large = types.is_large_list_view(kind)
         make, dtype = (pa.LargeListViewArray, np.int64) if large else (pa.ListViewArray, np.int32)
-        starts = np.arange(len(flat), dtype=dtype) * dtype(size)
+        starts = (np.arange(len(flat)) * size).astype(dtype)
         sizes = np.full(len(flat), size, dtype)
         return make.from_arrays(starts, sizes, values, type=kind, mask=mask)
     if not types.is_fixed_size_list(kind):
