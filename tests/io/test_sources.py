@@ -17,7 +17,7 @@ import pytest
 from data_files import EVERY_SUFFIX, TABLE, read, write_as, write_tree
 
 from streambn.errors import StreamBNError
-from streambn.io import Source, columns_to_fit, open_reader, scan
+from streambn.io import Source, open_reader, scan
 
 # --- discovery ------------------------------------------------------------------------
 
@@ -177,38 +177,9 @@ def test_checksums_reveal_damaged_pages(tmp_path: Path) -> None:
 
 def test_a_fit_reads_only_numeric_columns(tmp_path: Path) -> None:
     path = write_as(tmp_path / "t.parquet", TABLE)
-    reader = open_reader(
-        Source(str(path)), select_columns=lambda schema: columns_to_fit(schema, None)
-    )
+    reader = open_reader(Source(str(path)), select_columns=lambda schema: ["x", "y"])
     assert reader.schema.names == ["x", "y"]
     assert reader.read_all().equals(TABLE.select(["x", "y"]))
-
-
-def test_columns_to_fit() -> None:
-    number, small = pa.float32(), pa.int8()
-    types = {"f": pa.float16(), "b": pa.bool_(), "d": pa.decimal128(9, 2), "t": pa.timestamp("s")}
-    types |= {"dict": pa.dictionary(small, pa.int64()), "emb": pa.list_(number, 3)}
-    types |= {"free": pa.list_(number), "s": pa.struct({"u": small}), "s.u": small}
-    schema = pa.schema(types)
-    numeric = ["f", "d", "dict", "emb", "s", "s.u"]
-    assert columns_to_fit(schema, None) == numeric
-    assert columns_to_fit(schema, ["s.u"]) == ["s", "s.u"]
-    assert columns_to_fit(schema, ["b"]) == ["b"]  # its type is refused later
-    assert columns_to_fit(schema, ["f", "nope"]) is None  # the error can name the nearest
-    assert columns_to_fit(pa.schema([("b", pa.bool_())]), None) is None
-
-    def needed(names: list[str] | None, *row_columns: str, keys: tuple[str, ...] = ()) -> object:
-        return columns_to_fit(schema, names, row_columns, keys)
-
-    assert needed(None, "f", "t") == ["f", "d", "t", *numeric[2:]]
-    assert needed(["emb[0]", "emb[1]", "s.u"]) == ["emb", "s", "s.u"]  # features
-    assert needed(["d"], "t") == ["d", "t"]
-    assert needed(["d"], "nope") is None
-    assert needed(["d"], "s.nope") is None  # weights and event times are columns
-    assert needed(["d"], "year", keys=("year",)) == ["d"]
-    assert needed(["d", "year"], "t", keys=("t", "year")) == ["d", "t"]
-    assert needed(None, "year", keys=("year",)) == numeric
-    assert needed(["year"], keys=("year",)) is None  # a batch needs a column for its length
 
 
 def test_partition_keys_become_columns_unless_the_file_has_them(tmp_path: Path) -> None:

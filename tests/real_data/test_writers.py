@@ -78,7 +78,8 @@ def value(cell: Any) -> Any:
 
 def normalize(path: str, out: str, numeric: set[str], *flags: str) -> None:
     good("normalize", path, "-o", out, "--save", "s.json", "--quiet", *flags)
-    assert set(stats("s.json")) == numeric
+    # A column of nothing but nulls has no value, and might be numeric.
+    assert {name for name, found in stats("s.json").items() if found["count"]} == numeric
     good("apply", "s.json", path, "-o", f"verified-{out}", "--verify", "--quiet", *flags)
 
 

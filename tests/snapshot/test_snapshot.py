@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -243,10 +244,13 @@ def test_recursion_of_version_1_without_gaps_is_refused() -> None:
 @policies
 def test_file_is_json_without_derived_values(policy: Any, tmp_path: Path) -> None:
     path = tmp_path / "stats.json"
-    example(policy, eps=0.5).freeze().save(path)
+    norm = example(policy, eps=0.5)
+    all_numeric = dataclasses.replace(norm.statistics, left_out=())
+    sbn.FrozenNormalizer.from_statistics(all_numeric).save(path)
     text = path.read_text(encoding="utf-8")
     document = json.loads(text)
     assert set(document) == {"format", "version", "kind", "fingerprint", "checksum", "body"}
+    assert document["fingerprint"] == norm.freeze().fingerprint
     # The lowest version that can express the statistics.
     version = 4 if policy == sbn.Exact() else 2 if policy.event_time is None else 5
     assert (document["format"], document["version"]) == ("streambn statistics", version)
