@@ -54,6 +54,7 @@ def test_normalize_is_fit_then_apply(partitions: pa.Table) -> None:
     done = good("normalize", "data", "-o", "out/", "--save", "stats.json", *ema)
     assert done.stderr.splitlines() == [
         "streambn: 9 rows, statistics of 2 columns in stats.json",
+        "streambn: left out: s (string)",
         "streambn: 9 rows, 2 columns normalized in out/",
     ]
     good("fit", "data", "-o", "again.json", *ema)

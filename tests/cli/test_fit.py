@@ -91,7 +91,7 @@ def test_exact_statistics_do_not_depend_on_order_files_or_batches() -> None:
     assert stats("whole.json")["x"]["mean"] == float(sum(map(Fraction, x.tolist())) / len(x))
     good("apply", "whole.json", "whole.parquet", "-o", "out.parquet", "--quiet")
     shown = json.loads(good("show", "whole.json", "--format", "json").stdout)
-    assert shown["policy"].startswith("Exact: every value counts equally")
+    assert shown["policy"]["description"].startswith("Exact: every value counts equally")
     assert "weights" in bad(2, "fit", "whole.parquet", "-o", "w.json", *exact, "--weights", "x")
 
 

@@ -418,7 +418,7 @@ def test_json_has_policy_and_options_as_data(
     assert shown["policy"]["description"] == norm.policy.describe()
     defaults = {
         "eps": 0.0, "ddof": 0, "center": True, "scale": True, "affine": None, "clip": None,
-        "nan": "ignore", "inf": "raise", "weights": None,
+        "nan": "ignore", "inf": "raise", "weights": None, "schema": "fixed",
     }  # fmt: skip
     assert shown["options"] == defaults | options
 
