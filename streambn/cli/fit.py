@@ -8,7 +8,7 @@ import click
 
 import streambn as sbn
 from streambn.cli.app import Command, usage_errors
-from streambn.cli.messages import report, say_fitted
+from streambn.cli.messages import report, say_fitted, say_left_out
 from streambn.cli.normalizer_options import NORMALIZER_OPTIONS, NormalizerOptions
 from streambn.cli.options import (
     CHECKPOINT_OPTIONS,
@@ -91,6 +91,7 @@ def fit(
     )
     if not job.quiet and (output is not None or done.rows):
         say_fitted(done, target)
+        say_left_out(done)
     report("fit", done, as_json=job.json)
 
 

@@ -32,7 +32,6 @@ def say(message: str) -> None:
 def say_fitted(done: Report, path: str) -> None:
     """Print what a fit learned."""
     say(f"{plural(done.rows, 'row')}, statistics of {plural(done.columns, 'column')} in {path}")
-    say_left_out(done)
 
 
 def say_applied(done: Report) -> None:

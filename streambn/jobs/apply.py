@@ -126,7 +126,7 @@ def _apply(
     write_options: WriteOptions,
     display: Display,
 ) -> Report:
-    if getattr(operation.statistics.options, "schema", "fixed") == "union":
+    if operation.statistics.options.schema == "union":
         options = options._replace(union=True)
     if isinstance(operation, ApplyStatistics):
         # Several threads normalize a block each, between reading and encoding it.

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -29,6 +29,7 @@ from streambn.io import (
     located,
     prefetch,
 )
+from streambn.jobs.hints import number_hints
 from streambn.jobs.plan import ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
@@ -124,7 +125,7 @@ def fit_files(
             with contextlib.closing(tasks):
                 for task, batches in tasks:
                     learner.take(task, batches)
-                return learner.end()
+                return _with_hints(learner.end(), sources, options)
         except InferenceError:
             options.settle([sources[learner.state.position.files]])
             if not learner.begin_file_again():
@@ -333,6 +334,21 @@ class _Learner:
 
     def _size_of(self, files: int) -> int:
         return sum(stamp.size for stamp in self._stamps[:files] if stamp is not None)
+
+
+def _with_hints(end: FitState, sources: Sequence[Source], options: ReadOptions) -> FitState:
+    """Say of each text column that is left out how it can be read as numbers, if it can."""
+    left_out = end.statistics.left_out
+    if not sources or not any(each.reason == "string" for each in left_out):
+        return end
+    hints = number_hints(sources[0], options)
+    said = tuple(
+        each._replace(reason=f"{each.reason}; {hints[each.column]}")
+        if each.reason == "string" and each.column in hints
+        else each
+        for each in left_out
+    )
+    return end._replace(statistics=replace(end.statistics, left_out=said))
 
 
 def _later_files(count: int) -> str:
