@@ -29,9 +29,16 @@ from streambn.arrow.schemas import (
     is_float,
     numeric_type,
 )
-from streambn.arrow.selection import Leaf, LeftOut, Selection, fields_by_name, find_field
+from streambn.arrow.selection import (
+    Leaf,
+    LeftOut,
+    Selection,
+    fields_by_name,
+    find_field,
+    may_be_absent,
+)
 from streambn.arrow.vectors import as_flat, is_list, needs_conversion, vector_size, vector_type
-from streambn.errors import SchemaError, spell
+from streambn.errors import SchemaError
 from streambn.kernels import BoundColumn, Columns, Layout
 from streambn.kernels.interface import ABSENT
 
@@ -236,13 +243,12 @@ class Binding:
     def _resolve(self, schema: pa.Schema) -> _Resolution:
         places, floating, vectors = [], [], []
         fields, converted, encoded = fields_by_name(schema), schema, False
-        remedy = f"Fit with {spell('schema', 'union')} if columns may be absent."
         for leaf in self.leaves:
             if self.union and leaf.path[0] not in fields:
                 places.append(BoundColumn((ABSENT,), leaf.size))
                 floating.append(pa.float64())
                 continue
-            kind = find_field(fields, leaf.path, remedy=remedy).type
+            kind = find_field(fields, leaf.path, remedy=may_be_absent()).type
             _check_leaf(leaf, kind)
             floating.append(float_type(kind))
             if not leaf.typed:

@@ -28,6 +28,7 @@ __all__ = [
     "find_leaves",
     "is_pattern",
     "is_untyped",
+    "may_be_absent",
 ]
 
 # Names and patterns of columns, or a function that chooses columns by their field.
@@ -194,7 +195,8 @@ class Selection(NamedTuple):
         path = (name,) if name in fields else tuple(name.split("."))
         if self.union and not _exists(fields, path):
             return [Leaf((name,), None, exact=True, typed=False)]
-        return _keep(_require(find_field(fields, path, name), path, name), excluded)
+        field = find_field(fields, path, name, may_be_absent())
+        return _keep(_require(field, path, name), excluded)
 
     def _matching(self, schema: pa.Schema, pattern: str, excluded: set[str]) -> list[Leaf]:
         hidden = excluded.union(self.row_columns, pandas_index_columns(schema))
@@ -213,6 +215,11 @@ class Selection(NamedTuple):
                 column=pattern,
             )
         return found
+
+
+def may_be_absent() -> str:
+    """Return the remedy for a column that a batch lacks."""
+    return f"Fit with {spell('schema', 'union')} if columns may be absent."
 
 
 def is_pattern(name: str) -> bool:

@@ -289,6 +289,12 @@ def test_normalize_subtracts_integers_before_rounding(kernels):
     assert got.to_pylist() == pytest.approx([-1.0, 1.0], abs=1e-9)
 
 
+def test_integers_far_from_the_mean_do_not_cost_those_near_it_digits(kernels):
+    mean, far = 1739367877130134016, -495910728442151872 + 1
+    got = normalized(kernels, [mean, *[far] * 30], feature_transform(mean, 1.0), pa.int64())
+    assert got.to_pylist() == [0.0, *[float(far - mean)] * 30]
+
+
 def test_normalize_extreme_values(kernels):
     got = normalized(kernels, [1.7e308, -1.7e308, 0.0], feature_transform(-1.7e308, 1.7e308))
     assert got.to_pylist() == [2.0, 0.0, 1.0]

@@ -147,6 +147,18 @@ class Source:
             # float64 holds the rounded value, so the base itself has no error.
             self.base = np.rint(self._typical())
 
+    def move_base(self, location: Floats) -> None:
+        """Let offsets count from a location, shape (F,), where the type of the values reaches it.
+
+        An offset is rounded once. That from the location itself has a relative error of 2**-53,
+        whatever the base was.
+        """
+        if self._integral:
+            with np.errstate(all="ignore"):
+                near = np.rint(self.out_of_units(location))
+                reached = np.abs(near) < 2.0 ** (64 * self.parts[0].layout.words - 2)
+            self.base = np.where(reached, near, self.base)
+
     @property
     def centre(self) -> Floats:
         """The offset from the base at which a reduction may start, shape (F,)."""

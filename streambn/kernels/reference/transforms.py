@@ -38,7 +38,7 @@ def normalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> T
         for each column of lists. A list is null where it or a struct around it is null. A number
         under a null struct is 0, not null.
     """
-    return _map_columns(columns, lanes, schema, _normalize_chunk)
+    return _map_columns(columns, lanes, schema, _normalize_chunk, lanes.location_hi)
 
 
 @np.errstate(all="ignore")
@@ -51,7 +51,11 @@ _ChunkMap = Callable[[Source, Floats, FeatureTransform], Floats]
 
 
 def _map_columns(
-    columns: Columns, transform: FeatureTransform, schema: pa.Schema, chunk_map: _ChunkMap
+    columns: Columns,
+    transform: FeatureTransform,
+    schema: pa.Schema,
+    chunk_map: _ChunkMap,
+    base: Floats | None = None,
 ) -> Transformed:
     nans, infs = np.zeros((2, len(transform.known)), np.int64)
     plain = flatten_columns(columns)
@@ -59,6 +63,8 @@ def _map_columns(
     dtypes = [_dtype(kind) for kind in schema.types]
     for source, where in group(plain, BLOCK):
         part = transform.take(where)
+        if base is not None:
+            source.move_base(base[where])
         outs = [np.empty((source.rows, p.column.width), dtypes[p.index]) for p in source.parts]
         step = max(1, BLOCK // source.width)
         for start in range(0, source.rows, step):
