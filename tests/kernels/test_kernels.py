@@ -291,7 +291,7 @@ def test_normalize_subtracts_integers_before_rounding(kernels):
 
 def test_integers_far_from_the_mean_do_not_cost_those_near_it_digits(kernels):
     mean, far = 1739367877130134016, -495910728442151872 + 1
-    got = normalized(kernels, [mean, *[far] * 30], feature_transform(mean, 1.0), pa.int64())
+    got = normalized(kernels, [mean, *[far] * 30], feature_transform(float(mean), 1.0), pa.int64())
     assert got.to_pylist() == [0.0, *[float(far - mean)] * 30]
 
 
