@@ -248,8 +248,9 @@ class Normalizer(Transformer):
         kind, learned = float_type_of(dtype), self._statistics
 
         def output_schema(schema: pa.Schema) -> pa.Schema:
-            standardizer = Standardizer.of(self._statistics.bind(schema))
-            return standardizer.output_schema(schema, kind, nullable=using == "batch")
+            bound = self._statistics.bind(schema)
+            out = Standardizer.of(bound).output_schema(schema, kind, nullable=using == "batch")
+            return bound.require_binding().float_lists(out, kind)
 
         def step(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             nonlocal learned

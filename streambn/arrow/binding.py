@@ -27,6 +27,7 @@ from streambn.arrow.schemas import (
     float_type,
     is_encoded,
     is_float,
+    list_value_type,
     numeric_type,
 )
 from streambn.arrow.selection import (
@@ -285,7 +286,7 @@ class Binding:
 
         If the batch consists of the leaves and nothing else, return `out` itself.
         """
-        if columns.layout.whole:
+        if _is_whole(columns, out):
             return out
 
         def make() -> pa.Schema:
@@ -317,11 +318,22 @@ class Binding:
         changed = {f.name for f, old in zip(fields, schema, strict=True) if f.type != old.type}
         return pa.schema(fields, update_pandas_metadata(schema.metadata, changed))
 
+    def float_lists(self, schema: pa.Schema, dtype: pa.DataType | None) -> pa.Schema:
+        """Return an output schema in which lists of a size that is not known yet hold floats."""
+        for leaf in self.leaves:
+            index = -1 if leaf.typed else schema.get_field_index(leaf.path[0])
+            values = None if index < 0 else list_value_type(schema.field(index).type)
+            if values is not None:
+                floating = dtype or float_type(values)
+                field = float_field(schema.field(index), None, (), floating, True)
+                schema = schema.set(index, field)
+        return schema
+
     def rebuild(
         self, columns: Columns, leaves: pa.RecordBatch, schema: pa.Schema
     ) -> pa.RecordBatch:
         """Return a batch with its leaves replaced by normalized ones; the rest is unchanged."""
-        if columns.layout.whole:
+        if _is_whole(columns, schema):
             return leaves
         arrays = columns.batch.columns
         values: dict[int, dict[tuple[str, ...], pa.Array]] = {}
@@ -335,6 +347,11 @@ class Binding:
         for index, below in values.items():
             arrays[index] = rebuild_array(arrays[index], below, schema.field(index).type)
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _is_whole(columns: Columns, out: pa.Schema) -> bool:
+    """Return whether the normalized leaves are all that an output holds, as it stores them."""
+    return columns.layout.whole and not any(needs_conversion(field.type) for field in out)
 
 
 def bind(schema: pa.Schema, selection: Selection) -> tuple[Binding, list[LeftOut]]:

@@ -127,6 +127,11 @@ NORMALIZED = {
         of(pa.decimal256(76, 60), D("1.2345678"), None),
         pa.float64(),
     ),
+    "nulls only, and float32": (
+        of(pa.null(), None, None),
+        of(pa.float32(), 1.0, 2.0),
+        pa.float32(),
+    ),
     "dictionary and plain": (
         of(pa.dictionary(pa.int8(), pa.float32()), 1.5, 2.5),
         of(pa.float64(), 0.1, 4.0),
@@ -590,3 +595,54 @@ def test_nested_columns(run: Run, suffix: str, flip: bool, dtype: str | None) ->
             close([row[i] for row in found], z([row[i] for row in given]), rel)
     good(run("apply", "s.json", f"out.{suffix}", "-o", f"back.{suffix}", "--inverse"))
     load(f"back.{suffix}")
+
+
+# --- columns that come and go, and vectors stored as lists ----------------------------
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_union_of_normalized_columns(run: Run, suffix: str, flip: bool) -> None:
+    tables = [pa.table({"x": [1.0, 2.0]}), pa.table({"y": [1, 4], "x": [3.0, None]})]
+    tables = tables[::-1] if flip else tables
+    files = [store(f"{n}.parquet", table) for n, table in enumerate(tables)]
+    good(run("fit", *files, "-o", "s.json", "--union-by-name"))
+    good(run("apply", "s.json", *files, "-o", f"out.{suffix}", "--verify"))
+    good(run("normalize", *files, "-o", f"again.{suffix}", "--union-by-name"))
+    good(run("normalize", "--online", *files, "-o", f"online.{suffix}", "--union-by-name"))
+    for name in ("out", "again", "online"):
+        out = load(f"{name}.{suffix}")
+        assert out.schema.field("y") == pa.field("y", pa.float64())
+        if name != "online":
+            for column, absent in (("x", [None, None]), ("y", [None, None])):
+                parts = [t[column].to_pylist() if column in t.schema.names else absent
+                         for t in tables]  # fmt: skip
+                close(out[column].to_pylist(), z(parts[0] + parts[1]), 1e-14)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("flip", [False, True])
+def test_vectors_stored_as_lists(run: Run, suffix: str, flip: bool) -> None:
+    tables = [
+        pa.table({"v": of(pa.list_(pa.float32()), [0.1, 2], None)}),
+        pa.table({"v": of(pa.large_list(pa.int64()), [1, 2], [5, 2**53 + 1])}),
+    ]
+    tables = tables[::-1] if flip else tables
+    files = [store(f"{n}.arrow", table) for n, table in enumerate(tables)]
+    good(run("fit", *files, "-o", "s.json", "--columns", "v", "--policy=welford"))
+    good(run("apply", "s.json", *files, "-o", f"out.{suffix}", "--verify"))
+    good(run("normalize", "--online", *files, "-o", f"on.{suffix}", "--columns", "v"))
+    out = load(f"out.{suffix}")
+    for table in (out, load(f"on.{suffix}")):
+        assert table.schema.field("v").type.value_type == pa.float64()
+    given = [row or [None] * 2 for table in tables for row in table["v"].to_pylist()]
+    found = [row or [None] * 2 for row in out["v"].to_pylist()]
+    for i in range(2):
+        close([row[i] for row in found], z([row[i] for row in given]), 1e-14)
+    for data in (tables[0], tables[0].to_reader()):
+        out = sbn.Normalizer(columns=["v"]).update_transform(data)
+        out = out if isinstance(out, pa.Table) else out.read_all()
+        assert pa.types.is_floating(out.schema.field("v").type.value_type)
+        expected = [None if row is None else [0.0, 0.0] for row in tables[0]["v"].to_pylist()]
+        if not flip:
+            assert out["v"].to_pylist() == expected
