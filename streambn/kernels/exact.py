@@ -102,7 +102,7 @@ class UnmergeableError(MergeError):
     feature : int
         The index of the feature.
     reason : str
-        What the feature holds, and the remedy.
+        What the feature holds, as a sentence without its subject.
     """
 
     def __init__(self, feature: int, reason: str) -> None:
@@ -135,5 +135,5 @@ def unmergeable(feature: int, older: ExactSums, newer: ExactSums) -> Unmergeable
     return UnmergeableError(
         feature,
         f"holds {values} on one side and decimals of scale {decimal.scale[feature]} on the other: "
-        f"{problem}. Cast the column to one type, such as float64.",
+        f"{problem}.",
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from streambn.accumulators import Estimates, ExactMoments, Moments
-from streambn.kernels import Columns
+from streambn.errors import spell
+from streambn.kernels import Columns, UnmergeableError
 from streambn.policies.base import Policy
+from streambn.policies.welford import Welford
 
 __all__ = ["Exact"]
 
@@ -26,7 +29,7 @@ class Exact(Policy):
     -----
     Decimals are summed in units of their last digit: 0.1 is one tenth, which float64 cannot
     represent. A column that holds decimals in some batches and fractional floats in others has
-    no unit in which both are exact, so the later batch is rejected.
+    no unit in which both are exact, so the later batch is rejected. `Welford` takes both.
 
     Sample weights are not supported, because a product with a weight would be rounded.
 
@@ -59,11 +62,13 @@ class Exact(Policy):
         UnmergeableError
             A feature holds decimals and fractional floats.
         """
-        return state.extend(columns)
+        with _remedy():
+            return state.extend(columns)
 
     def merge(self, older: ExactMoments, newer: ExactMoments) -> ExactMoments:
         """See `Policy.merge`. The merge is commutative, bit for bit; it raises as `update` does."""
-        return older.merge(newer)
+        with _remedy():
+            return older.merge(newer)
 
     def read(self, state: ExactMoments, ddof: int) -> Estimates:
         """Return mean and variance (n·Σx² − (Σx)²)/(n·(n − ddof)), each rounded once."""
@@ -80,3 +85,16 @@ class Exact(Policy):
     def describe(self) -> str:
         """See `Policy.describe`."""
         return "Exact: every value counts equally, and only the result is rounded"
+
+
+@contextlib.contextmanager
+def _remedy() -> Iterator[None]:
+    """Add the remedy to the error for decimals and floats in one column."""
+    try:
+        yield
+    except UnmergeableError as error:
+        raise UnmergeableError(
+            error.feature,
+            f"{error.reason} Cast the column to one type, such as float64, or choose "
+            f"{spell('policy', Welford())}, which takes both and rounds.",
+        ) from error

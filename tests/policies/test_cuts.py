@@ -196,3 +196,18 @@ def test_values_before_two_long_gaps_leave_no_trace():
         got = sbn.Normalizer(sbn.EMA(span=2), ddof=ddof, columns=["x"]).update(batch_of(rows))
         assert row_of(got)["mean"] == 12.0
         assert row_of(got)["var"] == pytest.approx(expected, rel=1e-15, abs=1e-100)
+
+
+@pytest.mark.parametrize("adjust", [True, False])
+@pytest.mark.parametrize("ignore_na", [True, False])
+def test_rows_and_batches_count_the_same_gaps(adjust, ignore_na):
+    policy = sbn.EMA(span=2, adjust=adjust, ignore_na=ignore_na)
+    rows = [None] * 90 + [5.0, 4.5] + [None] * 900 + [10.0] + [None] * 2500 + [12.0] + [None] * 60
+    whole = sbn.Normalizer(policy, ddof=1, columns=["x"]).update(batch_of(rows))
+    for cut in (0, 91, 500, 1000, 3400, len(rows)):
+        by_row = sbn.RowNormalizer(policy, ddof=1)
+        by_row.learn_one({"y": 0.0})  # a feature of its own, so that "x" is absent and not null
+        by_row.learn_many(pa.record_batch({"x": pa.array(rows[:cut], pa.float64())}))
+        for x in rows[cut:]:
+            by_row.learn_one({} if x is None else {"x": x})
+        assert_same(statistics(by_row), statistics(whole), rows)
