@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from streambn._lazy import lazy_module
+from streambn.errors import display_name
 from streambn.policies import format_arguments
 from streambn.statistics import Statistics
 
 html = lazy_module("html")
 
-__all__ = ["as_html", "as_text", "display_name"]
+__all__ = ["as_html", "as_text"]
 
 _MAX_ROWS = 8  # stats() shows all features
-
-
-def display_name(name: str) -> str:
-    r"""Return the name of a column on one line, so that no two names look alike.
-
-    A name with spaces at its ends, control characters or other characters that do not print is
-    quoted, as Python quotes it.
-
-    Examples
-    --------
-    >>> print(display_name("price"), display_name(" price"), display_name("price\n"))
-    price ' price' 'price\n'
-    """
-    odd = not name or not name.isprintable() or name != name.strip()
-    return repr(name) if odd or name[0] in "'\"" else name
 
 
 def as_text(name: str, statistics: Statistics) -> str:

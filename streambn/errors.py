@@ -24,6 +24,8 @@ from streambn._lazy import lazy_module
 
 difflib = lazy_module("difflib")
 
+_MAX_ITEMS = 20  # in a message
+
 __all__ = [
     "InvalidValueError",
     "MergeError",
@@ -31,9 +33,39 @@ __all__ = [
     "SchemaError",
     "SnapshotError",
     "StreamBNError",
+    "display_name",
+    "listed",
     "spell",
     "spelling",
 ]
+
+
+def display_name(name: str) -> str:
+    r"""Return the name of a column on one line, so that no two names look alike.
+
+    A name with spaces at its ends, control characters or other characters that do not print is
+    quoted, as Python quotes it.
+
+    Examples
+    --------
+    >>> print(display_name("price"), display_name(" price"), display_name("price\n"))
+    price ' price' 'price\n'
+    """
+    odd = not name or not name.isprintable() or name != name.strip()
+    return repr(name) if odd or name[0] in "'\"" else name
+
+
+def listed(items: Iterable[str], limit: int = _MAX_ITEMS) -> str:
+    """Return the first items, separated by commas, and the number of the others.
+
+    Examples
+    --------
+    >>> listed(map(str, range(10_000)), limit=3)
+    '0, 1, 2, … 9,997 more'
+    """
+    items = list(items)
+    more = len(items) - limit
+    return ", ".join([*items[:limit], *([f"… {more:,} more"] if more > 0 else [])])
 
 
 def _as_keyword(argument: str, value: object) -> str:
@@ -112,10 +144,9 @@ class SchemaError(StreamBNError):
         near = [n for n in names if n.casefold() == name.casefold()]
         near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        listed = ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
         return cls(
-            f"column {name!r} is not in the data.{hint} Its columns: {listed or 'none'}."
-            f"{remedy and ' '}{remedy}",
+            f"column {name!r} is not in the data.{hint} Its columns: "
+            f"{listed(map(repr, names)) or 'none'}.{remedy and ' '}{remedy}",
             column=name,
         )
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from streambn._lazy import lazy_module
 from streambn._transformer import Transformer, float_type_of
 from streambn.arrow import Names, map_stream, open_stream
-from streambn.errors import InvalidValueError, NotFittedError
+from streambn.errors import InvalidValueError, NotFittedError, listed
 from streambn.options import Missing, Options, SchemaRule
 from streambn.policies import Policy, Welford, check_policy
 from streambn.standardize import Standardizer
@@ -212,7 +212,7 @@ class Normalizer(Transformer):
         before, self._statistics = self._statistics, learned
         if learned.left_out is not before.left_out:
             new = learned.left_out[len(before.left_out) :]
-            _log.info("columns without statistics: %s", ", ".join(map(str, new)))
+            _log.info("columns without statistics: %s", listed(map(str, new)))
 
     def update_transform(self, data: Any, using: Using = "running", dtype: Any = None) -> Any:
         """Learn from data and normalize it in one pass, batch by batch.

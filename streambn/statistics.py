@@ -22,7 +22,14 @@ from streambn.arrow import (
     row_columns,
     select_counted_rows,
 )
-from streambn.errors import InvalidValueError, MergeError, NotFittedError, SchemaError, spell
+from streambn.errors import (
+    InvalidValueError,
+    MergeError,
+    NotFittedError,
+    SchemaError,
+    listed,
+    spell,
+)
 from streambn.kernels import Columns, UnmergeableError
 from streambn.kernels.bitmaps import arrow_array, string_array
 from streambn.kernels.interface import Floats
@@ -130,8 +137,7 @@ class Statistics:
         binding, state = change.binding, self.state
         if not binding.leaves and not binding.union:
             raise SchemaError(
-                "the data has no numeric column to normalize: "
-                f"{', '.join(map(str, change.left_out))}."
+                f"the data has no numeric column to normalize: {listed(map(str, change.left_out))}."
             )
         if binding != self.binding:
             spare = [len(self.features)] if binding.spare else []

@@ -39,7 +39,7 @@ from streambn.arrow.selection import (
     may_be_absent,
 )
 from streambn.arrow.vectors import as_flat, is_list, needs_conversion, vector_size, vector_type
-from streambn.errors import SchemaError
+from streambn.errors import SchemaError, display_name, listed
 from streambn.kernels import BoundColumn, Columns, Layout
 from streambn.kernels.interface import ABSENT
 
@@ -366,9 +366,9 @@ def bind(schema: pa.Schema, selection: Selection) -> tuple[Binding, list[LeftOut
     selection.check_excluded(schema)
     leaves, left_out = selection.find(schema)
     if not leaves and not selection.union:
-        types = ", ".join(f"{f.name}: {f.type}" for f in schema) or "no columns"
+        types = listed(f"{display_name(f.name)}: {f.type}" for f in schema) or "no columns"
         ignored = [*selection.exclude, *selection.row_columns]
-        other = f" other than {', '.join(map(repr, ignored))}" if ignored else ""
+        other = f" other than {listed(map(repr, ignored))}" if ignored else ""
         raise SchemaError(f"the data has no numeric column to normalize{other}; it has {types}.")
     binding = Binding(tuple(leaves), selection.union, selection.union)
     binding.resolve(schema)

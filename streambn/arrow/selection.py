@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from streambn.arrow.schemas import is_float, numeric_type, pandas_index_columns
 from streambn.arrow.vectors import is_list, needs_conversion
-from streambn.errors import SchemaError, spell
+from streambn.errors import SchemaError, display_name, listed, spell
 
 __all__ = [
     "Leaf",
@@ -80,7 +80,7 @@ class LeftOut(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.column} ({self.reason})"
+        return f"{display_name(self.column)} ({self.reason})"
 
 
 class Selection(NamedTuple):
@@ -208,9 +208,9 @@ class Selection(NamedTuple):
             if any(fnmatch.fnmatchcase(name, pattern) for name in _prefixes(leaf.path))
         ]
         if not found and not self.union:
-            listed = ", ".join(map(repr, schema.names[:20])) or "none"
+            names = listed(map(repr, schema.names)) or "no columns"
             raise SchemaError(
-                f"the pattern {pattern!r} matches no numeric column. The data has: {listed}.",
+                f"the pattern {pattern!r} matches no numeric column. The data has: {names}.",
                 argument="columns",
                 column=pattern,
             )

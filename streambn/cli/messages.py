@@ -5,13 +5,24 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from streambn.errors import listed
+
 # `streambn --help` takes half the time without jobs.
 if TYPE_CHECKING:
     from streambn.jobs import Report
 
-__all__ = ["plural", "printable", "report", "say", "say_applied", "say_fitted", "say_left_out"]
+__all__ = [
+    "MAX_LEFT_OUT",
+    "plural",
+    "printable",
+    "report",
+    "say",
+    "say_applied",
+    "say_fitted",
+    "say_left_out",
+]
 
-_MAX_LEFT_OUT = 10  # columns in one line
+MAX_LEFT_OUT = 10  # columns in one line
 
 
 def printable(text: str) -> str:
@@ -43,9 +54,7 @@ def say_applied(done: Report) -> None:
 def say_left_out(done: Report) -> None:
     """Print which columns have no statistics, and why."""
     if done.left_out:
-        more = len(done.left_out) - _MAX_LEFT_OUT
-        listed = [*map(str, done.left_out[:_MAX_LEFT_OUT])] + [f"{more:,} more"] * (more > 0)
-        say(f"left out: {', '.join(listed)}")
+        say(f"left out: {listed(map(str, done.left_out), MAX_LEFT_OUT)}")
 
 
 def report(command: str, done: Report, *, as_json: bool) -> None:

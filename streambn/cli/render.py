@@ -17,10 +17,10 @@ import click
 import numpy as np
 
 import streambn as sbn
-from streambn._repr import display_name
 from streambn.arrow import format_instant, parse_instant
-from streambn.cli.messages import say
+from streambn.cli.messages import MAX_LEFT_OUT, say
 from streambn.cli.text_table import Cells, as_code, layout, markdown
+from streambn.errors import display_name, listed
 from streambn.kernels.bitmaps import arrow_array
 from streambn.policies import format_arguments
 from streambn.snapshot import hyperparameters
@@ -30,7 +30,7 @@ __all__ = ["FORMS", "View", "show"]
 # The columns of `stats()` for every policy, also before any data was seen.
 _COLUMNS = ["column", "count", "nulls", "nans", "infs", "mean", "var", "std", "min", "max"]
 
-_LITERALS = {"policy", "options", "weights", "fingerprint"}  # code in Markdown
+_LITERALS = {"policy", "options", "weights", "fingerprint", "left out"}  # code in Markdown
 
 _Loaded = sbn.Normalizer | sbn.FrozenNormalizer
 _Row = dict[str, Any]
@@ -118,6 +118,7 @@ def _document(view: View) -> dict[str, Any]:
         "at": as_of,
         "fingerprint": None if frozen is None else frozen.fingerprint,
         "rows": count,
+        "left_out": [column._asdict() for column in loaded.statistics.left_out],
         "columns": [
             {name: _jsonable(value) for name, value in {**row, **more}.items()}
             for row, more in zip(rows, _maps(view), strict=True)
@@ -260,6 +261,9 @@ def _heading(view: View, rows: int) -> Iterator[tuple[str, str]]:
     for label, time in zip(("newest row", "as of"), _times(loaded, view.at), strict=True):
         if time is not None:
             yield label, str(time)
+    left_out = loaded.statistics.left_out
+    if left_out:
+        yield "left out", listed(map(str, left_out), MAX_LEFT_OUT)
 
 
 def _times(loaded: _Loaded, at: Any) -> tuple[float | str | None, float | str | None]:

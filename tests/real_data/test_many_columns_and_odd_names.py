@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], list[str]]] = {
         lambda: fitted(wide(), columns=["gene10000"]),
         ["'gene10000'", "'gene1000'"],
     ),
+    "no numeric column": (lambda: fitted(wide(pa.string())), ["no numeric column"]),
     "other columns on the two sides of a merge": (
         lambda: fitted(wide()).merge(fitted(wide(prefix="protein"))),
         ["'gene0'", "19999 more"],
@@ -69,6 +71,10 @@ ERRORS: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "NaN below an escape sequence": (
         lambda: fitted(pa.table({"\x1b[2J": [np.nan]}), nan="raise"),
         [r"'\x1b[2J'"],
+    ),
+    "no numeric column but escape sequences": (
+        lambda: fitted(pa.table({"\x1b[2J": ["a"]})),
+        ["no numeric column"],
     ),
 }
 
@@ -101,6 +107,12 @@ def test_odd_names_from_the_shell() -> None:
     rows = list(csv.DictReader(io.StringIO(good("show", "s.json", "--format", "csv").stdout)))
     assert [row["column"] for row in rows] == ODD
     assert [float(row["mean"]) for row in rows] == [i + 1.0 for i in range(len(ODD))]
+    for name in ODD[1:]:
+        text = '"' + name.replace('"', '""') + '"'
+        done = good("fit", "t.parquet", "-o", "one.json", "--columns", text)
+        assert "statistics of 1 column " in done.stderr
+        shown = json.loads(good("show", "one.json", "--format", "json").stdout)
+        assert [row["column"] for row in shown["columns"]] == [name]
 
 
 def test_many_columns_from_the_shell() -> None:

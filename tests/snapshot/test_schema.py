@@ -18,7 +18,7 @@ import pytest
 
 import streambn as sbn
 from streambn.snapshot import Snapshot, decode, encode
-from streambn.snapshot.schema import json_schema
+from streambn.snapshot.schema import _MEANINGS, json_schema
 
 FILES = {path.stem: path for path in sorted(Path(__file__).parent.glob("files/*.json"))}
 SHIPPED = json.loads(
@@ -46,6 +46,7 @@ OPTIONS = {
         "center": False,
         "scale": False,
     },
+    "union": {"schema": "union", "exclude": ["void", "s*"]},
 }
 
 
@@ -58,6 +59,8 @@ def data() -> pa.Table:
             "pair": pa.array([[1, 2], None, [3, 4], [5, 7]], pa.list_(pa.int32(), 2)),
             "s": pa.array([{"y": Decimal("0.1")}] * 4, pa.struct([("y", pa.decimal128(9, 1))])),
             "void": pa.array([None] * 4, pa.float64()),
+            "untyped": pa.nulls(4),
+            "text": ["a", "b", "c", "d"],
         }
     )
 
@@ -92,6 +95,8 @@ def test_the_shipped_schema_is_that_of_the_structs() -> None:
 
 def test_every_part_is_described() -> None:
     parts = {"File": SHIPPED, **SHIPPED["$defs"]}
+    names = {f"{name}.{key}" for name, part in parts.items() for key in part["properties"]}
+    assert {name for name in _MEANINGS if not name.startswith("*")} <= names | parts.keys()
     assert all(part["description"] for part in parts.values())
     assert all("Stored" not in name for name in parts)
 
