@@ -34,6 +34,7 @@ from streambn.kernels import reference
 from streambn.kernels.bitmaps import unpack_validity
 from streambn.kernels.flatten import FlatColumn, flatten_columns
 from streambn.kernels.interface import Floats
+from streambn.standardize import Standardizer
 
 csv = lazy_module("pyarrow.csv")
 
@@ -165,10 +166,13 @@ class _Comparison:
         self, operation: ApplyStatistics, name: str, kind: Format, schema: pa.Schema | None
     ) -> None:
         self._standardizer = operation.frozen.standardizer
-        self._binding = self._standardizer.binding
-        self._transform = self._standardizer.parameters
         self._inverse, self._dtype = operation.inverse, float_type_of(operation.dtype)
         self._name, self._kind, self._schema = name, kind, schema
+        self._match(self._standardizer)
+
+    def _match(self, part: Standardizer) -> None:
+        """Compare by a map of the columns that an input has."""
+        self._part, self._binding, self._transform = part, part.binding, part.parameters
         self._leaves = {leaf.path for leaf in self._binding.leaves}
         self._largest = np.zeros(len(self._transform.known))  # of each feature, so far
         with np.errstate(all="ignore"):
@@ -188,6 +192,9 @@ class _Comparison:
         """Compare the rows from `start` on."""
         given = self._complete(given)
         written = self._align(written, given.schema.names)
+        part = self._standardizer.matching(given.schema)
+        if part is not self._part:
+            self._match(part)
         schema = self._standardizer.output_schema(given.schema, self._dtype)
         if self._schema is not None:  # in the order of the input
             schema = pa.schema([self._schema.field(name) for name in given.schema.names])
