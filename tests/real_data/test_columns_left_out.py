@@ -1,4 +1,4 @@
-"""Columns that have no statistics: the pandas index, text, lists, and those that a user excludes."""
+"""Columns that have no statistics: the pandas index, text, lists, and excluded columns."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_names_patterns_and_quotes(flags: list[str], chosen: list[str]) -> None:
 def test_a_wrong_name_is_refused_in_the_words_of_the_shell() -> None:
     pq.write_table(WIDE, "t.parquet")
     message = bad(3, "fit", "t.parquet", "-o", "s.json", "--exclude", "lable")
-    assert message.startswith("--exclude: t.parquet: exclude: column 'lable'")
+    assert message.startswith("streambn: --exclude: t.parquet: exclude: column 'lable'")
     assert "Did you mean 'label'?" in message
     message = bad(3, "fit", "t.parquet", "-o", "s.json", "--columns", "name")
     assert "--columns" in message
