@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ __all__ = [
     "append_weights",
     "check_not_temporal",
     "is_bound_to",
+    "is_temporal",
     "list_column",
     "to_array",
     "to_columns",
@@ -105,8 +107,11 @@ def append_weights(
     return normalizer, pa.RecordBatch.from_arrays(columns, names=names)
 
 
-def check_not_temporal(X: Any) -> None:
-    """Refuse dates and durations, which scikit-learn would convert to integers."""
+def check_not_temporal(X: Any, positions: Sequence[int] | None = None) -> None:
+    """Refuse dates and durations, which scikit-learn would convert to integers.
+
+    `positions` tells which columns of the user's data those of `X` are.
+    """
     if isinstance(X, pa.Table):
         kinds = X.schema.types
     elif hasattr(X, "__arrow_c_stream__"):  # a frame
@@ -114,15 +119,17 @@ def check_not_temporal(X: Any) -> None:
     else:
         kinds = [getattr(X, "dtype", None)]
     for i, kind in enumerate(kinds):
-        if _is_temporal(kind):
+        if is_temporal(kind):
+            place = i if positions is None else positions[i]
             raise SchemaError(
-                f"column {i} of X is {kind}, which is not numeric. Leave it out, or convert it to "
-                "a number of units first.",
+                f"column {place} of X is {kind}, which is not numeric. Leave it out, or convert it "
+                "to a number of units first.",
                 argument="X",
             )
 
 
-def _is_temporal(kind: Any) -> bool:
+def is_temporal(kind: Any) -> bool:
+    """Return whether a type of NumPy, pandas, Polars or Arrow holds dates or durations."""
     if isinstance(kind, pa.DataType):
         return bool(pa.types.is_temporal(kind))
     polars = getattr(kind, "is_temporal", None)

@@ -31,7 +31,10 @@ from ._arrays import (
 
 try:
     from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+    from sklearn.utils._set_output import _get_output_config  # the container of set_output
     from sklearn.utils.validation import FLOAT_DTYPES, check_array, check_is_fitted, validate_data
+
+    from ._columns import find_columns, is_frame, put_columns, take_columns
 except ImportError as error:
     raise ImportError(
         "streambn.adapters.sklearn needs scikit-learn: pip install 'streambn[sklearn]'"
@@ -53,6 +56,13 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         How the past is weighted: `streambn.Welford` (the default), `streambn.EMA` by row,
         `streambn.BatchEMA` or `streambn.Exact`. To a `BatchEMA` each call of `fit` or
         `partial_fit` is one batch.
+    columns : sequence of str or int, or callable, optional
+        Which columns to normalize: names, shell patterns such as ``"sensor_*"``, or positions; or
+        for a frame or table a function that takes a `pyarrow.Field` and returns whether to
+        normalize the column. All others pass through. Default: all columns. Arrays have no names,
+        so only positions choose their columns.
+    exclude : sequence of str or int, optional
+        Names, patterns and positions of columns that pass through.
     with_mean, with_std : bool
         Whether to subtract the mean, and to divide by the standard deviation.
     eps : float
@@ -71,10 +81,11 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ----------
     mean_, var_, scale_ : ndarray of shape (n_features,), or None
         Read from the running statistics on each access. None where StandardScaler has None; NaN
-        for a feature without values.
+        for a feature without values, or that passes through.
     n_samples_seen_ : int, float, or ndarray of shape (n_features,)
         The number of values, or with sample weights and `streambn.Welford` the sum of their
-        weights. An array if it differs between features because some values are missing.
+        weights. An array if it differs between features because some values are missing; it
+        holds 0 for a feature that passes through.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Only after fitting on a frame or table whose columns have names.
@@ -88,6 +99,11 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     durations raise a `SchemaError`.
 
     A feature of zero variance, within the rounding error of its values, has scale 1.
+
+    Columns that pass through keep their place, and may hold anything, such as text. They keep
+    their types in the frames of `set_output`. In an array they take the common type: object if
+    some are not numbers. Elsewhere in a model, `sklearn.compose.ColumnTransformer` sends columns
+    to different transformers.
 
     Examples
     --------
@@ -105,11 +121,14 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """
 
     _normalizer: Normalizer  # absent before fit
+    _positions: list[int] | None = None  # of the columns to normalize; None: all
 
     def __init__(
         self,
         policy: Any = None,
         *,
+        columns: Any = None,
+        exclude: Any = None,
         with_mean: bool = True,
         with_std: bool = True,
         eps: float = 0.0,
@@ -119,6 +138,8 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         inf: str = "raise",
     ) -> None:
         self.policy = policy
+        self.columns = columns
+        self.exclude = exclude
         self.with_mean = with_mean
         self.with_std = with_std
         self.eps = eps
@@ -137,8 +158,9 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ----------
         normalizer : Normalizer or FrozenNormalizer
             Of plain columns, whose names become `feature_names_in_`; or of one column of
-            fixed-size lists, whose elements become the features. It does not change.
-            `partial_fit` goes on from its statistics.
+            fixed-size lists, whose elements become the features. Columns that it leaves alone are
+            not features of the estimator. It does not change. `partial_fit` goes on from its
+            statistics.
 
         Raises
         ------
@@ -202,7 +224,7 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         After fitting on a frame or table it has the columns of that frame. After fitting on
         arrays, which name nothing, it has one column ``x`` of fixed-size lists, one list for each
-        row.
+        row. It has no columns that pass through.
 
         After sample weights it expects weights in the column that its ``options.weights`` names;
         ``with_weights(None)`` returns a normalizer that goes on without.
@@ -284,20 +306,34 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             a feature without statistics.
         """
         check_is_fitted(self)
-        return self._map(self._validated(X, reset=False), Normalizer.transform)
+        out = self._map(self._validated(X, reset=False), Normalizer.transform)
+        if self._positions is None:
+            return out
+        container = _get_output_config("transform", self)["dense"]
+        return put_columns(_as_table(X), self._positions, out, container)
 
-    def inverse_transform(self, X: Any) -> Floats:
+    def inverse_transform(self, X: Any) -> NDArray[Any]:
         """Return data in its original units: the inverse of `transform`, except for clipping."""
         # Normalizer.inverse_transform accepts infinities, which scikit-learn refuses.
         finite = "allow-nan" if self._fitted_normalizer().options.inf == "raise" else False
-        array = check_array(X, dtype=FLOAT_DTYPES, ensure_all_finite=finite, estimator=self)
-        if array.shape[1] != self.n_features_in_:
+        checks = {"dtype": FLOAT_DTYPES, "ensure_all_finite": finite, "estimator": self}
+        X, positions = _as_table(X), self._positions
+        if positions is None:
+            X = array = check_array(X, **checks)
+        elif not is_frame(X):
+            X = check_array(X, dtype=None, ensure_all_finite=False, estimator=self)
+        if X.shape[1] != self.n_features_in_:
             raise InvalidValueError(
-                f"X has {array.shape[1]} features, but {type(self).__name__} is expecting "
+                f"X has {X.shape[1]} features, but {type(self).__name__} is expecting "
                 f"{self.n_features_in_} features as input.",
                 argument="X",
             )
-        return self._map(array, Normalizer.inverse_transform)
+        if positions is None:
+            return self._map(array, Normalizer.inverse_transform)
+        array = check_array(take_columns(X, positions), **checks)
+        out = self._map(array, Normalizer.inverse_transform)
+        restored: NDArray[Any] = put_columns(X, positions, out, "default")
+        return restored
 
     def _map(self, array: Floats, method: Callable[[Normalizer, pa.RecordBatch], Any]) -> Floats:
         rows, width = array.shape
@@ -335,7 +371,8 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         normalizer = self._fitted_normalizer()
         if not normalizer.options.scale:
             return None
-        return np.where(np.isnan(self._statistic("mean")), np.nan, normalizer.standardizer.scale)
+        scale = self._in_place(normalizer.standardizer.scale, np.nan)
+        return np.where(np.isnan(self._statistic("mean")), np.nan, scale)
 
     @property
     def n_samples_seen_(self) -> float | NDArray[Any]:
@@ -346,10 +383,18 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         # The weight of a feature without values is null.
         seen = np.array(stats["weight"].fill_null(0.0) if weighted else stats["count"])
         first: float = seen[0].item()
-        return first if (seen == first).all() else seen
+        return first if (seen == first).all() else self._in_place(seen, 0)
 
     def _statistic(self, name: str) -> NDArray[np.float64]:
-        return np.array(self._fitted_normalizer().stats()[name])
+        return self._in_place(np.array(self._fitted_normalizer().stats()[name]), np.nan)
+
+    def _in_place(self, values: NDArray[Any], other: float) -> NDArray[Any]:
+        """Return values of the normalized features in place, with another for all others."""
+        if self._positions is None:
+            return values
+        out = np.full(self.n_features_in_, other, values.dtype)
+        out[self._positions] = values
+        return out
 
     def _fitted_normalizer(self) -> Normalizer:
         check_is_fitted(self)
@@ -369,16 +414,38 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _validated(self, X: Any, reset: bool) -> Any:
         """Return data as an array of floats, checked by scikit-learn's rules."""
         # Normalizer finds infinities while it reads the data.
-        checks = {"dtype": FLOAT_DTYPES, "ensure_all_finite": False}
-        if isinstance(X, pa.RecordBatch):  # scikit-learn does not know its column names
-            X = pa.Table.from_batches([X])
-        check_not_temporal(X)
-        if not isinstance(X, pa.Table) or not X.num_columns:
-            return validate_data(self, X, reset=reset, **checks)
-        validate_data(self, X, reset=reset, skip_check_array=True)
-        # Stacking columns is five times as fast as Table.__array__. Nulls become NaN.
-        stacked = np.stack([column.to_numpy() for column in X.columns]).T
-        return check_array(stacked, estimator=self, **checks)
+        X, checks = _as_table(X), {"dtype": FLOAT_DTYPES, "ensure_all_finite": False}
+        if reset:
+            self.__dict__.pop("_positions", None)
+        if self._positions is None and not (reset and self._chooses):
+            check_not_temporal(X)
+            if not isinstance(X, pa.Table) or not X.num_columns:
+                return validate_data(self, X, reset=reset, **checks)
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        else:
+            X = self._chosen(X, reset)
+        if isinstance(X, pa.Table):
+            # Stacking columns is five times as fast as Table.__array__. Nulls become NaN.
+            X = np.stack([column.to_numpy() for column in X.columns]).T
+        return check_array(X, estimator=self, **checks)
+
+    @property
+    def _chooses(self) -> bool:
+        return self.columns is not None or self.exclude is not None
+
+    def _chosen(self, X: Any, reset: bool) -> Any:
+        """Return the columns to normalize. The others may hold anything."""
+        if is_frame(X):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        else:
+            X = validate_data(self, X, reset=reset, dtype=None, ensure_all_finite=False)
+        if reset:
+            names = getattr(self, "feature_names_in_", None)
+            self._positions = find_columns(X, names, self.columns, self.exclude)
+        assert self._positions is not None
+        chosen = take_columns(X, self._positions)
+        check_not_temporal(chosen, self._positions)
+        return chosen
 
     def _as_batch(self, array: Floats, normalizer: Normalizer) -> pa.RecordBatch:
         """Return rows as named columns, or without names as one column of lists.
@@ -388,8 +455,13 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         names = getattr(self, "feature_names_in_", None)
         if names is not None:
-            return to_columns(array, names)
+            return to_columns(array, names if self._positions is None else names[self._positions])
         return to_lists(array, list_column(normalizer.features))
+
+
+def _as_table(X: Any) -> Any:
+    """Return a record batch, whose column names scikit-learn does not know, as a table."""
+    return pa.Table.from_batches([X]) if isinstance(X, pa.RecordBatch) else X
 
 
 def _check_policy(policy: Any) -> None:

@@ -538,7 +538,8 @@ def test_from_normalizer_goes_on_from_the_statistics(policy):
     expected = frozen.transform(pa.table({name: X[100:, i] for i, name in enumerate("abcd")}))
     assert_array_equal(scaler.transform(rest), np.column_stack(expected.columns))
     params = {"policy": policy, "with_mean": False, **options}
-    assert scaler.get_params() == {**params, "with_std": True}
+    others = {"with_std": True, "columns": None, "exclude": None}
+    assert scaler.get_params() == {**params, **others}
     same = SklearnNormalizer(**params)
     same.fit(pd.DataFrame(X[:100], columns=list("abcd")))
     assert_same_state(scaler, same)

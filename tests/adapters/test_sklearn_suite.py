@@ -23,6 +23,7 @@ ESTIMATORS = [
     SklearnNormalizer(nan="raise"),
     SklearnNormalizer(with_mean=False),
     SklearnNormalizer(with_std=False),
+    SklearnNormalizer(columns=[0]),
 ]
 WEIGHTS_REFUSED = {
     f"check_sample_weight{name}": "the policy sets the weights"

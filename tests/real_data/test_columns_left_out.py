@@ -15,6 +15,7 @@ from cli_process import bad, good, stats
 
 import streambn as sbn
 from streambn.adapters.river import RiverNormalizer
+from streambn.adapters.sklearn import SklearnNormalizer
 
 pytestmark = pytest.mark.usefixtures("jobs_in_a_folder")
 
@@ -134,3 +135,18 @@ def test_adapters_select_columns() -> None:
     assert np.array_equal(batches.transform_many(frame)["sensor_1"], [-1.0, 1.0])
     restored = RiverNormalizer.from_normalizer(batches.to_normalizer())
     assert restored.transform_one(rows[0])["id"] == 1
+
+
+def test_scikit_learn_takes_frames_with_text() -> None:
+    frame = WIDE.drop_columns(["tags"]).to_pandas()
+    expected = frame.copy()
+    for name in ("c,d", " x", "sensor_1", "sensor_2"):
+        expected[name] = [-1.0, 1.0]
+    for how in (
+        {"exclude": ["id", "l*", "name"]},
+        {"columns": ["c,d", " x", "sensor_*"]},
+        {"columns": lambda field: pa.types.is_floating(field.type)},
+    ):
+        scaler = SklearnNormalizer(**how).set_output(transform="pandas")
+        pd.testing.assert_frame_equal(scaler.fit_transform(frame), expected)
+        assert scaler.n_samples_seen_ == 2
