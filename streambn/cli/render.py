@@ -258,8 +258,6 @@ def _heading(view: View, rows: int) -> Iterator[tuple[str, str]]:
     else:
         yield "state", "live, can go on learning"
     yield "rows", f"{rows:,}"
-    if loaded.statistics.left_out:
-        yield "left out", ", ".join(map(str, loaded.statistics.left_out))
     for label, time in zip(("newest row", "as of"), _times(loaded, view.at), strict=True):
         if time is not None:
             yield label, str(time)
