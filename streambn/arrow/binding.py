@@ -286,7 +286,7 @@ class Binding:
 
         If the batch consists of the leaves and nothing else, return `out` itself.
         """
-        if _is_whole(columns, out):
+        if self._is_whole(columns, out):
             return out
 
         def make() -> pa.Schema:
@@ -333,7 +333,7 @@ class Binding:
         self, columns: Columns, leaves: pa.RecordBatch, schema: pa.Schema
     ) -> pa.RecordBatch:
         """Return a batch with its leaves replaced by normalized ones; the rest is unchanged."""
-        if _is_whole(columns, schema):
+        if self._is_whole(columns, schema):
             return leaves
         arrays = columns.batch.columns
         values: dict[int, dict[tuple[str, ...], pa.Array]] = {}
@@ -348,10 +348,15 @@ class Binding:
             arrays[index] = rebuild_array(arrays[index], below, schema.field(index).type)
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
+    def _is_whole(self, columns: Columns, out: pa.Schema) -> bool:
+        """Return whether the normalized leaves are all that an output holds, as it stores them."""
+        if not columns.layout.whole:
+            return False
 
-def _is_whole(columns: Columns, out: pa.Schema) -> bool:
-    """Return whether the normalized leaves are all that an output holds, as it stores them."""
-    return columns.layout.whole and not any(needs_conversion(field.type) for field in out)
+        def make() -> bool:
+            return not any(needs_conversion(field.type) for field in out)
+
+        return bool(self._cache.get(out, "plain", make))
 
 
 def bind(schema: pa.Schema, selection: Selection) -> tuple[Binding, list[LeftOut]]:

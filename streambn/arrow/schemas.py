@@ -106,7 +106,7 @@ class SchemaCache:
 
     __slots__ = ("_entries",)
 
-    _SIZE: ClassVar[int] = 4
+    _SIZE: ClassVar[int] = 8
 
     def __init__(self) -> None:
         self._entries: list[tuple[pa.Schema, Any, Any]] = []

@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,10 +48,12 @@ def atomic_write(path: str | os.PathLike[str], *, fsync: bool = True) -> Iterato
     OSError
         The folder does not exist, cannot be written to, or the disk is full.
     """
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
+    # Each call of the system counts where a job writes many small files.
+    target = Path(os.path.realpath(path) if os.path.islink(path) else path)
+    replaced = _status(target)
+    if replaced is not None and stat.S_ISDIR(replaced.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if target.exists() and not target.is_file():
+    if replaced is not None and not stat.S_ISREG(replaced.st_mode):
         with target.open("wb") as file:
             yield file
         return
@@ -63,7 +66,7 @@ def atomic_write(path: str | os.PathLike[str], *, fsync: bool = True) -> Iterato
     try:
         raw = _WritebackFile(handle, "wb") if fsync else io.FileIO(handle, "wb")
         with io.BufferedWriter(raw, _BUFFER) as file:
-            mode = (target if target.exists() else temporary).stat().st_mode & 0o777
+            mode = (replaced or os.fstat(handle)).st_mode & 0o777
             os.fchmod(handle, 0o600)
             yield file
             file.flush()
@@ -80,6 +83,14 @@ def atomic_write(path: str | os.PathLike[str], *, fsync: bool = True) -> Iterato
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Return the status of a file; None if there is none."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):  # creating it raises the error
+        return None
 
 
 class _WritebackFile(io.FileIO):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from streambn.arrow import LeftOut
+from streambn.arrow import LeftOut, SchemaCache
 from streambn.errors import SchemaError, StreamBNError
 from streambn.io import (
     InferenceError,
@@ -136,7 +136,7 @@ def _read_all(
     start: FitState, sources: Sequence[Source], options: ReadOptions, workers: int
 ) -> Generator[tuple[_Task, Iterator[Joined]], None, None]:
     """Read what follows a state, ahead of the consumer."""
-    open_one = functools.partial(_open, start.statistics, options)
+    open_one = functools.partial(_open, start.statistics, options, SchemaCache())
     return prefetch(
         _tasks(sources, start.position, open_one),
         lambda task: task.read(start.statistics.policy),
@@ -355,7 +355,9 @@ def _later_files(count: int) -> str:
     return f"{count:,} later file{'s' * (count > 1)}"
 
 
-def _open(statistics: Statistics, options: ReadOptions, source: Source) -> tuple[Any, Any]:
+def _open(
+    statistics: Statistics, options: ReadOptions, cache: SchemaCache, source: Source
+) -> tuple[Any, Any]:
     """Open a source to read the columns that may be needed; return it and its whole schema."""
     whole: list[Any] = []
 
@@ -365,8 +367,10 @@ def _open(statistics: Statistics, options: ReadOptions, source: Source) -> tuple
             if name in source.keys and name not in own:
                 schema = schema.append(pa.field(name, source.keys[name].type))
         whole.append(schema)
-        try:
-            needed = {*statistics.bind(schema).columns_to_read(schema)}
+        try:  # most files have the same columns
+            needed = cache.get(
+                schema, None, lambda: {*statistics.bind(schema).columns_to_read(schema)}
+            )
         except SchemaError:
             return None  # learning reports it, with its place
         if not needed.issubset(schema.names):

@@ -9,6 +9,7 @@ crash of the machine may lose the output and keep the entry.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -157,6 +158,7 @@ class Manifest:
                 )
 
 
+@functools.cache
 def _boot_id() -> str:
     try:
         return _BOOT_ID.read_text().strip()

@@ -235,13 +235,18 @@ def _skip(data: bytes, position: int, type_: int) -> int:
                 while data[position] > 0x7F:
                     position += 1
                 position += 1
+            elif type_ == _BINARY and data[position] <= 0x7F:
+                position += 1 + data[position]
             elif type_ not in _BOOLEANS:
                 position = _skip(data, position, type_)
         return position + 1
     if type_ in (_LIST, _SET):
-        reader = _Reader(data, position)
-        kind, count = reader.list_header()
-        position = reader.position
+        kind, count = data[position] & 15, data[position] >> 4
+        position += 1
+        if count == 15:  # the number of the values follows
+            reader = _Reader(data, position - 1)
+            _, count = reader.list_header()
+            position = reader.position
         for _ in range(count):
             position = _skip(data, position, _BYTE if kind in _BOOLEANS else kind)
         return position
