@@ -7,9 +7,10 @@ column of text in another encoding has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
@@ -21,6 +22,8 @@ __all__ = ["CsvWriter"]
 
 # Rows that are text at a time: the text of one array must stay below 2 GB.
 _ROWS = 1 << 13
+# Floats that are tested at a time, which stay in the processor's cache.
+_TESTED = 1 << 16
 
 
 class CsvWriter:
@@ -34,10 +37,12 @@ class CsvWriter:
 
     def __init__(self, file: Any, schema: Any) -> None:
         self._file, self._writer = file, csv.CSVWriter(file, schema)
+        self._has_bytes = any(map(pa.types.is_binary, schema.types))
+        self._floats = [i for i, kind in enumerate(schema.types) if pa.types.is_floating(kind)]
 
     def write_batch(self, batch: Any) -> None:
         """Write a batch."""
-        if any(map(_needs_text, batch.columns)):
+        if self._has_bytes or _have_whole_floats(batch.select(self._floats).columns):
             for lines in _lines(batch):
                 self._file.write(lines)
         else:
@@ -48,17 +53,19 @@ class CsvWriter:
         self._writer.close()
 
 
-def _needs_text(column: Any) -> bool:
-    """Return whether a column has whole floats, or bytes that may not be UTF-8."""
-    return pa.types.is_binary(column.type) or _has_whole_floats(column)
-
-
-def _has_whole_floats(column: Any) -> bool:
-    if not pa.types.is_floating(column.type):
+def _have_whole_floats(columns: Sequence[Any]) -> bool:
+    """Return whether columns of floats have whole ones, which Arrow writes without a point."""
+    if not columns:
         return False
-    if pa.types.is_float16(column.type):
-        column = column.cast(pa.float32())
-    return bool(pc.any(pc.equal(pc.floor(column), column)).as_py())
+    columns = [c.cast(pa.float32()) if pa.types.is_float16(c.type) else c for c in columns]
+    floats = pa.RecordBatch.from_arrays(columns, [""] * len(columns))
+    rows = max(_TESTED // len(columns), 1)
+    for start in range(0, floats.num_rows, rows):
+        # All columns in one call, because a call takes longer than a column of a few values.
+        values = floats.slice(start, rows).to_tensor(null_to_nan=True, row_major=False).to_numpy()
+        if np.any(np.floor(values) == values):
+            return True
+    return False
 
 
 def _lines(batch: Any) -> Iterator[bytes]:
@@ -82,7 +89,7 @@ def _text(column: Any) -> Any:
         escaped = pc.replace_substring(column.cast(pa.binary()), b'"', b'""')
         return pc.binary_join_element_wise(b'"', escaped, b'"', b"")
     text = column.cast(pa.string())
-    if _has_whole_floats(column):
+    if types.is_floating(kind) and _have_whole_floats([column]):
         plain = pc.invert(pc.match_substring_regex(text, "[.eni]"))
         text = pc.if_else(plain, pc.binary_join_element_wise(text, "0", "."), text)
     return text.cast(pa.binary())

@@ -91,7 +91,7 @@ class _Entry(Generic[Task, T]):
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.items: deque[T] = deque()
+        self.items: deque[tuple[T, int]] = deque()  # each with its size
         self.size = 0
         self.finished = self.dropped = False
         self.error: BaseException | None = None
@@ -176,7 +176,7 @@ class _Queue(Generic[Task, T]):
             self._changed.wait_for(may_put)
             if self._stopped or entry.dropped:
                 return False
-            entry.items.append(item)
+            entry.items.append((item, size))
             entry.size += size
             self._size += size
             self._changed.notify_all()
@@ -201,8 +201,7 @@ class _Queue(Generic[Task, T]):
                 self._changed.wait_for(lambda: entry.items or entry.finished)
                 if not entry.items:
                     break
-                item = entry.items.popleft()
-                size = self._size_of(item)
+                item, size = entry.items.popleft()
                 entry.size -= size
                 self._size -= size
                 self._changed.notify_all()
