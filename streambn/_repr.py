@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streambn._lazy import lazy_module
-from streambn.errors import display_name
+from streambn._messages import display_name
 from streambn.policies import format_arguments
 from streambn.statistics import Statistics
 

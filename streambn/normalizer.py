@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
+from streambn._messages import listed
 from streambn._transformer import Transformer, float_type_of
 from streambn.arrow import Names, map_stream, open_stream
-from streambn.errors import InvalidValueError, NotFittedError, listed
+from streambn.errors import InvalidValueError, NotFittedError
 from streambn.options import Missing, Options, SchemaRule
 from streambn.policies import Policy, Welford, check_policy
 from streambn.standardize import Standardizer

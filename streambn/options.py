@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from streambn.errors import InvalidValueError, spell
+from streambn._messages import spell
+from streambn.errors import InvalidValueError
 from streambn.kernels.interface import Ints
 
 __all__ = ["Missing", "Options", "SchemaRule"]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from streambn._messages import listed, spell
 from streambn.accumulators import Estimates, Moments
 from streambn.arrow import (
     Binding,
@@ -22,14 +23,7 @@ from streambn.arrow import (
     row_columns,
     select_counted_rows,
 )
-from streambn.errors import (
-    InvalidValueError,
-    MergeError,
-    NotFittedError,
-    SchemaError,
-    listed,
-    spell,
-)
+from streambn.errors import InvalidValueError, MergeError, NotFittedError, SchemaError
 from streambn.kernels import Columns, UnmergeableError
 from streambn.kernels.bitmaps import arrow_array, string_array
 from streambn.kernels.interface import Floats
@@ -279,6 +273,7 @@ class Statistics:
             for name in ("columns", "exclude"):
                 ours, theirs = getattr(older, name), getattr(newer, name)
                 if ours != theirs:
+                    ours, theirs = _describe_names(ours), _describe_names(theirs)
                     raise MergeError(
                         f"the {name} of the two statistics differ: {ours} and {theirs}, and one "
                         f"side has seen no data. Fit both with the same {spell(name)}.",
@@ -444,6 +439,10 @@ class Statistics:
                 "effective_count": self.tally.effective_count,
             } | extras
         return extras
+
+
+def _describe_names(names: Names | None) -> str:
+    return f"({listed(map(repr, names))})" if isinstance(names, tuple) else repr(names)
 
 
 def _check_same_features(older: tuple[str, ...], newer: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from streambn._messages import display_name, listed
 from streambn.arrow.rebuild import (
     cast_unchanged,
     float_field,
@@ -39,7 +40,7 @@ from streambn.arrow.selection import (
     may_be_absent,
 )
 from streambn.arrow.vectors import as_flat, is_list, needs_conversion, vector_size, vector_type
-from streambn.errors import SchemaError, display_name, listed
+from streambn.errors import SchemaError
 from streambn.kernels import BoundColumn, Columns, Layout
 from streambn.kernels.interface import ABSENT
 

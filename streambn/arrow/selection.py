@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from streambn._messages import display_name, listed, spell
 from streambn.arrow.schemas import is_float, numeric_type, pandas_index_columns
 from streambn.arrow.vectors import is_list, needs_conversion
-from streambn.errors import SchemaError, display_name, listed, spell
+from streambn.errors import SchemaError
 
 __all__ = [
     "Leaf",

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from streambn._lazy import lazy_module
+from streambn._messages import spelling
 from streambn.cli.messages import say
-from streambn.errors import SchemaError, SnapshotError, StreamBNError, spelling
+from streambn.errors import SchemaError, SnapshotError, StreamBNError
 
 # An installation without the extra `cli` lacks click, and `main` says so.
 click = lazy_module("click")

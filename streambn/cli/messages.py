@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from streambn.errors import listed
+from streambn._messages import listed
 
 # `streambn --help` takes half the time without jobs.
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ import click
 import numpy as np
 
 import streambn as sbn
+from streambn._messages import display_name, listed
 from streambn.arrow import format_instant, parse_instant
 from streambn.cli.messages import MAX_LEFT_OUT, say
 from streambn.cli.text_table import Cells, as_code, layout, markdown
-from streambn.errors import display_name, listed
 from streambn.kernels.bitmaps import arrow_array
 from streambn.policies import format_arguments
 from streambn.snapshot import hyperparameters

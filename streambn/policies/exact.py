@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from streambn._messages import spell
 from streambn.accumulators import Estimates, ExactMoments, Moments
-from streambn.errors import spell
 from streambn.kernels import Columns, UnmergeableError
 from streambn.policies.base import Policy
 from streambn.policies.welford import Welford

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from normalizers import INF, NAN, fit, policies, record, row_of, xs
 
 import streambn as sbn
-from streambn.errors import display_name
+from streambn._messages import display_name
 
 # Any name that a schema can have: no lone surrogates.
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
