@@ -25,7 +25,7 @@ from streambn.cli.options import (
     stats_argument,
 )
 from streambn.errors import InvalidValueError
-from streambn.io import PIPE, Source, locate, located, scan
+from streambn.io import PIPE, Source, identities, locate, located, scan
 from streambn.jobs import (
     ApplyStatistics,
     LearnAndApply,
@@ -93,7 +93,7 @@ def apply(
     sources = scan(inputs)
     with usage_errors():
         plan = make_plan(sources, output, kind=outputs.kind, skip_damaged=read_options.skip_damaged)
-        if any(locate(stats).identity == file.identity for file in plan.files):
+        if locate(stats).identity in identities(plan.files):
             raise InvalidValueError(f"The output would replace {stats}, the statistics.")
     done = apply_job(
         ApplyStatistics(frozen, dtype, inverse),
@@ -162,7 +162,7 @@ def normalize(
         plan = make_plan(sources, output, kind=outputs.kind, skip_damaged=read_options.skip_damaged)
         if save is not None:
             check_target(save, sources)
-            if any(locate(save).identity == file.identity for file in plan.files):
+            if locate(save).identity in identities(plan.files):
                 raise click.UsageError(f"--save and --output are the same file, {save}.")
         check_checkpoint(checkpoints, sources, *(each.target for each in plan.outputs), save)
     normalizer = options.normalizer(online=online)

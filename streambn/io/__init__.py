@@ -16,7 +16,7 @@ from streambn.io.formats import (
 )
 from streambn.io.joins import Joined, join_none, join_small
 from streambn.io.json_writer import json_values
-from streambn.io.locations import Location, Stamp, locate, remove_leftovers
+from streambn.io.locations import Location, Stamp, identities, locate, remove_leftovers
 from streambn.io.locks import lock
 from streambn.io.prefetch import prefetch
 from streambn.io.readers import (
@@ -52,6 +52,7 @@ __all__ = [
     "describe_read_errors",
     "detect_format",
     "first_text",
+    "identities",
     "join_none",
     "join_small",
     "json_values",

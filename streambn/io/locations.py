@@ -7,10 +7,11 @@ are its `OSError`. Files elsewhere are opened through `streambn.io.stores`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob as local_glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote
@@ -21,7 +22,7 @@ from streambn.errors import InvalidValueError, StreamBNError
 from streambn.io import atomic, stores
 from streambn.io.stores import one_line_errors
 
-__all__ = ["Location", "Stamp", "locate", "remove_leftovers"]
+__all__ = ["Location", "Stamp", "identities", "locate", "remove_leftovers"]
 
 
 class Stamp(NamedTuple):
@@ -244,6 +245,19 @@ class Location(NamedTuple):
     def _info(self, key: str | None = None) -> Any:
         with one_line_errors(self.text):
             return self._filesystem.get_file_info(self.key if key is None else key)
+
+
+def identities(locations: Iterable[Location]) -> list[str]:
+    """Return the identity of each location. The folder of many files is resolved once."""
+    resolve = functools.cache(os.path.realpath)
+
+    def identity(where: Location) -> str:
+        folder, name = os.path.split(where.local or "")
+        if name in {"", os.curdir, os.pardir} or os.path.islink(where.local or ""):
+            return where.identity
+        return os.path.join(resolve(folder), name)
+
+    return list(map(identity, locations))
 
 
 def _read_all(file: Any, beginning: bytes) -> bytes:

@@ -20,6 +20,7 @@ from streambn.io import (
     Location,
     Source,
     detect_format,
+    identities,
     locate,
     open_source,
     settle_source,
@@ -211,12 +212,12 @@ def _copies(sources: Sequence[Source], folder: Location, skip_damaged: bool) -> 
             f"{folder.text} is a file, but these inputs need a folder as their output.",
             argument="output",
         )
-    identities = _identities(sources)
+    inputs = _identities(sources)
     _check_outside(folder, sources)
+    targets = [folder.child(source.relative) for source in sources]
     outputs: dict[str, Output] = {}
-    for source in sources:
-        target = folder.child(source.relative)
-        _check_replaceable(target, identities)
+    for source, target, identity in zip(sources, targets, identities(targets), strict=True):
+        _check_replaceable(target, identity, inputs)
         if target.text in outputs:
             first = outputs[target.text].sources[0]
             raise InvalidValueError(
@@ -235,7 +236,7 @@ def _copies(sources: Sequence[Source], folder: Location, skip_damaged: bool) -> 
 
 
 def _identities(sources: Sequence[Source]) -> set[str]:
-    return {where.identity for source in sources if (where := source.location) is not None}
+    return set(identities(where for s in sources if (where := s.location) is not None))
 
 
 def _check_outside(target: Location, sources: Sequence[Source]) -> None:
@@ -250,9 +251,9 @@ def _check_outside(target: Location, sources: Sequence[Source]) -> None:
             )
 
 
-def _check_replaceable(target: Location, inputs: Collection[str]) -> None:
+def _check_replaceable(target: Location, identity: str, inputs: Collection[str]) -> None:
     """Refuse a target that is an input, or that exists and is not a file."""
-    if target.identity in inputs:
+    if identity in inputs:
         raise InvalidValueError(
             f"{target.text} is one of the inputs. Choose another output.", argument="output"
         )
@@ -287,7 +288,7 @@ def check_target(target: str, sources: Sequence[Source] = ()) -> None:
     where = locate(target)
     where.check_store()
     _check_outside(where, sources)
-    _check_replaceable(where, _identities(sources))
+    _check_replaceable(where, where.identity, _identities(sources))
     if where.local is not None and not os.path.isdir(os.path.dirname(where.identity)):
         folder = os.path.dirname(target)
         raise InvalidValueError(f"{target}: the folder {folder} does not exist.", argument="output")

@@ -134,10 +134,10 @@ def read_stored_chunks(file: Any, name: str) -> Iterator[list[StoredChunk]]:
 
 
 def _stored_chunk(meta: dict[int, Any]) -> StoredChunk:
-    codec, *sizes = (meta[field] for field in (_CODEC, _UNCOMPRESSED, _COMPRESSED))
-    if min(codec, *sizes) < 0:
+    codec, plain, compressed = meta[_CODEC], meta[_UNCOMPRESSED], meta[_COMPRESSED]
+    if codec < 0 or plain < 0 or compressed < 0:
         raise ValueError("negative codec or size")
-    return StoredChunk(_CODECS[codec], *sizes)
+    return StoredChunk(_CODECS[codec], plain, compressed)
 
 
 def shift_offsets(column: Fields, by: int) -> Fields:
@@ -247,6 +247,12 @@ def _skip(data: bytes, position: int, type_: int) -> int:
             reader = _Reader(data, position - 1)
             _, count = reader.list_header()
             position = reader.position
+        if kind in _INTEGERS:  # as above
+            for _ in range(count):
+                while data[position] > 0x7F:
+                    position += 1
+                position += 1
+            return position
         for _ in range(count):
             position = _skip(data, position, _BYTE if kind in _BOOLEANS else kind)
         return position
@@ -303,7 +309,9 @@ class _Reader:
                 self.position = _skip(data, self.position, type_)
                 continue
             below = wanted[number]
-            if below is None:
+            if below is None and type_ in _INTEGERS:
+                fields[number] = self._zigzag()
+            elif below is None:
                 fields[number] = self.value(type_)
             elif type_ == _STRUCT:
                 fields[number] = self._picked(below)
