@@ -300,7 +300,8 @@ class _Reader:
 
     def _picked(self, wanted: Wanted) -> dict[int, Any]:
         """Read a structure, and return the values of the fields that are wanted."""
-        data, number, fields = self._data, 0, {}
+        fields: dict[int, Any] = {}
+        data, number = self._data, 0
         while byte := data[self.position]:
             self.position += 1
             type_ = byte & 15
