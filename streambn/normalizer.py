@@ -251,7 +251,7 @@ class Normalizer(Transformer):
         def output_schema(schema: pa.Schema) -> pa.Schema:
             bound = self._statistics.bind(schema)
             out = Standardizer.of(bound).output_schema(schema, kind, nullable=using == "batch")
-            return bound.require_binding().float_lists(out, kind)
+            return bound.require_binding().float_untyped(out, kind)
 
         def step(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             nonlocal learned
@@ -367,7 +367,8 @@ class Normalizer(Transformer):
         OSError
             The file cannot be written. An existing file stays as it is.
         SnapshotError
-            The policy is not one of streambn's own.
+            The policy is not one of streambn's own, or a callable is to choose the columns and
+            has seen no data. A file holds the names that it chose, not the callable.
         """
         _save(path, self._statistics, frozen=False)
 

@@ -28,7 +28,6 @@ from streambn.arrow.schemas import (
     float_type,
     is_encoded,
     is_float,
-    list_value_type,
     numeric_type,
 )
 from streambn.arrow.selection import (
@@ -37,6 +36,7 @@ from streambn.arrow.selection import (
     Selection,
     fields_by_name,
     find_field,
+    is_untyped,
     may_be_absent,
 )
 from streambn.arrow.vectors import as_flat, is_list, needs_conversion, vector_size, vector_type
@@ -319,14 +319,16 @@ class Binding:
         changed = {f.name for f, old in zip(fields, schema, strict=True) if f.type != old.type}
         return pa.schema(fields, update_pandas_metadata(schema.metadata, changed))
 
-    def float_lists(self, schema: pa.Schema, dtype: pa.DataType | None) -> pa.Schema:
-        """Return an output schema in which lists of a size that is not known yet hold floats."""
+    def float_untyped(self, schema: pa.Schema, dtype: pa.DataType | None) -> pa.Schema:
+        """Return an output schema in which leaves without a type yet hold floats.
+
+        Those are nulls, and lists of a size that is not known yet.
+        """
         for leaf in self.leaves:
             index = -1 if leaf.typed else schema.get_field_index(leaf.path[0])
-            values = None if index < 0 else list_value_type(schema.field(index).type)
-            if values is not None:
-                floating = dtype or float_type(values)
-                field = float_field(schema.field(index), None, (), floating, True)
+            kind = None if index < 0 else schema.field(index).type
+            if kind is not None and (pa.types.is_null(kind) or is_list(kind)):
+                field = float_field(schema.field(index), None, (), dtype or float_type(kind), True)
                 schema = schema.set(index, field)
         return schema
 
@@ -416,7 +418,7 @@ def _indices(schema: pa.Schema, path: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _check_leaf(leaf: Leaf, kind: pa.DataType) -> None:
-    if pa.types.is_null(kind):
+    if pa.types.is_null(kind) or (not leaf.typed and is_untyped(kind)):
         return  # readers infer this type for a batch without a single value
     if (leaf.size is not None or not leaf.typed) and is_list(kind):
         return  # the values tell their length

@@ -70,9 +70,9 @@ def rebuild_array(
         if pa.types.is_null(array.type):
             return array
         children = []
-        for field in kind:
+        for index, field in enumerate(kind):
             below = {path[1:]: flat for path, flat in values.items() if path[0] == field.name}
-            child = _child(array, field.name)
+            child = _child(array, field.name, index)
             if below:
                 child = rebuild_array(child, below, field.type)
             elif child.type != field.type:
@@ -91,7 +91,10 @@ def rebuild_array(
     return values[()]
 
 
-def _child(array: pa.StructArray, name: str) -> pa.Array:
+def _child(array: pa.StructArray, name: str, likely: int) -> pa.Array:
+    """Return the field of a name, which is probably at one index. Two may have the same name."""
+    if likely < array.type.num_fields and array.type.field(likely).name == name:
+        return array.field(likely)
     index = array.type.get_field_index(name)
     if index < 0:
         raise SchemaError.missing(name, array.type.names)

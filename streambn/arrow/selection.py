@@ -119,7 +119,7 @@ class Selection(NamedTuple):
         excluded = self._excluded(schema)
         if isinstance(self.columns, tuple):
             named = [leaf for name in self.columns for leaf in self._named(schema, name, excluded)]
-            _check_distinct(named)
+            _check_distinct(schema, named)
             return named, []
         index = pandas_index_columns(schema)
         leaves: list[Leaf] = []
@@ -132,7 +132,7 @@ class Selection(NamedTuple):
             else:
                 leaves += _keep(find_leaves((field.name,), field.type), excluded)
                 left_out += _others((field.name,), field.type, excluded)
-        _check_distinct(leaves)
+        _check_distinct(schema, leaves)
         return leaves, left_out
 
     def retype(self, leaf: Leaf, schema: pa.Schema) -> tuple[list[Leaf], list[LeftOut]] | None:
@@ -265,8 +265,9 @@ def _others(path: tuple[str, ...], kind: pa.DataType, excluded: set[str]) -> Ite
     if pa.types.is_struct(kind):
         for field in kind:
             yield from _others((*path, field.name), field.type, excluded)
-    elif numeric_type(kind) is None and not is_untyped(kind):
-        hint = "; name it to use its lists as vectors of one length" if is_list(kind) else ""
+    elif not any(find_leaves(path, kind)):
+        is_vector = is_list(kind) and len(path) == 1
+        hint = "; name it to use its lists as vectors of one length" if is_vector else ""
         yield LeftOut(name, f"{_describe(kind)}{hint}")
 
 
@@ -299,10 +300,17 @@ def _require(field: pa.Field, path: tuple[str, ...], name: str) -> list[Leaf]:
     return leaves
 
 
-def _check_distinct(leaves: list[Leaf]) -> None:
+def _check_distinct(schema: pa.Schema, leaves: list[Leaf]) -> None:
     names = [feature for leaf in leaves for feature in leaf.features]
     if len(set(names)) < len(names):
         [(name, _)] = Counter(names).most_common(1)
+        times = _names(schema).count(name)
+        if times > 1:
+            raise SchemaError(
+                f"column {name!r} exists {times} times. Rename all but one of them, or leave them "
+                f"out with {spell('exclude')}.",
+                column=name,
+            )
         raise SchemaError(
             f"column {name!r} is selected twice. Name each column once in {spell('columns')}; the "
             "name of a struct stands for all its fields.",

@@ -29,7 +29,7 @@ def vector_type(kind: pa.DataType, size: int) -> pa.DataType:
     """Return the type of flat fixed-size lists that holds the values of a list type."""
     while pa.types.is_fixed_size_list(kind) or is_list(kind):
         kind = kind.value_type
-    return pa.list_(kind, size)
+    return pa.list_(pa.float64() if pa.types.is_null(kind) else kind, size)
 
 
 def needs_conversion(kind: pa.DataType) -> bool:

@@ -6,6 +6,7 @@ from typing import Final, Literal, Self
 
 import msgspec
 
+from streambn._messages import spell
 from streambn.arrow import Binding, Leaf
 from streambn.errors import SnapshotError
 from streambn.options import Options
@@ -79,14 +80,21 @@ class Body(Stored):
         Raises
         ------
         SnapshotError
-            The policy is not one of streambn's own.
+            The policy is not one of streambn's own, or a function is to choose the columns and
+            has seen no data.
         """
         columns, binding = statistics.columns, statistics.binding
         leaves = None
         if binding is not None:
             leaves = [StoredLeaf(**leaf._asdict()) for leaf in binding.leaves]
         if callable(columns):  # a file holds no code, but the names that the code chose
-            columns = None if binding is None else tuple(leaf.name for leaf in binding.leaves)
+            if binding is None:
+                raise SnapshotError(
+                    f"{spell('columns')} is a function, which a file cannot hold. Call "
+                    "update(data) first: the file then holds the names that the function chose.",
+                    argument="columns",
+                )
+            columns = tuple(leaf.name for leaf in binding.leaves)
         return cls(
             options=StoredOptions.of(statistics.options),
             columns=None if columns is None else list(columns),

@@ -126,12 +126,19 @@ def test_column_named_twice_is_an_error(columns: list[str]) -> None:
 
 def test_two_selected_columns_of_one_name_are_an_error() -> None:
     twins = pa.RecordBatch.from_arrays([pa.array([1.0]), pa.array([2.0])], ["x", "x"])
-    for columns in (None, ["x"]):
-        with pytest.raises(sbn.SchemaError, match="'x'"):
+    for columns in (None, ["x"], ["*"]):
+        with pytest.raises(sbn.SchemaError, match="'x' exists 2 times"):
             fit(twins, columns=columns)
     norm = fit(record(x=[1.0]))
     with pytest.raises(sbn.SchemaError, match="'x' exists 2 times"):
         norm.update(twins)
+
+
+def test_two_other_fields_of_one_name_in_a_struct_pass_through() -> None:
+    names, fields = ["t", "t", "x"], [pa.array(["a"]), pa.array(["b"]), pa.array([5.0])]
+    batch = pa.record_batch({"s": pa.StructArray.from_arrays(fields, names)})
+    out = fit(batch).transform(batch)["s"]
+    assert [out.field(i).to_pylist() for i in range(3)] == [["a"], ["b"], [0.0]]
 
 
 def test_two_other_columns_of_one_name_pass_through() -> None:

@@ -256,3 +256,41 @@ def test_a_union_is_the_same_as_columns_filled_with_nulls(
             fit(*map(filled, parts[cut:]), policy=policy)
         )
         assert older.merge(newer).stats().equals(whole.stats())
+
+
+@pytest.mark.parametrize("using", ["running", "before", "batch"])
+@pytest.mark.parametrize("others", [{}, {"name": pa.array(["p", "q"])}], ids=["alone", "with text"])
+def test_the_output_of_a_stream_has_floats_where_its_first_batch_had_nothing(
+    others: dict[str, Any], using: Any
+) -> None:
+    parts = [NOTHING, VALUES, VALUES]
+    for name, array in others.items():
+        parts = [part.append_column(name, array) for part in parts]
+    typed = [part.set_column(1, "flux", part["flux"].cast(pa.float64())) for part in parts]
+    norm, expected = sbn.Normalizer(), sbn.Normalizer()
+    out = norm.update_transform(iter(parts), using=using).read_all()
+    want = expected.update_transform(iter(typed), using=using).read_all()
+    assert out.to_pylist() == want.to_pylist()
+    assert norm.stats().equals(expected.stats())
+    refused = sbn.Normalizer()
+    with pytest.raises(sbn.SchemaError, match="'flux' is string"):
+        refused.update_transform(iter([NOTHING, TEXT]), using=using).read_all()
+    assert refused.stats()["nulls"].to_pylist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("nothing", "values"),
+    [
+        (pa.DictionaryArray.from_arrays(pa.nulls(2, pa.int8()), pa.nulls(0)), pa.array([1, 3])),
+        (
+            pa.array([[None, None], None], pa.list_(pa.null(), 2)),
+            pa.array([[1.0, 2.0], [3.0, 6.0]], pa.list_(pa.float64(), 2)),
+        ),
+    ],
+    ids=["dictionary", "fixed-size list"],
+)
+def test_encoded_nothing_has_no_type_yet(nothing: pa.Array, values: pa.Array) -> None:
+    first, second = pa.table({"x": [1, 2], "v": nothing}), pa.table({"x": [1, 2], "v": values})
+    norm = sbn.Normalizer().update(first).update(second)
+    assert set(norm.stats()["count"].slice(1).to_pylist()) == {2}
+    assert norm.stats()["nulls"].to_pylist()[1] == 2

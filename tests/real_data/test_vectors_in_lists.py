@@ -104,3 +104,20 @@ def test_files_of_other_writers() -> None:
         np.testing.assert_allclose(out.to_pylist(), expected, rtol=1e-6, atol=1e-7)
     pq.write_table(pa.table({"v": [[1.0, 2.0], [3.0]]}), "ragged.parquet")
     assert "row 1" in bad(3, "fit", "ragged.parquet", "-o", "r.json", "--columns", "v")
+
+
+def test_vectors_may_begin_with_elements_that_are_all_null() -> None:
+    nothing = pa.table({"v": pa.array([[None, None]])})
+    norm = sbn.Normalizer(columns=["v"]).update(nothing).update(pa.table({"v": [[1, 2], [3, 6]]}))
+    assert norm.stats()["mean"].to_pylist() == [2.0, 4.0]
+    assert norm.stats()["nulls"].to_pylist() == [1, 1]
+    assert norm.transform(nothing)["v"].to_pylist() == [[None, None]]
+
+
+def test_lists_in_structs_are_left_out_aloud() -> None:
+    tensor = pa.list_(pa.list_(pa.float64(), 1), 1)
+    kind = pa.struct({"list": pa.list_(pa.float64()), "tensor": tensor, "a": pa.float64()})
+    data = pa.table({"s": pa.array([{"list": [1.0], "tensor": [[1.0]], "a": 1.0}], kind)})
+    left_out = sbn.Normalizer().update(data).statistics.left_out
+    assert [each.column for each in left_out] == ["s.list", "s.tensor"]
+    assert not any("name it" in each.reason for each in left_out)

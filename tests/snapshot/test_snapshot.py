@@ -653,3 +653,16 @@ def test_process_killed_while_saving_leaves_a_complete_file(tmp_path: Path) -> N
     assert widths == {1, 400}  # both were seen, so the file was indeed being replaced
     example().save(path)
     assert is_same(sbn.load(path), example())
+
+
+def test_a_file_holds_the_names_that_a_callable_chose(tmp_path: Path) -> None:
+    norm = sbn.Normalizer(columns=lambda field: field.name != "id")
+    with pytest.raises(sbn.SnapshotError, match="function") as caught:
+        norm.save(tmp_path / "s.json")
+    assert caught.value.argument == "columns"
+    assert not (tmp_path / "s.json").exists()
+    data = pa.table({"id": [1.0], "x": [2.0]})
+    norm.update(data).save(tmp_path / "s.json")
+    again = sbn.load(tmp_path / "s.json")
+    assert again.statistics.columns == ("x",)
+    assert again.update(data).stats().equals(norm.update(data).stats())
