@@ -140,3 +140,21 @@ def test_the_delimiter_and_the_header_are_found(
     assert dialect.names is not None
     assert len(set(dialect.names)) == len(names)
     assert all(ours.startswith(name) for ours, name in zip(dialect.names, names, strict=True))
+
+
+def test_long_lines_are_read_in_larger_blocks_with_the_same_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [[f"{row}.{column}5" for column in range(40)] for row in range(50)]
+    content = "\n".join(",".join(row) for row in [[f"c{i}" for i in range(40)], *rows]).encode()
+    monkeypatch.setattr(csv_reader, "_BLOCK", 2000)
+    monkeypatch.setattr(csv_reader, "_WIDE_BLOCK", 8000)
+
+    def read() -> list[pa.RecordBatch]:
+        return list(open_csv(lambda: pa.BufferReader(content), "it", CsvOptions()))
+
+    narrow = read()
+    monkeypatch.setattr(csv_reader, "_WIDE", 100)
+    wide = read()
+    assert len(wide) < len(narrow)
+    assert pa.Table.from_batches(wide).equals(pa.Table.from_batches(narrow))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import streambn as sbn
 from streambn.errors import InvalidValueError, StreamBNError
-from streambn.io import Location, Stamp, locate
+from streambn.io import Location, Stamp, identities, locate
 
 AllFiles = Callable[[Location], list[str]]
 TABLE = pa.table({"x": [1.0, 2.0, 4.0], "y": [1, 2, None]})
@@ -118,13 +118,17 @@ def test_identity_does_not_depend_on_the_spelling(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000/")
     Path("d").mkdir()
     Path("link").symlink_to("d")
+    Path("d/to_f").symlink_to("f")
     for same in (
-        ["d/f", "link/f", "./d/../d/f", f"file://{tmp_path}/d/f"],
+        ["d/f", "link/f", "./d/../d/f", "link/to_f", f"file://{tmp_path}/d/f"],
+        ["d", "link", "d/", "d/."],
         ["s3://b/k", "s3://b/k/", "s3://b/k?region=x", "s3://b/k?endpoint_override=127.0.0.1:9000"],
         ["gs://b/k", "gcs://b/k?anonymous=true"],
         ["memory://b/k", "memory:///b/k/"],
     ):
-        assert len({locate(text).identity for text in same}) == 1
+        places = [locate(text) for text in same]
+        assert len({place.identity for place in places}) == 1
+        assert identities(places) == [place.identity for place in places]
     other = locate("s3://b/k?endpoint_override=http://127.0.0.1:9001")
     assert other.identity != locate("s3://b/k").identity
 
