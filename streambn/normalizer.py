@@ -15,7 +15,7 @@ import pyarrow as pa
 from streambn._lazy import lazy_module
 from streambn._messages import listed
 from streambn._transformer import Transformer, float_type_of
-from streambn.arrow import Names, map_stream, open_stream
+from streambn.arrow import check_names, map_stream, open_stream
 from streambn.errors import InvalidValueError, NotFittedError
 from streambn.options import Missing, Options, SchemaRule
 from streambn.policies import Policy, Welford, check_policy
@@ -29,7 +29,7 @@ else:
     io = lazy_module("streambn.io")
     snapshot = lazy_module("streambn.snapshot")
 
-__all__ = ["FrozenNormalizer", "Normalizer", "Using", "check_names", "load"]
+__all__ = ["FrozenNormalizer", "Normalizer", "Using", "load"]
 
 Using = Literal["running", "before", "batch"]
 
@@ -492,32 +492,3 @@ def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
 
 def _save(path: str | os.PathLike[str], statistics: Statistics, *, frozen: bool) -> None:
     io.locate(path).write_bytes(snapshot.encode(snapshot.Snapshot(statistics, frozen)))
-
-
-def check_names(columns: Any, exclude: Any) -> tuple[Names | None, tuple[str, ...]]:
-    """Return the columns to select and those to leave alone.
-
-    Raises
-    ------
-    InvalidValueError
-        An argument is not a list of names, or both have the same name.
-    """
-    chosen, excluded = columns, exclude
-    if columns is not None and not callable(columns):
-        chosen = _names("columns", columns, "a list of names, a callable that takes a pyarrow.Field"
-                        ", or None for all numeric columns")  # fmt: skip
-    excluded = () if exclude is None else _names("exclude", exclude, "a list of names, or None")
-    if isinstance(chosen, tuple) and (both := set(chosen) & set(excluded)):
-        raise InvalidValueError(
-            f"columns and exclude both name {min(both)!r}. Remove it from one of them.",
-            argument="exclude",
-            column=min(both),
-        )
-    return chosen, excluded
-
-
-def _names(argument: str, given: Any, domain: str) -> tuple[str, ...]:
-    names = () if isinstance(given, str) or not isinstance(given, Sequence) else tuple(given)
-    if not names or not all(isinstance(name, str) for name in names):
-        raise InvalidValueError(f"{argument} must be {domain}, got {given!r}.", argument=argument)
-    return names

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from streambn._messages import display_name, listed, spell
 from streambn.arrow.schemas import is_float, numeric_type, pandas_index_columns
 from streambn.arrow.vectors import is_list, needs_conversion
-from streambn.errors import SchemaError
+from streambn.errors import InvalidValueError, SchemaError
 
 __all__ = [
     "Leaf",
     "LeftOut",
     "Names",
     "Selection",
+    "check_names",
     "fields_by_name",
     "find_field",
     "find_leaves",
@@ -216,6 +217,35 @@ class Selection(NamedTuple):
                 column=pattern,
             )
         return found
+
+
+def check_names(columns: Any, exclude: Any) -> tuple[Names | None, tuple[str, ...]]:
+    """Return the columns to select and those to leave alone.
+
+    Raises
+    ------
+    InvalidValueError
+        An argument is not a list of names, or both have the same name.
+    """
+    chosen, excluded = columns, exclude
+    if columns is not None and not callable(columns):
+        domain = "a list of names, a callable that takes a pyarrow.Field, or None for all numeric"
+        chosen = _checked("columns", columns, f"{domain} columns")
+    excluded = () if exclude is None else _checked("exclude", exclude, "a list of names, or None")
+    if isinstance(chosen, tuple) and (both := set(chosen) & set(excluded)):
+        raise InvalidValueError(
+            f"columns and exclude both name {min(both)!r}. Remove it from one of them.",
+            argument="exclude",
+            column=min(both),
+        )
+    return chosen, excluded
+
+
+def _checked(argument: str, given: Any, domain: str) -> tuple[str, ...]:
+    names = () if isinstance(given, str) or not isinstance(given, Sequence) else tuple(given)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InvalidValueError(f"{argument} must be {domain}, got {given!r}.", argument=argument)
+    return names
 
 
 def may_be_absent() -> str:

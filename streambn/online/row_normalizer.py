@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from streambn.arrow import Binding, Leaf, parse_weights, row_columns, weight_array
+from streambn.arrow import Binding, Leaf, check_names, parse_weights, row_columns, weight_array
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import RowStatistics
 from streambn.kernels.interface import Floats
@@ -26,7 +26,7 @@ from streambn.kernels.rows import (
     refuse,
     weight_of,
 )
-from streambn.normalizer import FrozenNormalizer, Normalizer, check_names
+from streambn.normalizer import FrozenNormalizer, Normalizer
 from streambn.online.batch_learner import BatchLearner
 from streambn.online.batch_transformer import BatchTransformer
 from streambn.online.features import BatchColumns, column_of, duplicate_feature, select_columns
