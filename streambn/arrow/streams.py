@@ -354,6 +354,8 @@ def _not_arrow(data: object, subject: str = "data") -> InvalidValueError:
         remedy = "Collect it first: data.collect(), or data.collect_batches() for a stream."
     elif _kind(data).startswith("numpy"):
         remedy = "Name its columns: pyarrow.table({'x': data})."
+        if getattr(data, "ndim", 1) == 2:
+            remedy = "Name its columns: pyarrow.table(list(data.T), names=[...])."
     elif hasattr(data, "iter_batches"):
         remedy = "Pass its batches: data.iter_batches()."
     elif hasattr(data, "to_arrow_reader"):
