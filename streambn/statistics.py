@@ -129,6 +129,8 @@ class Statistics:
     def _change(self, change: Change) -> Statistics:
         """Return the statistics with another binding, whose features have histories of ours."""
         binding, state = change.binding, self.state
+        if binding is self.binding:
+            return self.leave_out(change.left_out)
         if not binding.leaves and not binding.union:
             raise SchemaError(
                 f"the data has no numeric column to normalize: {listed(map(str, change.left_out))}."
@@ -141,11 +143,12 @@ class Statistics:
 
     def leave_out(self, columns: Iterable[LeftOut]) -> Statistics:
         """Return the statistics with further columns left out."""
-        known = {each.column for each in self.left_out}.union(self.features)
+        known = {each.column for each in self.left_out}
         new = [each for each in columns if each.column not in known]
-        if not new:
-            return self
-        return replace(self, left_out=(*self.left_out, *new))
+        if new:
+            features = {*self.features}
+            new = [each for each in new if each.column not in features]
+        return replace(self, left_out=(*self.left_out, *new)) if new else self
 
     def learn(self, batch: pa.RecordBatch) -> Statistics:
         """Return the statistics after one more batch.

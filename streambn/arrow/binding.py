@@ -198,8 +198,8 @@ class Binding:
             leaves += fresh
             origins += [len(self.features)] * sum(leaf.width for leaf in fresh)
             left_out += others
-        if not left_out and leaves == [*self.leaves]:
-            return None
+        if leaves == [*self.leaves]:
+            return Change(self, origins, left_out) if left_out else None
         return Change(Binding(tuple(leaves), self.union, self.spare), origins, left_out)
 
     def typed_by(self, other: Binding) -> Change:

@@ -349,3 +349,10 @@ def test_output_without_nulls_has_no_bitmap() -> None:
     out = fit(record(x=[1.0, 3.0])).transform(record(x=[1.0, 3.0])).column(0)
     assert out.buffers()[0] is None
     assert out.null_count == 0
+
+
+def test_a_union_with_other_columns_is_resolved_once() -> None:
+    batch = record(x=[1.0, 2.0], name=["a", "b"])
+    norm = fit(batch, schema="union")
+    bound = norm.statistics.binding
+    assert norm.update(batch).update(batch).statistics.binding is bound
