@@ -245,12 +245,13 @@ class Binding:
     def _resolve(self, schema: pa.Schema) -> _Resolution:
         places, floating, vectors = [], [], []
         fields, converted, encoded = fields_by_name(schema), schema, False
+        remedy = "Only whole columns may be absent." if self.union else may_be_absent()
         for leaf in self.leaves:
             if self.union and leaf.path[0] not in fields:
                 places.append(BoundColumn((ABSENT,), leaf.size))
                 floating.append(pa.float64())
                 continue
-            kind = find_field(fields, leaf.path, remedy=may_be_absent()).type
+            kind = find_field(fields, leaf.path, remedy=remedy).type
             _check_leaf(leaf, kind)
             floating.append(float_type(kind))
             if not leaf.typed:

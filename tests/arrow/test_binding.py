@@ -356,3 +356,10 @@ def test_a_union_with_other_columns_is_resolved_once() -> None:
     norm = fit(batch, schema="union")
     bound = norm.statistics.binding
     assert norm.update(batch).update(batch).statistics.binding is bound
+
+
+def test_an_absent_field_of_a_struct_is_refused_with_a_remedy_that_helps() -> None:
+    norm = fit(record(s=pa.array([{"a": 1.0, "b": 2.0}])), schema="union")
+    with pytest.raises(sbn.SchemaError, match="Only whole columns may be absent") as caught:
+        norm.update(record(s=pa.array([{"b": 2.0}])))
+    assert "union" not in str(caught.value)
