@@ -136,10 +136,24 @@ class Statistics:
                 f"the data has no numeric column to normalize: {listed(map(str, change.left_out))}."
             )
         if binding != self.binding:
+            if binding.union:
+                self._check_never_left_out(binding)
             spare = [len(self.features)] if binding.spare else []
             state = self.policy.take(state, [*change.origins, *spare])
             check_affine(self.options, binding)
         return replace(self, binding=binding, state=state).leave_out(change.left_out)
+
+    def _check_never_left_out(self, binding: Binding) -> None:
+        """Raise a SchemaError if a leaf of a union was left out before: its values are lost."""
+        left_out = {each.column: each.reason for each in self.left_out}
+        for leaf in binding.leaves if left_out else ():
+            if leaf.name in left_out:
+                raise SchemaError(
+                    f"column {leaf.name!r} is numeric here, but was left out before "
+                    f"({left_out[leaf.name]}). Cast it to one type, or name it in "
+                    f"{spell('exclude')}.",
+                    column=leaf.name,
+                )
 
     def leave_out(self, columns: Iterable[LeftOut]) -> Statistics:
         """Return the statistics with further columns left out."""
@@ -286,7 +300,10 @@ class Statistics:
         older = older._change(older.binding.typed_by(newer.binding))
         newer = newer._change(newer.require_binding().typed_by(older.require_binding()))
         if older.options.schema == "union":
-            older, newer = older._with_leaves_of(newer), newer._with_leaves_of(older)
+            try:
+                older, newer = older._with_leaves_of(newer), newer._with_leaves_of(older)
+            except SchemaError as error:
+                raise MergeError(error.message, column=error.column) from error
         ours, theirs = older.features, newer.features
         _check_same_features(ours, theirs)
         state = newer.state

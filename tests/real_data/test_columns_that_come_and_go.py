@@ -205,6 +205,14 @@ def test_without_it_the_message_names_it() -> None:
     assert "left out: y (only in 1 later file; --union-by-name includes it)" in done.stderr
 
 
+@pytest.mark.parametrize("way", [learned, merged])
+@pytest.mark.parametrize("order", [1, -1])
+def test_text_and_numbers_under_one_name_are_refused_in_any_order(way: Way, order: int) -> None:
+    text, numbers = pa.table({"s": ["a"], "y": [1.0]}), pa.table({"s": [1.0], "y": [1.0]})
+    with pytest.raises(sbn.StreamBNError, match="column 's'"):
+        way([text, numbers][::order], schema="union")
+
+
 NAMES = ("a", "b", "c")
 VALUE = st.one_of(st.none(), st.integers(-9, 9).map(float), st.floats(-1e6, 1e6, width=32))
 
