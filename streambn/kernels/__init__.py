@@ -43,6 +43,7 @@ __all__ = [
     "exact_sums",
     "extend_exact",
     "extend_moments",
+    "extend_over_gaps",
     "merge_exact",
     "merge_moments",
     "normalize",
@@ -104,6 +105,7 @@ denormalize = _implementation.denormalize
 exact_sums = _implementation.exact_sums
 extend_exact = _implementation.extend_exact
 extend_moments = _implementation.extend_moments
+extend_over_gaps = _implementation.extend_over_gaps
 merge_exact = _implementation.merge_exact
 merge_moments = _implementation.merge_moments
 normalize = _implementation.normalize

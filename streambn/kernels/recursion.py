@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from streambn.kernels.interface import Floats, Ints
 
-__all__ = ["LEAST_FADE", "Recursion", "counts_gaps", "gap_fade", "recursion_step"]
+__all__ = [
+    "EDGE",
+    "LEAST_FADE",
+    "Recursion",
+    "counts_gaps",
+    "gap_fade",
+    "gap_powers",
+    "longest_gap",
+    "recursion_step",
+]
 
 # A gap discounts by no more than this. Without a bound, the weights before a long gap would be 0 in
 # float64, and the unbiased variance of one value after it would be 0/0. With it, the mean forgets
@@ -16,6 +27,8 @@ __all__ = ["LEAST_FADE", "Recursion", "counts_gaps", "gap_fade", "recursion_step
 # their digits.
 LEAST_FADE: Final = 2.0**-600
 
+# Rows at an end of a batch. If all of them lack a value, the gap there counts as long.
+EDGE: Final = 52
 _TABLE = 1024  # gaps, in rows, whose powers are tabulated
 
 
@@ -49,6 +62,23 @@ def gap_fade(missing: Ints, decay: float) -> Floats:
     """Return the factor by which rows without a value discount what came before."""
     fade: Floats = np.maximum(np.power(decay, missing), LEAST_FADE)
     return fade
+
+
+def longest_gap(decay: float) -> float:
+    """Return the rows of the longest gap whose discount is not bounded."""
+    return math.log(LEAST_FADE) / math.log(decay) if decay > 0 else 0.0
+
+
+@functools.lru_cache(maxsize=64)
+def gap_powers(decay: float, rows: int) -> Floats:
+    """Return the powers of λ for a batch: of 0, 1, …, 1023, and of rows, rows − 1, ….
+
+    The second part ends with the rows between two gaps that are just not long. Powers from here
+    are the same in both kernels.
+    """
+    whole = np.maximum(rows - np.arange(2 * EDGE - 1), 0)
+    powers: Floats = np.power(decay, np.append(np.arange(_TABLE), whole))
+    return powers
 
 
 def recursion_step(gap: Ints, decay: float, alpha: float) -> tuple[Floats, Floats]:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from streambn.accumulators import Moments
-from streambn.kernels import Columns
+from streambn.kernels import Columns, extend_over_gaps
 from streambn.kernels.flatten import iterate_features
 from streambn.kernels.interface import Floats, Ints
-from streambn.kernels.recursion import LEAST_FADE, gap_fade
+from streambn.kernels.recursion import EDGE, gap_fade, longest_gap
 
 __all__ = ["AdjustedEMA", "AdjustedState"]
-
-
-# Rows at an end of a block whose missing values are found in one call of the kernel.
-_EDGE = 52
 
 
 class AdjustedState(NamedTuple):
@@ -62,25 +58,17 @@ class AdjustedEMA:
         """See `Policy.update`."""
         if columns.rows == 0:
             return state
-        # The short way, if no value was missing so far: most batches will be complete too.
-        if not self._has_gaps or not np.count_nonzero(state.moments.missing):
+        if self.ignore_na or self.decay == 1:  # rows without a value discount nothing
             after = state.moments.extend(columns, self.decay, self.ignore_na)
-            if not self._has_gaps or not np.count_nonzero(after.missing):
-                return AdjustedState(after, state.gaps)
-        gaps = _edge_gaps(columns)
-        if not (gaps.any() or state.gaps.any() or columns.rows > self._longest_gap):
-            return AdjustedState(state.moments.extend(columns, self.decay), gaps)
-        return self.merge(state, self._of_batch(columns, gaps))
-
-    @property
-    def _has_gaps(self) -> bool:
-        """Whether rows without a value discount anything."""
-        return not self.ignore_na and self.decay != 1
-
-    @property
-    def _longest_gap(self) -> float:
-        """The rows of the longest gap whose discount is not bounded."""
-        return math.log(LEAST_FADE) / math.log(self.decay) if self.decay > 0 else 0.0
+            return AdjustedState(after, state.gaps)
+        arrays, gaps, left = extend_over_gaps(state.moments, state.gaps, columns, self.decay)
+        for feature, values, valid in iterate_features(columns, left) if left else ():
+            of_batch = AdjustedState(Moments(arrays.memory[:, [feature]]), gaps[:, [feature]])
+            of_batch = self._over_long_gaps(of_batch, values, valid, columns.weights)
+            merged = self.merge(self.take(state, [feature]), of_batch)
+            arrays.memory[:, feature] = merged.moments.memory[:, 0]
+            gaps[:, feature] = merged.gaps[:, 0]
+        return AdjustedState(Moments.sealed(arrays), gaps)
 
     def merge(self, older: AdjustedState, newer: AdjustedState) -> AdjustedState:
         """See `Policy.merge`. Not commutative."""
@@ -98,33 +86,35 @@ class AdjustedEMA:
         )
         return AdjustedState(moments, gaps)
 
-    def _of_batch(self, columns: Columns, gaps: Ints) -> AdjustedState:
-        """Return the state of a batch with the given gaps at its ends; −1 stands for long ones."""
-        moments, rows = Moments.of(columns, self.decay), columns.rows
-        none = moments.count == 0
-        gaps = np.where(none, np.array([[rows], [0]]), gaps)
-        # Beyond this a discount may cost digits of W, C or S.
-        odd = (gaps < 0).any(axis=0) | (gaps[1] > self._longest_gap / 2)
-        # The kernel's weights are as of the last row.
-        faded = np.power(self.decay, np.where(none | odd, 0, gaps[1]))
-        moments = moments.replace(
-            weight=moments.weight / faded,
-            pairs=moments.pairs / faded / faded,
-            squares=moments.squares / faded / faded,
-            m2_hi=moments.m2_hi / faded,
-            m2_lo=moments.m2_lo / faded,
-            decay=np.power(self.decay, np.where(none, 0, rows - gaps.sum(axis=0))),
-        )
-        suspects = odd | ((moments.count < rows) & ~none & (rows > self._longest_gap))
-        if suspects.any():
-            for feature, values, valid in iterate_features(columns, np.flatnonzero(suspects)):
-                at = np.flatnonzero(valid)
-                if not (odd[feature] or (np.diff(at) > self._longest_gap).any()):
-                    continue
-                gaps[:, feature] = at[0], rows - 1 - at[-1]
-                alone = self._of_values(values, at, columns.weights).memory
-                moments.memory[Moments.TALLY.stop :, feature] = alone[Moments.TALLY.stop :, 0]
-        return AdjustedState(Moments.sealed(moments), gaps)
+    def _over_long_gaps(
+        self,
+        state: AdjustedState,
+        values: pa.Array,
+        valid: NDArray[np.bool_],
+        weights: Floats | None,
+    ) -> AdjustedState:
+        """Return the state of one feature in a batch, where a gap may be long.
+
+        Parameters
+        ----------
+        state : AdjustedState
+            The state from the kernel. It is right if no gap in the batch is long.
+        values : pyarrow.Array
+        valid : ndarray of bool, shape (rows,)
+            True where a row holds a value.
+        weights : ndarray of float64, shape (rows,), or None
+        """
+        at, longest = np.flatnonzero(valid), longest_gap(self.decay)
+        if len(at) == 0:
+            return state
+        before, since = at[0], len(valid) - 1 - at[-1]
+        if max(before, since) < EDGE and since <= longest / 2 and not (np.diff(at) > longest).any():
+            return state
+        memory = state.moments.memory
+        memory[Moments.TALLY.stop :] = self._of_values(values, at, weights).memory[
+            Moments.TALLY.stop :
+        ]
+        return AdjustedState(state.moments, np.array([[before], [since]]))
 
     def _of_values(self, values: pa.Array, at: Ints, weights: Floats | None) -> Moments:
         """Return the moments of one feature from its first value to its last.
@@ -137,10 +127,8 @@ class AdjustedEMA:
         weights : ndarray of float64, shape (rows,), or None
         """
         moments = Moments.empty(1)
-        if len(at) == 0:
-            return moments
         # Within a piece no gap is long, so the kernel applies all discounts.
-        ends = np.flatnonzero(np.diff(at) - 1 > self._longest_gap)
+        ends = np.flatnonzero(np.diff(at) - 1 > longest_gap(self.decay))
         starts = np.append(0, ends + 1)
         stops = np.append(ends + 1, len(at))
         since = np.diff(at, prepend=at[0] - 1)[starts] - 1
@@ -168,24 +156,3 @@ class AdjustedEMA:
     def take(self, state: AdjustedState, features: Sequence[int]) -> AdjustedState:
         """See `Policy.take`."""
         return AdjustedState(state.moments.take(features), state.gaps[:, list(features)])
-
-
-def _edge_gaps(columns: Columns) -> Ints:
-    """Return the rows without a value at both ends of a batch; −1 if they are many."""
-    rows = columns.rows
-    if rows <= _EDGE:
-        return np.array(_edges(columns), np.int64)
-    head, tail = columns.slice(0, _EDGE), columns.slice(rows - _EDGE, _EDGE)
-    return np.array((_edges(head)[0], _edges(tail)[1]), np.int64)
-
-
-def _edges(columns: Columns) -> tuple[Ints, Ints]:
-    """Return the rows without a value at both ends of at most 52 rows; −1 if all lack one.
-
-    With λ = 1/2, W is a sum of different powers of 2, one for each value. In units of the first
-    row's weight it is an integer whose bits are the validity.
-    """
-    weight = Moments.of(columns.with_weights(None), 0.5).weight
-    bits = np.ldexp(weight, columns.rows - 1).astype(np.int64)
-    first = np.frexp(bits & -bits)[1] - 1
-    return first, np.where(bits == 0, -1, columns.rows - np.frexp(bits)[1])

@@ -24,10 +24,17 @@ from numpy.typing import NDArray
 from streambn._lazy import lazy_module
 from streambn.kernels.exact import ExactSums, unmergeable
 from streambn.kernels.flatten import decode_columns
-from streambn.kernels.interface import Columns, FeatureTransform, Floats, Times, Transformed
+from streambn.kernels.interface import (
+    Columns,
+    FeatureTransform,
+    Floats,
+    Ints,
+    Times,
+    Transformed,
+)
 from streambn.kernels.moments import MomentArrays, empty_moments
 from streambn.kernels.native import _core
-from streambn.kernels.recursion import Recursion
+from streambn.kernels.recursion import Recursion, gap_powers
 
 reference = lazy_module("streambn.kernels.reference")  # only extreme values need it
 
@@ -39,6 +46,7 @@ __all__ = [
     "exact_sums",
     "extend_exact",
     "extend_moments",
+    "extend_over_gaps",
     "merge_exact",
     "merge_moments",
     "normalize",
@@ -85,6 +93,21 @@ def merge_moments(older: MomentArrays, newer: MomentArrays) -> MomentArrays:
     memory = np.empty(older.memory.shape, np.int64)
     _core.merge_moments(older.memory, newer.memory, memory)
     return MomentArrays(memory)
+
+
+def extend_over_gaps(
+    older: MomentArrays, gaps: Ints, columns: Columns, decay: float
+) -> tuple[MomentArrays, Ints, list[int]]:
+    """See `streambn.kernels.reference.extend_over_gaps`."""
+    if columns.layout.encoded:
+        columns = decode_columns(columns)
+    batch, layout, weights = columns.batch, columns.layout, columns.weights
+    memory, after = np.empty(older.memory.shape, np.int64), np.empty(gaps.shape, np.int64)
+    powers = gap_powers(decay, len(batch))
+    left = _core.extend_over_gaps(
+        batch, layout, decay, weights, _threads, powers, older.memory, gaps, memory, after
+    )
+    return MomentArrays(memory), after, left
 
 
 def exact_sums(columns: Columns) -> ExactSums:

@@ -15,6 +15,19 @@ def block_moments(
     out: Any,
     /,
 ) -> None: ...
+def extend_over_gaps(
+    batch: Any,
+    layout: Any,
+    decay: float,
+    weights: Any,
+    threads: int,
+    powers: Any,
+    older: Any,
+    older_gaps: Any,
+    out: Any,
+    out_gaps: Any,
+    /,
+) -> list[int]: ...  # the features left to the caller
 def recursion_weights(there: Any, decay: float, alpha: float, out: Any, /) -> Any: ...
 def merge_moments(older: Any, newer: Any, out: Any, /) -> None: ...
 def exact_sums(

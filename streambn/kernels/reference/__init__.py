@@ -8,6 +8,7 @@ the cache during several passes.
 from streambn.kernels.moments import empty_moments
 from streambn.kernels.reference.blocks import block_moments, extend_moments
 from streambn.kernels.reference.exact import exact_sums, extend_exact, merge_exact
+from streambn.kernels.reference.gaps import extend_over_gaps
 from streambn.kernels.reference.merge import merge_moments
 from streambn.kernels.reference.recursion import recursion_weights
 from streambn.kernels.reference.rows import RowStatistics
@@ -22,6 +23,7 @@ __all__ = [
     "exact_sums",
     "extend_exact",
     "extend_moments",
+    "extend_over_gaps",
     "merge_exact",
     "merge_moments",
     "normalize",

@@ -6,6 +6,7 @@
 #include "arrow/batch.hpp"
 #include "buffer.hpp"
 #include "moments/block.hpp"
+#include "moments/gaps.hpp"
 #include "moments/recursion.hpp"
 #include "parallel.hpp"
 
@@ -45,6 +46,67 @@ void py_merge_moments(nb::handle older, nb::handle newer, nb::handle out) {
         store_moments(memory.as<int64_t>(), features, k,
                       merge(load_moments(a.as<int64_t>(), features, k),
                             load_moments(b.as<int64_t>(), features, k)));
+}
+
+// Writes the merge of an exponentially weighted average that counts gaps with a batch. Returns the
+// features that are left to the caller because of a long gap: their moments and gaps are those of the
+// batch alone.
+nb::list py_extend_over_gaps(nb::handle batch, nb::handle layout, double decay, OptionalObject weights,
+                             int threads, nb::handle powers, nb::handle older, nb::handle older_gaps,
+                             nb::handle out, nb::handle out_gaps) {
+    const Batch data(batch, layout);
+    const int64_t features = data.features;
+    const Buffer table(powers, 8, "d"), before(older, 8, INTEGER), gaps_before(older_gaps, 8, INTEGER),
+        memory(out, 8, INTEGER, true), gaps_after(out_gaps, 8, INTEGER, true);
+    table.expect(POWERS, "the array of powers");
+    before.expect(FIELDS * features, "the array of older moments");
+    gaps_before.expect(2 * features, "the array of older gaps");
+    memory.expect(FIELDS * features, "the array of moments");
+    gaps_after.expect(2 * features, "the array of gaps");
+    if (!(decay >= 0 && decay <= 1)) throw std::invalid_argument("decay must be in [0, 1]");
+    const auto given = optional_buffer(weights, "d", data.rows, "the array of weights");
+    const Weighting weighting{decay, false, given ? given->as<double>() : nullptr};
+    std::vector<Moments> moments;
+    std::vector<BatchGaps> gaps;
+    without_gil(data.bytes, [&] {
+        moments = block_moments(data.columns, weighting, threads);
+        gaps = find_gaps(data.columns, moments, decay, data.bytes, threads);
+    });
+    const GapMerge gap_merge(table.as<double>());
+    const auto feature = [&](int64_t k) {
+        const int64_t *first = gaps_before.as<int64_t>() + k;
+        return GappedMoments{load_moments(before.as<int64_t>(), features, k),
+                             {first[0], first[features]}};
+    };
+    bool any_gap = false, missing = false;
+    for (int64_t k = 0; k < features; ++k) {
+        const Moments &m = moments[static_cast<size_t>(k)];
+        const BatchGaps &of_batch = gaps[static_cast<size_t>(k)];
+        const GappedMoments old = feature(k);
+        any_gap |= of_batch.is_long || of_batch.any() || old.gaps.any();
+        missing |= m.count < data.rows || old.m.nulls || old.m.nans || old.m.pos_infs || old.m.neg_infs;
+    }
+    const bool plain = !any_gap && (!missing || static_cast<double>(data.rows) <= longest_gap(decay));
+    nb::list left;
+    for (int64_t k = 0; k < features; ++k) {
+        const Moments &m = moments[static_cast<size_t>(k)];
+        const BatchGaps &of_batch = gaps[static_cast<size_t>(k)];
+        GappedMoments now = feature(k);
+        if (plain) {
+            now.m = merge(now.m, m);
+        } else {
+            const GappedMoments newer = of_batch.is_long ? GappedMoments{m, of_batch}
+                                                         : gap_merge.as_of_value(m, of_batch);
+            if (of_batch.is_long || !gap_merge.extend(now, newer)) {
+                left.append(k);
+                now = newer;
+            }
+        }
+        store_moments(memory.as<int64_t>(), features, k, now.m);
+        gaps_after.as<int64_t>()[k] = now.gaps.before;
+        gaps_after.as<int64_t>()[features + k] = now.gaps.since;
+    }
+    return left;
 }
 
 // Writes the weights of rows by their event times. streambn/kernels/reference/times.py has the
@@ -93,6 +155,7 @@ nb::tuple py_recursion_weights(nb::handle valid, double decay, double alpha, nb:
 void bind_moments(nb::module_ &module) {
     module.def("block_moments", &py_block_moments);
     module.def("merge_moments", &py_merge_moments);
+    module.def("extend_over_gaps", &py_extend_over_gaps);
     module.def("time_weights", &py_time_weights);
     module.def("recursion_weights", &py_recursion_weights);
 }
