@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import types
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from producers import LAYOUT, Node, Producer, batch_node, number_node
 
 import streambn as sbn
 from streambn.errors import InvalidValueError
+from streambn.kernels.recursion import gap_powers
 
 pytestmark = pytest.mark.usefixtures("check_released")
 
@@ -290,6 +292,29 @@ def test_merge_of_unfit_arrays_raises(at):
         with refused(name):
             core.merge_moments(*arguments)
         assert not arguments[2 if at < 2 else 0].any()
+
+
+@pytest.mark.parametrize(
+    ("at", "kind", "shape"),
+    [
+        (5, float, gap_powers(0.5, 3).shape),
+        (6, int, (FIELDS, 4)),
+        (7, int, (2, 4)),
+        (8, int, (FIELDS, 4)),
+        (9, int, (2, 4)),
+    ],
+)
+def test_extension_over_gaps_of_unfit_arrays_raises(at, kind, shape):
+    for name, array in unfit_arrays(shape, np.dtype(kind).type):
+        if name == "read-only" and at < 8:
+            continue
+        sizes = (FIELDS, 4), (2, 4), (FIELDS, 4), (2, 4)
+        arrays = [gap_powers(0.5, 3), *(np.zeros(size, np.int64) for size in sizes)]
+        arrays[at - 5] = array
+        layout = types.SimpleNamespace(packed=LAYOUT.packed, schema=None)
+        with refused(name):
+            core.extend_over_gaps(Producer(batch_node()), layout, 0.5, None, 1, *arrays)
+        assert not arrays[3 if at != 8 else 4].any()
 
 
 @pytest.mark.parametrize(

@@ -37,19 +37,18 @@ class Presence {
         read(start, n, bits);
         return bits.word[0];
     }
-    // Returns whether two successive values are more than `most` rows apart.
-    bool has_step_beyond(double most) const {
-        PieceBits bits;
-        int64_t last = -1;
-        for (int64_t start = 0; start < column_.rows; start += PIECE) {
-            const int n = static_cast<int>(std::min<int64_t>(PIECE, column_.rows - start));
-            read(start, n, bits);
-            for (int i = 0; i < n; i += 64)
-                for (uint64_t word = bits.word[i / 64]; word; word &= word - 1) {
-                    const int64_t at = start + i + __builtin_ctzll(word);
-                    if (last >= 0 && static_cast<double>(at - last) > most) return true;
-                    last = at;
-                }
+    // Returns whether two successive values between those in rows `at` and `last` are more than
+    // `most` rows apart. Of the rows that are near enough to a value, the last ones are read first.
+    bool has_step_beyond(double most, int64_t at, int64_t last) const {
+        while (static_cast<double>(last - at) > most) {
+            int64_t stop = at + static_cast<int64_t>(most) + 1, next = at;
+            while (next == at && stop > at + 1) {
+                const int n = static_cast<int>(std::min<int64_t>(64, stop - at - 1));
+                stop -= n;
+                if (const uint64_t bits = word(stop, n)) next = stop + 63 - __builtin_clzll(bits);
+            }
+            if (next == at) return true;
+            at = next;
         }
         return false;
     }
@@ -78,7 +77,7 @@ BatchGaps gaps_of(const Column &column, int64_t feature, int64_t count, double l
     gaps.is_long = static_cast<double>(gaps.since) > longest / 2;
     const int64_t within = rows - count - gaps.before - gaps.since;
     if (!gaps.is_long && static_cast<double>(within + 1) > longest && static_cast<double>(rows) > longest)
-        gaps.is_long = presence.has_step_beyond(longest);
+        gaps.is_long = presence.has_step_beyond(longest, gaps.before, rows - 1 - gaps.since);
     return gaps;
 }
 
@@ -117,7 +116,7 @@ GappedMoments GapMerge::as_of_value(Moments m, Gaps gaps) const {
     m.pairs = m.pairs / faded / faded;
     m.squares = m.squares / faded / faded;
     m.m2 = {m.m2.hi / faded, m.m2.lo / faded};
-    m.decay = powers_[TABULATED_ROWS + gaps.before + gaps.since];
+    m.decay = powers_[GAP_POWERS + gaps.before + gaps.since];
     return {m, gaps};
 }
 
@@ -126,7 +125,7 @@ bool GapMerge::extend(GappedMoments &older, const GappedMoments &newer) const {
     const int64_t between = older.gaps.since + newer.gaps.before;
     Moments m = newer.m;
     if (!no_older && !no_newer) {
-        if (between < 0 || between >= TABULATED_ROWS) return false;
+        if (between < 0 || between >= GAP_POWERS) return false;
         m.decay *= std::max(powers_[between], LEAST_FADE);
     }
     older.m = merge(older.m, m);

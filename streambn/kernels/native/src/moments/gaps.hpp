@@ -10,26 +10,27 @@
 
 namespace streambn {
 
-// The tables of powers of the decay end at these sizes.
-constexpr int64_t TABULATED_ROWS = 1024, EDGE = 52;
-constexpr int64_t POWERS = TABULATED_ROWS + 2 * EDGE - 1;
+// The rows at an end of a batch. If none of them holds a value, the gap there counts as long.
+constexpr int64_t EDGE = 52;
+// The length of the array of powers, which `gap_powers` in streambn/kernels/recursion.py documents.
+constexpr int64_t GAP_POWERS = 1024, POWERS = GAP_POWERS + 2 * EDGE - 1;
 
 // The rows of one feature without a value before its first value and after its last one.
 struct Gaps {
     int64_t before = 0, since = 0;
     bool any() const { return before != 0 || since != 0; }
 };
-// The gaps of a feature in a batch, and whether one of them may be too long for the formula.
+// The gaps at the ends of a batch, and whether one in the batch is too long for `GapMerge`.
 struct BatchGaps : Gaps {
     bool is_long = false;
 };
 
-// Returns the gaps of each feature, whose moments are given. A feature without a value has all rows
-// in its first gap. If `is_long` is set, the others need not be.
+// Returns the gaps of each feature, whose moments are given. All rows of a feature without a value
+// are before its first value. If `is_long` is set, the gaps at the ends may be wrong.
 std::vector<BatchGaps> find_gaps(const std::vector<Column> &columns, const std::vector<Moments> &moments,
                                  double decay, int64_t bytes, int threads);
 
-// A feature of an average by row: its moments as of its last value, and its gaps.
+// The state of one feature: its moments as of its last value, and its gaps.
 struct GappedMoments {
     Moments m;
     Gaps gaps;
@@ -38,12 +39,12 @@ struct GappedMoments {
 // Returns the rows of the longest gap whose discount is not bounded.
 double longest_gap(double decay);
 
-// Extends features by a batch of `rows` rows.
+// Merges features with those of a batch. The powers come from the caller, so that all kernels use
+// the same.
 class GapMerge {
   public:
-    // `powers` holds λ**0, λ**1, … for TABULATED_ROWS gaps, and then λ**rows, λ**(rows - 1), ….
     explicit GapMerge(const double *powers) : powers_(powers) {}
-    // Converts moments as of the last row to moments as of the last value.
+    // Converts moments as of the last row of the batch to moments as of the last value.
     GappedMoments as_of_value(Moments m, Gaps gaps) const;
     // Sets `older` to its merge with `newer`. Returns false, and does nothing, if the gap between
     // them is longer than the table.
