@@ -155,4 +155,5 @@ class AdjustedEMA:
 
     def take(self, state: AdjustedState, features: Sequence[int]) -> AdjustedState:
         """See `Policy.take`."""
-        return AdjustedState(state.moments.take(features), state.gaps[:, list(features)])
+        gaps = np.take(state.gaps, list(features), axis=1)  # C-contiguous, as the kernel needs it
+        return AdjustedState(state.moments.take(features), gaps)
