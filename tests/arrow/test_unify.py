@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from streambn.arrow.unify import (
@@ -110,6 +110,10 @@ def test_values_are_the_same_in_the_common_type(
         return
     values = data.draw(st.lists(in_field(one), max_size=4))
     column = pa.array([None, *values], one.type)[1:]
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:  # pyarrow gives a null struct an index into an empty dictionary
+        reject()
     out = cast_column(column, common.type)
     out.validate(full=True)
     assert out.type == common.type
