@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
+from streambn.kernels.bitmaps import filter_rows, unpack_validity
 
 pc = lazy_module("pyarrow.compute")
 
@@ -170,7 +171,8 @@ def null_in_required(field: pa.Field, array: pa.Array) -> str | None:
     if not field.nullable and array.null_count:
         return name
     if pa.types.is_struct(field.type):
-        inside = array.filter(array.is_valid()) if array.null_count else array
+        valid = unpack_validity(array, 0, len(array))
+        inside = array if valid is None else filter_rows(array, valid)
         children = [(child, inside.field(i)) for i, child in enumerate(field.type)]
     elif pa.types.is_nested(field.type) and hasattr(array, "flatten"):  # lists
         children = [(field.type.field(0), array.flatten())]
