@@ -117,7 +117,9 @@ def _catch_signals() -> None:
     def raise_again(swallowed: Any) -> None:
         stop = swallowed.exc_value
         if not isinstance(stop, KeyboardInterrupt | SystemExit):
-            sys.__unraisablehook__(swallowed)
+            # pyarrow cannot decode every CSV row that it refuses. Its own error follows.
+            if not isinstance(stop, UnicodeDecodeError):
+                sys.__unraisablehook__(swallowed)
             return
 
         def strike(*_: object) -> None:

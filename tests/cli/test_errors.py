@@ -146,6 +146,12 @@ def test_damaged_inputs(fitted: str) -> None:
         assert "standard input" in bad(1, "fit", "-", "-o", "o.json", input=content, text=False)
 
 
+def test_a_ragged_row_that_is_not_text_is_one_line() -> None:
+    rows = b"".join(b"%d,%d\n" % (i, i) for i in range(20))
+    Path("t.csv").write_bytes(b"x,y\n" + rows + b"1\xac,2,3\n")
+    assert "t.csv" in bad(1, "fit", "t.csv", "-o", "s.json", env=ENV)
+
+
 def test_corrupt_statistics(fitted: str) -> None:
     text = Path(fitted).read_text()
     number = max(i for i, c in enumerate(text) if c in "12345678")
