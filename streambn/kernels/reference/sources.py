@@ -64,7 +64,9 @@ def _part(index: int, column: FlatColumn, first: int) -> _Part:
     layout = _layout(column.values.type)
     buffer = column.values.buffers()[1]
     per_value = max(layout.words, 1)
-    flat = np.frombuffer(buffer if buffer is not None else b"", layout.dtype)
+    data = b"" if buffer is None else buffer
+    # A buffer may end with bytes that are no value: Arrow only says that it is long enough.
+    flat = np.frombuffer(data, layout.dtype, count=len(data) // layout.dtype.itemsize)
     begin = column.values.offset * per_value
     flat = flat[begin : begin + len(column.values) * per_value]
     shape = (column.rows, column.width, per_value)[: 2 + (per_value > 1)]
