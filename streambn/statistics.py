@@ -19,6 +19,7 @@ from streambn.arrow import (
     Names,
     Selection,
     bind,
+    fields_by_name,
     parse_instant,
     row_columns,
     select_counted_rows,
@@ -122,7 +123,8 @@ class Statistics:
         known = {*binding.columns, *(each.column for each in self.left_out)}
         if binding.union or isinstance(self.columns, tuple) or known.issuperset(schema.names):
             return []
-        rest = [f for f in schema if f.name not in known and schema.names.count(f.name) == 1]
+        fields = fields_by_name(schema)
+        rest = [same[0] for name, same in fields.items() if name not in known and len(same) == 1]
         leaves, _ = self.selection.find(pa.schema(rest))
         return list(dict.fromkeys(leaf.path[0] for leaf in leaves))
 
@@ -207,9 +209,11 @@ class Statistics:
 
         Names that the schema lacks are among them, unless it may lack them.
         """
-        names = dict.fromkeys([*self.require_binding().columns, *self._row_columns])
-        union = self.options.schema == "union"
-        return [name for name in names if not union or name in schema.names]
+        names = list(dict.fromkeys([*self.require_binding().columns, *self._row_columns]))
+        if self.options.schema != "union":
+            return names
+        present = {*schema.names}
+        return [name for name in names if name in present]
 
     @property
     def _row_columns(self) -> list[str]:
@@ -323,10 +327,7 @@ class Statistics:
         binding = self.require_binding()
         known = {leaf.path for leaf in binding.leaves}
         added = [leaf for leaf in other.require_binding().leaves if leaf.path not in known]
-        origins = [*range(len(binding.features))]
-        origins += [len(binding.features)] * sum(leaf.width for leaf in added)
-        leaves = (*binding.leaves, *added)
-        return self._change(Change(replace(binding, leaves=leaves), origins, []))
+        return self._change(binding.replaced({}).with_null(added, binding))
 
     def as_welford(self) -> Statistics:
         """Return the statistics as `Welford` keeps them.

@@ -7,8 +7,8 @@ they may add leaves or lack some.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -72,6 +72,12 @@ class Change(NamedTuple):
     binding: Binding
     origins: list[int]
     left_out: list[LeftOut]
+
+    def with_null(self, leaves: Sequence[Leaf], old: Binding) -> Change:
+        """Return the change with further leaves, which were null in every row of `old`."""
+        binding = replace(self.binding, leaves=(*self.binding.leaves, *leaves))
+        origins = [len(old.features)] * sum(leaf.width for leaf in leaves)
+        return Change(binding, [*self.origins, *origins], self.left_out)
 
 
 @dataclass(frozen=True)
@@ -161,64 +167,63 @@ class Binding:
         if batch is None:
             return change
         now = self if change is None else change.binding
-        sizes = _sizes_of_lists(now, batch)
-        if not sizes:
+        vectors = _vectors_of_known_size(now, batch)
+        if not vectors:
             return change
-        leaves: list[Leaf] = []
-        origins: list[int] = []
-        before = range(len(now.features)) if change is None else change.origins
-        for leaf, start in now.starts():
-            size = sizes.get(leaf.path)
-            kind = leaf if size is None else leaf._replace(size=size, typed=True)
-            if size is not None:
-                numeric = numeric_type(batch.schema.field(leaf.path[0]).type.value_type)
-                kind = kind._replace(exact=numeric is not None and not is_float(numeric[0]))
-            leaves.append(kind)
-            old = before[start : start + leaf.width]
-            origins += [*old] * (1 if size is None else size)
-        binding = Binding(tuple(leaves), self.union, self.spare)
-        return Change(binding, origins, [] if change is None else change.left_out)
+        sized = now.replaced(vectors)
+        if change is None:
+            return sized
+        origins = [change.origins[origin] for origin in sized.origins]
+        return Change(sized.binding, origins, change.left_out)
 
     def _adapt(self, schema: pa.Schema, selection: Selection) -> Change | None:
-        leaves: list[Leaf] = []
-        origins: list[int] = []
-        left_out: list[LeftOut] = []
-        for leaf, start in self.starts():
-            retyped = None if leaf.typed else selection.retype(leaf, schema)
-            found, others = ([leaf], []) if retyped is None else retyped
-            left_out += others
-            leaves += found
-            for new in found:
-                same = new == leaf
-                origins += range(start, start + leaf.width) if same else [start] * new.width
+        retyped, left_out = selection.retype(self._untyped, schema)
+        change = self.replaced(retyped)
         if self.union:
-            known = {leaf.path for leaf in leaves} | {leaf.path for leaf in self.leaves}
-            added, others = selection.find(schema)
-            fresh = [leaf for leaf in added if leaf.path not in known]
-            leaves += fresh
-            origins += [len(self.features)] * sum(leaf.width for leaf in fresh)
+            known = {leaf.path for leaf in (*self.leaves, *change.binding.leaves)}
+            found, others = selection.find(schema)
+            change = change.with_null([leaf for leaf in found if leaf.path not in known], self)
             left_out += others
-        if leaves == [*self.leaves]:
-            return Change(self, origins, left_out) if left_out else None
-        return Change(Binding(tuple(leaves), self.union, self.spare), origins, left_out)
+        if change.binding.leaves == self.leaves:
+            return Change(self, change.origins, left_out) if left_out else None
+        return change._replace(left_out=left_out)
 
     def typed_by(self, other: Binding) -> Change:
         """Return the binding with its untyped leaves as they are in another binding.
 
-        One that the other has not, and might have as it is no union, is not numeric there.
+        A leaf that the other binding lacks is not numeric there, unless a union may lack it.
         """
+        retyped: dict[Leaf, list[Leaf]] = {}
+        left_out: list[LeftOut] = []
+        below: dict[tuple[str, ...], list[Leaf]] = {}
+        for leaf in other.leaves if self._untyped else ():
+            for depth in range(len(leaf.path)):
+                below.setdefault(leaf.path[: depth + 1], []).append(leaf)
+        for leaf in self._untyped:
+            if leaf.path in below:
+                retyped[leaf] = below[leaf.path]
+            elif not self.union:
+                retyped[leaf] = []
+                left_out.append(LeftOut(leaf.name, "nulls in one part, not numeric in the other"))
+        return self.replaced(retyped)._replace(left_out=left_out)
+
+    @property
+    def _untyped(self) -> list[Leaf]:
+        return [leaf for leaf in self.leaves if not leaf.typed]
+
+    def replaced(self, replacements: Mapping[Leaf, Sequence[Leaf]]) -> Change:
+        """Return the binding with other leaves in place of some untyped ones."""
         leaves: list[Leaf] = []
         origins: list[int] = []
-        left_out: list[LeftOut] = []
         for leaf, start in self.starts():
-            depth = len(leaf.path)
-            found = [x for x in other.leaves if not leaf.typed and x.path[:depth] == leaf.path]
-            if not found and not leaf.typed and not self.union:
-                left_out.append(LeftOut(leaf.name, "nulls in one part, not numeric in the other"))
-                continue
-            leaves += found or [leaf]
-            origins += [start] * sum(x.width for x in found) or range(start, start + leaf.width)
-        return Change(Binding(tuple(leaves), self.union, self.spare), origins, left_out)
+            found = replacements.get(leaf)
+            if found is None:
+                leaves.append(leaf)
+                origins += range(start, start + leaf.width)
+            else:
+                leaves += found
+                origins += [start] * sum(new.width for new in found)
+        return Change(Binding(tuple(leaves), self.union, self.spare), origins, [])
 
     def starts(self) -> Iterator[tuple[Leaf, int]]:
         """Yield each leaf and the index of its first feature."""
@@ -353,7 +358,7 @@ class Binding:
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def _is_whole(self, columns: Columns, out: pa.Schema) -> bool:
-        """Return whether the normalized leaves are all that an output holds, as it stores them."""
+        """Return whether an output holds the normalized leaves and nothing else, unconverted."""
         if not columns.layout.whole:
             return False
 
@@ -384,14 +389,14 @@ def bind(schema: pa.Schema, selection: Selection) -> tuple[Binding, list[LeftOut
     return binding, left_out
 
 
-def _sizes_of_lists(binding: Binding, batch: pa.RecordBatch) -> dict[tuple[str, ...], int]:
-    """Return the sizes of the untyped leaves that are lists in a batch."""
-    sizes = {}
-    names = batch.schema.names
-    for leaf in binding.leaves:
-        if leaf.typed or leaf.path[0] not in names or len(leaf.path) > 1:
+def _vectors_of_known_size(binding: Binding, batch: pa.RecordBatch) -> dict[Leaf, list[Leaf]]:
+    """Return the untyped leaves that are lists in a batch, with the size of the lists."""
+    vectors = {}
+    for leaf in binding._untyped:
+        index = batch.schema.get_field_index(leaf.path[0])
+        if index < 0 or len(leaf.path) > 1:
             continue
-        array = batch.column(leaf.path[0])
+        array = batch.column(index)
         size = vector_size(array) if is_list(array.type) else None
         if size == 0:
             raise SchemaError(
@@ -400,8 +405,10 @@ def _sizes_of_lists(binding: Binding, batch: pa.RecordBatch) -> dict[tuple[str, 
                 column=leaf.name,
             )
         if size is not None:
-            sizes[leaf.path] = size
-    return sizes
+            numeric = numeric_type(array.type.value_type)
+            exact = numeric is not None and not is_float(numeric[0])
+            vectors[leaf] = [leaf._replace(size=size, exact=exact, typed=True)]
+    return vectors
 
 
 def _indices(schema: pa.Schema, path: tuple[str, ...]) -> tuple[int, ...]:

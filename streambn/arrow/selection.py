@@ -76,7 +76,7 @@ class Leaf(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """A column that has no statistics although nobody excluded it, and the reason."""
+    """A column without statistics that the user did not exclude, and the reason."""
 
     column: str
     reason: str
@@ -119,7 +119,12 @@ class Selection(NamedTuple):
         """
         excluded = self._excluded(schema)
         if isinstance(self.columns, tuple):
-            named = [leaf for name in self.columns for leaf in self._named(schema, name, excluded)]
+            fields = fields_by_name(schema)
+            named = [
+                leaf
+                for name in self.columns
+                for leaf in self._named(schema, fields, name, excluded)
+            ]
             _check_distinct(schema, named)
             return named, []
         index = pandas_index_columns(schema)
@@ -136,29 +141,37 @@ class Selection(NamedTuple):
         _check_distinct(schema, leaves)
         return leaves, left_out
 
-    def retype(self, leaf: Leaf, schema: pa.Schema) -> tuple[list[Leaf], list[LeftOut]] | None:
-        """Return the leaves that an untyped leaf becomes in a schema; None if it stays untyped.
+    def retype(
+        self, untyped: Iterable[Leaf], schema: pa.Schema
+    ) -> tuple[dict[Leaf, list[Leaf]], list[LeftOut]]:
+        """Return the leaves that untyped leaves become in a schema, and what is left out.
+
+        A leaf that stays untyped is not among them.
 
         Raises
         ------
         SchemaError
-            The column was named and is not numeric.
+            A column was named and is not numeric.
         """
-        fields = fields_by_name(schema)
-        path = leaf.path if leaf.path[0] in fields else tuple(leaf.name.split("."))
-        if path[0] not in fields:
-            return None
-        field = find_field(fields, path)
-        if is_untyped(field.type):
-            return None
-        excluded = self._excluded(schema)
-        if isinstance(self.columns, tuple) and not {*self.columns}.isdisjoint(_prefixes(leaf.path)):
-            found = _require(field, path, leaf.name)
-            return None if found == [leaf] else (_keep(found, excluded), [])
-        if len(path) == 1 and not self._wants(field):
-            return [], []
-        left_out = [*_others(path, field.type, excluded)]
-        return _keep(find_leaves(path, field.type), excluded), left_out
+        fields, excluded = fields_by_name(schema), self._excluded(schema)
+        named = {*self.columns} if isinstance(self.columns, tuple) else set()
+        retyped: dict[Leaf, list[Leaf]] = {}
+        left_out: list[LeftOut] = []
+        for leaf in untyped:
+            path = leaf.path if leaf.path[0] in fields else tuple(leaf.name.split("."))
+            field = find_field(fields, path) if path[0] in fields else None
+            if field is None or is_untyped(field.type):
+                continue
+            if not named.isdisjoint(_prefixes(leaf.path)):
+                found = _require(field, path, leaf.name)
+                if found != [leaf]:
+                    retyped[leaf] = _keep(found, excluded)
+            elif len(path) == 1 and not self._wants(field):
+                retyped[leaf] = []
+            else:
+                retyped[leaf] = _keep(find_leaves(path, field.type), excluded)
+                left_out += _others(path, field.type, excluded)
+        return retyped, left_out
 
     def _wants(self, field: pa.Field) -> bool:
         """Return whether a function, if there is one, selects a column or cannot tell yet."""
@@ -167,9 +180,9 @@ class Selection(NamedTuple):
     def _excluded(self, schema: pa.Schema) -> set[str]:
         """Return the dotted names to leave alone."""
         excluded: set[str] = set()
-        fields = fields_by_name(schema)
+        names = {*schema.names} if self.exclude else set()
         for name in self.exclude:
-            if is_pattern(name) and name not in fields:
+            if is_pattern(name) and name not in names:
                 excluded.update(fnmatch.filter(_names(schema), name))
             else:
                 excluded.add(name)
@@ -178,7 +191,7 @@ class Selection(NamedTuple):
     def check_excluded(self, schema: pa.Schema) -> None:
         """Raise a SchemaError if a name to leave alone is not in the schema.
 
-        Give it the whole schema: a reader that was told to skip a column does not have it.
+        The schema must be that of the whole data. Batches may lack columns that were not read.
         """
         if self.union:
             return
@@ -189,9 +202,14 @@ class Selection(NamedTuple):
                 missing = SchemaError.missing(name, schema.names)
                 raise SchemaError(f"exclude: {missing}", argument="exclude", column=name)
 
-    def _named(self, schema: pa.Schema, name: str, excluded: set[str]) -> Iterable[Leaf]:
+    def _named(
+        self,
+        schema: pa.Schema,
+        fields: dict[str, list[pa.Field]],
+        name: str,
+        excluded: set[str],
+    ) -> Iterable[Leaf]:
         """Return the leaves that a name or a pattern stands for."""
-        fields = fields_by_name(schema)
         if is_pattern(name) and name not in fields:
             return self._matching(schema, name, excluded)
         path = (name,) if name in fields else tuple(name.split("."))

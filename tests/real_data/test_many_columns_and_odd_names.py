@@ -91,6 +91,15 @@ def test_a_message_is_one_short_line(case: tuple[Callable[[], Any], list[str]]) 
         assert word in message
 
 
+@pytest.mark.parametrize("options", [{}, {"columns": wide().column_names}, {"schema": "union"}])
+def test_many_columns_that_begin_with_nothing(options: dict[str, Any]) -> None:
+    names = wide().column_names
+    norm = fitted(pa.table([pa.nulls(2)] * COUNT, names), **options).update(wide())
+    assert norm.features == tuple(names)
+    rows = norm.merge(fitted(wide(), **options)).stats().select(["count", "nulls", "mean"])
+    assert set(zip(*rows.to_pydict().values(), strict=True)) == {(4, 2, 1.5)}
+
+
 def test_representations_are_short_and_printable() -> None:
     for norm in (fitted(wide()), fitted(odd()), fitted(wide(), affine={"gene1": (1, 0)})):
         for text in (repr(norm), repr(norm.freeze())):
