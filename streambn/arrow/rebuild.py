@@ -8,19 +8,13 @@ import json
 import numpy as np
 import pyarrow as pa
 
+from streambn.arrow.schemas import is_any_list, map_children, tensor_of
 from streambn.arrow.unify import cast_column, holds
 from streambn.arrow.vectors import as_stored, needs_conversion
 from streambn.errors import SchemaError
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
 
 __all__ = ["cast_unchanged", "float_field", "rebuild_array", "update_pandas_metadata"]
-
-_LISTS = (
-    (pa.types.is_list, pa.list_),
-    (pa.types.is_large_list, pa.large_list),
-    (pa.types.is_list_view, pa.list_view),
-    (pa.types.is_large_list_view, pa.large_list_view),
-)
 
 
 def float_field(
@@ -47,15 +41,13 @@ def _float_type(kind: pa.DataType, size: int | None, floating: pa.DataType) -> p
     if pa.types.is_null(kind):
         return floating if size is None else pa.list_(floating, size)
     if isinstance(kind, pa.FixedShapeTensorType):
-        return pa.fixed_shape_tensor(
-            floating, kind.shape, dim_names=kind.dim_names, permutation=kind.permutation
-        )
-    if pa.types.is_fixed_size_list(kind):
-        values = _float_type(kind.value_type, size, floating)
-        return pa.list_(kind.value_field.with_type(values).with_nullable(True), kind.list_size)
-    for test, make in _LISTS:
-        if test(kind):
-            return make(kind.value_field.with_type(floating).with_nullable(True))
+        return tensor_of(kind, floating)
+    if is_any_list(kind):
+
+        def as_float(field: pa.Field) -> pa.Field:
+            return field.with_type(_float_type(field.type, None, floating)).with_nullable(True)
+
+        return map_children(kind, as_float)
     return floating
 
 

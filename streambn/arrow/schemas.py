@@ -11,11 +11,14 @@ import pyarrow as pa
 __all__ = [
     "SchemaCache",
     "float_type",
+    "is_any_list",
     "is_encoded",
     "is_float",
     "list_value_type",
+    "map_children",
     "numeric_type",
     "pandas_index_columns",
+    "tensor_of",
 ]
 
 _FLOAT64 = pa.float64()
@@ -27,6 +30,14 @@ _NUMBERS = _FLOATS.union(
         *(pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
         *(pa.decimal32(1), pa.decimal64(1), pa.decimal128(1), pa.decimal256(1)),
     )
+)
+
+# Types of lists whose length may vary: a test, and a function that makes the type of a field.
+_LISTS = (
+    (pa.types.is_list, pa.list_),
+    (pa.types.is_large_list, pa.large_list),
+    (pa.types.is_list_view, pa.list_view),
+    (pa.types.is_large_list_view, pa.large_list_view),
 )
 
 
@@ -68,13 +79,13 @@ def list_value_type(kind: pa.DataType) -> pa.DataType | None:
 
     Lists of nulls count, because their values may turn out to be numbers.
     """
-    types = pa.types
-    tests = (types.is_list, types.is_large_list, types.is_list_view, types.is_large_list_view)
-    if not any(test(kind) for test in tests):
+    if not any(is_kind(kind) for is_kind, _ in _LISTS):
         return None
     value: pa.DataType = kind.value_type
     numeric = numeric_type(value)
-    return value if types.is_null(value) or (numeric is not None and numeric[1] is None) else None
+    return (
+        value if pa.types.is_null(value) or (numeric is not None and numeric[1] is None) else None
+    )
 
 
 def is_encoded(kind: pa.DataType) -> bool:
@@ -95,6 +106,33 @@ def pandas_index_columns(schema: pa.Schema) -> set[str]:
         return {name for name in stored.get("index_columns", []) if isinstance(name, str)}
     except (ValueError, AttributeError, TypeError):
         return set()
+
+
+def is_any_list(kind: pa.DataType) -> bool:
+    """Return whether a type is of lists, of fixed size or not."""
+    return pa.types.is_fixed_size_list(kind) or any(is_kind(kind) for is_kind, _ in _LISTS)
+
+
+def map_children(kind: pa.DataType, function: Callable[[pa.Field], pa.Field]) -> pa.DataType:
+    """Return a struct, list or map with other fields; any other type is unchanged."""
+    if pa.types.is_struct(kind):
+        return pa.struct([function(field) for field in kind])
+    if pa.types.is_map(kind):  # keys are never null
+        key = function(kind.key_field).with_nullable(False)
+        return pa.map_(key, function(kind.item_field), keys_sorted=kind.keys_sorted)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(function(kind.value_field), kind.list_size)
+    for is_kind, make in _LISTS:
+        if is_kind(kind):
+            return make(function(kind.value_field))
+    return kind
+
+
+def tensor_of(kind: pa.FixedShapeTensorType, values: pa.DataType) -> pa.DataType:
+    """Return a tensor type of the same shape with other values."""
+    return pa.fixed_shape_tensor(
+        values, kind.shape, dim_names=kind.dim_names, permutation=kind.permutation
+    )
 
 
 class SchemaCache:

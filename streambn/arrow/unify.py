@@ -6,12 +6,11 @@ sources encode the same values differently, it is that of the values without the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
+from streambn.arrow.schemas import is_any_list, map_children, tensor_of
 from streambn.kernels.bitmaps import filter_rows, unpack_validity
 
 pc = lazy_module("pyarrow.compute")
@@ -81,7 +80,7 @@ def _common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         kind = _common_type(one.value_type, other.value_type)
         shapes = [(t.shape, t.dim_names, t.permutation) for t in (one, other)]
         if kind is not None and shapes[0] == shapes[1]:
-            return _tensor_of(one, kind)
+            return tensor_of(one, kind)
     one, other = _as_decimal(one, other), _as_decimal(other, one)
     return _unified(one, other) or _unified(_plain(one), _plain(other))
 
@@ -138,9 +137,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
         return _plain(kind.storage_type)
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return _plain(kind.value_type)
-    return _VIEWS.get(kind) or _map_children(
-        kind, lambda field: field.with_type(_plain(field.type))
-    )
+    return _VIEWS.get(kind) or map_children(kind, lambda field: field.with_type(_plain(field.type)))
 
 
 def nullable_field(field: pa.Field) -> pa.Field:
@@ -149,7 +146,7 @@ def nullable_field(field: pa.Field) -> pa.Field:
 
 
 def _nullable(kind: pa.DataType) -> pa.DataType:
-    return _map_children(kind, nullable_field)
+    return map_children(kind, nullable_field)
 
 
 def has_required(field: pa.Field) -> bool:
@@ -184,42 +181,8 @@ def null_in_required(field: pa.Field, array: pa.Array) -> str | None:
     return None
 
 
-def _map_children(kind: pa.DataType, function: Callable[[pa.Field], pa.Field]) -> pa.DataType:
-    """Return a struct, list or map with other fields; any other type is unchanged."""
-    if pa.types.is_struct(kind):
-        return pa.struct([function(field) for field in kind])
-    if pa.types.is_map(kind):  # keys are never null
-        key = function(kind.key_field).with_nullable(False)
-        return pa.map_(key, function(kind.item_field), keys_sorted=kind.keys_sorted)
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(function(kind.value_field), kind.list_size)
-    for is_kind, make in _LISTS:
-        if is_kind(kind):
-            return make(function(kind.value_field))
-    return kind
-
-
-_LISTS = (
-    (pa.types.is_list, pa.list_),
-    (pa.types.is_large_list, pa.large_list),
-    (pa.types.is_list_view, pa.list_view),
-    (pa.types.is_large_list_view, pa.large_list_view),
-)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_fixed_size_list(kind) or any(is_kind(kind) for is_kind, _ in _LISTS)
-
-
 def _is_tensor(kind: pa.DataType) -> bool:
     return isinstance(kind, pa.FixedShapeTensorType)
-
-
-def _tensor_of(kind: pa.FixedShapeTensorType, values: pa.DataType) -> pa.DataType:
-    """Return a tensor type of the same shape with other values."""
-    return pa.fixed_shape_tensor(
-        values, kind.shape, dim_names=kind.dim_names, permutation=kind.permutation
-    )
 
 
 def cast_column(array: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -309,11 +272,11 @@ def input_type(source: pa.DataType, mapped: pa.DataType, target: pa.DataType) ->
     if all(map(pa.types.is_struct, (source, mapped, target))):
         return pa.struct([_input_field(field, source, mapped) for field in target])
     source, mapped = (kind.storage_type if _is_tensor(kind) else kind for kind in (source, mapped))
-    if all(_is_list(kind) or _is_tensor(kind) for kind in (source, mapped, target)):
+    if all(is_any_list(kind) or _is_tensor(kind) for kind in (source, mapped, target)):
         values = input_type(source.value_type, mapped.value_type, target.value_type)
         if _is_tensor(target):
-            return _tensor_of(target, values)
-        return _map_children(target, lambda field: field.with_type(values))
+            return tensor_of(target, values)
+        return map_children(target, lambda field: field.with_type(values))
     # An encoded float.
     return target
 
