@@ -14,7 +14,13 @@ from streambn.arrow.sample_weights import (
     select_rows,
     weight_array,
 )
-from streambn.arrow.schemas import SchemaCache, float_type, is_encoded, numeric_type
+from streambn.arrow.schemas import (
+    SchemaCache,
+    float_type,
+    is_any_list,
+    is_encoded,
+    numeric_type,
+)
 from streambn.arrow.selection import (
     Leaf,
     LeftOut,
@@ -57,6 +63,7 @@ __all__ = [
     "has_required",
     "holds",
     "input_type",
+    "is_any_list",
     "is_encoded",
     "is_pattern",
     "map_batches",

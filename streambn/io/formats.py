@@ -38,6 +38,11 @@ class Format(enum.Enum):
     CSV = "CSV"
     JSON = "newline-delimited JSON"
 
+    @property
+    def declares_types(self) -> bool:
+        """Whether a file declares the types of its columns, as text does not."""
+        return self not in (Format.CSV, Format.JSON)
+
 
 SUFFIXES = {
     ".parquet": Format.PARQUET,

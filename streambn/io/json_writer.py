@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
+from streambn.arrow import is_any_list
 
 logging = lazy_module("logging")
 msgspec_json = lazy_module("msgspec.json")
@@ -109,7 +110,7 @@ def json_values(array: Any, name: str, on_lost: Callable[[int], Any] = lambda _:
         return pa.StructArray.from_arrays(fields, kind.names, mask=array.is_null())
     if types.is_map(kind):
         return inner(array.cast(pa.list_(pa.struct([kind.key_field, kind.item_field]))))
-    if _is_list(kind):
+    if is_any_list(kind):
         lengths = pc.fill_null(pc.list_value_length(array), 0)
         ends = pc.cumulative_sum(lengths.cast(pa.int64()))
         starts = pa.concat_arrays([pa.array([0], pa.int64()), ends])
@@ -136,10 +137,3 @@ def json_values(array: Any, name: str, on_lost: Callable[[int], Any] = lambda _:
     if text or number or types.is_boolean(kind) or types.is_null(kind):
         return array
     raise pa.ArrowInvalid(f"column {name!r} is {kind}")
-
-
-def _is_list(kind: Any) -> bool:
-    types = pa.types
-    tests = (types.is_list, types.is_large_list, types.is_fixed_size_list)
-    views = (types.is_list_view, types.is_large_list_view)
-    return any(test(kind) for test in tests + views)

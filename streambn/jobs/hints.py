@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io import DataFile, Format, Source, first_text, number_hint
+from streambn.io import DataFile, Format, Source, detect_format, first_text, number_hint
 from streambn.jobs.plan import ReadOptions
 
 __all__ = ["number_hints", "number_hints_in_errors"]
@@ -30,12 +30,12 @@ def number_hints(source: Source, options: ReadOptions) -> dict[str, str]:
         return {}
     hints: dict[str, str] = {}
     with contextlib.suppress(StreamBNError, OSError):
+        if detect_format(source.open, source.name)[0].declares_types:
+            return {}
         opened = options.open(source)
         text = {field.name for field in opened.schema if pa.types.is_string(field.type)}
         if opened.format is Format.JSON:
             return _json_hints(opened, text)
-        if opened.format is not Format.CSV:
-            return {}
         rows = 0
         for batch in opened.pieces[0].read() if text else ():
             for column in sorted(text):

@@ -204,14 +204,15 @@ def _declares_types(source: Source) -> bool:
         kind, _ = detect_format(source.open, source.name)
     except (StreamBNError, OSError):  # comes again when the source is read
         return False
-    return kind not in (Format.CSV, Format.JSON)
+    return kind.declares_types
 
 
 def _check_names(known: _Known, first: _Known) -> None:
     """Refuse a source that has other columns than the first."""
     for one, other, where in ((known, first, "not in"), (first, known, "missing, but in")):
+        names = {*other.schema.names}
         for name in one.schema.names:
-            if name not in other.schema.names:
+            if name not in names:
                 raise SchemaError(
                     f"column {name!r} is {where} {first.source}, which goes into the same output. "
                     "To make it null where it is absent, pass --union-by-name. Or write to a "

@@ -94,3 +94,15 @@ def write_tree(folder: Path) -> None:
         "one.parquet",
     ):
         write_as(folder / (path if path.endswith(".parquet") else path + ".csv"), TABLE)
+
+
+class Drops(io.RawIOBase):
+    """Returns a few bytes per read, as pipes do."""
+
+    def __init__(self, whole: bytes, count: int) -> None:
+        self._rest, self._count = whole, count
+
+    def read(self, size: int = -1) -> bytes:
+        size = min(size, self._count) if size >= 0 else self._count
+        given, self._rest = self._rest[:size], self._rest[size:]
+        return given

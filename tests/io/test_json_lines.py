@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from data_files import Drops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -334,18 +335,6 @@ def test_an_endless_line_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # --- pipes ----------------------------------------------------------------------------
-
-
-class Drops(io.RawIOBase):
-    """Returns a few bytes per read, as pipes do."""
-
-    def __init__(self, whole: bytes, count: int) -> None:
-        self._rest, self._count = whole, count
-
-    def read(self, size: int = -1) -> bytes:
-        size = min(size, self._count) if size >= 0 else self._count
-        given, self._rest = self._rest[:size], self._rest[size:]
-        return given
 
 
 @pytest.mark.parametrize("count", [1, 7, 1 << 20])

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cli_process import until
-from data_files import content
+from data_files import Drops, content
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -305,18 +305,6 @@ def test_files_are_closed_after_reading(tmp_path: Path) -> None:
 
 
 # --- pipes ----------------------------------------------------------------------------
-
-
-class Drops(io.RawIOBase):
-    """Returns a few bytes per read, as pipes do."""
-
-    def __init__(self, whole: bytes, count: int) -> None:
-        self._rest, self._count = whole, count
-
-    def read(self, size: int = -1) -> bytes:
-        size = min(size, self._count) if size >= 0 else self._count
-        given, self._rest = self._rest[:size], self._rest[size:]
-        return given
 
 
 @pytest.mark.parametrize("count", [1, 7, 1 << 20])
