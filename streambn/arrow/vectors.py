@@ -33,7 +33,7 @@ def vector_type(kind: pa.DataType, size: int) -> pa.DataType:
 
 
 def needs_conversion(kind: pa.DataType) -> bool:
-    """Return whether the kernels cannot read a column of numbers as it is stored."""
+    """Return whether a numeric column must be converted before the kernels can read it."""
     return is_list(kind) or (
         pa.types.is_fixed_size_list(kind) and pa.types.is_fixed_size_list(kind.value_type)
     )

@@ -48,7 +48,7 @@ inputs_argument = click.argument(
     required=True,
     help="Files, quoted globs (** crosses folders) or folders (Hive partitions too), as paths or "
     "as URLs such as s3://; or - for a stream of Arrow IPC, CSV or newline-delimited JSON on "
-    "stdin. The format, Parquet or one of these, is detected from the content.",
+    "stdin. Files may also be Parquet. The content tells the format.",
 )
 stats_argument = click.argument("stats", metavar="STATS", help="A statistics file.")
 output_option = click.option(

@@ -45,7 +45,7 @@ class View(NamedTuple):
     chosen : sequence of int
         Indices of the features.
     at : object
-        The time as of which weights are read; None: that of the newest row.
+        The time at which to read weights. None: the time of the newest row.
     limit : int or None
         Number of features that a table and Markdown show at most.
     """
@@ -267,7 +267,7 @@ def _heading(view: View, rows: int) -> Iterator[tuple[str, str]]:
 
 
 def _times(loaded: _Loaded, at: Any) -> tuple[float | str | None, float | str | None]:
-    """Return the time of the newest row and the time as of which weights are read."""
+    """Return the time of the newest row, and the time at which weights are read."""
     policy, state = loaded.policy, loaded.statistics.state
     if policy.event_time is None:
         return None, None

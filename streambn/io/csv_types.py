@@ -37,7 +37,7 @@ __all__ = [
 
 # Arrow's null values without those that spell NaN, which is a float value and not a null.
 _NULLS = ("", "#N/A", "#N/A N/A", "#NA", "N/A", "NA", "NULL", "n/a", "null")
-# Types of dates and times that Arrow infers, each of which reads the values of those before it.
+# Types of dates and times that Arrow infers. Each type can read the values of the types before it.
 _TIMES = (
     (pa.date32(), pa.timestamp("s"), pa.timestamp("ns")),
     (pa.timestamp("s", "UTC"), pa.timestamp("ns", "UTC")),
@@ -216,14 +216,14 @@ class NumberHint(NamedTuple):
 
 
 def number_hint(values: Iterable[str | None], options: CsvOptions) -> NumberHint | None:
-    """Return the options with which most of these values are numbers; None: they are text.
+    """Find options that read most of these values as numbers. Return None for other text.
 
     Parameters
     ----------
     values : iterable of str or None
         Values of a column of text, such as those of its first batch.
     options : CsvOptions
-        The options that it was read with.
+        The options that read the column as text.
 
     Examples
     --------

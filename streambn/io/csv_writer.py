@@ -69,7 +69,7 @@ def _have_whole_floats(columns: Sequence[Any]) -> bool:
 
 
 def _lines(batch: Any) -> Iterator[bytes]:
-    """Yield the lines of a batch, as Arrow writes them but for the points."""
+    """Yield the lines of a batch. They differ from Arrow's only in the points of whole floats."""
     for start in range(0, batch.num_rows, _ROWS):
         values = [_text(column) for column in batch.slice(start, _ROWS).columns]
         rows = pc.binary_join_element_wise(

@@ -127,7 +127,7 @@ def _fitting(data: bytes, parse: Callable[[bytes], Any]) -> tuple[bytes, bytes, 
 def _infer_all(blocks: Iterable[_Block], declared: Types) -> Columns:
     """Infer the columns of blocks, up to the first line that does not fit.
 
-    The error is raised when the line is read, after the batch of those before it.
+    The reader raises the error later, after the batch of the lines before.
     """
     columns = Columns(pa.schema([]), {})
 
