@@ -186,11 +186,18 @@ class PolicyLaws(Laws):
     def law_features_are_independent(self, data: st.DataObject) -> None:
         """Check that a feature depends neither on its position nor on other features."""
         stream = self._stream(data)
-        both = self.policy.take(self._learned(stream), [1, 0])
-        swapped = self.policy.init(2)
-        for batch in stream:
-            swapped = self.policy.update(swapped, self._columns(batch, NAMES[::-1]))
-        self._assert_same(both, swapped)
+        both = self._learned(stream)
+        for of, check in (
+            ([1, 0], self._assert_same),
+            # Kernels may add the values of a column in another order if others have nulls.
+            ([0], self._assert_close),
+            ([1], self._assert_close),
+        ):
+            names = [NAMES[feature] for feature in of]
+            state = self.policy.init(len(of))
+            for batch in stream:
+                state = self.policy.update(state, self._columns(batch, names))
+            check(self.policy.take(both, of), state)
 
     # ------------------------------------------------------------------- helpers
 
