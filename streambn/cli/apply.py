@@ -10,7 +10,7 @@ import click
 import streambn as sbn
 from streambn.cli.app import Command, usage_errors
 from streambn.cli.fit import check_checkpoint
-from streambn.cli.messages import report, say_applied, say_fitted, say_left_out
+from streambn.cli.messages import report, say_applied, say_fitted, say_kept_text, say_left_out
 from streambn.cli.normalizer_options import NORMALIZER_OPTIONS, NormalizerOptions
 from streambn.cli.options import (
     CHECKPOINT_OPTIONS,
@@ -105,6 +105,7 @@ def apply(
     if not job.quiet:
         say_applied(done)
         say_left_out(done)
+        say_kept_text(done)
     report("apply", done, as_json=job.json)
 
 
@@ -190,6 +191,7 @@ def normalize(
             say_fitted(done, save)
         say_applied(done)
         say_left_out(done)
+        say_kept_text(done)
     report("normalize", done, as_json=job.json)
 
 

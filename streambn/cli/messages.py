@@ -19,6 +19,7 @@ __all__ = [
     "say",
     "say_applied",
     "say_fitted",
+    "say_kept_text",
     "say_left_out",
 ]
 
@@ -55,6 +56,13 @@ def say_left_out(done: Report) -> None:
     """Print which columns have no statistics, and why."""
     if done.left_out:
         say(f"left out: {listed(map(str, done.left_out), MAX_LEFT_OUT)}")
+
+
+def say_kept_text(done: Report) -> None:
+    """Print which CSV columns passed through as text, although they look like another type."""
+    if done.kept_text:
+        columns = listed(map(str, done.kept_text), MAX_LEFT_OUT)
+        say(f"kept as text, which loses nothing: {columns}; --csv-type NAME=TYPE sets another type")
 
 
 def report(command: str, done: Report, *, as_json: bool) -> None:

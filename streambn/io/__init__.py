@@ -4,6 +4,7 @@ Readers yield record batches; writers make a file appear whole or not at all.
 """
 
 from streambn.io.csv_dialect import CsvOptions
+from streambn.io.csv_passthrough import KeptText, Passthrough
 from streambn.io.csv_reader import InferenceError
 from streambn.io.csv_types import NumberHint, first_text, number_hint, type_named
 from streambn.io.formats import (
@@ -41,10 +42,12 @@ __all__ = [
     "Format",
     "InferenceError",
     "Joined",
+    "KeptText",
     "Location",
     "NumberHint",
     "Opener",
     "OutputBuffer",
+    "Passthrough",
     "Piece",
     "Source",
     "Stamp",

@@ -27,6 +27,13 @@ from streambn.io.csv_dialect import (
     detect_encoding,
     is_number,
 )
+from streambn.io.csv_passthrough import (
+    KeptText,
+    MisfitError,
+    Passthrough,
+    TypedText,
+    text_at,
+)
 from streambn.io.csv_types import (
     infer_types,
     null_values,
@@ -67,7 +74,11 @@ class InferenceError(StreamBNError):
 
 
 def open_csv(
-    opener: _Opener, name: str, options: CsvOptions, settled: Mapping[str, Any] | None = None
+    opener: _Opener,
+    name: str,
+    options: CsvOptions,
+    settled: Mapping[str, Any] | None = None,
+    passthrough: Passthrough | None = None,
 ) -> CsvReader:
     """Open a CSV file.
 
@@ -80,6 +91,8 @@ def open_csv(
     options : CsvOptions
     settled : mapping of str to pyarrow.DataType, optional
         Types of columns that `settle_types` found.
+    passthrough : Passthrough, optional
+        The columns that keep their text. Default: none.
 
     Raises
     ------
@@ -94,10 +107,12 @@ def open_csv(
             break
         size *= 16
     dialect, encoding = _detect(start, options, name, whole=len(start) < size)
-    return CsvReader(opener(), dialect, encoding, name, options, opener, settled)
+    return CsvReader(opener(), dialect, encoding, name, options, opener, settled, passthrough)
 
 
-def open_csv_pipe(pipe: Any, name: str, options: CsvOptions) -> CsvReader:
+def open_csv_pipe(
+    pipe: Any, name: str, options: CsvOptions, passthrough: Passthrough | None = None
+) -> CsvReader:
     """Open CSV that can be read only once.
 
     Parameters
@@ -106,22 +121,38 @@ def open_csv_pipe(pipe: Any, name: str, options: CsvOptions) -> CsvReader:
     name : str
         Name of the pipe in messages.
     options : CsvOptions
+    passthrough : Passthrough, optional
+        The columns that keep their text. Default: none.
     """
     start = pipe.head(_SAMPLE)
     dialect, encoding = _detect(start, options, name, whole=len(start) < _SAMPLE)
-    return CsvReader(pipe, dialect, encoding, name, options)
+    return CsvReader(pipe, dialect, encoding, name, options, passthrough=passthrough)
 
 
-def settle_types(opener: _Opener, name: str, options: CsvOptions) -> dict[str, Any]:
+def settle_types(
+    opener: _Opener, name: str, options: CsvOptions, passthrough: Passthrough | None = None
+) -> dict[str, Any]:
     """Read a whole file, and return a type for each column that all its values fit.
 
-    The types of a file of one block, which are inferred from all its values, need not be read.
+    A column that passes through has one that loses nothing of its text. The types of a file of one
+    block, which are inferred from all its values, need not be read.
     """
     with opener() as file:
         if len(file.read(_BLOCK)) < _BLOCK:
             return {}
     reader = open_csv(opener, name, options)
-    return infer_types(reader.read_text(), options)
+    if passthrough is None:
+        return infer_types(reader.read_text(), options)
+    columns = passthrough.columns(reader.schema.names, options)
+    others = [column for column in reader.schema.names if column not in columns]
+    passed = TypedText(passthrough, [] if passthrough.keeps_text else columns, options)
+
+    def read_others() -> Iterator[Any]:
+        for batch in reader.read_text():
+            passed.learn(batch)
+            yield batch.select(others)
+
+    return {**infer_types(read_others(), options), **passed.types}
 
 
 def _detect(start: bytes, options: CsvOptions, name: str, *, whole: bool) -> tuple[Dialect, str]:
@@ -155,6 +186,7 @@ class CsvReader:
         options: CsvOptions,
         opener: _Opener | None = None,
         settled: Mapping[str, Any] | None = None,
+        passthrough: Passthrough | None = None,
     ) -> None:
         self._dialect, self._encoding, self._name = dialect, encoding, name
         self._options, self._opener, self._settled = options, opener, settled or {}
@@ -164,19 +196,28 @@ class CsvReader:
         self._numbers: dict[str, Any] = {}  # types of columns with thousands separators
         if options.thousands is not None:
             self._numbers = {c: kind for c, kind in types.items() if _is_number(kind)}
-        reader = self._open(file, types | dict.fromkeys(self._numbers, pa.string()))
+        types |= dict.fromkeys(self._numbers, pa.string())
+        passed, reader = self._open_passing(file, types, passthrough)
         self._batches, schema = iter(reader), reader.schema
+        self._passed: TypedText | None = None
+        self.kept_text: list[KeptText] = []
+        self._numbers = {c: kind for c, kind in self._numbers.items() if c not in passed}
         if options.thousands is not None:
-            self._find_numbers(types)
+            self._find_numbers({**types, **dict.fromkeys(passed)})
+        kinds = dict(self._numbers)
+        if passthrough is not None and not passthrough.keeps_text and passed:
+            self._passed = TypedText(passthrough, passed, options, self._settled)
+            self._find_passed(self._passed)
+            kinds |= self._passed.types
         for index, column in enumerate(schema.names):
-            if column in self._numbers:
-                schema = schema.set(index, pa.field(column, self._numbers[column]))
+            if column in kinds:
+                schema = schema.set(index, pa.field(column, kinds[column]))
         self.schema = schema
 
     def __iter__(self) -> Iterator[Any]:
         rows = 0
         while (batch := self._next(rows)) is not None:
-            if self._numbers:
+            if self._numbers or self._passed is not None:
                 batch = self._convert(batch, rows)
             rows += batch.num_rows
             yield batch
@@ -189,6 +230,25 @@ class CsvReader:
             # Whoever reads the values reports the error.
             with contextlib.suppress(pa.ArrowException, UnicodeError):
                 yield from self._open(self._opener(), text)
+
+    def _open_passing(
+        self, file: Any, types: Mapping[str, Any], passthrough: Passthrough | None
+    ) -> tuple[list[str], Any]:
+        """Open the file with the columns that pass through as binary; return their names too."""
+        if passthrough is None:
+            return [], self._open(file, types)
+        first = self._dialect.rows[0][1] if self._dialect.rows else ()
+        names = self._dialect.names or [f"f{i}" for i in range(len(first))]
+        while True:
+            passed = passthrough.columns(names, self._options)
+            reader = self._open(file, {**types, **dict.fromkeys(passed, pa.binary())})
+            names = reader.schema.names
+            if passthrough.columns(names, self._options) == passed:
+                return passed, reader
+            # Python and Arrow do not see the same columns, as of values of 128 KB.
+            if self._opener is None:
+                raise self._error("header", "the first line is not readable: give --header", 0)
+            file = self._opener()
 
     def _open(self, file: Any, types: Mapping[str, Any], columns: Sequence[str] = ()) -> Any:
         dialect = self._dialect
@@ -241,16 +301,37 @@ class CsvReader:
                 if kind is not None:
                     self._numbers[column] = kind
 
+    def _find_passed(self, passed: TypedText) -> None:
+        """Find the types of the columns that pass through, in the first batch."""
+        batch = self._next(0)
+        if batch is not None:
+            self._batches = itertools.chain([batch], self._batches)
+            passed.learn(batch)
+            self.kept_text = passed.kept_text(batch)
+
     def _convert(self, batch: Any, rows: int) -> Any:
         columns = []
+        passed = self._typed(batch, rows)
         for column, values in zip(batch.schema.names, batch.columns, strict=True):
-            if (kind := self._numbers.get(column)) is not None:
+            if column in passed:
+                values = passed[column]  # noqa: PLW2901
+            elif (kind := self._numbers.get(column)) is not None:
                 numbers, row = parse_numbers(values, kind, self._options)
                 if row >= 0:
                     raise self._misfit(column, kind, values[row].as_py(), rows + row)
                 values = numbers  # noqa: PLW2901
             columns.append(values)
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+    def _typed(self, batch: Any, rows: int) -> dict[str, Any]:
+        """Return the columns that pass through, in types that lose nothing."""
+        if self._passed is None:
+            return {}
+        try:
+            return self._passed.convert(batch)
+        except MisfitError as misfit:
+            value = text_at(batch[misfit.column], misfit.row)
+            raise self._misfit(misfit.column, misfit.kind, value, rows + misfit.row) from None
 
     # --- errors ---------------------------------------------------------------------------
 

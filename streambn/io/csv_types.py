@@ -32,7 +32,10 @@ __all__ = [
     "number_hint",
     "numbers_in_text",
     "parse_numbers",
+    "plain_numbers",
+    "text_as",
     "type_named",
+    "without_nulls",
 ]
 
 # Arrow's null values without those that spell NaN, which is a float value and not a null.
@@ -158,7 +161,7 @@ def numbers_in_text(column: Any, options: CsvOptions) -> Any:
     if options.thousands is None:
         return None
     pattern = NumberPattern.of(options.decimal, options.thousands)
-    values = _without_nulls(column, options).drop_null()
+    values = without_nulls(column, options).drop_null()
     if not len(values):
         return None
     for expression, kind in zip(pattern, (pa.int64(), pa.float64()), strict=True):
@@ -171,19 +174,35 @@ def parse_numbers(column: Any, kind: Any, options: CsvOptions) -> tuple[Any, int
     """Return a column of text as numbers, and the first row that has none; −1: all have."""
     pattern = NumberPattern.of(options.decimal, options.thousands)
     expression = pattern.integer if pa.types.is_integer(kind) else pattern.number
-    values = _without_nulls(column, options)
+    values = without_nulls(column, options)
     fits = pc.match_substring_regex(values, expression)
     row = pc.index(fits, pa.scalar(False)).as_py()
     if row >= 0:
         return None, row
+    return text_as(values, kind, options), -1
+
+
+def plain_numbers(values: Any, options: CsvOptions) -> Any:
+    """Return the text of numbers with a point, and without groups of digits and plus signs."""
     if options.thousands is not None:
         values = pc.replace_substring(values, options.thousands, "")
     if options.decimal != ".":
         values = pc.replace_substring(values, options.decimal, ".")
-    return pc.cast(pc.ascii_ltrim(values, "+"), kind), -1
+    return pc.ascii_ltrim(values, "+")
 
 
-def _without_nulls(column: Any, options: CsvOptions) -> Any:
+def text_as(values: Any, kind: Any, options: CsvOptions) -> Any:
+    """Return trimmed text as another type; raise ArrowInvalid if a value has none."""
+    types = pa.types
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
+        values = plain_numbers(values, options)
+    elif types.is_time(kind):  # Arrow casts text to timestamps only
+        times = pc.binary_join_element_wise("1970-01-01T", values, "")
+        return times.cast(pa.timestamp(kind.unit)).cast(kind)
+    return values.cast(kind)
+
+
+def without_nulls(column: Any, options: CsvOptions) -> Any:
     """Return trimmed text, null where a value stands for a missing one."""
     if pa.types.is_binary(column.type):
         column = column.cast(pa.string())
@@ -195,7 +214,7 @@ def _without_nulls(column: Any, options: CsvOptions) -> Any:
 def first_text(column: Any, options: CsvOptions) -> int | None:
     """Return the first row of a column of text that is neither a number nor missing."""
     pattern = NumberPattern.of(options.decimal, options.thousands)
-    fits = pc.match_substring_regex(_without_nulls(column, options), pattern.number)
+    fits = pc.match_substring_regex(without_nulls(column, options), pattern.number)
     row = pc.index(fits, pa.scalar(False)).as_py()
     return row if row >= 0 else None
 

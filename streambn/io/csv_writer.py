@@ -1,8 +1,9 @@
-"""The writer of CSV: Arrow's, with a point in every float.
+"""The writer of CSV: Arrow's, with a point in every float, and text as it came.
 
 Arrow writes the float 5.0 as ``5``. A reader that takes the type of a column from its first rows,
-as many do, would take it for an integer. Arrow also refuses bytes that are not UTF-8, which a
-column of text in another encoding has.
+as many do, would take it for an integer. Text that was read from CSV is of type binary here. It is
+written as it came, in quotes only where it needs them, and may be in any encoding. Arrow would put
+all of it into quotes, and refuse bytes that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ __all__ = ["CsvWriter"]
 
 # Rows that are text at a time: the text of one array must stay below 2 GB.
 _ROWS = 1 << 13
+# Text with one of these characters is written in quotes.
+_SPECIAL = '[",\r\n]'
 # Floats that are tested at a time, which stay in the processor's cache.
 _TESTED = 1 << 16
 
@@ -37,16 +40,24 @@ class CsvWriter:
 
     def __init__(self, file: Any, schema: Any) -> None:
         self._file, self._writer = file, csv.CSVWriter(file, schema)
-        self._has_bytes = any(map(pa.types.is_binary, schema.types))
+        self._text = [i for i, kind in enumerate(schema.types) if pa.types.is_binary(kind)]
         self._floats = [i for i, kind in enumerate(schema.types) if pa.types.is_floating(kind)]
+        # Arrow writes the text of CSV if nothing needs quotes, and nothing else is in quotes.
+        self._plain = bool(self._text) and all(map(_is_never_quoted, schema.types))
 
     def write_batch(self, batch: Any) -> None:
         """Write a batch."""
-        if self._has_bytes or _have_whole_floats(batch.select(self._floats).columns):
-            for lines in _lines(batch):
-                self._file.write(lines)
+        if _have_whole_floats(batch.select(self._floats).columns):
+            written = None
+        elif self._plain:
+            written = _plain_lines(batch, self._text)
+        elif self._text:
+            written = None
         else:
             self._writer.write_batch(batch)
+            return
+        for lines in _lines(batch) if written is None else (written,):
+            self._file.write(lines)
 
     def close(self) -> None:
         """End the file, which stays open."""
@@ -68,6 +79,33 @@ def _have_whole_floats(columns: Sequence[Any]) -> bool:
     return False
 
 
+def _is_never_quoted(kind: Any) -> bool:
+    """Return whether Arrow writes values of a type without quotes, or they are text of CSV."""
+    types = pa.types
+    return bool(
+        types.is_binary(kind)
+        or types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_boolean(kind)
+        or types.is_null(kind)
+    )
+
+
+def _plain_lines(batch: Any, text: Sequence[int]) -> Any:
+    """Return the lines of a batch as Arrow writes them; None if some text needs quotes."""
+    columns = batch.columns
+    for index in text:
+        columns[index] = columns[index].view(pa.string())  # without a test of the encoding
+    plain = pa.RecordBatch.from_arrays(columns, batch.schema.names)
+    lines = pa.BufferOutputStream()
+    options = csv.WriteOptions(include_header=False, quoting_style="none")
+    try:
+        csv.write_csv(plain, lines, options)
+    except pa.ArrowInvalid:
+        return None
+    return lines.getvalue()
+
+
 def _lines(batch: Any) -> Iterator[bytes]:
     """Yield the lines of a batch. They differ from Arrow's only in the points of whole floats."""
     for start in range(0, batch.num_rows, _ROWS):
@@ -85,11 +123,18 @@ def _text(column: Any) -> Any:
     if pa.types.is_dictionary(kind):
         return _text(column.cast(kind.value_type))
     types = pa.types
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind):
-        escaped = pc.replace_substring(column.cast(pa.binary()), b'"', b'""')
-        return pc.binary_join_element_wise(b'"', escaped, b'"', b"")
+    if types.is_string(kind) or types.is_large_string(kind):
+        return _quoted(column.cast(pa.binary()))
+    if types.is_binary(kind):
+        special = pc.match_substring_regex(column, _SPECIAL)
+        return pc.if_else(special, _quoted(column), column) if pc.any(special).as_py() else column
     text = column.cast(pa.string())
     if types.is_floating(kind) and _have_whole_floats([column]):
         plain = pc.invert(pc.match_substring_regex(text, "[.eni]"))
         text = pc.if_else(plain, pc.binary_join_element_wise(text, "0", "."), text)
     return text.cast(pa.binary())
+
+
+def _quoted(column: Any) -> Any:
+    escaped = pc.replace_substring(column, b'"', b'""')
+    return pc.binary_join_element_wise(b'"', escaped, b'"', b"")

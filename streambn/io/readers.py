@@ -20,6 +20,7 @@ import pyarrow as pa
 from streambn._lazy import lazy_module
 from streambn.errors import StreamBNError
 from streambn.io.csv_dialect import CsvOptions
+from streambn.io.csv_passthrough import KeptText, Passthrough
 from streambn.io.csv_reader import CsvReader, open_csv, open_csv_pipe, settle_types
 from streambn.io.formats import (
     HEADER_SIZE,
@@ -93,11 +94,22 @@ class Piece(NamedTuple):
 
 
 class DataFile(NamedTuple):
-    """An open file: its format, its schema, and its pieces in order."""
+    """An open file.
+
+    Attributes
+    ----------
+    format : Format
+    schema : pyarrow.Schema
+    pieces : list of Piece
+        In order.
+    kept_text : sequence of KeptText
+        CSV columns that pass through as text, although they look like numbers or times.
+    """
 
     format: Format
     schema: Any
     pieces: list[Piece]
+    kept_text: Sequence[KeptText] = ()
 
 
 def detect_format(opener: Opener, name: str) -> tuple[Format, str | None]:
@@ -130,6 +142,7 @@ def open_file(
     select_columns: ColumnSelector | None = None,
     csv: CsvOptions | None = None,
     settled: Mapping[str, Any] | None = None,
+    passthrough: Passthrough | None = None,
     *,
     remote: bool = False,
 ) -> DataFile:
@@ -148,6 +161,8 @@ def open_file(
         How to read CSV.
     settled : mapping of str to pyarrow.DataType, optional
         Types of CSV columns that `settle_types` found.
+    passthrough : Passthrough, optional
+        The CSV columns that keep their text. Default: none.
     remote : bool
         Whether a read has a high latency, as over a network. Then reads are few and large.
 
@@ -168,7 +183,7 @@ def open_file(
             types = (csv or CsvOptions()).types
             reader = open_json(stream().read, name, types, lambda: stream().read)
         elif kind is Format.CSV:
-            reader = open_csv(stream, name, csv or CsvOptions(), settled)
+            reader = open_csv(stream, name, csv or CsvOptions(), settled, passthrough)
         else:
             file = stream()
             if kind is Format.IPC_FILE:
@@ -178,13 +193,16 @@ def open_file(
         return _single_piece(reader, name, kind)
 
 
-def settle_file(opener: Opener, name: str, csv: CsvOptions) -> Mapping[str, Any]:
+def settle_file(
+    opener: Opener, name: str, csv: CsvOptions, passthrough: Passthrough | None = None
+) -> Mapping[str, Any]:
     """Read a file, and return a type for each CSV column that all its values fit."""
     kind, codec = detect_format(opener, name)
     if kind is not Format.CSV:
         return {}
     with describe_read_errors(name, kind):
-        return settle_types(functools.partial(_open_stream, opener, codec), name, csv)
+        stream = functools.partial(_open_stream, opener, codec)
+        return settle_types(stream, name, csv, passthrough)
 
 
 def _open_stream(opener: Opener, codec: str | None) -> Any:
@@ -192,7 +210,12 @@ def _open_stream(opener: Opener, codec: str | None) -> Any:
     return opener() if codec is None else pa.CompressedInputStream(opener(), codec)
 
 
-def open_pipe(pipe: Any, name: str, csv: CsvOptions | None = None) -> DataFile:
+def open_pipe(
+    pipe: Any,
+    name: str,
+    csv: CsvOptions | None = None,
+    passthrough: Passthrough | None = None,
+) -> DataFile:
     """Open a stream of Arrow IPC, CSV or newline-delimited JSON that cannot be rewound.
 
     Parameters
@@ -203,6 +226,8 @@ def open_pipe(pipe: Any, name: str, csv: CsvOptions | None = None) -> DataFile:
         Name of the pipe in messages.
     csv : CsvOptions, optional
         How to read CSV.
+    passthrough : Passthrough, optional
+        The CSV columns that keep their text. Default: none.
     """
     options = csv or CsvOptions()
     source = Pipe(pipe)
@@ -215,7 +240,7 @@ def open_pipe(pipe: Any, name: str, csv: CsvOptions | None = None) -> DataFile:
         return _single_piece(json, name, kind, lambda: False)
     with describe_read_errors(name, kind):
         if kind is Format.CSV:
-            reader = _interruptible(lambda: open_csv_pipe(source, name, options))
+            reader = _interruptible(lambda: open_csv_pipe(source, name, options, passthrough))
             return _single_piece(_InterruptibleReader(reader), name, kind, lambda: False)
         if kind is Format.IPC_STREAM:
             ready = source.has_message if codec is None else None
@@ -256,6 +281,7 @@ class _InterruptibleReader:
 
     def __init__(self, reader: CsvReader) -> None:
         self.schema, self._batches = reader.schema, iter(reader)
+        self.kept_text = reader.kept_text
 
     def __iter__(self) -> Iterator[Any]:
         while (batch := _interruptible(lambda: next(self._batches, None))) is not None:
@@ -389,7 +415,8 @@ def _single_piece(
     def read() -> Iterator[Any]:
         return validated(reader, name, kind, after_row)
 
-    return DataFile(kind, reader.schema, [Piece("", read, 1.0, independent=False, ready=ready)])
+    piece = Piece("", read, 1.0, independent=False, ready=ready)
+    return DataFile(kind, reader.schema, [piece], getattr(reader, "kept_text", ()))
 
 
 def validated(

@@ -22,6 +22,7 @@ import pyarrow as pa
 from streambn.errors import StreamBNError
 from streambn.io import readers
 from streambn.io.csv_dialect import CsvOptions
+from streambn.io.csv_passthrough import Passthrough
 from streambn.io.listing import glob, walk
 from streambn.io.locations import Location, Stamp, locate
 from streambn.io.readers import ColumnSelector, DataFile, Piece
@@ -196,16 +197,7 @@ def _expand(text: str) -> tuple[Location | None, list[Source]]:
 
 def _hive_keys(paths: Iterable[str]) -> list[dict[str, Any]]:
     """Return the ``key=value`` folders of paths. A key is an integer if all its values are."""
-    raw: list[dict[str, str | None]] = []
-    for path in paths:
-        folders = (part.partition("=") for part in Path(path).parts[:-1])
-        raw.append(
-            {
-                unquote(key): None if value == _HIVE_NULL else unquote(value)
-                for key, equals, value in folders
-                if key and equals
-            }
-        )
+    raw = list(map(_hive_texts, paths))
     types = {}
     for key in {key for keys in raw for key in keys}:
         values = [value for keys in raw if (value := keys.get(key)) is not None]
@@ -215,6 +207,16 @@ def _hive_keys(paths: Iterable[str]) -> list[dict[str, Any]]:
         {key: pa.scalar(value, pa.string()).cast(types[key]) for key, value in keys.items()}
         for keys in raw
     ]
+
+
+def _hive_texts(path: str) -> dict[str, str | None]:
+    """Return the ``key=value`` folders of a path."""
+    folders = (part.partition("=") for part in Path(path).parts[:-1])
+    return {
+        unquote(key): None if value == _HIVE_NULL else unquote(value)
+        for key, equals, value in folders
+        if key and equals
+    }
 
 
 # --- reading --------------------------------------------------------------------------
@@ -227,6 +229,7 @@ def open_source(
     select_columns: ColumnSelector | None = None,
     csv: CsvOptions | None = None,
     settled: Mapping[str, Any] | None = None,
+    passthrough: Passthrough | None = None,
 ) -> DataFile:
     """Open a source in the format that its content has.
 
@@ -242,6 +245,8 @@ def open_source(
         How to read CSV.
     settled : mapping of str to pyarrow.DataType, optional
         Types of CSV columns that `settle_source` found.
+    passthrough : Passthrough, optional
+        The CSV columns that keep their text. Default: none.
 
     Raises
     ------
@@ -251,20 +256,30 @@ def open_source(
     """
     if source.rereadable:
         opened = readers.open_file(
-            source.open, source.name, select_columns, csv, settled, remote=source.remote
+            source.open,
+            source.name,
+            select_columns,
+            csv,
+            settled,
+            passthrough,
+            remote=source.remote,
         )
     elif (location := source.location) is not None and location.local is not None:
         pipe = open(location.local, "rb", buffering=0)  # noqa: SIM115  (closed at its end)
-        opened = _close_at_end(pipe, readers.open_pipe(pipe, source.name, csv))
+        opened = _close_at_end(pipe, readers.open_pipe(pipe, source.name, csv, passthrough))
     elif sys.stdin.isatty():
         raise StreamBNError("standard input is a terminal: pipe data into it")
     else:
         pipe = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
-        opened = readers.open_pipe(pipe, source.name, csv)
+        opened = readers.open_pipe(pipe, source.name, csv, passthrough)
     wanted = set(keys) - set(opened.schema.names)
     constants = {key: value for key, value in source.keys.items() if key in wanted}
     if not constants:
         return opened
+    if passthrough is not None and passthrough.keeps_text and source.location is not None:
+        texts = _hive_texts(_absolute(source.location))
+        passed = passthrough.columns(constants, csv or CsvOptions())
+        constants |= {key: pa.scalar(texts[key], pa.string()).cast(pa.binary()) for key in passed}
     schema = opened.schema
     for key, value in constants.items():
         schema = schema.append(pa.field(key, value.type))
@@ -273,16 +288,20 @@ def open_source(
     def with_keys(piece: Piece) -> Piece:
         return piece._replace(read=lambda: _append_columns(piece.read(), values, schema))
 
-    return DataFile(opened.format, schema, [with_keys(piece) for piece in opened.pieces])
+    return opened._replace(schema=schema, pieces=[with_keys(piece) for piece in opened.pieces])
 
 
-def settle_source(source: Source, csv: CsvOptions) -> Mapping[str, Any]:
+def settle_source(
+    source: Source, csv: CsvOptions, passthrough: Passthrough | None = None
+) -> Mapping[str, Any]:
     """Read a source, and return a type for each CSV column that all its values fit.
 
     Other formats have no types to settle, and a CSV file of one block has none either: the
     types of its columns are inferred from all its values.
     """
-    return readers.settle_file(source.open, source.name, csv) if source.rereadable else {}
+    if not source.rereadable:
+        return {}
+    return readers.settle_file(source.open, source.name, csv, passthrough)
 
 
 def _close_at_end(pipe: Any, opened: DataFile) -> DataFile:

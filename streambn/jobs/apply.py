@@ -13,7 +13,7 @@ from streambn.jobs.checkpoint import Checkpoint
 from streambn.jobs.fit import configure_process, run_fit, total_size
 from streambn.jobs.manifest import NAME, Entry, Manifest
 from streambn.jobs.operations import ApplyStatistics, Operation
-from streambn.jobs.output_schema import check_types
+from streambn.jobs.output_schema import check_types, needs_of
 from streambn.jobs.outputs import Stamps, write_outputs
 from streambn.jobs.plan import Output, Plan, ReadOptions
 from streambn.jobs.progress import Display, Progress
@@ -134,12 +134,19 @@ def _apply(
     sources = plan.sources
     if plan.output == PIPE or not isinstance(operation, ApplyStatistics):
         # Neither what was written to a pipe nor what was learned can be taken back.
-        options.settle(sources)
+        for output in plan.outputs:
+            options.settle(output.sources, needs_of(output, operation).passthrough)
     progress = Progress("applying", len(sources), total_size(sources))
     with display(progress):
         if plan.output == PIPE:
             skipped = write_stdout(operation, plan.outputs[0], options, progress)
-            return Report.of(plan.output, operation.statistics, progress, skipped)
+            return Report.of(
+                plan.output,
+                operation.statistics,
+                progress,
+                skipped,
+                kept_text=options.kept_text.values(),
+            )
         manifest, complete = _begin(operation, plan, options, write_options)
         earlier = [
             s for output in plan.outputs if output.target in complete for s in output.sources
@@ -174,7 +181,14 @@ def _apply(
         skipped += write_outputs(operation, rest, options, encoding, progress, write, on_complete)
     order = {source.name: number for number, source in enumerate(sources)}
     skipped.sort(key=lambda part: order[part.file])
-    return Report.of(plan.output, operation.statistics, progress, skipped, resumed=bool(complete))
+    return Report.of(
+        plan.output,
+        operation.statistics,
+        progress,
+        skipped,
+        resumed=bool(complete),
+        kept_text=options.kept_text.values(),
+    )
 
 
 def _begin(

@@ -38,6 +38,11 @@ class ApplyStatistics(NamedTuple):
         """Names of the features that it normalizes."""
         return self.frozen.features
 
+    @property
+    def changed(self) -> Collection[str] | None:
+        """Names of the columns that it does not pass through."""
+        return self.frozen.standardizer.binding.columns
+
     def schema(self, schema: Any) -> Any:
         """Return the output schema for an input schema."""
         transform = self.frozen.inverse_transform if self.inverse else self.frozen.transform
@@ -72,6 +77,14 @@ class LearnAndApply(NamedTuple):
     def features(self) -> Collection[str]:
         """Names of the features that it normalizes."""
         return self.normalizer.features
+
+    @property
+    def changed(self) -> Collection[str] | None:
+        """Names of the columns that it does not pass through; None: the first batch tells them."""
+        statistics = self.statistics
+        if statistics.binding is None:
+            return None
+        return {*statistics.binding.columns, *statistics.named_columns}
 
     def schema(self, schema: Any) -> Any:
         """Return the output schema for an input schema."""

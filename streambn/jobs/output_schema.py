@@ -32,15 +32,25 @@ from streambn.arrow import (
     update_pandas_metadata,
 )
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io import DataFile, Format, Source, detect_format, located, prefetch
+from streambn.io import (
+    DataFile,
+    Format,
+    Passthrough,
+    Source,
+    detect_format,
+    located,
+    prefetch,
+)
 from streambn.jobs.operations import Operation
 from streambn.jobs.plan import Output, ReadOptions
 
 __all__ = [
+    "Needs",
     "Schemas",
     "SourceMap",
     "check_types",
     "keys_of",
+    "needs_of",
     "open_input",
     "read_schemas",
     "settle_schema",
@@ -52,6 +62,40 @@ _WAITING = 64
 _REMOTE_THREADS = 16
 
 
+class Needs(NamedTuple):
+    """What an operation needs of the sources of an output.
+
+    Attributes
+    ----------
+    features : collection of str
+        Names of the features that it normalizes.
+    passthrough : Passthrough or None
+        Which CSV columns keep their text; None: the columns that it changes are not known yet.
+    """
+
+    features: Collection[str] = ()
+    passthrough: Passthrough | None = None
+
+
+def needs_of(output: Output, operation: Operation) -> Needs:
+    """Return what an operation needs of the sources of an output."""
+    if operation.changed is None:
+        return Needs(operation.features)
+    into = output.format
+    if into is Format.CSV and len(output.sources) > 1 and not all(map(_is_csv, output.sources)):
+        into = Format.IPC_STREAM  # the other sources have types, and the output one schema
+    return Needs(operation.features, Passthrough(frozenset(operation.changed), into))
+
+
+def _is_csv(source: Source) -> bool:
+    if not source.rereadable:
+        return False
+    try:
+        return detect_format(source.open, source.name)[0] is Format.CSV
+    except (StreamBNError, OSError):  # comes again when the source is read
+        return True
+
+
 def keys_of(output: Output, source: Source, features: Collection[str]) -> list[str]:
     """Return the Hive partition keys that become columns of the output.
 
@@ -61,12 +105,10 @@ def keys_of(output: Output, source: Source, features: Collection[str]) -> list[s
     return [key for key in source.keys if not output.mirrored or key in features]
 
 
-def open_input(
-    output: Output, source: Source, features: Collection[str], options: ReadOptions
-) -> DataFile:
+def open_input(output: Output, source: Source, needs: Needs, options: ReadOptions) -> DataFile:
     """Open a source of an output, with the keys of `keys_of` as columns."""
-    keys = keys_of(output, source, features)
-    return options.open(source, keys=keys)
+    keys = keys_of(output, source, needs.features)
+    return options.open(source, needs.passthrough, keys=keys)
 
 
 class _Known(NamedTuple):
@@ -95,10 +137,8 @@ class Schemas(NamedTuple):
     piped: bool
 
 
-def read_schemas(output: Output, features: Collection[str], options: ReadOptions) -> Schemas:
+def read_schemas(output: Output, needs: Needs, options: ReadOptions) -> Schemas:
     """Read the schemas of all sources that can be read twice, and that of the first.
-
-    The features are those that are normalized.
 
     Raises
     ------
@@ -110,7 +150,7 @@ def read_schemas(output: Output, features: Collection[str], options: ReadOptions
     piped = [not source.rereadable for source in output.sources]
 
     def read(source: Source) -> Iterator[DataFile]:
-        yield open_input(output, source, features, options)
+        yield open_input(output, source, needs, options)
 
     asked = [source for source, pipe in zip(output.sources[1:], piped[1:], strict=True) if not pipe]
     workers = _REMOTE_THREADS if any(source.remote for source in asked) else options.threads
@@ -181,7 +221,7 @@ def check_types(output: Output, options: ReadOptions) -> None:
     declared = tuple(filter(_declares_types, output.sources))
     if len(declared) < 2:
         return
-    schemas = read_schemas(output._replace(sources=declared), (), options)
+    schemas = read_schemas(output._replace(sources=declared), Needs(), options)
     if len(schemas.known) < 2:
         return
     fields: dict[str, tuple[Any, _Known]] = {}

@@ -31,7 +31,7 @@ from streambn.io import (
 )
 from streambn.jobs.hints import number_hints_in_errors
 from streambn.jobs.operations import ApplyStatistics, BatchFunction, Operation
-from streambn.jobs.output_schema import keys_of
+from streambn.jobs.output_schema import keys_of, needs_of
 from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
@@ -199,7 +199,7 @@ def _write_output(
             yield from _write_once(started, made, write, maker.options)
         except InferenceError:
             # What was written has the types of the first rows, and is gone by now.
-            maker.options.settle(started.output.sources)
+            maker.settle(started.output)
             yield Chunk(b"", again=True)
             made = ((task, task.make()) for task in maker.tasks(started))
             yield from _write_once(started, made, write, maker.options)
@@ -277,6 +277,11 @@ class _Maker:
         else:
             job = (self._operation, self.options, self._encoding, self._readers)
             yield _Task(started, functools.partial(stream_output, output, *job))
+
+    def settle(self, output: Output) -> None:
+        """Find types that all values of the sources of an output fit."""
+        passthrough = needs_of(output, self._operation).passthrough
+        self.options.settle(output.sources, passthrough)
 
     def _schema(self, schema: Any) -> Any:
         return self._schemas.get(schema, None, lambda: self._operation.schema(schema))

@@ -17,7 +17,9 @@ from streambn.io import (
     CsvOptions,
     DataFile,
     Format,
+    KeptText,
     Location,
+    Passthrough,
     Source,
     detect_format,
     identities,
@@ -42,6 +44,10 @@ class ReadOptions(NamedTuple):
     # Types of CSV columns by path, of files whose first rows did not show them. A job has a
     # mapping of its own, and adds to it while it reads.
     settled: MutableMapping[str, Mapping[str, Any]] = MappingProxyType({})  # type: ignore[assignment]
+    # The same for columns that pass through, whose types must lose nothing.
+    settled_passed: MutableMapping[str, Mapping[str, Any]] = MappingProxyType({})  # type: ignore[assignment]
+    # Columns that a job passes through as text, by name.
+    kept_text: MutableMapping[str, KeptText] = MappingProxyType({})  # type: ignore[assignment]
 
     def threads_for(self, files: int, size: int | None) -> int:
         """Return the number of threads for so many files with so many bytes together, if known."""
@@ -57,19 +63,31 @@ class ReadOptions(NamedTuple):
         on_error = f"on error {'skip' if self.skip_damaged else 'stop'}"
         return [f"csv types {types}", on_error, *self.csv.identity]
 
-    def open(self, source: Source, **options: Any) -> DataFile:
+    def open(
+        self, source: Source, passthrough: Passthrough | None = None, **options: Any
+    ) -> DataFile:
         """Open a source. `streambn.io.open_source` has the options."""
-        return open_source(source, csv=self.csv, settled=self.settled.get(source.path), **options)
+        types = self.settled.get(source.path, {})
+        if passthrough is not None:
+            types = {c: kind for c, kind in types.items() if c in passthrough.changed}
+            types |= self.settled_passed.get(source.path, {})
+        opened = open_source(
+            source, csv=self.csv, settled=types, passthrough=passthrough, **options
+        )
+        for kept in opened.kept_text:
+            self.kept_text.setdefault(kept.column, kept)
+        return opened
 
     def for_new_job(self) -> ReadOptions:
         """Return these options with no settled types yet."""
-        return self._replace(settled={})
+        return self._replace(settled={}, settled_passed={}, kept_text={})
 
-    def settle(self, sources: Iterable[Source]) -> None:
+    def settle(self, sources: Iterable[Source], passthrough: Passthrough | None = None) -> None:
         """Read CSV sources for types that all their values fit, unless they are known."""
+        known = self.settled if passthrough is None else self.settled_passed
         for source in sources:
-            if source.path not in self.settled:
-                self.settled[source.path] = settle_source(source, self.csv)
+            if source.path not in known:
+                known[source.path] = settle_source(source, self.csv, passthrough)
 
 
 class Output(NamedTuple):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from streambn.arrow import LeftOut
 from streambn.errors import StreamBNError
+from streambn.io import KeptText
 from streambn.jobs.progress import Progress
 from streambn.normalizer import FrozenNormalizer
 from streambn.statistics import Statistics
@@ -49,6 +50,9 @@ class Report(NamedTuple):
         Whether this run resumed an earlier one.
     left_out : sequence of LeftOut
         Columns that have no statistics although nobody excluded them.
+    kept_text : sequence of KeptText
+        CSV columns that passed through as text into a format with types, because a value would lose
+        something in another type.
     """
 
     rows: int
@@ -61,6 +65,7 @@ class Report(NamedTuple):
     skipped: Sequence[Skipped] = ()
     resumed: bool = False
     left_out: Sequence[LeftOut] = ()
+    kept_text: Sequence[KeptText] = ()
 
     @classmethod
     def of(
@@ -71,6 +76,7 @@ class Report(NamedTuple):
         skipped: Sequence[Skipped] = (),
         *,
         resumed: bool = False,
+        kept_text: Iterable[KeptText] = (),
     ) -> Report:
         """Return the report of a job that has ended."""
         binding, fingerprint = statistics.binding, None
@@ -87,6 +93,7 @@ class Report(NamedTuple):
             skipped=skipped,
             resumed=resumed,
             left_out=statistics.left_out,
+            kept_text=[*kept_text],
         )
 
     def to_json(self, command: str) -> str:
@@ -94,5 +101,9 @@ class Report(NamedTuple):
         document = {"command": command, **self._asdict()}
         document["seconds"] = round(self.seconds, 3)
         document["skipped"] = [part._asdict() for part in self.skipped]
+        if self.kept_text:
+            document["kept_text"] = [kept._asdict() for kept in self.kept_text]
+        else:
+            del document["kept_text"]
         document["left_out"] = [column._asdict() for column in self.left_out]
         return json.dumps(document, allow_nan=False)

@@ -29,7 +29,13 @@ from streambn.io import (
     write_batches,
 )
 from streambn.jobs.operations import Operation
-from streambn.jobs.output_schema import SourceMap, open_input, read_schemas, settle_schema
+from streambn.jobs.output_schema import (
+    SourceMap,
+    needs_of,
+    open_input,
+    read_schemas,
+    settle_schema,
+)
 from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
@@ -189,7 +195,8 @@ def _read_and_map(
     output: Output, operation: Operation, options: ReadOptions, workers: int, tally: _Tally
 ) -> tuple[Any, Iterator[Joined]]:
     """Return the schema and the batches of an output; None if no source can be read."""
-    schemas = read_schemas(output, operation.features, options)
+    needs = needs_of(output, operation)
+    schemas = read_schemas(output, needs, options)
     settled = settle_schema(operation, schemas, options)
 
     def sources() -> Iterator[tuple[Source, DataFile, SourceMap]]:
@@ -197,7 +204,7 @@ def _read_and_map(
         schema, function = None, None
         for source in output.sources:
             try:
-                opened = opened or open_input(output, source, operation.features, options)
+                opened = opened or open_input(output, source, needs, options)
                 if function is None or not opened.schema.equals(schema, check_metadata=True):
                     with located(source.name):
                         function = SourceMap(operation, opened.schema, settled, options)

@@ -28,7 +28,7 @@ from streambn.errors import SchemaError, StreamBNError
 from streambn.io import CsvOptions, Format, Source, json_values, located, open_reader
 from streambn.jobs.compare import first_difference
 from streambn.jobs.operations import ApplyStatistics
-from streambn.jobs.output_schema import open_input, read_schemas, settle_schema
+from streambn.jobs.output_schema import needs_of, open_input, read_schemas, settle_schema
 from streambn.jobs.plan import Output, ReadOptions
 from streambn.kernels import reference
 from streambn.kernels.bitmaps import unpack_validity
@@ -48,12 +48,13 @@ _ROUNDING = 16 * 2.0**-53
 
 def verify_output(output: Output, operation: ApplyStatistics, options: ReadOptions) -> None:
     """Read an output and its inputs again, and compare them; see `verify`."""
+    needs = needs_of(output, operation)
 
     def batches(source: Source) -> Iterator[Any]:
-        for piece in open_input(output, source, operation.features, options).pieces:
+        for piece in open_input(output, source, needs, options).pieces:
             yield from piece.read()
 
-    schemas = read_schemas(output, operation.features, options)
+    schemas = read_schemas(output, needs, options)
     schema = settle_schema(operation, schemas, options)
     types = {}
     if schema is not None and output.format is Format.CSV:

@@ -27,6 +27,7 @@ class Identity:
     """An operation that returns its batches, and fails at one of them."""
 
     features = ()
+    changed = None
     depends_on_batches = True  # it counts them
 
     def __init__(self, failure: BaseException | None = None, at: int = 0) -> None:

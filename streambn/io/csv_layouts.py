@@ -1,0 +1,214 @@
+"""The types of CSV columns that pass through into a format with types, and lose nothing there.
+
+A *layout* is one way to write the values of a type, such as integers without leading zeros, or
+numbers with two decimals each. A column has the type of a layout that all of its values have, so
+that each text can be written again from its value and the layout. Without such a layout the column
+stays text: 01234 would lose its zero, 1e5 and 100000 would become one number, and a number of 20
+digits would lose some. Spaces around a value and the spelling of a missing one do not count.
+"""
+
+from __future__ import annotations
+
+import bisect
+import decimal
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from streambn._lazy import lazy_module
+from streambn.io.csv_dialect import CsvOptions
+from streambn.io.csv_types import plain_numbers, text_as, without_nulls
+
+pc = lazy_module("pyarrow.compute")
+
+__all__ = ["Layout", "Layouts", "first_misfit", "first_text", "kind_of", "layouts_of", "unite"]
+
+# A number with fewer characters and without an exponent has at most 15 digits, and a float keeps
+# those. No float has more than 767 digits.
+_SHORT, _MOST_DIGITS = 16, 767
+_SPECIAL = r"^[-+]?([nN][aA][nN]|[iI][nN][fF]|[iI]nfinity)$"
+_DATE, _TIME, _SECONDS = r"\d{4}-\d{2}-\d{2}", r"\d{2}:\d{2}", r":\d{2}"
+
+
+class Layout(NamedTuple):
+    """One way to write the values of a type: a regular expression that they match, and the type."""
+
+    pattern: str
+    kind: Any
+
+
+# The layouts that all values of a column have. None: it has no values yet.
+Layouts = frozenset[Layout] | None
+
+_TEXT, _BYTES = Layout("", pa.string()), Layout("", pa.binary())
+_BOOLEANS = [
+    Layout(f"^({pair})$", pa.bool_()) for pair in ("true|false", "True|False", "TRUE|FALSE")
+]
+# A column that has layouts of several types has the last of these, or else another one.
+_ORDER = [pa.binary(), pa.string(), pa.float64()]
+
+
+def unite(one: Layouts, other: Layouts) -> Layouts:
+    """Return the layouts that the values of two parts of a column have in common."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
+
+
+def kind_of(layouts: Layouts) -> Any:
+    """Return the type of a column with these layouts, of which text is the last resort."""
+    if layouts is None:
+        return pa.null()
+    kinds = {layout.kind for layout in layouts}
+    for kind in _ORDER:
+        if len(kinds) > 1:
+            kinds.discard(kind)
+    return kinds.pop()
+
+
+def layouts_of(column: Any, options: CsvOptions) -> Layouts:
+    """Return the layouts that all values of a column of binary text have."""
+    try:
+        values = without_nulls(column, options).drop_null()
+    except pa.ArrowInvalid:  # not in UTF-8
+        return frozenset([_BYTES])
+    if not len(values):
+        return None
+    found = [_TEXT, _BYTES]
+    numbers = values.filter(pc.invert(pc.match_substring_regex(values, _SPECIAL)))
+    if not len(numbers):
+        return frozenset([*found, *_float_layouts(options)])
+    for layout in _candidates(numbers[0].as_py(), options):
+        # Beside floats there may be NaN and infinity.
+        all_values = numbers if pa.types.is_floating(layout.kind) else values
+        if _have(all_values, layout, options):
+            found.append(layout)
+    return frozenset(found)
+
+
+def first_misfit(column: Any, before: Layouts, kind: Any, options: CsvOptions) -> int:
+    """Return the first row up to which a column, after values with some layouts, is not a type."""
+
+    def differs(rows: int) -> bool:
+        return bool(kind_of(unite(before, layouts_of(column.slice(0, rows), options))) != kind)
+
+    return bisect.bisect_left(range(1, len(column)), True, key=differs)
+
+
+def first_text(column: Any, options: CsvOptions) -> int:
+    """Return the first row up to which a column has no type but text."""
+
+    def is_text(rows: int) -> bool:
+        return kind_of(layouts_of(column.slice(0, rows), options)) in _ORDER[:2]
+
+    return bisect.bisect_left(range(1, len(column)), True, key=is_text)
+
+
+def _have(values: Any, layout: Layout, options: CsvOptions) -> bool:
+    """Return whether all values have a layout, and the type keeps them."""
+    if not pc.all(pc.match_substring_regex(values, layout.pattern)).as_py():
+        return False
+    try:
+        typed = text_as(values, layout.kind, options)
+    except pa.ArrowInvalid:  # such as a date that does not exist, or an integer out of range
+        return False
+    return not pa.types.is_floating(layout.kind) or _keep_digits(values, typed, options)
+
+
+# --- layouts --------------------------------------------------------------------------
+
+
+def _candidates(value: str, options: CsvOptions) -> Iterator[Layout]:
+    """Yield the layouts that one value matches."""
+    yield from (
+        layout
+        for layout in (
+            *_integer_layouts(options),
+            *_float_layouts(options),
+            *_fixed_layouts(value, options),
+            *_BOOLEANS,
+            *_time_layouts(value),
+        )
+        if re.search(layout.pattern, value)
+    )
+
+
+def _whole(options: CsvOptions) -> list[str]:
+    """Return patterns of whole numbers above 0: without groups of digits, and with them."""
+    if options.thousands is None:
+        return [r"[1-9]\d*"]
+    return [r"[1-9]\d*", rf"[1-9]\d{{0,2}}({re.escape(options.thousands)}\d{{3}})*"]
+
+
+def _integer_layouts(options: CsvOptions) -> Iterator[Layout]:
+    for whole in _whole(options):
+        yield Layout(rf"^(0|-?{whole})$", pa.int64())  # an integer would lose the sign of -0
+
+
+def _float_layouts(options: CsvOptions) -> Iterator[Layout]:
+    """Yield the layouts of floats as programs write them, with the digits that they need.
+
+    An exponent has a sign, or a decimal point before it: 1e5 is more often an identifier.
+    """
+    point = re.escape(options.decimal)
+    for whole in _whole(options):
+        number, part = rf"(0|{whole})", rf"{point}(0|\d*[1-9])"
+        exponents = rf"{number}({part})?[eE][-+]\d+|{number}{part}[eE]\d+"
+        yield Layout(rf"^-?({number}({part})?|{point}\d*[1-9]|{exponents})$", pa.float64())
+
+
+def _fixed_layouts(value: str, options: CsvOptions) -> Iterator[Layout]:
+    """Yield the layouts of floats that have as many decimals as a value."""
+    point = re.escape(options.decimal)
+    decimals = re.search(rf"{point}(\d+)", value)
+    for whole in _whole(options) if decimals else ():
+        for exponent in ("", r"[eE][-+]\d+"):
+            digits = f"{{{len(decimals[1])}}}" if decimals else ""
+            yield Layout(rf"^-?(0|{whole})?{point}\d{digits}{exponent}$", pa.float64())
+
+
+def _time_layouts(value: str) -> Iterator[Layout]:
+    """Yield the layouts of dates and times that have as many decimals as a value."""
+    yield Layout(f"^{_DATE}$", pa.date32())
+    yield Layout(f"^{_TIME}$", pa.time32("s"))
+    yield Layout(f"^{_TIME}{_SECONDS}$", pa.time32("s"))
+    times = [(_TIME, "s"), (_TIME + _SECONDS, "s")]
+    if decimals := re.search(r"\.(\d{1,9})Z?$", value):
+        times.append((rf"{_TIME}{_SECONDS}\.\d{{{len(decimals[1])}}}", "ns"))
+    for time, unit in times:
+        for mark in (" ", "T"):
+            yield Layout(f"^{_DATE}{mark}{time}$", pa.timestamp(unit))
+            yield Layout(f"^{_DATE}{mark}{time}Z$", pa.timestamp(unit, "UTC"))
+
+
+# --- floats ---------------------------------------------------------------------------
+
+
+def _keep_digits(texts: Any, floats: Any, options: CsvOptions) -> bool:
+    """Return whether floats stand for all digits of their texts."""
+    unsure = pc.or_(
+        pc.greater_equal(pc.binary_length(texts), _SHORT), pc.match_substring_regex(texts, "[eE]")
+    )
+    if not pc.any(unsure).as_py():
+        return True
+    texts, floats = plain_numbers(texts.filter(unsure), options), floats.filter(unsure)
+    unlike = pc.not_equal(floats.cast(pa.string()), texts)
+    return all(map(_keeps_digits, pc.unique(texts.filter(unlike)).to_pylist()))
+
+
+def _keeps_digits(text: str) -> bool:
+    """Return whether a float is the number of its text when it is written with as many digits."""
+    number = float(text)
+    if "." not in text and "e" not in text.lower():  # a long integer that no int64 holds
+        return False
+    try:
+        exact = decimal.Decimal(text)
+    except decimal.InvalidOperation:  # the exponent is beyond all bounds
+        return False
+    digits = len(exact.as_tuple().digits)
+    if math.isinf(number) or digits > _MOST_DIGITS:
+        return False
+    return exact in (decimal.Decimal(repr(number)), decimal.Decimal(f"{number:.{digits - 1}e}"))

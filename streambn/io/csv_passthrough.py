@@ -1,0 +1,156 @@
+"""CSV columns that an operation passes through: their text, or types that lose nothing of it.
+
+Into CSV they go as the text that they are, with every zero, sign and spelling of a missing value.
+Another format has types. There, a column has the type of its layout, and one without a layout stays
+text; see `streambn.io.csv_layouts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from streambn._messages import display_name
+from streambn.io.csv_dialect import CsvOptions
+from streambn.io.csv_layouts import Layouts, first_misfit, first_text, kind_of, layouts_of, unite
+from streambn.io.csv_types import infer_types, text_as, without_nulls
+from streambn.io.formats import Format
+
+__all__ = ["KeptText", "MisfitError", "Passthrough", "TypedText", "text_at"]
+
+# The type of times in JSON.
+_TIMES = pa.large_string()
+
+
+class Passthrough(NamedTuple):
+    """The columns that an operation passes through: all but those that it changes.
+
+    Attributes
+    ----------
+    changed : collection of str
+        Names of the columns that it changes, or learns from.
+    into : Format
+        Format of the output.
+    """
+
+    changed: Collection[str]
+    into: Format
+
+    @property
+    def keeps_text(self) -> bool:
+        """Whether the output has no types, so that all text stays as it is."""
+        return self.into is Format.CSV
+
+    def columns(self, names: Iterable[str], options: CsvOptions) -> list[str]:
+        """Return the columns of a file to read as text. A declared type holds in types only."""
+        declared: Collection[str] = () if self.keeps_text else options.types
+        return [name for name in names if name not in self.changed and name not in declared]
+
+    def kind_of(self, layouts: Layouts) -> Any:
+        """Return the type of a column in the output."""
+        kind = kind_of(layouts)
+        # JSON has no times, so their text stays as well. It may be null, unlike other text.
+        return _TIMES if self.into is Format.JSON and pa.types.is_temporal(kind) else kind
+
+
+class KeptText(NamedTuple):
+    """A column that stays text, because a value would lose something in another type."""
+
+    column: str
+    value: str
+
+    def __str__(self) -> str:
+        text = repr(self.value)
+        return f"{display_name(self.column)} ({text if len(text) <= 40 else f'{text[:37]}...'})"
+
+
+class MisfitError(Exception):
+    """A value does not fit the type of the values before it."""
+
+    def __init__(self, column: str, kind: Any, row: int) -> None:
+        super().__init__(column, kind, row)
+        self.column, self.kind, self.row = column, kind, row
+
+
+class TypedText:
+    """The types of columns of text, which lose nothing of the values, and the conversion to them.
+
+    Parameters
+    ----------
+    passthrough : Passthrough
+    columns : sequence of str
+        Columns that are read as binary.
+    options : CsvOptions
+    settled : mapping of str to pyarrow.DataType, optional
+        Types that all values of a column are known to have.
+    """
+
+    def __init__(
+        self,
+        passthrough: Passthrough,
+        columns: Sequence[str],
+        options: CsvOptions,
+        settled: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._passthrough, self._options = passthrough, options
+        self._settled = {c: kind for c, kind in (settled or {}).items() if c in columns}
+        self._layouts: dict[str, Layouts] = {c: None for c in columns if c not in self._settled}
+
+    @property
+    def types(self) -> dict[str, Any]:
+        """The type of each column."""
+        found = {c: self._passthrough.kind_of(layouts) for c, layouts in self._layouts.items()}
+        return self._settled | found
+
+    def learn(self, batch: Any) -> None:
+        """Find the types that the values so far and those of a batch have."""
+        for column, layouts in self._layouts.items():
+            if layouts is None or kind_of(layouts) != pa.binary():
+                more = layouts_of(batch[column], self._options)
+                self._layouts[column] = unite(layouts, more)
+
+    def convert(self, batch: Any) -> dict[str, Any]:
+        """Return the columns of a batch in their types.
+
+        Raises
+        ------
+        MisfitError
+            A value does not fit the types that `learn` found.
+        """
+        return {column: self._typed(column, kind, batch) for column, kind in self.types.items()}
+
+    def _typed(self, column: str, kind: Any, batch: Any) -> Any:
+        text = batch[column]
+        if column in self._layouts:
+            before = self._layouts[column]
+            before_kind = kind_of(before)
+            layouts = unite(before, layouts_of(text, self._options))
+            if self._passthrough.kind_of(layouts) != kind:  # times in JSON are text all the same
+                raise MisfitError(
+                    column, kind, first_misfit(text, before, before_kind, self._options)
+                )
+            self._layouts[column] = layouts
+        if pa.types.is_null(kind):
+            return pa.nulls(len(text))
+        if pa.types.is_binary(kind) or pa.types.is_string(kind):
+            return text.cast(kind)
+        return text_as(without_nulls(text, self._options), kind, self._options)
+
+    def kept_text(self, batch: Any) -> list[KeptText]:
+        """Return the columns of a batch that are text, although Arrow would find another type."""
+        text = [column for column, kind in self.types.items() if pa.types.is_string(kind)]
+        guesses = infer_types([batch.select(text)], self._options)
+        return [
+            KeptText(column, text_at(batch[column], first_text(batch[column], self._options)))
+            for column, kind in guesses.items()
+            if not pa.types.is_string(kind) and not pa.types.is_binary(kind)
+            if not (pa.types.is_temporal(kind) and self._passthrough.into is Format.JSON)
+        ]
+
+
+def text_at(column: Any, row: int) -> str:
+    """Return a value of binary text."""
+    value: bytes = column[row].as_py()
+    return value.decode(errors="replace")
