@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from streambn._repr import as_html, as_text
-from streambn.arrow import map_batches
+from streambn.arrow import Validation, map_batches
 from streambn.errors import InvalidValueError
 from streambn.options import Options
 from streambn.policies import Policy
@@ -96,7 +96,7 @@ class Transformer(abc.ABC):
         """
         return self.statistics.stats(at)
 
-    def transform(self, data: Any, dtype: Any = None) -> Any:
+    def transform(self, data: Any, dtype: Any = None, *, validate: Validation = "basic") -> Any:
         """Normalize data by the current statistics, without learning.
 
         y = clip((x − mean) / √(var + eps)) · gamma + beta. Nulls stay null and NaN stays NaN. A
@@ -110,6 +110,9 @@ class Transformer(abc.ABC):
         dtype : data type, optional
             Type of the normalized columns: float16, float32 or float64, of pyarrow or NumPy.
             Default: floats keep their type, all other types become float64.
+        validate : {"basic", "full"}
+            "full": validate each batch in full before it is read, also the columns that pass
+            through. See `Normalizer.update`.
 
         Returns
         -------
@@ -125,18 +128,21 @@ class Transformer(abc.ABC):
         SchemaError
             A column is missing or is not numeric.
         InvalidValueError
-            ``nan="raise"`` or ``inf="raise"`` refuses a value.
+            ``nan="raise"`` or ``inf="raise"`` refuses a value, or a column is damaged.
         """
         standardizer, kind = self.standardizer, float_type_of(dtype)
 
         def output_schema(schema: pa.Schema) -> pa.Schema:
             return standardizer.output_schema(schema, kind, fingerprint=self._fingerprint)
 
-        if isinstance(data, pa.RecordBatch):  # the short way, because most calls are for one
+        if isinstance(data, pa.RecordBatch) and validate == "basic":
+            # The short way, because most calls are for one.
             return standardizer.standardize(data, output_schema(data.schema))
-        return map_batches(data, output_schema, standardizer.standardize)
+        return map_batches(data, output_schema, standardizer.standardize, validate)
 
-    def inverse_transform(self, data: Any, dtype: Any = None) -> Any:
+    def inverse_transform(
+        self, data: Any, dtype: Any = None, *, validate: Validation = "basic"
+    ) -> Any:
         """Undo `transform`: x = (y − beta)/gamma · √(var + eps) + mean.
 
         Clipped values stay clipped. Integers and decimals come back as float64.
@@ -147,6 +153,8 @@ class Transformer(abc.ABC):
             Normalized columns under their own names.
         dtype : data type, optional
             See `transform`.
+        validate : {"basic", "full"}
+            See `Normalizer.update`.
 
         Returns
         -------
@@ -161,7 +169,10 @@ class Transformer(abc.ABC):
         """
         standardizer, kind = self.standardizer, float_type_of(dtype)
         return map_batches(
-            data, lambda schema: standardizer.output_schema(schema, kind), standardizer.restore
+            data,
+            lambda schema: standardizer.output_schema(schema, kind),
+            standardizer.restore,
+            validate,
         )
 
     @property

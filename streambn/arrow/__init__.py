@@ -17,6 +17,7 @@ from streambn.arrow.sample_weights import (
 from streambn.arrow.schemas import (
     SchemaCache,
     float_type,
+    has_run_ends,
     is_any_list,
     is_encoded,
     numeric_type,
@@ -42,6 +43,7 @@ from streambn.arrow.unify import (
     nullable_field,
     untyped_field,
 )
+from streambn.arrow.validation import Validation, Validator, check_validation
 
 __all__ = [
     "Binding",
@@ -52,15 +54,19 @@ __all__ = [
     "RowSelection",
     "SchemaCache",
     "Selection",
+    "Validation",
+    "Validator",
     "bind",
     "cast_column",
     "check_names",
+    "check_validation",
     "common_field",
     "fields_by_name",
     "find_field",
     "float_type",
     "format_instant",
     "has_required",
+    "has_run_ends",
     "holds",
     "input_type",
     "is_any_list",

@@ -397,7 +397,7 @@ def _vectors_of_known_size(binding: Binding, batch: pa.RecordBatch) -> dict[Leaf
         if index < 0 or len(leaf.path) > 1:
             continue
         array = batch.column(index)
-        size = vector_size(array) if is_list(array.type) else None
+        size = vector_size(array, leaf.name) if is_list(array.type) else None
         if size == 0:
             raise SchemaError(
                 f"column {leaf.name!r} holds an empty list, and a vector has elements. Make it "

@@ -17,7 +17,7 @@ from streambn.arrow.schemas import numeric_type
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import Times
 from streambn.kernels.bitmaps import filter_rows
-from streambn.kernels.flatten import decode_array
+from streambn.kernels.flatten import decode_column
 from streambn.kernels.interface import Floats
 from streambn.kernels.rows import MAX_WEIGHT, MIN_WEIGHT
 from streambn.policies import EventTime
@@ -73,7 +73,9 @@ def select_counted_rows(
     found = None
     if weights is not None:
         found = parse_weights(_column(batch, weights), weights)
-    times = None if event_time is None else decode_array(_column(batch, event_time.column))
+    times = None
+    if event_time is not None:
+        times = decode_column(_column(batch, event_time.column), event_time.column)
     selection = select_rows(found, times, event_time)
     keep = selection.keep
     if keep is None:
@@ -201,7 +203,7 @@ def parse_weights(values: pa.Array | NDArray[Any], column: str | None = None) ->
                 argument="weights",
                 column=column,
             )
-        values = decode_array(values)
+        values = decode_column(values, column or "weights")
         if values.null_count:
             raise InvalidValueError(
                 f"weights: {source} holds {values.null_count} nulls. The batch was rejected. "

@@ -11,6 +11,7 @@ import pyarrow as pa
 __all__ = [
     "SchemaCache",
     "float_type",
+    "has_run_ends",
     "is_any_list",
     "is_encoded",
     "is_float",
@@ -97,6 +98,19 @@ def is_encoded(kind: pa.DataType) -> bool:
     while pa.types.is_fixed_size_list(kind):
         kind = kind.value_type
     return bool(pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind))
+
+
+def has_run_ends(kind: pa.DataType | pa.Schema) -> bool:
+    """Return whether a type, or a part of it, is run-end-encoded."""
+    if isinstance(kind, pa.Schema):
+        return any(map(has_run_ends, kind.types))
+    if isinstance(kind, pa.BaseExtensionType):
+        return has_run_ends(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return has_run_ends(kind.value_type)
+    if pa.types.is_run_end_encoded(kind):
+        return True
+    return any(has_run_ends(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def pandas_index_columns(schema: pa.Schema) -> set[str]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from streambn.arrow.unify import nullable_field
+from streambn.arrow.validation import Validation, Validator, check_validation
 from streambn.errors import InvalidValueError, SchemaError
 
 __all__ = ["Stream", "map_batches", "map_stream", "open_stream"]
@@ -45,7 +46,7 @@ class Stream(NamedTuple):
     collect: Collect | None
 
 
-def open_stream(data: Any, columns: Wanted | None = None) -> Stream:
+def open_stream(data: Any, columns: Wanted | None = None, validate: Validation = "basic") -> Stream:
     """Open any Arrow data.
 
     Parameters
@@ -56,17 +57,47 @@ def open_stream(data: Any, columns: Wanted | None = None) -> Stream:
         ``__arrow_c_stream__`` or ``__arrow_c_array__``; or an iterable of those.
     columns : callable, optional
         Takes the schema of a Dataset and returns the columns to read. Default: all.
+    validate : {"basic", "full"}
+        "full": each batch is validated in full when it is read.
 
     Raises
     ------
     InvalidValueError
-        The object holds no Arrow data.
+        The object holds no Arrow data, or `validate` is unknown. With ``validate="full"`` a
+        damaged batch raises it too.
 
     Notes
     -----
     A Dataset is scanned with little read-ahead, to save memory. A Scanner reads ahead as it was
     configured to.
     """
+    check_validation(validate)
+    stream = _open(data, columns)
+    if validate == "full":
+        return stream._replace(batches=_validated(stream.batches))
+    return stream
+
+
+def _validated(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    validator = Validator()
+    for number in itertools.count():
+        try:
+            batch = next(batches, None)
+            if batch is not None:
+                validator.check(batch)
+        except pa.ArrowInvalid as error:
+            raise InvalidValueError(
+                f"batch {number} of data is damaged: {error}. The batch was rejected. Ask its "
+                "producer for valid Arrow data.",
+                argument="data",
+            ) from error
+        if batch is None:
+            return
+        yield batch
+        del batch  # releases it before the next one is read
+
+
+def _open(data: Any, columns: Wanted | None) -> Stream:
     if isinstance(data, pa.RecordBatch):
         return Stream(data.schema, iter([data]), _to_batch)
     if isinstance(data, pa.Table):
@@ -99,6 +130,7 @@ def map_batches(
     data: Any,
     output_schema: Callable[[pa.Schema], pa.Schema],
     function: Callable[[pa.RecordBatch, pa.Schema], pa.RecordBatch],
+    validate: Validation = "basic",
 ) -> Any:
     """Apply a function to every batch, at once for eager data, otherwise when it is pulled.
 
@@ -110,6 +142,8 @@ def map_batches(
         Takes the input schema and returns the output schema.
     function : callable
         Takes a batch and the output schema and returns an output batch.
+    validate : {"basic", "full"}
+        As for `open_stream`.
 
     Returns
     -------
@@ -118,7 +152,7 @@ def map_batches(
         reader are nullable, because the batches to come may hold nulls whatever the first ones
         declare.
     """
-    return map_stream(open_stream(data), output_schema, function)
+    return map_stream(open_stream(data, validate=validate), output_schema, function)
 
 
 def map_stream(
@@ -145,7 +179,7 @@ def _open_iterable(data: Iterable[Any], columns: Wanted | None) -> Stream:
     def open_item(item: Any) -> Stream:
         if not _is_arrow(item):
             raise _not_arrow(item, f"an item of {_kind(data)}")
-        return open_stream(item, columns)
+        return _open(item, columns)
 
     streams = map(open_item, data)
     first = next(streams, None)

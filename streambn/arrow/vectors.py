@@ -14,6 +14,7 @@ from streambn._lazy import lazy_module
 from streambn.arrow.schemas import list_value_type
 from streambn.errors import SchemaError
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
+from streambn.kernels.flatten import damaged_column
 
 pc = lazy_module("pyarrow.compute")  # takes 40 ms to import, and few columns need it
 
@@ -39,10 +40,25 @@ def needs_conversion(kind: pa.DataType) -> bool:
     )
 
 
-def vector_size(array: pa.Array) -> int | None:
-    """Return the length of the first list that is not null; None if all of them are null."""
+def vector_size(array: pa.Array, name: str) -> int | None:
+    """Return the length of the first list that is not null; None if all of them are null.
+
+    Raises
+    ------
+    InvalidValueError
+        A list lies outside of its values.
+    """
+    _check_lists(array, name)
     valid = array.drop_null()
     return None if len(valid) == 0 else int(pc.list_value_length(valid.slice(0, 1))[0].as_py())
+
+
+def _check_lists(array: pa.Array, name: str) -> None:
+    """Validate the offsets of lists of numbers, which Arrow follows wherever they lead."""
+    try:
+        array.validate(full=True)
+    except pa.ArrowException as error:
+        raise damaged_column(error, name) from error
 
 
 def as_flat(array: pa.Array, size: int, name: str) -> pa.FixedSizeListArray:
@@ -61,7 +77,10 @@ def as_flat(array: pa.Array, size: int, name: str) -> pa.FixedSizeListArray:
     ------
     SchemaError
         A list has another length.
+    InvalidValueError
+        A list lies outside of its values.
     """
+    _check_lists(array, name)
     if pa.types.is_fixed_size_list(array.type):
         return _flatten_tensor(array, size)
     valid = unpack_validity(array, 0, len(array))

@@ -19,11 +19,9 @@ from streambn.io.joins import Joined, join_none, join_small
 from streambn.io.json_writer import json_values
 from streambn.io.locations import Location, Stamp, identities, locate, remove_leftovers
 from streambn.io.locks import lock
+from streambn.io.pieces import Damaged, DataFile, Opener, Piece
 from streambn.io.prefetch import prefetch
 from streambn.io.readers import (
-    DataFile,
-    Opener,
-    Piece,
     detect_format,
     open_parquet,
     read_row_groups,
@@ -37,6 +35,7 @@ __all__ = [
     "PIPE",
     "SUFFIXES",
     "CsvOptions",
+    "Damaged",
     "DataFile",
     "Encoding",
     "Format",

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from streambn.io.pieces import Damaged
+
 __all__ = ["Joined", "join_none", "join_small"]
 
 # A batch of fewer bytes is joined to the next one, until both have so many.
@@ -19,17 +21,25 @@ _ENOUGH = 1 << 19
 
 
 class Joined(NamedTuple):
-    """Batches that follow each other, as one.
+    """Batches that follow each other, as one; or the place of a damaged one.
 
     Attributes
     ----------
     batch : pyarrow.RecordBatch
+        None if it is damaged.
     cuts : tuple of int
         The number of rows of each of the batches.
+    damaged : Damaged or None
     """
 
     batch: Any
     cuts: tuple[int, ...]
+    damaged: Damaged | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the batch."""
+        return 0 if self.batch is None else int(self.batch.nbytes)
 
     def parts(self) -> Iterator[Any]:
         """Yield the batches that were joined."""
@@ -46,7 +56,7 @@ def join_small(batches: Iterable[Any], ready: Callable[[], bool] | None = None) 
 
     Parameters
     ----------
-    batches : iterable of pyarrow.RecordBatch
+    batches : iterable of pyarrow.RecordBatch or Damaged
         Of one schema. Batches with columns of some rare types stay alone.
     ready : callable, optional
         Returns whether the next batch can be read without a wait; asked before each one. No batch
@@ -69,6 +79,11 @@ def join_small(batches: Iterable[Any], ready: Callable[[], bool] | None = None) 
         if batch is None:
             yield from _join(waiting)
             return
+        if isinstance(batch, Damaged):
+            yield from _join(waiting)
+            waiting, size = [], 0
+            yield _alone(batch)
+            continue
         own = batch.get_total_buffer_size()
         if waiting and joinable is None:
             joinable = all(map(_is_plain, batch.schema.types))
@@ -78,7 +93,7 @@ def join_small(batches: Iterable[Any], ready: Callable[[], bool] | None = None) 
         if own >= _SMALL:
             yield from _join(waiting)
             waiting, size = [], 0
-            yield Joined(batch, (batch.num_rows,))
+            yield _alone(batch)
         else:
             waiting.append(batch)
             size += own
@@ -91,7 +106,7 @@ def join_small(batches: Iterable[Any], ready: Callable[[], bool] | None = None) 
 def join_none(batches: Iterable[Any]) -> Iterator[Joined]:
     """Leave each batch alone, for what depends on the division into batches."""
     for batch in batches:
-        yield Joined(batch, (batch.num_rows,))
+        yield _alone(batch)
         del batch  # releases it before the next one is read
 
 
@@ -99,7 +114,13 @@ def _join(batches: list[Any]) -> Iterator[Joined]:
     if len(batches) > 1:
         yield Joined(pa.concat_batches(batches), tuple(batch.num_rows for batch in batches))
     elif batches:
-        yield Joined(batches[0], (batches[0].num_rows,))
+        yield _alone(batches[0])
+
+
+def _alone(batch: Any) -> Joined:
+    if isinstance(batch, Damaged):
+        return Joined(None, (0,), batch)
+    return Joined(batch, (batch.num_rows,))
 
 
 def _is_plain(type_: Any) -> bool:

@@ -4,6 +4,8 @@ A piece of a Parquet file is a row group, or several small ones; a piece of an A
 is a record batch. Pieces are independent, so several threads can read them at the same time.
 A CSV file or an Arrow IPC stream is a single piece. A reader holds one batch at a time. The
 division into pieces and batches depends on the file alone.
+
+Arrow decodes Parquet, CSV and JSON itself, so their offsets and indices are its own.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
 from streambn.errors import StreamBNError
 from streambn.io.csv_dialect import CsvOptions
-from streambn.io.csv_passthrough import KeptText, Passthrough
+from streambn.io.csv_passthrough import Passthrough
 from streambn.io.csv_reader import CsvReader, open_csv, open_csv_pipe, settle_types
 from streambn.io.formats import (
     HEADER_SIZE,
@@ -30,17 +32,15 @@ from streambn.io.formats import (
     detect_compression,
     sniff,
 )
+from streambn.io.ipc_reader import open_ipc_file, open_ipc_stream
 from streambn.io.json_reader import open_json
+from streambn.io.pieces import ColumnSelector, DataFile, Opener, Piece
 from streambn.io.pipes import Pipe
 
 pq = lazy_module("pyarrow.parquet")
 
 __all__ = [
     "PARQUET_ROWS",
-    "ColumnSelector",
-    "DataFile",
-    "Opener",
-    "Piece",
     "detect_format",
     "open_file",
     "open_parquet",
@@ -62,54 +62,6 @@ _IPC_BUFFER = 1 << 18
 # A block of text from a pipe ends so long after its first bytes, even if it is not full. The
 # first block, which shows the types, has more time.
 _FIRST_BLOCK_SECONDS, _BLOCK_SECONDS = 5.0, 0.05
-
-# Returns the top-level columns that are needed, given the schema; None for all of them.
-ColumnSelector = Callable[[Any], list[str] | None]
-# Opens a file for random access.
-Opener = Callable[[], Any]
-
-
-class Piece(NamedTuple):
-    """A part of a file.
-
-    Attributes
-    ----------
-    where : str
-        Its place in messages, such as ``"in row group 3"``; empty for a whole file.
-    read : callable
-        Returns its batches. The piece of a CSV file or a stream can be read once.
-    fraction : float
-        Its part of the file, from 0 to 1.
-    independent : bool
-        Whether the other pieces are readable if this one is damaged.
-    ready : callable or None
-        Returns whether the next batch can be read without a wait; None: each one can.
-    """
-
-    where: str
-    read: Callable[[], Iterator[Any]]
-    fraction: float
-    independent: bool
-    ready: Callable[[], bool] | None = None
-
-
-class DataFile(NamedTuple):
-    """An open file.
-
-    Attributes
-    ----------
-    format : Format
-    schema : pyarrow.Schema
-    pieces : list of Piece
-        In order.
-    kept_text : sequence of KeptText
-        CSV columns that pass through as text, although they look like numbers or times.
-    """
-
-    format: Format
-    schema: Any
-    pieces: list[Piece]
-    kept_text: Sequence[KeptText] = ()
 
 
 def detect_format(opener: Opener, name: str) -> tuple[Format, str | None]:
@@ -145,6 +97,7 @@ def open_file(
     passthrough: Passthrough | None = None,
     *,
     remote: bool = False,
+    keep_damaged: bool = False,
 ) -> DataFile:
     """Open a file of any format.
 
@@ -165,6 +118,9 @@ def open_file(
         The CSV columns that keep their text. Default: none.
     remote : bool
         Whether a read has a high latency, as over a network. Then reads are few and large.
+    keep_damaged : bool
+        Whether a `Damaged` stands for each damaged batch of an Arrow IPC stream. By default it
+        raises its error.
 
     Raises
     ------
@@ -177,7 +133,7 @@ def open_file(
         if kind is Format.PARQUET:
             return _open_parquet(opener, name, select_columns, remote)
         if kind is Format.IPC_FILE and codec is None:
-            return _open_ipc_file(opener, name, select_columns)
+            return open_ipc_file(opener, name, select_columns)
         stream = functools.partial(_open_stream, opener, codec)
         if kind is Format.JSON:
             types = (csv or CsvOptions()).types
@@ -190,6 +146,7 @@ def open_file(
                 file.read(8)  # after the magic bytes, an IPC file is an IPC stream
             # An unbuffered file is read several times for each batch.
             reader = pa.ipc.open_stream(pa.BufferedInputStream(file, _IPC_BUFFER))
+            return open_ipc_stream(reader, name, kind, keep_damaged)
         return _single_piece(reader, name, kind)
 
 
@@ -215,6 +172,8 @@ def open_pipe(
     name: str,
     csv: CsvOptions | None = None,
     passthrough: Passthrough | None = None,
+    *,
+    keep_damaged: bool = False,
 ) -> DataFile:
     """Open a stream of Arrow IPC, CSV or newline-delimited JSON that cannot be rewound.
 
@@ -228,6 +187,8 @@ def open_pipe(
         How to read CSV.
     passthrough : Passthrough, optional
         The CSV columns that keep their text. Default: none.
+    keep_damaged : bool
+        See `open_file`.
     """
     options = csv or CsvOptions()
     source = Pipe(pipe)
@@ -240,11 +201,12 @@ def open_pipe(
         return _single_piece(json, name, kind, lambda: False)
     with describe_read_errors(name, kind):
         if kind is Format.CSV:
-            reader = _interruptible(lambda: open_csv_pipe(source, name, options, passthrough))
-            return _single_piece(_InterruptibleReader(reader), name, kind, lambda: False)
+            text = _interruptible(lambda: open_csv_pipe(source, name, options, passthrough))
+            return _single_piece(_InterruptibleReader(text), name, kind, lambda: False)
         if kind is Format.IPC_STREAM:
             ready = source.has_message if codec is None else None
-            return _single_piece(pa.ipc.open_stream(source), name, kind, ready or (lambda: False))
+            reader = pa.ipc.open_stream(source)
+            return open_ipc_stream(reader, name, kind, keep_damaged, ready or (lambda: False))
     raise StreamBNError(
         f"{kind.value}, but through a pipe only an Arrow IPC stream, CSV and newline-delimited "
         "JSON can be read: save the data to a file and name the file",
@@ -376,34 +338,6 @@ def _join_small(rows: list[int], enough: int) -> list[tuple[range, int]]:
             ranges.append((range(start, index + 1), total))
             start, total = index + 1, 0
     return ranges
-
-
-# --- Arrow IPC ------------------------------------------------------------------------
-
-
-def _open_ipc_file(opener: Opener, name: str, select_columns: ColumnSelector | None) -> DataFile:
-    with pa.ipc.open_file(opener()) as first:
-        schema, count = first.schema, first.num_record_batches
-    options = None
-    selected = select_columns(schema) if select_columns else None
-    if selected is not None and len(set(schema.names)) == len(schema):
-        options = pa.ipc.IpcReadOptions(included_fields=[schema.names.index(c) for c in selected])
-        schema = pa.schema([f for f in schema if f.name in selected], schema.metadata)
-    thread = threading.local()
-
-    def piece(index: int) -> Piece:
-        where = f"in record batch {index}"
-
-        def read() -> Iterator[Any]:
-            with describe_read_errors(name, Format.IPC_FILE, where):
-                if not hasattr(thread, "reader"):
-                    thread.reader = pa.ipc.open_file(opener(), options=options)
-                batch = thread.reader.get_batch(index)
-            return validated((batch,), name, Format.IPC_FILE, lambda _: where)
-
-        return Piece(where, read, 1 / count, independent=True)
-
-    return DataFile(Format.IPC_FILE, schema, [piece(index) for index in range(count)])
 
 
 # --- all formats ----------------------------------------------------------------------

@@ -25,7 +25,7 @@ from streambn.io.csv_dialect import CsvOptions
 from streambn.io.csv_passthrough import Passthrough
 from streambn.io.listing import glob, walk
 from streambn.io.locations import Location, Stamp, locate
-from streambn.io.readers import ColumnSelector, DataFile, Piece
+from streambn.io.pieces import ColumnSelector, Damaged, DataFile, Piece
 
 __all__ = ["PIPE", "Source", "open_reader", "open_source", "scan", "settle_source"]
 
@@ -230,6 +230,7 @@ def open_source(
     csv: CsvOptions | None = None,
     settled: Mapping[str, Any] | None = None,
     passthrough: Passthrough | None = None,
+    keep_damaged: bool = False,
 ) -> DataFile:
     """Open a source in the format that its content has.
 
@@ -247,6 +248,9 @@ def open_source(
         Types of CSV columns that `settle_source` found.
     passthrough : Passthrough, optional
         The CSV columns that keep their text. Default: none.
+    keep_damaged : bool
+        Whether a `Damaged` stands for each damaged batch of an Arrow IPC stream. By default it
+        raises its error.
 
     Raises
     ------
@@ -263,15 +267,17 @@ def open_source(
             settled,
             passthrough,
             remote=source.remote,
+            keep_damaged=keep_damaged,
         )
     elif (location := source.location) is not None and location.local is not None:
         pipe = open(location.local, "rb", buffering=0)  # noqa: SIM115  (closed at its end)
-        opened = _close_at_end(pipe, readers.open_pipe(pipe, source.name, csv, passthrough))
+        opened = readers.open_pipe(pipe, source.name, csv, passthrough, keep_damaged=keep_damaged)
+        opened = _close_at_end(pipe, opened)
     elif sys.stdin.isatty():
         raise StreamBNError("standard input is a terminal: pipe data into it")
     else:
         pipe = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
-        opened = readers.open_pipe(pipe, source.name, csv, passthrough)
+        opened = readers.open_pipe(pipe, source.name, csv, passthrough, keep_damaged=keep_damaged)
     wanted = set(keys) - set(opened.schema.names)
     constants = {key: value for key, value in source.keys.items() if key in wanted}
     if not constants:
@@ -325,5 +331,8 @@ def open_reader(source: Source, **options: Any) -> Any:
 def _append_columns(batches: Iterable[Any], values: list[Any], schema: Any) -> Iterator[Any]:
     """Append constant columns to each batch."""
     for batch in batches:
+        if isinstance(batch, Damaged):
+            yield batch
+            continue
         columns = [pa.repeat(value, batch.num_rows) for value in values]
         yield pa.RecordBatch.from_arrays([*batch.columns, *columns], schema=schema)

@@ -142,7 +142,7 @@ def _read_all(
         lambda task: task.read(start.statistics.policy),
         workers=workers,
         capacity=_BUFFER_BYTES,
-        size=lambda joined: int(joined.batch.nbytes),
+        size=lambda joined: joined.nbytes,
     )
 
 
@@ -271,6 +271,11 @@ class _Learner:
     def _learn(self, task: _Task, batches: Iterator[Joined]) -> None:
         number = task.number
         for joined in batches:
+            if joined.damaged is not None:
+                number += 1
+                self._record(task, joined.damaged.where, joined.damaged.error)
+                self._reach(task.index, number)
+                continue
             count = len(joined.cuts)
             try:
                 learned = self._learned(task, joined.batch)
@@ -313,6 +318,9 @@ class _Learner:
         where = where or after_row(self._progress.in_file)
         if isinstance(error, SchemaError):  # concerns the whole file
             self._mismatch, where = task.index, ""
+        self._record(task, where, error)
+
+    def _record(self, task: _Task, where: str, error: Exception) -> None:
         entry = Skipped.of(task.source.name, where, error)
         if self._skipped[-1:] != [entry]:  # an earlier run may have recorded it
             self._skipped.append(entry)

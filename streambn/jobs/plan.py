@@ -72,7 +72,12 @@ class ReadOptions(NamedTuple):
             types = {c: kind for c, kind in types.items() if c in passthrough.changed}
             types |= self.settled_passed.get(source.path, {})
         opened = open_source(
-            source, csv=self.csv, settled=types, passthrough=passthrough, **options
+            source,
+            csv=self.csv,
+            settled=types,
+            passthrough=passthrough,
+            keep_damaged=self.skip_damaged,
+            **options,
         )
         for kept in opened.kept_text:
             self.kept_text.setdefault(kept.column, kept)

@@ -266,7 +266,7 @@ def _map_source(
         if len(joined.cuts) > 1:
             # If one of the joined batches is at fault, those before it are still written.
             with contextlib.suppress(StreamBNError):
-                mapped = map_one(*joined, before)
+                mapped = map_one(joined.batch, joined.cuts, before)
                 yield mapped
                 return
         for batch in joined.parts():
@@ -277,6 +277,10 @@ def _map_source(
 
     def map_batches(batches: Iterator[Joined], before: int) -> Iterator[_Mapped]:
         for joined in batches:
+            if joined.damaged is not None:
+                where, error = joined.damaged
+                tally.skipped.append(Skipped.of(source.name, where, error))
+                continue
             yield from map_parts(joined, before)
             before += joined.batch.num_rows
             del joined  # releases it before the next one is read
@@ -286,7 +290,7 @@ def _map_source(
         join,
         workers=workers,
         capacity=_BUFFER_BYTES,
-        size=lambda joined: int(joined.batch.nbytes),
+        size=lambda joined: joined.nbytes,
     )
     with contextlib.closing(pieces):
         for piece, raw in pieces:

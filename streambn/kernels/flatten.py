@@ -12,12 +12,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn._lazy import lazy_module
+from streambn.errors import InvalidValueError
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
 from streambn.kernels.interface import ABSENT, BoundColumn, Columns, Layout
 
 pc = lazy_module("pyarrow.compute")  # takes 40 ms to import, and few columns need it
 
-__all__ = ["FlatColumn", "decode_array", "decode_columns", "flatten_columns", "iterate_features"]
+__all__ = [
+    "FlatColumn",
+    "damaged_column",
+    "decode_array",
+    "decode_column",
+    "decode_columns",
+    "flatten_columns",
+    "iterate_features",
+]
 
 
 class FlatColumn(NamedTuple):
@@ -132,16 +141,52 @@ def _flatten(batch: pa.RecordBatch | NDArray[Any], place: BoundColumn) -> FlatCo
     elif pa.types.is_fixed_size_list(array.type):
         outer = _both(outer, unpack_validity(array, 0, len(array)))
         array = array.values.slice(array.offset * width, len(array) * width)
-    return FlatColumn(decode_array(array), width, outer)
+    if pa.types.is_dictionary(array.type) or pa.types.is_run_end_encoded(array.type):
+        array = decode_column(array, _name(batch.schema, place.path))
+    return FlatColumn(array, width, outer)
+
+
+def _name(schema: pa.Schema, path: tuple[int, ...]) -> str:
+    """Return the name of a column or a struct field, with those above it."""
+    field = schema.field(path[0])
+    names = [field.name]
+    for index in path[1:]:
+        field = field.type.field(index)
+        names.append(field.name)
+    return ".".join(names)
 
 
 def decode_array(array: pa.Array) -> pa.Array:
-    """Return the array without its dictionary or run-end encoding."""
+    """Return the array without its dictionary or run-end encoding.
+
+    Raises
+    ------
+    pyarrow.ArrowException
+        An index is outside of the dictionary, or the run ends do not ascend.
+    """
     if pa.types.is_dictionary(array.type):
         return array.dictionary_decode()
     if pa.types.is_run_end_encoded(array.type):
+        array.validate(full=True)  # Arrow would follow run ends that do not ascend
         return pc.run_end_decode(array)
     return array
+
+
+def decode_column(array: pa.Array, name: str) -> pa.Array:
+    """Do the same as `decode_array`, and raise an `InvalidValueError` that names the column."""
+    try:
+        return decode_array(array)
+    except (pa.ArrowInvalid, pa.ArrowIndexError) as error:
+        raise damaged_column(error, name) from error
+
+
+def damaged_column(error: Exception, name: str) -> InvalidValueError:
+    """Return the error for a column that Arrow finds invalid."""
+    return InvalidValueError(
+        f"column {name!r} is damaged: {error}. The batch was rejected. Ask its producer for valid "
+        "Arrow data.",
+        column=name,
+    )
 
 
 def _both(a: NDArray[np.bool_] | None, b: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:

@@ -33,7 +33,8 @@ from streambn.io import (
     readers,
 )
 from streambn.io.json_writer import JsonWriter
-from streambn.io.readers import DataFile, open_file, open_pipe
+from streambn.io.pieces import DataFile
+from streambn.io.readers import open_file, open_pipe
 
 FEW = settings.get_profile("few")
 

@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from streambn import StreamBNError
 from streambn.io import CsvOptions, csv_reader, readers
 from streambn.io.formats import Format
-from streambn.io.readers import DataFile, open_file, open_pipe
+from streambn.io.pieces import DataFile
+from streambn.io.readers import open_file, open_pipe
 
 FEW = settings.get_profile("few")
 
