@@ -23,11 +23,18 @@ from streambn.io.pieces import Damaged, DataFile, Opener, Piece
 from streambn.io.prefetch import prefetch
 from streambn.io.readers import (
     detect_format,
-    open_parquet,
-    read_row_groups,
     validated,
 )
+from streambn.io.row_groups import open_parquet, read_row_groups
 from streambn.io.sources import PIPE, Source, open_reader, open_source, scan, settle_source
+from streambn.io.value_sizes import (
+    fixed_size,
+    has_fixed_size,
+    is_text,
+    leaf_types,
+    row_size,
+    value_size,
+)
 from streambn.io.writers import Encoding, OutputBuffer, parquet_writer, write_batches
 
 __all__ = [
@@ -54,10 +61,14 @@ __all__ = [
     "describe_read_errors",
     "detect_format",
     "first_text",
+    "fixed_size",
+    "has_fixed_size",
     "identities",
+    "is_text",
     "join_none",
     "join_small",
     "json_values",
+    "leaf_types",
     "locate",
     "located",
     "lock",
@@ -69,9 +80,11 @@ __all__ = [
     "prefetch",
     "read_row_groups",
     "remove_leftovers",
+    "row_size",
     "scan",
     "settle_source",
     "type_named",
     "validated",
+    "value_size",
     "write_batches",
 ]

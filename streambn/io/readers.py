@@ -14,12 +14,11 @@ import functools
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 
-from streambn._lazy import lazy_module
 from streambn.errors import StreamBNError
 from streambn.io.csv_dialect import CsvOptions
 from streambn.io.csv_passthrough import Passthrough
@@ -36,16 +35,14 @@ from streambn.io.ipc_reader import open_ipc_file, open_ipc_stream
 from streambn.io.json_reader import open_json
 from streambn.io.pieces import ColumnSelector, DataFile, Opener, Piece
 from streambn.io.pipes import Pipe
-
-pq = lazy_module("pyarrow.parquet")
+from streambn.io.row_groups import open_parquet, read_row_groups
+from streambn.io.value_sizes import has_fixed_size, row_size
 
 __all__ = [
     "PARQUET_ROWS",
     "detect_format",
     "open_file",
-    "open_parquet",
     "open_pipe",
-    "read_row_groups",
     "settle_file",
     "validated",
 ]
@@ -53,11 +50,8 @@ __all__ = [
 # Rows of a Parquet batch at most. A row group of common size is one batch; row groups with
 # less than a quarter of these rows are read together.
 PARQUET_ROWS = 1 << 18
-# Encoded bytes of a Parquet batch, all columns counted.
+# Bytes of a Parquet batch: in memory, and encoded with all columns counted.
 _PARQUET_BATCH = 48 << 20
-# Without a buffer, Arrow reads a column chunk whole, and a file of one row group would be
-# in memory whole. A larger buffer leaves the processor's cache and is slower.
-_PARQUET_BUFFER = 1 << 16
 _IPC_BUFFER = 1 << 18
 # A block of text from a pipe ends so long after its first bytes, even if it is not full. The
 # first block, which shows the types, has more time.
@@ -254,41 +248,6 @@ class _InterruptibleReader:
 # --- Parquet --------------------------------------------------------------------------
 
 
-def open_parquet(opener: Opener, metadata: Any = None, *, remote: bool = False) -> Any:
-    """Open a Parquet file for reading with little memory.
-
-    The file is not mapped into memory: a mapped file that shrinks kills the process.
-    """
-    return pq.ParquetFile(
-        opener(),
-        metadata=metadata,
-        buffer_size=0 if remote else _PARQUET_BUFFER,
-        pre_buffer=remote,
-        page_checksum_verification=True,
-    )
-
-
-def read_row_groups(
-    file: Any,
-    groups: Sequence[int],
-    columns: list[str] | None,
-    rows: int,
-    batch_rows: int,
-    *,
-    use_threads: bool = False,
-) -> Iterable[Any]:
-    """Return the batches of some row groups with `rows` rows in all.
-
-    They are decoded as a whole if they fit into one batch, which takes less memory. Otherwise
-    batches of `batch_rows` rows are decoded one by one, their columns on threads if asked for.
-    """
-    if rows <= batch_rows:
-        whole: Iterable[Any] = file.read_row_groups(groups, columns, use_threads=False).to_batches()
-        return whole
-    batches: Iterable[Any] = file.iter_batches(batch_rows, groups, columns, use_threads=use_threads)
-    return batches
-
-
 def _open_parquet(
     opener: Opener, name: str, select_columns: ColumnSelector | None, remote: bool
 ) -> DataFile:
@@ -302,7 +261,9 @@ def _open_parquet(
         schema = pa.schema([f for f in schema if f.name in columns], schema.metadata)
     row_groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     size = sum(group.total_byte_size for group in row_groups)
-    batch_rows = max(min(PARQUET_ROWS, _PARQUET_BATCH * metadata.num_rows // max(size, 1)), 1)
+    encoded = _PARQUET_BATCH * metadata.num_rows // max(size, 1)
+    batch_rows = max(min(PARQUET_ROWS, encoded, _PARQUET_BATCH // max(row_size(schema), 1)), 1)
+    growing = not all(map(has_fixed_size, schema.types))
     ranges = _join_small([group.num_rows for group in row_groups], batch_rows // 4)
 
     def piece(groups: range, rows: int) -> Piece:
@@ -320,7 +281,7 @@ def _open_parquet(
                 except IndexError:
                     part = open_parquet(opener, metadata, remote=remote)
                 batches = read_row_groups(
-                    part, groups, columns, rows, batch_rows, use_threads=parallel
+                    part, groups, columns, rows, batch_rows, growing=growing, use_threads=parallel
                 )
             return validated(batches, name, Format.PARQUET, lambda _: where)
 

@@ -11,40 +11,28 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
-
-import pyarrow as pa
 
 from streambn.arrow import SchemaCache
 from streambn.errors import StreamBNError
 from streambn.io import (
     Encoding,
     InferenceError,
-    OutputBuffer,
     Source,
     Stamp,
-    located,
     prefetch,
 )
 from streambn.jobs.hints import number_hints_in_errors
-from streambn.jobs.operations import ApplyStatistics, BatchFunction, Operation
+from streambn.jobs.operations import ApplyStatistics, Operation
 from streambn.jobs.output_schema import keys_of, needs_of
 from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
+from streambn.jobs.rewrites import Memory, Rewrite
 from streambn.jobs.stream import Chunk, NothingLeftError, stream_output
-from streambn.parquet import (
-    Assembler,
-    Block,
-    ParquetSource,
-    Run,
-    RunWriter,
-    column_paths,
-    encode_block,
-)
+from streambn.parquet import Assembler, Block, ExpansionError, ParquetSource
 
 __all__ = ["Stamps", "write_outputs"]
 
@@ -58,8 +46,6 @@ _OUTPUTS_PER_THREAD = 4
 _CHUNKS = 1 << 10
 # Memory of all blocks in progress together; a larger block is made alone.
 _BLOCK_BYTES = 192 << 20
-# A block is in memory as it was read, as it is normalized, and encoded.
-_COPIES = 3
 
 # Stamps of the sources of an output, in order.
 Stamps = tuple[Stamp | None, ...]
@@ -145,7 +131,7 @@ class _Task(NamedTuple):
 
     started: _Started
     make: Callable[[], Iterator[Chunk]]
-    rewrite: _Rewrite | None = None
+    rewrite: Rewrite | None = None
     block: Block | None = None
 
 
@@ -197,11 +183,13 @@ def _write_output(
     with number_hints_in_errors(started.output.sources, maker.options):
         try:
             yield from _write_once(started, made, write, maker.options)
-        except InferenceError:
-            # What was written has the types of the first rows, and is gone by now.
-            maker.settle(started.output)
+        except (InferenceError, ExpansionError) as error:
+            # What was written is gone by now.
+            expanded = isinstance(error, ExpansionError)
+            if not expanded:  # it has the types of the first rows
+                maker.settle(started.output)
             yield Chunk(b"", again=True)
-            made = ((task, task.make()) for task in maker.tasks(started))
+            made = ((task, task.make()) for task in maker.tasks(started, as_stream=expanded))
             yield from _write_once(started, made, write, maker.options)
 
 
@@ -256,13 +244,14 @@ class _Maker:
         self._operation, self._encoding, self._readers = operation, encoding, readers
         self._function = functools.cache(operation.function)  # most files have the same columns
         self._schemas = SchemaCache()
-        self._memory = _Memory(_BLOCK_BYTES)
+        self._memory = Memory(_BLOCK_BYTES)
 
-    def tasks(self, started: _Started) -> Iterator[_Task]:
-        """Yield the tasks that make an output, in order."""
+    def tasks(self, started: _Started, *, as_stream: bool = False) -> Iterator[_Task]:
+        """Yield the tasks that make an output, in order; only one if it must be a stream."""
         output = started.output
         rewrite, blocks, runs = None, None, None
-        if isinstance(self._operation, ApplyStatistics) and self._encoding.group_rows is None:
+        dividable = isinstance(self._operation, ApplyStatistics) and not as_stream
+        if dividable and self._encoding.group_rows is None:
             # An error here comes again when the source is read as a stream.
             with contextlib.suppress(StreamBNError, OSError):
                 rewrite = self._rewrite(output)
@@ -286,7 +275,7 @@ class _Maker:
     def _schema(self, schema: Any) -> Any:
         return self._schemas.get(schema, None, lambda: self._operation.schema(schema))
 
-    def _rewrite(self, output: Output) -> _Rewrite | None:
+    def _rewrite(self, output: Output) -> Rewrite | None:
         """Return the rewrite of a Parquet file into another; None if the output is not one."""
         source = output.sources[0]
         if len(output.sources) > 1 or not output.from_parquet_to_parquet:
@@ -296,106 +285,4 @@ class _Maker:
         if keys - set(opened.schema.names) or not opened.codecs:
             return None
         schema = self._schema(opened.schema)
-        return _Rewrite(opened, schema, self._function, self._encoding.compression, self._memory)
-
-
-class _Memory:
-    """A limit on the memory of several threads: each waits until there is enough for it."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._used = total, 0
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def use(self, size: int) -> Iterator[None]:
-        """Use so many bytes during the block; if they exceed the limit, use them alone."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._used or self._used + size <= self._total)
-            self._used += size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._used -= size
-                self._changed.notify_all()
-
-
-class _MappedRun(NamedTuple):
-    """A run of row groups, normalized, or a row group that was skipped."""
-
-    run: Run
-    batches: Sequence[Any]
-    skipped: Skipped | None = None
-
-
-class _Rewrite:
-    """The rewrite of one Parquet file into another, block by block."""
-
-    def __init__(
-        self,
-        source: ParquetSource,
-        schema: Any,
-        function: Callable[[tuple[str, ...]], BatchFunction],
-        compression: str | None,
-        memory: _Memory,
-    ) -> None:
-        self.source, self.name = source, source.name
-        self._schema, self._function, self._memory = schema, function, memory
-        self._codecs: dict[str, str] | str
-        if compression is not None or len(set(source.codecs)) == 1:
-            self._codecs = compression or source.codecs[0]
-        else:
-            self._codecs = dict(zip(column_paths(schema), source.codecs, strict=True))
-
-    def make(self, block: Block) -> Iterator[Chunk]:
-        """Read, normalize and encode a block, as one chunk."""
-        schema = pa.schema([self._schema.field(i) for i in block.columns])
-        function = self._function(tuple(schema.names))
-        with self._memory.use(_COPIES * block.size):
-            with located(self.name, block.where):
-                batches = [function(batch, schema) for batch in self.source.read(block)]
-            data = encode_block(batches, schema, self._codecs)
-            del batches  # or they would stay in memory until the block is written
-        yield Chunk(data, block.rows if block.last else 0, block.bytes)
-
-    def make_runs(self, runs: Sequence[Run], workers: int, options: ReadOptions) -> Iterator[Chunk]:
-        """Read and normalize runs of small row groups, and encode them one after the other."""
-        buffer = OutputBuffer()
-        writer = RunWriter(buffer, self._schema, self._codecs)
-        mapped = prefetch(
-            runs,
-            functools.partial(self._map_run, skip_damaged=options.skip_damaged),
-            workers=workers,
-            capacity=_BUFFER_BYTES,
-            size=lambda part: sum(batch.nbytes for batch in part.batches) + 1,
-        )
-        with contextlib.closing(mapped):
-            for _, parts in mapped:
-                for part in parts:
-                    if part.skipped is None:
-                        writer.add(part.batches, part.run.rows)
-                        yield Chunk(buffer.take(), sum(part.run.rows), part.run.bytes)
-                    else:
-                        yield Chunk(b"", 0, part.run.bytes, [part.skipped])
-        writer.close()
-        yield Chunk(buffer.take())
-
-    def _map_run(self, run: Run, skip_damaged: bool) -> Iterator[_MappedRun]:
-        function = self._function(tuple(self._schema.names))
-        try:
-            with located(self.name, run.where):
-                batches = [function(batch, self._schema) for batch in self.source.read_run(run)]
-        except (StreamBNError, OSError) as error:
-            if len(run.groups) > 1:  # find the row group that is at fault
-                for part in run.parts():
-                    yield from self._map_run(part, skip_damaged)
-                return
-            if not skip_damaged:
-                raise
-            yield _MappedRun(run, (), Skipped.of(self.name, run.where, error))
-        else:
-            yield _MappedRun(run, batches)
-
-    def assembly(self, write: Callable[[Any], Any]) -> Assembler:
-        """Begin the new file."""
-        return Assembler(write, self._schema, self._codecs)
+        return Rewrite(opened, schema, self._function, self._encoding.compression, self._memory)

@@ -43,8 +43,10 @@ from streambn.parquet import ParquetSource
 
 __all__ = ["Chunk", "NothingLeftError", "stream_output", "write_stdout"]
 
-# Longer batches are normalized in slices, so that the results need less memory than the batch.
+# Longer and larger batches are normalized in slices, so that the results need less memory than
+# the batch.
 _ROWS = 1 << 17
+_LARGE_BYTES, _SLICE_BYTES = 32 << 20, 12 << 20
 # Arrow writes a batch in many parts, and each would be a call of Python.
 _WRITE_BYTES = 1 << 16
 # Decoded bytes that may wait to be normalized.
@@ -270,8 +272,11 @@ def _map_source(
                 yield mapped
                 return
         for batch in joined.parts():
-            for start in range(0, max(batch.num_rows, 1), _ROWS):
-                part = batch.slice(start, _ROWS)
+            most = _ROWS
+            if batch.nbytes > _LARGE_BYTES:
+                most = max(min(most, batch.num_rows * _SLICE_BYTES // batch.nbytes), 1)
+            for start in range(0, max(batch.num_rows, 1), most):
+                part = batch.slice(start, most)
                 yield map_one(part, (part.num_rows,), before)
                 before += part.num_rows
 

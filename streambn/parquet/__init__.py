@@ -6,6 +6,7 @@
 from streambn.parquet.rewrite import (
     Assembler,
     Block,
+    ExpansionError,
     ParquetSource,
     Run,
     RunWriter,
@@ -16,6 +17,7 @@ from streambn.parquet.rewrite import (
 __all__ = [
     "Assembler",
     "Block",
+    "ExpansionError",
     "ParquetSource",
     "Run",
     "RunWriter",

@@ -54,9 +54,9 @@ _COLUMNS, _TOTAL_BYTES, _ROWS, _FILE_OFFSET, _COMPRESSED_BYTES = 1, 2, 3, 5, 6
 # ColumnChunk
 _CHUNK_OFFSET, _META = 2, 3
 # ColumnMetaData; the offsets are those of the data, index and dictionary pages
-_CODEC, _UNCOMPRESSED, _COMPRESSED, _OFFSETS = 4, 6, 7, (9, 10, 11)
+_CODEC, _VALUES, _UNCOMPRESSED, _COMPRESSED, _OFFSETS = 4, 5, 6, 7, (9, 10, 11)
 # The fields of a row group that a StoredChunk needs
-_STORED = {_COLUMNS: {_META: dict.fromkeys((_CODEC, _UNCOMPRESSED, _COMPRESSED))}}
+_STORED = {_COLUMNS: {_META: dict.fromkeys((_CODEC, _VALUES, _UNCOMPRESSED, _COMPRESSED))}}
 _CODECS = ("none", "snappy", "gzip", "lzo", "brotli", "lz4", "zstd", "lz4")
 
 # A structure: {field number: (type, value)}. The value of a list is (type, values).
@@ -83,9 +83,10 @@ class EncodedChunks:
 
 
 class StoredChunk(NamedTuple):
-    """A column chunk in a file: its codec, and its sizes in bytes."""
+    """A column chunk in a file: its codec, its number of values, and its sizes in bytes."""
 
     codec: str
+    values: int
     uncompressed: int
     compressed: int
 
@@ -134,10 +135,10 @@ def read_stored_chunks(file: Any, name: str) -> Iterator[list[StoredChunk]]:
 
 
 def _stored_chunk(meta: dict[int, Any]) -> StoredChunk:
-    codec, plain, compressed = meta[_CODEC], meta[_UNCOMPRESSED], meta[_COMPRESSED]
-    if codec < 0 or plain < 0 or compressed < 0:
-        raise ValueError("negative codec or size")
-    return StoredChunk(_CODECS[codec], plain, compressed)
+    codec, *numbers = (meta[field] for field in (_CODEC, _VALUES, _UNCOMPRESSED, _COMPRESSED))
+    if codec < 0 or min(numbers) < 0:
+        raise ValueError("negative codec, number or size")
+    return StoredChunk(_CODECS[codec], *numbers)
 
 
 def shift_offsets(column: Fields, by: int) -> Fields:

@@ -4,6 +4,7 @@ The new file keeps the row groups, the order of the columns and their codecs. A 
 few columns of one row group, some megabytes. Each block is read, changed and encoded on its
 own, and the encoded blocks are written in order. All threads are busy with a single file, the
 memory does not depend on the size of the row groups, and the bytes do not depend on the threads.
+Megabytes are those in memory, because a column whose values repeat takes far fewer in a file.
 
 A single writer that two threads feed with normalized row groups needs half the code. On two
 cores it takes 1.4 times as long with ZSTD and 1.6 times as long with Snappy, because encoding
@@ -21,14 +22,21 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
+from streambn.errors import StreamBNError
 from streambn.io import (
     Format,
     Opener,
     describe_read_errors,
+    fixed_size,
+    has_fixed_size,
+    is_text,
+    leaf_types,
     open_parquet,
     parquet_writer,
     read_row_groups,
+    row_size,
     validated,
+    value_size,
 )
 from streambn.parquet.metadata import (
     MAGIC,
@@ -45,6 +53,7 @@ pq = lazy_module("pyarrow.parquet")
 __all__ = [
     "Assembler",
     "Block",
+    "ExpansionError",
     "ParquetSource",
     "Run",
     "RunWriter",
@@ -57,15 +66,23 @@ _BLOCK_BYTES = 2 << 20
 # Column chunks that are smaller on average take longer to move between files than to encode, and
 # no longer on one thread than on several.
 _SMALL_CHUNK = 1 << 14
-# Bytes of a run of such row groups.
+# Bytes of a run of such row groups, in the file and in memory.
 _RUN_BYTES = 2 << 20
+_RUN_MEMORY = 16 << 20
 # Rows of a batch. Most blocks are one batch. Batches of 65,536 rows take a sixth more time.
 _ROWS = 1 << 20
 _BUFFER = 1 << 18
 # A larger column chunk would take too much memory.
 _COLUMN_BYTES = 256 << 20
+# Text that may take more bytes, if each value is as long as all pages are, is read with care.
+# What takes more bytes in fact, and twice as many as expected, is not read to its end.
+_TEXT_BYTES = 32 << 20
 # Arrow's writer divides a row group with more rows.
 _GROUP_ROWS = 64 << 20
+
+
+class ExpansionError(Exception):
+    """Row groups take far more memory than their size in the file tells."""
 
 
 class Block(NamedTuple):
@@ -79,9 +96,11 @@ class Block(NamedTuple):
         Indices of its top-level columns.
     rows : int
     size, bytes : int
-        Size of its pages after decompression, and in the file.
+        Size in memory, as far as the footer tells, and in the file.
     last : bool
         Whether it ends the row group.
+    texts : tuple of str
+        Paths of its text columns, if their values may repeat and take more memory than `size`.
     """
 
     group: int
@@ -90,6 +109,7 @@ class Block(NamedTuple):
     size: int
     bytes: int
     last: bool
+    texts: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -164,17 +184,57 @@ class ParquetSource:
         return self._thread.file
 
     def read(self, block: Block) -> Iterator[Any]:
-        """Yield the batches of a block."""
+        """Yield the batches of a block.
+
+        Raises
+        ------
+        ExpansionError
+            They take far more memory than `block.size`.
+        """
+        file, growing = self._file(), bool(block.texts)
+        return _limited(self._read(file, block, growing=growing), 2 * block.size)
+
+    def read_dictionaries(self, block: Block) -> Iterator[Any]:
+        """Yield the batches of a block with dictionaries in place of its texts.
+
+        Raises
+        ------
+        ExpansionError
+            Arrow cannot read the texts as dictionaries.
+        """
+        paths = [*block.texts]
+        file = open_parquet(self._opener, self.metadata, remote=self._remote, dictionaries=paths)
+        try:
+            yield from self._read(file, block)
+        except StreamBNError as error:  # damage will be found again
+            raise ExpansionError from error
+
+    def _read(self, file: Any, block: Block, *, growing: bool = False) -> Iterator[Any]:
         names = [self.schema.field(i).name for i in block.columns]
         with describe_read_errors(self.name, Format.PARQUET, block.where):
-            batches = read_row_groups(self._file(), [block.group], names, block.rows, _ROWS)
+            batches = read_row_groups(
+                file, [block.group], names, block.rows, _ROWS, growing=growing
+            )
         return validated(batches, self.name, Format.PARQUET, lambda _: block.where)
 
     def read_run(self, run: Run) -> Iterator[Any]:
-        """Yield the batches of a run, few and large."""
+        """Yield the batches of a run, few and large.
+
+        Raises
+        ------
+        ExpansionError
+            They take far more memory than in the file.
+        """
+        rows = sum(run.rows)
+        growing = not self._is_fixed and rows * run.bytes > _TEXT_BYTES
         with describe_read_errors(self.name, Format.PARQUET, run.where):
-            batches = self._file().read_row_groups(run.groups, use_threads=False).to_batches()
-        return validated(batches, self.name, Format.PARQUET, lambda _: run.where)
+            batches = read_row_groups(self._file(), run.groups, None, rows, rows, growing=growing)
+        batches = validated(batches, self.name, Format.PARQUET, lambda _: run.where)
+        return _limited(batches, 0)
+
+    @functools.cached_property
+    def _is_fixed(self) -> bool:
+        return all(map(has_fixed_size, self.schema.types))
 
     def runs(self) -> list[Run] | None:
         """Divide the file into runs of row groups; None if its column chunks are not small."""
@@ -184,62 +244,97 @@ class ParquetSource:
         chunks = len(groups) * metadata.num_columns
         if sum(sizes) >= chunks * _SMALL_CHUNK or max(sizes, default=0) >= _BLOCK_BYTES:
             return None
+        width = row_size(self.schema)
+        if max((group.num_rows for group in groups), default=0) * width > _RUN_MEMORY:
+            return None
         runs: list[Run] = []
-        start = size = 0
-        for end, own in enumerate(sizes, 1):
+        start = size = memory = 0
+        for end, (own, group) in enumerate(zip(sizes, groups, strict=True), 1):
             size += own
-            if size >= _RUN_BYTES or end == len(groups):
+            memory += group.num_rows * width
+            if size >= _RUN_BYTES or memory >= _RUN_MEMORY or end == len(groups):
                 rows = tuple(group.num_rows for group in groups[start:end])
                 runs.append(Run(range(start, end), rows, size))
-                start, size = end, 0
+                start, size, memory = end, 0, 0
         return runs
 
     def blocks(self) -> list[Block] | None:
         """Divide the file into blocks, in its order; return None if that is not possible."""
-        leaves = [_leaf_count(field.type) for field in self.schema]
         names = self.schema.names
         # Arrow selects columns by a name or a dotted path.
         selectable = len(set(names)) == len(names) and not any("." in name for name in names)
-        if not selectable or sum(leaves) != self.metadata.num_columns or not names:
+        count = sum(map(len, self._leaves))
+        if not selectable or count != self.metadata.num_columns or not names:
             return None
         blocks: list[Block] = []
         for group in range(self.metadata.num_row_groups):
-            divided = self._divide(group, leaves)
+            divided = self._divide(group)
             if divided is None:
                 return None
             blocks += divided
         return blocks
 
-    def _divide(self, group: int, leaves: Sequence[int]) -> list[Block] | None:
+    @functools.cached_property
+    def _leaves(self) -> list[list[_Leaf]]:
+        """The Parquet columns that store each column."""
+        paths = iter(self.metadata.schema.column(i).path for i in range(self.metadata.num_columns))
+        return [
+            [_Leaf(next(paths, ""), value_size(leaf), is_text(leaf)) for leaf in leaf_types(kind)]
+            for kind in self.schema.types
+        ]
+
+    def _divide(self, group: int) -> list[Block] | None:
         rows = self.metadata.row_group(group).num_rows
         if rows > _GROUP_ROWS:
             return None
         blocks: list[Block] = []
         start = leaf = size = stored = 0
-        for column, count in enumerate(leaves):
-            chunks = self._stored[group][leaf : leaf + count]
-            leaf += count
-            column_size = sum(chunk.uncompressed for chunk in chunks)
+        for column, leaves in enumerate(self._leaves):
+            chunks = self._stored[group][leaf : leaf + len(leaves)]
+            leaf += len(leaves)
+            least = rows * fixed_size(self.schema.field(column).type)
+            column_size = max(sum(map(_Leaf.size_of, leaves, chunks)), least)
             if column_size > _COLUMN_BYTES:
                 return None
+            texts = [
+                each.path
+                for each, chunk in zip(leaves, chunks, strict=True)
+                if each.text and chunk.values * chunk.uncompressed > _TEXT_BYTES
+            ]
+            if texts and column > start:
+                blocks.append(Block(group, range(start, column), rows, size, stored, False))
+                start, size, stored = column, 0, 0
             size += column_size
             stored += sum(chunk.compressed for chunk in chunks)
-            last = column == len(leaves) - 1
-            if size >= _BLOCK_BYTES or last:
-                blocks.append(Block(group, range(start, column + 1), rows, size, stored, last))
+            last = column == len(self._leaves) - 1
+            if size >= _BLOCK_BYTES or texts or last:
+                columns = range(start, column + 1)
+                blocks.append(Block(group, columns, rows, size, stored, last, tuple(texts)))
                 start, size, stored = column + 1, 0, 0
         return blocks
 
 
-def _leaf_count(type_: Any) -> int:
-    """Return the number of Parquet columns that store an Arrow column."""
-    if isinstance(type_, pa.BaseExtensionType):
-        return _leaf_count(type_.storage_type)
-    if pa.types.is_dictionary(type_):
-        return _leaf_count(type_.value_type)
-    if pa.types.is_nested(type_):
-        return sum(_leaf_count(type_.field(i).type) for i in range(type_.num_fields))
-    return 1
+def _limited(batches: Iterator[Any], most: int) -> Iterator[Any]:
+    """Yield batches as long as they are few bytes, or no more than `most`."""
+    size = 0
+    for batch in batches:
+        size += batch.nbytes
+        if size > max(most, _TEXT_BYTES):
+            raise ExpansionError
+        yield batch
+        del batch  # releases it before the next one is read
+
+
+class _Leaf(NamedTuple):
+    """A Parquet column: its path, and the size and the kind of its values in memory."""
+
+    path: str
+    size: int
+    text: bool
+
+    def size_of(self, chunk: StoredChunk) -> int:
+        """Return the bytes that a column chunk takes in memory; of text, at least."""
+        return max(chunk.uncompressed, chunk.values * self.size)
 
 
 def encode_block(
