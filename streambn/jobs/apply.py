@@ -14,10 +14,11 @@ from streambn.jobs.fit import configure_process, run_fit, total_size
 from streambn.jobs.manifest import NAME, Entry, Manifest
 from streambn.jobs.operations import ApplyStatistics, Operation
 from streambn.jobs.output_schema import check_types, needs_of
-from streambn.jobs.outputs import Stamps, write_outputs
+from streambn.jobs.outputs import write_outputs
 from streambn.jobs.plan import Output, Plan, ReadOptions
 from streambn.jobs.progress import Display, Progress
 from streambn.jobs.report import Report, Skipped
+from streambn.jobs.stamps import Learned, Stamps
 from streambn.jobs.stream import write_stdout
 from streambn.normalizer import Normalizer
 from streambn.statistics import Statistics
@@ -107,7 +108,9 @@ def normalize_job(
         with run_fit(initial, plan.sources, checkpoint, options, display) as fit:
             normalizer = Normalizer.from_statistics(fit.state.statistics)
             operation = ApplyStatistics(normalizer.freeze(), dtype)
-            report = _apply(operation, plan, options, write_options, display)
+            stamps = fit.state.position.stamps
+            learned = dict(zip((source.path for source in plan.sources), stamps, strict=True))
+            report = _apply(operation, plan, options, write_options, display, learned)
             if save is not None:
                 normalizer.save(save)
         checkpoint.remove()
@@ -125,7 +128,9 @@ def _apply(
     options: ReadOptions,
     write_options: WriteOptions,
     display: Display,
+    learned: Learned | None = None,
 ) -> Report:
+    """Write the outputs; `learned` has the stamps that the sources had when they were learned."""
     if operation.statistics.options.schema == "union":
         options = options._replace(union=True)
     if isinstance(operation, ApplyStatistics):
@@ -139,7 +144,7 @@ def _apply(
     progress = Progress("applying", len(sources), total_size(sources))
     with display(progress):
         if plan.output == PIPE:
-            skipped = write_stdout(operation, plan.outputs[0], options, progress)
+            skipped = write_stdout(operation, plan.outputs[0], options, progress, learned)
             return Report.of(
                 plan.output,
                 operation.statistics,
@@ -147,7 +152,7 @@ def _apply(
                 skipped,
                 kept_text=options.kept_text.values(),
             )
-        manifest, complete = _begin(operation, plan, options, write_options)
+        manifest, complete = _begin(operation, plan, options, write_options, learned is not None)
         earlier = [
             s for output in plan.outputs if output.target in complete for s in output.sources
         ]
@@ -163,6 +168,8 @@ def _apply(
                     verification.verify_output(output, operation, options)
                 except StreamBNError:
                     output.location.remove()
+                    for source, stamp in zip(output.sources, stamps, strict=True):
+                        source.check_unchanged(stamp)  # or the output would take the blame
                     raise
             if manifest is not None:
                 paths = [source.path for source in output.sources]
@@ -178,7 +185,9 @@ def _apply(
         rest = [output for output in plan.outputs if output.target not in complete]
         skipped = [part for entry in complete.values() for part in entry.skipped]
         encoding = write_options.encoding
-        skipped += write_outputs(operation, rest, options, encoding, progress, write, on_complete)
+        skipped += write_outputs(
+            operation, rest, options, encoding, progress, write, on_complete, learned
+        )
     order = {source.name: number for number, source in enumerate(sources)}
     skipped.sort(key=lambda part: order[part.file])
     return Report.of(
@@ -192,7 +201,11 @@ def _apply(
 
 
 def _begin(
-    operation: Operation, plan: Plan, options: ReadOptions, write_options: WriteOptions
+    operation: Operation,
+    plan: Plan,
+    options: ReadOptions,
+    write_options: WriteOptions,
+    learned: bool,
 ) -> tuple[Manifest | None, dict[str, Entry]]:
     """Begin the manifest of a folder; return the entries of complete outputs by target."""
     folder = plan.folder
@@ -211,7 +224,10 @@ def _begin(
         f"rows of a row group {encoding.group_rows}",
     ]
     fingerprint = operation.frozen.fingerprint
-    manifest = Manifest(folder, fingerprint, identity, overwrite=write_options.overwrite)
+    sources = plan.sources if learned else ()
+    manifest = Manifest(
+        folder, fingerprint, identity, overwrite=write_options.overwrite, learned=sources
+    )
     for output in plan.outputs if write_options.resume else ():
         entry = manifest.find(output.sources[0].relative, output.location, output.sources)
         if entry is not None:

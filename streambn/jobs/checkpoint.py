@@ -115,16 +115,16 @@ class Checkpoint(NamedTuple):
         if self.location is None:
             yield writer
             return
+        from_pipe = not all(source.rereadable for source in sources)
         with _timer(writer, self.interval.seconds):
             try:
                 yield writer
             except BaseException as error:
                 interrupted = not isinstance(error, Exception)
-                from_pipe = not all(source.rereadable for source in sources)
                 # An error before the first checkpoint would come again at once.
                 if interrupted or from_pipe or writer.has_saved:
                     with contextlib.suppress(OSError, StreamBNError):
-                        if writer.save():
+                        if writer.save() and writer.is_resumable():
                             error.add_note(f"resume to continue from {self.location.text}")
                 raise
 
@@ -240,6 +240,15 @@ class CheckpointWriter:
                     file.write(self._content(state))
                 self._saved = state
             return self.has_saved
+
+    def is_resumable(self) -> bool:
+        """Whether no local file has changed since it was read. To ask a store takes too long."""
+        position = None if self._saved is None else self._saved.position
+        stamps = () if position is None else position.stamps[: position.files_begun]
+        return all(
+            stamp is None or source.remote or source.stamp() == stamp
+            for source, stamp in zip(self._sources, stamps, strict=False)
+        )
 
     def _is_worth_saving(self, state: FitState) -> bool:
         position = state.position

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import msgspec
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.io import Location, Source, Stamp, remove_leftovers
 from streambn.jobs.report import Skipped
+from streambn.jobs.stamps import stamps_of
 
 __all__ = ["NAME", "Entry", "Manifest"]
 
@@ -63,6 +64,8 @@ class Manifest:
         Other options that the outputs depend on.
     overwrite : bool
         Whether to replace outputs of other statistics or options.
+    learned : sequence of Source
+        The sources that the job learned the statistics from.
 
     Raises
     ------
@@ -73,14 +76,20 @@ class Manifest:
     """
 
     def __init__(
-        self, folder: Location, fingerprint: str, options: list[str], *, overwrite: bool
+        self,
+        folder: Location,
+        fingerprint: str,
+        options: list[str],
+        *,
+        overwrite: bool,
+        learned: Sequence[Source] = (),
     ) -> None:
         self._location = folder.child(NAME)
         self._head = _Head(_FORMAT, _VERSION, fingerprint, options)
         self._lines: list[bytes] = []
         self._entries: dict[str, Entry] = {}
         if not overwrite and self._location.exists():
-            self._read(self._location.read_bytes())
+            self._read(self._location.read_bytes(), learned)
 
     def begin(self, *, resume: bool) -> None:
         """Begin to record outputs, and keep earlier entries if the job is resumed."""
@@ -130,7 +139,7 @@ class Manifest:
             if fsync:
                 os.fsync(file.fileno())
 
-    def _read(self, content: bytes) -> None:
+    def _read(self, content: bytes, learned: Sequence[Source]) -> None:
         name = self._location.text
         *lines, rest = content.split(b"\n")
         head = _decode(lines[0], _Head) if lines else None
@@ -140,15 +149,18 @@ class Manifest:
                 "outputs to start again.",
                 argument="overwrite",
             )
+        entries = [_decode(line, Entry) for line in lines[1:]]
         if (head.fingerprint, head.options) != (self._head.fingerprint, self._head.options):
-            what = "statistics" if head.fingerprint != self._head.fingerprint else "options"
+            problem = f"{name}: this folder holds outputs of other options"
+            if head.fingerprint != self._head.fingerprint:
+                problem = f"{name}: this folder holds outputs of other statistics"
+                if head.options == self._head.options and learned:
+                    unknown = f"{problem}, because an input or an option has changed since"
+                    problem = _change(filter(None, entries), learned) or unknown
             raise InvalidValueError(
-                f"{name}: this folder holds outputs of other {what}. Write to another folder, or "
-                "overwrite them.",
-                argument="overwrite",
+                f"{problem}. Write to another folder, or overwrite them.", argument="overwrite"
             )
-        for number, line in enumerate(lines[1:], 2):
-            entry = _decode(line, Entry)
+        for number, entry in enumerate(entries, 2):
             if entry is not None:
                 self._entries[entry.output] = entry
             elif number < len(lines) or rest:  # a crash damages the last line at most
@@ -156,6 +168,18 @@ class Manifest:
                     f"{name} is damaged in line {number}. Overwrite the outputs to start again.",
                     argument="overwrite",
                 )
+
+
+def _change(entries: Iterable[Entry], sources: Sequence[Source]) -> str | None:
+    """Return what changed about the inputs since outputs were made of them, if it is known."""
+    now = {source.path: source for source in sources}
+    before = {path: stamp for entry in entries for path, stamp in entry.inputs}
+    for path, stamp in before.items():
+        if path not in now:
+            return f"{path} is no longer an input, so the outputs are of other statistics"
+        if stamps_of([now[path]]) != (stamp,):
+            return f"{path} has changed since its output was made, which has other statistics"
+    return None
 
 
 @functools.cache

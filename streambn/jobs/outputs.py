@@ -20,8 +20,6 @@ from streambn.errors import StreamBNError
 from streambn.io import (
     Encoding,
     InferenceError,
-    Source,
-    Stamp,
     prefetch,
 )
 from streambn.jobs.hints import number_hints_in_errors
@@ -31,10 +29,11 @@ from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
 from streambn.jobs.rewrites import Memory, Rewrite
+from streambn.jobs.stamps import Learned, Stamps, stamps_of
 from streambn.jobs.stream import Chunk, NothingLeftError, stream_output
 from streambn.parquet import Assembler, Block, ExpansionError, ParquetSource
 
-__all__ = ["Stamps", "write_outputs"]
+__all__ = ["write_outputs"]
 
 # Encoded bytes that may wait to be written. Twice as much saves no time, and takes 200 MB in all
 # for 24M rows instead of 167 MB.
@@ -47,8 +46,6 @@ _CHUNKS = 1 << 10
 # Memory of all blocks in progress together; a larger block is made alone.
 _BLOCK_BYTES = 192 << 20
 
-# Stamps of the sources of an output, in order.
-Stamps = tuple[Stamp | None, ...]
 # Opens the file of an output, which gets its name when the block ends without an error.
 _Write = Callable[[Output], AbstractContextManager[Any]]
 
@@ -61,6 +58,7 @@ def write_outputs(
     progress: Progress,
     write: _Write,
     on_complete: Callable[[Output, Stamps, Sequence[Skipped]], None] = lambda *_: None,
+    learned: Learned | None = None,
 ) -> list[Skipped]:
     """Make and write outputs.
 
@@ -77,6 +75,9 @@ def write_outputs(
     on_complete : callable
         Called for each output that has its name, with the stamps of its sources from before
         they were read, and the damaged parts that were left out.
+    learned : mapping of str to Stamp or None, optional
+        Stamps of the sources that the statistics were learned from, by path. A source with
+        another stamp is an error.
 
     Returns
     -------
@@ -99,8 +100,9 @@ def write_outputs(
     # two threads take 0.22 s in blocks, 0.19 s as whole outputs.
     whole = workers > 1 and len(outputs) >= _OUTPUTS_PER_THREAD * workers
     in_progress = _whole_outputs if whole else _blocks
-    with contextlib.closing(in_progress(outputs, maker, write, workers)) as started_outputs:
-        for (output, stamps), chunks in started_outputs:
+    started = (_start(output, learned) for output in outputs)
+    with contextlib.closing(in_progress(started, maker, write, workers)) as started_outputs:
+        for (output, stamps, _), chunks in started_outputs:
             sizes = [stamp.size for stamp in stamps if stamp is not None]
             size = sum(sizes) if sizes else None
             progress.start_file(output.sources[0].name, size)
@@ -120,10 +122,11 @@ def write_outputs(
 
 
 class _Started(NamedTuple):
-    """An output, and the stamps of its sources from before they are read."""
+    """An output, the stamps of its sources from before they are read, or why they are unusable."""
 
     output: Output
     stamps: Stamps
+    error: StreamBNError | None = None
 
 
 class _Task(NamedTuple):
@@ -139,18 +142,19 @@ _Outputs = Generator[tuple[_Started, Generator[Chunk, None, None]], None, None]
 _Made = Iterator[tuple[_Task, Iterator[Chunk]]]
 
 
-def _start(output: Output) -> _Started:
-    def stamp(source: Source) -> Stamp | None:
-        # An error here comes again when the source is read.
-        with contextlib.suppress(StreamBNError, OSError):
-            return source.stamp() if source.rereadable else None
-        return None
+def _start(output: Output, learned: Learned | None) -> _Started:
+    try:
+        return _Started(output, stamps_of(output.sources, learned))
+    except StreamBNError as error:  # raised in the turn of this output
+        return _Started(output, (), error)
 
-    return _Started(output, tuple(map(stamp, output.sources)))
+
+def _fail(error: StreamBNError) -> Iterator[Chunk]:
+    raise error
 
 
 def _whole_outputs(
-    outputs: Sequence[Output], maker: _Maker, write: _Write, workers: int
+    outputs: Iterator[_Started], maker: _Maker, write: _Write, workers: int
 ) -> _Outputs:
     """Make several outputs at a time, each on one thread."""
 
@@ -158,12 +162,12 @@ def _whole_outputs(
         made = ((task, task.make()) for task in maker.tasks(started))
         return _write_output(started, made, write, maker)
 
-    return prefetch(map(_start, outputs), work, workers=workers, capacity=_CHUNKS, size=lambda _: 1)
+    return prefetch(outputs, work, workers=workers, capacity=_CHUNKS, size=lambda _: 1)
 
 
-def _blocks(outputs: Sequence[Output], maker: _Maker, write: _Write, workers: int) -> _Outputs:
+def _blocks(outputs: Iterator[_Started], maker: _Maker, write: _Write, workers: int) -> _Outputs:
     """Make the blocks of the outputs on several threads, and write one output after the other."""
-    tasks = (task for output in outputs for task in maker.tasks(_start(output)))
+    tasks = (task for started in outputs for task in maker.tasks(started))
     in_progress = prefetch(
         tasks,
         lambda task: task.make(),
@@ -248,6 +252,9 @@ class _Maker:
 
     def tasks(self, started: _Started, *, as_stream: bool = False) -> Iterator[_Task]:
         """Yield the tasks that make an output, in order; only one if it must be a stream."""
+        if started.error is not None:
+            yield _Task(started, functools.partial(_fail, started.error))
+            return
         output = started.output
         rewrite, blocks, runs = None, None, None
         dividable = isinstance(self._operation, ApplyStatistics) and not as_stream

@@ -39,6 +39,7 @@ from streambn.jobs.output_schema import (
 from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
+from streambn.jobs.stamps import Learned, stamps_of
 from streambn.parquet import ParquetSource
 
 __all__ = ["Chunk", "NothingLeftError", "stream_output", "write_stdout"]
@@ -91,10 +92,18 @@ def stream_output(
 
 
 def write_stdout(
-    operation: Operation, output: Output, options: ReadOptions, progress: Progress
+    operation: Operation,
+    output: Output,
+    options: ReadOptions,
+    progress: Progress,
+    learned: Learned | None = None,
 ) -> list[Skipped]:
-    """Write a stream to standard output, each batch as soon as it is ready."""
+    """Write a stream to standard output, each batch as soon as it is ready.
+
+    `learned` has the stamps that the sources must have; see `stamps_of`.
+    """
     tally = _Tally()
+    stamps = stamps_of(output.sources, learned)
     skipped: list[Skipped] = []
     out = _WholeWrites(sys.stdout.buffer)
     progress.start_file(output.sources[0].name)
@@ -111,6 +120,8 @@ def write_stdout(
         raise NothingLeftError("nothing is left to write: all was skipped")
     for _ in _encode(out, schema, batches, output, Encoding()):
         count()
+    for source, stamp in zip(output.sources, stamps, strict=True):
+        source.check_unchanged(stamp)
     progress.end_file()
     return skipped
 
