@@ -80,7 +80,7 @@ class Statistics:
     def selection(self) -> Selection:
         """The rule that finds the columns of a schema."""
         union = self.options.schema == "union"
-        return Selection(self.columns, self.exclude, tuple(self._row_columns), union)
+        return Selection(self.columns, self.exclude, tuple(self.row_columns), union)
 
     def bind(self, schema: pa.Schema, batch: pa.RecordBatch | None = None) -> Statistics:
         """Return the statistics bound to the columns of a schema.
@@ -115,7 +115,7 @@ class Statistics:
     def named_columns(self) -> list[str]:
         """Names that the user gave: of columns, and of sample weights and event times."""
         columns = self.columns if isinstance(self.columns, tuple) else ()
-        return list(dict.fromkeys([*columns, *self._row_columns]))
+        return list(dict.fromkeys([*columns, *self.row_columns]))
 
     def other_columns(self, schema: pa.Schema) -> list[str]:
         """Return the numeric columns of a schema that have no statistics, though they might."""
@@ -209,14 +209,15 @@ class Statistics:
 
         Names that the schema lacks are among them, unless it may lack them.
         """
-        names = list(dict.fromkeys([*self.require_binding().columns, *self._row_columns]))
+        names = list(dict.fromkeys([*self.require_binding().columns, *self.row_columns]))
         if self.options.schema != "union":
             return names
         present = {*schema.names}
         return [name for name in names if name in present]
 
     @property
-    def _row_columns(self) -> list[str]:
+    def row_columns(self) -> list[str]:
+        """Names of the columns of sample weights and event times."""
         return row_columns(self.options.weights, self.policy.event_time)
 
     def _extract(self, batch: pa.RecordBatch) -> Columns:

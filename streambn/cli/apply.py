@@ -169,7 +169,7 @@ def normalize(
     normalizer = options.normalizer(online=online)
     write_options = outputs.write_options(resume=job.resume)
     if online:
-        operation = LearnAndApply(normalizer, using, dtype)
+        operation = LearnAndApply(normalizer, using, dtype, read_options.csv)
         done = apply_job(
             operation, plan, options=read_options, write_options=write_options, display=job.display
         )

@@ -4,9 +4,9 @@ Readers yield record batches; writers make a file appear whole or not at all.
 """
 
 from streambn.io.csv_dialect import CsvOptions
-from streambn.io.csv_passthrough import KeptText, Passthrough
+from streambn.io.csv_passthrough import KeptText, Passthrough, PassthroughOf
 from streambn.io.csv_reader import InferenceError
-from streambn.io.csv_types import NumberHint, first_text, number_hint, type_named
+from streambn.io.csv_types import NumberHint, first_text, number_hint, parse_text, type_named
 from streambn.io.formats import (
     COMPRESSION_SUFFIXES,
     SUFFIXES,
@@ -54,6 +54,7 @@ __all__ = [
     "Opener",
     "OutputBuffer",
     "Passthrough",
+    "PassthroughOf",
     "Piece",
     "Source",
     "Stamp",
@@ -77,6 +78,7 @@ __all__ = [
     "open_reader",
     "open_source",
     "parquet_writer",
+    "parse_text",
     "prefetch",
     "read_row_groups",
     "remove_leftovers",

@@ -7,7 +7,8 @@ text; see `streambn.io.csv_layouts`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from streambn.io.csv_layouts import Layouts, first_misfit, first_text, kind_of, 
 from streambn.io.csv_types import infer_types, text_as, without_nulls
 from streambn.io.formats import Format
 
-__all__ = ["KeptText", "MisfitError", "Passthrough", "TypedText", "text_at"]
+__all__ = ["KeptText", "MisfitError", "Passthrough", "PassthroughOf", "TypedText", "text_at"]
 
 # The type of times in JSON.
 _TIMES = pa.large_string()
@@ -33,10 +34,13 @@ class Passthrough(NamedTuple):
         Names of the columns that it changes, or learns from.
     into : Format
         Format of the output.
+    settled : mapping of str to pyarrow.DataType
+        Types that all values of a column are known to have, and that lose nothing of them.
     """
 
     changed: Collection[str]
     into: Format
+    settled: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def keeps_text(self) -> bool:
@@ -53,6 +57,10 @@ class Passthrough(NamedTuple):
         kind = kind_of(layouts)
         # JSON has no times, so their text stays as well. It may be null, unlike other text.
         return _TIMES if self.into is Format.JSON and pa.types.is_temporal(kind) else kind
+
+
+# Or a function that returns it for the inferred schema of a file.
+PassthroughOf = Passthrough | Callable[[Any], Passthrough | None]
 
 
 class KeptText(NamedTuple):
@@ -83,19 +91,13 @@ class TypedText:
     columns : sequence of str
         Columns that are read as binary.
     options : CsvOptions
-    settled : mapping of str to pyarrow.DataType, optional
-        Types that all values of a column are known to have.
     """
 
     def __init__(
-        self,
-        passthrough: Passthrough,
-        columns: Sequence[str],
-        options: CsvOptions,
-        settled: Mapping[str, Any] | None = None,
+        self, passthrough: Passthrough, columns: Sequence[str], options: CsvOptions
     ) -> None:
         self._passthrough, self._options = passthrough, options
-        self._settled = {c: kind for c, kind in (settled or {}).items() if c in columns}
+        self._settled = {c: kind for c, kind in passthrough.settled.items() if c in columns}
         self._layouts: dict[str, Layouts] = {c: None for c in columns if c not in self._settled}
 
     @property

@@ -31,6 +31,7 @@ from streambn.io.csv_passthrough import (
     KeptText,
     MisfitError,
     Passthrough,
+    PassthroughOf,
     TypedText,
     text_at,
 )
@@ -78,7 +79,7 @@ def open_csv(
     name: str,
     options: CsvOptions,
     settled: Mapping[str, Any] | None = None,
-    passthrough: Passthrough | None = None,
+    passthrough: PassthroughOf | None = None,
 ) -> CsvReader:
     """Open a CSV file.
 
@@ -91,7 +92,7 @@ def open_csv(
     options : CsvOptions
     settled : mapping of str to pyarrow.DataType, optional
         Types of columns that `settle_types` found.
-    passthrough : Passthrough, optional
+    passthrough : Passthrough or callable, optional
         The columns that keep their text. Default: none.
 
     Raises
@@ -111,7 +112,7 @@ def open_csv(
 
 
 def open_csv_pipe(
-    pipe: Any, name: str, options: CsvOptions, passthrough: Passthrough | None = None
+    pipe: Any, name: str, options: CsvOptions, passthrough: PassthroughOf | None = None
 ) -> CsvReader:
     """Open CSV that can be read only once.
 
@@ -121,7 +122,7 @@ def open_csv_pipe(
     name : str
         Name of the pipe in messages.
     options : CsvOptions
-    passthrough : Passthrough, optional
+    passthrough : Passthrough or callable, optional
         The columns that keep their text. Default: none.
     """
     start = pipe.head(_SAMPLE)
@@ -175,6 +176,10 @@ class CsvReader:
     Attributes
     ----------
     schema : pyarrow.Schema
+    passthrough : Passthrough or None
+        The columns that keep their text.
+    kept_text : list of KeptText
+        Those of them that stay text, although they look like numbers or times.
     """
 
     def __init__(
@@ -186,7 +191,7 @@ class CsvReader:
         options: CsvOptions,
         opener: _Opener | None = None,
         settled: Mapping[str, Any] | None = None,
-        passthrough: Passthrough | None = None,
+        passthrough: PassthroughOf | None = None,
     ) -> None:
         self._dialect, self._encoding, self._name = dialect, encoding, name
         self._options, self._opener, self._settled = options, opener, settled or {}
@@ -197,6 +202,10 @@ class CsvReader:
         if options.thousands is not None:
             self._numbers = {c: kind for c, kind in types.items() if _is_number(kind)}
         types |= dict.fromkeys(self._numbers, pa.string())
+        if callable(passthrough):
+            # Of the names of columns alone, it could not tell which ones change.
+            passthrough = passthrough(self._open(self._again(file), types).schema)
+        self.passthrough = passthrough
         passed, reader = self._open_passing(file, types, passthrough)
         self._batches, schema = iter(reader), reader.schema
         self._passed: TypedText | None = None
@@ -206,7 +215,7 @@ class CsvReader:
             self._find_numbers({**types, **dict.fromkeys(passed)})
         kinds = dict(self._numbers)
         if passthrough is not None and not passthrough.keeps_text and passed:
-            self._passed = TypedText(passthrough, passed, options, self._settled)
+            self._passed = TypedText(passthrough, passed, options)
             self._find_passed(self._passed)
             kinds |= self._passed.types
         for index, column in enumerate(schema.names):
@@ -230,6 +239,12 @@ class CsvReader:
             # Whoever reads the values reports the error.
             with contextlib.suppress(pa.ArrowException, UnicodeError):
                 yield from self._open(self._opener(), text)
+
+    def _again(self, file: Any) -> Any:
+        """Return the beginning of the file, of which `file` has not been read yet."""
+        if self._opener is not None:
+            return self._opener()
+        return pa.BufferReader(file.head(self._block))
 
     def _open_passing(
         self, file: Any, types: Mapping[str, Any], passthrough: Passthrough | None

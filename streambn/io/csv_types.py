@@ -12,7 +12,7 @@ import itertools
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -32,6 +32,7 @@ __all__ = [
     "number_hint",
     "numbers_in_text",
     "parse_numbers",
+    "parse_text",
     "plain_numbers",
     "text_as",
     "type_named",
@@ -100,21 +101,42 @@ def _infer(batch: Any, options: CsvOptions) -> dict[str, Any]:
     """Return the types that Arrow infers for one block; none for a column without values."""
     if not batch.num_columns:
         return {}
-    block = io.BytesIO()
-    csv.write_csv(batch, block, csv.WriteOptions(include_header=False, delimiter=_SEPARATOR))
-    table = csv.read_csv(
-        pa.BufferReader(block.getbuffer()),
-        csv.ReadOptions(column_names=batch.schema.names, block_size=block.tell() + 1),
-        csv.ParseOptions(delimiter=_SEPARATOR, newlines_in_values=True, ignore_empty_lines=False),
-        csv.ConvertOptions(null_values=null_values(options), decimal_point=options.decimal),
-    )
     types = {}
-    for name, kind in zip(batch.schema.names, table.schema.types, strict=True):
+    for name, kind in zip(batch.schema.names, _parse(batch, options, {}).schema.types, strict=True):
         if pa.types.is_string(kind):
             kind = numbers_in_text(batch[name], options) or kind  # noqa: PLW2901
         if not pa.types.is_null(kind):
             types[name] = kind
     return types
+
+
+def _parse(batch: Any, options: CsvOptions, types: Mapping[str, Any]) -> Any:
+    """Return columns of text as Arrow reads them, of these types or those that it infers."""
+    block = io.BytesIO()
+    # Arrow writes text in any encoding if it does not know that it is binary.
+    text = [c.view(pa.string()) if pa.types.is_binary(c.type) else c for c in batch.columns]
+    plain = pa.RecordBatch.from_arrays(text, batch.schema.names)
+    csv.write_csv(plain, block, csv.WriteOptions(include_header=False, delimiter=_SEPARATOR))
+    return csv.read_csv(
+        pa.BufferReader(block.getbuffer()),
+        csv.ReadOptions(column_names=batch.schema.names, block_size=block.tell() + 1),
+        csv.ParseOptions(delimiter=_SEPARATOR, newlines_in_values=True, ignore_empty_lines=False),
+        csv.ConvertOptions(
+            column_types=types,
+            null_values=null_values(options),
+            decimal_point=options.decimal,
+        ),
+    )
+
+
+def parse_text(column: Any, name: str, options: CsvOptions) -> Any:
+    """Return a column of binary text as Arrow would read it from a CSV file."""
+    kind = options.types.get(name) or numbers_in_text(column, options)
+    if kind is not None and options.thousands is not None:
+        return text_as(without_nulls(column, options), kind, options)
+    types = {} if kind is None else {name: kind}
+    batch = pa.RecordBatch.from_arrays([column], [name])
+    return _parse(batch, options, types).column(0).combine_chunks()
 
 
 def _common(one: Any, other: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from streambn.errors import StreamBNError
-from streambn.io.csv_passthrough import KeptText
+from streambn.io.csv_passthrough import KeptText, Passthrough
 from streambn.io.formats import Format
 
 __all__ = ["ColumnSelector", "Damaged", "DataFile", "Opener", "Piece"]
@@ -67,9 +67,12 @@ class DataFile(NamedTuple):
         In order.
     kept_text : sequence of KeptText
         CSV columns that pass through as text, although they look like numbers or times.
+    passthrough : Passthrough or None
+        The CSV columns that keep their text.
     """
 
     format: Format
     schema: Any
     pieces: list[Piece]
     kept_text: Sequence[KeptText] = ()
+    passthrough: Passthrough | None = None

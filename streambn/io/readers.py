@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from streambn.errors import StreamBNError
 from streambn.io.csv_dialect import CsvOptions
-from streambn.io.csv_passthrough import Passthrough
+from streambn.io.csv_passthrough import Passthrough, PassthroughOf
 from streambn.io.csv_reader import CsvReader, open_csv, open_csv_pipe, settle_types
 from streambn.io.formats import (
     HEADER_SIZE,
@@ -88,7 +88,7 @@ def open_file(
     select_columns: ColumnSelector | None = None,
     csv: CsvOptions | None = None,
     settled: Mapping[str, Any] | None = None,
-    passthrough: Passthrough | None = None,
+    passthrough: PassthroughOf | None = None,
     *,
     remote: bool = False,
     keep_damaged: bool = False,
@@ -108,7 +108,7 @@ def open_file(
         How to read CSV.
     settled : mapping of str to pyarrow.DataType, optional
         Types of CSV columns that `settle_types` found.
-    passthrough : Passthrough, optional
+    passthrough : Passthrough or callable, optional
         The CSV columns that keep their text. Default: none.
     remote : bool
         Whether a read has a high latency, as over a network. Then reads are few and large.
@@ -165,7 +165,7 @@ def open_pipe(
     pipe: Any,
     name: str,
     csv: CsvOptions | None = None,
-    passthrough: Passthrough | None = None,
+    passthrough: PassthroughOf | None = None,
     *,
     keep_damaged: bool = False,
 ) -> DataFile:
@@ -179,7 +179,7 @@ def open_pipe(
         Name of the pipe in messages.
     csv : CsvOptions, optional
         How to read CSV.
-    passthrough : Passthrough, optional
+    passthrough : Passthrough or callable, optional
         The CSV columns that keep their text. Default: none.
     keep_damaged : bool
         See `open_file`.
@@ -237,7 +237,7 @@ class _InterruptibleReader:
 
     def __init__(self, reader: CsvReader) -> None:
         self.schema, self._batches = reader.schema, iter(reader)
-        self.kept_text = reader.kept_text
+        self.kept_text, self.passthrough = reader.kept_text, reader.passthrough
 
     def __iter__(self) -> Iterator[Any]:
         while (batch := _interruptible(lambda: next(self._batches, None))) is not None:
@@ -311,7 +311,9 @@ def _single_piece(
         return validated(reader, name, kind, after_row)
 
     piece = Piece("", read, 1.0, independent=False, ready=ready)
-    return DataFile(kind, reader.schema, [piece], getattr(reader, "kept_text", ()))
+    if isinstance(reader, CsvReader | _InterruptibleReader):
+        return DataFile(kind, reader.schema, [piece], reader.kept_text, reader.passthrough)
+    return DataFile(kind, reader.schema, [piece])
 
 
 def validated(

@@ -22,7 +22,7 @@ import pyarrow as pa
 from streambn.errors import StreamBNError
 from streambn.io import readers
 from streambn.io.csv_dialect import CsvOptions
-from streambn.io.csv_passthrough import Passthrough
+from streambn.io.csv_passthrough import Passthrough, PassthroughOf
 from streambn.io.listing import glob, walk
 from streambn.io.locations import Location, Stamp, locate
 from streambn.io.pieces import ColumnSelector, Damaged, DataFile, Piece
@@ -229,7 +229,7 @@ def open_source(
     select_columns: ColumnSelector | None = None,
     csv: CsvOptions | None = None,
     settled: Mapping[str, Any] | None = None,
-    passthrough: Passthrough | None = None,
+    passthrough: PassthroughOf | None = None,
     keep_damaged: bool = False,
 ) -> DataFile:
     """Open a source in the format that its content has.
@@ -246,7 +246,7 @@ def open_source(
         How to read CSV.
     settled : mapping of str to pyarrow.DataType, optional
         Types of CSV columns that `settle_source` found.
-    passthrough : Passthrough, optional
+    passthrough : Passthrough or callable, optional
         The CSV columns that keep their text. Default: none.
     keep_damaged : bool
         Whether a `Damaged` stands for each damaged batch of an Arrow IPC stream. By default it
@@ -282,9 +282,10 @@ def open_source(
     constants = {key: value for key, value in source.keys.items() if key in wanted}
     if not constants:
         return opened
-    if passthrough is not None and passthrough.keeps_text and source.location is not None:
+    text = opened.passthrough
+    if text is not None and text.keeps_text and source.location is not None:
         texts = _hive_texts(_absolute(source.location))
-        passed = passthrough.columns(constants, csv or CsvOptions())
+        passed = text.columns(constants, csv or CsvOptions())
         constants |= {key: pa.scalar(texts[key], pa.string()).cast(pa.binary()) for key in passed}
     schema = opened.schema
     for key, value in constants.items():

@@ -140,7 +140,9 @@ def _apply(
     if plan.output == PIPE or not isinstance(operation, ApplyStatistics):
         # Neither what was written to a pipe nor what was learned can be taken back.
         for output in plan.outputs:
-            options.settle(output.sources, needs_of(output, operation).passthrough)
+            needs = needs_of(output, operation)
+            for source in output.sources:
+                options.settle([source], needs.passthrough(source, options))
     progress = Progress("applying", len(sources), total_size(sources))
     with display(progress):
         if plan.output == PIPE:

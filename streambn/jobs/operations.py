@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from streambn.io import CsvOptions, Format, parse_text
 from streambn.normalizer import FrozenNormalizer, Normalizer, Using
 from streambn.statistics import Statistics
 
@@ -38,10 +39,10 @@ class ApplyStatistics(NamedTuple):
         """Names of the features that it normalizes."""
         return self.frozen.features
 
-    @property
-    def changed(self) -> Collection[str] | None:
-        """Names of the columns that it does not pass through."""
-        return self.frozen.standardizer.binding.columns
+    def changed(self, into: Format) -> Collection[str] | None:
+        """Return the names of the columns that it does not pass through into a format."""
+        del into
+        return frozenset(self.frozen.standardizer.binding.columns)
 
     def schema(self, schema: Any) -> Any:
         """Return the output schema for an input schema."""
@@ -57,11 +58,15 @@ class ApplyStatistics(NamedTuple):
 
 
 class LearnAndApply(NamedTuple):
-    """Learn each batch, and apply the statistics to it, as `Normalizer.update_transform` does."""
+    """Learn each batch, and apply the statistics to it, as `Normalizer.update_transform` does.
+
+    Sample weights and event times that pass through CSV are text. They are parsed to learn from.
+    """
 
     normalizer: Normalizer
     using: Using = "running"
     dtype: Any = None
+    csv: CsvOptions = CsvOptions()
 
     @property
     def depends_on_batches(self) -> bool:
@@ -78,13 +83,21 @@ class LearnAndApply(NamedTuple):
         """Names of the features that it normalizes."""
         return self.normalizer.features
 
-    @property
-    def changed(self) -> Collection[str] | None:
-        """Names of the columns that it does not pass through; None: the first batch tells them."""
-        statistics = self.statistics
-        if statistics.binding is None:
+    def changed(self, into: Format) -> Collection[str] | None:
+        """Return the names of the columns that it does not pass through into a format.
+
+        None: it is not bound yet.
+        """
+        binding = self.statistics.binding
+        if binding is None:
             return None
-        return {*statistics.binding.columns, *statistics.named_columns}
+        # Weights and times into CSV are text, which the operation converts.
+        learned = () if into is Format.CSV else self.statistics.row_columns
+        return frozenset([*binding.columns, *learned])
+
+    def bind(self, schema: Any) -> None:
+        """Bind the normalizer to the columns of a schema, which has the types to learn."""
+        self.normalizer._commit(self.statistics.bind(schema))
 
     def schema(self, schema: Any) -> Any:
         """Return the output schema for an input schema."""
@@ -96,7 +109,21 @@ class LearnAndApply(NamedTuple):
         return lambda batch, schema: _with_schema(self._learn_and_apply(batch), schema)
 
     def _learn_and_apply(self, data: Any) -> Any:
-        return self.normalizer.update_transform(data, using=self.using, dtype=self.dtype)
+        text = {
+            index: data.schema.field(index)
+            for index in map(data.schema.get_field_index, self.statistics.row_columns)
+            if index >= 0 and pa.types.is_binary(data.schema.field(index).type)
+        }
+        typed = data
+        for index, field in text.items():
+            values = pa.nulls(0)
+            if data.num_rows:
+                values = parse_text(data.column(index), field.name, self.csv)
+            typed = typed.set_column(index, field.name, values)
+        out = self.normalizer.update_transform(typed, using=self.using, dtype=self.dtype)
+        for index, field in text.items():
+            out = out.set_column(index, field, data.column(index))
+        return out
 
 
 # What a job does to batches.

@@ -41,7 +41,7 @@ from streambn.io import (
     located,
     prefetch,
 )
-from streambn.jobs.operations import Operation
+from streambn.jobs.operations import LearnAndApply, Operation
 from streambn.jobs.plan import Output, ReadOptions
 
 __all__ = [
@@ -67,24 +67,34 @@ class Needs(NamedTuple):
 
     Attributes
     ----------
-    features : collection of str
-        Names of the features that it normalizes.
-    passthrough : Passthrough or None
-        Which CSV columns keep their text; None: the columns that it changes are not known yet.
+    operation : Operation or None
+        None: the schemas alone.
+    into : Format
+        The format that columns must fit which the operation passes through.
     """
 
-    features: Collection[str] = ()
-    passthrough: Passthrough | None = None
+    operation: Operation | None
+    into: Format
+
+    @property
+    def features(self) -> Collection[str]:
+        """Names of the features that are normalized."""
+        return () if self.operation is None else self.operation.features
+
+    def passthrough(self, source: Source, options: ReadOptions) -> Passthrough | None:
+        """Return which CSV columns of a source keep their text; None: the schema tells it."""
+        changed = None if self.operation is None else self.operation.changed(self.into)
+        if changed is None:
+            return None
+        return Passthrough(changed, self.into, options.settled_passed.get(source.path, {}))
 
 
 def needs_of(output: Output, operation: Operation) -> Needs:
     """Return what an operation needs of the sources of an output."""
-    if operation.changed is None:
-        return Needs(operation.features)
     into = output.format
     if into is Format.CSV and len(output.sources) > 1 and not all(map(_is_csv, output.sources)):
         into = Format.IPC_STREAM  # the other sources have types, and the output one schema
-    return Needs(operation.features, Passthrough(frozenset(operation.changed), into))
+    return Needs(operation, into)
 
 
 def _is_csv(source: Source) -> bool:
@@ -108,7 +118,23 @@ def keys_of(output: Output, source: Source, features: Collection[str]) -> list[s
 def open_input(output: Output, source: Source, needs: Needs, options: ReadOptions) -> DataFile:
     """Open a source of an output, with the keys of `keys_of` as columns."""
     keys = keys_of(output, source, needs.features)
-    return options.open(source, needs.passthrough, keys=keys)
+    operation = needs.operation
+    if not isinstance(operation, LearnAndApply):
+        return options.open(source, needs.passthrough(source, options), keys=keys)
+
+    def bind(schema: Any) -> Passthrough | None:
+        for key in keys:
+            if key not in schema.names:
+                schema = schema.append(pa.field(key, source.keys[key].type))
+        with located(source.name):
+            operation.bind(schema)
+        passthrough = needs.passthrough(source, options)
+        if passthrough is None or passthrough.keeps_text:
+            return passthrough
+        options.settle([source], passthrough)  # what was learned cannot be taken back
+        return passthrough._replace(settled=options.settled_passed[source.path])
+
+    return options.open(source, bind, keys=keys)
 
 
 class _Known(NamedTuple):
@@ -154,6 +180,8 @@ def read_schemas(output: Output, needs: Needs, options: ReadOptions) -> Schemas:
 
     asked = [source for source, pipe in zip(output.sources[1:], piped[1:], strict=True) if not pipe]
     workers = _REMOTE_THREADS if any(source.remote for source in asked) else options.threads
+    if isinstance(needs.operation, LearnAndApply):
+        workers = 1  # to open a source binds the operation to its columns
     rest = prefetch(
         asked, read, workers=min(workers, len(asked)), capacity=_WAITING, size=lambda _: 1
     )
@@ -221,7 +249,7 @@ def check_types(output: Output, options: ReadOptions) -> None:
     declared = tuple(filter(_declares_types, output.sources))
     if len(declared) < 2:
         return
-    schemas = read_schemas(output._replace(sources=declared), Needs(), options)
+    schemas = read_schemas(output._replace(sources=declared), Needs(None, output.format), options)
     if len(schemas.known) < 2:
         return
     fields: dict[str, tuple[Any, _Known]] = {}

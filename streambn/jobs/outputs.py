@@ -276,8 +276,9 @@ class _Maker:
 
     def settle(self, output: Output) -> None:
         """Find types that all values of the sources of an output fit."""
-        passthrough = needs_of(output, self._operation).passthrough
-        self.options.settle(output.sources, passthrough)
+        needs = needs_of(output, self._operation)
+        for source in output.sources:
+            self.options.settle([source], needs.passthrough(source, self.options))
 
     def _schema(self, schema: Any) -> Any:
         return self._schemas.get(schema, None, lambda: self._operation.schema(schema))

@@ -20,6 +20,7 @@ from streambn.io import (
     KeptText,
     Location,
     Passthrough,
+    PassthroughOf,
     Source,
     detect_format,
     identities,
@@ -64,17 +65,14 @@ class ReadOptions(NamedTuple):
         return [f"csv types {types}", on_error, *self.csv.identity]
 
     def open(
-        self, source: Source, passthrough: Passthrough | None = None, **options: Any
+        self, source: Source, passthrough: PassthroughOf | None = None, **options: Any
     ) -> DataFile:
         """Open a source. `streambn.io.open_source` has the options."""
-        types = self.settled.get(source.path, {})
-        if passthrough is not None:
-            types = {c: kind for c, kind in types.items() if c in passthrough.changed}
-            types |= self.settled_passed.get(source.path, {})
+        passed = self.settled_passed.get(source.path, {})
         opened = open_source(
             source,
             csv=self.csv,
-            settled=types,
+            settled={**self.settled.get(source.path, {}), **passed},
             passthrough=passthrough,
             keep_damaged=self.skip_damaged,
             **options,

@@ -27,11 +27,13 @@ class Identity:
     """An operation that returns its batches, and fails at one of them."""
 
     features = ()
-    changed = None
     depends_on_batches = True  # it counts them
 
     def __init__(self, failure: BaseException | None = None, at: int = 0) -> None:
         self.failure, self.left = failure, at
+
+    def changed(self, into: object) -> None:
+        return None
 
     def schema(self, schema: pa.Schema) -> pa.Schema:
         return schema
