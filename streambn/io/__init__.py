@@ -4,7 +4,7 @@ Readers yield record batches; writers make a file appear whole or not at all.
 """
 
 from streambn.io.csv_dialect import CsvOptions
-from streambn.io.csv_passthrough import KeptText, Passthrough, PassthroughOf
+from streambn.io.csv_passthrough import KeptText, Passthrough, PassthroughOf, lossless_text
 from streambn.io.csv_reader import InferenceError
 from streambn.io.csv_types import NumberHint, first_text, number_hint, parse_text, type_named
 from streambn.io.formats import (
@@ -73,6 +73,7 @@ __all__ = [
     "locate",
     "located",
     "lock",
+    "lossless_text",
     "number_hint",
     "open_parquet",
     "open_reader",

@@ -98,12 +98,14 @@ def first_misfit(column: Any, before: Layouts, kind: Any, options: CsvOptions) -
     return bisect.bisect_left(range(1, len(column)), True, key=differs)
 
 
-def first_text(column: Any, options: CsvOptions) -> int:
-    """Return the first row up to which a column has no type but text."""
+def first_text(column: Any, options: CsvOptions) -> int | None:
+    """Return the first row up to which a column has no type but text; None: it has one."""
 
     def is_text(rows: int) -> bool:
         return kind_of(layouts_of(column.slice(0, rows), options)) in _ORDER[:2]
 
+    if not is_text(len(column)):
+        return None
     return bisect.bisect_left(range(1, len(column)), True, key=is_text)
 
 

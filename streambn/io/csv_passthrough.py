@@ -19,7 +19,15 @@ from streambn.io.csv_layouts import Layouts, first_misfit, first_text, kind_of, 
 from streambn.io.csv_types import infer_types, text_as, without_nulls
 from streambn.io.formats import Format
 
-__all__ = ["KeptText", "MisfitError", "Passthrough", "PassthroughOf", "TypedText", "text_at"]
+__all__ = [
+    "KeptText",
+    "MisfitError",
+    "Passthrough",
+    "PassthroughOf",
+    "TypedText",
+    "lossless_text",
+    "text_at",
+]
 
 # The type of times in JSON.
 _TIMES = pa.large_string()
@@ -67,9 +75,11 @@ class KeptText(NamedTuple):
     """A column that stays text, because a value would lose something in another type."""
 
     column: str
-    value: str
+    value: str | None = None  # None: none of the first rows
 
     def __str__(self) -> str:
+        if self.value is None:
+            return display_name(self.column)
         text = repr(self.value)
         return f"{display_name(self.column)} ({text if len(text) <= 40 else f'{text[:37]}...'})"
 
@@ -145,11 +155,34 @@ class TypedText:
         text = [column for column, kind in self.types.items() if pa.types.is_string(kind)]
         guesses = infer_types([batch.select(text)], self._options)
         return [
-            KeptText(column, text_at(batch[column], first_text(batch[column], self._options)))
+            KeptText(column, self._losing_value(batch[column]))
             for column, kind in guesses.items()
             if not pa.types.is_string(kind) and not pa.types.is_binary(kind)
             if not (pa.types.is_temporal(kind) and self._passthrough.into is Format.JSON)
         ]
+
+    def _losing_value(self, text: Any) -> str | None:
+        row = first_text(text, self._options)
+        return None if row is None else text_at(text, row)
+
+
+def lossless_text(text: Any, kind: Any, options: CsvOptions) -> tuple[Any, int | None]:
+    """Return binary text as a type, or the first row whose text it does not keep.
+
+    Values of another type that the layout of the text has are not cast: such as integers, where the
+    type is that of several files.
+    """
+    if kind == _TIMES:
+        return without_nulls(text, options).cast(kind), None
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        return text.cast(kind), None
+    row = first_text(text, options)
+    if row is not None:
+        return None, row
+    found = kind_of(layouts_of(text, options))
+    if pa.types.is_null(found):
+        return pa.nulls(len(text)), None
+    return text_as(without_nulls(text, options), found, options), None
 
 
 def text_at(column: Any, row: int) -> str:

@@ -208,6 +208,9 @@ class CsvReader:
         self.passthrough = passthrough
         passed, reader = self._open_passing(file, types, passthrough)
         self._batches, schema = iter(reader), reader.schema
+        if passthrough is not None:
+            known = {c: kind for c, kind in self._settled.items() if c not in passed}
+            self._settled = {**known, **passthrough.settled}
         self._passed: TypedText | None = None
         self.kept_text: list[KeptText] = []
         self._numbers = {c: kind for c, kind in self._numbers.items() if c not in passed}

@@ -35,6 +35,7 @@ from streambn.errors import SchemaError, StreamBNError
 from streambn.io import (
     DataFile,
     Format,
+    KeptText,
     Passthrough,
     Source,
     detect_format,
@@ -71,10 +72,13 @@ class Needs(NamedTuple):
         None: the schemas alone.
     into : Format
         The format that columns must fit which the operation passes through.
+    several : bool
+        Whether there are several sources, which have one schema then.
     """
 
     operation: Operation | None
     into: Format
+    several: bool
 
     @property
     def features(self) -> Collection[str]:
@@ -86,15 +90,18 @@ class Needs(NamedTuple):
         changed = None if self.operation is None else self.operation.changed(self.into)
         if changed is None:
             return None
-        return Passthrough(changed, self.into, options.settled_passed.get(source.path, {}))
+        settled = options.settled_passed.get(source.path, {})
+        if self.several:
+            settled = {**settled, **dict.fromkeys(options.kept_text, pa.string())}
+        return Passthrough(changed, self.into, settled)
 
 
 def needs_of(output: Output, operation: Operation) -> Needs:
     """Return what an operation needs of the sources of an output."""
-    into = output.format
-    if into is Format.CSV and len(output.sources) > 1 and not all(map(_is_csv, output.sources)):
+    into, several = output.format, len(output.sources) > 1
+    if into is Format.CSV and several and not all(map(_is_csv, output.sources)):
         into = Format.IPC_STREAM  # the other sources have types, and the output one schema
-    return Needs(operation, into)
+    return Needs(operation, into, several)
 
 
 def _is_csv(source: Source) -> bool:
@@ -132,7 +139,7 @@ def open_input(output: Output, source: Source, needs: Needs, options: ReadOption
         if passthrough is None or passthrough.keeps_text:
             return passthrough
         options.settle([source], passthrough)  # what was learned cannot be taken back
-        return passthrough._replace(settled=options.settled_passed[source.path])
+        return needs.passthrough(source, options)
 
     return options.open(source, bind, keys=keys)
 
@@ -198,7 +205,31 @@ def read_schemas(output: Output, needs: Needs, options: ReadOptions) -> Schemas:
                 first = file
             if not any(file.schema.equals(other.schema) for other in known):
                 known.append(_Known(file.schema, source.name, file.format))
+    clashes = _clashes(known, needs)
+    if clashes - options.kept_text.keys():
+        options.kept_text.update({column: KeptText(column) for column in clashes})
+        return read_schemas(output, needs, options)
     return Schemas(known, first, any(piped))
+
+
+def _clashes(known: Sequence[_Known], needs: Needs) -> set[str]:
+    """Return the columns that pass through from CSV, and that text alone holds of all sources."""
+    changed = needs.operation and needs.operation.changed(needs.into)
+    if changed is None or not needs.several:
+        return set()
+    fields: dict[str, Any] = {}
+    clashes = set()
+    for field in (f for each in known for f in each.schema if _may_be_text(each, f.type)):
+        found = common_field(fields.setdefault(field.name, field), field)
+        if found is not None:
+            fields[field.name] = found
+        elif field.name not in changed:
+            clashes.add(field.name)
+    return clashes
+
+
+def _may_be_text(known: _Known, kind: Any) -> bool:
+    return known.format is Format.CSV or pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def settle_schema(operation: Operation, schemas: Schemas, options: ReadOptions) -> Any:
@@ -249,7 +280,9 @@ def check_types(output: Output, options: ReadOptions) -> None:
     declared = tuple(filter(_declares_types, output.sources))
     if len(declared) < 2:
         return
-    schemas = read_schemas(output._replace(sources=declared), Needs(None, output.format), options)
+    schemas = read_schemas(
+        output._replace(sources=declared), Needs(None, output.format, several=True), options
+    )
     if len(schemas.known) < 2:
         return
     fields: dict[str, tuple[Any, _Known]] = {}

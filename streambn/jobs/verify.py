@@ -13,7 +13,6 @@ only values are compared, and CSV and JSON write these pairs alike.
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -28,8 +27,9 @@ from streambn.errors import SchemaError, StreamBNError
 from streambn.io import CsvOptions, Format, Source, json_values, located, open_reader
 from streambn.jobs.compare import first_difference
 from streambn.jobs.operations import ApplyStatistics
-from streambn.jobs.output_schema import needs_of, open_input, read_schemas, settle_schema
+from streambn.jobs.output_schema import needs_of, read_schemas, settle_schema
 from streambn.jobs.plan import Output, ReadOptions
+from streambn.jobs.verify_text import read_inputs
 from streambn.kernels import reference
 from streambn.kernels.bitmaps import unpack_validity
 from streambn.kernels.flatten import FlatColumn, flatten_columns
@@ -49,19 +49,14 @@ _ROUNDING = 16 * 2.0**-53
 def verify_output(output: Output, operation: ApplyStatistics, options: ReadOptions) -> None:
     """Read an output and its inputs again, and compare them; see `verify`."""
     needs = needs_of(output, operation)
-
-    def batches(source: Source) -> Iterator[Any]:
-        for piece in open_input(output, source, needs, options).pieces:
-            yield from piece.read()
-
     schemas = read_schemas(output, needs, options)
     schema = settle_schema(operation, schemas, options)
+    inputs = read_inputs(output, needs, options, schema)
     types = {}
     if schema is not None and output.format is Format.CSV:
         types = csv_types(schema)
     elif schema is not None and output.format is Format.JSON:
         types = json_types(schema, operation)
-    inputs = itertools.chain.from_iterable(map(batches, output.sources))
     written: Iterable[Any] = ()
     if output.format is not Format.JSON or Source(output.target).stamp().size:
         written = open_reader(Source(output.target), csv=CsvOptions(types, header=True))
