@@ -85,7 +85,11 @@ def _validated(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             batch = next(batches, None)
             if batch is not None:
                 validator.check(batch)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:
+            # Arrow raises a plain OSError without a number for what it cannot decode. All others
+            # are of the file or the network.
+            if isinstance(error, OSError) and (type(error) is not OSError or error.errno):
+                raise
             raise InvalidValueError(
                 f"batch {number} of data is damaged: {error}. The batch was rejected. Ask its "
                 "producer for valid Arrow data.",
