@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["atomic_write", "new_folders", "remove_leftovers"]
+__all__ = ["atomic_write", "check_writable", "new_folders", "remove_leftovers"]
 
 # Smaller writes are gathered into buffers of this many bytes.
 _BUFFER = 1 << 20
@@ -46,7 +46,7 @@ def atomic_write(path: str | os.PathLike[str], *, fsync: bool = True) -> Iterato
     Raises
     ------
     OSError
-        The folder does not exist, cannot be written to, or the disk is full.
+        The folder does not exist, it or the file cannot be written to, or the disk is full.
     """
     # Each call of the system counts where a job writes many small files.
     target = Path(os.path.realpath(path) if os.path.islink(path) else path)
@@ -57,6 +57,8 @@ def atomic_write(path: str | os.PathLike[str], *, fsync: bool = True) -> Iterato
         with target.open("wb") as file:
             yield file
         return
+    if replaced is not None and not os.access(target, os.W_OK):  # a rename would not mind
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     temporary = target.with_name(f"{_prefix(target)}{os.urandom(4).hex()}.tmp")
     try:
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -73,7 +75,7 @@ def atomic_write(path: str | os.PathLike[str], *, fsync: bool = True) -> Iterato
             os.fchmod(handle, mode)
             if fsync:
                 os.fsync(handle)
-        os.replace(temporary, target)
+        _rename(temporary, target, str(path))
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -85,12 +87,40 @@ def atomic_write(path: str | os.PathLike[str], *, fsync: bool = True) -> Iterato
             os.close(handle)
 
 
+def check_writable(path: str) -> None:
+    """Raise the error that a file could not be written, before the work that its content takes.
+
+    Missing folders above it would be created.
+    """
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    folder = os.path.dirname(os.path.realpath(path))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if os.path.isdir(folder) and not os.access(folder, os.W_OK | os.X_OK):
+        probe = os.path.join(folder, f".{os.urandom(8).hex()}.tmp")
+        try:  # the system knows the reason
+            os.close(os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        except OSError as error:
+            error.filename = path
+            raise
+        os.unlink(probe)
+
+
 def _status(path: Path) -> os.stat_result | None:
     """Return the status of a file; None if there is none."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):  # creating it raises the error
         return None
+
+
+def _rename(temporary: Path, target: Path, name: str) -> None:
+    try:
+        os.replace(temporary, target)
+    except OSError as error:
+        error.filename, error.filename2 = name, None
+        raise
 
 
 class _WritebackFile(io.FileIO):
@@ -132,7 +162,10 @@ def new_folders(folder: Path) -> Iterator[None]:
 
 
 def remove_leftovers(*paths: str | os.PathLike[str]) -> None:
-    """Remove the temporary files that a killed process left when it wrote these files."""
+    """Remove the temporary files that a killed process left when it wrote these files.
+
+    Those of another user stay if only that user may remove them.
+    """
     prefixes: dict[Path, set[str]] = {}
     for path in paths:
         target = Path(os.path.realpath(path))
@@ -142,7 +175,8 @@ def remove_leftovers(*paths: str | os.PathLike[str]) -> None:
             for file in list(folder.iterdir()):
                 match = re.fullmatch(r"(\..*\.)\w{8}\.tmp", file.name, re.DOTALL)
                 if match and match[1] in wanted:
-                    file.unlink(missing_ok=True)
+                    with contextlib.suppress(FileNotFoundError, PermissionError):
+                        file.unlink()
 
 
 def _prefix(target: Path) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import glob as local_glob
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -65,9 +67,20 @@ def _glob_local(pattern: str, base: Location) -> Iterator[str]:
     depth = len(Path(base.local or "").parts)
     allows_hidden = any(map(_is_hidden, Path(pattern).parts[depth:]))
     hits = local_glob.glob(pattern, recursive=True)
+    _check_folders(pattern, depth)
     for hit in sorted(hits, key=lambda hit: Path(hit).parts):
         if allows_hidden or not any(map(_is_hidden, Path(hit).parts[depth:])):
             yield from _walk_local(hit) if os.path.isdir(hit) else [hit]
+
+
+def _check_folders(pattern: str, depth: int) -> None:
+    """Raise the error of a folder that must not be read, which `glob` takes for an empty one."""
+    parts = Path(pattern).parts
+    for count in range(max(depth, 1), len(parts)):
+        for folder in local_glob.iglob(os.path.join(*parts[:count], ""), recursive=True):
+            if not os.access(folder, os.R_OK | os.X_OK):
+                name = os.path.dirname(folder)
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
 
 
 def _is_hidden(name: str) -> bool:
@@ -82,10 +95,21 @@ def _walk_local(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
         path = os.path.join(folder, name)
         if _is_hidden(name):
             continue
-        if os.path.isdir(path):
+        mode = _mode(path)
+        if stat.S_ISDIR(mode):
             yield from _walk_local(path, (*above, real))
-        elif os.path.isfile(path):
+        elif stat.S_ISREG(mode):
             yield path
+
+
+def _mode(path: str) -> int:
+    """Return the type and the rights of a file; 0 if a link leads nowhere."""
+    try:
+        return os.stat(path).st_mode
+    except PermissionError:
+        raise
+    except OSError:
+        return 0
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:

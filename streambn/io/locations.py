@@ -162,6 +162,11 @@ class Location(NamedTuple):
         with output as file:
             file.write(data)
 
+    def check_writable(self) -> None:
+        """Raise an `OSError` if a local file could not be written here."""
+        if self.local is not None:
+            atomic.check_writable(self.local)
+
     def remove(self) -> None:
         """Remove the file if it exists."""
         if self.local is not None:
@@ -173,7 +178,7 @@ class Location(NamedTuple):
     def exists(self) -> bool:
         """Return whether there is a file or folder."""
         if self.local is not None:
-            return os.path.exists(self.local)
+            return os.path.exists(self.local) or _is_there(self.local)
         return bool(self._info().type.name != "NotFound")
 
     def is_file(self) -> bool:
@@ -258,6 +263,17 @@ def identities(locations: Iterable[Location]) -> list[str]:
         return os.path.join(resolve(folder), name)
 
     return list(map(identity, locations))
+
+
+def _is_there(path: str) -> bool:
+    """Return False for a file that is not there; raise the error of a folder that hides it."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _read_all(file: Any, beginning: bytes) -> bytes:

@@ -9,6 +9,7 @@ machine, and between machines if their shared file system has locks. Object stor
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def lock(*files: Location) -> Iterator[None]:
     Raises
     ------
     StreamBNError
-        Another job holds the lock of one of the files.
+        Another job holds the lock of one of the files, or its lock file belongs to another user.
     """
     with contextlib.ExitStack() as stack:
         for file in files:
@@ -54,9 +55,10 @@ def lock(*files: Location) -> Iterator[None]:
 def _locked(file: Location) -> Iterator[None]:
     target = Path(file.identity)
     path = target.with_name(f".{target.name}.lock")
-    # filelock's fallback is a file that would outlive a killed job.
+    # filelock's fallback is a file that would outlive a killed job. Other users may open the file,
+    # so the lock holds for them too.
     system_lock = filelock.FileLock(
-        path, _TIMEOUT_SECONDS, poll_interval=_POLL_SECONDS, fallback_to_soft=False
+        path, _TIMEOUT_SECONDS, 0o666, poll_interval=_POLL_SECONDS, fallback_to_soft=False
     )
     with contextlib.ExitStack() as stack:
         try:
@@ -67,6 +69,12 @@ def _locked(file: Location) -> Iterator[None]:
             raise StreamBNError(
                 f"another job is writing {file.text}: wait until it ends, or write elsewhere"
             ) from None
+        except PermissionError as error:
+            if os.path.lexists(path):
+                raise StreamBNError(
+                    f"another user's {path} keeps this job from writing {file.text}: remove it if "
+                    "no job writes there, or write elsewhere"
+                ) from error
         except OSError:
             pass
         yield

@@ -236,6 +236,8 @@ def _copies(sources: Sequence[Source], folder: Location, skip_damaged: bool) -> 
     inputs = _identities(sources)
     _check_outside(folder, sources)
     targets = [folder.child(source.relative) for source in sources]
+    for target in targets[:1]:  # the others are much like it
+        target.check_writable()
     outputs: dict[str, Output] = {}
     for source, target, identity in zip(sources, targets, identities(targets), strict=True):
         _check_replaceable(target, identity, inputs)
@@ -301,6 +303,8 @@ def check_target(target: str, sources: Sequence[Source] = ()) -> None:
         The target cannot or must not be written.
     StreamBNError
         The store of the target cannot be reached.
+    OSError
+        The target may not be written.
     """
     if target == PIPE:
         raise InvalidValueError(
@@ -313,3 +317,4 @@ def check_target(target: str, sources: Sequence[Source] = ()) -> None:
     if where.local is not None and not os.path.isdir(os.path.dirname(where.identity)):
         folder = os.path.dirname(target)
         raise InvalidValueError(f"{target}: the folder {folder} does not exist.", argument="output")
+    where.check_writable()

@@ -26,7 +26,8 @@ class Skipped(NamedTuple):
     @classmethod
     def of(cls, file: str, where: str, error: Exception) -> Skipped:
         """Describe the part that an error occurred in."""
-        return cls(file, where, error.message if isinstance(error, StreamBNError) else str(error))
+        why = error.message if isinstance(error, StreamBNError) else str(error)
+        return cls(file, where, getattr(error, "strerror", None) or why)
 
 
 class Report(NamedTuple):
