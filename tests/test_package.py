@@ -174,9 +174,12 @@ def test_environment_selects_the_reference_kernels() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        ("STREAMBN_THREADS", "0", "must be an integer >= 1, got '0'"),
-        ("STREAMBN_THREADS", "two", "must be an integer >= 1, got 'two'"),
-        ("STREAMBN_THREADS", "²", "must be an integer >= 1, got '²'"),
+        *(
+            ("STREAMBN_THREADS", value, f"must be an integer from 1 to 4,096, got {value!r}")
+            for value in ("0", "-1", "two", "1e3", " 4", "4_0", "²", "٣", "4097", "9" * 20)
+        ),
+        ("STREAMBN_THREADS", "9" * 5000, "must be an integer from 1 to 4,096, got '999"),
+        ("STREAMBN_SIMD", "AVX2", "must be 'baseline', 'avx2' or 'avx512', got 'AVX2'"),
         ("STREAMBN_KERNELS", "fast", "must be 'native' or 'reference', got 'fast'"),
     ],
 )
@@ -192,6 +195,11 @@ def test_invalid_environment_variable_is_named(variable: str, value: str, says: 
     )
     environment = {variable: value}
     assert run_python(code, **environment).startswith(f"{variable} {variable} {says}")
+
+
+@pytest.mark.parametrize("variable", ["STREAMBN_THREADS", "STREAMBN_KERNELS", "STREAMBN_SIMD"])
+def test_empty_environment_variable_counts_as_unset(variable: str) -> None:
+    assert "streambn.kernels.native" in loaded_by("import streambn.kernels", **{variable: ""})
 
 
 def copy_sources(folder: Path) -> Path:

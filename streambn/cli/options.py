@@ -15,7 +15,7 @@ from streambn.cli.app import Option, OptionGroup, usage_errors
 from streambn.cli.progress import show
 from streambn.io import SUFFIXES, CsvOptions, Encoding, Format, Location, locate
 from streambn.jobs import Checkpoint, Display, Interval, ReadOptions, WriteOptions
-from streambn.kernels import usable_cores
+from streambn.kernels import MAX_THREADS, usable_cores
 from streambn.policies import nanoseconds
 
 __all__ = [
@@ -262,7 +262,7 @@ JOB_OPTIONS = OptionGroup(
         ),
         _job_option(
             ["--threads"],
-            type=click.IntRange(min=1),
+            type=click.IntRange(min=1, max=MAX_THREADS),
             default=usable_cores,
             envvar="STREAMBN_THREADS",
             metavar="N",

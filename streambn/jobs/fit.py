@@ -137,8 +137,8 @@ def _check_learned(end: FitState, sources: Sequence[Source]) -> None:
 
 def configure_process(threads: int) -> None:
     """Set the number of threads of Arrow and of the kernels, and Arrow's memory pool."""
+    kernels.set_threads(threads)  # refuses a number that Arrow could not take
     pa.set_cpu_count(threads)
-    kernels.set_threads(threads)
     if pa.default_memory_pool().backend_name == "jemalloc":
         # The command chose it for encoding. Decoding is faster with mimalloc.
         with contextlib.suppress(NotImplementedError):

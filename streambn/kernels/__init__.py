@@ -17,6 +17,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Final
 
 from streambn.errors import InvalidValueError
 from streambn.kernels.exact import ExactSums, UnmergeableError, empty_sums
@@ -25,6 +26,7 @@ from streambn.kernels.moments import MomentArrays, empty_moments
 from streambn.kernels.recursion import recursion_step
 
 __all__ = [
+    "MAX_THREADS",
     "BoundColumn",
     "Columns",
     "ExactSums",
@@ -55,6 +57,10 @@ __all__ = [
 ]
 
 
+MAX_THREADS: Final = 4096
+_INSTRUCTION_SETS: Final = ("baseline", "avx2", "avx512")
+
+
 def _is_compiled() -> bool:
     """Return whether any finder knows the extension, without importing it.
 
@@ -80,6 +86,13 @@ def _choose() -> str:
             "not have. Reinstall streambn where a C++ compiler (GCC or Clang) is available, or "
             "unset the variable.",
             argument="STREAMBN_KERNELS",
+        )
+    simd = os.environ.get("STREAMBN_SIMD") or ""
+    if simd and simd not in _INSTRUCTION_SETS:
+        raise InvalidValueError(
+            f"STREAMBN_SIMD must be 'baseline', 'avx2' or 'avx512', got {simd!r}. Unset the "
+            "variable or set it to one of these.",
+            argument="STREAMBN_SIMD",
         )
     checkout = Path(__file__).parents[2]
     if not (requested or compiled) and (checkout / "pyproject.toml").exists():
@@ -133,11 +146,12 @@ def set_threads(count: int) -> None:
     Raises
     ------
     InvalidValueError
-        The count is not an integer >= 1.
+        The count is not an integer from 1 to `MAX_THREADS`.
     """
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_THREADS:
         raise InvalidValueError(
-            f"the number of threads must be an integer >= 1, got {count!r}.", argument="count"
+            f"the number of threads must be an integer from 1 to {MAX_THREADS:,}, got {count!r}.",
+            argument="count",
         )
     if active == "native":
         _implementation.set_threads(count)
@@ -154,12 +168,16 @@ def _usable_threads() -> int:
     requested = os.environ.get("STREAMBN_THREADS") or ""
     if not requested:
         return usable_cores()
-    if not (requested.isascii() and requested.isdigit()) or int(requested) < 1:
+    # Not int() alone, which takes digits of other scripts, and refuses thousands of digits.
+    digits = requested.isascii() and requested.isdigit() and len(requested) <= 9
+    count = int(requested) if digits else 0
+    if not 1 <= count <= MAX_THREADS:
         raise InvalidValueError(
-            f"STREAMBN_THREADS must be an integer >= 1, got {requested!r}.",
+            f"STREAMBN_THREADS must be an integer from 1 to {MAX_THREADS:,}, got {requested!r}. "
+            "Unset the variable to use every core.",
             argument="STREAMBN_THREADS",
         )
-    return int(requested)
+    return count
 
 
 set_threads(_usable_threads())

@@ -59,6 +59,7 @@ USAGE_ERRORS = [
     # Options of a job.
     ("'--csv-type': 'x=dubble' must be NAME=TYPE", [*FIT, "--csv-type", "x=dubble"]),
     ("'--threads'", [*FIT, "--threads", 0]),
+    ("'--threads'", [*FIT, "--threads", "9" * 20]),
     *(
         (
             f"'--checkpoint-every': '{every}' must be a duration",
@@ -210,6 +211,8 @@ def test_statistics_do_not_go_into_the_input_folder(fitted: str) -> None:
     [
         ("STREAMBN_THREADS", "many", FIT),
         ("STREAMBN_THREADS", "0", FIT),
+        ("STREAMBN_THREADS", "9" * 20, FIT),
+        ("STREAMBN_SIMD", "fast", FIT),
         ("STREAMBN_THREADS", "many", ("show", "s.json")),
         ("STREAMBN_KERNELS", "fast", FIT),
         ("STREAMBN_KERNELS", "fast", ("show", "s.json")),
