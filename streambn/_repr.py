@@ -42,8 +42,8 @@ def as_html(name: str, statistics: Statistics) -> str:
         head += ", rounded from Exact()"
     if statistics.binding is None:
         return f"<p>{head}, no data seen</p>"
-    rows = statistics.stats().slice(0, _MAX_ROWS).to_pylist()
-    names = list(rows[0])
+    table = statistics.stats().slice(0, _MAX_ROWS)
+    rows, names = table.to_pylist(), table.column_names
     for row in rows:
         row["column"] = display_name(row["column"])
     body = "".join(
@@ -54,8 +54,8 @@ def as_html(name: str, statistics: Statistics) -> str:
     more = len(statistics.features) - _MAX_ROWS
     tail = f"<p>… and {more:,} more features</p>" if more > 0 else ""
     # Browsers would join several spaces, which the name of a column may have.
-    table = f'<table style="white-space: pre"><tr>{heads}</tr>{body}</table>'
-    return f"<p>{head}</p>{table}{tail}"
+    shown = f'<table style="white-space: pre"><tr>{heads}</tr>{body}</table>'
+    return f"<p>{head}</p>{shown}{tail}"
 
 
 def _cell(value: object) -> str:

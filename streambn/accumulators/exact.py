@@ -158,15 +158,15 @@ class ExactMoments(SealedArrays, ExactSums):
         if not n:
             return None
         total, squares = self.integers(feature)
-        numerator, denominator = self._unit(feature)
+        numerator, denominator = self.unit(feature)
         return _Central(
             n,
             (total * numerator, n * denominator),
             ((n * squares - total * total) * numerator**2, n * denominator**2),
         )
 
-    def _unit(self, feature: int) -> tuple[int, int]:
-        """Return the unit of a feature's sum of values, as numerator and denominator."""
+    def unit(self, feature: int) -> tuple[int, int]:
+        """Return the unit of `integers` of a feature, as numerator and denominator."""
         if not self.decimal[feature]:
             return 1, 1 << self.UNIT_BITS
         scale = int(self.scale[feature])
@@ -177,7 +177,7 @@ class ExactMoments(SealedArrays, ExactSums):
         _, squares = self.integers(feature)
         if not squares:
             return ZERO_EXPONENT
-        numerator, denominator = self._unit(feature)
+        numerator, denominator = self.unit(feature)
         bits = (squares * numerator**2).bit_length() - (denominator**2).bit_length()
         return 0 if abs(bits) <= 2 * _ORDINARY else bits // 2
 

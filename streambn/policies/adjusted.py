@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn.accumulators import Moments
+from streambn.accumulators import Moments, check_moments
 from streambn.kernels import Columns, extend_over_gaps
 from streambn.kernels.flatten import iterate_features
 from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.recursion import EDGE, gap_fade, longest_gap
+from streambn.policies.gaps import check_gaps
 
 __all__ = ["AdjustedEMA", "AdjustedState"]
 
@@ -152,6 +153,11 @@ class AdjustedEMA:
     def weight(self, state: AdjustedState) -> Floats:
         """Return Σw of each feature as of the last row."""
         return state.moments.weight * gap_fade(state.gaps[1], self.decay)
+
+    def check_state(self, state: AdjustedState) -> None:
+        """See `Policy.check_state`. A gap is of rows without a value."""
+        check_moments(state.moments, "moments.")
+        check_gaps(state.gaps, state.moments)
 
     def take(self, state: AdjustedState, features: Sequence[int]) -> AdjustedState:
         """See `Policy.take`."""

@@ -154,6 +154,18 @@ class Policy(abc.ABC):
         """Return a description for people."""
         return repr(self)
 
+    def check_state(self, state: Any) -> None:
+        """Check a state that comes from elsewhere, such as a file.
+
+        The default accepts every state, which is right for a policy that no file holds.
+
+        Raises
+        ------
+        InvalidValueError
+            No stream has such a state; the message names the field and its value.
+        """
+        del state
+
     # ---------------------------------------- optional: statistics kept row by row
 
     @property

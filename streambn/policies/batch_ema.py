@@ -10,7 +10,16 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from streambn.accumulators import Estimates, Moments, var_and_std
+from streambn.accumulators import (
+    MAX_ROWS,
+    Estimates,
+    Moments,
+    check_moments,
+    check_sums,
+    require,
+    rounding_of,
+    var_and_std,
+)
 from streambn.errors import InvalidValueError, MergeError
 from streambn.kernels import Columns
 from streambn.kernels import doubledouble as dd
@@ -287,6 +296,45 @@ class BatchEMA(Policy):
     def tally(self, state: BatchState) -> Moments:
         """See `Policy.tally`. The rows of an open block are included."""
         return state.means.merge(state.open) if state.open_rows else state.means
+
+    def check_state(self, state: BatchState) -> None:
+        """See `Policy.check_state`.
+
+        A row of `means` or `variances` weighs 1 as of its own block: (1 − λ)·W + P = 1. A variance
+        has no extremes of its own, but its root is at most the range of the values.
+        """
+        means, variances = state.means, state.variances
+        for name, least in (("blocks", 0), ("open_rows", 0)):
+            value = getattr(state, name)
+            if not least <= value < 2 * MAX_ROWS:
+                raise InvalidValueError(f"{name} is {value}, but must be from 0 to 2**62")
+        if state.open_rows and state.open_rows >= (self.batch_rows or 0):
+            raise InvalidValueError(
+                f"open_rows is {state.open_rows}, but a block has batch_rows={self.batch_rows}"
+            )
+        blocks = np.full(means.count.shape, float(state.blocks))
+        check_moments(means, "means.")
+        check_sums(variances, "variances.", np.minimum(blocks, means.count))
+        check_moments(state.open, "open.", decay=1.0)
+        opened = state.open.memory[:5].sum(axis=0)
+        full = opened == state.open_rows
+        require(full, "open.count", state.open.count, f"of open_rows={state.open_rows} rows")
+        require(means.weight <= blocks, "means.weight", means.weight, "at most blocks")
+        for name, rows in (("means", means), ("variances", variances)):
+            whole = np.abs((1 - self._old_weight) * rows.weight + rows.decay - 1) <= 1e-3
+            require(whole, f"{name}.weight", rows.weight, "(1 - decay of all blocks)/momentum")
+        even = variances.exponent % 2 == 0
+        require(even, "variances.exponent", variances.exponent, "even")
+        positive = variances.mean_hi >= 0
+        require(positive, "variances.mean_hi", variances.mean_hi, ">= 0")
+        tallied = (variances.memory[:5] == 0).all(axis=0)
+        tallied &= np.isposinf(variances.min) & np.isneginf(variances.max)
+        require(tallied, "variances.count", variances.count, "0, as all of its tally")
+        some = variances.weight > 0
+        low, high = np.where(some, means.min, 0.0), np.where(some, means.max, 0.0)
+        std = np.ldexp(np.sqrt(variances.mean_hi), variances.exponent // 2)
+        within = std / 2 <= (high / 2 - low / 2) * 1.001 + rounding_of(low, high)
+        require(within, "variances.mean_hi", variances.mean_hi, "a variance of means' values")
 
     def extra_statistics(self, state: BatchState, at: Floats | None) -> dict[str, Floats]:
         """Return ``total_var``, the variance with the drift between blocks: E[v] + Var[b].

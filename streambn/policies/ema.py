@@ -138,7 +138,8 @@ class EMA(Policy):
         form: _Form
         if self.time is not None:
             self._check_by_time(name)
-            form = TimedEMA(self._set_length(value))
+            length = self._set_length(value)
+            form = TimedEMA(length, numeric=not isinstance(self.halflife, str))
         else:
             self._set_rate(name, value)
             form = (
@@ -343,6 +344,10 @@ class EMA(Policy):
     def take(self, state: Any, features: Sequence[int]) -> Any:
         """See `Policy.take`."""
         return self._form.take(state, features)
+
+    def check_state(self, state: Any) -> None:
+        """See `Policy.check_state`."""
+        self._form.check_state(state)
 
     def extra_statistics(self, state: Any, at: Floats | None) -> dict[str, Floats]:
         """Return Σw and the effective sample size (Σw)²/Σw²."""

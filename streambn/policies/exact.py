@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from streambn._messages import spell
-from streambn.accumulators import Estimates, ExactMoments, Moments
+from streambn.accumulators import Estimates, ExactMoments, Moments, check_exact
 from streambn.kernels import Columns, UnmergeableError
 from streambn.policies.base import Policy
 from streambn.policies.welford import Welford
@@ -81,6 +81,10 @@ class Exact(Policy):
     def take(self, state: ExactMoments, features: Sequence[int]) -> ExactMoments:
         """See `Policy.take`."""
         return state.take(features)
+
+    def check_state(self, state: ExactMoments) -> None:
+        """See `Policy.check_state`."""
+        check_exact(state)
 
     def describe(self) -> str:
         """See `Policy.describe`."""

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from streambn.accumulators import Moments
+from streambn.accumulators import Moments, check_moments, require
 from streambn.kernels import Columns, recursion_step, recursion_weights
 from streambn.kernels.flatten import iterate_features
 from streambn.kernels.interface import NEGLIGIBLE, Floats, Ints
+from streambn.policies.gaps import check_gaps
 
 __all__ = ["RecursiveEMA", "RecursiveState"]
 
@@ -123,11 +124,29 @@ class RecursiveEMA:
         # The prior has faded already: the later values must not discount it once more.
         return Moments.sealed(prior).merge(m.replace(decay=np.ones_like(m.decay)))
 
+    def check_state(self, state: RecursiveState) -> None:
+        """See `Policy.check_state`.
+
+        The first value weighs 1 in `first`, and all values together weigh 1/α: W + P/α = 1/α.
+        """
+        moments, first = state.moments, state.first
+        check_moments(moments, "moments.")
+        check_moments(first, "first.", decay=1.0)
+        count = np.minimum(moments.count, 1)
+        require(first.count == count, "first.count", first.count, "1 where there is a value")
+        require(first.weight == count, "first.weight", first.weight, "1 where there is a value")
+        within = (first.min >= moments.min) & (first.max <= moments.max)
+        require(within, "first.min", first.min, "from moments.min to moments.max")
+        whole = np.abs(moments.weight * self.alpha + moments.decay - 1) <= 1e-3
+        require(whole | (count == 0), "moments.weight", moments.weight, "(1 - decay)/alpha")
+        more = (moments.count > 1) | (moments.weight == 0)
+        require(more, "moments.weight", moments.weight, "0 where count is 1")
+        check_gaps(state.gaps, moments)
+
     def take(self, state: RecursiveState, features: Sequence[int]) -> RecursiveState:
         """See `Policy.take`."""
-        return RecursiveState(
-            state.moments.take(features), state.first.take(features), state.gaps[:, list(features)]
-        )
+        gaps = np.take(state.gaps, list(features), axis=1)  # C-contiguous, as the kernel needs it
+        return RecursiveState(state.moments.take(features), state.first.take(features), gaps)
 
 
 def _single(first: Moments, weight: Floats) -> Moments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streambn.accumulators import Moments
+from streambn.accumulators import Moments, check_moments, require
 from streambn.errors import InvalidValueError
 from streambn.kernels import Columns, Times, time_weights
 from streambn.kernels import doubledouble as dd
@@ -27,6 +28,7 @@ _LIGHT = 2.0**-64
 _LIGHTEST_ROW = 2.0**-900
 # Plain numbers beyond this are divided by 4, because their difference may exceed float64.
 _FAR = 2.0**1000
+_FARTHEST = 2.0**107  # seconds in 64 bits, as nanoseconds
 
 
 class TimedState(NamedTuple):
@@ -60,6 +62,7 @@ class TimedEMA:
     """
 
     halflife: float  # in nanoseconds, or in the user's numbers
+    numeric: bool  # whether times are the user's numbers
 
     def init(self, features: int) -> TimedState:
         """See `Policy.init`."""
@@ -172,6 +175,31 @@ class TimedEMA:
         age = np.where(seen, self._half_lives(state.times, now[:, np.newaxis]), 0.0)
         return state.moments.weight * _fade(age)
 
+    def check_state(self, state: TimedState) -> None:
+        """See `Policy.check_state`. No feature has a time after the newest row."""
+        moments, times, latest = state.moments, state.times, state.latest
+        check_moments(moments, "moments.", decay=1.0)
+        self._check_times("times", times)
+        if np.isneginf(latest[0]):
+            rows = moments.memory[:5].sum(axis=0)
+            require(rows == 0, "moments.count", moments.count, "0 where latest is null")
+            return
+        self._check_times("latest", latest[:, np.newaxis])
+        some = moments.count > 0
+        past = (times[0] < latest[0]) | ((times[0] == latest[0]) & (times[1] <= latest[1]))
+        require(~some | past, "times[0]", times[0], "no later than latest")
+        require(some | (times == 0).all(axis=0), "times[0]", times[0], "0 where count is 0")
+        if self.numeric and state.zoned is not None:
+            raise InvalidValueError(f"zoned is {state.zoned}, but times are numbers")
+
+    def _check_times(self, name: str, times: Floats) -> None:
+        high: Floats = times[0]
+        low: Floats = times[1]
+        bound = sys.float_info.max if self.numeric else _FARTHEST
+        require(np.abs(high) <= bound, f"{name}[0]", high, f"a time within ±{bound:.2g}")
+        small = np.abs(low) <= np.abs(high) * 2.0**-52
+        require(small, f"{name}[1]", low, f"negligible beside {name}[0]")
+
     def newest(self, state: TimedState) -> Floats | None:
         """See `Policy.newest`."""
         return state.latest if np.isfinite(state.latest[0]) else None
@@ -179,7 +207,7 @@ class TimedEMA:
     def take(self, state: TimedState, features: Sequence[int]) -> TimedState:
         """See `Policy.take`."""
         moments = state.moments.take(features)
-        return state._replace(moments=moments, times=state.times[:, list(features)])
+        return state._replace(moments=moments, times=np.take(state.times, list(features), axis=1))
 
 
 def _fade(half_lives: Floats) -> Floats:

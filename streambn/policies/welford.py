@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from streambn.accumulators import Estimates, Moments
+from streambn.accumulators import Estimates, Moments, check_moments
 from streambn.kernels import Columns
 from streambn.kernels.interface import Ints
 from streambn.policies.base import Policy, RowRule
@@ -57,6 +57,10 @@ class Welford(Policy):
     def take(self, state: Moments, features: Sequence[int]) -> Moments:
         """See `Policy.take`."""
         return state.take(features)
+
+    def check_state(self, state: Moments) -> None:
+        """See `Policy.check_state`."""
+        check_moments(state, decay=1.0)
 
     def from_moments(self, moments: Moments, first: Moments | None, gaps: Ints | None) -> Moments:
         """See `Policy.from_moments`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import msgspec
 
@@ -18,6 +18,10 @@ __all__ = ["Body", "StoredLeaf", "StoredOptions"]
 
 # Columns without a type yet, excluded columns, and unions of columns.
 _SELECTION_VERSION: Final = 5
+_MAX_SIZE: Final = 2**31 - 1  # of Arrow's fixed-size lists
+# Features have names that the file does not list: "emb[0]", "emb[1]" and so on. A file states at
+# least 32 characters of each feature, so this is room for long names.
+_NAMES_PER_BYTE: Final = 64
 
 
 class StoredOptions(Stored):
@@ -51,16 +55,15 @@ class StoredOptions(Stored):
 class StoredLeaf(Stored):
     """The fields of `Leaf`: a column, or a field of a struct."""
 
-    path: tuple[str, ...]
-    size: int | None
+    path: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    size: Annotated[int, msgspec.Meta(ge=1, le=_MAX_SIZE)] | None
     exact: bool
     typed: bool = True
 
     def restore(self) -> Leaf:
         """Return the leaf."""
-        valid = self.size is None or (self.size >= 1 and self.typed)
-        if not self.path or not valid:
-            raise SnapshotError(f"no column has the path {self.path} and the size {self.size}")
+        if self.size is not None and not self.typed:
+            raise SnapshotError(f"a leaf of size {self.size} must be typed")
         return Leaf(self.path, self.size, self.exact, self.typed)
 
 
@@ -110,8 +113,13 @@ class Body(Stored):
         new = untyped or self.exclude or self.options.schema
         return max(self.policy.since, _SELECTION_VERSION if new else 0)
 
-    def restore(self) -> Statistics:
+    def restore(self, size: int) -> Statistics:
         """Return the statistics.
+
+        Parameters
+        ----------
+        size : int
+            Bytes of the file. Memory is in proportion to it, whatever the file says.
 
         Raises
         ------
@@ -125,9 +133,21 @@ class Body(Stored):
         if self.leaves is None:
             return Statistics(policy, options, columns, exclude=self.exclude)
         union = options.schema == "union"
+        # The state comes first: it has a feature for each that the leaves promise, or is refused.
+        state = self.policy.restore(sum(leaf.size or 1 for leaf in self.leaves) + union)
+        self._check_names(size)
         binding = Binding(tuple(leaf.restore() for leaf in self.leaves), union, union)
         if len(set(binding.features)) < len(binding.features):
             raise SnapshotError("a column occurs twice")
         check_affine(options, binding)
-        state = self.policy.restore(binding.width)
+        policy.check_state(state)
         return Statistics(policy, options, columns, binding, state, exclude=self.exclude)
+
+    def _check_names(self, size: int) -> None:
+        for i, leaf in enumerate(self.leaves or ()):
+            length = sum(map(len, leaf.path)) + len(leaf.path)
+            if length * (leaf.size or 1) > _NAMES_PER_BYTE * size:
+                raise SnapshotError(
+                    f"leaves[{i}] has {leaf.size} names of {length} characters, too many for a "
+                    f"file of {size:,} bytes"
+                )

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any, Final, Self
 
 import numpy as np
 
 from streambn.accumulators import ExactMoments, Moments
 from streambn.errors import SnapshotError
-from streambn.snapshot.moments import COUNTS, StoredTally
+from streambn.snapshot.moments import COUNTS, StoredTally, restore_array
 
 __all__ = ["StoredExactMoments"]
 
-# Decimals of Arrow have at most 76 digits. The bound keeps a damaged file from asking for an
-# integer of a million digits.
-_MAX_SCALE: Final = 1000
-_SUM: Final = re.compile(r"(-?[0-9a-f]+)p(-?[0-9]{1,4})", re.ASCII)
+# A sum has at most 67 limbs of 64 bits. The time to read digits grows with the square of their
+# number, so a longer text is refused unread.
+_SUM: Final = re.compile(r"(-?[0-9a-f]{1,1072})p(-?[0-9]{1,4})", re.ASCII)
 
 
 class StoredExactMoments(StoredTally):
@@ -59,36 +57,19 @@ class StoredExactMoments(StoredTally):
         Raises
         ------
         SnapshotError
-            A list does not have one entry for each feature, or no data has such sums.
+            A list does not have one entry for each feature, or a text is not a sum.
         OverflowError
             A number is too large for its field.
         """
         self.check_lengths(features)
-        counts = {name: np.array(getattr(self, name), np.int64) for name in COUNTS}
+        counts = {name: restore_array(name, getattr(self, name), np.int64) for name in COUNTS}
         tally = Moments.empty(features).replace(**counts, **self.restore_extremes())
-        return ExactMoments.from_integers(Moments.sealed(tally), self.scale, list(self._sums()))
-
-    def _sums(self) -> Iterator[tuple[int, int]]:
-        """Yield Σx and Σx² of each feature, after a check that some data has them."""
-        for i, count in enumerate(self.count):
-            unit = ExactMoments.UNIT_BITS if self.scale[i] is None else 0
-            total = _integer(self.total[i], -unit)
-            squares = _integer(self.squares[i], -2 * unit)
-            low, high, empty = self.min[i], self.max[i], count == 0
-            if any(getattr(self, name)[i] < 0 for name in COUNTS):
-                raise SnapshotError("a count is negative")
-            if (low is None) != empty or (high is None) != empty:
-                raise SnapshotError("min and max must be null where count is 0, and only there")
-            if low is not None and high is not None and not low <= high:
-                raise SnapshotError("min is greater than max")
-            if abs(self.scale[i] or 0) > _MAX_SCALE:
-                raise SnapshotError(f"a scale is beyond ±{_MAX_SCALE}")
-            if empty and (squares or self.scale[i] is not None):
-                raise SnapshotError("count is 0, but there are sums")
-            # By the Cauchy–Schwarz inequality the variance would be negative.
-            if squares * count < total * total:
-                raise SnapshotError("total and squares are the sums of no data")
-            yield total, squares
+        units = [ExactMoments.UNIT_BITS if scale is None else 0 for scale in self.scale]
+        sums = [
+            (_integer(total, -unit), _integer(squares, -2 * unit))
+            for total, squares, unit in zip(self.total, self.squares, units, strict=True)
+        ]
+        return ExactMoments.from_integers(Moments.sealed(tally), self.scale, sums)
 
 
 def _text(value: int, exponent: int) -> str:

@@ -30,6 +30,7 @@ VERSION: Final = 5
 # excluded columns, unions of columns, and columns that are left out.
 _NOTE_VERSION: Final = 3
 _LEFT_OUT_VERSION: Final = 5
+_SHOWN: Final = 400  # characters of a message, which may quote the file
 
 
 class Snapshot(NamedTuple):
@@ -143,12 +144,15 @@ def decode(content: bytes, name: str = "the statistics") -> Snapshot:
             problem = "its statistics do not match its fingerprint"
         else:
             left_out = tuple(LeftOut(*each) for each in file.left_out)
-            statistics = replace(file.body.restore(), left_out=left_out)
+            statistics = replace(file.body.restore(len(content)), left_out=left_out)
             return Snapshot(statistics, file.kind == "frozen", file.note)
     except OutdatedError as error:
         raise SnapshotError(f"{name} {error}") from error
+    except RecursionError:
+        problem = "it is nested too deeply"
     except (msgspec.MsgspecError, StreamBNError, OverflowError, UnicodeDecodeError) as error:
         problem = str(error)
+    problem = problem if len(problem) <= _SHOWN else f"{problem[:_SHOWN]}…"
     raise SnapshotError(f"{name} is damaged: {problem}. Restore it from a copy, or fit again.")
 
 
@@ -166,7 +170,7 @@ def _header(content: bytes, name: str) -> _Header:
             "again."
         ) from error
     if header.format != FORMAT:
-        raise SnapshotError(f"{foreign}: its format is {header.format!r}.")
+        raise SnapshotError(f"{foreign}: its format is {header.format[:40]!r}.")
     return header
 
 

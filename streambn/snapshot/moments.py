@@ -13,11 +13,10 @@ from streambn.errors import SnapshotError
 from streambn.kernels import MomentArrays
 from streambn.snapshot.base import Stored
 
-__all__ = ["COUNTS", "StoredMoments", "StoredTally", "restore_arrays"]
+__all__ = ["COUNTS", "StoredMoments", "StoredTally", "restore_array", "restore_arrays"]
 
 COUNTS: Final = ("count", "nulls", "nans", "pos_infs", "neg_infs")
 _INTEGERS: Final = (*COUNTS, "exponent")
-_NOT_NEGATIVE: Final = (*COUNTS, "weight", "pairs", "squares", "m2_hi", "decay")
 
 
 class StoredTally(Stored):
@@ -42,7 +41,7 @@ class StoredTally(Stored):
                 raise SnapshotError(f"{name} has {len(values)} entries for {features} features")
 
     def restore_extremes(self) -> dict[str, NDArray[np.float64]]:
-        """Return `min` and `max` as arrays."""
+        """Return `min` and `max` as arrays; null is the extreme of no values."""
         low = [np.inf if value is None else value for value in self.min]
         high = [-np.inf if value is None else value for value in self.max]
         return {"min": np.array(low, np.float64), "max": np.array(high, np.float64)}
@@ -87,26 +86,35 @@ class StoredMoments(StoredTally):
         if name == "squares" and values is None:
             # In version 1 age alone set the weights, and Q = W² − 2C.
             values = [max(w * w - 2 * c, 0.0) for w, c in zip(self.weight, self.pairs, strict=True)]
-        array = np.array(values, np.int64 if name in _INTEGERS else np.float64)
-        if not np.isfinite(array).all():
-            raise SnapshotError(f"{name} has a value beyond the range of float64")
-        if name in _NOT_NEGATIVE and (array < 0).any():
-            raise SnapshotError(f"{name} has a negative value")
-        return array
+        return restore_array(name, values, np.int64 if name in _INTEGERS else np.float64)
 
 
-def restore_arrays(values: Sequence[Sequence[Any]], features: int, dtype: Any) -> NDArray[Any]:
+def restore_array(name: str, values: Sequence[Any], dtype: Any) -> NDArray[Any]:
+    """Return a list over features as an array.
+
+    Raises
+    ------
+    SnapshotError
+        A number does not fit into 64 bits.
+    """
+    try:
+        return np.array(values, dtype)
+    except OverflowError as error:
+        i, value = next((i, v) for i, v in enumerate(values) if not -(2**63) <= v < 2**63)
+        raise SnapshotError(f"{name}[{i}] is {value:.3g}, beyond 64 bits") from error
+
+
+def restore_arrays(
+    name: str, values: Sequence[Sequence[Any]], features: int, dtype: Any
+) -> NDArray[Any]:
     """Return lists over features as one array, a row for each list.
 
     Raises
     ------
     SnapshotError
-        A list does not have one entry for each feature, or a number is out of range.
+        A list does not have one entry for each feature, or a number does not fit into 64 bits.
     """
     for row in values:
         if len(row) != features:
-            raise SnapshotError(f"a list has {len(row)} entries for {features} features")
-    array = np.array(values, dtype)
-    if not np.isfinite(array).all():
-        raise SnapshotError("a list has a value beyond the range of float64")
-    return array
+            raise SnapshotError(f"{name} has {len(row)} entries for {features} features")
+    return np.array([restore_array(name, row, dtype) for row in values])

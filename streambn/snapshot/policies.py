@@ -7,7 +7,7 @@ of the format that can express the policy.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import msgspec
 import numpy as np
@@ -134,7 +134,7 @@ class StoredEMAState(Stored):
         """
         moments = self.moments.restore(features)
         if self.times is not None:
-            times = restore_arrays(self.times, features, np.float64)
+            times = restore_arrays("times", self.times, features, np.float64)
             latest = np.array(self.latest or (-np.inf, 0.0))
             return TimedState(moments, times, latest, self.zoned)
         first = None if self.first is None else self.first.restore(features)
@@ -145,9 +145,7 @@ class StoredEMAState(Stored):
                 "was written before the first release by an EMA with adjust=False, without the "
                 "gaps between values that it needs. Fit again."
             )
-        gaps = restore_arrays(self.gaps, features, np.int64)
-        if (gaps < 0).any():
-            raise SnapshotError("gaps has a negative value")
+        gaps = restore_arrays("gaps", self.gaps, features, np.int64)
         if first is None:
             return AdjustedState(moments, gaps)
         return RecursiveState(moments, first, gaps)
@@ -224,8 +222,8 @@ class StoredBatchEMAState(Stored):
     means: StoredMoments
     variances: StoredMoments
     open: StoredMoments
-    open_rows: int
-    blocks: int
+    open_rows: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+    blocks: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 class StoredBatchEMA(Stored, tag="batch-ema", tag_field="kind", kw_only=True):
