@@ -51,6 +51,13 @@ class ExactMoments(SealedArrays, ExactSums):
         return cls.sealed(kernels.empty_sums(features))
 
     @classmethod
+    def of_nulls(cls, rows: int) -> Self:
+        """Return the sums of one feature that is null in so many rows."""
+        sums = kernels.empty_sums(1)
+        sums.nulls[:] = rows
+        return cls.sealed(sums)
+
+    @classmethod
     def of(cls, columns: Columns) -> Self:
         """Return the sums of one batch."""
         return cls.sealed(kernels.exact_sums(columns))

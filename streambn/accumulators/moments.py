@@ -97,6 +97,11 @@ class Moments(SealedArrays, MomentArrays):
         return cls.sealed(kernels.empty_moments(features))
 
     @classmethod
+    def of_nulls(cls, rows: int) -> Self:
+        """Return the moments of one feature that is null in so many rows."""
+        return cls.sealed(kernels.empty_moments(1).replace(nulls=np.array([rows])))
+
+    @classmethod
     def of(cls, columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> Self:
         """Return the moments of one batch; see `streambn.kernels.block_moments`."""
         return cls.sealed(kernels.block_moments(columns, decay, ignore_na))

@@ -9,17 +9,12 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final
 
 import numpy as np
-import pyarrow as pa
 
 from streambn.accumulators import ExactMoments, Moments
 from streambn.kernels import (
-    BoundColumn,
-    Columns,
     ExactSums,
     FeatureTransform,
-    Layout,
     RowStatistics,
-    Times,
 )
 from streambn.kernels.interface import Ints
 from streambn.kernels.moments import MomentArrays
@@ -28,7 +23,6 @@ from streambn.policies import Policy, RowRule
 __all__ = ["KernelState", "PolicyState"]
 
 _FIELDS: Final = len(MomentArrays.FIELDS)
-_ONE_COLUMN: Final = Layout([BoundColumn((0,), None)])
 
 
 class KernelState:
@@ -170,22 +164,7 @@ class PolicyState:
 
     def begin(self, state: Any, features: list[Any], exact: list[bool], rows: int) -> None:
         """See `KernelState.begin`."""
-        self.restore(_append(state, self._nulls(rows)), features, exact, rows)
-
-    def _nulls(self, rows: int) -> Any:
-        """Return the state of one feature that is null in all rows."""
-        if self._policy.event_time is None:
-            return self._policy.update(self._state, _null_columns(rows, None))
-        # The policy needs a time for each row, though it has no effect. Doubling the segment
-        # avoids an array of them.
-        state = self._state
-        segment = self._policy.update(state, _null_columns(1, Times(np.zeros(1), None)))
-        while rows:
-            if rows % 2:
-                state = self._policy.merge(state, segment)
-            segment = self._policy.merge(segment, segment)
-            rows //= 2
-        return state
+        self.restore(_append(state, self._policy.of_nulls(rows)), features, exact, rows)
 
     def dump(self) -> Any:
         """See `KernelState.dump`."""
@@ -199,11 +178,6 @@ class PolicyState:
         """See `KernelState.set_maps`; this kernel has no statistics to compute maps from."""
         arrays = [values for values in transform if isinstance(values, np.ndarray)]
         self._kernel.set_maps(*(values[: len(self._kernel)] for values in arrays))
-
-
-def _null_columns(rows: int, times: Times | None) -> Columns:
-    batch = pa.RecordBatch.from_arrays([pa.nulls(rows)], ["0"])
-    return Columns(batch, _ONE_COLUMN, None, times)
 
 
 def _append(state: Any, other: Any) -> Any:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from streambn.accumulators import Estimates, Moments
 from streambn.errors import InvalidValueError
-from streambn.kernels import Columns
+from streambn.kernels import BoundColumn, Columns, Layout, Times
 from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.recursion import counts_gaps
 
@@ -153,6 +154,16 @@ class Policy(abc.ABC):
     def describe(self) -> str:
         """Return a description for people."""
         return repr(self)
+
+    def of_nulls(self, rows: int) -> Any:
+        """Return the state of one feature that is null in so many rows, however many.
+
+        The default, for a policy that has no shorter way, learns such rows.
+        """
+        batch = pa.RecordBatch.from_arrays([pa.nulls(rows)], ["0"])
+        times = None if self.event_time is None else Times(np.zeros(rows), None)
+        layout = Layout([BoundColumn((0,), None)])
+        return self.update(self.init(1), Columns(batch, layout, None, times))
 
     def check_state(self, state: Any) -> None:
         """Check a state that comes from elsewhere, such as a file.

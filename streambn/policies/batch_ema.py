@@ -297,6 +297,14 @@ class BatchEMA(Policy):
         """See `Policy.tally`. The rows of an open block are included."""
         return state.means.merge(state.open) if state.open_rows else state.means
 
+    def of_nulls(self, rows: int) -> BatchState:
+        """See `Policy.of_nulls`. Without `batch_rows` they are one block."""
+        blocks, opened = divmod(rows, self.batch_rows) if self.batch_rows else (int(rows > 0), 0)
+        means = variances = Moments.empty(1)
+        if blocks:
+            means, variances = self._close(Moments.of_nulls(rows - opened))
+        return BatchState(means, variances, Moments.of_nulls(opened), opened, blocks)
+
     def check_state(self, state: BatchState) -> None:
         """See `Policy.check_state`.
 

@@ -345,6 +345,12 @@ class EMA(Policy):
         """See `Policy.take`."""
         return self._form.take(state, features)
 
+    def of_nulls(self, rows: int) -> Any:
+        """See `Policy.of_nulls`."""
+        if isinstance(self._form, TimedEMA):
+            return self._form.of_nulls(rows)
+        return super().of_nulls(rows)
+
     def check_state(self, state: Any) -> None:
         """See `Policy.check_state`."""
         self._form.check_state(state)

@@ -82,6 +82,10 @@ class Exact(Policy):
         """See `Policy.take`."""
         return state.take(features)
 
+    def of_nulls(self, rows: int) -> ExactMoments:
+        """See `Policy.of_nulls`."""
+        return ExactMoments.of_nulls(rows)
+
     def check_state(self, state: ExactMoments) -> None:
         """See `Policy.check_state`."""
         check_exact(state)

@@ -175,6 +175,10 @@ class TimedEMA:
         age = np.where(seen, self._half_lives(state.times, now[:, np.newaxis]), 0.0)
         return state.moments.weight * _fade(age)
 
+    def of_nulls(self, rows: int) -> TimedState:
+        """See `Policy.of_nulls`. The times of the rows are not known."""
+        return self.init(1)._replace(moments=Moments.of_nulls(rows))
+
     def check_state(self, state: TimedState) -> None:
         """See `Policy.check_state`. No feature has a time after the newest row."""
         moments, times, latest = state.moments, state.times, state.latest
