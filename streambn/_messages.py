@@ -5,16 +5,64 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["display_name", "listed", "spell", "spelling"]
+from streambn._credentials import redact
+
+__all__ = ["display_name", "escape", "escape_bytes", "listed", "shown", "spell", "spelling"]
 
 _MAX_ITEMS = 20
+_MAX_NAME = 200
+_MAX_MESSAGE = 10_000
+
+
+def shown(text: str) -> str:
+    r"""Return a text as messages show it: escaped, without the credentials of URLs, and not long.
+
+    The names and values in it may come from anybody, and so may the messages of other libraries
+    that quote them.
+
+    Examples
+    --------
+    >>> print(shown("ftp://ada:s3cret@host/\x1b[2J.csv: no such file"))
+    ftp://***@host/\x1b[2J.csv: no such file
+    """
+    return _shorten(escape(redact(text)), _MAX_MESSAGE)
+
+
+def escape(text: str) -> str:
+    r"""Return a text in which each character that does not print is escaped.
+
+    These are control characters, which a terminal obeys, characters that hide or reorder others,
+    line separators, and the bytes of a file name that is not UTF-8.
+
+    Examples
+    --------
+    >>> print(escape("caf\udce9\t\u202etxt.csv"))
+    caf\xe9\t\u202etxt.csv
+    """
+    if text.isprintable():  # as most
+        return text
+    return "".join(c if c.isprintable() else _escape_character(c) for c in text)
+
+
+def _escape_character(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python decodes a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if 0x80 <= code < 0x100:  # not to be taken for such a byte
+        return f"\\u{code:04x}"
+    return ascii(character)[1:-1]
+
+
+def escape_bytes(path: str) -> str:
+    """Return a path in which only the bytes that are not UTF-8 are escaped, for JSON."""
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def display_name(name: str) -> str:
     r"""Return the name of a column on one line, so that no two names look alike.
 
     A name with spaces at its ends, control characters or other characters that do not print is
-    quoted, as Python quotes it.
+    quoted, as Python quotes it. The middle of a very long name is left out.
 
     Examples
     --------
@@ -22,7 +70,15 @@ def display_name(name: str) -> str:
     price ' price' 'price\n'
     """
     odd = not name or not name.isprintable() or name != name.strip()
-    return repr(name) if odd or name[0] in "'\"" else name
+    return _shorten(repr(name) if odd or name[0] in "'\"" else name, _MAX_NAME)
+
+
+def _shorten(text: str, limit: int) -> str:
+    """Leave out the middle of a text that is longer than the limit."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]} … {len(text) - 2 * half:,} more characters … {text[-half:]}"
 
 
 def listed(items: Iterable[str], limit: int = _MAX_ITEMS) -> str:

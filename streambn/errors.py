@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from streambn._lazy import lazy_module
-from streambn._messages import listed
+from streambn._messages import listed, shown
 
 difflib = lazy_module("difflib")
 
@@ -53,6 +53,11 @@ class StreamBNError(ValueError):
         As given, so that callers need not read the message.
     message : str
         The text without the source.
+
+    Notes
+    -----
+    In the text, characters that do not print are escaped, and the credentials of URLs are hidden,
+    because both may come from the data.
     """
 
     def __init__(
@@ -63,7 +68,8 @@ class StreamBNError(ValueError):
         column: str | None = None,
         source: str | None = None,
     ) -> None:
-        super().__init__(message if source is None else f"{source}: {message}")
+        message = shown(message)
+        super().__init__(message if source is None else f"{shown(source)}: {message}")
         self.message = message
         self.argument = argument
         self.column = column

@@ -509,7 +509,7 @@ def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
     """
     location = io.locate(path)
     # A foreign file may be large. One that does not begin like JSON is not read to its end.
-    saved = snapshot.decode(location.read_bytes(beginning=b"{"), location.text)
+    saved = snapshot.decode(location.read_bytes(beginning=b"{"), location.label)
     return (FrozenNormalizer if saved.frozen else Normalizer).from_statistics(saved.statistics)
 
 

@@ -19,6 +19,7 @@ PACKAGE = Path(streambn.__file__).parent
 # The lowest floor first. A module imports its own room and those before it, never a later one.
 FLOORS = [
     "_lazy",
+    "_credentials",
     "_messages",
     "errors",
     "kernels",

@@ -120,7 +120,8 @@ def test_help_imports_only_what_it_shows() -> None:
     assert not loaded & {"pyarrow", "numpy", "msgspec", "rich"}
     ours = {name for name in loaded if name.startswith("streambn.")}
     assert ours == {f"streambn.{name}" for name in (
-        "_lazy", "_messages", "errors", "cli", "cli.app", "cli.main", "cli.messages")}  # fmt: skip
+        "_credentials", "_lazy", "_messages", "errors", "cli", "cli.app", "cli.main",
+        "cli.messages")}  # fmt: skip
 
 
 @pytest.mark.parametrize("command", ["fit", "apply", "normalize", "merge"])

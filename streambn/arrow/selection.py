@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from streambn._messages import display_name, listed, spell
+from streambn._messages import display_name, escape, listed, spell
 from streambn.arrow.schemas import is_float, numeric_type, pandas_index_columns
 from streambn.arrow.vectors import is_list, needs_conversion
 from streambn.errors import InvalidValueError, SchemaError
@@ -82,7 +82,8 @@ class LeftOut(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        return f"{display_name(self.column)} ({self.reason})"
+        # The reason may quote a type, which has the names of fields.
+        return f"{display_name(self.column)} ({escape(self.reason)})"
 
 
 class Selection(NamedTuple):

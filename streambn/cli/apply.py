@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import streambn as sbn
+from streambn._credentials import redact_url
 from streambn.cli.app import Command, usage_errors
 from streambn.cli.fit import check_checkpoint
 from streambn.cli.messages import report, say_applied, say_fitted, say_kept_text, say_left_out
@@ -25,7 +26,7 @@ from streambn.cli.options import (
     stats_argument,
 )
 from streambn.errors import InvalidValueError
-from streambn.io import PIPE, Source, identities, locate, located, scan
+from streambn.io import PIPE, Source, identities, locate, located
 from streambn.jobs import (
     ApplyStatistics,
     LearnAndApply,
@@ -88,20 +89,22 @@ def apply(
             "-o - or with --on-error skip."
         )
     loaded = sbn.load(stats)
-    with located(stats):
+    with located(redact_url(stats)):
         frozen = loaded.freeze() if isinstance(loaded, sbn.Normalizer) else loaded
-    sources = scan(inputs)
+    sources, unusable = job.scan(inputs)
     with usage_errors():
         plan = make_plan(sources, output, kind=outputs.kind, skip_damaged=read_options.skip_damaged)
         if locate(stats).identity in identities(plan.files):
-            raise InvalidValueError(f"The output would replace {stats}, the statistics.")
+            raise InvalidValueError(
+                f"The output would replace {redact_url(stats)}, the statistics."
+            )
     done = apply_job(
         ApplyStatistics(frozen, dtype, inverse),
         plan,
         options=read_options,
         write_options=outputs.write_options(resume=job.resume, verify=verify),
         display=job.display,
-    )
+    ).with_skipped(unusable)
     if not job.quiet:
         say_applied(done)
         say_left_out(done)
@@ -151,7 +154,7 @@ def normalize(
     The inputs are read twice, or once with --online.
     """
     read_options = job.read_options
-    sources = scan(inputs)
+    sources, unusable = job.scan(inputs)
     with usage_errors():
         if not online:
             _check_rereadable(sources)
@@ -164,7 +167,9 @@ def normalize(
         if save is not None:
             check_target(save, sources)
             if locate(save).identity in identities(plan.files):
-                raise click.UsageError(f"--save and --output are the same file, {save}.")
+                raise click.UsageError(
+                    f"--save and --output are the same file, {redact_url(save)}."
+                )
         check_checkpoint(checkpoints, sources, *(each.target for each in plan.outputs), save)
     normalizer = options.normalizer(online=online)
     write_options = outputs.write_options(resume=job.resume)
@@ -186,6 +191,7 @@ def normalize(
             write_options=write_options,
             display=job.display,
         )
+    done = done.with_skipped(unusable)
     if not job.quiet:
         if save is not None:
             say_fitted(done, save)

@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import streambn as sbn
+from streambn._credentials import redact_url
+from streambn._messages import escape
 from streambn.cli.app import Command, usage_errors
 from streambn.io import locate, open_reader, scan
 from streambn.jobs import check_target
@@ -154,7 +156,7 @@ def _describe_thaw(later: pa.Table, ema: sbn.FrozenNormalizer) -> Iterator[str]:
 
 
 def _list_commands(data: str | None) -> Iterator[str]:
-    path = shlex.quote(data or "co2.csv")
+    path = escape(redact_url(shlex.quote(data or "co2.csv")))
     yield "Try it:"
     yield ""
     if data is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 import streambn as sbn
+from streambn._credentials import redact_url
 from streambn.cli.app import Command, usage_errors
 from streambn.cli.messages import report, say_fitted, say_left_out
 from streambn.cli.normalizer_options import NORMALIZER_OPTIONS, NormalizerOptions
@@ -21,7 +22,7 @@ from streambn.cli.options import (
     thaw_option,
 )
 from streambn.errors import InvalidValueError
-from streambn.io import Source, locate, scan
+from streambn.io import Source, locate
 from streambn.jobs import check_resumable, check_target, fit_job
 
 __all__ = ["check_checkpoint", "fit"]
@@ -72,7 +73,7 @@ def fit(
         raise click.UsageError("Missing option '-o' / '--output' (or --checkpoint).")
     if frozen and output is None:
         raise click.UsageError("--frozen needs --output: a checkpoint must be able to learn on.")
-    sources = scan(inputs)
+    sources, unusable = job.scan(inputs)
     with usage_errors():
         check_target(target, sources)
         if job.resume:
@@ -88,7 +89,7 @@ def fit(
         frozen=frozen,
         options=job.read_options,
         display=job.display,
-    )
+    ).with_skipped(unusable)
     if not job.quiet and (output is not None or done.rows):
         say_fitted(done, target)
         say_left_out(done)
@@ -102,7 +103,7 @@ def _start(options: NormalizerOptions, continue_from: str | None, *, thaw: bool)
     for name in options.given:
         raise click.UsageError(
             f"--{name.replace('_', '-')} cannot be changed: --continue-from takes the policy and "
-            f"all settings from {continue_from}."
+            f"all settings from {redact_url(continue_from)}."
         )
     return live(continue_from, thaw=thaw)
 
@@ -117,7 +118,8 @@ def check_checkpoint(
     place = locate(checkpoints.path).identity
     for other in others:
         if other is not None and locate(other).identity == place:
+            name, replaced = redact_url(checkpoints.path), redact_url(other)
             raise InvalidValueError(
-                f"--checkpoint {checkpoints.path} would replace {other}, and is removed at the "
-                "end. Name another file."
+                f"--checkpoint {name} would replace {replaced}, and is removed at the end. Name "
+                "another file."
             )

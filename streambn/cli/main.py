@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from streambn._lazy import lazy_module
-from streambn._messages import spelling
+from streambn._messages import shown, spelling
 from streambn.cli.messages import say
 from streambn.errors import SchemaError, SnapshotError, StreamBNError
 
@@ -135,7 +135,9 @@ def _catch_signals() -> None:
 def _report_failure(error: Exception, state: dict[str, Any], *, as_json: bool) -> int:
     """Report an error in one line, and return its exit code."""
     code, message = _explain(error)
-    message = " ".join("; ".join([message, *getattr(error, "__notes__", ())]).split())
+    # What click and Arrow say may have several lines.
+    lines = "; ".join([message, *getattr(error, "__notes__", ())]).split("\n")
+    message = shown(" ".join(line for text in lines if (line := text.strip())))
     # stdout may hold the output of the command.
     occupied = state.get("output") == "-"
     if as_json:
@@ -162,4 +164,6 @@ def _explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename and error.strerror else ""
         return _FAILED, f"{where}{error.strerror or error}"
+    if isinstance(error, UnicodeEncodeError):  # of an argument; Arrow has text in UTF-8 only
+        return _FAILED, f"{error.object!r} is not UTF-8, as names and values must be; paths may be"
     return _FAILED, f"{type(error).__name__}: {error}"

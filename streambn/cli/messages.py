@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from streambn._messages import listed
+from streambn._credentials import redact_url
+from streambn._messages import listed, shown
 
 # `streambn --help` takes half the time without jobs.
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_LEFT_OUT",
     "plural",
-    "printable",
     "report",
     "say",
     "say_applied",
@@ -26,11 +26,6 @@ __all__ = [
 MAX_LEFT_OUT = 10  # columns in one line
 
 
-def printable(text: str) -> str:
-    """Replace control characters, which a file name can contain, by question marks."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def plural(number: int, noun: str) -> str:
     """Return a number and its noun, such as ``"2 files"``."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
@@ -38,12 +33,13 @@ def plural(number: int, noun: str) -> str:
 
 def say(message: str) -> None:
     """Print a message on stderr, on one line."""
-    print("streambn:", printable(message), file=sys.stderr, flush=True)
+    print("streambn:", shown(message), file=sys.stderr, flush=True)
 
 
 def say_fitted(done: Report, path: str) -> None:
     """Print what a fit learned."""
-    say(f"{plural(done.rows, 'row')}, statistics of {plural(done.columns, 'column')} in {path}")
+    where = redact_url(path)
+    say(f"{plural(done.rows, 'row')}, statistics of {plural(done.columns, 'column')} in {where}")
 
 
 def say_applied(done: Report) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import click
 import pyarrow as pa
 
 import streambn as sbn
+from streambn._credentials import redact_url
 from streambn.cli.app import Option, OptionGroup, usage_errors
 from streambn.cli.progress import show
-from streambn.io import SUFFIXES, CsvOptions, Encoding, Format, Location, locate
-from streambn.jobs import Checkpoint, Display, Interval, ReadOptions, WriteOptions
+from streambn.errors import StreamBNError
+from streambn.io import SUFFIXES, CsvOptions, Encoding, Format, Location, Source, locate, scan
+from streambn.jobs import Checkpoint, Display, Interval, ReadOptions, Skipped, WriteOptions
 from streambn.kernels import MAX_THREADS, usable_cores
 from streambn.policies import nanoseconds
 
@@ -79,7 +82,7 @@ def live(path: str, *, thaw: bool) -> sbn.Normalizer:
     if isinstance(loaded, sbn.Normalizer):
         return loaded
     if not thaw:
-        raise click.UsageError(f"{path} is frozen. To learn on from it, give --thaw.")
+        raise click.UsageError(f"{redact_url(path)} is frozen. To learn on from it, give --thaw.")
     return loaded.thaw()
 
 
@@ -189,6 +192,15 @@ class JobOptions(NamedTuple):
         )
         with usage_errors():
             return ReadOptions(csv_options.check(), self.threads, self.on_error == "skip")
+
+    def scan(self, inputs: Sequence[str]) -> tuple[list[Source], list[Skipped]]:
+        """Return the inputs, and the objects in stores that --on-error skip leaves out."""
+        unusable: list[Skipped] = []
+
+        def skip(error: StreamBNError) -> None:
+            unusable.append(Skipped.of(error.source or "", "", error))
+
+        return scan(inputs, skip if self.on_error == "skip" else None), unusable
 
     @property
     def display(self) -> Display:

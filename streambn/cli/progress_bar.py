@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Column
 from rich.text import Text
 
-from streambn.cli.messages import plural, printable
+from streambn._messages import escape
+from streambn.cli.messages import plural
 from streambn.jobs import Progress
 
 __all__ = ["progress_bar"]
@@ -47,7 +48,7 @@ def progress_bar(progress: Progress, clock: Callable[[], float]) -> Iterator[Non
         return {
             "files": f"{progress.files_done:,} of {plural(progress.files, 'file')}",
             "rows": plural(progress.rows, "row"),
-            "name": printable(progress.name or ""),
+            "name": escape(progress.name or ""),
         }
 
     task = bar.add_task(progress.verb, total=progress.total_bytes, **fields())

@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 import streambn as sbn
-from streambn._messages import display_name, listed
+from streambn._messages import display_name, escape, listed
 from streambn.arrow import format_instant, parse_instant
 from streambn.cli.messages import MAX_LEFT_OUT, say
 from streambn.cli.text_table import Cells, as_code, layout, markdown
@@ -97,7 +97,7 @@ class _Lines:
     def write(self, line: str) -> None:
         line = line.removesuffix("\r\n")
         if sys.stdout.isatty():  # which would obey the control characters of a name
-            line = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in line)
+            line = "\n".join(map(escape, line.split("\n")))
         sys.stdout.write(f"{line}\n")
 
 
@@ -208,11 +208,12 @@ def _is_unicode() -> bool:
 
 def _name(name: str) -> str:
     """Return the name of a feature in the characters that stdout has."""
+    shown = display_name(name)
     try:
-        name.encode(_encoding())
+        shown.encode(_encoding())
     except UnicodeEncodeError:
         return ascii(name)
-    return display_name(name)
+    return shown
 
 
 def _color() -> bool | None:
@@ -236,7 +237,8 @@ class _Page(NamedTuple):
         remarks = _remarks(view)
         shown = remarks[: len(chosen)]
         return cls(
-            [*_heading(view, count)],
+            # A policy of the user's own may describe itself in any characters.
+            [(label, escape(value)) for label, value in _heading(view, count)],
             _cells(rows, [remark and f"{mark} {remark}" for remark in shown]),
             [f"{mark} {line}" for line in _legend(view, shown)],
             _more(remarks[len(chosen) :]),

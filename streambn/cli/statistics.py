@@ -13,6 +13,7 @@ import click
 import pyarrow as pa
 
 import streambn as sbn
+from streambn._credentials import redact_url
 from streambn._lazy import lazy_module
 from streambn.cli.app import Command, usage_errors, version_option
 from streambn.cli.messages import say
@@ -65,11 +66,11 @@ def merge(stats: Sequence[str], output: str, *, frozen: bool, thaw: bool, quiet:
     parts = [live(path, thaw=thaw) for path in stats]
     merged = parts[0]
     for path, newer in zip(stats[1:], parts[1:], strict=True):
-        with located(path):
+        with located(redact_url(path)):
             merged = merged.merge(newer)
     (merged.freeze() if frozen else merged).save(output)
     if merged.statistics.rounded and not quiet:
-        say(f"merged exact and welford statistics; {output} has policy welford")
+        say(f"merged exact and welford statistics; {redact_url(output)} has policy welford")
 
 
 @click.command(

@@ -26,7 +26,15 @@ from streambn.io.readers import (
     validated,
 )
 from streambn.io.row_groups import open_parquet, read_row_groups
-from streambn.io.sources import PIPE, Source, open_reader, open_source, scan, settle_source
+from streambn.io.sources import (
+    PIPE,
+    Source,
+    open_reader,
+    open_source,
+    scan,
+    settle_source,
+    unicode_text,
+)
 from streambn.io.value_sizes import (
     fixed_size,
     has_fixed_size,
@@ -87,6 +95,7 @@ __all__ = [
     "scan",
     "settle_source",
     "type_named",
+    "unicode_text",
     "validated",
     "value_size",
     "write_batches",

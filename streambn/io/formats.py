@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
+from streambn._credentials import safe_cause
 from streambn.errors import StreamBNError
 from streambn.io.stores import store_problem
 
@@ -166,7 +167,7 @@ def describe_read_errors(
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for names
         if isinstance(error, OSError) and (problem := store_problem(error)):
-            raise StreamBNError(f"{name}: {problem}") from error
+            raise StreamBNError(f"{name}: {problem}") from safe_cause(error)
         reason = str(error).strip().partition("\n")[0]
         where = where if isinstance(where, str) else where()
         where = where and f" {where}"
@@ -175,7 +176,7 @@ def describe_read_errors(
                 f"Arrow cannot read all of this {kind.value.removeprefix('an ')}{where}: {reason}. "
                 "Cast the column to another type, such as float64, and write the file again.",
                 source=name,
-            ) from error
+            ) from safe_cause(error)
         raise StreamBNError(
             f"damaged or truncated, not readable as {kind.value}{where}: {reason}", source=name
-        ) from error
+        ) from safe_cause(error)

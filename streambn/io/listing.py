@@ -7,19 +7,29 @@ import fnmatch
 import glob as local_glob
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from streambn.errors import StreamBNError
 from streambn.io.locations import Location
 
 __all__ = ["glob", "walk"]
 
 
-def walk(folder: Location) -> Iterator[Location]:
+def walk(
+    folder: Location, on_unusable: Callable[[StreamBNError], None] | None = None
+) -> Iterator[Location]:
     """Yield the files below a folder, sorted by path.
 
     Files and folders whose name starts with a dot or an underscore are hidden and skipped, as in
     Hive and Spark. Local links are followed, each folder once on a path.
+
+    Parameters
+    ----------
+    folder : Location
+    on_unusable : callable, optional
+        Called with the error of each key in a store that is no relative path below the folder.
+        Default: raise the error.
     """
     if folder.local is not None:
         for path in _walk_local(folder.local):
@@ -27,10 +37,24 @@ def walk(folder: Location) -> Iterator[Location]:
         return
     for names in folder.list_files():
         if not any(map(_is_hidden, names)):
-            yield folder.child("/".join(names))
+            yield from _child(folder, names, on_unusable)
 
 
-def glob(pattern: Location) -> tuple[Location, list[Location]]:
+def _child(
+    folder: Location, names: Sequence[str], on_unusable: Callable[[StreamBNError], None] | None
+) -> Iterator[Location]:
+    """Yield the file with these names on its path, or report that there can be none."""
+    try:
+        yield folder.child("/".join(names))
+    except StreamBNError as error:
+        if on_unusable is None:
+            raise
+        on_unusable(error)
+
+
+def glob(
+    pattern: Location, on_unusable: Callable[[StreamBNError], None] | None = None
+) -> tuple[Location, list[Location]]:
     """Return the files that match a pattern, sorted by path.
 
     Parameters
@@ -39,6 +63,8 @@ def glob(pattern: Location) -> tuple[Location, list[Location]]:
         ``*``, ``?`` and ``[…]`` match characters of a name, ``**`` matches any number of folders.
         A folder that matches stands for the files that `walk` yields. Hidden files match only
         if a name in the pattern starts with a dot or an underscore.
+    on_unusable : callable, optional
+        As in `walk`.
 
     Returns
     -------
@@ -52,13 +78,13 @@ def glob(pattern: Location) -> tuple[Location, list[Location]]:
         return base, [Location(path, path) for path in _glob_local(pattern.local, base)]
     wanted = pattern.key[len(base.key) :].strip("/").split("/")
     allows_hidden = any(map(_is_hidden, wanted))
-    files = []
+    files: list[Location] = []
     for names in base.list_files():
         # The file itself may match, or any folder above it.
         for depth in range(len(names) + (not pattern.ends_in_slash)):
             hidden = any(map(_is_hidden, names[depth:] if allows_hidden else names))
             if not hidden and _matches(names[:depth], wanted):
-                files.append(base.child("/".join(names)))
+                files += _child(base, names, on_unusable)
                 break
     return base, files
 

@@ -14,10 +14,11 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
 
+from streambn._credentials import redact_url
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.io import atomic, stores
 from streambn.io.stores import one_line_errors
@@ -49,7 +50,7 @@ class Location(NamedTuple):
     Attributes
     ----------
     text : str
-        The path or URL, as in messages. `locate` returns the same place for it.
+        The path or URL. `locate` returns the same place for it. It may hold credentials.
     local : str or None
         The path of a local place, else None.
     store : str
@@ -62,6 +63,15 @@ class Location(NamedTuple):
     local: str | None = None
     store: str = ""
     key: str = ""
+
+    def __repr__(self) -> str:
+        """Return the location without credentials."""
+        return f"Location({self.label!r})"
+
+    @property
+    def label(self) -> str:
+        """The path or URL without credentials, for messages."""
+        return redact_url(self.text)
 
     @property
     def name(self) -> str:
@@ -105,11 +115,29 @@ class Location(NamedTuple):
         return locate(f"{scheme}://{folder}{self._options}")
 
     def child(self, relative: str) -> Location:
-        """Return the place at a relative path below this one."""
+        """Return the place at a relative path below this one. A folder's may end in a slash.
+
+        Raises
+        ------
+        StreamBNError
+            The path leads to another place, or no file can have it.
+        """
+        problem = _problem_of(relative)
         if self.local is not None:
+            problem = problem or _problem_of_local(relative)
             path = os.path.join(self.local, relative)
-            return Location(path, path)
-        return locate(os.path.join(self._url, relative) + self._options)
+            place = Location(path, path)
+        else:
+            place = locate(os.path.join(self._url, relative) + self._options)
+            expected = (self.store, f"{self.key}/{relative}".strip("/"))
+            if (place.store, place.key.strip("/")) != expected:
+                problem = problem or "its URL would name another place"
+        if problem is not None:
+            raise StreamBNError(
+                f"{problem}. Rename it, or name the inputs by a pattern that it does not match.",
+                source=f"{relative!r} in {self.label}",
+            )
+        return place
 
     def open_input(self) -> Any:
         """Open the file for random access, as a `pyarrow.NativeFile`."""
@@ -117,7 +145,7 @@ class Location(NamedTuple):
             with one_line_errors(self.text):
                 return self._filesystem.open_input_file(self.key)
         try:
-            return pa.OSFile(self.local, "r")
+            return pa.OSFile(os.fsencode(self.local), "r")  # a name may be other than UTF-8
         except OSError as error:  # Arrow's message is long
             if error.errno is None:
                 raise
@@ -200,7 +228,7 @@ class Location(NamedTuple):
         bucket = self.key.partition("/")[0] if self._in_arrow_store else None
         found = self._info(bucket).type.name != "NotFound"
         if bucket is not None and not found:
-            raise StreamBNError(f"{self.text}: there is no bucket {bucket!r}")
+            raise StreamBNError(f"{self.label}: there is no bucket {bucket!r}")
 
     def stamp(self) -> Stamp:
         """Return properties of the file that change when its content changes."""
@@ -209,7 +237,7 @@ class Location(NamedTuple):
             return Stamp(status.st_size, status.st_mtime_ns, None)
         info = self._info()
         if not info.is_file:
-            raise StreamBNError(f"{self.text}: no such file")
+            raise StreamBNError(f"{self.label}: no such file")
         with one_line_errors(self.text):
             if self._in_arrow_store:
                 with self._filesystem.open_input_file(self.key) as file:
@@ -219,13 +247,17 @@ class Location(NamedTuple):
         return Stamp(info.size or 0, info.mtime_ns, _etag(properties))
 
     def list_files(self) -> list[tuple[str, ...]]:
-        """Return all files below a folder of a store: the names on each path, sorted."""
+        """Return all files below a folder of a store: the names on each path, sorted.
+
+        A name may be empty, ``.`` or ``..``, which `child` refuses.
+        """
         with one_line_errors(self.text):
             selector = stores.fs.FileSelector(self.key, recursive=True, allow_not_found=True)
             infos = self._filesystem.get_file_info(selector)
-        start = len(self.key.strip("/"))
-        paths = (info.path.strip("/")[start:].strip("/") for info in infos if info.is_file)
-        return sorted(tuple(path.split("/")) for path in paths if path)
+        folder = self.key.strip("/") + "/"
+        paths = (info.path.lstrip("/").removeprefix(folder) for info in infos if info.is_file)
+        # An object whose key ends in a slash stands for a folder.
+        return sorted(tuple(path.split("/")) for path in paths if path and path[-1] != "/")
 
     @property
     def _path(self) -> str:
@@ -250,6 +282,36 @@ class Location(NamedTuple):
     def _info(self, key: str | None = None) -> Any:
         with one_line_errors(self.text):
             return self._filesystem.get_file_info(self.key if key is None else key)
+
+
+# The bytes that a name has at most on the file systems in use.
+_MAX_NAME = 255
+
+
+def _problem_of(relative: str) -> str | None:
+    """Return why a relative path must not be used in any kind of folder; None if it may be."""
+    if not relative:
+        return "the path is empty"
+    names = relative.removesuffix("/").split("/")
+    if "" in names:
+        return "the path has a name without characters"
+    # On Windows a backslash divides names.
+    if not {".", ".."}.isdisjoint(re.split(r"[/\\]", relative)):
+        return "the path has . or .. as a name, and may lead out of the folder"
+    if "\0" in relative:
+        return "the path has a null character"
+    return None
+
+
+def _problem_of_local(relative: str) -> str | None:
+    """Return why a relative path must not be used in a local folder; None if it may be."""
+    if os.path.isabs(relative) or os.path.splitdrive(relative)[0]:
+        return "the path is absolute"
+    if len(relative) > _MAX_NAME // 4:  # as few
+        longest = max(len(os.fsencode(name)) for name in relative.split("/"))
+        if longest > _MAX_NAME:
+            return f"the path has a name of {longest:,} bytes, and a local file at most {_MAX_NAME}"
+    return None
 
 
 def identities(locations: Iterable[Location]) -> list[str]:
@@ -332,21 +394,23 @@ def locate(path: str | os.PathLike[str]) -> Location:
     options = re.search(rf"\?(?=(?:{'|'.join(known)})=)", rest)
     key, query = (rest[: options.start()], rest[options.start() :]) if options else (rest, "")
     bucket, _, below = key.partition("/")
-    if "@" in bucket:
+    label = redact_url(text)
+    if "@" in bucket or ":" in bucket:  # a secret key may have a slash
         raise InvalidValueError(
-            f"{scheme}://…@{bucket.rpartition('@')[2]}: a URL must not contain credentials, which "
-            "would show in messages and logs: use environment variables or a profile",
+            f"{label}: a URL of {scheme}:// must not contain credentials: use environment "
+            "variables or a profile",
             argument="path",
         )
     if not bucket or local_glob.has_magic(bucket):
         raise InvalidValueError(
-            f"{text}: the URL must name a bucket, as in {scheme}://bucket/path", argument="path"
+            f"{redact_url(text)}: the URL must name a bucket, as in {scheme}://bucket/path",
+            argument="path",
         )
     store = f"{scheme}://{bucket}{query}"
     for option in stores.options_of(store):
         if option not in known:
             raise InvalidValueError(
-                f"{text}: there is no option {option!r}; the options are {', '.join(known)}",
+                f"{label}: there is no option {option!r}; the options are {', '.join(known)}",
                 argument="path",
             )
     return Location(text, None, store, f"{bucket}/{below}".rstrip("/"))
@@ -355,12 +419,14 @@ def locate(path: str | os.PathLike[str]) -> Location:
 def _locate_file_url(url: str, rest: str) -> Location:
     host, _, path = rest.partition("/")
     if host not in {"", "localhost"}:
+        label = redact_url(url)
+        host = label.partition("://")[2].partition("/")[0]
         raise InvalidValueError(
-            f"{url}: a file URL must not name another host, got {host!r}; a local file is "
+            f"{label}: a file URL must not name another host, got {host!r}; a local file is "
             "file:///path",
             argument="path",
         )
-    path = "/" + unquote(path)
+    path = "/" + os.fsdecode(unquote_to_bytes(path))
     return Location(path, path)
 
 

@@ -67,7 +67,7 @@ def _locked(file: Location) -> Iterator[None]:
             stack.callback(_remove, path)  # before the release: afterwards another job may own it
         except filelock.Timeout:
             raise StreamBNError(
-                f"another job is writing {file.text}: wait until it ends, or write elsewhere"
+                f"another job is writing {file.label}: wait until it ends, or write elsewhere"
             ) from None
         except PermissionError as error:
             if os.path.lexists(path):

@@ -11,23 +11,33 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import pyarrow as pa
 
+from streambn._credentials import redact_url
 from streambn.errors import StreamBNError
 from streambn.io import readers
 from streambn.io.csv_dialect import CsvOptions
 from streambn.io.csv_passthrough import Passthrough, PassthroughOf
+from streambn.io.formats import describe_read_errors
 from streambn.io.listing import glob, walk
 from streambn.io.locations import Location, Stamp, locate
 from streambn.io.pieces import ColumnSelector, Damaged, DataFile, Piece
 
-__all__ = ["PIPE", "Source", "open_reader", "open_source", "scan", "settle_source"]
+__all__ = [
+    "PIPE",
+    "Source",
+    "open_reader",
+    "open_source",
+    "scan",
+    "settle_source",
+    "unicode_text",
+]
 
 # Standard input as an input, standard output as an output.
 PIPE = "-"
@@ -40,7 +50,8 @@ class Source(NamedTuple):
     Attributes
     ----------
     path : str
-        A path or a URL, as the user would write it; ``"-"`` is standard input.
+        A path or a URL, as the user would write it, perhaps with credentials; ``"-"`` is standard
+        input.
     relative : str
         The path below the common folder of all inputs.
     keys : mapping of str to pyarrow.Scalar
@@ -57,10 +68,19 @@ class Source(NamedTuple):
     listed: bool = False
     root: str | None = None
 
+    def __repr__(self) -> str:
+        """Return the source without credentials."""
+        return f"Source({self.name!r}, relative={self.relative!r})"
+
     @property
     def name(self) -> str:
-        """Its name in messages."""
-        return "standard input" if self.path == PIPE else self.path
+        """Its name in messages, without credentials."""
+        return "standard input" if self.path == PIPE else redact_url(self.path)
+
+    @property
+    def identity(self) -> str:
+        """A text for files that name this source: without credentials, and valid Unicode."""
+        return unicode_text(redact_url(self.path))
 
     @property
     def location(self) -> Location | None:
@@ -118,10 +138,26 @@ class Source(NamedTuple):
         return location
 
 
+def unicode_text(path: str) -> str:
+    r"""Return a path as text that every JSON file can hold, another one for each path.
+
+    Only a path that is not UTF-8 changes: the code of each of its bytes follows a null character,
+    which no path has.
+
+    Examples
+    --------
+    >>> unicode_text("caf\udce9.csv")
+    'caf\x00dce9.csv'
+    """
+    return re.sub("[\ud800-\udfff]", lambda byte: f"\0{ord(byte[0]):04x}", path)
+
+
 # --- discovery ------------------------------------------------------------------------
 
 
-def scan(inputs: Sequence[str]) -> list[Source]:
+def scan(
+    inputs: Sequence[str], on_unusable: Callable[[StreamBNError], None] | None = None
+) -> list[Source]:
     """Return the sources that the arguments of a command name, in reading order.
 
     Parameters
@@ -131,6 +167,9 @@ def scan(inputs: Sequence[str]) -> list[Source]:
         standard input. A folder is listed recursively, sorted by path. As in Hive and Spark,
         names that begin with a dot or an underscore are skipped. A file that several
         arguments name is read once, at its first place.
+    on_unusable : callable, optional
+        Called with the error of each object in a store whose key is no relative path below the
+        folder, which is then left out. Default: raise the error.
 
     Returns
     -------
@@ -139,12 +178,13 @@ def scan(inputs: Sequence[str]) -> list[Source]:
     Raises
     ------
     StreamBNError
-        An argument matches no file, or its store cannot be reached.
+        An argument matches no file, its store cannot be reached, or the key of an object is no
+        relative path.
     """
     found: dict[str, Source] = {}
     bases: dict[str, list[str]] = {}
     for text in inputs:
-        base, sources = _expand(text)
+        base, sources = _expand(text, on_unusable)
         if base is not None:
             bases.setdefault(base.store, []).append(_absolute(base))
         for source in sources:
@@ -158,11 +198,16 @@ def scan(inputs: Sequence[str]) -> list[Source]:
     return [
         source
         if here is None
-        else source._replace(
-            relative=os.path.relpath(_absolute(here), common[here.store]), keys=own
-        )
+        else source._replace(relative=_relative(here, common[here.store]), keys=own)
         for source, here, own in zip(found.values(), locations, keys, strict=True)
     ]
+
+
+def _relative(location: Location, folder: str) -> str:
+    if location.local is not None:
+        return os.path.relpath(_absolute(location), folder)
+    # A key is no path that could be normalized: in//x and in/x are two objects.
+    return _absolute(location).removeprefix(f"{folder.rstrip('/')}/")
 
 
 def _absolute(location: Location) -> str:
@@ -172,25 +217,27 @@ def _absolute(location: Location) -> str:
     return os.path.abspath(location.local)
 
 
-def _expand(text: str) -> tuple[Location | None, list[Source]]:
+def _expand(
+    text: str, on_unusable: Callable[[StreamBNError], None] | None
+) -> tuple[Location | None, list[Source]]:
     """Return the folder that relative paths start from, and the files of one argument."""
     if text == PIPE:
         return None, [Source(PIPE)]
     location = locate(text)
     if location.is_folder():
-        files = list(walk(location))
+        files = list(walk(location, on_unusable))
         if not files:
-            raise StreamBNError(f"{text}: no data files in this folder")
+            raise StreamBNError(f"{redact_url(text)}: no data files in this folder")
         return location, [Source(file.text, listed=True, root=location.text) for file in files]
     if location.exists():
         return location.parent, [Source(location.text)]
     if not location.is_pattern:
         location.check_store()
-        raise StreamBNError(f"{text}: no such file or folder")
-    base, files = glob(location)
+        raise StreamBNError(f"{redact_url(text)}: no such file or folder")
+    base, files = glob(location, on_unusable)
     if not files:
         location.check_store()
-        raise StreamBNError(f"{text}: no file matches this glob")
+        raise StreamBNError(f"{redact_url(text)}: no file matches this glob")
     root = base.text if "**" in (location.local or location.key).split("/") else None
     return base, [Source(file.text, listed=True, root=root) for file in files]
 
@@ -213,10 +260,19 @@ def _hive_texts(path: str) -> dict[str, str | None]:
     """Return the ``key=value`` folders of a path."""
     folders = (part.partition("=") for part in Path(path).parts[:-1])
     return {
-        unquote(key): None if value == _HIVE_NULL else unquote(value)
+        _unquote(key): None if value == _HIVE_NULL else _unquote(value)
         for key, equals, value in folders
         if key and equals
     }
+
+
+def _unquote(text: str) -> str:
+    """Decode a part of a Hive path; text that is not UTF-8, which Arrow lacks, stays encoded."""
+    content = unquote_to_bytes(os.fsencode(text))
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return quote_from_bytes(content)
 
 
 # --- reading --------------------------------------------------------------------------
@@ -278,6 +334,8 @@ def open_source(
     else:
         pipe = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
         opened = readers.open_pipe(pipe, source.name, csv, passthrough, keep_damaged=keep_damaged)
+    with describe_read_errors(source.name, opened.format):  # a name may be other than UTF-8
+        _read_names(opened.schema)
     wanted = set(keys) - set(opened.schema.names)
     constants = {key: value for key, value in source.keys.items() if key in wanted}
     if not constants:
@@ -296,6 +354,13 @@ def open_source(
         return piece._replace(read=lambda: _append_columns(piece.read(), values, schema))
 
     return opened._replace(schema=schema, pieces=[with_keys(piece) for piece in opened.pieces])
+
+
+def _read_names(fields: Iterable[Any]) -> None:
+    """Decode the names of columns, and of the fields in them."""
+    for field in fields:
+        _ = field.name
+        _read_names(field.type.field(i) for i in range(field.type.num_fields))
 
 
 def settle_source(

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl
 
+from streambn._credentials import conceal, redact_url, safe_cause
 from streambn._lazy import lazy_module
 from streambn.errors import StreamBNError
 
@@ -112,14 +113,15 @@ def split_for_fsspec(url: str) -> tuple[str, str]:
     try:
         strip_protocol = fsspec.strip_protocol
     except ImportError as error:
-        message = f"{url}: {scheme}:// URLs need fsspec: pip install fsspec"
+        message = f"{redact_url(url)}: {scheme}:// URLs need fsspec: pip install fsspec"
         raise StreamBNError(message, argument="path") from error
     try:
         path = str(strip_protocol(url))
     except ImportError as error:  # its message names the package to install
-        raise StreamBNError(f"{url}: {_first_line(error)}", argument="path") from error
+        reason = conceal(_first_line(error), url)
+        raise StreamBNError(f"{redact_url(url)}: {reason}", argument="path") from error
     except ValueError as error:
-        message = f"{url}: fsspec knows no protocol {scheme!r}"
+        message = f"{redact_url(url)}: fsspec knows no protocol {scheme!r}"
         raise StreamBNError(message, argument="path") from error
     # After the scheme, some protocols have a host and others the first part of the path.
     host = url.partition("://")[2].partition("/")[0]
@@ -143,7 +145,7 @@ def upload(store: str, key: str, name: str) -> Iterator[BinaryIO]:
     key : str
         The path of the object in the store.
     name : str
-        The object's name in error messages.
+        The object's path or URL, for messages.
     """
     folder, _, last = key.rpartition("/")
     stem = re.sub(r"[*?\[\]]", "_", last[:40])  # fsspec would take these for a pattern
@@ -188,8 +190,8 @@ class _UploadStream(io.RawIOBase):
         self._size += size
         if self._limit is not None and self._size > self._limit:
             raise StreamBNError(
-                f"{self._name}: larger than {self._limit >> 30} GiB, the most that S3 can rename: "
-                "write several files into a folder, or a local file"
+                f"{redact_url(self._name)}: larger than {self._limit >> 30} GiB, the most that S3 "
+                "can rename: write several files into a folder, or a local file"
             )
         with one_line_errors(self._name):
             self._stream.write(data)
@@ -242,17 +244,21 @@ _PROBLEMS = (
 
 
 @contextlib.contextmanager
-def one_line_errors(name: str) -> Iterator[None]:
-    """Raise the errors of a store as a `StreamBNError`: one line with name, problem and remedy."""
+def one_line_errors(url: str) -> Iterator[None]:
+    """Raise the errors of a store as a `StreamBNError`: one line with name, problem and remedy.
+
+    No part of it holds the credentials of the URL.
+    """
     try:
         yield
     except StreamBNError:
         raise
-    except FileNotFoundError as error:
-        raise StreamBNError(f"{name}: no such file or folder") from error
     except Exception as error:  # fsspec passes on the exceptions of many libraries
         reason = store_problem(error) or _first_line(error) or type(error).__name__
-        raise StreamBNError(f"{name}: {reason}") from error
+        if isinstance(error, FileNotFoundError):
+            reason = "no such file or folder"
+        message = f"{redact_url(url)}: {conceal(reason, url)}"
+        raise StreamBNError(message) from safe_cause(error, url)
 
 
 def store_problem(error: BaseException) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from streambn import kernels
 from streambn._lazy import lazy_module
+from streambn._messages import escape_bytes
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.io import PIPE, Encoding, Location, locate, lock, remove_leftovers
 from streambn.jobs.checkpoint import Checkpoint
@@ -174,7 +175,7 @@ def _apply(
                         source.check_unchanged(stamp)  # or the output would take the blame
                     raise
             if manifest is not None:
-                paths = [source.path for source in output.sources]
+                paths = [source.identity for source in output.sources]
                 manifest.add(
                     output.sources[0].relative,
                     output.location,
@@ -190,7 +191,7 @@ def _apply(
         skipped += write_outputs(
             operation, rest, options, encoding, progress, write, on_complete, learned
         )
-    order = {source.name: number for number, source in enumerate(sources)}
+    order = {escape_bytes(source.name): number for number, source in enumerate(sources)}
     skipped.sort(key=lambda part: order[part.file])
     return Report.of(
         plan.output,
@@ -244,7 +245,7 @@ def _check_no_manifest(manifest: Location, write_options: WriteOptions) -> None:
         manifest.remove()
     elif manifest.exists():
         raise InvalidValueError(
-            f"{manifest.text}: this folder holds outputs of frozen statistics. Write to another "
+            f"{manifest.label}: this folder holds outputs of frozen statistics. Write to another "
             "folder, or overwrite them.",
             argument="overwrite",
         )

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from streambn._messages import shown
 from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
 from streambn.io import Location, Source, Stamp, type_named
 from streambn.jobs.learn import FitState, Position
@@ -44,8 +45,8 @@ class Checkpoint(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Path or URL, as it was given."""
-        return "" if self.location is None else self.location.text
+        """Path or URL, as it was given, without credentials."""
+        return "" if self.location is None else self.location.label
 
     def load(
         self, initial: Statistics, sources: Sequence[Source], options: ReadOptions
@@ -70,20 +71,20 @@ class Checkpoint(NamedTuple):
         location = self.location
         if not self.resume or location is None or not location.exists():
             return None
-        saved = decode(location.read_bytes(), location.text)
+        saved = decode(location.read_bytes(), location.label)
         if saved.note is None:
             raise SnapshotError(
-                f"{location.text} holds statistics without a position, so it is not a checkpoint. "
+                f"{location.label} holds statistics without a position, so it is not a checkpoint. "
                 "Continue from these statistics instead of resuming.",
                 argument="resume",
             )
         try:
             note = msgspec.convert(saved.note, _Note)
         except msgspec.ValidationError as error:
-            raise SnapshotError(f"{location.text} is damaged: {error}. Remove it.") from error
+            raise SnapshotError(f"{location.label} is damaged: {error}. Remove it.") from error
         if note.job != _identity(initial, options):
             raise InvalidValueError(
-                f"{location.text} is the checkpoint of a job with other options. Give the same "
+                f"{location.label} is the checkpoint of a job with other options. Give the same "
                 "options, or start again.",
                 argument="resume",
             )
@@ -92,7 +93,7 @@ class Checkpoint(NamedTuple):
         if not all(source.rereadable for source in sources):  # a pipe now holds new rows
             return FitState(saved.statistics, Position(rows=note.rows, bytes=note.bytes))
         position = note.position
-        _check_inputs(location.text, note.inputs, position, sources)
+        _check_inputs(location.label, note.inputs, position, sources)
         return FitState(saved.statistics, position)
 
     @contextlib.contextmanager
@@ -125,7 +126,7 @@ class Checkpoint(NamedTuple):
                 if interrupted or from_pipe or writer.has_saved:
                     with contextlib.suppress(OSError, StreamBNError):
                         if writer.save() and writer.is_resumable():
-                            error.add_note(f"resume to continue from {self.location.text}")
+                            error.add_note(f"resume to continue from {self.location.label}")
                 raise
 
     def remove(self) -> None:
@@ -146,7 +147,9 @@ class _Note(msgspec.Struct, forbid_unknown_fields=True):
     within: int
     stamps: list[Stamp | None]
     skipped: list[Skipped]
-    types: dict[str, dict[str, str]] = {}  # of CSV columns by path, if they had to be settled
+    types: dict[
+        str, dict[str, str]
+    ] = {}  # of CSV columns by identity of the file, if they had to be settled
 
     @property
     def position(self) -> Position:
@@ -168,7 +171,7 @@ def _identity(initial: Statistics, options: ReadOptions) -> str:
 def _check_inputs(
     name: str, inputs: Sequence[str], position: Position, sources: Sequence[Source]
 ) -> None:
-    now = [source.path for source in sources]
+    now = [source.identity for source in sources]
     problem = None
     if gone := [path for path in inputs if path not in now]:
         problem = f"{gone[0]} was an input and is no longer one"
@@ -226,9 +229,9 @@ class CheckpointWriter:
             self._problem = None
         except (OSError, StreamBNError) as error:
             problem = str(getattr(error, "strerror", None) or error)
-            where = "" if self._location is None else f" at {self._location.text}"
+            where = "" if self._location is None else f" at {self._location.label}"
             if problem != self._problem:  # a disk that stays full would fill the log
-                print(f"streambn: no checkpoint{where}: {problem}", file=sys.stderr)
+                print(shown(f"streambn: no checkpoint{where}: {problem}"), file=sys.stderr)
             self._problem = problem
 
     def save(self) -> bool:
@@ -265,7 +268,7 @@ class CheckpointWriter:
         position = state.position
         note = _Note(
             self._identity,
-            [source.path for source in self._sources],
+            [source.identity for source in self._sources],
             position.files,
             position.pieces,
             position.rows,

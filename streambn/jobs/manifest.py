@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from streambn.errors import InvalidValueError, StreamBNError
-from streambn.io import Location, Source, Stamp, remove_leftovers
+from streambn.io import Location, Source, Stamp, remove_leftovers, unicode_text
 from streambn.jobs.report import Skipped
 from streambn.jobs.stamps import stamps_of
 
@@ -44,10 +44,10 @@ class _Head(msgspec.Struct, forbid_unknown_fields=True):
 class Entry(msgspec.Struct, forbid_unknown_fields=True):
     """A completed output."""
 
-    output: str  # path relative to the folder
+    output: str  # path relative to the folder, as `unicode_text`
     stamp: Stamp  # of the output
     rows: int  # that were read for it
-    inputs: list[tuple[str, Stamp | None]]  # path of each, and its stamp from before it was read
+    inputs: list[tuple[str, Stamp | None]]  # identity of each, and its stamp from before the read
     boot: str | None  # of the machine that the entry is valid in; None: the output is on disk
     skipped: list[Skipped] = []  # damaged parts of the inputs that were left out
 
@@ -104,11 +104,11 @@ class Manifest:
 
     def find(self, output: str, target: Location, sources: Sequence[Source]) -> Entry | None:
         """Return the entry of an output; None if it is not complete, or an input changed."""
-        entry = self._entries.get(output)
+        entry = self._entries.get(unicode_text(output))
         if entry is None or entry.boot not in (None, _boot_id()):
             return None
         try:
-            inputs = [(s.path, s.stamp() if s.rereadable else None) for s in sources]
+            inputs = [(s.identity, s.stamp() if s.rereadable else None) for s in sources]
             unchanged = target.stamp() == entry.stamp and entry.inputs == inputs
         except (OSError, StreamBNError):
             return None
@@ -126,7 +126,9 @@ class Manifest:
     ) -> None:
         """Record a completed output as an `Entry`, with fsync if the output was written so."""
         boot = None if fsync else _boot_id()
-        line = _encode(Entry(output, target.stamp(), rows, list(inputs), boot, list(skipped)))
+        line = _encode(
+            Entry(unicode_text(output), target.stamp(), rows, list(inputs), boot, list(skipped))
+        )
         self._lines.append(line)
         path = self._location.local
         if path is None or not self._location.exists():  # stores cannot append
@@ -140,7 +142,7 @@ class Manifest:
                 os.fsync(file.fileno())
 
     def _read(self, content: bytes, learned: Sequence[Source]) -> None:
-        name = self._location.text
+        name = self._location.label
         *lines, rest = content.split(b"\n")
         head = _decode(lines[0], _Head) if lines else None
         if head is None or head.format != _FORMAT or head.version not in _READABLE:

@@ -90,7 +90,7 @@ class Needs(NamedTuple):
         changed = None if self.operation is None else self.operation.changed(self.into)
         if changed is None:
             return None
-        settled = options.settled_passed.get(source.path, {})
+        settled = options.settled_passed.get(source.identity, {})
         if self.several:
             settled = {**settled, **dict.fromkeys(options.kept_text, pa.string())}
         return Passthrough(changed, self.into, settled)

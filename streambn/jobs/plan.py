@@ -28,9 +28,11 @@ from streambn.io import (
     open_source,
     settle_source,
 )
+from streambn.jobs.manifest import NAME as MANIFEST
 
 __all__ = ["Output", "Plan", "ReadOptions", "check_target", "make_plan"]
 
+_CHECKPOINT = "_streambn.checkpoint"
 # Files from which on their mean size, in bytes, chooses the threads.
 _MANY, _SMALL_FILE = 64, 1 << 16
 
@@ -42,7 +44,7 @@ class ReadOptions(NamedTuple):
     threads: int = 1
     skip_damaged: bool = False  # whether to leave out damaged parts instead of failing
     union: bool = False  # whether sources of one output may lack columns, which are null there
-    # Types of CSV columns by path, of files whose first rows did not show them. A job has a
+    # Types of CSV columns by identity, of files whose first rows did not show them. A job has a
     # mapping of its own, and adds to it while it reads.
     settled: MutableMapping[str, Mapping[str, Any]] = MappingProxyType({})  # type: ignore[assignment]
     # The same for columns that pass through, whose types must lose nothing.
@@ -68,11 +70,11 @@ class ReadOptions(NamedTuple):
         self, source: Source, passthrough: PassthroughOf | None = None, **options: Any
     ) -> DataFile:
         """Open a source. `streambn.io.open_source` has the options."""
-        passed = self.settled_passed.get(source.path, {})
+        passed = self.settled_passed.get(source.identity, {})
         opened = open_source(
             source,
             csv=self.csv,
-            settled={**self.settled.get(source.path, {}), **passed},
+            settled={**self.settled.get(source.identity, {}), **passed},
             passthrough=passthrough,
             keep_damaged=self.skip_damaged,
             **options,
@@ -89,14 +91,14 @@ class ReadOptions(NamedTuple):
         """Read CSV sources for types that all their values fit, unless they are known."""
         known = self.settled if passthrough is None else self.settled_passed
         for source in sources:
-            if source.path not in known:
-                known[source.path] = settle_source(source, self.csv, passthrough)
+            if source.identity not in known:
+                known[source.identity] = settle_source(source, self.csv, passthrough)
 
 
 class Output(NamedTuple):
     """One output: its file, its format, and the sources that go into it."""
 
-    target: str  # path or URL of the file; "-" is standard output
+    target: str  # path or URL of the file, perhaps with credentials; "-" is standard output
     format: Format
     sources: tuple[Source, ...]  # in order
     mirrored: bool = False  # whether it is the copy of one source in a folder, under the same path
@@ -110,6 +112,11 @@ class Output(NamedTuple):
             return False
         # A copy has the format of its source.
         return self.mirrored or detect_format(source.open, source.name)[0] is Format.PARQUET
+
+    @property
+    def name(self) -> str:
+        """Its name in messages."""
+        return "standard output" if self.target == PIPE else self.location.label
 
     @property
     def location(self) -> Location:
@@ -144,7 +151,7 @@ class Plan(NamedTuple):
         if self.output == PIPE:
             return None
         if self.folder is not None:
-            return self.folder.child("_streambn.checkpoint")
+            return self.folder.child(_CHECKPOINT)
         return locate(f"{self.output}.checkpoint")
 
 
@@ -197,22 +204,22 @@ def make_plan(
     if where.ends_in_slash or where.is_folder() or (many and named is None):
         if kind is not None:
             raise InvalidValueError(
-                f"{out} is a folder, in which each input keeps its format. Name a file.",
+                f"{where.label} is a folder, in which each input keeps its format. Name a file.",
                 argument="format",
             )
         return Plan(out, tuple(_copies(sources, where, skip_damaged)))
     kind = kind or named
     if kind is None:
         raise InvalidValueError(
-            f"{out}: the suffix of an output chooses its format and must be one of "
+            f"{where.label}: the suffix of an output chooses its format and must be one of "
             f"{', '.join(SUFFIXES)}. The name of a folder ends in a slash, and - is "
             "standard output.",
             argument="output",
         )
     if kind is Format.PARQUET and codec is not None:
         raise InvalidValueError(
-            f"{out}: Parquet is compressed inside. Name a .parquet file, and choose the codec by "
-            "--compression.",
+            f"{where.label}: Parquet is compressed inside. Name a .parquet file, and choose the "
+            "codec by --compression.",
             argument="output",
         )
     check_target(where.text, sources)
@@ -230,11 +237,12 @@ def _copies(sources: Sequence[Source], folder: Location, skip_damaged: bool) -> 
     """Plan a copy of each source in a folder."""
     if folder.is_file():
         raise InvalidValueError(
-            f"{folder.text} is a file, but these inputs need a folder as their output.",
+            f"{folder.label} is a file, but these inputs need a folder as their output.",
             argument="output",
         )
     inputs = _identities(sources)
     _check_outside(folder, sources)
+    _check_names(folder, sources)
     targets = [folder.child(source.relative) for source in sources]
     for target in targets[:1]:  # the others are much like it
         target.check_writable()
@@ -244,7 +252,7 @@ def _copies(sources: Sequence[Source], folder: Location, skip_damaged: bool) -> 
         if target.text in outputs:
             first = outputs[target.text].sources[0]
             raise InvalidValueError(
-                f"{first.name} and {source.name} have the same output, {target.text}.",
+                f"{first.name} and {source.name} have the same output, {target.label}.",
                 argument="output",
             )
         kind, codec = Format.IPC_STREAM, None
@@ -258,6 +266,29 @@ def _copies(sources: Sequence[Source], folder: Location, skip_damaged: bool) -> 
     return list(outputs.values())
 
 
+def _check_names(folder: Location, sources: Sequence[Source]) -> None:
+    """Refuse outputs that cannot be in one folder, before the first one is written."""
+    if own := next((s for s in sources if s.relative in {MANIFEST, _CHECKPOINT}), None):
+        raise InvalidValueError(
+            f"{own.name}: its output would have the name of a file that the job itself writes. "
+            "Rename it.",
+            argument="output",
+        )
+    if folder.local is None:  # a store may hold an object and a folder of the same name
+        return
+    names = {source.relative: source for source in sources}
+    for source in sources:
+        parent = os.path.dirname(source.relative)
+        while parent:
+            if parent in names:
+                raise InvalidValueError(
+                    f"{names[parent].name} and {source.name} need a file and a folder of the same "
+                    "name as their outputs. Write to a store, or apply to them one by one.",
+                    argument="output",
+                )
+            parent = os.path.dirname(parent)
+
+
 def _identities(sources: Sequence[Source]) -> set[str]:
     return set(identities(where for s in sources if (where := s.location) is not None))
 
@@ -266,10 +297,11 @@ def _check_outside(target: Location, sources: Sequence[Source]) -> None:
     """Refuse a target in a folder that was listed: the next run would read it as an input."""
     inner = target.identity.rstrip("/") + "/"
     for root in sorted({source.root for source in sources if source.root is not None}):
-        if inner.startswith(locate(root).identity.rstrip("/") + "/"):
+        folder = locate(root)
+        if inner.startswith(folder.identity.rstrip("/") + "/"):
             raise InvalidValueError(
-                f"{target.text} is in the input folder {root}, and the next run would read it as "
-                "an input. Choose an output outside of that folder.",
+                f"{target.label} is in the input folder {folder.label}, and the next run would "
+                "read it as an input. Choose an output outside of that folder.",
                 argument="output",
             )
 
@@ -278,12 +310,12 @@ def _check_replaceable(target: Location, identity: str, inputs: Collection[str])
     """Refuse a target that is an input, or that exists and is not a file."""
     if identity in inputs:
         raise InvalidValueError(
-            f"{target.text} is one of the inputs. Choose another output.", argument="output"
+            f"{target.label} is one of the inputs. Choose another output.", argument="output"
         )
     # A store may hold an object and a folder of the same name.
     if target.local is not None and target.exists() and not target.is_file():
         raise InvalidValueError(
-            f"{target.text} exists and is not a regular file.", argument="output"
+            f"{target.label} exists and is not a regular file.", argument="output"
         )
 
 
@@ -316,5 +348,7 @@ def check_target(target: str, sources: Sequence[Source] = ()) -> None:
     _check_replaceable(where, where.identity, _identities(sources))
     if where.local is not None and not os.path.isdir(os.path.dirname(where.identity)):
         folder = os.path.dirname(target)
-        raise InvalidValueError(f"{target}: the folder {folder} does not exist.", argument="output")
+        raise InvalidValueError(
+            f"{where.label}: the folder {folder} does not exist.", argument="output"
+        )
     where.check_writable()

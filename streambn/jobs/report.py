@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from streambn._credentials import redact_url
+from streambn._messages import escape_bytes, shown
 from streambn.arrow import LeftOut
 from streambn.errors import StreamBNError
 from streambn.io import KeptText
@@ -19,7 +21,7 @@ __all__ = ["Report", "Skipped"]
 class Skipped(NamedTuple):
     """A damaged part of an input that a job left out."""
 
-    file: str
+    file: str  # its name, in which bytes that are not UTF-8 are escaped
     where: str  # such as "in row group 3"; "" for the whole file
     why: str
 
@@ -27,7 +29,8 @@ class Skipped(NamedTuple):
     def of(cls, file: str, where: str, error: Exception) -> Skipped:
         """Describe the part that an error occurred in."""
         why = error.message if isinstance(error, StreamBNError) else str(error)
-        return cls(file, where, getattr(error, "strerror", None) or why)
+        why = getattr(error, "strerror", None) or why
+        return cls(escape_bytes(file), where, shown(why))
 
 
 class Report(NamedTuple):
@@ -44,7 +47,7 @@ class Report(NamedTuple):
     fingerprint : str or None
         Fingerprint of the statistics; None if there are none.
     output : str
-        The output as the caller named it; ``"-"`` is standard output.
+        The output as the caller named it, without credentials; ``"-"`` is standard output.
     skipped : sequence of Skipped
         Damaged parts of inputs that were left out, in the order of the inputs.
     resumed : bool
@@ -84,7 +87,7 @@ class Report(NamedTuple):
         if binding is not None:
             fingerprint = FrozenNormalizer.from_statistics(statistics).fingerprint
         return cls(
-            output=output,
+            output=redact_url(output),
             rows=progress.rows,
             bytes=progress.bytes,
             seconds=progress.seconds,
@@ -97,9 +100,14 @@ class Report(NamedTuple):
             kept_text=[*kept_text],
         )
 
+    def with_skipped(self, skipped: Sequence[Skipped]) -> Report:
+        """Return the same report with parts that were left out before the job."""
+        return self._replace(skipped=[*skipped, *self.skipped])
+
     def to_json(self, command: str) -> str:
         """Return one line of ASCII JSON for the command that ran the job."""
         document = {"command": command, **self._asdict()}
+        document["output"] = escape_bytes(self.output)
         document["seconds"] = round(self.seconds, 3)
         document["skipped"] = [part._asdict() for part in self.skipped]
         if self.kept_text:

@@ -86,7 +86,7 @@ def stream_output(
     schema, batches = _read_and_map(output, operation, options, workers, tally)
     if schema is None:
         yield tally.chunk(b"")
-        raise NothingLeftError(f"{output.target}: nothing is left to write, all was skipped")
+        raise NothingLeftError(f"{output.name}: nothing is left to write, all was skipped")
     for _ in _encode(buffer, schema, batches, output, encoding):
         yield tally.chunk(buffer.take())
 
@@ -197,7 +197,7 @@ def _encode(
         remedy = ".arrows or .parquet" if output.format is Format.IPC_FILE else ".parquet or .arrow"
         raise StreamBNError(
             f"cannot be written as {output.format.value}: {reason}. Write {remedy} instead.",
-            source=output.target,
+            source=output.name,
         ) from error
     finally:
         file.close()

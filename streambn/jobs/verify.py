@@ -60,7 +60,7 @@ def verify_output(output: Output, operation: ApplyStatistics, options: ReadOptio
     written: Iterable[Any] = ()
     if output.format is not Format.JSON or Source(output.target).stamp().size:
         written = open_reader(Source(output.target), csv=CsvOptions(types, header=True))
-    verify(operation, inputs, written, name=output.target, schema=schema, kind=output.format)
+    verify(operation, inputs, written, name=output.name, schema=schema, kind=output.format)
 
 
 def verify(

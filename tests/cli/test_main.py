@@ -112,7 +112,7 @@ def test_skipped_inputs_are_listed(fitted: str) -> None:
     Path("d/b\nc.parquet").write_bytes(b"PAR1 damaged")
     done = good("fit", "d", "-o", "s.json", "--on-error", "skip", "--json")
     [skipped, _] = sorted(done.stderr.splitlines(), reverse=True)
-    assert skipped.startswith("streambn: skipped d/b?c.parquet")
+    assert skipped.startswith("streambn: skipped d/b\\nc.parquet")
     [entry] = json.loads(done.stdout)["skipped"]
     assert entry["file"] == "d/b\nc.parquet"
 

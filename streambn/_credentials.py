@@ -1,0 +1,132 @@
+"""Credentials in URLs: no message, report or stored file may contain them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from urllib.parse import unquote
+
+__all__ = ["conceal", "redact", "redact_url", "safe_cause"]
+
+_HIDDEN = "***"
+# A URL in a text. A path that was normalized keeps one slash of two.
+_URL = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]+:/+[^\s'\"<>`]+")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]+:/+")
+# The next URL of a chain such as zip://x.csv::https://host/y.zip.
+_NEXT = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]+:/)")
+_AUTHORITY_END = re.compile(rf"[/?#]|{_NEXT.pattern}")
+# An authority that is a host and a port, and not a user and the start of a password.
+_HOST_AND_PORT = re.compile(r"(localhost|[0-9]+(\.[0-9]+){3}|\[[0-9A-Fa-f:.]*\])(:[0-9]*)?")
+# Parts of the names of options that hold a secret.
+_SECRET_NAME = re.compile(
+    r"pass|pwd|secret|token|key|sig|cred|auth|session|sas|jwt|code|user|login|account",
+    re.IGNORECASE,
+)
+# Options of streambn's own URLs, which hold none, except the URL of an endpoint with a user.
+_OPEN_NAMES = {"endpoint_override", "region", "scheme", "anonymous"}
+# Longer values of other options may be secrets.
+_MAX_OPEN_VALUE = 20
+# Shorter secrets are not looked for in the messages of other libraries, which contain such letters
+# anyway.
+_MIN_SECRET = 4
+
+
+def redact(text: str) -> str:
+    """Return a text in which the credentials of all URLs are hidden.
+
+    A URL in a text ends at a space or a quotation mark. `redact_url` takes one URL with all of its
+    characters.
+
+    Examples
+    --------
+    >>> redact("cannot open ftp://ada:s3cret@host/x.csv")
+    'cannot open ftp://***@host/x.csv'
+    >>> redact("https://host/x.csv?format=csv&sig=AbC")
+    'https://host/x.csv?format=csv&sig=***'
+    """
+    if ":/" not in text:  # as most
+        return text
+    return _URL.sub(lambda url: redact_url(url[0]), text)
+
+
+def redact_url(url: str) -> str:
+    """Return a path or URL in which the credentials are hidden."""
+    if ":/" not in url:
+        return url
+    parts, end = [], 0
+    for start, stop in _credentials(url):
+        parts += [url[end:start], _HIDDEN]
+        end = stop
+    return "".join([*parts, url[end:]])
+
+
+def conceal(text: str, url: str) -> str:
+    """Return a message of another library about a URL, with the credentials of the URL hidden.
+
+    The message may quote the URL, a part of it, or its parts decoded.
+    """
+    text = text.replace(url, redact_url(url)) if url else text
+    hidden = [url[start:stop] for start, stop in _credentials(url)]
+    # A user has a password after the colon.
+    hidden += [password for part in hidden if (password := part.partition(":")[2])]
+    spelled = {spelling for part in hidden for spelling in (part, unquote(part))}
+    for secret in sorted(spelled, key=len, reverse=True):
+        if len(secret) >= _MIN_SECRET:
+            text = text.replace(secret, _HIDDEN)
+    return redact(text)
+
+
+def safe_cause(error: BaseException, url: str = "") -> BaseException | None:
+    """Return an error for the traceback of another one; None if its text holds credentials."""
+    text = str(error)
+    return error if conceal(text, url) == text else None
+
+
+def _credentials(url: str) -> Iterator[tuple[int, int]]:
+    """Yield where the credentials in a URL start and end."""
+    begin = 0
+    while (scheme := _SCHEME.match(url, begin)) is not None:
+        start, stop = scheme.end(), len(url)
+        # The colon of a password may look like a chain.
+        following = None if ":" in _authority(url, start) else _NEXT.search(url, start)
+        if following is not None:
+            stop = following.start()
+        user_end = _end_of_user(url, start, stop)
+        if user_end >= 0:
+            yield start, user_end
+        yield from _secret_options(url, max(start, user_end), stop)
+        if following is None:
+            return
+        begin = following.end()
+
+
+def _authority(url: str, start: int) -> str:
+    """Return the host, with the user, the password and the port if they are there."""
+    end = _AUTHORITY_END.search(url, start)
+    return url[start : end.start() if end else len(url)]
+
+
+def _end_of_user(url: str, start: int, stop: int) -> int:
+    """Return the index of the ``@`` after the user and password; -1 if there is none.
+
+    A password may hold ``@``, ``/`` and ``?`` although they should be encoded, so it reaches to
+    the last ``@``. That hides more than needed where the path has one too.
+    """
+    authority = _authority(url, start)
+    if ":" in authority and not _HOST_AND_PORT.fullmatch(authority):
+        return url.rfind("@", start, stop)
+    return url.rfind("@", start, start + len(authority))
+
+
+def _secret_options(url: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield where the values of options with secrets are; what follows one may belong to it."""
+    for option in re.finditer(r"(?<=[?&#;])([^?&#;=/]+)=([^?&#;]*)", url[:stop]):
+        name, value = unquote(option[1]), unquote(option[2])
+        if option.start() < start:
+            continue
+        if name in _OPEN_NAMES:
+            if "@" in value:
+                yield option.span(2)
+        elif _SECRET_NAME.search(name) or len(value) > _MAX_OPEN_VALUE:
+            yield option.start(2), stop
+            return
