@@ -34,6 +34,7 @@ __all__ = [
     "Source",
     "open_reader",
     "open_source",
+    "original_path",
     "scan",
     "settle_source",
     "unicode_text",
@@ -150,6 +151,11 @@ def unicode_text(path: str) -> str:
     'caf\x00dce9.csv'
     """
     return re.sub("[\ud800-\udfff]", lambda byte: f"\0{ord(byte[0]):04x}", path)
+
+
+def original_path(text: str) -> str:
+    """Return the path of a `unicode_text`."""
+    return re.sub("\0([0-9a-f]{4})", lambda code: chr(int(code[1], 16)), text)
 
 
 # --- discovery ------------------------------------------------------------------------

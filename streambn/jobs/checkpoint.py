@@ -19,7 +19,7 @@ import msgspec
 
 from streambn._messages import shown
 from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
-from streambn.io import Location, Source, Stamp, type_named
+from streambn.io import Location, Source, Stamp, original_path, type_named
 from streambn.jobs.learn import FitState, Position
 from streambn.jobs.plan import ReadOptions
 from streambn.jobs.report import Skipped
@@ -174,9 +174,9 @@ def _check_inputs(
     now = [source.identity for source in sources]
     problem = None
     if gone := [path for path in inputs if path not in now]:
-        problem = f"{gone[0]} was an input and is no longer one"
+        problem = f"{original_path(gone[0])} was an input and is no longer one"
     elif new := [path for path in now if path not in inputs]:
-        problem = f"{new[0]} was not an input when the job began"
+        problem = f"{original_path(new[0])} was not an input when the job began"
     elif list(inputs) != now or position.files_begun != len(position.stamps):
         problem = "the inputs are in another order than before"
     else:

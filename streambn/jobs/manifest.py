@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from streambn.errors import InvalidValueError, StreamBNError
-from streambn.io import Location, Source, Stamp, remove_leftovers, unicode_text
+from streambn.io import Location, Source, Stamp, original_path, remove_leftovers, unicode_text
 from streambn.jobs.report import Skipped
 from streambn.jobs.stamps import stamps_of
 
@@ -174,13 +174,14 @@ class Manifest:
 
 def _change(entries: Iterable[Entry], sources: Sequence[Source]) -> str | None:
     """Return what changed about the inputs since outputs were made of them, if it is known."""
-    now = {source.path: source for source in sources}
-    before = {path: stamp for entry in entries for path, stamp in entry.inputs}
-    for path, stamp in before.items():
-        if path not in now:
-            return f"{path} is no longer an input, so the outputs are of other statistics"
-        if stamps_of([now[path]]) != (stamp,):
-            return f"{path} has changed since its output was made, which has other statistics"
+    now = {source.identity: source for source in sources}
+    before = {identity: stamp for entry in entries for identity, stamp in entry.inputs}
+    for identity, stamp in before.items():
+        name = original_path(identity)
+        if identity not in now:
+            return f"{name} is no longer an input, so the outputs are of other statistics"
+        if stamps_of([now[identity]]) != (stamp,):
+            return f"{name} has changed since its output was made, which has other statistics"
     return None
 
 
