@@ -85,7 +85,7 @@ def fit(
         normalizer.statistics,
         sources,
         output,
-        checkpoints.checkpoint(locate(f"{target}.checkpoint"), resume=job.resume),
+        checkpoints.checkpoint(locate(target).with_suffix(".checkpoint"), resume=job.resume),
         frozen=frozen,
         options=job.read_options,
         display=job.display,

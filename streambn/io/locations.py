@@ -139,6 +139,12 @@ class Location(NamedTuple):
             )
         return place
 
+    def with_suffix(self, suffix: str) -> Location:
+        """Return the place in the same folder whose name has this suffix appended."""
+        if self.local is not None:
+            return Location(self.local + suffix, self.local + suffix)
+        return locate(f"{self._url}{suffix}{self._options}")
+
     def open_input(self) -> Any:
         """Open the file for random access, as a `pyarrow.NativeFile`."""
         if self.local is None:

@@ -152,7 +152,7 @@ class Plan(NamedTuple):
             return None
         if self.folder is not None:
             return self.folder.child(_CHECKPOINT)
-        return locate(f"{self.output}.checkpoint")
+        return locate(self.output).with_suffix(".checkpoint")
 
 
 def make_plan(

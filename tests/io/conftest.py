@@ -1,74 +1,19 @@
-"""A server of S3, and folders that are local, in S3, and in a file system of fsspec."""
+"""Folders that are local, in S3, and in a file system of fsspec."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import socket
-import subprocess
-import sys
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pyarrow import fs
+from object_stores import gs, gs_server, memory, new_bucket, s3, s3_server
 
 from streambn.io import Location, locate
 
-SERVER = """
-import sys
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(*server.get_host_and_port(), flush=True)
-sys.stdin.read()  # until the test process closes it
-server.stop()
-"""
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """Run a server of S3 in another process, and return its URL."""
-    if any(importlib.util.find_spec(name) is None for name in ("moto", "flask")):
-        pytest.skip("needs a server of S3: pip install 'moto[server]'")
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as server:
-        assert server.stdout is not None
-        host, port = server.stdout.readline().split()
-        yield f"http://{host}:{port}"
-        assert server.stdin is not None
-        server.stdin.close()
-
-
-@pytest.fixture
-def new_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Create a bucket, set the credentials in the environment, and return the bucket's name."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    name = f"bucket-{uuid.uuid4().hex}"
-    fs.S3FileSystem(endpoint_override=s3_server, allow_bucket_creation=True).create_dir(name)
-    return name
-
-
-@pytest.fixture
-def s3(s3_server: str, new_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Location:
-    """Return an empty bucket of the server that the environment names."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    return locate(f"s3://{new_bucket}")
-
-
-@pytest.fixture
-def memory() -> Location:
-    pytest.importorskip("fsspec", reason="needs fsspec: pip install fsspec")
-    return locate(f"memory://{uuid.uuid4().hex}")
+__all__ = ["gs", "gs_server", "memory", "new_bucket", "s3", "s3_server"]
 
 
 @pytest.fixture(params=["s3", "memory"])
