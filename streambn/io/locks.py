@@ -72,7 +72,7 @@ def _locked(file: Location) -> Iterator[None]:
         except PermissionError as error:
             if os.path.lexists(path):
                 raise StreamBNError(
-                    f"another user's {path} keeps this job from writing {file.text}: remove it if "
+                    f"another user's {path} keeps this job from writing {file.label}: remove it if "
                     "no job writes there, or write elsewhere"
                 ) from error
         except OSError:

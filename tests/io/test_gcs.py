@@ -58,7 +58,7 @@ def test_a_fit_that_stopped_goes_on_in_a_bucket(gs: Location) -> None:
 def test_missing_buckets_and_objects_are_named(gs: Location) -> None:
     with pytest.raises(StreamBNError, match=r"^gs://bucket.*/none\?.*: no such file or folder$"):
         scan([gs.child("none").text])
-    with pytest.raises(StreamBNError, match="there is no bucket 'none-of-this-name'$"):
+    with pytest.raises(StreamBNError, match=r"there is no bucket 'none-of-this-name'$"):
         scan([gs.text.replace(gs.key, "none-of-this-name")])
 
 
