@@ -165,7 +165,8 @@ def describe_read_errors(
     """
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for names
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+        # UnicodeDecodeError is for names.
         if isinstance(error, OSError) and (problem := store_problem(error)):
             raise StreamBNError(f"{name}: {problem}") from safe_cause(error)
         reason = str(error).strip().partition("\n")[0]
@@ -177,6 +178,8 @@ def describe_read_errors(
                 "Cast the column to another type, such as float64, and write the file again.",
                 source=name,
             ) from safe_cause(error)
+        if isinstance(error, MemoryError):
+            reason = f"more memory is needed than there is{reason and ': '}{reason}"
         raise StreamBNError(
             f"damaged or truncated, not readable as {kind.value}{where}: {reason}", source=name
         ) from safe_cause(error)

@@ -11,6 +11,7 @@ Arrow decodes Parquet, CSV and JSON itself, so their offsets and indices are its
 from __future__ import annotations
 
 import functools
+import io
 import itertools
 import queue
 import threading
@@ -138,8 +139,10 @@ def open_file(
             file = stream()
             if kind is Format.IPC_FILE:
                 file.read(8)  # after the magic bytes, an IPC file is an IPC stream
-            # An unbuffered file is read several times for each batch.
-            reader = pa.ipc.open_stream(pa.BufferedInputStream(file, _IPC_BUFFER))
+            # An unbuffered file is read several times for each batch. Arrow's own buffer would
+            # fill as much memory as a damaged message declares.
+            buffered = io.BufferedReader(file, _IPC_BUFFER)
+            reader = pa.ipc.open_stream(pa.PythonFile(buffered, "r"))
             return open_ipc_stream(reader, name, kind, keep_damaged)
         return _single_piece(reader, name, kind)
 
