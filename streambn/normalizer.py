@@ -317,7 +317,8 @@ class Normalizer(Transformer):
         Raises
         ------
         MergeError
-            The policies, options or columns differ; see also `BatchEMA` for `batch_rows`.
+            The policies, options or columns differ, or a column would have more than 2**61 rows;
+            see also `BatchEMA` for `batch_rows`.
         """
         if not isinstance(newer, Normalizer):
             remedy = " Call thaw() on it first." if isinstance(newer, FrozenNormalizer) else ""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from streambn._messages import listed, spell
-from streambn.accumulators import Estimates, Moments
+from streambn.accumulators import Estimates, Moments, check_rows
 from streambn.arrow import (
     Binding,
     Change,
@@ -32,6 +32,9 @@ from streambn.options import Options
 from streambn.policies import Exact, Policy, Welford, check_takes_weights
 
 __all__ = ["Statistics", "check_affine"]
+
+# Larger batches are counted with care. Smaller ones would take a century to exceed 64 bits.
+_MANY_ROWS: Final = 2**32
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,8 @@ class Statistics:
             ) from error
         learned = bound._with_state(state)
         before, after = bound.tally, learned.tally
+        if columns.rows > _MANY_ROWS:
+            check_rows(after, learned.features)
         # Most streams are finite, and this is the cheapest test of it.
         if np.count_nonzero(after.not_finite):
             self.options.check_finite(
@@ -277,7 +282,7 @@ class Statistics:
         ------
         MergeError
             The policies, options or columns differ otherwise; or `Exact` finds decimals on one
-            side and floats on the other.
+            side and floats on the other; or a feature would have more than 2**61 rows.
         """
         older = self
         if {older.policy, newer.policy} == {Exact(), Welford()}:
@@ -321,7 +326,12 @@ class Statistics:
         except UnmergeableError as error:
             name = ours[error.feature]
             raise MergeError(f"column {name!r} {error.reason}", column=name) from error
-        return replace(older, state=merged, rounded=rounded).leave_out(newer.left_out)
+        result = replace(older, state=merged, rounded=rounded)
+        try:
+            check_rows(result.tally, ours)
+        except InvalidValueError as error:
+            raise MergeError(error.message, column=error.column) from error
+        return result.leave_out(newer.left_out)
 
     def _with_leaves_of(self, other: Statistics) -> Statistics:
         """Return the statistics with the leaves that only others have, null in every row."""

@@ -62,8 +62,8 @@ def check_rows(tally: TallyArrays, features: Any) -> None:
     if (rows > MAX_ROWS).any():
         i = int(rows.argmax())
         raise InvalidValueError(
-            f"column {str(features[i])!r} would have {rows[i]:.16g} rows. Statistics hold at most "
-            f"2**61, about {MAX_ROWS:.1e}, before counts could overflow.",
+            f"column {str(features[i])!r} would have {int(rows[i]):,} rows. Statistics hold at "
+            "most 2**61, because larger counts could leave 64 bits.",
             column=str(features[i]),
         )
 

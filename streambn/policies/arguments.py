@@ -47,7 +47,8 @@ def check_number(owner: str, name: str, value: object, domain: Domain) -> float:
         raise InvalidValueError(
             f"{owner}: {name} must be a number {domain.words}, got {value!r}.", argument=name
         )
-    return plain
+    # A large integer that float64 does not hold would come back otherwise from a file.
+    return plain if plain == float(plain) else float(plain)
 
 
 def check_flag(owner: str, name: str, value: object) -> None:

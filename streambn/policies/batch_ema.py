@@ -161,9 +161,11 @@ class BatchEMA(Policy):
         if isinstance(rows, np.integer) and is_number(rows):
             rows = int(rows)
             object.__setattr__(self, "batch_rows", rows)
-        if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
+        whole = isinstance(rows, int) and not isinstance(rows, bool) and 1 <= rows <= MAX_ROWS
+        if rows is not None and not whole:
             raise InvalidValueError(
-                f"BatchEMA: batch_rows must be an integer >= 1, or None, got {rows!r}.",
+                f"BatchEMA: batch_rows must be an integer >= 1 (and at most 2**61), or None, got "
+                f"{rows!r:.60}.",
                 argument="batch_rows",
             )
 
@@ -312,9 +314,9 @@ class BatchEMA(Policy):
         has no extremes of its own, but its root is at most the range of the values.
         """
         means, variances = state.means, state.variances
-        for name, least in (("blocks", 0), ("open_rows", 0)):
+        for name in ("blocks", "open_rows"):
             value = getattr(state, name)
-            if not least <= value < 2 * MAX_ROWS:
+            if not 0 <= value < 2 * MAX_ROWS:
                 raise InvalidValueError(f"{name} is {value}, but must be from 0 to 2**62")
         if state.open_rows and state.open_rows >= (self.batch_rows or 0):
             raise InvalidValueError(

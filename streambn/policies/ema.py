@@ -37,6 +37,8 @@ _DOMAINS: Final[dict[str, Domain]] = {
 }
 _LENGTH: Final = Domain("> 0", _DOMAINS["halflife"].contains)
 _RATES: Final = tuple(_DOMAINS)
+_LONGEST: Final = 86_400 * 10**24  # nanoseconds
+_LEAST_ALPHA: Final = 1e-150  # the first value weighs 1/α, whose square must stay in float64
 
 
 _Form = AdjustedEMA | RecursiveEMA | TimedEMA
@@ -64,7 +66,7 @@ class EMA(Policy):
     adjust : bool
         True: divide the weighted sum by the sum of the weights. False: the recursion
         y = λ·y + α·x from the first value x₀ on, which is a prior at x₀ of weight
-        λ**(rows since)/α. By row only.
+        λ**(rows since)/α. By row only, and with α of at least 1e-150.
     ignore_na : bool
         Whether missing values leave the weights of older rows unchanged. By row only.
     time : str, optional
@@ -142,6 +144,13 @@ class EMA(Policy):
             form = TimedEMA(length, numeric=not isinstance(self.halflife, str))
         else:
             self._set_rate(name, value)
+            if not self.adjust and self._alpha < _LEAST_ALPHA:
+                raise InvalidValueError(
+                    f"EMA: {name}={getattr(self, name)!r} is too slow for adjust=False: alpha "
+                    f"would be less than {_LEAST_ALPHA:g} and could not move the mean. Choose a "
+                    "faster one, or adjust=True.",
+                    argument=name,
+                )
             form = (
                 AdjustedEMA(self._decay, self.ignore_na)
                 if self.adjust
@@ -197,6 +206,11 @@ class EMA(Policy):
         if length <= 0:
             raise InvalidValueError(
                 f"EMA: halflife must be longer than 0, got {value!r}.", argument="halflife"
+            )
+        if length >= _LONGEST:  # ages are less than 2**64 seconds
+            raise InvalidValueError(
+                f"EMA: halflife must be shorter than {format_duration(_LONGEST)}, got {value!r}.",
+                argument="halflife",
             )
         # Equal lengths get one spelling, so that policies compare, print and save alike.
         object.__setattr__(self, "halflife", format_duration(length))
