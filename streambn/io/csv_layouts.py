@@ -29,15 +29,27 @@ __all__ = ["Layout", "Layouts", "first_misfit", "first_text", "kind_of", "layout
 # A number with fewer characters and without an exponent has at most 15 digits, and a float keeps
 # those. No float has more than 767 digits.
 _SHORT, _MOST_DIGITS = 16, 767
+_LARGEST_WHOLE = 1 << 53
 _SPECIAL = r"^[-+]?([nN][aA][nN]|[iI][nN][fF]|[iI]nfinity)$"
 _DATE, _TIME, _SECONDS = r"\d{4}-\d{2}-\d{2}", r"\d{2}:\d{2}", r":\d{2}"
 
 
 class Layout(NamedTuple):
-    """One way to write the values of a type: a regular expression that they match, and the type."""
+    """One way to write the values of a type.
+
+    Attributes
+    ----------
+    pattern : str
+        Regular expression that the values match.
+    kind : pyarrow.DataType
+    fixed : bool
+        Whether floats are written with the same number of decimals each, and not with as many
+        digits as tell them apart.
+    """
 
     pattern: str
     kind: Any
+    fixed: bool = False
 
 
 # The layouts that all values of a column have. None: it has no values yet.
@@ -117,7 +129,9 @@ def _have(values: Any, layout: Layout, options: CsvOptions) -> bool:
         typed = text_as(values, layout.kind, options)
     except pa.ArrowInvalid:  # such as a date that does not exist, or an integer out of range
         return False
-    return not pa.types.is_floating(layout.kind) or _keep_digits(values, typed, options)
+    if not pa.types.is_floating(layout.kind):
+        return True
+    return _keep_digits(values, typed, options, fixed=layout.fixed)
 
 
 # --- layouts --------------------------------------------------------------------------
@@ -169,7 +183,7 @@ def _fixed_layouts(value: str, options: CsvOptions) -> Iterator[Layout]:
     for whole in _whole(options) if decimals else ():
         for exponent in ("", r"[eE][-+]\d+"):
             digits = f"{{{len(decimals[1])}}}" if decimals else ""
-            yield Layout(rf"^-?(0|{whole})?{point}\d{digits}{exponent}$", pa.float64())
+            yield Layout(rf"^-?(0|{whole})?{point}\d{digits}{exponent}$", pa.float64(), fixed=True)
 
 
 def _time_layouts(value: str) -> Iterator[Layout]:
@@ -189,7 +203,7 @@ def _time_layouts(value: str) -> Iterator[Layout]:
 # --- floats ---------------------------------------------------------------------------
 
 
-def _keep_digits(texts: Any, floats: Any, options: CsvOptions) -> bool:
+def _keep_digits(texts: Any, floats: Any, options: CsvOptions, *, fixed: bool) -> bool:
     """Return whether floats stand for all digits of their texts."""
     unsure = pc.or_(
         pc.greater_equal(pc.binary_length(texts), _SHORT), pc.match_substring_regex(texts, "[eE]")
@@ -197,15 +211,14 @@ def _keep_digits(texts: Any, floats: Any, options: CsvOptions) -> bool:
     if not pc.any(unsure).as_py():
         return True
     texts, floats = plain_numbers(texts.filter(unsure), options), floats.filter(unsure)
-    unlike = pc.not_equal(floats.cast(pa.string()), texts)
-    return all(map(_keeps_digits, pc.unique(texts.filter(unlike)).to_pylist()))
+    if not fixed:  # Arrow writes as many digits as are needed
+        texts = texts.filter(pc.not_equal(floats.cast(pa.string()), texts))
+    return all(_keeps_digits(text, fixed=fixed) for text in pc.unique(texts).to_pylist())
 
 
-def _keeps_digits(text: str) -> bool:
-    """Return whether a float is the number of its text when it is written with as many digits."""
+def _keeps_digits(text: str, *, fixed: bool) -> bool:
+    """Return whether a float, written with as many digits as its text, is the same number."""
     number = float(text)
-    if "." not in text and "e" not in text.lower():  # a long integer that no int64 holds
-        return False
     try:
         exact = decimal.Decimal(text)
     except decimal.InvalidOperation:  # the exponent is beyond all bounds
@@ -213,4 +226,8 @@ def _keeps_digits(text: str) -> bool:
     digits = len(exact.as_tuple().digits)
     if math.isinf(number) or digits > _MOST_DIGITS:
         return False
-    return exact in (decimal.Decimal(repr(number)), decimal.Decimal(f"{number:.{digits - 1}e}"))
+    if fixed:
+        return exact == decimal.Decimal(f"{number:.{digits - 1}e}")
+    # A whole number without a point may be an identifier, of which a float merges large ones.
+    whole = "." not in text and "e" not in text.lower()
+    return exact == decimal.Decimal(repr(number)) and not (whole and abs(exact) > _LARGEST_WHOLE)
