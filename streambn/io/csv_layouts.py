@@ -13,7 +13,7 @@ import bisect
 import decimal
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -24,11 +24,21 @@ from streambn.io.csv_types import plain_numbers, text_as, without_nulls
 
 pc = lazy_module("pyarrow.compute")
 
-__all__ = ["Layout", "Layouts", "first_misfit", "first_text", "kind_of", "layouts_of", "unite"]
+__all__ = [
+    "Layout",
+    "Layouts",
+    "convert",
+    "first_misfit",
+    "first_text",
+    "kind_of",
+    "layouts_of",
+    "restored",
+    "unite",
+]
 
 # A number with fewer characters and without an exponent has at most 15 digits, and a float keeps
 # those. No float has more than 767 digits.
-_SHORT, _MOST_DIGITS = 16, 767
+_UNSURE, _MOST_DIGITS = "[eE]|.{16}", 767
 _LARGEST_WHOLE = 1 << 53
 _SPECIAL = r"^[-+]?([nN][aA][nN]|[iI][nN][fF]|[iI]nfinity)$"
 _DATE, _TIME, _SECONDS = r"\d{4}-\d{2}-\d{2}", r"\d{2}:\d{2}", r":\d{2}"
@@ -56,6 +66,8 @@ class Layout(NamedTuple):
 Layouts = frozenset[Layout] | None
 
 _TEXT, _BYTES = Layout("", pa.string()), Layout("", pa.binary())
+# Of NaN and infinity, which are floats in any layout.
+_NO_NUMBER = Layout(_SPECIAL, pa.float64())
 _BOOLEANS = [
     Layout(f"^({pair})$", pa.bool_()) for pair in ("true|false", "True|False", "TRUE|FALSE")
 ]
@@ -67,6 +79,9 @@ def unite(one: Layouts, other: Layouts) -> Layouts:
     """Return the layouts that the values of two parts of a column have in common."""
     if one is None or other is None:
         return other if one is None else one
+    for some, others in ((one, other), (other, one)):
+        if _NO_NUMBER in some:
+            return (some | {x for x in others if pa.types.is_floating(x.kind)}) & others
     return one & other
 
 
@@ -89,15 +104,12 @@ def layouts_of(column: Any, options: CsvOptions) -> Layouts:
         return frozenset([_BYTES])
     if not len(values):
         return None
-    found = [_TEXT, _BYTES]
-    numbers = values.filter(pc.invert(pc.match_substring_regex(values, _SPECIAL)))
-    if not len(numbers):
-        return frozenset([*found, *_float_layouts(options)])
-    for layout in _candidates(numbers[0].as_py(), options):
-        # Beside floats there may be NaN and infinity.
-        all_values = numbers if pa.types.is_floating(layout.kind) else values
-        if _have(all_values, layout, options):
-            found.append(layout)
+    found = {_TEXT, _BYTES}
+    others = values.filter(pc.invert(pc.match_substring_regex(values, _SPECIAL)))
+    if not len(others):
+        return frozenset({*found, _NO_NUMBER})
+    for layout in _candidates(others[0].as_py(), options):
+        found |= convert(values, [layout], options)[0]
     return frozenset(found)
 
 
@@ -121,17 +133,64 @@ def first_text(column: Any, options: CsvOptions) -> int | None:
     return bisect.bisect_left(range(1, len(column)), True, key=is_text)
 
 
-def _have(values: Any, layout: Layout, options: CsvOptions) -> bool:
-    """Return whether all values have a layout, and the type keeps them."""
-    if not pc.all(pc.match_substring_regex(values, layout.pattern)).as_py():
-        return False
+def convert(
+    values: Any, layouts: Iterable[Layout], options: CsvOptions
+) -> tuple[frozenset[Layout], Any]:
+    """Return those of some layouts of one type that all values have, and the values in that type.
+
+    Parameters
+    ----------
+    values : pyarrow.StringArray
+        Trimmed text, null where a value is missing.
+    layouts : iterable of Layout
+    options : CsvOptions
+    """
+    layouts = tuple(layouts)
+    typed = restored(values, layouts, options)
+    if typed is not None:
+        return frozenset(layouts), typed
+    found = []
+    for layout in layouts:
+        fits = pc.match_substring_regex(values, layout.pattern)
+        if pa.types.is_floating(layout.kind) and not pc.all(fits).as_py():
+            fits = pc.or_(fits, pc.match_substring_regex(values, _SPECIAL))
+        if not pc.all(fits).as_py():
+            continue
+        try:
+            typed = text_as(values, layout.kind, options) if typed is None else typed
+        except pa.ArrowInvalid:  # such as a date that does not exist, or an integer out of range
+            continue
+        if not pa.types.is_floating(layout.kind) or _keep_digits(values, typed, options, layout):
+            found.append(layout)
+    return frozenset(found), typed
+
+
+def restored(values: Any, layouts: Sequence[Layout], options: CsvOptions) -> Any:
+    """Return text in the type of its only layout, if Arrow writes it as the same text; or None.
+
+    It is the quick way for most values, and there is no other for those that are missing.
+    """
+    if len(layouts) != 1 or not _is_canonical(layouts[0], values, options):
+        return None
     try:
-        typed = text_as(values, layout.kind, options)
-    except pa.ArrowInvalid:  # such as a date that does not exist, or an integer out of range
+        text = values.cast(pa.string())
+        typed = text.cast(layouts[0].kind)
+        return typed if typed.cast(pa.string()).equals(text) else None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
+
+
+def _is_canonical(layout: Layout, values: Any, options: CsvOptions) -> bool:
+    """Return whether Arrow writes values of a type in this layout, and no other way."""
+    if options.thousands is not None or options.decimal != "." or layout == _NO_NUMBER:
         return False
-    if not pa.types.is_floating(layout.kind):
-        return True
-    return _keep_digits(values, typed, options, fixed=layout.fixed)
+    if pa.types.is_floating(layout.kind):
+        return not layout.fixed
+    first = pc.drop_null(values.slice(0, 1)).to_pylist()
+    text = first[0] if first else ""
+    return bool(
+        re.search(layout.pattern, text if isinstance(text, str) else text.decode(errors="replace"))
+    )
 
 
 # --- layouts --------------------------------------------------------------------------
@@ -203,17 +262,15 @@ def _time_layouts(value: str) -> Iterator[Layout]:
 # --- floats ---------------------------------------------------------------------------
 
 
-def _keep_digits(texts: Any, floats: Any, options: CsvOptions, *, fixed: bool) -> bool:
+def _keep_digits(texts: Any, floats: Any, options: CsvOptions, layout: Layout) -> bool:
     """Return whether floats stand for all digits of their texts."""
-    unsure = pc.or_(
-        pc.greater_equal(pc.binary_length(texts), _SHORT), pc.match_substring_regex(texts, "[eE]")
-    )
+    unsure = pc.match_substring_regex(texts, _UNSURE)
     if not pc.any(unsure).as_py():
         return True
     texts, floats = plain_numbers(texts.filter(unsure), options), floats.filter(unsure)
-    if not fixed:  # Arrow writes as many digits as are needed
+    if not layout.fixed:  # Arrow writes as many digits as are needed
         texts = texts.filter(pc.not_equal(floats.cast(pa.string()), texts))
-    return all(_keeps_digits(text, fixed=fixed) for text in pc.unique(texts).to_pylist())
+    return all(_keeps_digits(text, fixed=layout.fixed) for text in pc.unique(texts).to_pylist())
 
 
 def _keeps_digits(text: str, *, fixed: bool) -> bool:

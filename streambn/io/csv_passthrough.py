@@ -15,7 +15,16 @@ import pyarrow as pa
 
 from streambn._messages import display_name
 from streambn.io.csv_dialect import CsvOptions
-from streambn.io.csv_layouts import Layouts, first_misfit, first_text, kind_of, layouts_of, unite
+from streambn.io.csv_layouts import (
+    Layouts,
+    convert,
+    first_misfit,
+    first_text,
+    kind_of,
+    layouts_of,
+    restored,
+    unite,
+)
 from streambn.io.csv_types import infer_types, text_as, without_nulls
 from streambn.io.formats import Format
 
@@ -135,20 +144,39 @@ class TypedText:
 
     def _typed(self, column: str, kind: Any, batch: Any) -> Any:
         text = batch[column]
-        if column in self._layouts:
-            before = self._layouts[column]
-            before_kind = kind_of(before)
-            layouts = unite(before, layouts_of(text, self._options))
-            if self._passthrough.kind_of(layouts) != kind:  # times in JSON are text all the same
-                raise MisfitError(
-                    column, kind, first_misfit(text, before, before_kind, self._options)
-                )
-            self._layouts[column] = layouts
+        if column in self._settled:
+            return self._cast(text, kind)
+        before = self._layouts[column]
+        try:
+            if before is None or kind != kind_of(before) or _is_text(kind):
+                if before is None and layouts_of(text, self._options) is not None:
+                    raise self._misfit(column, kind, text)
+                return self._cast(text, kind)
+            layouts = [x for x in before if x.kind == kind]
+            if not self._options.null_values:  # which could look like values
+                typed = restored(text, layouts, self._options)
+                if typed is not None:
+                    return typed
+            values = without_nulls(text, self._options)
+        except pa.ArrowInvalid:  # not in UTF-8
+            raise self._misfit(column, kind, text) from None
+        kept, typed = convert(values, layouts, self._options)
+        if not kept:
+            raise self._misfit(column, kind, text)
+        self._layouts[column] = kept | {x for x in before if _is_text(x.kind)}
+        return typed
+
+    def _cast(self, text: Any, kind: Any) -> Any:
         if pa.types.is_null(kind):
             return pa.nulls(len(text))
-        if pa.types.is_binary(kind) or pa.types.is_string(kind):
+        if _is_text(kind):
             return text.cast(kind)
         return text_as(without_nulls(text, self._options), kind, self._options)
+
+    def _misfit(self, column: str, kind: Any, text: Any) -> MisfitError:
+        before = self._layouts[column]
+        row = first_misfit(text, before, kind_of(before), self._options)
+        return MisfitError(column, kind, row)
 
     def kept_text(self, batch: Any) -> list[KeptText]:
         """Return the columns of a batch that are text, although Arrow would find another type."""
@@ -164,6 +192,10 @@ class TypedText:
     def _losing_value(self, text: Any) -> str | None:
         row = first_text(text, self._options)
         return None if row is None else text_at(text, row)
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_binary(kind))
 
 
 def lossless_text(text: Any, kind: Any, options: CsvOptions) -> tuple[Any, int | None]:

@@ -12,9 +12,10 @@ import itertools
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
@@ -34,6 +35,7 @@ __all__ = [
     "parse_numbers",
     "parse_text",
     "plain_numbers",
+    "text_array",
     "text_as",
     "type_named",
     "without_nulls",
@@ -57,6 +59,14 @@ _SEPARATOR = "\x1f"
 _HINT_VALUES = 10_000
 _HINT_SHARE = 0.1
 _HINT_NULLS = 3
+
+
+def text_array(values: Sequence[str], kind: Any) -> Any:
+    """Return an array of text. Arrow imports pandas for an array or a scalar of a Python object."""
+    data = [value.encode() for value in values]
+    offsets = np.cumsum([0, *map(len, data)], dtype=np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(data))]
+    return pa.Array.from_buffers(kind, len(data), buffers)
 
 
 def null_values(options: CsvOptions) -> list[str]:
@@ -219,7 +229,7 @@ def text_as(values: Any, kind: Any, options: CsvOptions) -> Any:
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
         values = plain_numbers(values, options)
     elif types.is_time(kind):  # Arrow casts text to timestamps only
-        times = pc.binary_join_element_wise("1970-01-01T", values, "")
+        times = pc.replace_substring_regex(values, "^", "1970-01-01T")
         return times.cast(pa.timestamp(kind.unit)).cast(kind)
     return values.cast(kind)
 
@@ -229,8 +239,8 @@ def without_nulls(column: Any, options: CsvOptions) -> Any:
     if pa.types.is_binary(column.type):
         column = column.cast(pa.string())
     values = pc.ascii_trim_whitespace(column)
-    missing = pc.is_in(values, value_set=pa.array(null_values(options), pa.string()))
-    return pc.if_else(missing, pa.scalar(None, pa.string()), values)
+    missing = pc.is_in(values, value_set=text_array(null_values(options), pa.string()))
+    return pc.if_else(missing, pa.nulls(1, pa.string())[0], values)
 
 
 def first_text(column: Any, options: CsvOptions) -> int | None:

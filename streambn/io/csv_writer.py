@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
+from streambn.io.csv_types import text_array
 
 csv = lazy_module("pyarrow.csv")
 pc = lazy_module("pyarrow.compute")
@@ -110,10 +111,11 @@ def _lines(batch: Any) -> Iterator[bytes]:
     """Yield the lines of a batch. They differ from Arrow's only in the points of whole floats."""
     for start in range(0, batch.num_rows, _ROWS):
         values = [_text(column) for column in batch.slice(start, _ROWS).columns]
+        comma, nothing, end = text_array([",", "", "\n"], pa.binary())
         rows = pc.binary_join_element_wise(
-            *values, b",", null_handling="replace", null_replacement=b""
+            *values, comma, null_handling="replace", null_replacement=b""
         )
-        ended = pc.binary_join_element_wise(rows, b"", b"\n")
+        ended = pc.binary_join_element_wise(rows, nothing, end)
         yield b"".join(ended.to_pylist())
 
 
@@ -131,10 +133,12 @@ def _text(column: Any) -> Any:
     text = column.cast(pa.string())
     if types.is_floating(kind) and _have_whole_floats([column]):
         plain = pc.invert(pc.match_substring_regex(text, "[.eni]"))
-        text = pc.if_else(plain, pc.binary_join_element_wise(text, "0", "."), text)
+        zero, point = text_array(["0", "."], pa.string())
+        text = pc.if_else(plain, pc.binary_join_element_wise(text, zero, point), text)
     return text.cast(pa.binary())
 
 
 def _quoted(column: Any) -> Any:
     escaped = pc.replace_substring(column, b'"', b'""')
-    return pc.binary_join_element_wise(b'"', escaped, b'"', b"")
+    quote, nothing = text_array(['"', ""], pa.binary())
+    return pc.binary_join_element_wise(quote, escaped, quote, nothing)

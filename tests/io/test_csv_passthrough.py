@@ -195,4 +195,5 @@ def test_types_that_lose_nothing_do_not_depend_on_blocks(file: Any, block: int) 
         patch.setattr(csv_reader, "_BLOCK", block)
         parts = table_of(file.content, file.options, passthrough)
     for name in file.header[1:]:
-        assert parts[name].combine_chunks().equals(whole[name].combine_chunks())
+        assert parts[name].type == whole[name].type
+        assert str(parts[name].to_pylist()) == str(whole[name].to_pylist())  # NaN is NaN
