@@ -16,7 +16,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from streambn.arrow.unify import nullable_field
-from streambn.arrow.validation import Validation, Validator, check_validation
+from streambn.arrow.validation import (
+    Validation,
+    Validator,
+    check_offsets_below,
+    check_validation,
+)
 from streambn.errors import InvalidValueError, SchemaError
 
 __all__ = ["Stream", "map_batches", "map_stream", "open_stream"]
@@ -85,6 +90,7 @@ def _validated(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             batch = next(batches, None)
             if batch is not None:
                 validator.check(batch)
+                check_offsets_below(batch)
         except (pa.ArrowInvalid, OSError) as error:
             # Arrow raises a plain OSError without a number for what it cannot decode. All others
             # are of the file or the network.

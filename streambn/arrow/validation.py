@@ -11,9 +11,11 @@ from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
+from streambn.arrow.schemas import is_any_list
 from streambn.errors import InvalidValueError
+from streambn.kernels.flatten import check_offsets
 
-__all__ = ["Validation", "Validator", "check_validation"]
+__all__ = ["Validation", "Validator", "check_offsets_below", "check_validation"]
 
 Validation = Literal["basic", "full"]
 
@@ -28,6 +30,36 @@ def check_validation(validate: object) -> None:
         raise InvalidValueError(
             f"validate must be 'basic' or 'full', got {validate!r}.", argument="validate"
         )
+
+
+def check_offsets_below(batch: pa.RecordBatch) -> None:
+    """Raise an ArrowInvalid if an array of a validated batch starts before its buffers.
+
+    Only the C data interface can say so, and Arrow does not notice it.
+    """
+    arrays = list(batch.columns)
+    while arrays:
+        array = arrays.pop()
+        check_offsets(array)
+        arrays += _parts(array)
+
+
+def _parts(array: pa.Array) -> list[pa.Array]:
+    """Return the arrays that an array is made of."""
+    types, kind = pa.types, array.type
+    if isinstance(array, pa.ExtensionArray):
+        return [array.storage]
+    if types.is_dictionary(kind):
+        return [array.indices, array.dictionary]
+    if types.is_run_end_encoded(kind):
+        return [array.run_ends, array.values]
+    if types.is_map(kind):
+        return [array.keys, array.items]
+    if is_any_list(kind):
+        return [array.values]
+    if types.is_struct(kind) or types.is_union(kind):
+        return [array.field(i) for i in range(kind.num_fields)]
+    return []
 
 
 class Validator:

@@ -14,7 +14,7 @@ from streambn._lazy import lazy_module
 from streambn.arrow.schemas import list_value_type
 from streambn.errors import SchemaError
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
-from streambn.kernels.flatten import damaged_column
+from streambn.kernels.flatten import check_offsets, damaged_column
 
 pc = lazy_module("pyarrow.compute")  # takes 40 ms to import, and few columns need it
 
@@ -56,6 +56,7 @@ def vector_size(array: pa.Array, name: str) -> int | None:
 def _check_lists(array: pa.Array, name: str) -> None:
     """Validate the offsets of lists of numbers, which Arrow follows wherever they lead."""
     try:
+        check_offsets(array, array.values)
         array.validate(full=True)
     except pa.ArrowException as error:
         raise damaged_column(error, name) from error

@@ -20,6 +20,7 @@ pc = lazy_module("pyarrow.compute")  # takes 40 ms to import, and few columns ne
 
 __all__ = [
     "FlatColumn",
+    "check_offsets",
     "damaged_column",
     "decode_array",
     "decode_column",
@@ -162,14 +163,24 @@ def decode_array(array: pa.Array) -> pa.Array:
     Raises
     ------
     pyarrow.ArrowException
-        An index is outside of the dictionary, or the run ends do not ascend.
+        An index is outside of the dictionary, the run ends do not ascend, or an offset is negative.
     """
     if pa.types.is_dictionary(array.type):
+        array.validate()
+        check_offsets(array, array.dictionary)
         return array.dictionary_decode()
     if pa.types.is_run_end_encoded(array.type):
+        check_offsets(array, array.run_ends, array.values)
         array.validate(full=True)  # Arrow would follow run ends that do not ascend
         return pc.run_end_decode(array)
     return array
+
+
+def check_offsets(*arrays: pa.Array) -> None:
+    """Raise an ArrowInvalid if an array starts before its buffers, which Arrow does not notice."""
+    for array in arrays:
+        if array.offset < 0:
+            raise pa.ArrowInvalid(f"an array has the offset {array.offset}")
 
 
 def decode_column(array: pa.Array, name: str) -> pa.Array:

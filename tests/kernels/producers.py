@@ -61,6 +61,7 @@ class Node:
 
     def __init__(self, fmt, length, buffers=(), children=(), offset=0, null_count=0):
         self.format, self.length, self.offset, self.null_count = fmt, length, offset, null_count
+        self.name = b"x"
         self.buffers, self.children = list(buffers), list(children)
         self.n_buffers = self.schema_children = self.array_children = None
         self.schema_dictionary = self.array_dictionary = None
@@ -71,7 +72,7 @@ class Node:
         children = [c and c.schema() for c in self.children]
         count = len(children) if self.schema_children is None else self.schema_children
         return self._filled(
-            CSchema(format=self.format, name=b"x", flags=2, n_children=count),
+            CSchema(format=self.format, name=self.name, flags=2, n_children=count),
             children,
             self.schema_dictionary and self.schema_dictionary.schema(),
             self.schema_released,
