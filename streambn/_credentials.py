@@ -13,7 +13,7 @@ _HIDDEN = "***"
 _URL = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]+:/+[^\s'\"<>`]+")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]+:/+")
 # The next URL of a chain such as zip://x.csv::https://host/y.zip.
-_NEXT = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]+:/)")
+_NEXT = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.:-]+:/)")
 _AUTHORITY_END = re.compile(rf"[/?#]|{_NEXT.pattern}")
 # An authority that is a host and a port, and not a user and the start of a password.
 _HOST_AND_PORT = re.compile(r"(localhost|[0-9]+(\.[0-9]+){3}|\[[0-9A-Fa-f:.]*\])(:[0-9]*)?")
@@ -66,14 +66,24 @@ def conceal(text: str, url: str) -> str:
     The message may quote the URL, a part of it, or its parts decoded.
     """
     text = text.replace(url, redact_url(url)) if url else text
-    hidden = [url[start:stop] for start, stop in _credentials(url)]
-    # A user has a password after the colon.
-    hidden += [password for part in hidden if (password := part.partition(":")[2])]
-    spelled = {spelling for part in hidden for spelling in (part, unquote(part))}
+    spelled = {spelling for part in _secrets(url) for spelling in (part, unquote(part))}
     for secret in sorted(spelled, key=len, reverse=True):
         if len(secret) >= _MIN_SECRET:
             text = text.replace(secret, _HIDDEN)
     return redact(text)
+
+
+def _secrets(url: str) -> Iterator[str]:
+    """Yield the credentials in a URL, whole and in parts."""
+    for start, stop in _credentials(url):
+        hidden = url[start:stop]
+        for part in (hidden, hidden.rpartition("@")[0]):
+            yield part
+            yield part.partition(":")[2]  # after the user
+        for option in re.split("[?&#;]", hidden):
+            yield option
+            yield option.partition("=")[2]
+        yield from _secrets(unquote(hidden))  # of the URL of an endpoint
 
 
 def safe_cause(error: BaseException, url: str = "") -> BaseException | None:
@@ -91,10 +101,14 @@ def _credentials(url: str) -> Iterator[tuple[int, int]]:
         following = None if ":" in _authority(url, start) else _NEXT.search(url, start)
         if following is not None:
             stop = following.start()
+        options = list(_secret_options(url, start, stop))
         user_end = _end_of_user(url, start, stop)
-        if user_end >= 0:
-            yield start, user_end
-        yield from _secret_options(url, max(start, user_end), stop)
+        if any(option < user_end for option, _ in options):  # which of both is not certain
+            yield start, stop
+        else:
+            if user_end >= 0:
+                yield start, user_end
+            yield from options
         if following is None:
             return
         begin = following.end()

@@ -100,7 +100,8 @@ class Location(NamedTuple):
         if self._in_arrow_store:
             endpoint = stores.endpoint_of(store) or ""
             store = f"{stores.scheme_of(store)}://{endpoint.rpartition('://')[2]}"
-        return f"{store}/{self.key.strip('/')}"
+        # Another user or password leads to the same place.
+        return redact_url(f"{store}/{self.key.strip('/')}").replace("***@", "")
 
     @property
     def parent(self) -> Location:
