@@ -9,7 +9,7 @@ namespace streambn {
 
 namespace {
 
-constexpr double EPSILON = 0x1p-52;
+constexpr double EPSILON = 0x1p-52, LEAST_NORMAL = 0x1p-1022;
 constexpr double NOISE = 0x1p-96;  // the relative noise of a mean; see accumulators/moments.py
 
 Moments single(Pair x, double weight, double decay) {
@@ -140,7 +140,8 @@ FeatureMap map_of(const RowFeature &feature, const RowRules &rules) {
     double std = times_two_to(std::sqrt(scaled), by);
     const double var = times_two_to(scaled, 2 * by), centre = poisoned ? poison : mean.hi;
     const bool constant =
-        !(std > (feature.exact ? 0.0 : EPSILON * std::fabs(centre))) && std::isfinite(centre);
+        !(std > (feature.exact ? 0.0 : std::max(EPSILON * std::fabs(centre), LEAST_NORMAL))) &&
+        std::isfinite(centre);
     if (constant) std = 0;
     if (rules.eps == 0) {
         map.scale = constant ? 1.0 : std;

@@ -1,6 +1,7 @@
 // The Python class RowStatistics, which learns and transforms rows given as dicts.
 #include <nanobind/stl/optional.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <optional>
@@ -54,8 +55,14 @@ class RowStatistics {
         }
         // The row is valid, and the state may change. A row of weight 0 has no effect.
         if (weight == 0) return;
+        std::vector<Fresh> fresh;
+        for (const Item &item : read.items)
+            if (is_new(item)) fresh.push_back({nb::borrow(item.key)});
+        for (Fresh &feature : fresh) prepare(feature);
+        // From here on no Python code runs, so no other thread sees or learns part of a row.
+        auto next = fresh.begin();
         for (Item &item : read.items) {
-            if (is_new(item)) item.feature = append(item.key);
+            if (is_new(item)) item.feature = append(*next++);
             if (item.feature < 0) continue;
             RowFeature &feature = features_[static_cast<size_t>(item.feature)];
             settle(feature);
@@ -172,10 +179,19 @@ class RowStatistics {
         for (int64_t i = 0; seen && i < count; ++i)
             if (seen->as<int64_t>()[i] < 0 || seen->as<int64_t>()[i] > rows)
                 throw std::invalid_argument("a feature includes more rows than there are");
-        for (const nb::handle key : fresh) {
-            if (find(key.ptr()) >= 0) throw std::invalid_argument("a feature is given twice");
-            append(key.ptr());
+        std::vector<Fresh> features;
+        for (const nb::handle key : fresh) features.push_back({nb::borrow(key)});
+        std::vector<const PyObject *> cells;
+        for (Fresh &feature : features) {
+            prepare(feature);
+            cells.push_back(feature.cell.ptr());
         }
+        if (before != rows_) return false;  // it may have run Python code
+        std::sort(cells.begin(), cells.end());
+        bool twice = std::adjacent_find(cells.begin(), cells.end()) != cells.end();
+        for (const Fresh &feature : features) twice = twice || index_in(feature.cell.ptr()) >= 0;
+        if (twice) throw std::invalid_argument("a feature is given twice");
+        for (const Fresh &feature : features) append(feature);
         for (int64_t i = 0; i < count; ++i) {
             RowFeature &feature = features_[static_cast<size_t>(i)];
             feature.exact = nb::cast<bool>(exact[static_cast<size_t>(i)]);
@@ -325,30 +341,40 @@ class RowStatistics {
         return feature;
     }
     int64_t find(PyObject *key) const {
-        PyObject *const found = PyDict_GetItemWithError(index_.ptr(), key);
-        if (!found && PyErr_Occurred()) throw nb::python_error();
-        return found ? PyLong_AsLongLong(found) : -1;
+        PyObject *const cell = PyDict_GetItemWithError(index_.ptr(), key);
+        if (!cell && PyErr_Occurred()) throw nb::python_error();
+        return cell ? index_in(cell) : -1;
     }
+    static int64_t index_in(PyObject *cell) { return PyLong_AsLongLong(PyList_GetItem(cell, 0)); }
 
-    int64_t append(PyObject *key) {
+    // A key that is to become a feature. `prepare` looks it up, which may run Python code: the hash
+    // of the key, or a finalizer. Meanwhile another thread may prepare the same key. Both get the
+    // same cell, a list of the index, which is -1 until one of them calls `append`.
+    struct Fresh {
+        nb::object key, cell;
         RowFeature feature;
-        PyObject *const pair = PyDict_GetItemWithError(affine_.ptr(), key);
+    };
+    void prepare(Fresh &fresh) {
+        PyObject *const pair = PyDict_GetItemWithError(affine_.ptr(), fresh.key.ptr());
         if (!pair && PyErr_Occurred()) throw nb::python_error();
         if (pair) {
             const nb::tuple both = nb::cast<nb::tuple>(nb::handle(pair));
-            feature.gamma = nb::cast<double>(both[0]), feature.beta = nb::cast<double>(both[1]);
+            fresh.feature.gamma = nb::cast<double>(both[0]);
+            fresh.feature.beta = nb::cast<double>(both[1]);
         }
-        const nb::object index = nb::steal(PyLong_FromLongLong(size()));
-        features_.push_back(feature);
-        try {
-            names_.push_back(nb::borrow(key));
-            if (!index.is_valid() || PyDict_SetItem(index_.ptr(), key, index.ptr()) != 0)
-                throw nb::python_error();
-        } catch (...) {
-            names_.resize(features_.size() - 1);
-            features_.pop_back();
-            throw;
-        }
+        nb::list cell;
+        cell.append(-1);
+        fresh.cell = index_.attr("setdefault")(fresh.key, cell);
+    }
+    // Returns the index of the feature. Runs no Python code.
+    int64_t append(const Fresh &fresh) {
+        const int64_t known = index_in(fresh.cell.ptr());
+        if (known >= 0) return known;
+        nb::object index = nb::steal(PyLong_FromLongLong(size()));
+        if (!index.is_valid()) throw nb::python_error();
+        names_.push_back(fresh.key);
+        features_.push_back(fresh.feature);
+        PyList_SetItem(fresh.cell.ptr(), 0, index.release().ptr());
         return size() - 1;
     }
 
