@@ -71,7 +71,8 @@ class RiverNormalizer(base.MiniBatchTransformer):
     before it first appeared. With an `EMA` a missing value ages the others, unless
     ``ignore_na=True``.
 
-    A row or frame is learned whole or not at all. Transforming never learns.
+    A row or frame is learned whole or not at all. Transforming never learns. Threads may share a
+    transformer, as `streambn.RowNormalizer` says.
 
     Differences from River's scalers:
 

@@ -93,7 +93,7 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Notes
     -----
     A batch is learned whole or not at all. Parameters are checked by `fit`, and a change of them
-    takes effect at the next `fit`.
+    takes effect at the next `fit`. One thread at a time may fit; others may transform meanwhile.
 
     float64, float32 and float16 keep their type; all other numbers become float64. Dates and
     durations raise a `SchemaError`.
@@ -274,8 +274,7 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             self._normalizer = learning.update(batch)
         except BaseException:
             # scikit-learn sets feature names before the normalizer can refuse the data.
-            self.__dict__.clear()
-            self.__dict__.update(before)
+            self.__dict__ = before  # at once, because other threads may transform meanwhile
             raise
         return self
 

@@ -103,6 +103,9 @@ class Transformer(abc.ABC):
         feature without statistics becomes null. Other columns and the schema's metadata are
         unchanged.
 
+        A result beyond float16 is refused. One beyond float32 or float64 becomes infinite, as in
+        NumPy; `clip` bounds results. Only values more than 3e38 deviations from the mean do that.
+
         Parameters
         ----------
         data : Arrow data
@@ -128,7 +131,8 @@ class Transformer(abc.ABC):
         SchemaError
             A column is missing or is not numeric.
         InvalidValueError
-            ``nan="raise"`` or ``inf="raise"`` refuses a value, or a column is damaged.
+            ``nan="raise"`` or ``inf="raise"`` refuses a value, or a column is damaged, or a result
+            is beyond float16.
         """
         standardizer, kind = self.standardizer, float_type_of(dtype)
 
@@ -165,7 +169,7 @@ class Transformer(abc.ABC):
         NotFittedError, SchemaError
             As for `transform`.
         InvalidValueError
-            A gamma is 0.
+            A result is beyond float16, or a gamma is 0.
         """
         standardizer, kind = self.standardizer, float_type_of(dtype)
         return map_batches(

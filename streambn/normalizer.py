@@ -88,7 +88,9 @@ class Normalizer(Transformer):
     is not numeric, the column leaves the statistics. Columns without statistics are logged once,
     by the logger ``streambn`` at level INFO.
 
-    One thread may learn while others transform: each call sees one state, whole.
+    Threads may share a normalizer. Calls of `update` wait for each other, and each call that reads
+    sees one state, whole. Statistics that depend on the order of batches, as those of `EMA`, then
+    depend on that of the threads.
 
     A column whose variance is within rounding error of zero has scale 1, or √eps with an `eps`,
     so that its constant normalizes to 0. See `streambn.standardize.Standardizer`.

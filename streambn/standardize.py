@@ -16,7 +16,7 @@ from streambn.accumulators import Estimates
 from streambn.arrow import Binding, SchemaCache, Selection, fields_by_name, find_field
 from streambn.errors import InvalidValueError
 from streambn.kernels import FeatureTransform
-from streambn.kernels.interface import Floats
+from streambn.kernels.interface import Floats, Transformed
 from streambn.options import Options
 from streambn.statistics import Statistics
 
@@ -25,6 +25,7 @@ __all__ = ["FINGERPRINT_KEY", "Standardizer"]
 FINGERPRINT_KEY = b"streambn.fingerprint"
 
 _EPSILON = float(np.finfo(np.float64).eps)
+_LEAST_NORMAL = float(np.finfo(np.float64).smallest_normal)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,8 @@ class Standardizer:
         The map as arrays over features.
     constant : ndarray of bool, shape (features,)
         Whether the variance of each feature is within rounding error of zero: σ ≤ ε·|mean|
-        with ε = 2.2e-16, or σ = 0 for integers and decimals, whose values are not rounded. A
+        with ε = 2.2e-16, or σ < 2.3e-308, where float64 loses digits and 1/σ overflows; or σ = 0
+        for integers and decimals, whose values are not rounded. A
         feature whose variance is undefined, as that of one value with ``ddof=1``, is constant;
         one without a mean is not.
     selection : Selection
@@ -208,13 +210,14 @@ class Standardizer:
         SchemaError
             A column is missing or is not numeric.
         InvalidValueError
-            ``nan="raise"`` or ``inf="raise"`` refuses a value.
+            ``nan="raise"`` or ``inf="raise"`` refuses a value, or float16 cannot hold a result.
         """
         part = self.matching(batch.schema)
         columns = part.binding.extract(batch)
         leaf_schema = part.binding.leaf_schema(columns, schema)
         mapped = kernels.normalize(columns, part.parameters, leaf_schema)
         self.options.check_finite(mapped.nans, mapped.infs, part.binding.features)
+        part._check_range(mapped, "clip= bounds it, and ")
         return part.binding.rebuild(columns, mapped.batch, schema)
 
     def restore(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
@@ -225,7 +228,7 @@ class Standardizer:
         SchemaError
             A column is missing or is not numeric.
         InvalidValueError
-            A gamma is 0, which has no inverse.
+            A gamma is 0, which has no inverse, or float16 cannot hold a result.
         """
         gamma = self.parameters.gamma
         if gamma is not None and not gamma.all():
@@ -240,12 +243,38 @@ class Standardizer:
         columns = part.binding.extract(batch)
         leaf_schema = part.binding.leaf_schema(columns, schema)
         mapped = kernels.denormalize(columns, part.parameters, leaf_schema)
+        part._check_range(mapped, "")
         return part.binding.rebuild(columns, mapped.batch, schema)
+
+    def _check_range(self, mapped: Transformed, remedy: str) -> None:
+        """Refuse finite values that became infinite because float16 ends at 65,504.
+
+        Larger types end so far beyond what is normalized that a look at every output would not
+        pay. They overflow to infinity, as everywhere.
+        """
+        start = 0
+        for array, leaf in zip(mapped.batch.columns, self.binding.leaves, strict=True):
+            features = slice(start, start + leaf.width)
+            start += leaf.width
+            values = array if leaf.size is None else array.flatten()
+            if not pa.types.is_float16(values.type):
+                continue
+            if not np.isfinite(self.parameters.location_hi[features]).all():
+                continue  # infinity is the statistic
+            found = np.count_nonzero(np.isinf(values.to_numpy(zero_copy_only=False)))
+            if found > mapped.infs[features].sum():
+                raise InvalidValueError(
+                    f"column {leaf.name!r} would hold values beyond 65,504, the largest of "
+                    f"float16: {remedy}dtype=pyarrow.float32() holds it.",
+                    argument="dtype",
+                    column=leaf.name,
+                )
 
 
 def _is_constant(estimates: Estimates, exact: NDArray[np.bool_]) -> NDArray[np.bool_]:
     with np.errstate(all="ignore"):
-        rounding = np.where(exact, 0.0, _EPSILON * np.abs(estimates.mean_hi))
+        rounding = np.maximum(_EPSILON * np.abs(estimates.mean_hi), _LEAST_NORMAL)
+        rounding = np.where(exact, 0.0, rounding)
         return ~(estimates.std > rounding) & np.isfinite(estimates.mean_hi)
 
 

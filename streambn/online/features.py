@@ -123,12 +123,14 @@ class FeatureMatch(NamedTuple):
             Two columns belong to one feature.
         """
         schema = None if isinstance(batch, np.ndarray) else batch.schema
-        columns = [_bound_column(ABSENT)] * len(known)
         exact, new = known.exact(), []
+        there = len(exact)
+        columns = [_bound_column(ABSENT)] * there
         for i, is_exact in zip(types.numeric, types.exact, strict=True):
             name = names[i]
             feature = known.index(name)
-            if feature < 0:
+            # Another thread may add features meanwhile. The caller then matches once more.
+            if not 0 <= feature < there:
                 if schema is not None and batch.column(i).null_count == len(batch):
                     continue
                 new.append(name)
@@ -143,7 +145,7 @@ class FeatureMatch(NamedTuple):
             raise duplicate_feature(next(name for name in new if new.count(name) > 1))
         if spare:
             columns.append(_bound_column(ABSENT))
-        return cls(names, types, len(known), new, Layout(columns, schema, types.encoded), exact)
+        return cls(names, types, there, new, Layout(columns, schema, types.encoded), exact)
 
     def for_next_batch(self) -> Self | None:
         """Return the match of a further batch with the same columns, or None if it may differ.

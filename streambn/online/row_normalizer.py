@@ -91,7 +91,9 @@ class RowNormalizer:
 
     Notes
     -----
-    One thread may learn while others transform: each sees the statistics as of one row.
+    Any number of threads may learn and transform at the same time. Each row and each batch is
+    learned whole, in some order, and each call sees the statistics as of one row. An `EMA`, whose
+    result depends on the order, then depends on that of the threads.
 
     Examples
     --------

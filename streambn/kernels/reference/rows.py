@@ -39,6 +39,7 @@ from streambn.kernels.rows import CONSTANT, MISSING, UNSEEN, RowRules, weight_of
 __all__ = ["RowStatistics"]
 
 _EPSILON = 2.0**-52
+_LEAST_NORMAL = 2.0**-1022
 _NOISE = 2.0**-96  # smaller low parts of a mean are noise: see accumulators/moments.py
 _MAX_EXPONENT = 1024  # numbers of a larger binary exponent are beyond float64
 
@@ -338,7 +339,7 @@ class RowStatistics:
             std = math.ldexp(math.sqrt(scaled), m.exponent)
             large = scaled > 0 and math.frexp(scaled)[1] + 2 * m.exponent > _MAX_EXPONENT
             var = math.inf if large else math.ldexp(scaled, 2 * m.exponent)
-        rounding = 0.0 if feature.exact else _EPSILON * abs(mean)
+        rounding = 0.0 if feature.exact else max(_EPSILON * abs(mean), _LEAST_NORMAL)
         constant = not std > rounding and math.isfinite(mean)
         std = 0.0 if constant else std
         if rules.eps == 0:
