@@ -152,7 +152,8 @@ def check_sums(moments: Moments, where: str, most: Floats) -> None:
     decay = m.decay
     require((decay >= 0) & (decay <= 1), f"{where}decay", decay, "from 0 to 1")
     exponent = m.exponent
-    require(abs(exponent) <= _EXPONENTS, f"{where}exponent", exponent, f"within ±{_EXPONENTS}")
+    within = (exponent >= -_EXPONENTS) & (exponent <= _EXPONENTS)  # |-2**63| would be -2**63
+    require(within, f"{where}exponent", exponent, f"within ±{_EXPONENTS}")
     require(m.weight <= most * 1.001, f"{where}weight", m.weight, "a sum of weights of its count")
     none = m.weight == 0
     for name in ("pairs", "squares", "m2_hi", "m2_lo", "mean_hi", "mean_lo"):
@@ -204,7 +205,8 @@ def check_exact(sums: ExactMoments, where: str = "") -> None:
     """
     check_tally(sums, where)
     scale: Ints = sums.scale
-    require(abs(scale) <= _MAX_SCALE, f"{where}scale", scale, f"within ±{_MAX_SCALE}")
+    within = (scale >= -_MAX_SCALE) & (scale <= _MAX_SCALE)
+    require(within, f"{where}scale", scale, f"within ±{_MAX_SCALE}")
     one = 1 << _SLACK_BITS
     for i, n in enumerate(sums.count.tolist()):
         total, squares = sums.integers(i)

@@ -129,10 +129,12 @@ def decode(content: bytes, name: str = "the statistics") -> Snapshot:
         raise SnapshotError(f"{name} is empty, so it is not a statistics file.")
     header = _header(content, name)
     if header.version < 1:
-        raise SnapshotError(f"{name} is damaged: there is no format version {header.version}.")
+        raise SnapshotError(
+            f"{name} is damaged: there is no format version {header.version!r:.20}."
+        )
     if header.version > VERSION:
         raise SnapshotError(
-            f"{name} has format version {header.version} of a newer streambn; this one reads "
+            f"{name} has format version {header.version!r:.20} of a newer streambn; this one reads "
             f"versions up to {VERSION}. Upgrade streambn."
         )
     try:

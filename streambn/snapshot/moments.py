@@ -101,7 +101,8 @@ def restore_array(name: str, values: Sequence[Any], dtype: Any) -> NDArray[Any]:
         return np.array(values, dtype)
     except OverflowError as error:
         i, value = next((i, v) for i, v in enumerate(values) if not -(2**63) <= v < 2**63)
-        raise SnapshotError(f"{name}[{i}] is {value:.3g}, beyond 64 bits") from error
+        bits = value.bit_length() + 1
+        raise SnapshotError(f"{name}[{i}] has {bits:,} bits, but must fit into 64") from error
 
 
 def restore_arrays(
