@@ -397,6 +397,8 @@ class CsvReader:
     def _remedy(self, column: str, value: str, kind: str, *, given: bool) -> str:
         """Return the options with which a value could be read."""
         name = shlex.quote(column)
+        if self._passed is not None and column in self._passed.types:
+            return f"--csv-type {name}=string"
         remedies = [] if given else [f"--csv-type {name}={_wider(kind, value)}"]
         hint = number_hint([value, "0"], self._options)
         if hint is not None and "--null-values" not in hint.options:

@@ -12,9 +12,10 @@ from streambn.errors import InvalidValueError, StreamBNError
 from streambn.io import PIPE, Encoding, Location, locate, lock, remove_leftovers
 from streambn.jobs.checkpoint import Checkpoint
 from streambn.jobs.fit import configure_process, run_fit, total_size
+from streambn.jobs.inputs import needs_of
 from streambn.jobs.manifest import NAME, Entry, Manifest
 from streambn.jobs.operations import ApplyStatistics, Operation
-from streambn.jobs.output_schema import check_types, needs_of
+from streambn.jobs.output_schema import check_types
 from streambn.jobs.outputs import write_outputs
 from streambn.jobs.plan import Output, Plan, ReadOptions
 from streambn.jobs.progress import Display, Progress

@@ -23,8 +23,8 @@ from streambn.io import (
     prefetch,
 )
 from streambn.jobs.hints import number_hints_in_errors
+from streambn.jobs.inputs import keys_of, needs_of
 from streambn.jobs.operations import ApplyStatistics, Operation
-from streambn.jobs.output_schema import keys_of, needs_of
 from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped

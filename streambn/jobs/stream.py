@@ -28,14 +28,9 @@ from streambn.io import (
     prefetch,
     write_batches,
 )
+from streambn.jobs.inputs import needs_of, open_input, read_schemas
 from streambn.jobs.operations import Operation
-from streambn.jobs.output_schema import (
-    SourceMap,
-    needs_of,
-    open_input,
-    read_schemas,
-    settle_schema,
-)
+from streambn.jobs.output_schema import SourceMap, settle_schema
 from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped

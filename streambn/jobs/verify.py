@@ -26,8 +26,9 @@ from streambn.arrow import Leaf
 from streambn.errors import SchemaError, StreamBNError
 from streambn.io import CsvOptions, Format, Source, json_values, located, open_reader
 from streambn.jobs.compare import first_difference
+from streambn.jobs.inputs import needs_of, read_schemas
 from streambn.jobs.operations import ApplyStatistics
-from streambn.jobs.output_schema import needs_of, read_schemas, settle_schema
+from streambn.jobs.output_schema import settle_schema
 from streambn.jobs.plan import Output, ReadOptions
 from streambn.jobs.verify_text import read_inputs
 from streambn.kernels import reference

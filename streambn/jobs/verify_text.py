@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from streambn.errors import StreamBNError
 from streambn.io import CsvOptions, Format, Passthrough, lossless_text
-from streambn.jobs.output_schema import Needs, keys_of, open_input
+from streambn.jobs.inputs import Needs, keys_of, open_input
 from streambn.jobs.plan import Output, ReadOptions
 
 __all__ = ["read_inputs"]
