@@ -77,7 +77,8 @@ def apply(
 ) -> None:
     """Normalize data with a statistics file.
 
-    The file is live or frozen; nothing is learned. Columns without statistics pass through.
+    The file is live or frozen; nothing is learned. Columns without statistics pass through, from
+    CSV to CSV as the text that they are.
 
     Inputs that go into a single file are joined by column name, in their common types, with Hive
     partition keys as columns. In a folder, each input keeps its path and format.

@@ -219,7 +219,8 @@ JOB_OPTIONS = OptionGroup(
             type=_CsvType(),
             multiple=True,
             help="Type of a column, of JSON too. Default: one that all its values fit; in a pipe, "
-            "the type of the first rows. Repeatable.",
+            "the type of the first rows. A column that is not normalized goes from CSV to CSV as "
+            "it is, and elsewhere in a type that loses nothing. Repeatable.",
         ),
         _csv_option(
             ["--delimiter"],
