@@ -28,6 +28,9 @@ from streambn.statistics import Statistics
 
 __all__ = ["Checkpoint", "CheckpointWriter", "Interval"]
 
+# Ten years. The system cannot wait for much longer.
+_LONGEST_SECONDS = 3e8
+
 
 class Interval(NamedTuple):
     """Seconds or rows between two checkpoints."""
@@ -289,12 +292,13 @@ def _timer(writer: CheckpointWriter, seconds: float | None) -> Iterator[None]:
     """Save a checkpoint at each interval and on SIGUSR1, from another thread."""
     # Not an event: a signal handler that interrupts another one would wait for its lock.
     requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    timeout = None if seconds is None else min(seconds, _LONGEST_SECONDS)
 
     def run() -> None:
         running = True
         while running:
             with contextlib.suppress(queue.Empty):
-                running = requests.get(timeout=seconds)
+                running = requests.get(timeout=timeout)
             if running:
                 writer.try_to_save()
 

@@ -154,7 +154,7 @@ class Progress:
         self._notify()
 
     def _decayed(self, now: float) -> tuple[float, Amount]:
-        passed = now - self._last
+        passed = max(now - self._last, 0.0)  # whatever the clock does
         kept = 0.5 ** (passed / _HALFLIFE)
         recent = Amount(self._recent.rows * kept, self._recent.bytes * kept)
         return self._recent_seconds * kept + passed, recent
