@@ -51,8 +51,8 @@ __all__ = [
 # Rows of a Parquet batch at most. A row group of common size is one batch; row groups with
 # less than a quarter of these rows are read together.
 PARQUET_ROWS = 1 << 18
-# Bytes of a Parquet batch: in memory, and encoded with all columns counted.
-_PARQUET_BATCH = 48 << 20
+# Bytes of a Parquet batch: encoded with all columns counted, and in memory.
+_PARQUET_BATCH, _PARQUET_MEMORY = 48 << 20, 32 << 20
 _IPC_BUFFER = 1 << 18
 # A block of text from a pipe ends so long after its first bytes, even if it is not full. The
 # first block, which shows the types, has more time.
@@ -265,8 +265,10 @@ def _open_parquet(
     row_groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     size = sum(group.total_byte_size for group in row_groups)
     encoded = _PARQUET_BATCH * metadata.num_rows // max(size, 1)
-    batch_rows = max(min(PARQUET_ROWS, encoded, _PARQUET_BATCH // max(row_size(schema), 1)), 1)
-    growing = not all(map(has_fixed_size, schema.types))
+    batch_rows = max(min(PARQUET_ROWS, encoded, _PARQUET_MEMORY // max(row_size(schema), 1)), 1)
+    reopen = None
+    if not all(map(has_fixed_size, schema.types)):
+        reopen = functools.partial(open_parquet, opener, metadata, remote=remote)
     ranges = _join_small([group.num_rows for group in row_groups], batch_rows // 4)
 
     def piece(groups: range, rows: int) -> Piece:
@@ -284,7 +286,7 @@ def _open_parquet(
                 except IndexError:
                     part = open_parquet(opener, metadata, remote=remote)
                 batches = read_row_groups(
-                    part, groups, columns, rows, batch_rows, growing=growing, use_threads=parallel
+                    part, groups, columns, rows, batch_rows, reopen=reopen, use_threads=parallel
                 )
             return validated(batches, name, Format.PARQUET, lambda _: where)
 

@@ -191,8 +191,8 @@ class ParquetSource:
         ExpansionError
             They take far more memory than `block.size`.
         """
-        file, growing = self._file(), bool(block.texts)
-        return _limited(self._read(file, block, growing=growing), 2 * block.size)
+        reopen = self._reopen if block.texts else None
+        return _limited(self._read(self._file(), block, reopen), 2 * block.size)
 
     def read_dictionaries(self, block: Block) -> Iterator[Any]:
         """Yield the batches of a block with dictionaries in place of its texts.
@@ -202,20 +202,19 @@ class ParquetSource:
         ExpansionError
             Arrow cannot read the texts as dictionaries.
         """
-        paths = [*block.texts]
-        file = open_parquet(self._opener, self.metadata, remote=self._remote, dictionaries=paths)
         try:
-            yield from self._read(file, block)
+            yield from self._read(self._reopen([*block.texts]), block)
         except StreamBNError as error:  # damage will be found again
             raise ExpansionError from error
 
-    def _read(self, file: Any, block: Block, *, growing: bool = False) -> Iterator[Any]:
+    def _read(self, file: Any, block: Block, reopen: Any = None) -> Iterator[Any]:
         names = [self.schema.field(i).name for i in block.columns]
         with describe_read_errors(self.name, Format.PARQUET, block.where):
-            batches = read_row_groups(
-                file, [block.group], names, block.rows, _ROWS, growing=growing
-            )
+            batches = read_row_groups(file, [block.group], names, block.rows, _ROWS, reopen=reopen)
         return validated(batches, self.name, Format.PARQUET, lambda _: block.where)
+
+    def _reopen(self, dictionaries: list[str]) -> Any:
+        return open_parquet(self._opener, self.metadata, dictionaries, remote=self._remote)
 
     def read_run(self, run: Run) -> Iterator[Any]:
         """Yield the batches of a run, few and large.
@@ -226,9 +225,10 @@ class ParquetSource:
             They take far more memory than in the file.
         """
         rows = sum(run.rows)
-        growing = not self._is_fixed and rows * run.bytes > _TEXT_BYTES
+        large = not self._is_fixed and rows * run.bytes > _TEXT_BYTES
+        reopen = self._reopen if large else None
         with describe_read_errors(self.name, Format.PARQUET, run.where):
-            batches = read_row_groups(self._file(), run.groups, None, rows, rows, growing=growing)
+            batches = read_row_groups(self._file(), run.groups, None, rows, rows, reopen=reopen)
         batches = validated(batches, self.name, Format.PARQUET, lambda _: run.where)
         return _limited(batches, 0)
 
