@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-__all__ = ["conceal", "redact", "redact_url", "safe_cause"]
+__all__ = ["conceal", "redact", "redact_url", "remember", "safe_cause"]
 
 _HIDDEN = "***"
 # A URL in a text. A path that was normalized keeps one slash of two.
@@ -29,6 +29,10 @@ _MAX_OPEN_VALUE = 20
 # Shorter secrets are not looked for in the messages of other libraries, which contain such letters
 # anyway.
 _MIN_SECRET = 4
+# Shorter ones are not hidden in texts about other things.
+_MIN_REMEMBERED = 6
+# The credentials of the URLs that were opened, the longest first.
+_remembered: tuple[str, ...] = ()
 
 
 def redact(text: str) -> str:
@@ -44,9 +48,23 @@ def redact(text: str) -> str:
     >>> redact("https://host/x.csv?format=csv&sig=AbC")
     'https://host/x.csv?format=csv&sig=***'
     """
-    if ":/" not in text:  # as most
-        return text
-    return _URL.sub(lambda url: redact_url(url[0]), text)
+    if ":/" in text:
+        text = _URL.sub(lambda url: redact_url(url[0]), text)
+    for secret in _remembered:
+        text = text.replace(secret, _HIDDEN)
+    return text
+
+
+def remember(url: str) -> None:
+    """Hide the credentials of this URL in every text from now on.
+
+    Another library may name a password in an error long after it opened the URL, and on any
+    thread.
+    """
+    global _remembered  # noqa: PLW0603
+    secrets = {secret for secret in _spelled(url) if len(secret) >= _MIN_REMEMBERED}
+    if not secrets.issubset(_remembered):
+        _remembered = tuple(sorted({*_remembered, *secrets}, key=len, reverse=True))
 
 
 def redact_url(url: str) -> str:
@@ -66,11 +84,15 @@ def conceal(text: str, url: str) -> str:
     The message may quote the URL, a part of it, or its parts decoded.
     """
     text = text.replace(url, redact_url(url)) if url else text
-    spelled = {spelling for part in _secrets(url) for spelling in (part, unquote(part))}
-    for secret in sorted(spelled, key=len, reverse=True):
+    for secret in sorted(_spelled(url), key=len, reverse=True):
         if len(secret) >= _MIN_SECRET:
             text = text.replace(secret, _HIDDEN)
     return redact(text)
+
+
+def _spelled(url: str) -> set[str]:
+    """Return the credentials in a URL, as they are and decoded."""
+    return {spelling for part in _secrets(url) for spelling in (part, unquote(part))}
 
 
 def _secrets(url: str) -> Iterator[str]:

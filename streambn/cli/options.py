@@ -271,7 +271,8 @@ JOB_OPTIONS = OptionGroup(
             type=click.Choice(["stop", "skip"]),
             default="stop",
             help="Stop at damaged input (the default), or skip, count and list it: a row group, a "
-            "record batch, the rest of a stream, or a file with other columns.",
+            "record batch, the rest of a stream, a file with other columns, or an object whose key "
+            "is no relative path.",
         ),
         _job_option(
             ["--threads"],

@@ -18,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 
 import pyarrow as pa
 
-from streambn._credentials import redact_url
+from streambn._credentials import redact_url, remember
 from streambn.errors import InvalidValueError, StreamBNError
 from streambn.io import atomic, stores
 from streambn.io.stores import one_line_errors
@@ -395,6 +395,7 @@ def locate(path: str | os.PathLike[str]) -> Location:
         return _locate_file_url(text, rest)
     scheme = "gs" if scheme == "gcs" else scheme
     if scheme not in stores.OPTIONS:
+        remember(text)
         return Location(text, None, *stores.split_for_fsspec(text))
     # A question mark before anything but a known option belongs to a pattern.
     known = stores.OPTIONS[scheme]

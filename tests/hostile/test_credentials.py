@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given
@@ -92,7 +93,7 @@ def test_jobs_neither_show_nor_store_a_password(
         assert done.code == code, done.lines
         return json.loads(done.out)
 
-    base = f"vault://ada:{PASSWORD}@host"
+    base = f"vault://ada:{quote(PASSWORD, safe='')}@host"
     for name, text in {"a": "x\n1\n2\n", "b": "x\n1\n5\n", "c": "x\n1\n?\n"}.items():
         files().pipe_file(f"/in/{name}.csv", text.encode())
     fit = ["fit", f"{base}/in", "-o", f"{base}/s.json", "--csv-type", "x=double"]
@@ -112,7 +113,12 @@ def test_jobs_neither_show_nor_store_a_password(
     files.refused.add("/in/a.csv")
     failed = job("fit", f"{base}/in", "-o", "t.json", code=1)["error"]
     assert failed.startswith("vault://***@host/in/a.csv: vault://***@host/in/a.csv: login by ")
+    assert failed.endswith("login by '***' failed")
     files.refused.clear()
+    files.broken.add("/in/b.csv")
+    failed = job("fit", f"{base}/in/b.csv", "-o", "t.json", code=1)["error"]
+    assert "530 user ada, password ***: connection lost" in failed
+    files.broken.clear()
     job("fit", f"{base}/none", "-o", "t.json", code=1)
     job("fit", f"{base}/in", "-o", f"{base}/in/a.csv", code=2)
     job("apply", f"{base}/in/a.csv", f"{base}/in", "-o", "out/", code=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import string
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import quote, unquote
@@ -70,6 +71,19 @@ def secret_urls(draw: st.DrawFn) -> SecretUrl:
     return SecretUrl(f"{scheme}://{host}{path}#token={encoded}", encoded)
 
 
+class _Broken(io.BytesIO):
+    """A file whose server fails after some bytes."""
+
+    def __init__(self, content: bytes, credentials: str) -> None:
+        super().__init__(content)
+        self._password = credentials.partition(":")[2]
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell():
+            raise OSError(f"530 user ada, password {self._password}: connection lost")
+        return super().read(size)
+
+
 def vault() -> Any:
     """Return the class of a file system in memory whose URLs are vault://user:password@host/path.
 
@@ -83,6 +97,7 @@ def vault() -> Any:
         store: ClassVar[dict[str, Any]] = {}
         pseudo_dirs: ClassVar[list[str]] = [""]
         refused: ClassVar[set[str]] = set()
+        broken: ClassVar[set[str]] = set()
         cachable = False
 
         def __init__(self, host: str = "", user: str = "", password: str = "", **_: Any) -> None:
@@ -98,14 +113,17 @@ def vault() -> Any:
         @staticmethod
         def _get_kwargs_from_urls(path: str) -> dict[str, str]:
             user, _, host = path.partition("://")[2].rpartition("@")
-            return {"user": user.partition(":")[0], "password": user.partition(":")[2],
+            return {"user": user.partition(":")[0], "password": unquote(user.partition(":")[2]),
                     "host": host.partition("/")[0]}  # fmt: skip
 
         def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
             if path in self.refused:
                 raise OSError(f"vault://{self.credentials}@host{path}: login by "
                               f"{self.credentials.partition(':')[2]!r} failed")  # fmt: skip
-            return super()._open(path, mode, **options)
+            file = super()._open(path, mode, **options)
+            if path in self.broken and mode == "rb":
+                return _Broken(file.getvalue(), self.credentials)
+            return file
 
     fsspec.register_implementation("vault", Vault, clobber=True)
     return Vault
