@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streambn import kernels
 from streambn.accumulators import Estimates
-from streambn.arrow import Binding, SchemaCache, Selection, fields_by_name, find_field
+from streambn.arrow import Binding, Leaf, SchemaCache, Selection, fields_by_name, find_field
 from streambn.errors import InvalidValueError
 from streambn.kernels import FeatureTransform
 from streambn.kernels.interface import Floats, Transformed
@@ -217,7 +217,7 @@ class Standardizer:
         leaf_schema = part.binding.leaf_schema(columns, schema)
         mapped = kernels.normalize(columns, part.parameters, leaf_schema)
         self.options.check_finite(mapped.nans, mapped.infs, part.binding.features)
-        part._check_range(mapped, "clip= bounds it, and ")
+        part._check_range(mapped, leaf_schema, "clip= bounds it, and ")
         return part.binding.rebuild(columns, mapped.batch, schema)
 
     def restore(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
@@ -243,24 +243,21 @@ class Standardizer:
         columns = part.binding.extract(batch)
         leaf_schema = part.binding.leaf_schema(columns, schema)
         mapped = kernels.denormalize(columns, part.parameters, leaf_schema)
-        part._check_range(mapped, "")
+        part._check_range(mapped, leaf_schema, "")
         return part.binding.rebuild(columns, mapped.batch, schema)
 
-    def _check_range(self, mapped: Transformed, remedy: str) -> None:
+    def _check_range(self, mapped: Transformed, schema: pa.Schema, remedy: str) -> None:
         """Refuse finite values that became infinite because float16 ends at 65,504.
 
         Larger types end so far beyond what is normalized that a look at every output would not
         pay. They overflow to infinity, as everywhere.
         """
-        start = 0
-        for array, leaf in zip(mapped.batch.columns, self.binding.leaves, strict=True):
-            features = slice(start, start + leaf.width)
-            start += leaf.width
+        narrow: list[tuple[int, Leaf, range]] = self._schemas.get(
+            schema, "float16", lambda: self._float16_leaves(schema)
+        )
+        for index, leaf, features in narrow:
+            array = mapped.batch.column(index)
             values = array if leaf.size is None else array.flatten()
-            if not pa.types.is_float16(values.type):
-                continue
-            if not np.isfinite(self.parameters.location_hi[features]).all():
-                continue  # infinity is the statistic
             found = np.count_nonzero(np.isinf(values.to_numpy(zero_copy_only=False)))
             if found > mapped.infs[features].sum():
                 raise InvalidValueError(
@@ -269,6 +266,17 @@ class Standardizer:
                     argument="dtype",
                     column=leaf.name,
                 )
+
+    def _float16_leaves(self, schema: pa.Schema) -> list[tuple[int, Leaf, range]]:
+        """Return index, leaf and features of the float16 columns among the normalized leaves."""
+        found = []
+        for index, (leaf, start) in enumerate(self.binding.starts()):
+            kind, features = schema.field(index).type, range(start, start + leaf.width)
+            # Where the statistics are infinite, so are the results.
+            finite = np.isfinite(self.parameters.location_hi[features]).all()
+            if finite and pa.types.is_float16(kind if leaf.size is None else kind.value_type):
+                found.append((index, leaf, features))
+        return found
 
 
 def _is_constant(estimates: Estimates, exact: NDArray[np.bool_]) -> NDArray[np.bool_]:
