@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from urllib.parse import unquote
+
+from streambn._lazy import lazy_module
+
+# `streambn --help` takes less time without it.
+urls = lazy_module("urllib.parse")
 
 __all__ = ["conceal", "redact", "redact_url", "remember", "safe_cause"]
 
@@ -92,7 +96,7 @@ def conceal(text: str, url: str) -> str:
 
 def _spelled(url: str) -> set[str]:
     """Return the credentials in a URL, as they are and decoded."""
-    return {spelling for part in _secrets(url) for spelling in (part, unquote(part))}
+    return {spelling for part in _secrets(url) for spelling in (part, urls.unquote(part))}
 
 
 def _secrets(url: str) -> Iterator[str]:
@@ -105,7 +109,7 @@ def _secrets(url: str) -> Iterator[str]:
         for option in re.split("[?&#;]", hidden):
             yield option
             yield option.partition("=")[2]
-        yield from _secrets(unquote(hidden))  # of the URL of an endpoint
+        yield from _secrets(urls.unquote(hidden))  # of the URL of an endpoint
 
 
 def safe_cause(error: BaseException, url: str = "") -> BaseException | None:
@@ -157,7 +161,7 @@ def _end_of_user(url: str, start: int, stop: int) -> int:
 def _secret_options(url: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Yield where the values of options with secrets are; what follows one may belong to it."""
     for option in re.finditer(r"(?<=[?&#;])([^?&#;=/]+)=([^?&#;]*)", url[:stop]):
-        name, value = unquote(option[1]), unquote(option[2])
+        name, value = urls.unquote(option[1]), urls.unquote(option[2])
         if option.start() < start:
             continue
         if name in _OPEN_NAMES:

@@ -13,6 +13,7 @@ import numpy as np
 from streambn._messages import spell
 from streambn.errors import InvalidValueError
 from streambn.kernels.interface import Ints
+from streambn.policies import is_name
 
 __all__ = ["Missing", "Options", "SchemaRule"]
 
@@ -56,7 +57,7 @@ class Options:
                 raise self._invalid(name, "'ignore', 'raise' or 'propagate'")
         if self.schema not in ("fixed", "union"):
             raise self._invalid("schema", "'fixed' or 'union'")
-        if self.weights is not None and (not isinstance(self.weights, str) or not self.weights):
+        if self.weights is not None and not is_name(self.weights):
             raise self._invalid("weights", "the name of a column of sample weights, or None")
         # Plain Python numbers compare, print and save alike wherever they came from.
         object.__setattr__(self, "eps", float(self.eps))
@@ -137,6 +138,12 @@ def _checked_affine(affine: object) -> Mapping[str, tuple[float, float]] | None:
                 f"got {pair!r}.",
                 argument="affine",
                 column=str(name),
+            )
+        if name and not is_name(name):
+            raise InvalidValueError(
+                f"affine must map column names to pairs, and {name!r} is not Unicode text, so no "
+                "column has this name.",
+                argument="affine",
             )
         checked[name] = (float(gamma), float(beta))
     return MappingProxyType(checked) if checked else None

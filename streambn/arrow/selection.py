@@ -18,6 +18,7 @@ from streambn._messages import display_name, escape, listed, spell
 from streambn.arrow.schemas import is_float, numeric_type, pandas_index_columns
 from streambn.arrow.vectors import is_list, needs_conversion
 from streambn.errors import InvalidValueError, SchemaError
+from streambn.policies import is_name
 
 __all__ = [
     "Leaf",
@@ -264,6 +265,12 @@ def _checked(argument: str, given: Any, domain: str) -> tuple[str, ...]:
     names = () if isinstance(given, str) or not isinstance(given, Sequence) else tuple(given)
     if not names or not all(isinstance(name, str) for name in names):
         raise InvalidValueError(f"{argument} must be {domain}, got {given!r}.", argument=argument)
+    if foreign := [name for name in names if name and not is_name(name)]:
+        raise InvalidValueError(
+            f"{argument} must be {domain}, and {foreign[0]!r} is not Unicode text, so no column "
+            "has this name.",
+            argument=argument,
+        )
     return names
 
 

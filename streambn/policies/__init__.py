@@ -4,7 +4,7 @@
 """
 
 from streambn.policies.adjusted import AdjustedState
-from streambn.policies.arguments import format_arguments
+from streambn.policies.arguments import format_arguments, is_name
 from streambn.policies.base import (
     EventTime,
     Policy,
@@ -37,5 +37,6 @@ __all__ = [
     "check_takes_weights",
     "format_arguments",
     "instant",
+    "is_name",
     "nanoseconds",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 
 from streambn.errors import InvalidValueError
 
-__all__ = ["Domain", "check_flag", "check_number", "format_arguments", "is_number"]
+__all__ = ["Domain", "check_flag", "check_number", "format_arguments", "is_name", "is_number"]
 
 _LARGEST = int(sys.float_info.max)
 _MAX_ITEMS = 4  # of a mapping
@@ -57,6 +57,14 @@ def check_flag(owner: str, name: str, value: object) -> None:
         raise InvalidValueError(
             f"{owner}: {name} must be True or False, got {value!r}.", argument=name
         )
+
+
+def is_name(value: object) -> bool:
+    """Return whether a column can have this name: Unicode text, which is all that Arrow holds."""
+    try:
+        return isinstance(value, str) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def format_arguments(instance: Any) -> list[str]:

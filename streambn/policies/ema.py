@@ -20,6 +20,7 @@ from streambn.policies.arguments import (
     check_flag,
     check_number,
     format_arguments,
+    is_name,
     is_number,
 )
 from streambn.policies.base import EventTime, Policy, RowRule
@@ -172,7 +173,7 @@ class EMA(Policy):
             )
 
     def _check_by_time(self, name: str) -> None:
-        if not isinstance(self.time, str) or not self.time:
+        if not is_name(self.time):
             raise InvalidValueError(
                 f"EMA: time must be the name of a column, got {self.time!r}.", argument="time"
             )

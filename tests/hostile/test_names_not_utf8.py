@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import streambn as sbn
 from streambn._messages import escape, escape_bytes
+from streambn.errors import InvalidValueError
 from streambn.io import locate, original_path, scan, unicode_text
 
 Run = Callable[..., Any]
@@ -154,6 +155,24 @@ def test_stored_names_are_unicode_and_tell_all_paths_apart(first: str, second: s
     assert (stored == unicode_text(second)) == (first == second)
     assert escape(first).isprintable()
     escape_bytes(first).encode()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"columns": ["caf\udce9"]},
+        {"exclude": ["caf\udce9"]},
+        {"weights": "caf\udce9"},
+        {"affine": {"caf\udce9": (1.0, 0.0)}},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_no_normalizer_has_a_column_that_arrow_and_its_file_lack(options: Any) -> None:
+    with pytest.raises(InvalidValueError, match=r"caf\\udce9") as error:
+        sbn.Normalizer(**options)
+    assert error.value.argument in options
+    with pytest.raises(InvalidValueError, match="time must be the name of a column"):
+        sbn.EMA(halflife="1d", time="caf\udce9")
 
 
 # --- names in data --------------------------------------------------------------------
