@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -91,8 +91,23 @@ class Checkpoint(NamedTuple):
                 "options, or start again.",
                 argument="resume",
             )
-        for path, types in note.types.items():
-            options.settled[path] = {column: type_named(name) for column, name in types.items()}
+        # The policy of the statistics is not part of the note, and must not be another one.
+        now, then = initial, saved.statistics
+        same = (then.policy, then.options) == (now.policy, now.options)
+        settled = {
+            path: {column: type_named(name) for column, name in types.items()}
+            for path, types in note.types.items()
+        }
+        problem = None
+        if not same:
+            problem = f"its statistics are those of {then.policy!r}"
+        elif any(None in types.values() for types in settled.values()):
+            problem = "it names a type that does not exist"
+        elif note.within > note.rows or note.files > len(note.inputs):
+            problem = f"its position is {note.within} of {note.rows} rows in file {note.files}"
+        if problem is not None:
+            raise SnapshotError(f"{location.label} is damaged: {problem}. Remove it.")
+        options.settled.update(settled)
         if not all(source.rereadable for source in sources):  # a pipe now holds new rows
             return FitState(saved.statistics, Position(rows=note.rows, bytes=note.bytes))
         position = note.position
@@ -138,16 +153,19 @@ class Checkpoint(NamedTuple):
             self.location.remove()
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
 class _Note(msgspec.Struct, forbid_unknown_fields=True):
     """The note of a checkpoint; the names of the fields are part of the file format."""
 
     job: str
     inputs: list[str]
-    files: int
-    parts: int
-    rows: int
-    bytes: int
-    within: int
+    files: _Count
+    parts: _Count
+    rows: _Count
+    bytes: _Count
+    within: _Count
     stamps: list[Stamp | None]
     skipped: list[Skipped]
     types: dict[

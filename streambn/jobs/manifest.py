@@ -14,7 +14,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -46,7 +46,7 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
 
     output: str  # path relative to the folder, as `unicode_text`
     stamp: Stamp  # of the output
-    rows: int  # that were read for it
+    rows: Annotated[int, msgspec.Meta(ge=0, le=2**62)]  # that were read for it
     inputs: list[tuple[str, Stamp | None]]  # identity of each, and its stamp from before the read
     boot: str | None  # of the machine that the entry is valid in; None: the output is on disk
     skipped: list[Skipped] = []  # damaged parts of the inputs that were left out
@@ -209,5 +209,5 @@ def _decode(line: bytes, kind: type[Any]) -> Any:
         return None
     try:
         return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

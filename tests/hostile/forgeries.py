@@ -16,7 +16,7 @@ import streambn as sbn
 from streambn.snapshot import Snapshot, decode, encode
 from streambn.snapshot.file import StoredFile
 
-__all__ = ["document", "exercise", "forge", "forgeries"]
+__all__ = ["HOSTILE", "document", "exercise", "forge", "forgeries", "places"]
 
 _INTS: Final = [-(2**63), -1, 0, 1, 2, 7, 400, 2201, 2**31, 2**53 + 1, 10**18]
 _LARGE: Final = [2**61, 2**62 - 1, 2**62, 2**63 - 1, 2**63, 2**64, 10**30, 10**4000]
@@ -38,7 +38,7 @@ _TEXTS: Final = [
 ]
 _SUMS: Final = ["1p9999", "1p-9999", "f" * 1072 + "p0", "f" * 4000 + "p0", "1e9d", "1p00", "P1D"]
 _OTHERS: Final = [True, False, [], {}, [[]], [None], {"": 0}]
-_HOSTILE: Final = [*_INTS, *_LARGE, *_FLOATS, *_BEYOND, *_TEXTS, *_SUMS, *_OTHERS]
+HOSTILE: Final = [*_INTS, *_LARGE, *_FLOATS, *_BEYOND, *_TEXTS, *_SUMS, *_OTHERS]
 
 
 def document(normalizer: sbn.Normalizer, *, frozen: bool = False) -> dict[str, Any]:
@@ -67,13 +67,13 @@ def _sha256(part: Any) -> str:
     return hashlib.sha256(_canonical(part)).hexdigest()
 
 
-def _places(part: Any) -> list[tuple[Any, Any]]:
+def places(part: Any) -> list[tuple[Any, Any]]:
     """Return each value below a part, as what holds it and its key or index."""
     keys = part.keys() if isinstance(part, dict) else range(len(part))
     found = [(part, key) for key in keys]
     for key in keys:
         if isinstance(part[key], dict | list):
-            found += _places(part[key])
+            found += places(part[key])
     return found
 
 
@@ -84,13 +84,13 @@ def forgeries(draw: st.DrawFn, normalizers: st.SearchStrategy[sbn.Normalizer]) -
     policy = content["body"]["policy"]
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         root = draw(st.sampled_from([content, policy, policy]))
-        places = [place for place in _places(root) if place[1] not in ("checksum", "format")]
-        holder, key = places[draw(st.integers(0, len(places) - 1))]
+        found = [place for place in places(root) if place[1] not in ("checksum", "format")]
+        holder, key = found[draw(st.integers(0, len(found) - 1))]
         old = holder[key]
         if isinstance(old, list) and draw(st.integers(0, 9)):
             holder[key] = _changed(draw, old)
         elif draw(st.integers(0, 9)) == 0:
-            other, where = places[draw(st.integers(0, len(places) - 1))]
+            other, where = found[draw(st.integers(0, len(found) - 1))]
             if not isinstance(old, dict) and not isinstance(other[where], dict):
                 holder[key], other[where] = other[where], old
         elif isinstance(old, str):
@@ -101,7 +101,7 @@ def forgeries(draw: st.DrawFn, normalizers: st.SearchStrategy[sbn.Normalizer]) -
         elif isinstance(old, int) and not isinstance(old, bool):
             holder[key] = draw(st.sampled_from([-old, old + 1, *_INTS, *_LARGE]))
         else:
-            holder[key] = draw(st.sampled_from(_HOSTILE))
+            holder[key] = draw(st.sampled_from(HOSTILE))
     return forge(content)
 
 
@@ -110,7 +110,7 @@ def _changed(draw: st.DrawFn, old: list[Any]) -> list[Any]:
     if not old:
         return draw(st.sampled_from([[0], [0.0], [""], [None], [[]], [["a", "b"]]]))
     i = draw(st.integers(0, len(old) - 1))
-    value = draw(st.sampled_from(_HOSTILE))
+    value = draw(st.sampled_from(HOSTILE))
     return draw(
         st.sampled_from(
             [
