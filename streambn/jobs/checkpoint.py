@@ -103,11 +103,10 @@ class Checkpoint(NamedTuple):
             problem = f"its statistics are those of {then.policy!r}"
         elif any(None in types.values() for types in settled.values()):
             problem = "it names a type that does not exist"
-        elif note.within > note.rows or note.files > len(note.inputs):
-            problem = f"its position is {note.within} of {note.rows} rows in file {note.files}"
         if problem is not None:
             raise SnapshotError(f"{location.label} is damaged: {problem}. Remove it.")
-        options.settled.update(settled)
+        for path, kinds in settled.items():
+            options.settled[path] = kinds
         if not all(source.rereadable for source in sources):  # a pipe now holds new rows
             return FitState(saved.statistics, Position(rows=note.rows, bytes=note.bytes))
         position = note.position
