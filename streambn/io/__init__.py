@@ -16,6 +16,7 @@ from streambn.io.formats import (
     located,
 )
 from streambn.io.joins import Joined, join_none, join_small
+from streambn.io.json_raw import RawJson
 from streambn.io.json_writer import json_values
 from streambn.io.locations import Location, Stamp, identities, locate, remove_leftovers
 from streambn.io.locks import lock
@@ -65,6 +66,7 @@ __all__ = [
     "Passthrough",
     "PassthroughOf",
     "Piece",
+    "RawJson",
     "Source",
     "Stamp",
     "after_row",

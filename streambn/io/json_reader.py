@@ -19,6 +19,9 @@ import pyarrow as pa
 
 from streambn._lazy import lazy_module
 from streambn.errors import StreamBNError
+from streambn.io.csv_passthrough import PassthroughOf
+from streambn.io.formats import Format
+from streambn.io.json_raw import with_raw_columns, with_raw_fields
 from streambn.io.json_types import Columns, Types, cast, infer, parse
 
 json = lazy_module("json")
@@ -43,7 +46,13 @@ class _Block(NamedTuple):
     first: int  # number of the first line, from 1
 
 
-def open_json(read: Read, name: str, types: Types, reread: Callable[[], Read] | None = None) -> Any:
+def open_json(
+    read: Read,
+    name: str,
+    types: Types,
+    reread: Callable[[], Read] | None = None,
+    passthrough: PassthroughOf | None = None,
+) -> Any:
     """Open newline-delimited JSON as a lazy `pyarrow.RecordBatchReader`.
 
     Parameters
@@ -56,6 +65,8 @@ def open_json(read: Read, name: str, types: Types, reread: Callable[[], Read] | 
         Types of columns, which exist even if no line has them. The others are inferred.
     reread : callable, optional
         Begins to read the input once more. Without it, the types are those of the first block.
+    passthrough : Passthrough or callable, optional
+        The columns that go into JSON as the text that they are. Default: none.
 
     Raises
     ------
@@ -72,8 +83,11 @@ def open_json(read: Read, name: str, types: Types, reread: Callable[[], Read] | 
         columns = _infer_all(whole, types)
         whole = _cut(reread(), name)
     columns = columns.declare(types)
-    schema = columns.schema
-    return pa.RecordBatchReader.from_batches(schema, _read(whole, columns.parsed, schema, name))
+    schema = raw = columns.schema
+    passed = passthrough(schema) if callable(passthrough) else passthrough
+    if passed is not None and passed.into is Format.JSON:
+        raw = with_raw_fields(schema, passed.changed)
+    return pa.RecordBatchReader.from_batches(raw, _read(whole, columns.parsed, schema, raw, name))
 
 
 # --- lines ----------------------------------------------------------------------------
@@ -147,9 +161,10 @@ def _infer_all(blocks: Iterable[_Block], declared: Types) -> Columns:
 # --- batches --------------------------------------------------------------------------
 
 
-def _read(blocks: Iterable[_Block], parsed: Any, schema: Any, name: str) -> Iterator[Any]:
+def _read(blocks: Iterable[_Block], parsed: Any, schema: Any, raw: Any, name: str) -> Iterator[Any]:
     def read(data: bytes) -> Any:
-        return cast(parse(data, parsed, "error"), schema)
+        batch = cast(parse(data, parsed, "error"), schema)
+        return batch if raw is schema else with_raw_columns(batch, data, raw)
 
     for block in blocks:
         try:

@@ -15,8 +15,10 @@ import pyarrow as pa
 
 from streambn._lazy import lazy_module
 from streambn.arrow import is_any_list
+from streambn.io.json_raw import RawJson
 
 logging = lazy_module("logging")
+msgspec = lazy_module("msgspec")
 msgspec_json = lazy_module("msgspec.json")
 pc = lazy_module("pyarrow.compute")
 
@@ -50,6 +52,7 @@ class JsonWriter:
             json_values(pa.nulls(0, field.type), field.name)
         self._file, self._schema = file, schema
         self._encoder = msgspec_json.Encoder(decimal_format="number")
+        self._raw = [field.name for field in schema if isinstance(field.type, RawJson)]
         self._lost: list[int] = []  # numbers of values that are NaN or infinite
 
     def write_batch(self, batch: Any) -> None:
@@ -61,7 +64,10 @@ class JsonWriter:
         plain = pa.RecordBatch.from_arrays(columns, self._schema.names)
         rows = max(_VALUES // max(len(columns), 1), 1)
         for start in range(0, batch.num_rows, rows):
-            self._file.write(self._encoder.encode_lines(plain.slice(start, rows).to_pylist()))
+            lines = plain.slice(start, rows).to_pylist()
+            for line in lines if self._raw else ():
+                line |= {name: msgspec.Raw(line[name] or b"null") for name in self._raw}
+            self._file.write(self._encoder.encode_lines(lines))
 
     def close(self) -> None:
         """Say how many numbers were lost."""
@@ -99,6 +105,8 @@ def json_values(array: Any, name: str, on_lost: Callable[[int], Any] = lambda _:
             for each in array.storage.to_pylist()
         ]
         return pa.array(texts, pa.string())
+    if isinstance(kind, RawJson):
+        return array.storage
     if isinstance(kind, pa.BaseExtensionType):
         return inner(array.storage)
     if types.is_dictionary(kind):

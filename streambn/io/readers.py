@@ -132,7 +132,7 @@ def open_file(
         stream = functools.partial(_open_stream, opener, codec)
         if kind is Format.JSON:
             types = (csv or CsvOptions()).types
-            reader = open_json(stream().read, name, types, lambda: stream().read)
+            reader = open_json(stream().read, name, types, lambda: stream().read, passthrough)
         elif kind is Format.CSV:
             reader = open_csv(stream, name, csv or CsvOptions(), settled, passthrough)
         else:
@@ -194,7 +194,12 @@ def open_pipe(
     kind = sniff(source.head(8), name)
     if kind is Format.JSON:
         waits = itertools.chain([_FIRST_BLOCK_SECONDS], itertools.repeat(_BLOCK_SECONDS))
-        json = open_json(lambda count: source.gather(count, next(waits)), name, options.types)
+        json = open_json(
+            lambda count: source.gather(count, next(waits)),
+            name,
+            options.types,
+            passthrough=passthrough,
+        )
         return _single_piece(json, name, kind, lambda: False)
     with describe_read_errors(name, kind):
         if kind is Format.CSV:

@@ -76,18 +76,18 @@ class Needs(NamedTuple):
 def needs_of(output: Output, operation: Operation) -> Needs:
     """Return what an operation needs of the sources of an output."""
     into, several = output.format, len(output.sources) > 1
-    if into is Format.CSV and several and not all(map(_is_csv, output.sources)):
-        into = Format.IPC_STREAM  # the other sources have types, and the output one schema
+    if into in (Format.CSV, Format.JSON) and several and len(_formats(output.sources)) > 1:
+        into = Format.IPC_STREAM  # the output has one schema, and only one of them has no types
     return Needs(operation, into, several)
 
 
-def _is_csv(source: Source) -> bool:
-    if not source.rereadable:
-        return False
-    try:
-        return detect_format(source.open, source.name)[0] is Format.CSV
-    except (StreamBNError, OSError):  # comes again when the source is read
-        return True
+def _formats(sources: Sequence[Source]) -> set[Format | None]:
+    """Return the formats of sources; None is that of pipes."""
+    found = set[Format | None]()
+    for source in sources:
+        with contextlib.suppress(StreamBNError, OSError):  # comes again when the source is read
+            found.add(detect_format(source.open, source.name)[0] if source.rereadable else None)
+    return found
 
 
 def keys_of(output: Output, source: Source, features: Collection[str]) -> list[str]:

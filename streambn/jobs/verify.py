@@ -24,7 +24,7 @@ from streambn._lazy import lazy_module
 from streambn._transformer import float_type_of
 from streambn.arrow import Leaf
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io import CsvOptions, Format, Source, json_values, located, open_reader
+from streambn.io import CsvOptions, Format, RawJson, Source, json_values, located, open_reader
 from streambn.jobs.compare import first_difference
 from streambn.jobs.inputs import needs_of, read_schemas
 from streambn.jobs.operations import ApplyStatistics
@@ -60,7 +60,12 @@ def verify_output(output: Output, operation: ApplyStatistics, options: ReadOptio
         types = json_types(schema, operation)
     written: Iterable[Any] = ()
     if output.format is not Format.JSON or Source(output.target).stamp().size:
-        written = open_reader(Source(output.target), csv=CsvOptions(types, header=True))
+        written = open_reader(
+            Source(output.target),
+            csv=CsvOptions(types, header=True),
+            # JSON that passed through JSON is text on both sides.
+            passthrough=needs.passthrough(output.sources[0], options) if _is_raw(schema) else None,
+        )
     verify(operation, inputs, written, name=output.name, schema=schema, kind=output.format)
 
 
@@ -103,6 +108,10 @@ def verify(
         start += given.num_rows
 
 
+def _is_raw(schema: Any) -> bool:
+    return any(isinstance(field.type, RawJson) for field in schema or ())
+
+
 def csv_types(schema: pa.Schema) -> dict[str, pa.DataType]:
     """Return the types to read a CSV file with that has this schema.
 
@@ -132,6 +141,7 @@ def json_types(schema: pa.Schema, operation: ApplyStatistics) -> dict[str, pa.Da
     return {
         name: array.type if name in normalized else json_values(array, name).type
         for name, array in empty.items()
+        if not isinstance(array.type, RawJson)
     }
 
 

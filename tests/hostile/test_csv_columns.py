@@ -232,3 +232,18 @@ def test_verify_finds_a_type_that_loses_text(
         f"streambn: {out}: column 'id', row 1: double does not keep the text '12345678901234567890'"
     ]
     assert not Path(out).exists()
+
+
+# --- newline-delimited JSON ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [COMMANDS[name] for name in ("verify", "normalize", "online")])
+@pytest.mark.parametrize("out", ["out.ndjson", "out/"])
+def test_json_goes_out_as_it_came(run: Run, command: list[str], out: str) -> None:
+    rest = '"id":12345678901234567890123,"n":1.0,"day":"2024-01-05T00:00","s":{"a": [1, 2.50]}}'
+    lines = [f'{{"price":{price},{rest}' for price in ("1.5", "2.5", "3.5")]
+    Path("in.ndjson").write_text("\n".join(lines))
+    done = run(*command, "in.ndjson", "-o", out, "-q")
+    assert (done.code, done.lines) == (0, [])
+    path = Path("out/in.ndjson") if out == "out/" else Path(out)
+    assert [line.partition(",")[2] for line in path.read_text().splitlines()] == [rest] * 3
