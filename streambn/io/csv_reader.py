@@ -12,7 +12,6 @@ import functools
 import itertools
 import re
 import shlex
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,8 +24,8 @@ from streambn.io.csv_dialect import (
     Dialect,
     detect_dialect,
     detect_encoding,
-    is_number,
 )
+from streambn.io.csv_errors import csv_error, ragged_error, remedy_of, shown
 from streambn.io.csv_passthrough import (
     KeptText,
     MisfitError,
@@ -38,7 +37,6 @@ from streambn.io.csv_passthrough import (
 from streambn.io.csv_types import (
     infer_types,
     null_values,
-    number_hint,
     numbers_in_text,
     parse_numbers,
 )
@@ -265,7 +263,8 @@ class CsvReader:
                 return passed, reader
             # Python and Arrow do not see the same columns, as of values of 128 KB.
             if self._opener is None:
-                raise self._error("header", "the first line is not readable: give --header", 0)
+                problem = "the first line is not readable: give --header"
+                raise csv_error("header", problem, self._name, 0)
             file = self._opener()
 
     def _open(self, file: Any, types: Mapping[str, Any], columns: Sequence[str] = ()) -> Any:
@@ -356,22 +355,19 @@ class CsvReader:
     def _explained(self, error: Exception, columns: Sequence[str], rows: int) -> Exception:
         """Return the error to raise instead of one of Arrow's."""
         if self._ragged:
-            return self._ragged_error(rows)
+            ragged = self._ragged[0]
+            return ragged_error(ragged, self._dialect, self._options, self._name, rows)
         if isinstance(error, UnicodeError):
-            return self._error(
-                "encoding", f"not in the encoding {self._encoding}: give another --encoding", rows
-            )
+            problem = f"not in the encoding {self._encoding}: give another --encoding"
+            return csv_error("encoding", problem, self._name, rows)
         if (misfit := _MISFIT.match(str(error))) is not None:
             number, kind, value = int(misfit[1]), misfit[2], misfit[3]
             column = columns[number] if number < len(columns) else f"f{number}"
             return self._misfit(column, kind, value, rows)
         if "straddles" in str(error):
             size = f"{self._block / (1 << 20):.0f} MB"
-            return self._error(
-                None,
-                f"a row is longer than {size}. A quote that is not closed makes such rows",
-                rows,
-            )
+            problem = f"a row is longer than {size}. A quote that is not closed makes such rows"
+            return csv_error(None, problem, self._name, rows)
         return error
 
     def _misfit(self, column: str, kind: object, value: str | None, rows: int) -> StreamBNError:
@@ -385,27 +381,16 @@ class CsvReader:
             problem, remedy = "text that is not in UTF-8", "--encoding, such as latin-1"
         else:
             origin = "the type given for it" if given else "the type inferred from the first rows"
-            problem = f"the value {_shown(value)} does not fit {kind}, {origin}"
-            remedy = self._remedy(column, value, str(kind), given=given)
+            problem = f"the value {shown(value)} does not fit {kind}, {origin}"
+            remedy = remedy_of(column, value, str(kind), self._options)
+            if self._passed is not None and column in self._passed.types:
+                remedy = f"--csv-type {shlex.quote(column)}=string"
         return error(
             f"column {column!r}, {where}: {problem}. Give {remedy}",
             argument="csv_types" if value is not None else "encoding",
             column=column,
             source=self._name,
         )
-
-    def _remedy(self, column: str, value: str, kind: str, *, given: bool) -> str:
-        """Return the options with which a value could be read."""
-        name = shlex.quote(column)
-        if self._passed is not None and column in self._passed.types:
-            return f"--csv-type {name}=string"
-        remedies = [] if given else [f"--csv-type {name}={_wider(kind, value)}"]
-        hint = number_hint([value, "0"], self._options)
-        if hint is not None and "--null-values" not in hint.options:
-            return " or ".join([hint.options, *remedies])
-        if not is_number(value):
-            remedies.insert(0, f"--null-values {shlex.quote(value)} if it stands for a missing one")
-        return " or ".join(dict.fromkeys([*remedies, f"--csv-type {name}=string"]))
 
     def _row_of(self, column: str, value: str | None) -> int | None:
         """Return the row of the first such value, from 1; None if it cannot be found."""
@@ -419,38 +404,6 @@ class CsvReader:
             before += batch.num_rows
         return None
 
-    def _ragged_error(self, rows: int) -> StreamBNError:
-        """Return the error of a row with another number of values than the header."""
-        ragged = self._ragged[0]
-        expected, actual = ragged.expected_columns, ragged.actual_columns
-        dialect, options = self._dialect, self._options
-        top = "the header" if dialect.names is not None else "the first row"
-        counts = [len(row) for _, row in dialect.rows]
-        usual = Counter(counts).most_common(1)[0][0] if counts else expected
-        wrong = next((n for n, count in enumerate(counts) if count == actual), None)
-        place = f"line {dialect.rows[wrong][0]}" if not rows and wrong is not None else ""
-        remedy = (
-            "Mend the line, put values that contain the delimiter into quotes, or give another "
-            "--delimiter"
-        )
-        if usual not in (expected, 1):
-            line, row = dialect.rows[counts.index(usual)]
-            names = "" if not any(map(is_number, row)) else " --no-header"
-            remedy = f"If the data begin in line {line}, give --skip-lines {line - 1}{names}"
-        if dialect.delimiter == "," and expected < actual and options.decimal == ".":
-            remedy += "; if the comma is the decimal separator, give --decimal ,"
-        return self._error(
-            "delimiter",
-            f"{place or 'a row'} has {actual} {'value' if actual == 1 else 'values'}, and {top} "
-            f"{expected} (delimiter {dialect.delimiter!r}): {_shown(ragged.text)}. {remedy}",
-            0 if place else rows,
-        )
-
-    def _error(self, argument: str | None, problem: str, rows: int) -> StreamBNError:
-        where = after_row(rows)
-        source = f"{self._name} {where}" if where else self._name
-        return StreamBNError(problem, argument=argument, source=source)
-
 
 def _refuse_row(refused: list[Any], row: Any) -> str:
     """Keep a row with another number of values than the first, for the message."""
@@ -462,15 +415,3 @@ def _refuse_row(refused: list[Any], row: Any) -> str:
 def _is_number(kind: Any) -> bool:
     types = pa.types
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
-
-
-def _wider(kind: str, value: str) -> str:
-    """Return the name of a type that has values of this type and this one."""
-    if kind.startswith(("date", "time")):
-        return "timestamp[us]"
-    return "double" if is_number(value) else "string"
-
-
-def _shown(value: str) -> str:
-    """Return a value as a message shows it, on one line."""
-    return repr(value if len(value) <= 60 else f"{value[:57]}...")
