@@ -12,9 +12,11 @@ import pyarrow as pa
 import pytest
 from forgeries import document, exercise, forge, forgeries
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from states import POLICIES, bits, learned
 
 import streambn as sbn
+from streambn.cli import main
 from streambn.snapshot import Snapshot, decode, encode
 
 Document = dict[str, Any]
@@ -218,5 +220,24 @@ def test_a_forged_file_is_refused_or_behaves(name: str) -> None:
     @given(forgeries(learned(POLICIES[name]())))
     def law(content: bytes) -> None:
         exercise(content)
+
+    law()
+
+
+def test_what_is_accepted_is_shown_in_every_format(
+    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path_factory.mktemp("shown") / "s.json"
+    any_policy = st.sampled_from(sorted(POLICIES)).flatmap(lambda name: learned(POLICIES[name]()))
+
+    @settings(settings.get_profile("few"))
+    @given(forgeries(any_policy) | any_policy.map(document).map(forge))
+    def law(content: bytes) -> None:
+        path.write_bytes(content)
+        for shape in ("table", "json", "csv", "markdown"):
+            code = main.run(["show", str(path), "--format", shape])
+            shown = capsys.readouterr()
+            assert (code, bool(shown.out), bool(shown.err)) in ((0, True, False), (5, False, True))
+            assert len(shown.err.splitlines()) <= 1
 
     law()
