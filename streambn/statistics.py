@@ -195,7 +195,7 @@ class Statistics:
             ) from error
         learned = bound._with_state(state)
         before, after = bound.tally, learned.tally
-        if columns.rows > _MANY_ROWS:
+        if batch.num_rows > _MANY_ROWS:
             check_rows(after, learned.features)
         # Most streams are finite, and this is the cheapest test of it.
         if np.count_nonzero(after.not_finite):

@@ -20,8 +20,8 @@ __all__ = ["Body", "StoredLeaf", "StoredOptions"]
 _SELECTION_VERSION: Final = 5
 _MAX_SIZE: Final = 2**31 - 1  # of Arrow's fixed-size lists
 # Features have names that the file does not list: "emb[0]", "emb[1]" and so on. A file states at
-# least 32 characters of each feature, so this is room for long names.
-_NAMES_PER_BYTE: Final = 64
+# least 32 characters of each feature, so this is room for names of 256.
+_NAMES_PER_BYTE: Final = 8
 
 
 class StoredOptions(Stored):
@@ -144,9 +144,11 @@ class Body(Stored):
         return Statistics(policy, options, columns, binding, state, exclude=self.exclude)
 
     def _check_names(self, size: int) -> None:
+        total = 0
         for i, leaf in enumerate(self.leaves or ()):
             length = sum(map(len, leaf.path)) + len(leaf.path)
-            if length * (leaf.size or 1) > _NAMES_PER_BYTE * size:
+            total += length * (leaf.size or 1)
+            if total > _NAMES_PER_BYTE * size:
                 raise SnapshotError(
                     f"leaves[{i}] has {leaf.size} names of {length} characters, too many for a "
                     f"file of {size:,} bytes"
