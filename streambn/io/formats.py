@@ -149,6 +149,10 @@ def located(name: str, where: str = "") -> Iterator[None]:
         ) from error
 
 
+# UnicodeDecodeError is for names. The errors of memory are for lengths that damaged data declare.
+_READ_ERRORS = (pa.ArrowException, OSError, MemoryError, OverflowError, UnicodeDecodeError)
+
+
 @contextlib.contextmanager
 def describe_read_errors(
     name: str, kind: Format, where: str | Callable[[], str] = ""
@@ -165,8 +169,7 @@ def describe_read_errors(
     """
     try:
         yield
-    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
-        # UnicodeDecodeError is for names.
+    except _READ_ERRORS as error:
         if isinstance(error, OSError) and (problem := store_problem(error)):
             raise StreamBNError(f"{name}: {problem}") from safe_cause(error)
         reason = str(error).strip().partition("\n")[0]
@@ -178,7 +181,7 @@ def describe_read_errors(
                 "Cast the column to another type, such as float64, and write the file again.",
                 source=name,
             ) from safe_cause(error)
-        if isinstance(error, MemoryError):
+        if isinstance(error, MemoryError | OverflowError):
             reason = f"more memory is needed than there is{reason and ': '}{reason}"
         raise StreamBNError(
             f"damaged or truncated, not readable as {kind.value}{where}: {reason}", source=name

@@ -185,7 +185,8 @@ def _encode(
             for _ in steps:
                 buffered.flush()
                 yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, ArithmeticError, UnicodeDecodeError) as error:
+        # Also a decimal of a million digits, or the name of a time zone that is not UTF-8.
         reason = str(error).strip().partition("\n")[0]
         # Such as of dictionaries that differ between batches, which an IPC file cannot hold, or
         # of a column whose type text cannot hold.
