@@ -21,6 +21,8 @@ _NEXT = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.:-]+:/)")
 _AUTHORITY_END = re.compile(rf"[/?#]|{_NEXT.pattern}")
 # An authority that is a host and a port, and not a user and the start of a password.
 _HOST_AND_PORT = re.compile(r"(localhost|[0-9]+(\.[0-9]+){3}|\[[0-9A-Fa-f:.]*\])(:[0-9]*)?")
+# As in abfs://container@account.dfs.core.windows.net/path.
+_CONTAINER_SCHEMES = {"abfs", "abfss", "wasb", "wasbs"}
 # Parts of the names of options that hold a secret.
 _SECRET_NAME = re.compile(
     r"pass|pwd|secret|token|key|sig|cred|auth|session|sas|jwt|code|user|login|account",
@@ -128,7 +130,10 @@ def _credentials(url: str) -> Iterator[tuple[int, int]]:
         if following is not None:
             stop = following.start()
         options = list(_secret_options(url, start, stop))
-        user_end = _end_of_user(url, start, stop)
+        place = _has_place(
+            scheme[0].rstrip(":/").rpartition(":")[2].lower(), _authority(url, start)
+        )
+        user_end = -1 if place else _end_of_user(url, start, stop)
         if any(option < user_end for option, _ in options):  # which of both is not certain
             yield start, stop
         else:
@@ -138,6 +143,11 @@ def _credentials(url: str) -> Iterator[tuple[int, int]]:
         if following is None:
             return
         begin = following.end()
+
+
+def _has_place(scheme: str, authority: str) -> bool:
+    """Return whether the part before the ``@`` names a place: a container, or a repository."""
+    return scheme == "github" or (scheme in _CONTAINER_SCHEMES and ":" not in authority)
 
 
 def _authority(url: str, start: int) -> str:

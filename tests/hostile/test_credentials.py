@@ -62,6 +62,8 @@ def test_no_error_of_a_location_shows_the_secret(case: SecretUrl) -> None:
         "s3://bucket/x.csv?region=eu-west-1&endpoint_override=http://127.0.0.1:9000",
         "https://host/a@b.csv?format=csv&version=3",
         "http://localhost:8080/a@b.csv",
+        "abfss://container@account.dfs.core.windows.net/a.csv",
+        "github://owner:repository@main/a.csv",
         "data/a@b.csv",
         "C:/Users/a@b.csv",
         "12:30:05 https://host/x",

@@ -28,7 +28,7 @@ _OPTIONS = st.sampled_from(
     ]
 )
 _SCHEMES = st.sampled_from(
-    ["ftp", "sftp", "ssh", "http", "https", "s3", "gs", "abfs", "postgresql", "jdbc:mysql"]
+    ["ftp", "sftp", "ssh", "http", "https", "s3", "gs", "webdav", "postgresql", "jdbc:mysql"]
 )
 
 
