@@ -40,6 +40,7 @@ _LISTS = (
     (pa.types.is_list_view, pa.list_view),
     (pa.types.is_large_list_view, pa.large_list_view),
 )
+_MAX_SCALE = 200  # of decimals, which have at most 76 digits
 
 
 def numeric_type(kind: pa.DataType) -> tuple[pa.DataType, int | None] | None:
@@ -49,7 +50,7 @@ def numeric_type(kind: pa.DataType) -> tuple[pa.DataType, int | None] | None:
     fixed-size lists. Dictionary and run-end encodings count as the type that they encode.
     """
     if kind.id in _NUMBERS:  # the common case first: a schema may have thousands of columns
-        return kind, None
+        return (kind, None) if _fits_float64(kind) else None
     if isinstance(kind, pa.FixedShapeTensorType):
         kind = kind.storage_type
     if pa.types.is_fixed_size_list(kind):
@@ -59,7 +60,12 @@ def numeric_type(kind: pa.DataType) -> tuple[pa.DataType, int | None] | None:
         return inner[0], kind.list_size * (inner[1] or 1)
     if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         kind = kind.value_type
-    return (kind, None) if kind.id in _NUMBERS else None
+    return (kind, None) if kind.id in _NUMBERS and _fits_float64(kind) else None
+
+
+def _fits_float64(kind: pa.DataType) -> bool:
+    """Return whether float64 holds the powers of ten between the digits of a number type."""
+    return not pa.types.is_decimal(kind) or abs(kind.scale) <= _MAX_SCALE
 
 
 def is_float(kind: pa.DataType) -> bool:

@@ -80,3 +80,18 @@ def test_the_smallest_normal_deviation_divides() -> None:
         -1.0,
         pytest.approx(2e307),
     ]
+
+
+@pytest.mark.parametrize("policy", [sbn.Welford(), sbn.Exact()])
+@pytest.mark.parametrize("scale", [-300, -201, 201, 400, 2000])
+def test_decimals_that_float64_cannot_hold_are_left_out(
+    policy: sbn.policies.Policy, scale: int
+) -> None:
+    kind = pa.decimal128(5, scale)
+    raw = pa.array([7, 9], pa.decimal128(5, 0)).buffers()
+    table = pa.table({"d": pa.Array.from_buffers(kind, 2, raw), "x": [1.0, 2.0]})
+    norm = sbn.Normalizer(policy).update(table)
+    assert norm.features == ("x",)
+    assert norm.transform(table)["d"].type == kind
+    with pytest.raises(sbn.errors.SchemaError, match="'d'"):
+        sbn.Normalizer(policy, columns=["d"]).update(table)
