@@ -257,7 +257,11 @@ class Standardizer:
         )
         for index, leaf, features in narrow:
             array = mapped.batch.column(index)
-            values = array if leaf.size is None else array.flatten()
+            values = array
+            if isinstance(values, pa.ExtensionArray):  # a tensor
+                values = values.storage
+            while pa.types.is_fixed_size_list(values.type):
+                values = values.flatten()
             found = np.count_nonzero(np.isinf(values.to_numpy(zero_copy_only=False)))
             if found > mapped.infs[features].sum():
                 raise InvalidValueError(

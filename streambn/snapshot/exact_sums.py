@@ -66,8 +66,11 @@ class StoredExactMoments(StoredTally):
         tally = Moments.empty(features).replace(**counts, **self.restore_extremes())
         units = [ExactMoments.UNIT_BITS if scale is None else 0 for scale in self.scale]
         sums = [
-            (_integer(total, -unit), _integer(squares, -2 * unit))
-            for total, squares, unit in zip(self.total, self.squares, units, strict=True)
+            (
+                _integer(f"total[{i}]", self.total[i], -unit),
+                _integer(f"squares[{i}]", self.squares[i], -2 * unit),
+            )
+            for i, unit in enumerate(units)
         ]
         return ExactMoments.from_integers(Moments.sealed(tally), self.scale, sums)
 
@@ -80,11 +83,11 @@ def _text(value: int, exponent: int) -> str:
     return f"{value >> zeros:x}p{exponent + zeros}"
 
 
-def _integer(text: str, exponent: int) -> int:
+def _integer(name: str, text: str, exponent: int) -> int:
     """Return the integer that `_text` wrote, in units of 2**exponent."""
     found = _SUM.fullmatch(text)
     value, power = (int(found[1], 16), int(found[2])) if found else (0, 0)
     integer = value << max(power - exponent, 0) if value else 0
     if _text(integer, exponent) != text:
-        raise SnapshotError(f"{text[:40]!r} is not a sum in canonical form")
+        raise SnapshotError(f"{name} is {text[:40]!r}, which is not a sum in canonical form")
     return integer

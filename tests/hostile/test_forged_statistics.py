@@ -84,8 +84,8 @@ REFUSED: list[tuple[sbn.policies.Policy, Callable[[Document], None], str]] = [
     (WELFORD, put([1e9], "m2_hi"), "m2_hi[0] is 1000000000.0"),
     (WELFORD, put([1.0], "m2_lo"), "m2_lo[0] is 1.0"),
     # Exact sums.
-    (EXACT, put(["f" * 20_000_001 + "p0"], "total"), "'ffffffffff"),
-    (EXACT, put(["f" * 20_000_001 + "p0"], "squares"), "'ffffffffff"),
+    (EXACT, put(["f" * 20_000_001 + "p0"], "total"), "total[0] is 'ffffffffff"),
+    (EXACT, put(["f" * 20_000_001 + "p0"], "squares"), "squares[0] is 'ffffffffff"),
     (EXACT, put(["1p9999"], "squares"), "too big"),
     (EXACT, put(["ffp0"], "total"), "total[0] is no sum of 6 values from min to max"),
     (EXACT, put(["1p0"], "squares"), "squares[0] is no sum of squares of 6 values"),
