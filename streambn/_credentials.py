@@ -13,20 +13,21 @@ urls = lazy_module("urllib.parse")
 __all__ = ["conceal", "redact", "redact_url", "remember", "safe_cause"]
 
 _HIDDEN = "***"
+# Patterns are compiled when they are needed: `streambn --help` needs none.
 # A URL in a text. A path that was normalized keeps one slash of two.
-_URL = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]+:/+[^\s'\"<>`]+")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]+:/+")
+_URL = r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]+:/+[^\s'\"<>`]+"
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.:-]+:/+"
 # The next URL of a chain such as zip://x.csv::https://host/y.zip.
-_NEXT = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.:-]+:/)")
-_AUTHORITY_END = re.compile(rf"[/?#]|{_NEXT.pattern}")
+_NEXT = r"::(?=[A-Za-z][A-Za-z0-9+.:-]+:/)"
+_AUTHORITY_END = rf"[/?#]|{_NEXT}"
 # An authority that is a host and a port, and not a user and the start of a password.
-_HOST_AND_PORT = re.compile(r"(localhost|[0-9]+(\.[0-9]+){3}|\[[0-9A-Fa-f:.]*\])(:[0-9]*)?")
+_HOST_AND_PORT = r"(localhost|[0-9]+(\.[0-9]+){3}|\[[0-9A-Fa-f:.]*\])(:[0-9]*)?"
 # As in abfs://container@account.dfs.core.windows.net/path.
 _CONTAINER_SCHEMES = {"abfs", "abfss", "wasb", "wasbs"}
 # Parts of the names of options that hold a secret.
-_SECRET_NAME = re.compile(
-    r"pass|pwd|secret|token|key|sig|cred|auth|session|sas|jwt|code|user|login|account",
-    re.IGNORECASE,
+_SECRET_NAME = (
+    "(?i)"
+    r"pass|pwd|secret|token|key|sig|cred|auth|session|sas|jwt|code|user|login|account"
 )
 # Options of streambn's own URLs, which hold none, except the URL of an endpoint with a user.
 _OPEN_NAMES = {"endpoint_override", "region", "scheme", "anonymous"}
@@ -55,7 +56,7 @@ def redact(text: str) -> str:
     'https://host/x.csv?format=csv&sig=***'
     """
     if ":/" in text:
-        text = _URL.sub(lambda url: redact_url(url[0]), text)
+        text = re.sub(_URL, lambda url: redact_url(url[0]), text)
     for secret in _remembered:
         text = text.replace(secret, _HIDDEN)
     return text
@@ -123,10 +124,10 @@ def safe_cause(error: BaseException, url: str = "") -> BaseException | None:
 def _credentials(url: str) -> Iterator[tuple[int, int]]:
     """Yield where the credentials in a URL start and end."""
     begin = 0
-    while (scheme := _SCHEME.match(url, begin)) is not None:
+    while (scheme := re.compile(_SCHEME).match(url, begin)) is not None:
         start, stop = scheme.end(), len(url)
         # The colon of a password may look like a chain.
-        following = None if ":" in _authority(url, start) else _NEXT.search(url, start)
+        following = None if ":" in _authority(url, start) else re.compile(_NEXT).search(url, start)
         if following is not None:
             stop = following.start()
         options = list(_secret_options(url, start, stop))
@@ -152,7 +153,7 @@ def _has_place(scheme: str, authority: str) -> bool:
 
 def _authority(url: str, start: int) -> str:
     """Return the host, with the user, the password and the port if they are there."""
-    end = _AUTHORITY_END.search(url, start)
+    end = re.compile(_AUTHORITY_END).search(url, start)
     return url[start : end.start() if end else len(url)]
 
 
@@ -163,7 +164,7 @@ def _end_of_user(url: str, start: int, stop: int) -> int:
     the last ``@``. That hides more than needed where the path has one too.
     """
     authority = _authority(url, start)
-    if ":" in authority and not _HOST_AND_PORT.fullmatch(authority):
+    if ":" in authority and not re.fullmatch(_HOST_AND_PORT, authority):
         return url.rfind("@", start, stop)
     return url.rfind("@", start, start + len(authority))
 
@@ -177,6 +178,6 @@ def _secret_options(url: str, start: int, stop: int) -> Iterator[tuple[int, int]
         if name in _OPEN_NAMES:
             if "@" in value:
                 yield option.span(2)
-        elif _SECRET_NAME.search(name) or len(value) > _MAX_OPEN_VALUE:
+        elif re.search(_SECRET_NAME, name) or len(value) > _MAX_OPEN_VALUE:
             yield option.start(2), stop
             return
