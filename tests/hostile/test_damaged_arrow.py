@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from cli_process import bad, good, run
-from damaged_arrow import NUMBERS, ROWS, DamagedStream, damaged_streams, stream_of
+from damaged_arrow import LAYOUTS, NUMBERS, ROWS, DamagedStream, damaged_streams, stream_of
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import streambn as sbn
 from streambn.arrow import Validator
@@ -133,6 +134,36 @@ def test_jobs_refuse_or_read_what_arrow_reads(stream: DamagedStream) -> None:
         assert repr(out["y"].to_pylist()) == repr(valid["y"].to_pylist())  # also of NaN
 
 
+@jobs
+@settings(
+    settings.get_profile("few"),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    layout=st.sampled_from([*LAYOUTS]),
+    codec=st.sampled_from([None, "lz4", "zstd"]),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1),
+)
+def test_random_bytes_end_no_job(
+    layout: str, codec: str | None, changes: list[tuple[float, int]]
+) -> None:
+    data = bytearray(stream_of(layout, codec))
+    for place, value in changes:
+        data[int(place * len(data))] = value
+    for path in Path().iterdir():
+        path.unlink()
+    Path("valid.arrows").write_bytes(stream_of(layout))
+    good("fit", "valid.arrows", "-o", "s.json", "--columns", "x")
+    Path("d.arrows").write_bytes(data)
+    for command in (
+        ("fit", "d.arrows", "-o", "d.json"),
+        ("apply", "s.json", "d.arrows", "-o", "o.arrows"),
+    ):
+        done = run(*command)
+        assert done.returncode == 0 or "d.arrows" in done.stderr
+        assert done.returncode in (0, 1, 3)
+
+
 def damage(data: bytes, old: np.ndarray, new: np.ndarray) -> bytes:
     assert data.count(old.tobytes()) == 1
     return data.replace(old.tobytes(), new.tobytes())
@@ -244,8 +275,10 @@ print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @jobs
-@pytest.mark.parametrize("path", ["d.arrows", "d.arrows.gz"])
-@pytest.mark.parametrize("length", [2**34, 2**40, 2**62, 2**63 - 1])
+@pytest.mark.parametrize(
+    ("path", "length"),
+    [("d.arrows", 2**34), ("d.arrows.gz", 2**34), ("d.arrows", 2**40), ("d.arrows", 2**63 - 1)],
+)
 def test_declared_length_takes_no_memory(path: str, length: int) -> None:
     data = stream_of("float64")
     damaged = damage_length(data, length)
@@ -268,7 +301,7 @@ def damage_length(data: bytes, length: int) -> bytes:
 
 
 @jobs
-@pytest.mark.parametrize("length", [2**31 - 1, 2**30, -5, 1])
+@pytest.mark.parametrize("length", [2**31 - 1, -5])
 def test_declared_metadata_takes_no_memory(length: int) -> None:
     data = stream_of("float64")
     Path("d.arrows").write_bytes(data[:4] + length.to_bytes(4, "little", signed=True) + data[8:])
@@ -282,7 +315,7 @@ def test_declared_metadata_takes_no_memory(length: int) -> None:
 
 @jobs
 @pytest.mark.parametrize("codec", ["lz4", "zstd"])
-@pytest.mark.parametrize("length", [2**40, 2**62, 2**63 - 1, -2, 0, 95, 97])
+@pytest.mark.parametrize("length", [2**40, 2**63 - 1, -2, 0, 7999])
 def test_declared_uncompressed_length_is_refused(codec: str, length: int) -> None:
     values = pa.record_batch({"x": np.zeros(1000)})
     with pa.ipc.new_file(
