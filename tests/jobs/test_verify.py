@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 import streambn as sbn
@@ -114,11 +114,21 @@ cut_points = st.lists(st.integers(0, 100), max_size=5)
 many = settings(suppress_health_check=list(HealthCheck))
 
 
+def mapped(map_batch, batch, dtype):
+    """Map a batch; give up the example if float16 cannot hold a result, which is refused."""
+    try:
+        return map_batch(batch, dtype=dtype)
+    except sbn.InvalidValueError as error:
+        if error.argument != "dtype":
+            raise
+        return reject()
+
+
 @many
 @given(normalizers(), st.sampled_from([None, *TYPES]), cut_points, cut_points)
 def test_correct_output_passes(drawn, dtype, cuts, other_cuts):
     frozen, batch = drawn
-    written = frozen.transform(batch, dtype=dtype)
+    written = mapped(frozen.transform, batch, dtype)
     check(frozen, rebatched(batch, cuts), rebatched(written, other_cuts), dtype=dtype)
 
 
@@ -128,8 +138,8 @@ def test_correct_inverse_passes(drawn, dtype, cuts):
     frozen, batch = drawn
     if any(gamma == 0 for gamma, _ in (frozen.statistics.options.affine or {}).values()):
         return
-    for data in (batch, frozen.transform(batch, dtype=dtype)):
-        back = frozen.inverse_transform(data, dtype=dtype)
+    for data in (batch, mapped(frozen.transform, batch, dtype)):
+        back = mapped(frozen.inverse_transform, data, dtype)
         check(frozen, data, rebatched(back, cuts), inverse=True, dtype=dtype)
 
 
@@ -139,8 +149,7 @@ def test_changed_value_is_found(drawn, data, dtype, inverse):
     frozen, batch = drawn
     if inverse and any(g == 0 for g, _ in (frozen.statistics.options.affine or {}).values()):
         return
-    map_batch = frozen.inverse_transform if inverse else frozen.transform
-    written = map_batch(batch, dtype=dtype)
+    written = mapped(frozen.inverse_transform if inverse else frozen.transform, batch, dtype)
     column = data.draw(st.sampled_from(["a", "b"]))
     row = data.draw(st.integers(0, batch.num_rows - 1))
     value = written[column][row].as_py()
@@ -231,8 +240,8 @@ def test_message_counts_rows():
     check(frozen, [], [])
 
 
-@pytest.mark.parametrize("dtype", [pa.float16(), pa.float32()])
-def test_values_beyond_the_type_are_infinite(dtype):
+def test_values_beyond_float32_are_infinite():
+    dtype = pa.float32()
     batch = pa.record_batch({"x": [0.0, 1.0, 2.0]})
     frozen = fitted(batch)
     largest = float(np.finfo(dtype.to_pandas_dtype()).max)
@@ -527,6 +536,8 @@ def through_csv(batch):
 @pytest.mark.parametrize("inverse", [False, True])
 def test_csv(dtype, inverse):
     batch = mixed()
+    if inverse and dtype == pa.float16():
+        batch = batch.drop_columns("f")  # too large for the type, and refused
     frozen = fitted(batch)
     map_batch = frozen.inverse_transform if inverse else frozen.transform
     read = through_csv(map_batch(batch, dtype=dtype))
