@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given
 from urls import SecretUrl, secret_urls, vault
 
+from streambn import _credentials
 from streambn._credentials import conceal, redact, redact_url
 from streambn._messages import shown
 from streambn.errors import StreamBNError
@@ -21,6 +22,13 @@ from streambn.io import Source, locate, scan
 
 Run = Callable[..., Any]
 PASSWORD = "s3cret/w@rd"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget() -> Iterator[None]:
+    """Keep the secrets of these tests from being hidden in the messages of others."""
+    yield
+    _credentials._remembered = ()
 
 
 @given(secret_urls())
