@@ -168,6 +168,18 @@ def _detect(start: bytes, options: CsvOptions, name: str, *, whole: bool) -> tup
     return dialect, encoding
 
 
+def _whole_rows(start: bytes, encoding: str) -> bytes:
+    """Return the beginning of a file up to the last line break outside of quotes."""
+    text = start.decode(encoding, "replace")
+    end, quotes = len(text), text.count('"')
+    while (line := text.rfind("\n", 0, end)) >= 0:
+        quotes -= text.count('"', line, end)
+        end = line
+        if quotes % 2 == 0:
+            return text[: end + 1].encode(encoding, "replace")
+    return start
+
+
 class CsvReader:
     """The batches of a CSV file, which can be read once.
 
@@ -191,10 +203,13 @@ class CsvReader:
         settled: Mapping[str, Any] | None = None,
         passthrough: PassthroughOf | None = None,
     ) -> None:
+        self.schema: Any
         self._dialect, self._encoding, self._name = dialect, encoding, name
         self._options, self._opener, self._settled = options, opener, settled or {}
         self._block = max(_WIDE_BLOCK if dialect.width >= _WIDE else _BLOCK, 4 * dialect.width)
         self._ragged: list[Any] = []  # rows with another number of values
+        self._passed: TypedText | None = None
+        self.kept_text: list[KeptText] = []
         types = {**self._settled, **options.types}
         self._numbers: dict[str, Any] = {}  # types of columns with thousands separators
         if options.thousands is not None:
@@ -202,15 +217,16 @@ class CsvReader:
         types |= dict.fromkeys(self._numbers, pa.string())
         if callable(passthrough):
             # Of the names of columns alone, it could not tell which ones change.
-            passthrough = passthrough(self._open(self._again(file), types).schema)
+            first = CsvReader(
+                self._again(file), dialect, encoding, name, options, settled=self._settled
+            )
+            passthrough = passthrough(first.schema)
         self.passthrough = passthrough
         passed, reader = self._open_passing(file, types, passthrough)
         self._batches, schema = iter(reader), reader.schema
         if passthrough is not None:
             known = {c: kind for c, kind in self._settled.items() if c not in passed}
             self._settled = {**known, **passthrough.settled}
-        self._passed: TypedText | None = None
-        self.kept_text: list[KeptText] = []
         self._numbers = {c: kind for c, kind in self._numbers.items() if c not in passed}
         if options.thousands is not None:
             self._find_numbers({**types, **dict.fromkeys(passed)})
@@ -245,7 +261,10 @@ class CsvReader:
         """Return the beginning of the file, of which `file` has not been read yet."""
         if self._opener is not None:
             return self._opener()
-        return pa.BufferReader(file.head(self._block))
+        start = file.head(self._block)
+        return pa.BufferReader(
+            start if len(start) < self._block else _whole_rows(start, self._encoding)
+        )
 
     def _open_passing(
         self, file: Any, types: Mapping[str, Any], passthrough: Passthrough | None

@@ -158,12 +158,15 @@ def test_extremes_of_float64():
     assert large.transform_one({"a": 1e308}) == {"a": 1.0}
     same = learned({"a": 1.7e308}, {"a": 1.7e308}, {"a": 1.7e308})
     assert stats_of(same, "a")["mean"] == 1.7e308
-    small = learned({"a": 1e-310}, {"a": 3e-310})
-    assert stats_of(small, "a")["mean"] == pytest.approx(2e-310, rel=1e-12, abs=0)
-    assert stats_of(small, "a")["std"] == pytest.approx(1e-310, rel=1e-12, abs=0)
-    out = small.transform_one({"a": 3e-310})["a"]
-    assert out == column(small.transform_many(pa.table({"a": [3e-310]})), "a")[0]
+    small = learned({"a": 1e-307}, {"a": 3e-307})
+    assert stats_of(small, "a")["mean"] == pytest.approx(2e-307, rel=1e-12, abs=0)
+    assert stats_of(small, "a")["std"] == pytest.approx(1e-307, rel=1e-12, abs=0)
+    out = small.transform_one({"a": 3e-307})["a"]
+    assert out == column(small.transform_many(pa.table({"a": [3e-307]})), "a")[0]
     assert out == pytest.approx(1.0, rel=1e-12)
+    # A subnormal deviation has lost digits, and counts as zero.
+    tiny = learned({"a": 1e-310}, {"a": 3e-310})
+    assert tiny.transform_one({"a": 3e-310}) == {"a": 0.0}
 
 
 BAD = {

@@ -67,7 +67,7 @@ _threads = 1
 def set_threads(count: int) -> None:
     """Use at most `count` threads for a batch. The results do not depend on the number."""
     global _threads  # noqa: PLW0603 - a setting of the process, as in every threaded library
-    _threads = count
+    _threads = min(count, 1 << 16)  # the kernels hold the number in 32 bits
 
 
 def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> MomentArrays:
