@@ -229,8 +229,9 @@ class _Comparison:
 
     def _complete(self, given: pa.RecordBatch) -> pa.RecordBatch:
         """Append columns that only other inputs have, which are null here."""
+        names = set(given.schema.names)
         for field in self._schema or ():
-            if field.name not in given.schema.names:
+            if field.name not in names:
                 given = given.append_column(field, pa.nulls(given.num_rows, field.type))
         return given
 

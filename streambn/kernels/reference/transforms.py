@@ -60,7 +60,8 @@ def _map_columns(
     nans, infs = np.zeros((2, len(transform.known)), np.int64)
     plain = flatten_columns(columns)
     arrays: list[pa.Array] = [None] * len(plain)
-    dtypes = [_dtype(kind) for kind in schema.types]
+    kinds = schema.types
+    dtypes = [_dtype(kind) for kind in kinds]
     for source, where in group(plain, BLOCK):
         part = transform.take(where)
         if base is not None:
@@ -84,7 +85,7 @@ def _map_columns(
                 out[start:stop] = y[p.features].T
         for p, out in zip(source.parts, outs, strict=True):
             flat = _to_arrow(p.column, out, part.known[p.features])
-            arrays[p.index] = _as_list(p.column, flat, schema.types[p.index])
+            arrays[p.index] = _as_list(p.column, flat, kinds[p.index])
     return Transformed(pa.RecordBatch.from_arrays(arrays, schema=schema), nans, infs)
 
 
