@@ -35,7 +35,9 @@ __all__ = [
 # may be twice as large, because single batches are not worth a check: their rows fit into memory.
 MAX_ROWS: Final = 2**61
 
-_EXPONENTS: Final = 2200  # of any value, square or variance: 2**±2148 and zero
+# Squares and variances reach 2**±2148, and weighted means of them less. An exponent of no stream
+# beyond that does no harm: the value is infinite or zero, and other checks find it.
+_EXPONENTS: Final = 5000
 _UNITS: Final = 2.0**450  # values are kept in units in which their squares stay in float64
 _LEAST: Final = 1e-290  # products of weights below it lose digits
 _MAX_SCALE: Final = 1000  # of decimals

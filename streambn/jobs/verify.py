@@ -24,7 +24,16 @@ from streambn._lazy import lazy_module
 from streambn._transformer import float_type_of
 from streambn.arrow import Leaf
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io import CsvOptions, Format, RawJson, Source, json_values, located, open_reader
+from streambn.io import (
+    CsvOptions,
+    Format,
+    RawJson,
+    Source,
+    json_values,
+    located,
+    open_reader,
+    row_size,
+)
 from streambn.jobs.compare import first_difference
 from streambn.jobs.inputs import needs_of, read_schemas
 from streambn.jobs.operations import ApplyStatistics
@@ -41,8 +50,9 @@ csv = lazy_module("pyarrow.csv")
 
 __all__ = ["csv_types", "json_types", "verify", "verify_output"]
 
-# Rows that are compared at a time, which bounds the memory.
+# Rows, and bytes of them, that are compared at a time, which bounds the memory.
 _ROWS = 1 << 16
+_BYTES = 4 << 20
 # Rounding errors of the two computations, as a multiple of the largest term: 16 units of float64.
 _ROUNDING = 16 * 2.0**-53
 
@@ -151,7 +161,8 @@ def _in_step(inputs: Iterable[Any], outputs: Iterable[Any], name: str) -> Iterat
     pair: list[Any] = [next(side, None) for side in sides]
     rows = 0
     while all(batch is not None for batch in pair):
-        count = min(pair[0].num_rows, pair[1].num_rows, _ROWS)
+        most = min(_ROWS, 1 + _BYTES // max(1, *(row_size(batch.schema) for batch in pair)))
+        count = min(pair[0].num_rows, pair[1].num_rows, most)
         yield pair[0].slice(0, count), pair[1].slice(0, count)
         rows += count
         for i, batch in enumerate(pair):

@@ -342,8 +342,10 @@ class BatchEMA(Policy):
         require(tallied, "variances.count", variances.count, "0, as all of its tally")
         some = variances.weight > 0
         low, high = np.where(some, means.min, 0.0), np.where(some, means.max, 0.0)
-        std = np.ldexp(np.sqrt(variances.mean_hi), variances.exponent // 2)
-        within = std / 2 <= (high / 2 - low / 2) * 1.001 + rounding_of(low, high)
+        with np.errstate(all="ignore"):
+            # Half of each, because a deviation may be beyond float64.
+            half = np.ldexp(np.sqrt(variances.mean_hi), variances.exponent // 2 - 1)
+            within = half <= (high / 2 - low / 2) * 1.001 + rounding_of(low, high)
         require(within, "variances.mean_hi", variances.mean_hi, "a variance of means' values")
 
     def extra_statistics(self, state: BatchState, at: Floats | None) -> dict[str, Floats]:

@@ -144,6 +144,8 @@ def decode(content: bytes, name: str = "the statistics") -> Snapshot:
             problem = "its content does not match its checksum"
         elif file.fingerprint != (_sha256(file.body) if file.kind == "frozen" else None):
             problem = "its statistics do not match its fingerprint"
+        elif file.kind == "frozen" and file.body.leaves is None:
+            problem = "it is frozen, but no data was seen"
         else:
             left_out = tuple(LeftOut(*each) for each in file.left_out)
             statistics = replace(file.body.restore(len(content)), left_out=left_out)

@@ -51,6 +51,12 @@ WELFORD, EXACT = sbn.Welford(), sbn.Exact()
 BY_ROW, RECURSIVE = sbn.EMA(alpha=0.5), sbn.EMA(alpha=0.5, adjust=False)
 TIMED, BLOCKS = sbn.EMA(halflife=1.0, time="t"), sbn.BatchEMA(momentum=0.1, batch_rows=3)
 
+
+def freeze_nothing(content: Document) -> None:
+    content["kind"], content["body"]["leaves"] = "frozen", None
+    content["body"]["policy"]["state"] = None
+
+
 # A policy, what is changed in its file, and what the message names.
 REFUSED: list[tuple[sbn.policies.Policy, Callable[[Document], None], str]] = [
     # Sizes that the file does not have.
@@ -59,6 +65,7 @@ REFUSED: list[tuple[sbn.policies.Policy, Callable[[Document], None], str]] = [
     (WELFORD, put_leaf(size=0), ">= 1 - at `$.body.leaves[0].size`"),
     (WELFORD, put_leaf(path=[]), "length >= 1 - at `$.body.leaves[0].path`"),
     (WELFORD, put_leaf(typed=False, size=1), "a leaf of size 1 must be typed"),
+    (WELFORD, freeze_nothing, "it is frozen, but no data was seen"),
     (WELFORD, put([], "count"), "count has 0 entries for 1 features"),
     # Integers.
     (WELFORD, put([-1], "count"), "count[0] is -1, but must be >= 0"),
@@ -237,6 +244,7 @@ def test_what_is_accepted_is_shown_in_every_format(
         for shape in ("table", "json", "csv", "markdown"):
             code = main.run(["show", str(path), "--format", shape])
             shown = capsys.readouterr()
+            assert code in (0, 5), shown.err
             assert (code, bool(shown.out), bool(shown.err)) in ((0, True, False), (5, False, True))
             assert len(shown.err.splitlines()) <= 1
 
