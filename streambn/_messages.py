@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 
 from streambn._credentials import redact
 
-__all__ = ["display_name", "escape", "escape_bytes", "listed", "shown", "spell", "spelling"]
+__all__ = [
+    "display_name",
+    "escape",
+    "escape_bytes",
+    "listed",
+    "shown",
+    "spell",
+    "spelling",
+    "start_of",
+]
 
 _MAX_ITEMS = 20
 _MAX_NAME = 200
@@ -71,6 +80,11 @@ def display_name(name: str) -> str:
     """
     odd = not name or not name.isprintable() or name != name.strip()
     return _shorten(repr(name) if odd or name[0] in "'\"" else name, _MAX_NAME)
+
+
+def start_of(text: str, limit: int = 60) -> str:
+    """Return a text of at most `limit` characters: the start of a longer one."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def _shorten(text: str, limit: int) -> str:

@@ -135,7 +135,7 @@ def check_moments(moments: Moments, where: str = "", *, decay: float | None = No
 
 
 def check_sums(moments: Moments, where: str, most: Floats) -> None:
-    """Check all that `check_moments` says of moments without their tally.
+    """Check the rules of `check_moments` that do not need the tally.
 
     Parameters
     ----------

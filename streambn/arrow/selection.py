@@ -146,9 +146,9 @@ class Selection(NamedTuple):
     def retype(
         self, untyped: Iterable[Leaf], schema: pa.Schema
     ) -> tuple[dict[Leaf, list[Leaf]], list[LeftOut]]:
-        """Return the leaves that untyped leaves become in a schema, and what is left out.
+        """Find the types that untyped leaves have in a schema.
 
-        A leaf that stays untyped is not among them.
+        Return the new leaves of each leaf that has a type there, and the columns left out.
 
         Raises
         ------

@@ -6,12 +6,13 @@ import shlex
 from collections import Counter
 from typing import Any
 
+from streambn._messages import start_of
 from streambn.errors import StreamBNError
 from streambn.io.csv_dialect import CsvOptions, Dialect, is_number
 from streambn.io.csv_types import number_hint
 from streambn.io.formats import after_row
 
-__all__ = ["csv_error", "ragged_error", "remedy_of", "shown"]
+__all__ = ["csv_error", "quoted", "ragged_error", "remedy_of"]
 
 
 def csv_error(argument: str | None, problem: str, name: str, rows: int) -> StreamBNError:
@@ -73,12 +74,12 @@ def ragged_error(
     return csv_error(
         "delimiter",
         f"{place or 'a row'} has {actual} {'value' if actual == 1 else 'values'}, and {top} "
-        f"{expected} (delimiter {dialect.delimiter!r}): {shown(ragged.text)}. {remedy}",
+        f"{expected} (delimiter {dialect.delimiter!r}): {quoted(ragged.text)}. {remedy}",
         name,
         0 if place else rows,
     )
 
 
-def shown(value: str) -> str:
+def quoted(value: str) -> str:
     """Return a value as a message shows it, on one line."""
-    return repr(value if len(value) <= 60 else f"{value[:57]}...")
+    return repr(start_of(value))

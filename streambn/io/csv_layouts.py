@@ -71,7 +71,7 @@ _NO_NUMBER = Layout(_SPECIAL, pa.float64())
 _BOOLEANS = [
     Layout(f"^({pair})$", pa.bool_()) for pair in ("true|false", "True|False", "TRUE|FALSE")
 ]
-# A column that has layouts of several types has the last of these, or else another one.
+# If a column has layouts of several types, these give way to the others, in this order.
 _ORDER = [pa.binary(), pa.string(), pa.float64()]
 
 
@@ -86,7 +86,7 @@ def unite(one: Layouts, other: Layouts) -> Layouts:
 
 
 def kind_of(layouts: Layouts) -> Any:
-    """Return the type of a column with these layouts, of which text is the last resort."""
+    """Return the type of a column with these layouts. Text gives way to any other type."""
     if layouts is None:
         return pa.null()
     kinds = {layout.kind for layout in layouts}
@@ -239,10 +239,12 @@ def _fixed_layouts(value: str, options: CsvOptions) -> Iterator[Layout]:
     """Yield the layouts of floats that have as many decimals as a value."""
     point = re.escape(options.decimal)
     decimals = re.search(rf"{point}(\d+)", value)
-    for whole in _whole(options) if decimals else ():
+    if decimals is None:
+        return
+    digits = rf"\d{{{len(decimals[1])}}}"
+    for whole in _whole(options):
         for exponent in ("", r"[eE][-+]\d+"):
-            digits = f"{{{len(decimals[1])}}}" if decimals else ""
-            yield Layout(rf"^-?(0|{whole})?{point}\d{digits}{exponent}$", pa.float64(), fixed=True)
+            yield Layout(rf"^-?(0|{whole})?{point}{digits}{exponent}$", pa.float64(), fixed=True)
 
 
 def _time_layouts(value: str) -> Iterator[Layout]:
@@ -285,6 +287,6 @@ def _keeps_digits(text: str, *, fixed: bool) -> bool:
         return False
     if fixed:
         return exact == decimal.Decimal(f"{number:.{digits - 1}e}")
-    # A whole number without a point may be an identifier, of which a float merges large ones.
+    # A whole number without a point may be an identifier. Floats merge large ones.
     whole = "." not in text and "e" not in text.lower()
     return exact == decimal.Decimal(repr(number)) and not (whole and abs(exact) > _LARGEST_WHOLE)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from streambn._messages import display_name
+from streambn._messages import display_name, start_of
 from streambn.io.csv_dialect import CsvOptions
 from streambn.io.csv_layouts import (
     Layouts,
@@ -61,7 +61,7 @@ class Passthrough(NamedTuple):
 
     @property
     def keeps_text(self) -> bool:
-        """Whether the output has no types, so that all text stays as it is."""
+        """Whether all text stays as it is, because the output has no types."""
         return self.into is Format.CSV
 
     def columns(self, names: Iterable[str], options: CsvOptions) -> list[str]:
@@ -89,8 +89,7 @@ class KeptText(NamedTuple):
     def __str__(self) -> str:
         if self.value is None:
             return display_name(self.column)
-        text = repr(self.value)
-        return f"{display_name(self.column)} ({text if len(text) <= 40 else f'{text[:37]}...'})"
+        return f"{display_name(self.column)} ({start_of(repr(self.value), 40)})"
 
 
 class MisfitError(Exception):
@@ -185,7 +184,7 @@ class TypedText:
         return [
             KeptText(column, self._losing_value(batch[column]))
             for column, kind in guesses.items()
-            if not pa.types.is_string(kind) and not pa.types.is_binary(kind)
+            if not _is_text(kind)
             if not (pa.types.is_temporal(kind) and self._passthrough.into is Format.JSON)
         ]
 
@@ -206,7 +205,7 @@ def lossless_text(text: Any, kind: Any, options: CsvOptions) -> tuple[Any, int |
     """
     if kind == _TIMES:
         return without_nulls(text, options).cast(kind), None
-    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+    if _is_text(kind):
         return text.cast(kind), None
     row = first_text(text, options)
     if row is not None:

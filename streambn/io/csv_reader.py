@@ -25,7 +25,7 @@ from streambn.io.csv_dialect import (
     detect_dialect,
     detect_encoding,
 )
-from streambn.io.csv_errors import csv_error, ragged_error, remedy_of, shown
+from streambn.io.csv_errors import csv_error, quoted, ragged_error, remedy_of
 from streambn.io.csv_passthrough import (
     KeptText,
     MisfitError,
@@ -258,7 +258,7 @@ class CsvReader:
                 yield from self._open(self._opener(), text)
 
     def _again(self, file: Any) -> Any:
-        """Return the beginning of the file, of which `file` has not been read yet."""
+        """Return the start of the file. `file` is at its start, and stays there."""
         if self._opener is not None:
             return self._opener()
         start = file.head(self._block)
@@ -400,7 +400,7 @@ class CsvReader:
             problem, remedy = "text that is not in UTF-8", "--encoding, such as latin-1"
         else:
             origin = "the type given for it" if given else "the type inferred from the first rows"
-            problem = f"the value {shown(value)} does not fit {kind}, {origin}"
+            problem = f"the value {quoted(value)} does not fit {kind}, {origin}"
             remedy = remedy_of(column, value, str(kind), self._options)
             if self._passed is not None and column in self._passed.types:
                 remedy = f"--csv-type {shlex.quote(column)}=string"

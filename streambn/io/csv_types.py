@@ -12,14 +12,14 @@ import itertools
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
 from streambn.io.csv_dialect import CsvOptions
+from streambn.io.text_arrays import text_array
 
 csv = lazy_module("pyarrow.csv")
 pc = lazy_module("pyarrow.compute")
@@ -35,7 +35,6 @@ __all__ = [
     "parse_numbers",
     "parse_text",
     "plain_numbers",
-    "text_array",
     "text_as",
     "type_named",
     "without_nulls",
@@ -59,14 +58,6 @@ _SEPARATOR = "\x1f"
 _HINT_VALUES = 10_000
 _HINT_SHARE = 0.1
 _HINT_NULLS = 3
-
-
-def text_array(values: Sequence[str], kind: Any) -> Any:
-    """Return an array of text. Arrow imports pandas for an array or a scalar of a Python object."""
-    data = [value.encode() for value in values]
-    offsets = np.cumsum([0, *map(len, data)], dtype=np.int32)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(data))]
-    return pa.Array.from_buffers(kind, len(data), buffers)
 
 
 def null_values(options: CsvOptions) -> list[str]:
@@ -121,7 +112,7 @@ def _infer(batch: Any, options: CsvOptions) -> dict[str, Any]:
 
 
 def _parse(batch: Any, options: CsvOptions, types: Mapping[str, Any]) -> Any:
-    """Return columns of text as Arrow reads them, of these types or those that it infers."""
+    """Return columns of text in the given types. Arrow infers the types of the others."""
     block = io.BytesIO()
     # Arrow writes text in any encoding if it does not know that it is binary.
     text = [c.view(pa.string()) if pa.types.is_binary(c.type) else c for c in batch.columns]
@@ -267,7 +258,7 @@ class NumberHint(NamedTuple):
 
 
 def number_hint(values: Iterable[str | None], options: CsvOptions) -> NumberHint | None:
-    """Find options that read most of these values as numbers. Return None for other text.
+    """Find options that read most of these values as numbers. Return None if there are none.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
-from streambn.io.csv_types import text_array
+from streambn.io.text_arrays import text_array
 
 csv = lazy_module("pyarrow.csv")
 pc = lazy_module("pyarrow.compute")
@@ -24,7 +24,7 @@ __all__ = ["CsvWriter"]
 
 # Rows that are text at a time: the text of one array must stay below 2 GB.
 _ROWS = 1 << 13
-# Text with one of these characters is written in quotes.
+# The writer quotes text with one of these characters.
 _SPECIAL = '[",\r\n]'
 # Floats that are tested at a time, which stay in the processor's cache.
 _TESTED = 1 << 16

@@ -1,7 +1,7 @@
 """Readers of Arrow IPC files and streams.
 
-Arrow IPC is memory as it is: offsets, indices and run ends are those of the file. Each batch is
-validated in full before anything else reads it.
+The offsets, indices and run ends of Arrow IPC come from the file as they are. The readers validate
+each batch in full before anything else reads it.
 """
 
 from __future__ import annotations

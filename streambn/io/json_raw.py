@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
+from streambn.io.text_arrays import bytes_array
 
 msgspec = lazy_module("msgspec")
 msgspec_json = lazy_module("msgspec.json")
@@ -59,9 +60,5 @@ def with_raw_columns(batch: Any, data: bytes, schema: Any) -> Any:
 
 
 def _array(values: list[bytes]) -> Any:
-    # Arrow imports pandas for an array of Python objects.
     valid = np.array([value != b"null" for value in values], np.bool_)
-    offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
-    buffers = [np.packbits(valid, bitorder="little"), offsets, b"".join(values)]
-    storage = pa.Array.from_buffers(pa.binary(), len(values), list(map(pa.py_buffer, buffers)))
-    return pa.ExtensionArray.from_storage(RawJson(), storage)
+    return pa.ExtensionArray.from_storage(RawJson(), bytes_array(values, pa.binary(), valid))

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
+from streambn._messages import start_of
 from streambn.errors import StreamBNError
 from streambn.io.csv_passthrough import PassthroughOf
 from streambn.io.formats import Format
@@ -257,4 +258,4 @@ def _remedy(name: str, value: Any, type_: Any) -> str:
 def _shown(value: Any) -> str:
     """Return a value as a message shows it."""
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return start_of(text)

@@ -22,7 +22,7 @@ pa_json = lazy_module("pyarrow.json")
 __all__ = ["Columns", "Types", "cast", "infer", "parse"]
 
 _UNITS = ["s", "us", "ns"]
-# A text column gets the first of these types that fits all of its values.
+# The reader gives a text column the first of these types that fits all values.
 _TEXT_TYPES = [
     pa.date32(),
     *(pa.timestamp(unit, zone) for unit in _UNITS for zone in (None, "UTC")),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from streambn.errors import StreamBNError
-from streambn.io.locations import Location
+from streambn.io.locations import Location, mode_of
 
 __all__ = ["glob", "walk"]
 
@@ -121,21 +121,11 @@ def _walk_local(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
         path = os.path.join(folder, name)
         if _is_hidden(name):
             continue
-        mode = _mode(path)
+        mode = mode_of(path)
         if stat.S_ISDIR(mode):
             yield from _walk_local(path, (*above, real))
         elif stat.S_ISREG(mode):
             yield path
-
-
-def _mode(path: str) -> int:
-    """Return the type and the rights of a file; 0 if a link leads nowhere."""
-    try:
-        return os.stat(path).st_mode
-    except PermissionError:
-        raise
-    except OSError:
-        return 0
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:

@@ -23,7 +23,7 @@ from streambn.errors import InvalidValueError, StreamBNError
 from streambn.io import atomic, stores
 from streambn.io.stores import one_line_errors
 
-__all__ = ["Location", "Stamp", "identities", "locate", "remove_leftovers"]
+__all__ = ["Location", "Stamp", "identities", "locate", "mode_of", "remove_leftovers"]
 
 
 class Stamp(NamedTuple):
@@ -213,7 +213,7 @@ class Location(NamedTuple):
     def exists(self) -> bool:
         """Return whether there is a file or folder."""
         if self.local is not None:
-            return os.path.exists(self.local) or _is_there(self.local)
+            return mode_of(self.local) != 0
         return bool(self._info().type.name != "NotFound")
 
     def is_file(self) -> bool:
@@ -334,15 +334,17 @@ def identities(locations: Iterable[Location]) -> list[str]:
     return list(map(identity, locations))
 
 
-def _is_there(path: str) -> bool:
-    """Return False for a file that is not there; raise the error of a folder that hides it."""
+def mode_of(path: str) -> int:
+    """Return the type and the rights of a local file; 0 if there is none, or a broken link.
+
+    A folder that may not be searched raises a PermissionError.
+    """
     try:
-        os.stat(path)
+        return os.stat(path).st_mode
     except PermissionError:
         raise
     except (OSError, ValueError):
-        return False
-    return True
+        return 0
 
 
 def _read_all(file: Any, beginning: bytes) -> bytes:
@@ -402,25 +404,21 @@ def locate(path: str | os.PathLike[str]) -> Location:
     options = re.search(rf"\?(?=(?:{'|'.join(known)})=)", rest)
     key, query = (rest[: options.start()], rest[options.start() :]) if options else (rest, "")
     bucket, _, below = key.partition("/")
-    label = redact_url(text)
+
+    def refusal(problem: str) -> InvalidValueError:
+        return InvalidValueError(f"{redact_url(text)}: {problem}", argument="path")
+
     if "@" in bucket or ":" in bucket:  # a secret key may have a slash
-        raise InvalidValueError(
-            f"{label}: a URL of {scheme}:// must not contain credentials: use environment "
-            "variables or a profile",
-            argument="path",
+        raise refusal(
+            f"a URL of {scheme}:// must not contain credentials: use environment variables or a "
+            "profile"
         )
     if not bucket or local_glob.has_magic(bucket):
-        raise InvalidValueError(
-            f"{redact_url(text)}: the URL must name a bucket, as in {scheme}://bucket/path",
-            argument="path",
-        )
+        raise refusal(f"the URL must name a bucket, as in {scheme}://bucket/path")
     store = f"{scheme}://{bucket}{query}"
     for option in stores.options_of(store):
         if option not in known:
-            raise InvalidValueError(
-                f"{label}: there is no option {option!r}; the options are {', '.join(known)}",
-                argument="path",
-            )
+            raise refusal(f"there is no option {option!r}; the options are {', '.join(known)}")
     return Location(text, None, store, f"{bucket}/{below}".rstrip("/"))
 
 

@@ -48,7 +48,7 @@ class Checkpoint(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Path or URL, as it was given, without credentials."""
+        """The given path or URL without credentials."""
         return "" if self.location is None else self.location.label
 
     def load(
@@ -167,9 +167,8 @@ class _Note(msgspec.Struct, forbid_unknown_fields=True):
     within: _Count
     stamps: list[Stamp | None]
     skipped: list[Skipped]
-    types: dict[
-        str, dict[str, str]
-    ] = {}  # of CSV columns by identity of the file, if they had to be settled
+    # Of CSV columns, by the identity of the file, if they had to be settled.
+    types: dict[str, dict[str, str]] = {}
 
     @property
     def position(self) -> Position:

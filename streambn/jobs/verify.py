@@ -21,6 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn._lazy import lazy_module
+from streambn._messages import start_of
 from streambn._transformer import float_type_of
 from streambn.arrow import Leaf
 from streambn.errors import SchemaError, StreamBNError
@@ -400,4 +401,4 @@ def _shown(value: pa.Scalar) -> str:
         text = repr(value.as_py()) if value.is_valid else "null"
     except (ValueError, OverflowError, pa.ArrowException):  # Python has no such value
         text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return start_of(text)

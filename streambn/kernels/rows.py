@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import numpy as np
 
+from streambn._messages import start_of
 from streambn.errors import InvalidValueError, NotFittedError, SchemaError
 from streambn.kernels.recursion import counts_gaps
 
@@ -173,7 +174,7 @@ def _shown(value: Any) -> str:
         text = repr(value)
     except ValueError:  # an integer of thousands of digits
         return f"about 2**{value.bit_length()}"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return start_of(text)
 
 
 def refuse(why: str, key: Any, value: Any) -> NoReturn:

@@ -52,23 +52,18 @@ def secret_urls(draw: st.DrawFn) -> SecretUrl:
     password = f"zQ{draw(_PASSWORDS)}"
     encoded = quote(password, safe="")
     plain = f"zQ{draw(st.text(_PLAIN, min_size=6, max_size=24))}"
-    shape = draw(st.integers(0, 7))
-    if shape == 0:
-        return SecretUrl(f"{scheme}://user:{password}@{host}{path}", password)
-    if shape == 1:
-        return SecretUrl(f"{scheme}://user:{encoded}@{host}{path}", encoded)
-    if shape == 2:
-        return SecretUrl(f"{scheme}://{encoded}@{host}{path}", encoded)
-    if shape == 3:
-        return SecretUrl(f"{scheme}://{host}{path}?{draw(_OPTIONS)}={encoded}&x=1", encoded)
-    if shape == 4:
-        return SecretUrl(f"{scheme}://{host}{path}?x=1&{draw(_OPTIONS)}={password}", password)
-    if shape == 5:
-        return SecretUrl(f"zip://x.csv::{scheme}://:{encoded}@{host}/y.zip", encoded)
-    if shape == 6:
-        endpoint = f"http://user:{plain}@{host}"
-        return SecretUrl(f"s3://bucket{path}?region=x&endpoint_override={endpoint}", plain)
-    return SecretUrl(f"{scheme}://{host}{path}#token={encoded}", encoded)
+    option, endpoint = draw(_OPTIONS), f"http://user:{plain}@{host}"
+    shapes = [
+        SecretUrl(f"{scheme}://user:{password}@{host}{path}", password),
+        SecretUrl(f"{scheme}://user:{encoded}@{host}{path}", encoded),
+        SecretUrl(f"{scheme}://{encoded}@{host}{path}", encoded),
+        SecretUrl(f"{scheme}://{host}{path}?{option}={encoded}&x=1", encoded),
+        SecretUrl(f"{scheme}://{host}{path}?x=1&{option}={password}", password),
+        SecretUrl(f"zip://x.csv::{scheme}://:{encoded}@{host}/y.zip", encoded),
+        SecretUrl(f"s3://bucket{path}?region=x&endpoint_override={endpoint}", plain),
+        SecretUrl(f"{scheme}://{host}{path}#token={encoded}", encoded),
+    ]
+    return shapes[draw(st.integers(0, len(shapes) - 1))]
 
 
 class _Broken(io.BytesIO):
