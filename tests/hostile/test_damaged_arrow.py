@@ -61,6 +61,14 @@ def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.record_batch({"x": batch["x"], "y": y})
 
 
+def shown(column: pa.Array | pa.ChunkedArray) -> str:
+    """Return the values of a column as text, in which one NaN equals another."""
+    if pa.types.is_temporal(column.type):  # Python's types hold years from 1 to 9999 only
+        integers = pa.int32() if column.type.bit_width == 32 else pa.int64()
+        column = column.cast(integers)
+    return repr(column.to_pylist())
+
+
 def normalizer(layout: str) -> sbn.Normalizer:
     """Return a normalizer of all columns that may have statistics, without data."""
     names = ["x", "y"] if layout in NUMBERS else ["x"]
@@ -86,7 +94,7 @@ def test_full_validation_refuses_or_reads_what_arrow_reads(stream: DamagedStream
             )
             assert got.stats().equals(again.update(plain(valid)).stats())
         elif use is USES["transform"] and stream.layout not in NUMBERS:
-            assert repr(got["y"].to_pylist()) == repr(valid["y"].to_pylist())  # also of NaN
+            assert shown(got["y"]) == shown(valid["y"])
 
 
 @settings.get_profile("many")
@@ -131,7 +139,7 @@ def test_jobs_refuse_or_read_what_arrow_reads(stream: DamagedStream) -> None:
         good(*command)
     if valid is not None:
         out = pa.ipc.open_stream("out.arrows").read_all()
-        assert repr(out["y"].to_pylist()) == repr(valid["y"].to_pylist())  # also of NaN
+        assert shown(out["y"]) == shown(valid["y"])
 
 
 @jobs

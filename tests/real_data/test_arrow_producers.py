@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sqlite3
 
-import nanoarrow
 import narwhals
 import pandas as pd
 import polars as pl
@@ -101,6 +100,11 @@ def ipc_file():
     return pa.ipc.open_file(sink)
 
 
+def nanoarrow_stream():
+    needed = "needs nanoarrow: pip install nanoarrow"
+    return pytest.importorskip("nanoarrow", reason=needed).ArrayStream(ROWS)
+
+
 class Cursor:
     """A cursor as ADBC's is: to iterate over it gives tuples."""
 
@@ -120,7 +124,7 @@ PRODUCERS = {
     "batches of a Polars LazyFrame": lambda: pl.DataFrame(ROWS).lazy().collect_batches(),
     "narwhals": lambda: narwhals.from_native(pl.DataFrame(ROWS)),
     "pandas": ROWS.to_pandas,
-    "nanoarrow": lambda: nanoarrow.ArrayStream(ROWS),
+    "nanoarrow": nanoarrow_stream,
     "scanner": lambda: ds.dataset(ROWS).scanner(),
     "files of IPC": lambda: [ipc_file()],
 }
