@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         SnapshotError,
         StreamBNError,
     )
-    from streambn.normalizer import FrozenNormalizer, Normalizer, load
+    from streambn.normalizer import FrozenNormalizer, Normalizer, from_bytes, load, merge
     from streambn.online import RowNormalizer
     from streambn.policies import EMA, BatchEMA, Exact, Welford
 
@@ -41,7 +41,9 @@ __all__ = [
     "Welford",
     "__version__",
     "errors",
+    "from_bytes",
     "load",
+    "merge",
 ]
 
 __version__ = "0.1.0"
@@ -62,7 +64,9 @@ _HOMES = {
     "SnapshotError": "errors",
     "StreamBNError": "errors",
     "Welford": "policies",
+    "from_bytes": "normalizer",
     "load": "normalizer",
+    "merge": "normalizer",
 }
 _MODULES = frozenset({"errors", "kernels"})
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -29,7 +30,7 @@ else:
     io = lazy_module("streambn.io")
     snapshot = lazy_module("streambn.snapshot")
 
-__all__ = ["FrozenNormalizer", "Normalizer", "Using", "load"]
+__all__ = ["FrozenNormalizer", "Normalizer", "Using", "from_bytes", "load", "merge"]
 
 Using = Literal["running", "before", "batch"]
 
@@ -398,6 +399,10 @@ class Normalizer(Transformer):
         """
         _save(path, self._statistics, frozen=False)
 
+    def to_bytes(self) -> bytes:
+        """Return the state as bytes, which `streambn.from_bytes` reads."""
+        return snapshot.encode(snapshot.Snapshot(self._statistics, frozen=False))
+
     def __getstate__(self) -> Statistics:
         return self._statistics
 
@@ -463,6 +468,10 @@ class FrozenNormalizer(Transformer):
         """
         _save(path, self._statistics, frozen=True)
 
+    def to_bytes(self) -> bytes:
+        """Return the state as bytes, which `streambn.from_bytes` reads."""
+        return snapshot.encode(snapshot.Snapshot(self._statistics, frozen=True))
+
     @property
     def _fingerprint(self) -> str | None:
         # A policy of the user's own has no canonical form to hash.
@@ -514,6 +523,17 @@ def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
     # A foreign file may be large. One that does not begin like JSON is not read to its end.
     saved = snapshot.decode(location.read_bytes(beginning=b"{"), location.label)
     return (FrozenNormalizer if saved.frozen else Normalizer).from_statistics(saved.statistics)
+
+
+def from_bytes(content: bytes) -> Normalizer | FrozenNormalizer:
+    """Read what `to_bytes` wrote."""
+    saved = snapshot.decode(content, "the bytes")
+    return (FrozenNormalizer if saved.frozen else Normalizer).from_statistics(saved.statistics)
+
+
+def merge(normalizers: Iterable[Normalizer]) -> Normalizer:
+    """Return the statistics of several streams, the oldest first, as if they were one."""
+    return functools.reduce(Normalizer.merge, normalizers)
 
 
 def _save(path: str | os.PathLike[str], statistics: Statistics, *, frozen: bool) -> None:
