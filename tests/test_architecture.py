@@ -77,7 +77,7 @@ def uses(path: Path) -> Iterator[Import]:
                     aliases |= {alias.asname or alias.name: f"streambn.{alias.name}"
                                 for alias in node.names if alias.name in FLOORS}  # fmt: skip
             case ast.ImportFrom():
-                assert path.parent == ROOT / "adapters", f"{path.name} has a relative import"
+                assert path.is_relative_to(ROOT / "adapters"), f"{path.name} has a relative import"
             case ast.Assign(
                 targets=[ast.Name(id=name)],
                 value=ast.Call(func=ast.Name(id="lazy_module"), args=[ast.Constant(value=module)]),
@@ -118,7 +118,7 @@ def by_path(paths: list[Path]) -> pytest.MarkDecorator:
 
 
 ROOMS = [path for path in sources(PACKAGE) if room_of(path) != "__init__"]
-ADAPTERS = sorted((ROOT / "adapters").glob("*.py"))
+ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
 
 
 def test_every_module_has_a_floor() -> None:

@@ -1,0 +1,15 @@
+"""streambn on Apache Spark: statistics and normalization of DataFrames and of files.
+
+Needs PySpark 4 and Java 17: ``pip install 'streambn[spark]'``.
+"""
+
+try:
+    import pyspark  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "streambn.adapters.spark needs PySpark: pip install 'streambn[spark]'"
+    ) from error
+
+from .frames import fit, transform
+
+__all__ = ["fit", "transform"]

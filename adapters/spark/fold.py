@@ -1,0 +1,100 @@
+"""What tasks learned, as rows of a DataFrame, and its merge on the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql.types import BinaryType, LongType, StructField, StructType
+
+import streambn as sbn
+from streambn.errors import SnapshotError
+
+__all__ = ["PART_TYPE", "Part", "collect_rows", "merge_parts", "part_batch", "without_data"]
+
+PART_TYPE: Final = StructType(
+    [
+        StructField("place", LongType(), nullable=False),
+        StructField("rows", LongType(), nullable=False),
+        StructField("state", BinaryType(), nullable=False),
+    ]
+)
+_ARROW_TYPE: Final = pa.schema(
+    [
+        pa.field("place", pa.int64(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("state", pa.binary(), nullable=False),
+    ]
+)
+
+
+class Part(NamedTuple):
+    """What one task learned.
+
+    Attributes
+    ----------
+    place : comparable
+        Where its rows stand among all rows. Parts are merged by ascending place.
+    rows : int
+    state : bytes
+        What `Normalizer.to_bytes` returned.
+    """
+
+    place: Any
+    rows: int
+    state: bytes
+
+
+def part_batch(place: int, rows: int, learned: sbn.Normalizer) -> pa.RecordBatch:
+    """Return the one row that a task gives, of the type `PART_TYPE`."""
+    values = [[place], [rows], [learned.to_bytes()]]
+    return pa.RecordBatch.from_arrays(
+        [pa.array(v, field.type) for v, field in zip(values, _ARROW_TYPE, strict=True)],
+        schema=_ARROW_TYPE,
+    )
+
+
+def collect_rows(parts: DataFrame) -> list[dict[str, Any]]:
+    """Run the job, and return the rows of its successful tasks.
+
+    A task that failed, or that ran twice, gives one row all the same: Spark returns the rows of
+    one attempt.
+    """
+    rows: list[dict[str, Any]] = parts.toArrow().to_pylist()
+    return rows
+
+
+def without_data(normalizer: sbn.Normalizer) -> sbn.Normalizer:
+    """Return a normalizer with the same policy, options and columns that has seen no row."""
+    statistics = normalizer.statistics
+    binding = statistics.binding
+    if binding is not None:
+        statistics = replace(statistics, state=statistics.policy.init(binding.width))
+    return sbn.Normalizer.from_statistics(statistics)
+
+
+def merge_parts(start: sbn.Normalizer, parts: Iterable[Part]) -> sbn.Normalizer:
+    """Return the statistics of `start` followed by the parts, by ascending place.
+
+    Without a row in any part, the result is a copy of `start`.
+    """
+    ordered = sorted((part for part in parts if part.rows), key=lambda part: part.place)
+    merged = sbn.merge(chain([start], _read(ordered)))
+    return sbn.Normalizer.from_statistics(merged.statistics)
+
+
+def _read(parts: Iterable[Part]) -> Iterator[sbn.Normalizer]:
+    for part in parts:
+        try:
+            learned = sbn.from_bytes(part.state)
+        except SnapshotError as error:
+            raise SnapshotError(
+                f"the statistics of a Spark worker do not read here: {error.message} Install the "
+                "same version of streambn on the driver and on the workers."
+            ) from error
+        assert isinstance(learned, sbn.Normalizer)
+        yield learned

@@ -1,0 +1,210 @@
+"""Statistics of a DataFrame, and a DataFrame normalized by frozen ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from pyspark import TaskContext
+from pyspark.sql import DataFrame
+
+import streambn as sbn
+from streambn.errors import InvalidValueError
+
+from .fold import PART_TYPE, Part, collect_rows, merge_parts, part_batch, without_data
+from .order import Order, OrderedRows, parts_in_order
+from .schemas import arrow_schema, changed_schema, numbered, with_names
+from .workers import check_frame, job, read_state, start_task, task
+
+__all__ = ["check_frozen", "check_normalizer", "fit", "transform"]
+
+# Spark may cut batches as small as one row. Learning one takes as long as learning 1000 rows.
+_FEW_ROWS = 4096
+
+
+def fit(
+    df: DataFrame, normalizer: sbn.Normalizer, *, order_by: str | Sequence[str] | None = None
+) -> sbn.Normalizer:
+    """Learn the statistics of a Spark DataFrame.
+
+    Each task learns the rows of its partition, and the driver merges what they learned. Nothing
+    is shuffled, and only the columns that the statistics need are read.
+
+    Parameters
+    ----------
+    df : pyspark.sql.DataFrame
+    normalizer : Normalizer
+        Policy, options and columns. If it has seen data, the statistics go on from there. It
+        stays as it is.
+    order_by : str or sequence of str, optional
+        Columns of numbers, dates, times or text that put the rows in order. `EMA` by row and
+        `BatchEMA` need them, and other policies do not. The ranges of different partitions must
+        not overlap, as after ``df.repartitionByRange("t")``; within a partition the rows may be
+        in any order.
+
+    Returns
+    -------
+    Normalizer
+        A new one. Under `Exact` it has the bits, and so the fingerprint, that
+        ``normalizer.update`` has after the same rows, however they are partitioned. Under
+        `Welford` and `EMA` by event time the two agree to rounding.
+
+    Raises
+    ------
+    SchemaError
+        A column is missing or not numeric. No job has run.
+    InvalidValueError
+        The policy depends on the order of rows, and `order_by` does not put them in order;
+        ``nan=`` or ``inf=`` refuses a value; the session is stopped; or the Python of the workers
+        lacks streambn.
+    MergeError
+        `BatchEMA` with `batch_rows`, and a partition ends inside a block.
+
+    Notes
+    -----
+    A task that fails and is tried again counts once, as does one that Spark runs twice.
+    """
+    check_frame(df)
+    check_normalizer(normalizer)
+    order = Order.of(df, order_by)
+    _check_order(normalizer, order)
+    schema = arrow_schema(df.schema)
+    start = sbn.Normalizer.from_statistics(normalizer.statistics.bind(schema))
+    wanted = set(start.statistics.columns_to_read(schema))
+    # Without a column Spark would not even say how many rows there are.
+    indices = [i for i, name in enumerate(schema.names) if name in wanted] or [0]
+    names = tuple(schema.names[i] for i in indices)
+    learn = partial(_learn, without_data(start).to_bytes(), names, order)
+    rows = numbered(df)
+    if order is not None:
+        rows = rows.sortWithinPartitions(*order.numbered)
+        indices += [i for i in order.indices if i not in indices]
+    rows = rows.select(*[f"c{i}" for i in indices])
+    with job(df.sparkSession):
+        found = collect_rows(rows.mapInArrow(learn, PART_TYPE if order is None else order.type))
+    parts = [Part(**row) for row in found] if order is None else parts_in_order(found, order)
+    # Without a row nothing was learned, not even which columns there are.
+    return merge_parts(start if parts else normalizer, parts)
+
+
+def transform(df: DataFrame, frozen: sbn.FrozenNormalizer) -> DataFrame:
+    """Normalize a Spark DataFrame by frozen statistics, in Python workers.
+
+    The values have the same bits as those of ``frozen.transform``. All columns pass through the
+    workers. `transform_sql` stays in the JVM and is several times as fast.
+
+    Parameters
+    ----------
+    df : pyspark.sql.DataFrame
+    frozen : FrozenNormalizer
+
+    Returns
+    -------
+    pyspark.sql.DataFrame
+        A plan, which runs when it is used. The columns are those of `df`, in the same order;
+        floats keep their type, and other normalized columns become double.
+
+    Raises
+    ------
+    SchemaError
+        A column is missing or is not numeric.
+    InvalidValueError
+        `df` is not a DataFrame, or its session is stopped. A value that ``nan="raise"`` or
+        ``inf="raise"`` refuses fails the job that runs the plan.
+    """
+    check_frame(df)
+    check_frozen(frozen)
+    incoming = arrow_schema(df.schema)
+    outgoing = frozen.transform(incoming.empty_table()).schema
+    apply = partial(_apply, frozen.to_bytes(), tuple(incoming.names))
+    return numbered(df).mapInArrow(apply, changed_schema(df.schema, outgoing))
+
+
+def check_normalizer(normalizer: Any) -> None:
+    """Raise an InvalidValueError unless it is a live Normalizer."""
+    if not isinstance(normalizer, sbn.Normalizer):
+        frozen = isinstance(normalizer, sbn.FrozenNormalizer)
+        remedy = " Call thaw() on it first." if frozen else ""
+        raise InvalidValueError(
+            f"normalizer must be a streambn.Normalizer, got {type(normalizer).__name__}.{remedy}",
+            argument="normalizer",
+        )
+
+
+def check_frozen(frozen: Any) -> None:
+    """Raise an InvalidValueError unless it is a FrozenNormalizer."""
+    if not isinstance(frozen, sbn.FrozenNormalizer):
+        live = isinstance(frozen, sbn.Normalizer)
+        remedy = " Call freeze() on it first." if live else ""
+        raise InvalidValueError(
+            f"frozen must be a streambn.FrozenNormalizer, got {type(frozen).__name__}.{remedy}",
+            argument="frozen",
+        )
+
+
+def _check_order(normalizer: sbn.Normalizer, order: Order | None) -> None:
+    policy = normalizer.policy
+    if policy.depends_on_batches:
+        raise InvalidValueError(
+            f"{policy!r} takes each record batch as a block, and Spark cuts batches as it likes. "
+            "Choose batch_rows=.",
+            argument="batch_rows",
+        )
+    if not policy.commutative and order is None:
+        raise InvalidValueError(
+            f"{policy!r} depends on the order of rows, and a Spark DataFrame has none. Name a "
+            "column that has it, as order_by='t', after df.repartitionByRange('t').",
+            argument="order_by",
+        )
+
+
+def _learn(
+    state: bytes, names: tuple[str, ...], order: Order | None, batches: Iterable[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Learn the batches of a partition in a task, and yield one row unless there are none.
+
+    Parameters
+    ----------
+    state : bytes
+        Of a normalizer without data.
+    names : tuple of str
+        The true names of the first columns.
+    order : Order, optional
+        Of the rows, whose columns are among the first or follow them.
+    batches : iterable of pyarrow.RecordBatch
+        With numbered columns.
+    """
+    with task():
+        norm = sbn.Normalizer.from_statistics(read_state(state).statistics)
+        rows = OrderedRows(order, batches)
+        norm.update(with_names(batch, names) for batch in regroup(rows))
+        if rows.count:
+            context = TaskContext.get()
+            place = 0 if context is None else context.partitionId()
+            yield rows.add_range(part_batch(place, rows.count, norm))
+
+
+def _apply(
+    state: bytes, names: tuple[str, ...], batches: Iterable[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Normalize the batches of a partition in a task."""
+    start_task()
+    frozen = read_state(state)
+    for batch in batches:
+        yield frozen.transform(with_names(batch, names))
+
+
+def regroup(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the same rows, with small batches joined."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        waiting.append(batch)
+        rows += batch.num_rows
+        if rows >= _FEW_ROWS:
+            yield waiting[0] if len(waiting) == 1 else pa.concat_batches(waiting)
+            waiting, rows = [], 0
+    if rows:
+        yield pa.concat_batches(waiting)

@@ -1,0 +1,231 @@
+"""The order of rows in a DataFrame: columns that define it, and the checks that they do."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
+from pyspark.sql import types as spark
+
+from streambn.errors import InvalidValueError, SchemaError
+
+from .fold import PART_TYPE, Part
+from .schemas import arrow_type
+
+__all__ = ["Order", "OrderedRows", "parts_in_order"]
+
+_TEMPORAL: Final = (spark.DateType, spark.TimestampType, spark.TimestampNTZType)
+_DOMAIN: Final = "a column's name, or a list of names"
+
+
+class Order(NamedTuple):
+    """The columns that put rows in order.
+
+    Attributes
+    ----------
+    names : tuple of str
+    indices : tuple of int
+        Their positions in the DataFrame.
+    fields : tuple of StructField
+        Their types.
+    """
+
+    names: tuple[str, ...]
+    indices: tuple[int, ...]
+    fields: tuple[spark.StructField, ...]
+
+    @classmethod
+    def of(cls, df: DataFrame, order_by: Any) -> Order | None:
+        """Return the order that a user asked for; None: none.
+
+        Raises
+        ------
+        InvalidValueError
+            `order_by` is not a name or names.
+        SchemaError
+            There is no such column, or its type has no order.
+        """
+        if order_by is None:
+            return None
+        names = (order_by,) if isinstance(order_by, str) else order_by
+        if (
+            not isinstance(names, Sequence)
+            or not names
+            or not all(isinstance(name, str) for name in names)
+        ):
+            raise InvalidValueError(
+                f"order_by must be {_DOMAIN}, got {order_by!r}.", argument="order_by"
+            )
+        found = df.columns
+        for name in names:
+            if name not in found:
+                raise SchemaError(
+                    f"order_by: {SchemaError.missing(name, found)}",
+                    argument="order_by",
+                    column=name,
+                )
+        indices = tuple(found.index(name) for name in names)
+        fields = tuple(df.schema.fields[i] for i in indices)
+        for field in fields:
+            if not _has_order(field.dataType):
+                raise SchemaError(
+                    f"order_by: column {field.name!r} is {field.dataType.simpleString()}. Choose "
+                    "a column of numbers, dates, timestamps or text.",
+                    argument="order_by",
+                    column=field.name,
+                )
+        return cls(tuple(names), indices, fields)
+
+    @property
+    def numbered(self) -> list[str]:
+        """The columns' names in a numbered DataFrame."""
+        return [f"c{i}" for i in self.indices]
+
+    @property
+    def type(self) -> spark.StructType:
+        """The type of a task's row: first and last key of its rows, besides its part."""
+        kinds = [
+            spark.LongType() if isinstance(kind, _TEMPORAL) else kind
+            for kind in (field.dataType for field in self.fields)
+        ]
+        keys = [
+            spark.StructField(f"{end}{i}", kind)
+            for end in ("first", "last")
+            for i, kind in enumerate(kinds)
+        ]
+        return spark.StructType([*PART_TYPE.fields, *keys])
+
+    def key(self, row: dict[str, Any], end: Literal["first", "last"]) -> tuple[Any, ...]:
+        """Return the first or the last key in a task's row."""
+        return tuple(row[f"{end}{i}"] for i in range(len(self.names)))
+
+    def shown(self, key: tuple[Any, ...]) -> str:
+        """Return a key for people."""
+        kinds = [arrow_type(field.dataType) for field in self.fields]
+        values = [
+            str(pa.scalar(value, pa.int32() if pa.types.is_date(kind) else pa.int64()).cast(kind))
+            if pa.types.is_temporal(kind)
+            else repr(value)
+            for value, kind in zip(key, kinds, strict=True)
+        ]
+        return values[0] if len(values) == 1 else f"({', '.join(values)})"
+
+    def __str__(self) -> str:
+        return repr(self.names[0] if len(self.names) == 1 else list(self.names))
+
+
+def _has_order(kind: spark.DataType) -> bool:
+    """Return whether Python sorts the values of a type as Spark does."""
+    if isinstance(kind, spark.StringType):
+        return kind.isUTF8BinaryCollation()
+    return isinstance(
+        kind, spark.NumericType | spark.DateType | spark.TimestampType | spark.TimestampNTZType
+    )
+
+
+class OrderedRows:
+    """The sorted batches of a partition, counted and checked as they pass.
+
+    Parameters
+    ----------
+    order : Order, optional
+        None: the batches are only counted.
+    batches : iterable of pyarrow.RecordBatch
+
+    Attributes
+    ----------
+    count : int
+        Rows so far.
+    """
+
+    def __init__(self, order: Order | None, batches: Iterable[pa.RecordBatch]) -> None:
+        self._order = order
+        self._batches = batches
+        self._first: list[pa.Array] = []
+        self._last: list[pa.Array] = []
+        self.count = 0
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._batches:
+            if batch.num_rows:
+                self.count += batch.num_rows
+                if self._order is not None:
+                    self._check(self._order, [batch.column(name) for name in self._order.numbered])
+                yield batch
+
+    def _check(self, order: Order, keys: list[pa.Array]) -> None:
+        """Raise an InvalidValueError if a key is missing, or two rows have the same."""
+        for name, key in zip(order.names, keys, strict=True):
+            missing = "null" if key.null_count else ""
+            if pa.types.is_floating(key.type) and pc.any(pc.is_nan(key)).as_py():
+                missing = missing or "NaN"
+            if missing:
+                raise InvalidValueError(
+                    f"order_by: column {name!r} holds {missing}, so its rows have no place in the "
+                    "order. Leave them out, or fill the column.",
+                    argument="order_by",
+                    column=name,
+                )
+        if self._last:
+            joined = [pa.concat_arrays(pair) for pair in zip(self._last, keys, strict=True)]
+        else:
+            self._first = [key.slice(0, 1) for key in keys]
+            joined = keys
+        same = None
+        for key in joined:
+            equal = pc.equal(key.slice(1), key.slice(0, len(key) - 1))
+            same = equal if same is None else pc.and_(same, equal)
+        if same is not None and pc.any(same).as_py():
+            where = pc.index(same, True).as_py()
+            raise _tie(order, [key[where].as_py() for key in joined])
+        self._last = [key.slice(len(key) - 1) for key in keys]
+
+    def add_range(self, part: pa.RecordBatch) -> pa.RecordBatch:
+        """Return a task's row with the first and the last key."""
+        for end, keys in (("first", self._first), ("last", self._last)):
+            for i, key in enumerate(keys):
+                part = part.append_column(f"{end}{i}", _comparable(key))
+        return part
+
+
+def parts_in_order(rows: list[dict[str, Any]], order: Order) -> list[Part]:
+    """Return what tasks learned, with places by their keys.
+
+    Raises
+    ------
+    InvalidValueError
+        The ranges of two partitions overlap.
+    """
+    keyed = sorted(
+        ((order.key(row, "first"), order.key(row, "last"), row) for row in rows),
+        key=lambda each: each[0],
+    )
+    for (_, last, _), (first, _, _) in itertools.pairwise(keyed):
+        if first <= last:
+            raise InvalidValueError(
+                f"order_by={order}: partitions overlap, because one ends with {order.shown(last)} "
+                f"and another begins with {order.shown(first)}. Partition the DataFrame by ranges "
+                f"first: df.repartitionByRange({', '.join(map(repr, order.names))}).",
+                argument="order_by",
+            )
+    return [Part(place, row["rows"], row["state"]) for place, (_, _, row) in enumerate(keyed)]
+
+
+def _comparable(key: pa.Array) -> pa.Array:
+    """Return a key as an array whose values sort in Python as in Spark: times become integers."""
+    if pa.types.is_date32(key.type):
+        key = key.cast(pa.int32())
+    return key.cast(pa.int64()) if pa.types.is_temporal(key.type) else key
+
+
+def _tie(order: Order, key: list[Any]) -> InvalidValueError:
+    return InvalidValueError(
+        f"order_by={order} has the value {key[0] if len(key) == 1 else key!r} twice, and these "
+        "rows could come in either order. Add a column that tells them apart, as "
+        f"order_by={[*order.names, '...']!r}.",
+        argument="order_by",
+    )
