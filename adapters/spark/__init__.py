@@ -11,5 +11,6 @@ except ImportError as error:
     ) from error
 
 from .frames import fit, transform
+from .sql import transform_sql
 
-__all__ = ["fit", "transform"]
+__all__ = ["fit", "transform", "transform_sql"]
