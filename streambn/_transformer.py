@@ -25,6 +25,8 @@ class Transformer(abc.ABC):
 
     __slots__ = ()
 
+    _metadata: dict[str, Any] | None
+
     @property
     @abc.abstractmethod
     def statistics(self) -> Statistics:
@@ -39,6 +41,14 @@ class Transformer(abc.ABC):
     def options(self) -> Options:
         """The hyperparameters other than policy and columns."""
         return self.statistics.options
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What `save` wrote beside the statistics into the file that these were loaded from.
+
+        It is empty for statistics that come from elsewhere.
+        """
+        return dict(getattr(self, "_metadata", None) or {})
 
     @property
     def standardizer(self) -> Standardizer:

@@ -111,7 +111,7 @@ class Normalizer(Transformer):
     [0.0, None]
     """
 
-    __slots__ = ("_lock", "_statistics")
+    __slots__ = ("_lock", "_metadata", "_statistics")
 
     def __init__(
         self,
@@ -379,7 +379,9 @@ class Normalizer(Transformer):
         """
         return FrozenNormalizer.from_statistics(self._statistics)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(
+        self, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None
+    ) -> None:
         """Write the state to a JSON file, which `streambn.load` reads.
 
         The file is replaced whole or not at all.
@@ -388,6 +390,10 @@ class Normalizer(Transformer):
         ----------
         path : str or path object
             A file. A string may also be a URL, such as ``"s3://bucket/stats.json"``.
+        metadata : dict, optional
+            Names with values of JSON types, such as offsets into the stream that was learned. The
+            file is written in one step with them, and ``streambn.load(path).metadata`` returns
+            them. They are not part of the fingerprint.
 
         Raises
         ------
@@ -397,7 +403,7 @@ class Normalizer(Transformer):
             The policy is not one of streambn's own, or a callable is to choose the columns and
             has seen no data. A file holds the names that it chose, not the callable.
         """
-        _save(path, self._statistics, frozen=False)
+        _save(path, snapshot.Snapshot(self._statistics, frozen=False), metadata)
 
     def to_bytes(self) -> bytes:
         """Return the state as bytes, which `streambn.from_bytes` reads."""
@@ -461,12 +467,14 @@ class FrozenNormalizer(Transformer):
         """Return a live Normalizer that continues from here; this one stays as it is."""
         return Normalizer.from_statistics(self._statistics)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(
+        self, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None
+    ) -> None:
         """Write a frozen statistics file, which carries the fingerprint.
 
         Parameters and errors are those of `Normalizer.save`.
         """
-        _save(path, self._statistics, frozen=True)
+        _save(path, snapshot.Snapshot(self._statistics, frozen=True), metadata)
 
     def to_bytes(self) -> bytes:
         """Return the state as bytes, which `streambn.from_bytes` reads."""
@@ -522,7 +530,13 @@ def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
     location = io.locate(path)
     # A foreign file may be large. One that does not begin like JSON is not read to its end.
     saved = snapshot.decode(location.read_bytes(beginning=b"{"), location.label)
-    return (FrozenNormalizer if saved.frozen else Normalizer).from_statistics(saved.statistics)
+    if saved.frozen:
+        frozen = FrozenNormalizer.from_statistics(saved.statistics)
+        frozen.__dict__["_metadata"] = saved.note
+        return frozen
+    live = Normalizer.from_statistics(saved.statistics)
+    live._metadata = saved.note
+    return live
 
 
 def from_bytes(content: bytes) -> Normalizer | FrozenNormalizer:
@@ -536,5 +550,11 @@ def merge(normalizers: Iterable[Normalizer]) -> Normalizer:
     return functools.reduce(Normalizer.merge, normalizers)
 
 
-def _save(path: str | os.PathLike[str], statistics: Statistics, *, frozen: bool) -> None:
-    io.locate(path).write_bytes(snapshot.encode(snapshot.Snapshot(statistics, frozen)))
+def _save(
+    path: str | os.PathLike[str],
+    content: snapshot.Snapshot,
+    metadata: Mapping[str, Any] | None,
+) -> None:
+    if metadata is not None:
+        content = content._replace(note=snapshot.check_metadata(metadata))
+    io.locate(path).write_bytes(snapshot.encode(content))

@@ -12,5 +12,6 @@ except ImportError as error:
 
 from .frames import fit, transform
 from .sql import transform_sql
+from .streaming import StreamingFit
 
-__all__ = ["fit", "transform", "transform_sql"]
+__all__ = ["StreamingFit", "fit", "transform", "transform_sql"]
