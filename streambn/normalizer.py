@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import threading
@@ -323,12 +322,7 @@ class Normalizer(Transformer):
             The policies, options or columns differ, or a column would have more than 2**61 rows;
             see also `BatchEMA` for `batch_rows`.
         """
-        if not isinstance(newer, Normalizer):
-            remedy = " Call thaw() on it first." if isinstance(newer, FrozenNormalizer) else ""
-            raise InvalidValueError(
-                f"merge takes a Normalizer, got {type(newer).__name__}.{remedy}", argument="newer"
-            )
-        return Normalizer.from_statistics(self._statistics.merge(newer._statistics))
+        return Normalizer.from_statistics(self._statistics.merge(_mergeable(newer, "newer")))
 
     def as_welford(self) -> Normalizer:
         """Return the same statistics under the `Welford` policy.
@@ -406,8 +400,31 @@ class Normalizer(Transformer):
         _save(path, snapshot.Snapshot(self._statistics, frozen=False), metadata)
 
     def to_bytes(self) -> bytes:
-        """Return the state as bytes, which `streambn.from_bytes` reads."""
-        return snapshot.encode(snapshot.Snapshot(self._statistics, frozen=False))
+        """Return the state as bytes, which `streambn.from_bytes` reads.
+
+        They hold what a statistics file holds, in compact form: for sending a state to another
+        process, or for a column of states. 100 features take 14 kB under `Welford`.
+
+        Returns
+        -------
+        bytes
+
+        Raises
+        ------
+        SnapshotError
+            As for `save`.
+
+        Examples
+        --------
+        >>> import pyarrow as pa
+        >>> import streambn as sbn
+        >>> parts = [pa.table({"x": [1.0, 2.0]}), pa.table({"x": [6.0]})]
+        >>> sent = [sbn.Normalizer().update(part).to_bytes() for part in parts]
+        >>> sbn.merge(map(sbn.from_bytes, sent))
+        Normalizer(Welford()) of 1 feature
+          x  n=3  mean=3  std=2.16025
+        """
+        return snapshot.to_bytes(self._statistics, frozen=False)
 
     def __getstate__(self) -> Statistics:
         return self._statistics
@@ -477,8 +494,8 @@ class FrozenNormalizer(Transformer):
         _save(path, snapshot.Snapshot(self._statistics, frozen=True), metadata)
 
     def to_bytes(self) -> bytes:
-        """Return the state as bytes, which `streambn.from_bytes` reads."""
-        return snapshot.encode(snapshot.Snapshot(self._statistics, frozen=True))
+        """Return the frozen state as bytes; see `Normalizer.to_bytes`."""
+        return snapshot.to_bytes(self._statistics, frozen=True)
 
     @property
     def _fingerprint(self) -> str | None:
@@ -539,15 +556,76 @@ def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
     return live
 
 
-def from_bytes(content: bytes) -> Normalizer | FrozenNormalizer:
-    """Read what `to_bytes` wrote."""
-    saved = snapshot.decode(content, "the bytes")
+def from_bytes(content: bytes | bytearray | memoryview) -> Normalizer | FrozenNormalizer:
+    """Read the bytes that `to_bytes` returned.
+
+    Parameters
+    ----------
+    content : bytes-like
+
+    Returns
+    -------
+    Normalizer or FrozenNormalizer
+        The kind that was written.
+
+    Raises
+    ------
+    SnapshotError
+        The bytes are damaged, foreign or from a newer version of streambn. They are checked as a
+        file is: a state that no data could have given is refused.
+    InvalidValueError
+        `content` is not bytes.
+    """
+    saved = snapshot.from_bytes(content)
     return (FrozenNormalizer if saved.frozen else Normalizer).from_statistics(saved.statistics)
 
 
 def merge(normalizers: Iterable[Normalizer]) -> Normalizer:
-    """Return the statistics of several streams, the oldest first, as if they were one."""
-    return functools.reduce(Normalizer.merge, normalizers)
+    """Return the statistics of several streams, one after the other.
+
+    Parameters
+    ----------
+    normalizers : iterable of Normalizer
+        The oldest first. They are merged as they come, so a generator needs memory for two.
+
+    Returns
+    -------
+    Normalizer
+        A new one; see `Normalizer.merge`.
+
+    Raises
+    ------
+    MergeError
+        See `Normalizer.merge`.
+    InvalidValueError
+        There is no normalizer, or one is frozen.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> import streambn as sbn
+    >>> days = [pa.table({"x": [1.0, 2.0]}), pa.table({"x": [3.0]}), pa.table({"x": [6.0]})]
+    >>> sbn.merge(sbn.Normalizer().update(day) for day in days).stats()["mean"][0].as_py()
+    3.0
+    """
+    merged: Statistics | None = None
+    for each in normalizers:
+        newer = _mergeable(each, "normalizers")
+        merged = newer if merged is None else merged.merge(newer)
+    if merged is None:
+        raise InvalidValueError(
+            "merge needs at least one Normalizer, got none.", argument="normalizers"
+        )
+    return Normalizer.from_statistics(merged)
+
+
+def _mergeable(normalizer: object, argument: str) -> Statistics:
+    if isinstance(normalizer, Normalizer):
+        return normalizer.statistics
+    remedy = " Call thaw() on it first." if isinstance(normalizer, FrozenNormalizer) else ""
+    raise InvalidValueError(
+        f"merge takes a Normalizer, got {type(normalizer).__name__}.{remedy}", argument=argument
+    )
 
 
 def _save(

@@ -307,22 +307,11 @@ class Statistics:
                         argument=name,
                     )
             return replace(older if newer.binding is None else newer, rounded=rounded)
-        older = older._change(older.binding.typed_by(newer.binding))
-        newer = newer._change(newer.require_binding().typed_by(older.require_binding()))
-        if older.options.schema == "union":
-            try:
-                older, newer = older._with_leaves_of(newer), newer._with_leaves_of(older)
-            except SchemaError as error:
-                raise MergeError(error.message, column=error.column) from error
-        ours, theirs = older.features, newer.features
-        _check_same_features(ours, theirs)
-        state = newer.state
-        if ours != theirs:
-            where = {name: i for i, name in enumerate(theirs)}
-            spare = [len(theirs)] if newer.require_binding().spare else []
-            state = older.policy.take(state, [*(where[name] for name in ours), *spare])
+        if older.binding != newer.binding:
+            older, newer = older._align(newer)
+        ours = older.features
         try:
-            merged = older.policy.merge(older.state, state)
+            merged = older.policy.merge(older.state, newer.state)
         except UnmergeableError as error:
             name = ours[error.feature]
             raise MergeError(f"column {name!r} {error.reason}", column=name) from error
@@ -332,6 +321,24 @@ class Statistics:
         except InvalidValueError as error:
             raise MergeError(error.message, column=error.column) from error
         return result.leave_out(newer.left_out)
+
+    def _align(self, newer: Statistics) -> tuple[Statistics, Statistics]:
+        """Return both statistics with the same features in the same order."""
+        older = self._change(self.require_binding().typed_by(newer.require_binding()))
+        newer = newer._change(newer.require_binding().typed_by(older.require_binding()))
+        if older.options.schema == "union":
+            try:
+                older, newer = older._with_leaves_of(newer), newer._with_leaves_of(older)
+            except SchemaError as error:
+                raise MergeError(error.message, column=error.column) from error
+        ours, theirs = older.features, newer.features
+        _check_same_features(ours, theirs)
+        if ours == theirs:
+            return older, newer
+        where = {name: i for i, name in enumerate(theirs)}
+        spare = [len(theirs)] if newer.require_binding().spare else []
+        order = [*(where[name] for name in ours), *spare]
+        return older, replace(newer, state=older.policy.take(newer.state, order))
 
     def _with_leaves_of(self, other: Statistics) -> Statistics:
         """Return the statistics with the leaves that only others have, null in every row."""

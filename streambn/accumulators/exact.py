@@ -18,6 +18,7 @@ from streambn import kernels
 from streambn.accumulators.moments import Estimates, Moments
 from streambn.accumulators.sealed import SealedArrays
 from streambn.kernels import Columns, ExactSums
+from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.moments import ZERO_EXPONENT
 
 __all__ = ["ExactMoments"]
@@ -159,6 +160,25 @@ class ExactMoments(SealedArrays, ExactSums):
         )
         return Moments.sealed(moments)
 
+    def approximate_sums(self) -> tuple[Floats, Floats]:
+        """Return Σx and Σx² in the data's units, each within a few units in the last place.
+
+        A sum is infinite or NaN where a part of it is beyond float64. A sum below 1e-290 may have
+        lost all digits.
+        """
+        plain = self.decimal == 0
+        if plain.all():
+            bits = self.UNIT_BITS
+            return _approximate(self.total, bits), _approximate(self.squares, 2 * bits)
+        unit = 10.0 ** -self.scale.astype(np.float64)
+        with np.errstate(all="ignore"):
+            total = _approximate(self.total, 0) * unit
+            squares = _approximate(self.squares, 0) * unit * unit
+        plain_columns = np.flatnonzero(plain)
+        if len(plain_columns):
+            total[plain], squares[plain] = self.take(plain_columns).approximate_sums()
+        return total, squares
+
     def _central(self, feature: int) -> _Central | None:
         """Return n, the mean and Σ(x − mean)² of a feature as fractions; None without values."""
         n = int(self.count[feature])
@@ -187,6 +207,20 @@ class ExactMoments(SealedArrays, ExactSums):
         numerator, denominator = self.unit(feature)
         bits = (squares * numerator**2).bit_length() - (denominator**2).bit_length()
         return 0 if abs(bits) <= 2 * _ORDINARY else bits // 2
+
+
+def _approximate(limbs: Ints, bits: int) -> Floats:
+    """Return integers of 64-bit limbs, in units of 2**-bits, as float64.
+
+    The limbs become signed digits in base 2**64, which makes the digits above a small negative
+    sum zero instead of -1. The highest digit that is not zero therefore dominates the others.
+    """
+    digits = limbs.astype(np.float64)
+    digits[1:] += limbs[:-1] < 0
+    used = np.flatnonzero(digits.any(axis=1))
+    with np.errstate(all="ignore"):
+        values: Floats = np.ldexp(1.0, 64 * used - bits) @ digits[used]
+    return values
 
 
 _Ratio = tuple[int, int]  # numerator, denominator > 0

@@ -105,7 +105,12 @@ class Binding:
     @cached_property
     def width(self) -> int:
         """Number of features in a policy's state: with the spare one."""
-        return len(self.features) + self.spare
+        return sum(leaf.width for leaf in self.leaves) + self.spare
+
+    @cached_property
+    def name_characters(self) -> int:
+        """About how many characters `features` has, without building it."""
+        return sum((sum(map(len, x.path)) + len(x.path)) * x.width for x in self.leaves)
 
     @cached_property
     def is_settled(self) -> bool:

@@ -1,10 +1,12 @@
-"""Statistics as bytes: versioned, checksummed, typed JSON, never pickle and never code.
+"""Statistics as bytes: versioned, checksummed and typed, never pickle and never code.
 
-The package converts between `Statistics` and bytes. It reads and writes no files.
+`encode` and `decode` are for files, which are JSON. `to_bytes` and `from_bytes` are for states
+that one process sends to another, as MessagePack. The package reads and writes no files.
 """
 
 from streambn.snapshot.file import Snapshot, check_metadata, decode, encode, fingerprint
 from streambn.snapshot.policies import can_hold, hyperparameters
+from streambn.snapshot.portable import from_bytes, to_bytes
 
 __all__ = [
     "Snapshot",
@@ -13,5 +15,7 @@ __all__ = [
     "decode",
     "encode",
     "fingerprint",
+    "from_bytes",
     "hyperparameters",
+    "to_bytes",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Annotated, Any, Final, Literal, Self
 
 import msgspec
 
@@ -14,7 +16,7 @@ from streambn.snapshot.base import Stored
 from streambn.snapshot.policies import StoredPolicy, store
 from streambn.statistics import Statistics, check_affine
 
-__all__ = ["Body", "StoredLeaf", "StoredOptions"]
+__all__ = ["Body", "StoredLeaf", "StoredOptions", "attach_state", "check_leaves", "saved_columns"]
 
 # Columns without a type yet, excluded columns, and unions of columns.
 _SELECTION_VERSION: Final = 5
@@ -62,8 +64,6 @@ class StoredLeaf(Stored):
 
     def restore(self) -> Leaf:
         """Return the leaf."""
-        if self.size is not None and not self.typed:
-            raise SnapshotError(f"a leaf of size {self.size} must be typed")
         return Leaf(self.path, self.size, self.exact, self.typed)
 
 
@@ -86,18 +86,10 @@ class Body(Stored):
             The policy is not one of streambn's own, or a function is to choose the columns and
             has seen no data.
         """
-        columns, binding = statistics.columns, statistics.binding
+        columns, binding = saved_columns(statistics), statistics.binding
         leaves = None
         if binding is not None:
             leaves = [StoredLeaf(**leaf._asdict()) for leaf in binding.leaves]
-        if callable(columns):  # a file holds no code, but the names that the code chose
-            if binding is None:
-                raise SnapshotError(
-                    f"{spell('columns')} is a function, which a file cannot hold. Call "
-                    "update(data) first: the file then holds the names that the function chose.",
-                    argument="columns",
-                )
-            columns = tuple(leaf.name for leaf in binding.leaves)
         return cls(
             options=StoredOptions.of(statistics.options),
             columns=None if columns is None else list(columns),
@@ -133,23 +125,76 @@ class Body(Stored):
         if self.leaves is None:
             return Statistics(policy, options, columns, exclude=self.exclude)
         union = options.schema == "union"
-        # The state comes first: it has a feature for each that the leaves promise, or is refused.
-        state = self.policy.restore(sum(leaf.size or 1 for leaf in self.leaves) + union)
-        self._check_names(size)
-        binding = Binding(tuple(leaf.restore() for leaf in self.leaves), union, union)
-        if len(set(binding.features)) < len(binding.features):
-            raise SnapshotError("a column occurs twice")
-        check_affine(options, binding)
-        policy.check_state(state)
-        return Statistics(policy, options, columns, binding, state, exclude=self.exclude)
+        leaves = tuple(leaf.restore() for leaf in self.leaves)
+        check_leaves(leaves)
+        binding = Binding(leaves, union, union)
+        unread = Statistics(policy, options, columns, binding, exclude=self.exclude)
+        return attach_state(unread, self.policy.restore, size)
 
-    def _check_names(self, size: int) -> None:
-        total = 0
-        for i, leaf in enumerate(self.leaves or ()):
-            length = sum(map(len, leaf.path)) + len(leaf.path)
-            total += length * (leaf.size or 1)
-            if total > _NAMES_PER_BYTE * size:
-                raise SnapshotError(
-                    f"leaves[{i}] has {leaf.size} names of {length} characters, too many for a "
-                    f"file of {size:,} bytes"
-                )
+
+def saved_columns(statistics: Statistics) -> tuple[str, ...] | None:
+    """Return the columns that the user asked for, as they are saved.
+
+    A saved state holds no code, but the names that the code chose.
+
+    Raises
+    ------
+    SnapshotError
+        A function is to choose the columns and has seen no data.
+    """
+    columns, binding = statistics.columns, statistics.binding
+    if not callable(columns):
+        return columns
+    if binding is None:
+        raise SnapshotError(
+            f"{spell('columns')} is a function, which a file cannot hold. Call update(data) "
+            "first: the file then holds the names that the function chose.",
+            argument="columns",
+        )
+    return tuple(leaf.name for leaf in binding.leaves)
+
+
+def attach_state(unread: Statistics, restore: Callable[[int], Any], size: int) -> Statistics:
+    """Return statistics with a state that comes from elsewhere, after all checks.
+
+    Parameters
+    ----------
+    unread : Statistics
+        With a binding, whose leaves passed `check_leaves`, and without a state.
+    restore : callable
+        Returns the state for a number of features.
+    size : int
+        Bytes of the content that both come from. Memory is in proportion to it, whatever the
+        content says.
+
+    Raises
+    ------
+    StreamBNError
+        The parts do not belong together, or a value is out of range.
+    """
+    binding = unread.require_binding()
+    # The state comes first: it has a feature for each that the leaves promise, or is refused.
+    state = restore(binding.width)
+    if binding.name_characters > _NAMES_PER_BYTE * size:
+        raise SnapshotError(
+            f"the features have names of {binding.name_characters:,} characters, too many for "
+            f"{size:,} bytes"
+        )
+    if len(set(binding.features)) < len(binding.features):
+        raise SnapshotError("a column occurs twice")
+    check_affine(unread.options, binding)
+    unread.policy.check_state(state)
+    return replace(unread, state=state)
+
+
+def check_leaves(leaves: Iterable[Leaf]) -> None:
+    """Raise a SnapshotError unless each leaf has a name and a size that Arrow allows."""
+    for i, leaf in enumerate(leaves):
+        if not leaf.path:
+            raise SnapshotError(f"leaves[{i}] has no name")
+        if leaf.size is None:
+            continue
+        if not 1 <= leaf.size <= _MAX_SIZE:
+            raise SnapshotError(f"leaves[{i}] has size {leaf.size}, but at most {_MAX_SIZE:,} fit")
+        if not leaf.typed:
+            raise SnapshotError(f"leaves[{i}] has size {leaf.size}, so it must be typed")

@@ -29,6 +29,7 @@ __all__ = [
     "decode",
     "encode",
     "fingerprint",
+    "shorten",
 ]
 
 FORMAT: Final = "streambn statistics"
@@ -190,8 +191,14 @@ def decode(content: bytes, name: str = "the statistics") -> Snapshot:
         problem = "it is nested too deeply"
     except (msgspec.MsgspecError, StreamBNError, OverflowError, UnicodeDecodeError) as error:
         problem = str(error)
-    problem = problem if len(problem) <= _SHOWN else f"{problem[:_SHOWN]}…"
-    raise SnapshotError(f"{name} is damaged: {problem}. Restore it from a copy, or fit again.")
+    raise SnapshotError(
+        f"{name} is damaged: {shorten(problem)}. Restore it from a copy, or fit again."
+    )
+
+
+def shorten(problem: str) -> str:
+    """Return a message that may quote the content, cut to what people can read."""
+    return problem if len(problem) <= _SHOWN else f"{problem[:_SHOWN]}…"
 
 
 def _header(content: bytes, name: str) -> _Header:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import weakref
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -112,3 +114,56 @@ def test_merge_takes_live_normalizers_only(other: Any) -> None:
     with pytest.raises(sbn.InvalidValueError, match="merge takes a Normalizer") as caught:
         fit(xs(1.0)).merge(other)
     assert ("thaw()" in str(caught.value)) == isinstance(other, sbn.FrozenNormalizer)
+
+
+@policies
+@given(data=batches(), sent=st.booleans())
+def test_merge_of_many_equals_merges_of_two(
+    policy: Any, data: list[pa.RecordBatch], sent: bool
+) -> None:
+    if not all(ends_at_a_block(policy, data, cut) for cut in range(len(data))):
+        return
+    parts = [sbn.Normalizer(policy), *(fit(batch, policy=policy) for batch in data)]
+    before = list(map(bits, parts))
+    given_as = iter(sbn.from_bytes(part.to_bytes()) for part in parts) if sent else parts
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole.merge(part)
+    assert bits(sbn.merge(given_as)) == bits(whole)
+    assert list(map(bits, parts)) == before
+
+
+def test_merge_of_one_is_independent_of_it() -> None:
+    one = fit(xs(1.0, 3.0))
+    merged = sbn.merge([one])
+    merged.update(xs(5.0))
+    assert row_of(one)["count"] == 2
+    assert row_of(merged)["count"] == 3
+
+
+def test_many_are_merged_as_they_come() -> None:
+    given_out: list[weakref.ref[Any]] = []
+
+    def parts() -> Iterator[sbn.Normalizer]:
+        for value in range(9):
+            assert sum(reference() is not None for reference in given_out) <= 2
+            part = fit(xs(float(value)))
+            given_out.append(weakref.ref(part.statistics))
+            yield part
+            del part
+
+    assert row_of(sbn.merge(parts()))["mean"] == 4.0
+
+
+@pytest.mark.parametrize("others", [[], [fit(xs(1.0)).freeze()], [fit(xs(1.0)), None]])
+def test_merge_of_many_takes_live_normalizers_only(others: list[Any]) -> None:
+    with pytest.raises(
+        sbn.InvalidValueError, match=r"merge (takes a|needs at least one) Norm"
+    ) as e:
+        sbn.merge(others)
+    assert e.value.argument == "normalizers"
+
+
+def test_merge_of_many_reports_what_differs() -> None:
+    with pytest.raises(sbn.MergeError, match="policy"):
+        sbn.merge([ONE, ONE, EMA])
