@@ -7,9 +7,9 @@ The bytes are a prefix, a head and a state::
     state    MessagePack: the arrays of the policy's state, as little-endian int64 and float64
 
 A statistics file is JSON that people can read; see `streambn.snapshot.file`. The bytes hold the
-same content, and are written and read in a tenth of the time. They pass the same checks, because
-nothing is known about who wrote them. The states of one job have equal heads, and a head that was
-read before is not parsed again.
+same content, and are written in a tenth of the time and read in a quarter of it. They pass the
+same checks, because nothing is known about who wrote them. The states of one job have equal heads,
+and a head that was read before is not parsed again.
 """
 
 from __future__ import annotations
