@@ -422,7 +422,7 @@ class Normalizer(Transformer):
         >>> sent = [sbn.Normalizer().update(part).to_bytes() for part in parts]
         >>> sbn.merge(map(sbn.from_bytes, sent))
         Normalizer(Welford()) of 1 feature
-          x  n=3  mean=3  std=2.16025
+          x  n=3  mean=3  std=2.160247
         """
         return snapshot.to_bytes(self._statistics, frozen=False)
 
