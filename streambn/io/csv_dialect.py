@@ -63,6 +63,10 @@ class CsvOptions(NamedTuple):
     skip_lines: int = 0
     encoding: str | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default of `types` cannot be pickled.
+        return CsvOptions, ({**self.types}, *self[1:])
+
     def check(self) -> CsvOptions:
         """Return these options if they can be used together.
 

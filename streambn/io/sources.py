@@ -69,6 +69,10 @@ class Source(NamedTuple):
     listed: bool = False
     root: str | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default of `keys` cannot be pickled.
+        return Source, (self.path, self.relative, {**self.keys}, self.listed, self.root)
+
     def __repr__(self) -> str:
         """Return the source without credentials."""
         return f"Source({self.name!r}, relative={self.relative!r})"

@@ -1,11 +1,13 @@
 """File jobs: fit, apply and normalize, which can be killed at any time and resumed.
 
-Each job is a function of a plan, options and a display of progress, and returns a `Report`.
+Each job is a function of a plan, options and a display of progress, and returns a `Report`. An
+`Executor` lets other processes or machines do the work.
 """
 
 from streambn.jobs.apply import WriteOptions, apply_job, normalize_job
 from streambn.jobs.checkpoint import Checkpoint, Interval
-from streambn.jobs.fit import check_resumable, fit_job
+from streambn.jobs.executors import Executor
+from streambn.jobs.fit import check_resumable, configure_process, fit_job, run_fit
 from streambn.jobs.operations import ApplyStatistics, LearnAndApply
 from streambn.jobs.plan import Output, Plan, ReadOptions, check_target, make_plan
 from streambn.jobs.progress import Display, Progress
@@ -15,6 +17,7 @@ __all__ = [
     "ApplyStatistics",
     "Checkpoint",
     "Display",
+    "Executor",
     "Interval",
     "LearnAndApply",
     "Output",
@@ -27,7 +30,9 @@ __all__ = [
     "apply_job",
     "check_resumable",
     "check_target",
+    "configure_process",
     "fit_job",
     "make_plan",
     "normalize_job",
+    "run_fit",
 ]

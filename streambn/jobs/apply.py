@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from streambn import kernels
-from streambn._lazy import lazy_module
 from streambn._messages import escape_bytes
-from streambn.errors import InvalidValueError, StreamBNError
+from streambn.errors import InvalidValueError
 from streambn.io import PIPE, Encoding, Location, locate, lock, remove_leftovers
 from streambn.jobs.checkpoint import Checkpoint
+from streambn.jobs.executors import Executor, check_shareable
 from streambn.jobs.fit import configure_process, run_fit, total_size
 from streambn.jobs.inputs import needs_of
 from streambn.jobs.manifest import NAME, Entry, Manifest
@@ -20,13 +21,11 @@ from streambn.jobs.outputs import write_outputs
 from streambn.jobs.plan import Output, Plan, ReadOptions
 from streambn.jobs.progress import Display, Progress
 from streambn.jobs.report import Report, Skipped
+from streambn.jobs.share_outputs import Making, share_outputs, verify
 from streambn.jobs.stamps import Learned, Stamps
 from streambn.jobs.stream import write_stdout
 from streambn.normalizer import Normalizer
 from streambn.statistics import Statistics
-
-# Most jobs do not verify, and the reference kernels take time to import.
-verification = lazy_module("streambn.jobs.verify")
 
 __all__ = ["WriteOptions", "apply_job", "normalize_job"]
 
@@ -48,21 +47,25 @@ def apply_job(
     options: ReadOptions,
     write_options: WriteOptions,
     display: Display,
+    executor: Executor | None = None,
 ) -> Report:
     """Write the outputs of a plan. Only an `ApplyStatistics` can be resumed or verified.
+
+    The workers of an executor, if there is one, make the outputs, each of them one.
 
     Raises
     ------
     StreamBNError, OSError
         An input cannot be read or normalized, an output cannot be written or is wrong, or
-        another job is writing it.
+        another job is writing it; or an executor cannot share the inputs or the output.
     """
+    _check_shareable(plan, executor)
     options = options.for_new_job()
     configure_process(options.threads)
     with lock(*_manifests(plan)):
         if write_options.resume:
             remove_leftovers(*plan.files)
-        return _apply(operation, plan, options, write_options, display)
+        return _apply(operation, plan, options, write_options, display, executor)
 
 
 def normalize_job(
@@ -75,6 +78,7 @@ def normalize_job(
     options: ReadOptions,
     write_options: WriteOptions,
     display: Display,
+    executor: Executor | None = None,
 ) -> Report:
     """Learn from the inputs of a plan, then normalize them into its outputs.
 
@@ -92,12 +96,15 @@ def normalize_job(
     options : ReadOptions
     write_options : WriteOptions
     display : Display
+    executor : Executor, optional
+        Its workers learn the inputs and make the outputs. Default: this process.
 
     Raises
     ------
     StreamBNError, OSError
         As for `fit_job` and `apply_job`; or an input cannot be read twice.
     """
+    _check_shareable(plan, executor)
     options = options.for_new_job()
     locations = [] if checkpoint.location is None else [checkpoint.location]
     with lock(*locations, *_manifests(plan)):
@@ -107,16 +114,27 @@ def normalize_job(
         if plan.folder is None and not options.skip_damaged:  # before the inputs are learned
             union = options.union or initial.options.schema == "union"
             check_types(plan.outputs[0], options._replace(union=union))
-        with run_fit(initial, plan.sources, checkpoint, options, display) as fit:
+        with run_fit(initial, plan.sources, checkpoint, options, display, executor) as fit:
             normalizer = Normalizer.from_statistics(fit.state.statistics)
             operation = ApplyStatistics(normalizer.freeze(), dtype)
             stamps = fit.state.position.stamps
             learned = dict(zip((source.path for source in plan.sources), stamps, strict=True))
-            report = _apply(operation, plan, options, write_options, display, learned)
+            report = _apply(operation, plan, options, write_options, display, executor, learned)
             if save is not None:
                 normalizer.save(save)
         checkpoint.remove()
     return report
+
+
+def _check_shareable(plan: Plan, executor: Executor | None) -> None:
+    """Refuse a plan that workers cannot share."""
+    if executor is None:
+        return
+    check_shareable(plan.sources)
+    if plan.output == PIPE:
+        raise InvalidValueError(
+            "workers cannot write to standard output. Name a file or a folder.", argument="output"
+        )
 
 
 def _manifests(plan: Plan) -> list[Location]:
@@ -130,6 +148,7 @@ def _apply(
     options: ReadOptions,
     write_options: WriteOptions,
     display: Display,
+    executor: Executor | None = None,
     learned: Learned | None = None,
 ) -> Report:
     """Write the outputs; `learned` has the stamps that the sources had when they were learned."""
@@ -166,15 +185,7 @@ def _apply(
         def write(output: Output) -> Any:
             return output.location.open_output(fsync=write_options.fsync)
 
-        def on_complete(output: Output, stamps: Stamps, skipped: Sequence[Skipped]) -> None:
-            if write_options.verify and isinstance(operation, ApplyStatistics):
-                try:
-                    verification.verify_output(output, operation, options)
-                except StreamBNError:
-                    output.location.remove()
-                    for source, stamp in zip(output.sources, stamps, strict=True):
-                        source.check_unchanged(stamp)  # or the output would take the blame
-                    raise
+        def record(output: Output, stamps: Stamps, skipped: Sequence[Skipped]) -> None:
             if manifest is not None:
                 paths = [source.identity for source in output.sources]
                 manifest.add(
@@ -186,12 +197,32 @@ def _apply(
                     fsync=write_options.fsync,
                 )
 
+        def on_complete(output: Output, stamps: Stamps, skipped: Sequence[Skipped]) -> None:
+            if write_options.verify:
+                verify(output, stamps, operation, options)
+            record(output, stamps, skipped)
+
         rest = [output for output in plan.outputs if output.target not in complete]
         skipped = [part for entry in complete.values() for part in entry.skipped]
         encoding = write_options.encoding
-        skipped += write_outputs(
-            operation, rest, options, encoding, progress, write, on_complete, learned
-        )
+        if executor is None:
+            skipped += write_outputs(
+                operation, rest, options, encoding, progress, write, on_complete, learned
+            )
+        else:
+            fsync, verified = write_options.fsync, write_options.verify
+            making = Making(operation, options, encoding, fsync, verified, learned)
+            with contextlib.closing(share_outputs(executor, rest, making)) as made_outputs:
+                for output, made in made_outputs:
+                    sizes = [stamp.size for stamp in made.stamps or () if stamp is not None]
+                    progress.start_file(output.sources[0].name, sum(sizes) if sizes else None)
+                    progress.add(made.rows, made.size)
+                    if made.stamps is not None:
+                        record(output, made.stamps, made.skipped)
+                    progress.end_file()
+                    skipped += made.skipped
+                    for kept in made.kept_text.values():
+                        options.kept_text.setdefault(kept.column, kept)
     order = {escape_bytes(source.name): number for number, source in enumerate(sources)}
     skipped.sort(key=lambda part: order[part.file])
     return Report.of(

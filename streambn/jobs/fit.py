@@ -12,11 +12,13 @@ from streambn import kernels
 from streambn.errors import InvalidValueError, NotFittedError
 from streambn.io import InferenceError, Source, locate, lock, remove_leftovers
 from streambn.jobs.checkpoint import Checkpoint, CheckpointWriter
+from streambn.jobs.executors import Executor, check_shareable
 from streambn.jobs.hints import number_hints_in_errors
 from streambn.jobs.learn import FitState, Position, fit_files
 from streambn.jobs.plan import ReadOptions
 from streambn.jobs.progress import Display, Progress
 from streambn.jobs.report import Report
+from streambn.jobs.shares import check_policy
 from streambn.normalizer import Normalizer
 from streambn.statistics import Statistics
 
@@ -39,6 +41,7 @@ def fit_job(
     frozen: bool = False,
     options: ReadOptions,
     display: Display,
+    executor: Executor | None = None,
 ) -> Report:
     """Learn from files and write a statistics file.
 
@@ -55,9 +58,13 @@ def fit_job(
         Whether to write frozen statistics.
     options : ReadOptions
     display : Display
+    executor : Executor, optional
+        Its workers read and learn the inputs. The result is the same. Default: this process.
 
     Raises
     ------
+    InvalidValueError
+        An executor cannot share the inputs, or learn by the policy.
     NotFittedError
         All inputs were skipped.
     StreamBNError, OSError
@@ -69,7 +76,7 @@ def fit_job(
     with lock(*locations):
         if checkpoint.resume:
             remove_leftovers(*locations, *([] if output is None else [locate(output)]))
-        with run_fit(initial, sources, checkpoint, options, display) as fit:
+        with run_fit(initial, sources, checkpoint, options, display, executor) as fit:
             normalizer = Normalizer.from_statistics(fit.state.statistics)
             if output is None:
                 fit.writer.save()
@@ -101,24 +108,28 @@ def run_fit(
     checkpoint: Checkpoint,
     options: ReadOptions,
     display: Display,
+    executor: Executor | None = None,
 ) -> Iterator[CompletedFit]:
     """Learn from files, and save a checkpoint if the block fails or is interrupted.
 
     The parameters are those of `fit_job`.
     """
+    if executor is not None:
+        check_policy(initial.policy)
+        check_shareable(sources)
     configure_process(options.threads)
     start = checkpoint.load(initial, sources, options) or FitState(initial, Position())
     with checkpoint.open_writer(initial, sources, options) as writer:
         progress = Progress("fitting", len(sources), total_size(sources))
         with display(progress), number_hints_in_errors(sources, options):
             try:
-                end = fit_files(start, sources, options, progress, writer.reach)
+                end = fit_files(start, sources, options, progress, writer.reach, executor)
             except InferenceError:
                 if start.position.rows == 0:
                     raise
                 progress.begin_again()
                 start = FitState(initial, Position())
-                end = fit_files(start, sources, options, progress, writer.reach)
+                end = fit_files(start, sources, options, progress, writer.reach, executor)
         writer.reach(end)
         _check_learned(end, sources)
         yield CompletedFit(end, progress, writer)

@@ -1,7 +1,8 @@
 """Learning from files: what a fit does between its start and its end.
 
 Threads read and decode ahead while this thread learns, across files and row groups. Batches are
-learned in the order of the inputs, so the result does not depend on the threads.
+learned in the order of the inputs, so the result does not depend on the threads. With an executor,
+its workers read and learn, and this thread merges what they learned in the same order.
 """
 
 from __future__ import annotations
@@ -10,30 +11,19 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
-
-import pyarrow as pa
 
 from streambn.arrow import LeftOut, SchemaCache
 from streambn.errors import SchemaError, StreamBNError
-from streambn.io import (
-    InferenceError,
-    Joined,
-    Piece,
-    Source,
-    Stamp,
-    after_row,
-    join_none,
-    join_small,
-    located,
-    prefetch,
-)
+from streambn.io import InferenceError, Joined, Source, Stamp, after_row, located, prefetch
+from streambn.jobs.executors import Executor
 from streambn.jobs.hints import number_hints
 from streambn.jobs.plan import ReadOptions
 from streambn.jobs.progress import Progress
 from streambn.jobs.report import Skipped
-from streambn.policies import Policy
+from streambn.jobs.shares import LearnedPiece, learn_shares
+from streambn.jobs.tasks import Task, open_needed, tasks_of
 from streambn.statistics import Statistics
 
 __all__ = ["FitState", "Position", "fit_files"]
@@ -89,6 +79,7 @@ def fit_files(
     options: ReadOptions,
     progress: Progress,
     on_state: Callable[[FitState], None] = lambda _: None,
+    executor: Executor | None = None,
 ) -> FitState:
     """Learn from files.
 
@@ -101,6 +92,8 @@ def fit_files(
     progress : Progress
     on_state : callable
         Called with each state that a later run could continue from.
+    executor : Executor, optional
+        Its workers read and learn. Default: this process.
 
     Returns
     -------
@@ -119,26 +112,38 @@ def fit_files(
     # A pipe is read in this thread: a thread that is blocked in a read cannot be stopped.
     rereadable = all(source.rereadable for source in sources)
     workers = options.threads_for(len(sources), progress.total_bytes) if rereadable else 1
+    was_repeated = False
     while True:
-        try:
+        if executor is None:
             tasks = _read_all(learner.state, sources, options, workers)
+        else:
+            tasks = _share_all(learner.state, sources, options, executor)
+        try:
             with contextlib.closing(tasks):
-                for task, batches in tasks:
-                    learner.take(task, batches)
-                return _with_hints(learner.end(), sources, options)
+                if learner.take_all(tasks, may_repeat=not was_repeated):
+                    return _with_hints(learner.end(), sources, options)
+                was_repeated = True
         except InferenceError:
             options.settle([sources[learner.state.position.files]])
             if not learner.begin_file_again():
                 raise
 
 
+_Tasks = Generator[tuple[Task, LearnedPiece | Iterator[Joined]], None, None]
+
+
 def _read_all(
     start: FitState, sources: Sequence[Source], options: ReadOptions, workers: int
-) -> Generator[tuple[_Task, Iterator[Joined]], None, None]:
+) -> _Tasks:
     """Read what follows a state, ahead of the consumer."""
-    open_one = functools.partial(_open, start.statistics, options, SchemaCache())
-    return prefetch(
-        _tasks(sources, start.position, open_one),
+    open_one = functools.partial(open_needed, start.statistics, options, SchemaCache())
+    first, done = start.position.files, start.position.pieces
+    tasks = (
+        tasks_of(source, index, done if index == first else 0, open_one)
+        for index, source in enumerate(sources[first:], first)
+    )
+    yield from prefetch(
+        itertools.chain.from_iterable(tasks),
         lambda task: task.read(start.statistics.policy),
         workers=workers,
         capacity=_BUFFER_BYTES,
@@ -146,49 +151,12 @@ def _read_all(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """A piece of a source to learn, or a source that has none or that cannot be opened.
-
-    `number` is that of the first piece, or the first batch of a dependent piece, to learn.
-    `schema` is that of the whole source, of which only some columns may be read.
-    """
-
-    index: int
-    source: Source
-    stamp: Stamp | None
-    schema: Any = None
-    piece: Piece | None = None
-    number: int = 0
-    is_last: bool = True
-    error: StreamBNError | OSError | None = None
-
-    @property
-    def independent(self) -> bool:
-        """Whether the rest of the source can be read without it."""
-        return self.piece is None or self.piece.independent
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes in the file; 0 if they are unknown."""
-        if self.piece is None or self.stamp is None:
-            return 0
-        return round(self.piece.fraction * self.stamp.size)
-
-    def read(self, policy: Policy) -> Iterator[Joined]:
-        """Read the batches that are not learned yet, small ones joined where nothing forbids it."""
-        if self.error is not None:
-            raise self.error
-        if self.piece is None:
-            return iter(())
-        # A dependent piece is read from its beginning, up to the batches to learn.
-        learned = 0 if self.piece.independent else self.number
-        batches = itertools.islice(self.piece.read(), learned, None)
-        ready = self.piece.ready
-        # Which batches of a pipe are joined depends on their arrival, and so may rounding.
-        if policy.depends_on_batches or not (ready is None or policy.exact):
-            return join_none(batches)
-        return join_small(batches, ready)
+def _share_all(
+    start: FitState, sources: Sequence[Source], options: ReadOptions, executor: Executor
+) -> _Tasks:
+    """Let an executor learn what follows a state."""
+    first, done = start.position.files, start.position.pieces
+    return learn_shares(executor, start.statistics, sources, first, done, options)
 
 
 class _Learner:
@@ -209,12 +177,40 @@ class _Learner:
         # The state before the current file; None: an earlier run began it.
         self._before_file = start if not start.position.pieces else None
         self._bound_to = -1  # index of the source whose columns were looked at last
+        # Why a worker could not learn the last task, which was learned here.
+        self._worker_error: Exception | None = None
         # Indices of the files with a column that the first one lacks, by the column.
         self._later: dict[str, set[int]] = {}
         files, rows = self._start.files, self._start.rows - self._start.rows_in_file
         progress.skip(files=files, rows=rows, bytes=self._size_of(files))
 
-    def take(self, task: _Task, batches: Iterator[Any]) -> None:
+    def take_all(self, tasks: _Tasks, *, may_repeat: bool) -> bool:
+        """Learn tasks; return whether these were all.
+
+        Workers bind the statistics to columns before the first task is learned. If those turn out
+        to be others, a task that a worker could not learn is learned here, and workers begin again
+        with the next one. If that happens again at once, the columns are not the reason.
+
+        Raises
+        ------
+        StreamBNError
+            A worker could not learn what was learned here, and it may not be repeated.
+        """
+        for task, learned in tasks:
+            self._worker_error = None
+            self.take(task, learned)
+            if self._worker_error is not None:
+                if may_repeat:
+                    return False
+                raise StreamBNError(
+                    f"a worker could not learn it, and this machine can: {self._worker_error}. "
+                    "Workers need the same paths to the inputs and the same packages.",
+                    source=task.source.name,
+                ) from self._worker_error
+            may_repeat = True
+        return True
+
+    def take(self, task: Task, batches: LearnedPiece | Iterator[Joined]) -> None:
         """Learn a task, or skip it if it is damaged."""
         if self._progress.name is None:
             self._start_file(task)
@@ -260,7 +256,7 @@ class _Learner:
         )
         return self.state._replace(statistics=statistics)
 
-    def _start_file(self, task: _Task) -> None:
+    def _start_file(self, task: Task) -> None:
         self._progress.start_file(task.source.name, task.stamp and task.stamp.size)
         if len(self._stamps) == task.index:
             self._stamps.append(task.stamp)
@@ -268,7 +264,13 @@ class _Learner:
             size = self._start.bytes - self._size_of(task.index)
             self._progress.skip(rows=self._start.rows_in_file, bytes=size)
 
-    def _learn(self, task: _Task, batches: Iterator[Joined]) -> None:
+    def _learn(self, task: Task, batches: LearnedPiece | Iterator[Joined]) -> None:
+        if isinstance(batches, LearnedPiece):
+            error = batches.error or self._merge(task, batches)
+            if error is not None:  # what went wrong is told as if there were no workers
+                self._learn(task, task.read(self._statistics.policy))
+                self._worker_error = error
+            return
         number = task.number
         for joined in batches:
             if joined.damaged is not None:
@@ -290,19 +292,33 @@ class _Learner:
                 number += count
                 self._accept(task, number, joined.batch, learned)
 
-    def _learned(self, task: _Task, batch: Any) -> Statistics:
+    def _merge(self, task: Task, learned: LearnedPiece) -> StreamBNError | None:
+        """Merge what a worker learned; return why that is impossible, if it is."""
+        before = self._statistics
+        try:
+            if learned.rows:
+                self._bind(task, None)
+                learned.check_columns(before, self._statistics, task.schema)
+            self._statistics = learned.merge_into(self._statistics)
+        except StreamBNError as error:
+            self._statistics, self._bound_to = before, -1
+            return error
+        self._progress.add(learned.rows, 0 if task.independent else learned.size)
+        return None
+
+    def _learned(self, task: Task, batch: Any) -> Statistics:
         with located(task.source.name, after_row(self._progress.in_file)):
             if batch.num_rows:
                 self._bind(task, batch)
             return self._statistics.learn(batch)
 
-    def _accept(self, task: _Task, number: int, batch: Any, learned: Statistics) -> None:
+    def _accept(self, task: Task, number: int, batch: Any, learned: Statistics) -> None:
         self._statistics = learned
         self._progress.add(batch.num_rows, 0 if task.independent else int(batch.nbytes))
         if not task.independent:
             self._reach(task.index, number)
 
-    def _bind(self, task: _Task, batch: Any) -> None:
+    def _bind(self, task: Task, batch: Any) -> None:
         """Bind the statistics to the columns of a source, of which a batch has the needed ones."""
         if task.schema is None or task.index == self._bound_to:
             return
@@ -313,14 +329,14 @@ class _Learner:
             for column in before.other_columns(task.schema):
                 self._later.setdefault(column, set()).add(task.index)
 
-    def _skip(self, task: _Task, error: Exception) -> None:
+    def _skip(self, task: Task, error: Exception) -> None:
         where = task.piece.where if task.piece is not None else ""
         where = where or after_row(self._progress.in_file)
         if isinstance(error, SchemaError):  # concerns the whole file
             self._mismatch, where = task.index, ""
         self._record(task, where, error)
 
-    def _record(self, task: _Task, where: str, error: Exception) -> None:
+    def _record(self, task: Task, where: str, error: Exception) -> None:
         entry = Skipped.of(task.source.name, where, error)
         if self._skipped[-1:] != [entry]:  # an earlier run may have recorded it
             self._skipped.append(entry)
@@ -361,51 +377,3 @@ def _with_hints(end: FitState, sources: Sequence[Source], options: ReadOptions) 
 
 def _later_files(count: int) -> str:
     return f"{count:,} later file{'s' * (count > 1)}"
-
-
-def _open(
-    statistics: Statistics, options: ReadOptions, cache: SchemaCache, source: Source
-) -> tuple[Any, Any]:
-    """Open a source to read the columns that may be needed; return it and its whole schema."""
-    whole: list[Any] = []
-
-    def select(schema: Any) -> list[str] | None:
-        own = schema.names
-        for name in wanted:
-            if name in source.keys and name not in own:
-                schema = schema.append(pa.field(name, source.keys[name].type))
-        whole.append(schema)
-        try:  # most files have the same columns
-            needed = cache.get(
-                schema, None, lambda: {*statistics.bind(schema).columns_to_read(schema)}
-            )
-        except SchemaError:
-            return None  # learning reports it, with its place
-        if not needed.issubset(schema.names):
-            return None  # so that the error can name the nearest column
-        return [name for name in own if name in needed] or None
-
-    wanted = statistics.named_columns
-    opened = options.open(source, keys=wanted, select_columns=select)
-    return opened, whole[0] if whole else opened.schema
-
-
-def _tasks(
-    sources: Sequence[Source], start: Position, open_one: Callable[[Source], Any]
-) -> Iterator[_Task]:
-    for index, source in enumerate(sources[start.files :], start.files):
-        stamp = None
-        try:
-            stamp = source.stamp() if source.rereadable else None
-            opened, schema = open_one(source)
-        except (StreamBNError, OSError) as error:
-            yield _Task(index, source, stamp, error=error)
-            continue
-        done = start.pieces if index == start.files else 0
-        pieces = opened.pieces
-        rest = [(n, p) for n, p in enumerate(pieces) if n >= done or not p.independent]
-        if not rest:
-            yield _Task(index, source, stamp, schema)
-        for number, piece in rest:
-            first = number if piece.independent else done
-            yield _Task(index, source, stamp, schema, piece, first, is_last=piece is pieces[-1])

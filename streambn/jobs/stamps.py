@@ -12,9 +12,12 @@ import contextlib
 from collections.abc import Mapping, Sequence
 
 from streambn.errors import StreamBNError
-from streambn.io import Source, Stamp
+from streambn.io import Source, Stamp, prefetch
 
-__all__ = ["Learned", "Stamps", "stamps_of"]
+__all__ = ["Learned", "Stamps", "read_stamps", "stamps_of"]
+
+# To ask a store for a stamp is mostly a wait.
+_REMOTE_THREADS = 16
 
 # Stamps of sources, in order; None for a pipe, and for a file that cannot be found.
 Stamps = tuple[Stamp | None, ...]
@@ -44,6 +47,19 @@ def stamps_of(sources: Sequence[Source], learned: Learned | None = None) -> Stam
                 "not fit its data. Start again when the inputs are complete."
             )
     return stamps
+
+
+def read_stamps(sources: Sequence[Source]) -> Stamps:
+    """Return the stamps of many sources, of which several are asked for at a time if it helps."""
+    workers = _REMOTE_THREADS if any(source.remote for source in sources) else 1
+    asked = prefetch(
+        sources,
+        lambda source: [_stamp(source)],
+        workers=min(workers, len(sources)),
+        capacity=len(sources) + 1,
+        size=lambda _: 1,
+    )
+    return tuple(stamp for _, stamps in asked for stamp in stamps)
 
 
 def _stamp(source: Source) -> Stamp | None:
