@@ -10,8 +10,9 @@ except ImportError as error:
         "streambn.adapters.spark needs PySpark: pip install 'streambn[spark]'"
     ) from error
 
+from .datasets import apply_dataset, fit_dataset
 from .frames import fit, transform
 from .sql import transform_sql
 from .streaming import StreamingFit
 
-__all__ = ["StreamingFit", "fit", "transform", "transform_sql"]
+__all__ = ["StreamingFit", "apply_dataset", "fit", "fit_dataset", "transform", "transform_sql"]
