@@ -11,7 +11,7 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
 import streambn as sbn
-from streambn.errors import InvalidValueError
+from streambn.errors import InvalidValueError, MergeError
 
 from .fold import PART_TYPE, Part, collect_rows, merge_parts, part_batch, without_data
 from .order import Order, OrderedRows, parts_in_order
@@ -85,8 +85,18 @@ def fit(
     with job(df.sparkSession):
         found = collect_rows(rows.mapInArrow(learn, PART_TYPE if order is None else order.type))
     parts = [Part(**row) for row in found] if order is None else parts_in_order(found, order)
-    # Without a row nothing was learned, not even which columns there are.
-    return merge_parts(start if parts else normalizer, parts)
+    try:
+        # Without a row nothing was learned, not even which columns there are.
+        return merge_parts(start if parts else normalizer, parts)
+    except MergeError as error:
+        if error.argument != "batch_rows":
+            raise
+        raise MergeError(
+            f"{normalizer.policy!r}: a partition ends inside a block, which another one would have "
+            "to fill. Put all rows into one partition with df.coalesce(1), or choose an EMA, which "
+            "has no blocks.",
+            argument="batch_rows",
+        ) from error
 
 
 def transform(df: DataFrame, frozen: sbn.FrozenNormalizer) -> DataFrame:
@@ -193,7 +203,9 @@ def _apply(
     start_task()
     frozen = read_state(state)
     for batch in batches:
-        yield frozen.transform(with_names(batch, names))
+        out = frozen.transform(with_names(batch, names))
+        # Spark does not read a batch in which a name occurs twice.
+        yield with_names(out, batch.schema.names)
 
 
 def regroup(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -217,9 +217,11 @@ def parts_in_order(rows: list[dict[str, Any]], order: Order) -> list[Part]:
 
 def _comparable(key: pa.Array) -> pa.Array:
     """Return a key as an array whose values sort in Python as in Spark: times become integers."""
-    if pa.types.is_date32(key.type):
+    if not pa.types.is_temporal(key.type):
+        return key
+    if pa.types.is_date(key.type):
         key = key.cast(pa.int32())
-    return key.cast(pa.int64()) if pa.types.is_temporal(key.type) else key
+    return key.cast(pa.int64())
 
 
 def _tie(order: Order, key: list[Any]) -> InvalidValueError:

@@ -55,7 +55,9 @@ def transform_sql(df: DataFrame, frozen: sbn.FrozenNormalizer) -> DataFrame:
     check_frozen(frozen)
     rows = numbered(df)
     columns = {i: F.col(f"c{i}") for i in range(len(df.columns))}
-    standardizer = frozen.standardizer.matching(arrow_schema(df.schema))
+    schema = arrow_schema(df.schema)
+    standardizer = frozen.standardizer.matching(schema)
+    standardizer.output_schema(schema)  # raises if a column is missing or is not numeric
     features = standardizer.parameters
     for leaf, start in standardizer.binding.starts():
         index = df.columns.index(leaf.path[0])
