@@ -92,9 +92,6 @@ def _read(parts: Iterable[Part]) -> Iterator[sbn.Normalizer]:
         try:
             learned = sbn.from_bytes(part.state)
         except SnapshotError as error:
-            raise SnapshotError(
-                f"the statistics of a Spark worker do not read here: {error.message} Install the "
-                "same version of streambn on the driver and on the workers."
-            ) from error
+            raise SnapshotError(f"the statistics of a Spark worker: {error.message}") from error
         assert isinstance(learned, sbn.Normalizer)
         yield learned

@@ -27,7 +27,6 @@ _MISSING = re.compile(
 )
 _NOT_STARTED = re.compile(r'Cannot run program "([^"]*)"')
 _VERSIONS = re.compile(r"\[PYTHON_VERSION_MISMATCH\] ([^\n]*)")
-_INSTALL = "Install the driver's version of streambn on every worker, or set PYSPARK_PYTHON"
 
 
 # ------------------------------------------------------------------------ on the driver
@@ -96,8 +95,8 @@ def _explain(text: str, spark: Any) -> StreamBNError | None:
         )
     if missing := _MISSING.search(text):
         return InvalidValueError(
-            f"Spark's workers cannot import streambn ({missing[1].strip()}). {_INSTALL} to a "
-            "Python that has it.",
+            f"Spark's workers cannot import streambn ({missing[1].strip()}). Install the driver's "
+            "version on every worker, or set PYSPARK_PYTHON to a Python that has it.",
             argument="spark",
         )
     if "SESSION_OR_CONTEXT_NOT_EXISTS" in text or "stopped SparkContext" in text:
@@ -155,6 +154,5 @@ def read_state(content: bytes) -> sbn.Normalizer | sbn.FrozenNormalizer:
         return sbn.from_bytes(content)
     except SnapshotError as error:
         raise SnapshotError(
-            f"the driver's statistics do not read on a Spark worker, which has streambn "
-            f"{sbn.__version__}: {error.message} {_INSTALL} to a Python that has it."
+            f"on a Spark worker, which has streambn {sbn.__version__}: {error.message}"
         ) from error
