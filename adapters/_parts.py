@@ -81,10 +81,7 @@ def _read(states: Iterable[bytes], engine: str) -> Iterator[sbn.Normalizer]:
         try:
             learned = sbn.from_bytes(state)
         except SnapshotError as error:
-            raise SnapshotError(
-                f"the statistics of a {engine} worker do not read here: {error.message} Install "
-                "the same version of streambn on the driver and on the workers."
-            ) from error
+            raise SnapshotError(f"the statistics of a {engine} worker: {error.message}") from error
         assert isinstance(learned, sbn.Normalizer)
         yield learned
 

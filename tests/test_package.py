@@ -249,7 +249,7 @@ def test_installed_package_without_kernels_does_not_warn(tmp_path: Path) -> None
 def test_versions_and_extras_agree() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == streambn.__version__
-    extras = ["bench", "cli", "dev", "river", "sklearn", "test"]
+    extras = ["bench", "cli", "dev", "ray", "river", "sklearn", "spark", "test"]
     assert sorted(project["optional-dependencies"]) == extras
     names = {d.split(">")[0] for d in project["dependencies"]}
     assert names == {"numpy", "pyarrow", "msgspec"}

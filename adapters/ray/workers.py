@@ -55,6 +55,5 @@ def read_state(content: bytes) -> sbn.Normalizer | sbn.FrozenNormalizer:
         return sbn.from_bytes(content)
     except SnapshotError as error:
         raise SnapshotError(
-            f"the driver's statistics do not read on a Ray worker, which has streambn "
-            f"{sbn.__version__}: {error.message} Install the driver's version on every node."
+            f"on a Ray worker, which has streambn {sbn.__version__}: {error.message}"
         ) from error

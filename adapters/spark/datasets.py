@@ -29,8 +29,8 @@ from streambn.jobs import (
     run_fit,
 )
 
+from .._parts import check_frozen, check_normalizer
 from .executor import SparkExecutor
-from .frames import check_frozen, check_normalizer
 
 __all__ = ["apply_dataset", "fit_dataset"]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from itertools import chain
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -12,9 +10,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql.types import BinaryType, LongType, StructField, StructType
 
 import streambn as sbn
-from streambn.errors import SnapshotError
 
-__all__ = ["PART_TYPE", "Part", "collect_rows", "merge_parts", "part_batch", "without_data"]
+from .._parts import merge_states
+
+__all__ = ["PART_TYPE", "Part", "collect_rows", "merge_parts", "part_batch"]
 
 PART_TYPE: Final = StructType(
     [
@@ -68,30 +67,11 @@ def collect_rows(parts: DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def without_data(normalizer: sbn.Normalizer) -> sbn.Normalizer:
-    """Return a normalizer with the same policy, options and columns that has seen no row."""
-    statistics = normalizer.statistics
-    binding = statistics.binding
-    if binding is not None:
-        statistics = replace(statistics, state=statistics.policy.init(binding.width))
-    return sbn.Normalizer.from_statistics(statistics)
-
-
 def merge_parts(start: sbn.Normalizer, parts: Iterable[Part]) -> sbn.Normalizer:
     """Return the statistics of `start` followed by the parts, by ascending place.
 
     Without a row in any part, the result is a copy of `start`.
     """
     ordered = sorted((part for part in parts if part.rows), key=lambda part: part.place)
-    merged = sbn.merge(chain([start], _read(ordered)))
+    merged = merge_states(start, (part.state for part in ordered), "Spark")
     return sbn.Normalizer.from_statistics(merged.statistics)
-
-
-def _read(parts: Iterable[Part]) -> Iterator[sbn.Normalizer]:
-    for part in parts:
-        try:
-            learned = sbn.from_bytes(part.state)
-        except SnapshotError as error:
-            raise SnapshotError(f"the statistics of a Spark worker: {error.message}") from error
-        assert isinstance(learned, sbn.Normalizer)
-        yield learned

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 from pyspark import TaskContext
@@ -13,12 +12,13 @@ from pyspark.sql import DataFrame
 import streambn as sbn
 from streambn.errors import InvalidValueError, MergeError
 
-from .fold import PART_TYPE, Part, collect_rows, merge_parts, part_batch, without_data
+from .._parts import check_frozen, check_normalizer, without_data
+from .fold import PART_TYPE, Part, collect_rows, merge_parts, part_batch
 from .order import Order, OrderedRows, parts_in_order
 from .schemas import arrow_schema, changed_schema, numbered, with_names
 from .workers import check_frame, job, read_state, start_task, task
 
-__all__ = ["check_frozen", "check_normalizer", "fit", "transform"]
+__all__ = ["fit", "transform"]
 
 # Spark may cut batches as small as one row. Learning one takes as long as learning 1000 rows.
 _FEW_ROWS = 4096
@@ -130,28 +130,6 @@ def transform(df: DataFrame, frozen: sbn.FrozenNormalizer) -> DataFrame:
     outgoing = frozen.transform(incoming.empty_table()).schema
     apply = partial(_apply, frozen.to_bytes(), tuple(incoming.names))
     return numbered(df).mapInArrow(apply, changed_schema(df.schema, outgoing))
-
-
-def check_normalizer(normalizer: Any) -> None:
-    """Raise an InvalidValueError unless it is a live Normalizer."""
-    if not isinstance(normalizer, sbn.Normalizer):
-        frozen = isinstance(normalizer, sbn.FrozenNormalizer)
-        remedy = " Call thaw() on it first." if frozen else ""
-        raise InvalidValueError(
-            f"normalizer must be a streambn.Normalizer, got {type(normalizer).__name__}.{remedy}",
-            argument="normalizer",
-        )
-
-
-def check_frozen(frozen: Any) -> None:
-    """Raise an InvalidValueError unless it is a FrozenNormalizer."""
-    if not isinstance(frozen, sbn.FrozenNormalizer):
-        live = isinstance(frozen, sbn.Normalizer)
-        remedy = " Call freeze() on it first." if live else ""
-        raise InvalidValueError(
-            f"frozen must be a streambn.FrozenNormalizer, got {type(frozen).__name__}.{remedy}",
-            argument="frozen",
-        )
 
 
 def _check_order(normalizer: sbn.Normalizer, order: Order | None) -> None:

@@ -14,7 +14,7 @@ from pyspark.sql import types as spark
 
 import streambn as sbn
 
-from .frames import check_frozen
+from .._parts import check_frozen
 from .schemas import arrow_schema, numbered
 from .workers import check_frame
 

@@ -11,7 +11,8 @@ from pyspark.sql import DataFrame
 import streambn as sbn
 from streambn.errors import InvalidValueError, SnapshotError
 
-from .frames import check_normalizer, fit
+from .._parts import check_normalizer
+from .frames import fit
 
 __all__ = ["StreamingFit"]
 

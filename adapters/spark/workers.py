@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -17,10 +16,10 @@ from pyspark.sql import DataFrame
 import streambn as sbn
 from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
 
+from .._parts import error_from_json, error_to_json
+
 __all__ = ["TaskError", "check_frame", "check_session", "job", "read_state", "start_task", "task"]
 
-# A newer version of streambn may have further errors.
-_KINDS = {kind.__name__: kind for kind in StreamBNError.__subclasses__()}
 _TOKEN = re.compile(r"\[streambn:([A-Za-z0-9+/=]+)\]")
 _MISSING = re.compile(
     r"(?:ModuleNotFoundError|ImportError|AttributeError): (.*(?:streambn|pyarrow|numpy).*)"
@@ -79,8 +78,7 @@ def job(spark: Any) -> Iterator[None]:
 
 def _explain(text: str, spark: Any) -> StreamBNError | None:
     if token := _TOKEN.search(text):
-        kind, message, details = json.loads(base64.b64decode(token[1]))
-        return _KINDS.get(kind, StreamBNError)(message, **details)
+        return error_from_json(base64.b64decode(token[1]).decode())
     if program := _NOT_STARTED.search(text):
         return InvalidValueError(
             f"Spark's workers cannot start {program[1]!r} as Python. Set PYSPARK_PYTHON to a "
@@ -117,9 +115,8 @@ class TaskError(RuntimeError):
     """An error of streambn in a task, whose text the driver turns back into that error."""
 
     def __init__(self, error: StreamBNError) -> None:
-        details = {name: getattr(error, name) for name in ("argument", "column", "source")}
-        content = json.dumps([type(error).__name__, error.message, details]).encode()
-        super().__init__(f"{error} [streambn:{base64.b64encode(content).decode()}]")
+        content = base64.b64encode(error_to_json(error).encode()).decode()
+        super().__init__(f"{error} [streambn:{content}]")
 
 
 def start_task() -> None:
