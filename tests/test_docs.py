@@ -1,16 +1,17 @@
 """Run every block of every README and every example in a docstring.
 
-A `python` block runs by itself in an empty folder. A `console` block is a session in an empty
-folder: lines that begin with `$ ` run one after the other, and the lines below each are its
-output, in which `…` stands for text that differs between runs. A `text` block is the output of
-the block before it. `sh` blocks are the root README's two commands, which `.ci/run` runs. `bash`
-blocks are recipes for developers, whose syntax and paths are checked.
+A `python` block runs by itself in an empty folder, and in a process of its own if it starts an
+engine such as Spark. A `console` block is a session in an empty folder: lines that begin with `$ `
+run one after the other, and the lines below each are its output, in which `…` stands for text that
+differs between runs. A `text` block is the output of the block before it. `sh` blocks are the root
+README's two commands, which `.ci/run` runs. `bash` blocks are recipes for developers, whose syntax and paths are checked.
 """
 
 from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import os
 import pkgutil
 import re
@@ -22,6 +23,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+from spark_process import needs_java
 
 import streambn
 
@@ -66,9 +68,33 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("block", of_language("python"))
 def test_python_block_prints_its_output(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block.code, "README.md", "exec"), {"__name__": "readme"})
+    engines = [host for host in HOSTS if f"streambn.adapters.{host}" in block.code]
+    if engines:
+        output = run_on_engines(block.code, engines)
+    else:
+        exec(compile(block.code, "README.md", "exec"), {"__name__": "readme"})
+        output = capsys.readouterr().out
     if block.output is not None:
-        assert capsys.readouterr().out.strip() == block.output.strip()
+        assert output.strip() == block.output.strip()
+
+
+def run_on_engines(code: str, engines: list[str]) -> str:
+    """Run code in a process of its own, which ends the engines too, and return its output."""
+    for host in engines:
+        if importlib.util.find_spec({"spark": "pyspark"}.get(host, host)) is None:
+            pytest.skip(HOSTS[host])
+    if "spark" in engines:
+        needs_java()
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **quiet, "PYSPARK_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("block", of_language("console"))
