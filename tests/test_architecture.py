@@ -99,8 +99,12 @@ def own_uses(path: Path) -> Iterator[Import]:
                     yield Import(f"streambn.{streambn._HOMES[name]}", (name,))
                 elif name not in {"__version__", "__file__", "__name__"}:
                     yield Import(f"streambn.{name}", ())
-        elif module.split(".")[0] == "streambn":
+        elif module.split(".")[0] == "streambn" and not is_adapter(module):
             yield Import(module, names)
+
+
+def is_adapter(module: str) -> bool:
+    return module.split(".")[:2] == ["streambn", "adapters"]
 
 
 def sources(folder: Path) -> list[Path]:
@@ -152,6 +156,15 @@ def test_rooms_use_only_what_others_export(path: Path) -> None:
             assert not inside, f"import from streambn.{room}, not from {module}"
         exported = importlib.import_module(module).__all__
         assert set(names) <= {*exported, *KERNELS}, f"{module} does not export {names}"
+
+
+@by_path(ROOMS)
+def test_adapters_are_used_by_commands_and_lazily(path: Path) -> None:
+    used = {module for module, _ in uses(path) if is_adapter(module)}
+    assert not used or room_of(path) == "cli"
+    imports = [node for node in ast.walk(ast.parse(path.read_text()))
+               if isinstance(node, ast.Import | ast.ImportFrom)]  # fmt: skip
+    assert not any("streambn.adapters" in ast.unparse(node) for node in imports)
 
 
 @by_path(ADAPTERS)

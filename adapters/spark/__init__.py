@@ -11,8 +11,19 @@ except ImportError as error:
     ) from error
 
 from .datasets import apply_dataset, fit_dataset
+from .executor import SparkExecutor
 from .frames import fit, transform
+from .session import open_session
 from .sql import transform_sql
 from .streaming import StreamingFit
 
-__all__ = ["StreamingFit", "apply_dataset", "fit", "fit_dataset", "transform", "transform_sql"]
+__all__ = [
+    "SparkExecutor",
+    "StreamingFit",
+    "apply_dataset",
+    "fit",
+    "fit_dataset",
+    "open_session",
+    "transform",
+    "transform_sql",
+]

@@ -10,6 +10,7 @@ import click
 import streambn as sbn
 from streambn._credentials import redact_url
 from streambn.cli.app import Command, usage_errors
+from streambn.cli.engine import ENGINE_OPTIONS, EngineOptions
 from streambn.cli.fit import check_checkpoint
 from streambn.cli.messages import report, say_applied, say_fitted, say_kept_text, say_left_out
 from streambn.cli.normalizer_options import NORMALIZER_OPTIONS, NormalizerOptions
@@ -41,7 +42,7 @@ __all__ = ["apply", "normalize"]
 
 @click.command(
     cls=Command,
-    groups=[JOB_OPTIONS, OUTPUT_OPTIONS],
+    groups=[JOB_OPTIONS, OUTPUT_OPTIONS, ENGINE_OPTIONS],
     examples=[
         "streambn apply stats.json data/ -o normalized/",
         "streambn apply stats.json normalized.parquet -o data.parquet --inverse",
@@ -74,6 +75,7 @@ def apply(
     verify: bool,
     job: JobOptions,
     outputs: OutputOptions,
+    engine: EngineOptions,
 ) -> None:
     """Normalize data with a statistics file.
 
@@ -83,7 +85,8 @@ def apply(
     Inputs that go into a single file are joined by column name, in their common types, with Hive
     partition keys as columns. In a folder, each input keeps its path and format.
     """
-    read_options = job.read_options._replace(union=union_by_name)
+    engine.check(inputs, output)
+    read_options = engine.adapt(job.read_options)._replace(union=union_by_name)
     if verify and (output == PIPE or read_options.skip_damaged):
         raise click.UsageError(
             "--verify compares an output file with all of its inputs. It cannot be combined with "
@@ -99,13 +102,15 @@ def apply(
             raise InvalidValueError(
                 f"The output would replace {redact_url(stats)}, the statistics."
             )
-    done = apply_job(
-        ApplyStatistics(frozen, dtype, inverse),
-        plan,
-        options=read_options,
-        write_options=outputs.write_options(resume=job.resume, verify=verify),
-        display=job.display,
-    ).with_skipped(unusable)
+    with engine.executor() as executor:
+        done = apply_job(
+            ApplyStatistics(frozen, dtype, inverse),
+            plan,
+            options=read_options,
+            write_options=outputs.write_options(resume=job.resume, verify=verify),
+            display=job.display,
+            executor=executor,
+        ).with_skipped(unusable)
     if not job.quiet:
         say_applied(done)
         say_left_out(done)
@@ -115,7 +120,7 @@ def apply(
 
 @click.command(
     cls=Command,
-    groups=[NORMALIZER_OPTIONS, JOB_OPTIONS, CHECKPOINT_OPTIONS, OUTPUT_OPTIONS],
+    groups=[NORMALIZER_OPTIONS, JOB_OPTIONS, CHECKPOINT_OPTIONS, OUTPUT_OPTIONS, ENGINE_OPTIONS],
     examples=[
         "streambn normalize data.csv -o normalized.parquet --save stats.json",
         "produce | streambn normalize --online - -o - | consume",
@@ -149,12 +154,19 @@ def normalize(
     job: JobOptions,
     checkpoints: CheckpointOptions,
     outputs: OutputOptions,
+    engine: EngineOptions,
 ) -> None:
     """Fit on data, then normalize the same data.
 
     The inputs are read twice, or once with --online.
     """
-    read_options = job.read_options
+    engine.check(inputs, output)
+    if online and engine.engine != "local":
+        raise click.UsageError(
+            "--online learns and normalizes each batch in turn, so it cannot be combined with "
+            f"--engine {engine.engine}."
+        )
+    read_options = engine.adapt(job.read_options)
     sources, unusable = job.scan(inputs)
     with usage_errors():
         if not online:
@@ -182,16 +194,18 @@ def normalize(
         if save is not None:
             normalizer.save(save)
     else:
-        done = normalize_job(
-            normalizer.statistics,
-            plan,
-            checkpoints.checkpoint(plan.checkpoint, resume=job.resume),
-            save=save,
-            dtype=dtype,
-            options=read_options,
-            write_options=write_options,
-            display=job.display,
-        )
+        with engine.executor() as executor:
+            done = normalize_job(
+                normalizer.statistics,
+                plan,
+                checkpoints.checkpoint(plan.checkpoint, resume=job.resume),
+                save=save,
+                dtype=dtype,
+                options=read_options,
+                write_options=write_options,
+                display=job.display,
+                executor=executor,
+            )
     done = done.with_skipped(unusable)
     if not job.quiet:
         if save is not None:

@@ -9,6 +9,7 @@ import click
 import streambn as sbn
 from streambn._credentials import redact_url
 from streambn.cli.app import Command, usage_errors
+from streambn.cli.engine import ENGINE_OPTIONS, EngineOptions
 from streambn.cli.messages import report, say_fitted, say_left_out
 from streambn.cli.normalizer_options import NORMALIZER_OPTIONS, NormalizerOptions
 from streambn.cli.options import (
@@ -30,11 +31,12 @@ __all__ = ["check_checkpoint", "fit"]
 
 @click.command(
     cls=Command,
-    groups=[NORMALIZER_OPTIONS, JOB_OPTIONS, CHECKPOINT_OPTIONS],
+    groups=[NORMALIZER_OPTIONS, JOB_OPTIONS, CHECKPOINT_OPTIONS, ENGINE_OPTIONS],
     examples=[
         "streambn fit 'data/**/*.parquet' -o stats.json --columns price,volume",
         "streambn fit data/ -o stats.json --policy ema --halflife 10000",
         "streambn fit trades.csv -o stats.json --policy ema --halflife 7d --time traded_at",
+        "streambn fit s3://bucket/data -o stats.json --engine spark",
         "produce | streambn fit - --checkpoint stats.json    # a stream without an end",
     ],
 )
@@ -62,6 +64,7 @@ def fit(
     options: NormalizerOptions,
     job: JobOptions,
     checkpoints: CheckpointOptions,
+    engine: EngineOptions,
 ) -> None:
     """Learn statistics of columns and write them to a file.
 
@@ -73,6 +76,7 @@ def fit(
         raise click.UsageError("Missing option '-o' / '--output' (or --checkpoint).")
     if frozen and output is None:
         raise click.UsageError("--frozen needs --output: a checkpoint must be able to learn on.")
+    engine.check(inputs)
     sources, unusable = job.scan(inputs)
     with usage_errors():
         check_target(target, sources)
@@ -81,15 +85,17 @@ def fit(
         if output is not None:
             check_checkpoint(checkpoints, sources, output, continue_from)
     normalizer = _start(options, continue_from, thaw=thaw)
-    done = fit_job(
-        normalizer.statistics,
-        sources,
-        output,
-        checkpoints.checkpoint(locate(target).with_suffix(".checkpoint"), resume=job.resume),
-        frozen=frozen,
-        options=job.read_options,
-        display=job.display,
-    ).with_skipped(unusable)
+    with engine.executor() as executor:
+        done = fit_job(
+            normalizer.statistics,
+            sources,
+            output,
+            checkpoints.checkpoint(locate(target).with_suffix(".checkpoint"), resume=job.resume),
+            frozen=frozen,
+            options=engine.adapt(job.read_options),
+            display=job.display,
+            executor=executor,
+        ).with_skipped(unusable)
     if not job.quiet and (output is not None or done.rows):
         say_fitted(done, target)
         say_left_out(done)

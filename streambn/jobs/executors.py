@@ -82,5 +82,5 @@ def check_shareable(sources: Iterable[Source]) -> None:
         if not source.rereadable:
             raise InvalidValueError(
                 f"{source.name} can be read once and on this machine only, so workers cannot share "
-                "it. Save it to a file first, or do without an executor."
+                "it. Save it to a file first."
             )

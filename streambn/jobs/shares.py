@@ -99,14 +99,14 @@ def check_policy(policy: Policy) -> None:
     if isinstance(policy, BatchEMA) and policy.batch_rows is not None:
         raise InvalidValueError(
             f"batch_rows={policy.batch_rows} divides the rows of all inputs, counted from the "
-            "first one, so workers cannot learn parts of them. Omit batch_rows, or fit without an "
-            "executor.",
+            "first one, so workers cannot learn parts of them. Omit batch_rows, or fit on one "
+            "machine.",
             argument="batch_rows",
         )
     if not can_hold(policy):
         raise InvalidValueError(
             f"{policy!r:.60} is not one of streambn's own policies, so its states cannot be sent. "
-            "Choose one of those, or fit without an executor.",
+            "Choose one of those, or fit on one machine.",
             argument="policy",
         )
 
