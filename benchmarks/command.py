@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import measure, plot, report
+from benchmarks import distributed, measure, plot, report
 from benchmarks.bars import judge
 from benchmarks.filejobs import FILE_JOBS, measure_file_job
 from benchmarks.peers import PEERS, limit_threads
@@ -24,6 +24,8 @@ def main(arguments: Sequence[str], root: Path | None = None) -> int:
     options = _parse(arguments)
     if root is None and not options.only and not options.quick:
         root = Path(__file__).parents[1]
+    if options.distributed:
+        return distributed.main(root, quick=options.quick)
     if root is not None:  # fail now rather than after the measurements
         report.split(root / "README.md")
         report.split(root / "benchmarks/README.md")
@@ -79,5 +81,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--quick",
         action="store_true",
         help="check that everything runs: one round on little data, write nothing",
+    )
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="measure states, Spark and Ray instead, and write their part of benchmarks/README.md",
     )
     return parser.parse_args(arguments)

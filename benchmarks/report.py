@@ -31,10 +31,10 @@ def summary(comparisons: Sequence[Comparison]) -> str:
         rows.append([c.title, f"**{_digits(c.figure('streambn'))} {c.unit}**", *times])
     return "\n\n".join(
         [
-            f"Measured on {_machine()}. A peer's column has its time as a multiple of "
+            f"Measured on {machine()}. A peer's column has its time as a multiple of "
             "streambn's. Files have 3,000,000 rows × 16 columns and take whole processes on all "
             "cores; everything else runs on one thread.",
-            _table(["", "streambn", *names], rows, texts=1),
+            table(["", "streambn", *names], rows, texts=1),
             "![Speed of streambn and its peers relative to the speed of the memory]"
             "(benchmarks/throughput.svg)",
         ]
@@ -50,7 +50,7 @@ def full(
     """Return the part of benchmarks/README.md: all tables."""
     return "\n\n".join(
         [
-            f"{_machine()}; Python {platform.python_version()}; medians of {rounds} rounds.",
+            f"{machine()}; Python {platform.python_version()}; medians of {rounds} rounds.",
             "### Data in memory",
             workload_table(workloads),
             "![Speed of streambn and its peers relative to the speed of the memory]"
@@ -72,7 +72,7 @@ def workload_table(workloads: Sequence[Comparison]) -> str:
         figures = [_digits(c.figure(who)) if who in c.samples else "" for who in names]
         limit = "" if of_limit is None else f"{of_limit:.2g}"
         rows.append([c.title, c.unit, f"**{_digits(c.figure('streambn'))}**", limit, *figures])
-    return _table(["", "unit", "streambn", "of the limit", *names], rows, texts=2)
+    return table(["", "unit", "streambn", "of the limit", *names], rows, texts=2)
 
 
 def job_table(jobs: Sequence[Comparison]) -> str:
@@ -94,7 +94,7 @@ def job_table(jobs: Sequence[Comparison]) -> str:
         ]
         for c in jobs
     ]
-    return _table(["", "others", "streambn", *shown], rows, texts=2)
+    return table(["", "others", "streambn", *shown], rows, texts=2)
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
@@ -109,10 +109,10 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
         ]
         for v in verdicts
     ]
-    return _table(["bar", "of", "bound", "measured", ""], rows, texts=2)
+    return table(["bar", "of", "bound", "measured", ""], rows, texts=2)
 
 
-def split(readme: Path) -> tuple[str, str]:
+def split(readme: Path, begin: str = BEGIN, end: str = END) -> tuple[str, str]:
     """Return the text of a README before and after its generated part.
 
     Raises
@@ -120,24 +120,24 @@ def split(readme: Path) -> tuple[str, str]:
     ValueError
         If the README does not have each of the two comments once, in order.
     """
-    before, begin, rest = readme.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in after or END in after:
-        raise ValueError(f"{readme} must have {BEGIN} and {END}, once each, in this order")
+    before, found, rest = readme.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed or begin in after or end in after:
+        raise ValueError(f"{readme} must have {begin} and {end}, once each, in this order")
     return before, after
 
 
-def insert(readme: Path, part: str) -> None:
+def insert(readme: Path, part: str, begin: str = BEGIN, end: str = END) -> None:
     """Replace the generated part of a README."""
-    before, after = split(readme)
-    readme.write_text(f"{before}{BEGIN}\n\n{part}\n\n{END}{after}")
+    before, after = split(readme, begin, end)
+    readme.write_text(f"{before}{begin}\n\n{part}\n\n{end}{after}")
 
 
 def _present(comparisons: Sequence[Comparison]) -> list[str]:
     return [name for name in _OTHERS if any(name in c.samples for c in comparisons)]
 
 
-def _machine() -> str:
+def machine() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -145,8 +145,8 @@ def _machine() -> str:
     return f"{model}, {os.cpu_count()} cores, {kernels.describe()}"
 
 
-def _table(header: list[str], rows: list[list[str]], texts: int) -> str:
-    """Return an aligned table. The columns after the first `texts` hold numbers."""
+def table(header: list[str], rows: list[list[str]], texts: int) -> str:
+    """Return an aligned table in Markdown. The columns after the first `texts` hold numbers."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: list[str]) -> str:

@@ -4,7 +4,8 @@ A `python` block runs by itself in an empty folder, and in a process of its own 
 engine such as Spark. A `console` block is a session in an empty folder: lines that begin with `$ `
 run one after the other, and the lines below each are its output, in which `…` stands for text that
 differs between runs. A `text` block is the output of the block before it. `sh` blocks are the root
-README's two commands, which `.ci/run` runs. `bash` blocks are recipes for developers, whose syntax and paths are checked.
+README's two commands, which `.ci/run` runs. `bash` blocks are recipes for developers, whose syntax
+and paths are checked.
 """
 
 from __future__ import annotations
