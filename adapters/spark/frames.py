@@ -68,6 +68,12 @@ def fit(
     """
     check_frame(df)
     check_normalizer(normalizer)
+    if df.isStreaming:
+        raise InvalidValueError(
+            "df is a stream, which has no end. Learn its micro-batches: "
+            "df.writeStream.foreachBatch(StreamingFit(normalizer, path)).",
+            argument="df",
+        )
     order = Order.of(df, order_by)
     _check_order(normalizer, order)
     schema = arrow_schema(df.schema)

@@ -88,7 +88,7 @@ class StreamingFit:
         query = _query_of(df)
         if self._learned is None:
             self._load()
-        self._check_query(query)
+        self._check_query(query, batch)
         if self._batch is not None and batch <= self._batch:
             return
         if self._batch is not None and batch > self._batch + 1:
@@ -102,9 +102,13 @@ class StreamingFit:
         learned.save(self._path, metadata={"batch": batch, "query": query})
         self._learned, self._batch, self._query = learned, batch, query
 
-    def _check_query(self, query: str | None) -> None:
+    def _check_query(self, query: str | None, batch: int) -> None:
         """Raise an InvalidValueError if another query learned the batches so far."""
-        if query != self._query and None not in (query, self._query):
+        if None not in (query, self._query):
+            same = query == self._query
+        else:  # Spark Connect does not tell, but a query repeats no batch before its last one
+            same = self._batch is None or batch >= self._batch
+        if not same:
             raise InvalidValueError(
                 f"{self._path} holds the statistics of another query, whose checkpoint this one "
                 "does not have. Choose another path=; to go on from these statistics, load them "

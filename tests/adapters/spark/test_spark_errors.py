@@ -17,7 +17,7 @@ import streambn as sbn
 
 pytest.importorskip("pyspark", reason="needs pyspark: pip install pyspark")
 
-from streambn.adapters.spark import fit, fold, frames
+from streambn.adapters.spark import fit, fold, frames, transform, transform_sql
 
 
 def one_line(error: sbn.StreamBNError) -> str:
@@ -70,8 +70,10 @@ def test_columns_are_checked_on_the_driver(
 
 def test_arguments_are_checked_on_the_driver(spark: Any, no_job: None) -> None:
     df = spark.range(3)
+    stream = spark.readStream.format("rate").load()
     cases: list[tuple[Callable[[], Any], str, str]] = [
         (lambda: fit([1], sbn.Normalizer()), "df", "must be a Spark DataFrame, got list"),
+        (lambda: fit(stream, sbn.Normalizer()), "df", "is a stream.*StreamingFit"),
         (lambda: fit(df, sbn.Exact()), "normalizer", "must be a streambn.Normalizer, got Exact"),
         (
             lambda: fit(df, sbn.Normalizer().update(pa.table({"id": [1]})).freeze()),
@@ -165,7 +167,21 @@ def test_statistics_of_another_version_are_told(
     one_line(caught.value)
 
 
-STOPPED = """
+def test_a_stopped_session_is_told(spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    df, norm = spark.range(3), sbn.Normalizer().update(pa.table({"id": [1, 2]}))
+    monkeypatch.setattr(spark.sparkContext, "_jsc", None)  # as stop() does
+    for call in (
+        lambda: fit(df, norm),
+        lambda: transform(df, norm.freeze()),
+        lambda: transform_sql(df, norm.freeze()),
+    ):
+        with pytest.raises(sbn.InvalidValueError, match="is stopped") as caught:
+            call()
+        assert caught.value.argument == "spark"
+        one_line(caught.value)
+
+
+OWN_SESSION = """
 import sys
 import pyarrow as pa
 import streambn as sbn
@@ -202,11 +218,13 @@ except sbn.InvalidValueError as error:
 """
 
 
-@pytest.mark.parametrize("kind", ["classic", pytest.param("connect", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["classic", "connect"])
 def test_a_session_of_its_own_kind_works_until_it_is_stopped(kind: str) -> None:
     if kind == "connect":
-        pytest.importorskip("grpc_status", reason="needs pyspark[connect]: pip install it")
-    with run_script(STOPPED, kind) as process:
+        absent = "needs Spark Connect: pip install 'pyspark[connect]'"
+        pytest.importorskip("grpc_status", reason=absent)
+    with run_script(OWN_SESSION, kind) as process:
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     refused, stopped = out.strip().splitlines()

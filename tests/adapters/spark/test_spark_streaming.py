@@ -86,6 +86,17 @@ def test_a_replayed_batch_changes_nothing(spark: Any, tmp_path: Path) -> None:
         assert path.read_bytes() == content
     learn(df, 1)
     assert sbn.load(path).stats()["count"].to_pylist() == [20]
+    with pytest.raises(sbn.InvalidValueError, match="of another query"):
+        learn(df, 0)
+
+
+def test_batches_that_are_lacking_are_logged(
+    spark: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learn = StreamingFit(sbn.Normalizer(), tmp_path / "s.json")
+    learn(spark.range(1), 0)
+    learn(spark.range(1), 3)
+    assert "lacks the batches 1 to 2" in caplog.text
 
 
 def test_a_batch_that_is_refused_changes_nothing(spark: Any, tmp_path: Path) -> None:
@@ -158,7 +169,7 @@ query.awaitTermination()
 """
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=pytest.mark.long)])
 def test_a_stream_killed_in_a_batch_goes_on(spark: Any, tmp_path: Path, moment: str) -> None:
     write(tmp_path / "in", range(FILES))
     with run_script(KILLED, tmp_path, 2, moment) as killed:
