@@ -70,7 +70,7 @@ def _fold(states: list[bytes]) -> sbn.Normalizer:
 
 
 def _learned(policy: Any, seed: int) -> sbn.Normalizer:
-    values = np.random.default_rng(seed).normal(1e6, 1, (FEATURES, 100))
+    values = np.random.default_rng(seed).normal(1e3, 1, (FEATURES, 100))
     return sbn.Normalizer(policy).update(pa.table([*values], [f"x{i}" for i in range(FEATURES)]))
 
 
@@ -155,7 +155,7 @@ def ray(cores: int, folder: Path, rounds: int, partitions: list[int]) -> Found:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        object_store_memory=1 << 30,
+        object_store_memory=4 << 30,
     )
     data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -7,7 +7,10 @@ import decimal
 import os
 import pickle
 import pickletools
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -504,3 +507,44 @@ def test_preprocessor_serializes_our_bytes(ray, adapter):
     content = pickle.dumps(scaler, 5)
     assert frozen.to_bytes() in content
     assert len(content) < len(frozen.to_bytes()) + 200
+
+
+# A cluster whose workers do not find streambn.
+FOREIGN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from ray_process import cluster
+import pyarrow as pa
+import streambn as sbn
+import streambn.adapters.ray
+
+def hide():
+    import sys
+
+    class Hidden:
+        def find_spec(self, name, path=None, target=None):
+            if name.startswith("streambn"):
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    sys.meta_path.insert(0, Hidden())
+
+with cluster(runtime_env={"worker_process_setup_hook": hide}) as ray:
+    ds = ray.data.from_arrow(pa.table({"x": [1.0]}))
+    try:
+        streambn.adapters.ray.fit(ds, sbn.Normalizer())
+    except sbn.InvalidValueError as error:
+        print(error.argument, error, error.__cause__ is not None)
+"""
+
+
+@pytest.mark.long
+def test_workers_without_streambn_are_one_clear_line():
+    done = subprocess.run(
+        [sys.executable, "-c", FOREIGN, str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ds Ray's workers cannot import streambn (No module named 'streambn" in done.stdout
+    assert done.stdout.strip().endswith("True")

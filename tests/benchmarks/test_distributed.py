@@ -41,7 +41,7 @@ def found(folder):
 
 def test_a_report_without_engines_says_what_was_not_measured(found):
     text = distributed.full(found, TINY)
-    assert text.count("not measured") == 5
+    assert text.count("not measured") == 4
     assert "| streambn " in text
     by_who = [line for line in text.splitlines() if line.startswith(("| exact ", "| streambn "))]
     assert [line.rsplit("|", 2)[1].strip() for line in by_who] == ["16", "16"]
@@ -91,5 +91,5 @@ def test_engines(engine, folder, found):
         pytest.importorskip("ray", reason="needs ray: pip install 'ray[data]'")
     measured = found | {f"{engine} 2": run_task(engine, folder)}
     text = distributed.full(measured, TINY)
-    assert text.count("not measured") == (2 if engine == "spark" else 3)
+    assert text.count("not measured") == (1 if engine == "spark" else 3)
     assert f"streambn on {engine.title()}" in text
