@@ -48,9 +48,9 @@ class Part(NamedTuple):
     state: bytes
 
 
-def part_batch(place: int, rows: int, learned: sbn.Normalizer) -> pa.RecordBatch:
+def part_batch(place: int, rows: int, state: bytes) -> pa.RecordBatch:
     """Return the one row that a task gives, of the type `PART_TYPE`."""
-    values = [[place], [rows], [learned.to_bytes()]]
+    values = [[place], [rows], [state]]
     return pa.RecordBatch.from_arrays(
         [pa.array(v, field.type) for v, field in zip(values, _ARROW_TYPE, strict=True)],
         schema=_ARROW_TYPE,

@@ -13,11 +13,13 @@ from pyspark.sql import types as spark
 
 from streambn.errors import InvalidValueError, SchemaError
 
-from .fold import PART_TYPE, Part
+from .fold import PART_TYPE
 from .schemas import arrow_type
 
-__all__ = ["Order", "OrderedRows", "parts_in_order"]
+__all__ = ["Order", "OrderedRows", "arranged"]
 
+# Spark may cut batches as small as one row. Learning one takes as long as learning 1000 rows.
+_FEW_ROWS: Final = 4096
 _TEMPORAL: Final = (spark.DateType, spark.TimestampType, spark.TimestampNTZType)
 _DOMAIN: Final = "a column's name, or a list of names"
 
@@ -128,7 +130,7 @@ def _has_order(kind: spark.DataType) -> bool:
 
 
 class OrderedRows:
-    """The sorted batches of a partition, counted and checked as they pass.
+    """The sorted batches of a partition, counted and checked as they pass, and none too small.
 
     Parameters
     ----------
@@ -150,12 +152,11 @@ class OrderedRows:
         self.count = 0
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        for batch in self._batches:
-            if batch.num_rows:
-                self.count += batch.num_rows
-                if self._order is not None:
-                    self._check(self._order, [batch.column(name) for name in self._order.numbered])
-                yield batch
+        for batch in _regroup(self._batches):
+            self.count += batch.num_rows
+            if self._order is not None:
+                self._check(self._order, [batch.column(name) for name in self._order.numbered])
+            yield batch
 
     def _check(self, order: Order, keys: list[pa.Array]) -> None:
         """Raise an InvalidValueError if a key is missing, or two rows have the same."""
@@ -192,19 +193,31 @@ class OrderedRows:
         return part
 
 
-def parts_in_order(rows: list[dict[str, Any]], order: Order) -> list[Part]:
-    """Return what tasks learned, with places by their keys.
+def _regroup(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the same rows, with small batches joined."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        waiting.append(batch)
+        rows += batch.num_rows
+        if rows >= _FEW_ROWS:
+            yield waiting[0] if len(waiting) == 1 else pa.concat_batches(waiting)
+            waiting, rows = [], 0
+    if rows:
+        yield pa.concat_batches(waiting)
+
+
+def arranged(rows: list[dict[str, Any]], order: Order) -> list[dict[str, Any]]:
+    """Return the rows of tasks by ascending keys.
 
     Raises
     ------
     InvalidValueError
         The ranges of two partitions overlap.
     """
-    keyed = sorted(
-        ((order.key(row, "first"), order.key(row, "last"), row) for row in rows),
-        key=lambda each: each[0],
-    )
-    for (_, last, _), (first, _, _) in itertools.pairwise(keyed):
+    rows = sorted(rows, key=lambda row: order.key(row, "first"))
+    for before, after in itertools.pairwise(rows):
+        last, first = order.key(before, "last"), order.key(after, "first")
         if first <= last:
             raise InvalidValueError(
                 f"order_by={order}: partitions overlap, because one ends with {order.shown(last)} "
@@ -212,7 +225,7 @@ def parts_in_order(rows: list[dict[str, Any]], order: Order) -> list[Part]:
                 f"first: df.repartitionByRange({', '.join(map(repr, order.names))}).",
                 argument="order_by",
             )
-    return [Part(place, row["rows"], row["state"]) for place, (_, _, row) in enumerate(keyed)]
+    return rows
 
 
 def _comparable(key: pa.Array) -> pa.Array:

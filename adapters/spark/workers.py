@@ -18,7 +18,16 @@ from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
 
 from .._parts import error_from_json, error_to_json
 
-__all__ = ["TaskError", "check_frame", "check_session", "job", "read_state", "start_task", "task"]
+__all__ = [
+    "TaskError",
+    "check_frame",
+    "check_session",
+    "job",
+    "partition_id",
+    "read_state",
+    "start_task",
+    "task",
+]
 
 _TOKEN = re.compile(r"\[streambn:([A-Za-z0-9+/=]+)\]")
 _MISSING = re.compile(
@@ -136,6 +145,12 @@ def task() -> Iterator[None]:
         yield
     except StreamBNError as error:
         raise TaskError(error) from error
+
+
+def partition_id() -> int:
+    """Return the number of the partition that this task has."""
+    context = TaskContext.get()
+    return 0 if context is None else context.partitionId()
 
 
 @functools.lru_cache(maxsize=8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -234,15 +235,27 @@ def test_order_may_be_of_several_columns_and_types(spark: Any) -> None:
         assert_close(adapter.fit(df, norm, order_by=names), expected, 1e-12)
 
 
-def test_blocks_of_batch_ema_end_where_partitions_do(spark: Any) -> None:
+@pytest.mark.parametrize("batch_rows", [1, 7, 64, 1000])
+def test_blocks_may_begin_in_one_partition_and_end_in_another(spark: Any, batch_rows: int) -> None:
     data = table().sort_by("t")
-    norm = sbn.Normalizer(sbn.BatchEMA(momentum=0.1, batch_rows=30), ["x", "f"])
-    df = spark.createDataFrame(data)
-    found = adapter.fit(df.coalesce(1), norm, order_by="t")
-    assert_close(found, local(norm, data))
-    with pytest.raises(sbn.MergeError, match="coalesce") as caught:
-        adapter.fit(df.repartitionByRange(3, "t"), norm, order_by="t")
-    assert caught.value.argument == "batch_rows"
+    policy = sbn.BatchEMA(momentum=0.1, batch_rows=batch_rows)
+    norm = sbn.Normalizer(policy, ["x", "f", "v"])
+    df = spark.createDataFrame(data).repartitionByRange(4, "t")
+    expected = local(norm, data)
+    found = adapter.fit(df, norm, order_by="t")
+    assert_close(found, expected)
+    # Statistics so far may end inside a block.
+    start = local(norm, data.slice(0, 45))
+    found = adapter.fit(df.where("t >= 45"), start, order_by="t")
+    assert_close(found, expected)
+    assert found.statistics.state.open_rows == expected.statistics.state.open_rows
+
+
+def test_a_frame_that_changes_between_two_passes_is_refused(spark: Any) -> None:
+    norm = sbn.Normalizer(sbn.BatchEMA(momentum=0.1, batch_rows=3), ["x"])
+    moving = spark.range(8).select("id", F.udf(lambda _: time.time(), "double")("id").alias("x"))
+    with pytest.raises(sbn.InvalidValueError, match=r"Call df\.cache\(\) first"):
+        adapter.fit(moving.coalesce(1), norm, order_by=["x", "id"])
 
 
 @pytest.mark.parametrize(
