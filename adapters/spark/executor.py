@@ -27,12 +27,13 @@ __all__ = ["SparkExecutor"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Items go to Spark in jobs of so many, each twice the one before, so that the first results come
-# soon. A few jobs run at a time: while the last tasks of one run, those of the next begin.
-_FIRST_JOB, _LARGEST_JOB = 64, 4096
-_JOBS = 3
+# Items go to Spark in jobs of so many per core, so that results come while others are made. Two
+# jobs run at a time: while the last tasks of one run, those of the next begin.
+_ITEMS_PER_CORE, _JOBS = 4, 2
 # A task costs about 50 ms, so it takes several items if no core is idle because of it.
 _ITEMS_PER_TASK = 4
+# A client of Spark Connect does not know the cores of the cluster.
+_CORES = 64
 _TYPE: Final = StructType(
     [
         StructField("place", LongType(), nullable=False),
@@ -63,10 +64,9 @@ class SparkExecutor:
     def __init__(self, spark: SparkSession) -> None:
         check_session(spark)
         self._spark = spark
-        try:
+        self._cores = _CORES
+        with contextlib.suppress(PySparkException):
             self._cores = spark.sparkContext.defaultParallelism
-        except PySparkException:  # a client of Spark Connect does not know the cluster
-            self._cores = _LARGEST_JOB
 
     def map(
         self, fn: Callable[[Item], Result], iterable: Iterable[Item], /
@@ -78,7 +78,8 @@ class SparkExecutor:
         items = list(iterable)
         tag = f"streambn-{uuid.uuid4().hex}"
         run = inheritable_thread_target(self._spark)(functools.partial(self._run, fn, tag))
-        waiting = deque(_jobs(items))
+        size = self._cores * _ITEMS_PER_CORE
+        waiting = deque(items[start : start + size] for start in range(0, len(items), size))
         running: deque[Future[list[Result]]] = deque()
         with ThreadPoolExecutor(_JOBS, "streambn-spark") as threads:
             try:
@@ -103,13 +104,6 @@ class SparkExecutor:
             found = places.mapInArrow(call, _TYPE).toArrow()
         results = dict(zip(found["place"].to_pylist(), found["result"].to_pylist(), strict=True))
         return [pickle.loads(results[place]) for place in range(len(items))]
-
-
-def _jobs(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    start, size = 0, _FIRST_JOB
-    while start < len(items):
-        yield items[start : start + size]
-        start, size = start + size, min(2 * size, _LARGEST_JOB)
 
 
 def _call(

@@ -6,6 +6,7 @@ once more replaces it by the same bytes. The job records the outputs in their or
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Generator, Mapping, Sequence
 from typing import NamedTuple
@@ -93,10 +94,11 @@ def share_outputs(
     shares = group(zip(outputs, costs, strict=True), share_bytes(sum(costs)))
     make = functools.partial(_make_share, making)
     try:
-        for share, results in map_in_order(executor, make, shares):
-            for output, made in zip(share, results, strict=False):
-                _check(output, made)
-                yield output, made
+        with contextlib.closing(map_in_order(executor, make, shares)) as made_shares:
+            for share, results in made_shares:
+                for output, made in zip(share, results, strict=False):
+                    _check(output, made)
+                    yield output, made
     except BaseException:
         remove_leftovers(*(output.location for output in outputs))
         raise
