@@ -79,13 +79,18 @@ def test_python_block_prints_its_output(block: Block, capsys: pytest.CaptureFixt
         assert output.strip() == block.output.strip()
 
 
-def run_on_engines(code: str, engines: list[str]) -> str:
-    """Run code in a process of its own, which ends the engines too, and return its output."""
+def need_engines(engines: list[str]) -> None:
+    """Skip a test where an engine is not installed."""
     for host in engines:
         if importlib.util.find_spec({"spark": "pyspark"}.get(host, host)) is None:
             pytest.skip(HOSTS[host])
     if "spark" in engines:
         needs_java()
+
+
+def run_on_engines(code: str, engines: list[str]) -> str:
+    """Run code in a process of its own, which ends the engines too, and return its output."""
+    need_engines(engines)
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -100,6 +105,7 @@ def run_on_engines(code: str, engines: list[str]) -> str:
 
 @pytest.mark.parametrize("block", of_language("console"))
 def test_console_session_prints_its_output(block: Block) -> None:
+    need_engines([host for host in HOSTS if f"--engine {host}" in block.code])
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     for step in block.code.split("$ ")[1:]:

@@ -11,6 +11,7 @@ bad values have the effect and the message that they have in a job without worke
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +29,9 @@ from streambn.snapshot import can_hold, from_bytes, to_bytes
 from streambn.statistics import Statistics
 
 __all__ = ["LearnedPiece", "check_policy", "learn_shares"]
+
+# Opens a source; returns it and its whole schema.
+_Open = Callable[[Source], Any]
 
 
 class LearnedPiece(NamedTuple):
@@ -144,47 +148,48 @@ def learn_shares(
     stamps = read_stamps(sources[first:])
     work = _Work(statistics, _bind_empty(statistics, sources[first:], open_one), options)
     slices = _divide(sources, first, done, stamps)
+    learn = functools.partial(_learn_share, work)
     unusable = -1  # index of a source that cannot be opened
-    for share, results in map_in_order(executor, functools.partial(_learn_share, work), slices):
-        for piece, result in zip(share, results, strict=True):
-            if piece.place == unusable:
-                continue
-            if result.settled is not None:
-                options.settled[piece.source.identity] = result.settled
-            stamp = stamps[piece.place - first]
-            if stamp is None:
-                for task in piece.tasks(open_one):
-                    yield task, _delayed(task, statistics.policy)
-            elif result.error is not None:
-                for task in piece.tasks(open_one):
+    with contextlib.closing(map_in_order(executor, learn, slices)) as learned_shares:
+        for share, results in learned_shares:
+            for piece, result in zip(share, results, strict=True):
+                if piece.place == unusable:
+                    continue
+                if result.settled is not None:
+                    options.settled[piece.source.identity] = result.settled
+                stamp = stamps[piece.place - first]
+                for task, learned in _learned_tasks(piece, stamp, result, work, open_one):
                     if task.error is not None:
                         unusable = piece.place
-                    yield task, LearnedPiece(error=result.error)
+                    yield task, learned
+
+
+def _learned_tasks(
+    piece: _Slice, stamp: Stamp | None, result: _LearnedSlice, work: _Work, open_one: _Open
+) -> Iterator[tuple[Task, LearnedPiece | Iterator[Joined]]]:
+    """Yield the tasks of a slice, each with what a worker learned of it."""
+    if stamp is None or result.error is not None:  # tell here why it cannot be opened
+        for task in piece.tasks(open_one):
+            if stamp is None:
+                yield task, _delayed(task, work.empty.policy)
             else:
-                for learned in result.pieces:
-                    read = functools.partial(piece.read, open_one, learned.number)
-                    part = Piece(learned.where, read, learned.fraction, learned.independent)
-                    task = Task(
-                        piece.place,
-                        piece.source,
-                        stamp,
-                        result.schema,
-                        part,
-                        learned.number,
-                        learned.is_last,
-                    )
-                    yield task, learned._replace(binding=work.empty.binding)
-                if result.empty:
-                    yield Task(piece.place, piece.source, stamp, result.schema), LearnedPiece()
+                yield task, LearnedPiece(error=result.error)
+        return
+    if result.empty:
+        yield Task(piece.place, piece.source, stamp, result.schema), LearnedPiece()
+    for learned in result.pieces:
+        read = functools.partial(piece.read, open_one, learned.number)
+        part = Piece(learned.where, read, learned.fraction, learned.independent)
+        own = (result.schema, part, learned.number, learned.is_last)
+        task = Task(piece.place, piece.source, stamp, *own)
+        yield task, learned._replace(binding=work.empty.binding)
 
 
 def _delayed(task: Task, policy: Policy) -> Iterator[Joined]:
     yield from task.read(policy)
 
 
-def _bind_empty(
-    statistics: Statistics, sources: Sequence[Source], open_one: Callable[[Source], Any]
-) -> Statistics:
+def _bind_empty(statistics: Statistics, sources: Sequence[Source], open_one: _Open) -> Statistics:
     """Return empty statistics for workers, bound to the columns that the job is or will be.
 
     If these cannot be known, each worker binds them to its own columns, and the job refuses to
@@ -216,7 +221,7 @@ class _Slice(NamedTuple):
     n: int
     done: int
 
-    def tasks(self, open_one: Callable[[Source], Any]) -> list[Task]:
+    def tasks(self, open_one: _Open) -> list[Task]:
         """Open the source, and return the tasks of the slice; one of no piece if there is none."""
         tasks = list(tasks_of(self.source, self.place, self.done, open_one))
         if tasks[0].piece is None:
@@ -227,7 +232,7 @@ class _Slice(NamedTuple):
         start, stop = total * self.k // self.n, total * (self.k + 1) // self.n
         return [task for task in tasks if start <= task.number < stop]
 
-    def read(self, open_one: Callable[[Source], Any], number: int) -> Iterator[Any]:
+    def read(self, open_one: _Open, number: int) -> Iterator[Any]:
         """Read a piece by the number of its task."""
         for task in self.tasks(open_one):
             if task.error is not None:
@@ -304,7 +309,7 @@ def _learn_share(work: _Work, share: Sequence[_Slice]) -> list[_LearnedSlice]:
 
 
 def _learn_slice(
-    empty: Statistics, piece: _Slice, options: ReadOptions, open_one: Callable[[Source], Any]
+    empty: Statistics, piece: _Slice, options: ReadOptions, open_one: _Open
 ) -> _LearnedSlice:
     try:
         return _learn_tasks(empty, piece.tasks(open_one))
