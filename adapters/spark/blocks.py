@@ -46,8 +46,8 @@ def learn_blocks(
     InvalidValueError
         Partitions overlap, or the DataFrame differed between the two passes.
     """
-    keys = rows.select(*order.numbered)
-    sizes = arranged(collect_rows(keys.mapInArrow(partial(_measure, order), order.type)), order)
+    # With the same columns in both passes, adaptive execution makes the same partitions.
+    sizes = arranged(collect_rows(rows.mapInArrow(partial(_measure, order), order.type)), order)
     heads: dict[int, int] = {}
     policy: Any = start.policy
     end = start.statistics.state.open_rows

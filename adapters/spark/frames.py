@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
@@ -19,6 +20,8 @@ from .schemas import arrow_schema, changed_schema, numbered, with_names
 from .workers import check_frame, job, partition_id, read_state, start_task, task
 
 __all__ = ["fit", "transform"]
+
+_log = logging.getLogger("streambn")
 
 
 def fit(
@@ -95,7 +98,11 @@ def fit(
             found = arranged(collect_rows(rows.mapInArrow(learn, order.type)), order)
             parts = [Part(i, row["rows"], row["state"]) for i, row in enumerate(found)]
     # Without a row nothing was learned, not even which columns there are.
-    return merge_parts(start if parts else normalizer, parts)
+    learned = merge_parts(start if parts else normalizer, parts)
+    left_out = learned.statistics.left_out[len(normalizer.statistics.left_out) :]
+    if left_out:
+        _log.info("columns without statistics: %s", ", ".join(map(str, left_out)))
+    return learned
 
 
 def transform(df: DataFrame, frozen: sbn.FrozenNormalizer) -> DataFrame:
