@@ -47,7 +47,8 @@ def fit(
     order_by : str or sequence of str, optional
         Columns of numbers, dates, times or text that put the rows in order. `EMA` by row and
         `BatchEMA` need them, and other policies do not. The ranges of different blocks must not
-        overlap, as after ``ds.sort("t")``; within a block the rows may be in any order.
+        overlap, as after ``ds.sort("t")``; within a block the rows may be in any order. No two
+        rows may have the same values.
 
     Returns
     -------
