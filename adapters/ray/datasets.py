@@ -11,18 +11,18 @@ import pyarrow as pa
 from ray.data import Dataset
 
 import streambn as sbn
-from streambn.errors import InvalidValueError, StreamBNError
+from streambn.errors import InvalidValueError
 
 from .._parts import (
     check_frozen,
     check_normalizer,
     error_from_json,
-    error_to_json,
     merge_states,
     without_data,
 )
 from .blocks import as_arrow, as_ray, check_dataset, schema_of
 from .order import Order
+from .rows import Sizes, learn, measure, sizes_of
 from .workers import job, read_state, start_task
 
 __all__ = ["apply", "fit", "map_blocks", "transform"]
@@ -65,13 +65,14 @@ def fit(
         The policy depends on the order of rows, and `order_by` does not put them in order;
         ``nan=`` or ``inf=`` refuses a value; or the workers lack streambn.
     MergeError
-        Blocks do not belong together, as decimals and floats under `Exact`; or `BatchEMA` with
-        `batch_rows`, and a block of the Dataset ends inside a block of the policy.
+        Blocks do not belong together, as decimals and floats under `Exact`.
 
     Notes
     -----
     The Dataset's schema is read first, to find the columns. Ray may run the first tasks of a plan
-    for it. A block whose task is tried again counts once.
+    for it. A block whose task is tried again counts once. For a `BatchEMA` the Dataset is read
+    twice: first for the sizes of its blocks, which tell where those of the policy begin. Call
+    ``ds.materialize()`` before if it takes long to compute.
     """
     check_dataset(ds)
     check_normalizer(normalizer)
@@ -89,9 +90,10 @@ def fit(
     # By the rule "union" a later block may have columns that the first one lacks.
     if normalizer.options.schema == "fixed" and set(wanted) < set(schema.names):
         ds = ds.select_columns(wanted)
-    learn = functools.partial(_learn, without_data(start).to_bytes(), order)
     with job():
-        parts = _parts(map_blocks(ds, learn))
+        sizes = None if order is None else _sizes(ds, start, order)
+        task = functools.partial(learn, without_data(start).to_bytes(), order, sizes)
+        parts = _parts(map_blocks(ds, task))
         first = next(parts, None)
         if first is None:  # nothing was learned, not even which columns there are
             return sbn.Normalizer.from_statistics(normalizer.statistics)
@@ -170,25 +172,14 @@ def _check_order(normalizer: sbn.Normalizer, order: Order | None) -> None:
         )
 
 
-def _learn(state: bytes, order: Order | None, table: pa.Table) -> pa.Table:
-    """Learn a block in a task, and return one row, or none if the block is empty.
-
-    An error of streambn is a value too. Ray would log it, and drop the block if it may
-    (`max_errored_blocks`).
-    """
-    start_task()
-    if not table.num_rows:
-        return pa.table({})
-    try:
-        norm = sbn.Normalizer.from_statistics(read_state(state).statistics)
-        rows = as_arrow(table)
-        if order is not None:
-            rows = order.sorted(rows)
-        content = norm.update(rows).to_bytes()
-    except StreamBNError as error:
-        return pa.table({"error": [error_to_json(error)]})
-    ends = {} if order is None else order.range(rows)
-    return pa.table({"state": pa.array([content], pa.large_binary()), **ends})
+def _sizes(ds: Dataset, start: sbn.Normalizer, order: Order) -> Sizes | None:
+    """Return the sizes of the blocks if the policy has blocks of its own, which they may cut."""
+    policy: Any = start.policy
+    if getattr(policy, "batch_rows", None) is None:
+        return None
+    keys = ds.select_columns(list(order.names))
+    measured = order.arranged(list(_parts(map_blocks(keys, functools.partial(measure, order)))))
+    return sizes_of(measured, order, policy.batch_rows, start.statistics.state.open_rows)
 
 
 def _states(parts: Iterable[_Part], policy: Any, order: Order | None) -> Iterable[bytes]:

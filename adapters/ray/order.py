@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from streambn.errors import InvalidValueError, SchemaError
 
-__all__ = ["Order"]
+__all__ = ["Key", "Order"]
 
 Key = tuple[Any, ...]
 
@@ -96,6 +96,10 @@ class Order(NamedTuple):
             for end, where in (("first", 0), ("last", table.num_rows - 1))
             for i, name in enumerate(self.names)
         }
+
+    def first_key(self, table: pa.Table) -> Key:
+        """Return the key of the first row."""
+        return tuple(table.column(name)[0].as_py() for name in self.names)
 
     def key(self, row: dict[str, Any], end: str) -> Key:
         """Return a key from a row that has the columns of `range`."""

@@ -54,7 +54,7 @@ def fingerprint(normalizer):
 def assert_close(normalizer, expected, rtol=1e-13):
     one, other = normalizer.stats(), expected.stats()
     for name in one.column_names:
-        if name in ("mean", "var", "std", "weight", "effective_count"):
+        if name in ("mean", "var", "std", "total_var", "weight", "effective_count"):
             pair = (x[name].to_numpy(zero_copy_only=False).astype(float) for x in (one, other))
             np.testing.assert_allclose(*pair, rtol=rtol, equal_nan=True)
         else:
@@ -223,15 +223,33 @@ def test_order_by_takes_several_columns_of_times_and_text(ray, adapter):
     assert_close(fitted, norm.update(pa.table({"x": [1.0, 2.0, 3.0, 9.0]})))
 
 
-def test_blocks_of_a_batch_ema_end_where_the_policy_says(ray, adapter):
-    x = np.random.default_rng(0).normal(size=80)
-    blocks = [{"t": range(0, 40), "x": x[:40]}, {"t": range(40, 80), "x": x[40:]}]
-    norm = sbn.Normalizer(sbn.BatchEMA(momentum=0.1, batch_rows=20), columns=["x"])
-    fitted = adapter.fit(dataset(ray, *blocks), norm, order_by="t")
-    assert_close(fitted, norm.update(pa.table({"x": x})))
-    norm = sbn.Normalizer(sbn.BatchEMA(momentum=0.1, batch_rows=30), columns=["x"])
-    with pytest.raises(sbn.MergeError, match="batch_rows"):
-        adapter.fit(dataset(ray, *blocks), norm, order_by="t")
+@pytest.mark.parametrize("batch_rows", [20, 7, 33, 1000])
+def test_blocks_of_a_batch_ema_may_end_in_the_next_block_of_ray(ray, adapter, batch_rows):
+    rng = np.random.default_rng(0)
+    table = pa.table({"t": range(100), "x": rng.normal(size=100), "y": rng.normal(1e6, 1, 100)})
+    blocks = [table.slice(60), table.slice(0, 41), table.slice(44, 16), table.slice(41, 3)]
+    shuffled = [block.take(rng.permutation(block.num_rows)) for block in blocks]
+    start = sbn.Normalizer(sbn.BatchEMA(momentum=0.1, batch_rows=batch_rows), columns=["x", "y"])
+    start.update(table.slice(0, 11))
+    fitted = adapter.fit(dataset(ray, *shuffled), start, order_by="t")
+    assert_close(fitted, start.update(table))
+
+
+def test_a_batch_ema_refuses_blocks_that_change(ray, adapter, tmp_path):
+    place = str(tmp_path / "read")
+
+    def grow(table):
+        rows = os.path.exists(place)
+        open(place, "w").close()
+        return table.slice(0, table.num_rows - (not rows))
+
+    ds = dataset(ray, {"t": range(10), "x": range(10)})
+    ds = ds.map_batches(grow, batch_format="pyarrow", batch_size=None)
+    norm = sbn.Normalizer(sbn.BatchEMA(momentum=0.1, batch_rows=3), columns=["x"])
+    ds.schema()
+    os.remove(place)
+    with pytest.raises(sbn.InvalidValueError, match=r"other blocks.*ds\.materialize\(\)"):
+        adapter.fit(ds, norm, order_by="t")
 
 
 @pytest.mark.parametrize(
