@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import pickle
+import re
 import uuid
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.types import BinaryType, LongType, StructField, StructType
 
+from streambn.errors import StreamBNError
 from streambn.jobs import configure_process
 
 from .workers import check_session, job, task
@@ -59,6 +61,11 @@ class SparkExecutor:
     ------
     InvalidValueError
         It is no session, or it is stopped.
+
+    Notes
+    -----
+    `map` raises an error of the function that is one of streambn's, and otherwise a
+    `StreamBNError` whose cause is the error of Spark.
     """
 
     def __init__(self, spark: SparkSession) -> None:
@@ -99,11 +106,23 @@ class SparkExecutor:
         call = functools.partial(_call, fn, items, os.getcwd())
         in_task = min(max(len(items) // self._cores, 1), _ITEMS_PER_TASK)
         self._spark.addTag(tag)
-        with job(self._spark):
+        with _explained(), job(self._spark):
             places = self._spark.range(0, len(items), 1, -(-len(items) // in_task))
             found = places.mapInArrow(call, _TYPE).toArrow()
         results = dict(zip(found["place"].to_pylist(), found["result"].to_pylist(), strict=True))
         return [pickle.loads(results[place]) for place in range(len(items))]
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Raise what Spark says of a failed job in one line, whose cause has the rest."""
+    try:
+        yield
+    except PySparkException as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Exit): ", line)]
+        reason = (raised[-1:] or lines[:1] or [type(error).__name__])[0]
+        raise StreamBNError(f"a job of Spark failed: {reason:.500}") from error
 
 
 def _call(

@@ -127,7 +127,8 @@ class Checkpoint(NamedTuple):
         CheckpointWriter
             To be called with each state that the fit reaches.
         """
-        identity = _identity(initial, options)
+        # Statistics whose columns a function chooses have no identity, and need none in memory.
+        identity = "" if self.location is None else _identity(initial, options)
         rows = self.interval.rows
         writer = CheckpointWriter(self.location, sources, identity, rows, options.settled)
         if self.location is None:

@@ -33,6 +33,7 @@ from streambn.jobs import (
     fit_job,
     make_plan,
     normalize_job,
+    shares,
 )
 from streambn.jobs import executors as shared
 from streambn.policies import Policy, Welford
@@ -261,6 +262,15 @@ def test_workers_that_do_not_see_the_files_are_named(plain_folder: None) -> None
     assert kind is StreamBNError
     assert message.startswith("out/k=0/0.parquet: a worker cannot make it: in/k=0/0.parquet: No")
     assert not [*Path("out").rglob("*.*")]
+
+
+def test_states_of_another_version_are_told(
+    plain_folder: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "_encode", lambda _: b"newer")
+    kind, message, _ = outcome(lambda: fit(sbn.Normalizer(columns=["x"]), InlineExecutor()), "")
+    assert kind is StreamBNError
+    assert "a worker could not learn it, and this machine can: " in message
 
 
 def test_what_cannot_be_shared_is_refused(plain_folder: None) -> None:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pytest
 from cli_process import COMMAND, ENV, TIMEOUT
 from data_files import write_as
+from spark_process import run_script
 
 import streambn as sbn
 from streambn.errors import InvalidValueError, NotFittedError, SchemaError, StreamBNError
@@ -256,6 +257,68 @@ def test_what_is_wrong_is_said_in_one_line(spark: Any, data: str) -> None:
             call()
         assert "\n" not in str(caught.value)
     assert not Path("out").exists()
+
+
+def test_a_task_that_always_fails_is_told_in_one_line(spark: Any) -> None:
+    def fail(item: int) -> int:
+        raise RuntimeError(f"cannot do {item}")
+
+    with pytest.raises(StreamBNError) as caught:
+        list(SparkExecutor(spark).map(fail, [7]))
+    assert str(caught.value) == "a job of Spark failed: RuntimeError: cannot do 7"
+
+    def refuse(item: int) -> int:
+        raise sbn.SchemaError("no such column", column="x")
+
+    with pytest.raises(SchemaError, match="no such column") as refused:
+        list(SparkExecutor(spark).map(refuse, [7]))
+    assert refused.value.column == "x"
+
+
+def test_results_keep_the_order_of_the_items(spark: Any) -> None:
+    assert list(SparkExecutor(spark).map(lambda x: x * x, range(37))) == [x * x for x in range(37)]
+    assert list(SparkExecutor(spark).map(abs, [])) == []
+    results = SparkExecutor(spark).map(abs, range(-99, 0))
+    assert next(results) == 99
+    results.close()
+    assert list(SparkExecutor(spark).map(abs, [-1])) == [1]
+
+
+def test_a_callable_chooses_columns(spark: Any, data: str) -> None:
+    norm = sbn.Normalizer(columns=lambda field: field.name in {"x", "n"})
+    assert fit_dataset(spark, data, norm).stats()["column"].to_pylist() == ["x", "n"]
+
+
+CONNECT = """
+import sys
+import streambn as sbn
+from pyspark.sql import SparkSession
+from streambn.adapters.spark import apply_dataset, fit_dataset
+
+spark = SparkSession.builder.remote("local[2]").getOrCreate()
+frozen = fit_dataset(spark, "data", sbn.Normalizer(sbn.Exact())).freeze()
+apply_dataset(spark, "data", frozen, "connect/")
+print(frozen.fingerprint)
+spark.stop()
+try:
+    fit_dataset(spark, "data", sbn.Normalizer())
+except sbn.InvalidValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.long
+def test_spark_connect_gives_the_same_files(data: str, run: Run) -> None:
+    pytest.importorskip("grpc_status", reason="needs pyspark[connect]: pip install it")
+    assert run("fit", data, "-o", "alone.json").code == 0
+    assert run("apply", "alone.json", data, "-o", "alone/").code == 0
+    with run_script(CONNECT) as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    fingerprint, stopped = out.strip().splitlines()
+    assert fingerprint == sbn.load("alone.json").freeze().fingerprint
+    assert contents("connect") == contents("alone")
+    assert "the Spark session is stopped" in stopped
 
 
 def test_a_fit_goes_on_from_the_checkpoint_of_the_command(
