@@ -70,6 +70,13 @@ class Order(NamedTuple):
                     argument="order_by",
                     column=name,
                 )
+            if found.count(name) > 1:
+                raise SchemaError(
+                    f"order_by: column {name!r} exists {found.count(name)} times. Rename all but "
+                    "one of them.",
+                    argument="order_by",
+                    column=name,
+                )
         indices = tuple(found.index(name) for name in names)
         fields = tuple(df.schema.fields[i] for i in indices)
         for field in fields:

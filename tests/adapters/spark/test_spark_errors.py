@@ -93,6 +93,11 @@ def test_arguments_are_checked_on_the_driver(spark: Any, no_job: None) -> None:
         (lambda: fit(df, sbn.Normalizer(), order_by=3), "order_by", "got 3"),
         (lambda: fit(df, sbn.Normalizer(), order_by=[]), "order_by", "a list of names"),
         (lambda: fit(df, sbn.Normalizer(), order_by="Id"), "order_by", "Did you mean 'id'"),
+        (
+            lambda: fit(df.toDF("y").selectExpr("y", "y AS y"), sbn.Normalizer(), order_by="y"),
+            "order_by",
+            "exists 2 times",
+        ),
     ]
     for call, argument, message in cases:
         with pytest.raises(sbn.StreamBNError, match=message) as caught:
