@@ -106,7 +106,7 @@ class SparkExecutor:
         call = functools.partial(_call, fn, items, os.getcwd())
         in_task = min(max(len(items) // self._cores, 1), _ITEMS_PER_TASK)
         self._spark.addTag(tag)
-        with _explained(), job(self._spark):
+        with _explained(), job():
             places = self._spark.range(0, len(items), 1, -(-len(items) // in_task))
             found = places.mapInArrow(call, _TYPE).toArrow()
         results = dict(zip(found["place"].to_pylist(), found["result"].to_pylist(), strict=True))

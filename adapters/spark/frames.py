@@ -89,7 +89,7 @@ def fit(
         rows = rows.sortWithinPartitions(*order.numbered)
         indices += [i for i in order.indices if i not in indices]
     rows = rows.select(*[f"c{i}" for i in indices])
-    with job(df.sparkSession):
+    with job():
         if order is None:
             parts = [Part(**row) for row in collect_rows(rows.mapInArrow(learn, PART_TYPE))]
         elif isinstance(normalizer.policy, sbn.BatchEMA):

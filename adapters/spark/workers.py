@@ -31,7 +31,8 @@ __all__ = [
 
 _TOKEN = re.compile(r"\[streambn:([A-Za-z0-9+/=]+)\]")
 _MISSING = re.compile(
-    r"(?:ModuleNotFoundError|ImportError|AttributeError): (.*(?:streambn|pyarrow|numpy).*)"
+    r"ModuleNotFoundError: (No module named '(?:streambn|pyarrow|numpy|msgspec)\b.*)"
+    r"|(?:ImportError|AttributeError): (.*'streambn\b.*)"
 )
 _NOT_STARTED = re.compile(r'Cannot run program "([^"]*)"')
 _VERSIONS = re.compile(r"\[PYTHON_VERSION_MISMATCH\] ([^\n]*)")
@@ -68,7 +69,7 @@ def check_session(spark: Any) -> None:
 
 
 @contextmanager
-def job(spark: Any) -> Iterator[None]:
+def job() -> Iterator[None]:
     """Run a Spark job; its failures that have to do with streambn become one clear line.
 
     An error that `task` caught on a worker is raised again on the driver, of its own kind. Other
@@ -79,13 +80,13 @@ def job(spark: Any) -> Iterator[None]:
     except StreamBNError:
         raise
     except Exception as error:  # of pyspark, py4j or gRPC, of which a client may lack one
-        known = _explain(str(error), spark)
+        known = _explain(str(error))
         if known is None:
             raise
         raise known from error
 
 
-def _explain(text: str, spark: Any) -> StreamBNError | None:
+def _explain(text: str) -> StreamBNError | None:
     if token := _TOKEN.search(text):
         return error_from_json(base64.b64decode(token[1]).decode())
     if program := _NOT_STARTED.search(text):
@@ -101,9 +102,10 @@ def _explain(text: str, spark: Any) -> StreamBNError | None:
             argument="spark",
         )
     if missing := _MISSING.search(text):
+        reason = (missing[1] or missing[2]).strip()
         return InvalidValueError(
-            f"Spark's workers cannot import streambn ({missing[1].strip()}). Install the driver's "
-            "version on every worker, or set PYSPARK_PYTHON to a Python that has it.",
+            f"Spark's workers cannot import streambn ({reason}). Install the driver's version on "
+            "every worker, or set PYSPARK_PYTHON to a Python that has it.",
             argument="spark",
         )
     if "SESSION_OR_CONTEXT_NOT_EXISTS" in text or "stopped SparkContext" in text:
