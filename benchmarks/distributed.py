@@ -41,7 +41,7 @@ class Size(NamedTuple):
     rounds: int = 3
     far: int = 100_000  # rows of the column that tells digits
     partitions: tuple[int, ...] = (8, 64, 512, 4096)
-    blocks: tuple[int, ...] = (8, 64, 512)  # of Ray, which needs some 20 ms for each
+    blocks: tuple[int, ...] = (8, 64, 512, 4096)  # of Ray
 
     @property
     def nbytes(self) -> int:
