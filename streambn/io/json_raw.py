@@ -46,10 +46,18 @@ def with_raw_columns(batch: Any, data: bytes, schema: Any) -> Any:
     """Return the batch of some lines with the columns of the schema that hold text.
 
     A field that a line lacks, and one that is null, is null.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        A line is not JSON. Arrow itself takes ``Infinity`` and ``NaN`` for numbers.
     """
     fields: Any = types.GenericAlias(dict, (str, msgspec.Raw))
     decode = msgspec_json.Decoder(fields).decode
-    rows = [decode(line) for line in data.split(b"\n") if line and not line.isspace()]
+    try:
+        rows = [decode(line) for line in data.split(b"\n") if line and not line.isspace()]
+    except msgspec.DecodeError as error:
+        raise pa.ArrowInvalid(str(error)) from error
     columns = [
         _array([bytes(row.get(field.name, b"null")) for row in rows])
         if isinstance(field.type, RawJson)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from streambn.errors import StreamBNError
 from streambn.io import Format, Passthrough, json_reader
 from streambn.io.json_reader import open_json
 from streambn.io.json_writer import JsonWriter
@@ -76,3 +77,17 @@ def test_no_file_can_declare_text_as_json() -> None:
     schema = pa.ipc.open_stream(file.getvalue()).schema
     with pytest.raises(pa.ArrowInvalid, match="binary"):
         JsonWriter(io.BytesIO(), schema)
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN"])
+def test_what_arrow_alone_takes_for_a_number_is_refused(number: str) -> None:
+    content = b'{"x": 1, "y": 2}\n{"x": %s, "y": 3}\n' % number.encode()
+
+    def reader() -> Any:
+        return io.BytesIO(content).read
+
+    batches = open_json(
+        reader(), "it", {"x": pa.float64()}, reader, Passthrough({"x"}, Format.JSON)
+    )
+    with pytest.raises(StreamBNError, match=r"it, line 2: not readable: JSON is malformed"):
+        list(batches)

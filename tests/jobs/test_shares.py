@@ -16,10 +16,11 @@ from data_files import write_as
 from hypothesis import given
 from hypothesis import strategies as st
 from inline_executor import InlineExecutor
+from object_stores import new_bucket, s3, s3_server
 
 import streambn as sbn
 from streambn.errors import InvalidValueError, StreamBNError
-from streambn.io import csv_reader, joins, locate, scan
+from streambn.io import Location, csv_reader, joins, locate, scan
 from streambn.io import readers as reading
 from streambn.jobs import (
     ApplyStatistics,
@@ -38,6 +39,7 @@ from streambn.jobs import (
 from streambn.jobs import executors as shared
 from streambn.policies import Policy, Welford
 
+__all__ = ["new_bucket", "s3", "s3_server"]
 NEVER = Checkpoint(None, Interval(None, None))
 SAME_BITS = [
     sbn.Exact(),
@@ -283,6 +285,21 @@ def test_what_cannot_be_shared_is_refused(plain_folder: None) -> None:
     frozen = sbn.Normalizer().update(pa.table({"x": [1.0, 2.0]})).freeze()
     with pytest.raises(InvalidValueError, match="standard output"):
         apply(frozen, InlineExecutor(), out="-", inputs=["in/k=0/0.parquet"])
+
+
+def test_inputs_and_outputs_may_be_in_a_store(plain_folder: None, s3: Location) -> None:
+    for path in Path("in").rglob("*.*"):
+        s3.child(str(path)).write_bytes(path.read_bytes())
+    norm = sbn.Normalizer(sbn.Exact(), columns=["x", "n"])
+    fit(norm, InlineExecutor(), inputs=[f"{s3.text}/in"])
+    shared = Path("out.json").read_bytes()
+    fit(norm, None)
+    assert Path("out.json").read_bytes() == shared
+    frozen = sbn.load("out.json").freeze()
+    apply(frozen, None)
+    apply(frozen, InlineExecutor(), out=f"{s3.text}/out/", inputs=[f"{s3.text}/in"])
+    for path in Path("out").rglob("*.[pc]*"):
+        assert s3.child(str(path)).read_bytes() == path.read_bytes()
 
 
 # --- outputs --------------------------------------------------------------------------
