@@ -86,7 +86,7 @@ def apply(
     partition keys as columns. In a folder, each input keeps its path and format.
     """
     engine.check(inputs, output)
-    read_options = engine.adapt(job.read_options)._replace(union=union_by_name)
+    read_options = job.read_options._replace(union=union_by_name)
     if verify and (output == PIPE or read_options.skip_damaged):
         raise click.UsageError(
             "--verify compares an output file with all of its inputs. It cannot be combined with "
@@ -166,7 +166,7 @@ def normalize(
             "--online learns and normalizes each batch in turn, so it cannot be combined with "
             f"--engine {engine.engine}."
         )
-    read_options = engine.adapt(job.read_options)
+    read_options = job.read_options
     sources, unusable = job.scan(inputs)
     with usage_errors():
         if not online:

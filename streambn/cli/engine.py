@@ -13,7 +13,7 @@ from streambn._lazy import lazy_module
 from streambn.cli.app import Option, OptionGroup
 from streambn.errors import StreamBNError
 from streambn.io import PIPE
-from streambn.jobs import Executor, ReadOptions
+from streambn.jobs import Executor
 
 # A job on Spark imports pyspark. No other job pays for that.
 spark = lazy_module("streambn.adapters.spark")
@@ -55,10 +55,6 @@ class EngineOptions(NamedTuple):
                 "--threads has no meaning with --engine spark, whose master says how many tasks "
                 "run: --spark-master 'local[4]'."
             )
-
-    def adapt(self, options: ReadOptions) -> ReadOptions:
-        """Return how inputs are read by this engine."""
-        return options if self.engine == "local" else options._replace(threads=1)
 
     @contextlib.contextmanager
     def executor(self) -> Iterator[Executor | None]:

@@ -92,7 +92,7 @@ def fit(
             output,
             checkpoints.checkpoint(locate(target).with_suffix(".checkpoint"), resume=job.resume),
             frozen=frozen,
-            options=engine.adapt(job.read_options),
+            options=job.read_options,
             display=job.display,
             executor=executor,
         ).with_skipped(unusable)

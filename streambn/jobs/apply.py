@@ -61,7 +61,8 @@ def apply_job(
     """
     _check_shareable(plan, executor)
     options = options.for_new_job()
-    configure_process(options.threads)
+    if executor is None:
+        configure_process(options.threads)
     with lock(*_manifests(plan)):
         if write_options.resume:
             remove_leftovers(*plan.files)
@@ -154,7 +155,7 @@ def _apply(
     """Write the outputs; `learned` has the stamps that the sources had when they were learned."""
     if operation.statistics.options.schema == "union":
         options = options._replace(union=True)
-    if isinstance(operation, ApplyStatistics):
+    if isinstance(operation, ApplyStatistics) and executor is None:
         # Several threads normalize a block each, between reading and encoding it.
         kernels.set_threads(max(1, options.threads // 6))
     sources = plan.sources

@@ -114,10 +114,11 @@ def run_fit(
 
     The parameters are those of `fit_job`.
     """
-    if executor is not None:
+    if executor is None:
+        configure_process(options.threads)
+    else:  # this process does little, and belongs to the caller
         check_policy(initial.policy)
         check_shareable(sources)
-    configure_process(options.threads)
     start = checkpoint.load(initial, sources, options) or FitState(initial, Position())
     with checkpoint.open_writer(initial, sources, options) as writer:
         progress = Progress("fitting", len(sources), total_size(sources))

@@ -137,6 +137,7 @@ def _make_share(making: Making, outputs: Sequence[Output]) -> list[MadeOutput]:
 
 def _make(making: Making, output: Output) -> MadeOutput:
     options = making.options._replace(
+        threads=1,  # an executor has as many workers as there are cores
         settled={**making.options.settled},
         settled_passed={**making.options.settled_passed},
         kept_text={},

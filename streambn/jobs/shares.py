@@ -303,7 +303,7 @@ class _LearnedSlice(NamedTuple):
 
 def _learn_share(work: _Work, share: Sequence[_Slice]) -> list[_LearnedSlice]:
     """Learn a share, on a worker."""
-    options = work.options._replace(settled={**work.options.settled})
+    options = work.options._replace(threads=1, settled={**work.options.settled})
     open_one = functools.partial(open_needed, work.opening, options, SchemaCache())
     return [_learn_slice(work.empty, piece, options, open_one) for piece in share]
 

@@ -196,6 +196,13 @@ def test_an_average_over_missing_values_agrees_to_rounding(
         np.testing.assert_allclose(by_shares[name], alone[name], rtol=1e-13)
 
 
+def test_a_caller_keeps_its_threads(plain_folder: None, frozen: sbn.FrozenNormalizer) -> None:
+    pa.set_cpu_count(3)
+    fit(sbn.Normalizer(columns=["x"]), InlineExecutor())
+    apply(frozen, InlineExecutor())
+    assert pa.cpu_count() == 3
+
+
 def test_attempts_count_once(plain_folder: None) -> None:
     norm = sbn.Normalizer(Welford(), columns=["x"])
     alone = outcome(lambda: fit(norm, None), "out.json")
