@@ -192,6 +192,16 @@ def test_a_refused_value_fails_the_job(
 
 
 @both
+def test_a_message_holds_any_name(spark: Any, normalize: Callable[..., Any]) -> None:
+    name = 'it\'s \\ "x" `y` ∂'
+    norm = sbn.Normalizer().update(pa.table({name: [1.0, 3.0]}))
+    df = spark.createDataFrame([(math.inf,)], "x double").toDF(name)
+    with pytest.raises(PySparkException) as caught:
+        normalize(df, norm.freeze()).collect()
+    assert f"column {name!r} holds infinity" in str(caught.value)
+
+
+@both
 def test_a_list_of_another_length_fails_the_job(spark: Any, normalize: Callable[..., Any]) -> None:
     norm = sbn.Normalizer(columns=["v"]).update(pa.table({"v": [[1.0, 2.0]]}))
     df = spark.createDataFrame([([1.0],)], "v array<double>")
