@@ -163,7 +163,7 @@ class ExactMoments(SealedArrays, ExactSums):
     def approximate_sums(self) -> tuple[Floats, Floats]:
         """Return Σx and Σx² in the data's units, each within a few units in the last place.
 
-        A sum is infinite or NaN where a part of it is beyond float64. A sum below 1e-290 may have
+        Sums may be infinite or NaN if one of them is beyond float64. A sum below 1e-290 may have
         lost all digits.
         """
         plain = self.decimal == 0
@@ -215,11 +215,15 @@ def _approximate(limbs: Ints, bits: int) -> Floats:
     The limbs become signed digits in base 2**64, which makes the digits above a small negative
     sum zero instead of -1. The highest digit that is not zero therefore dominates the others.
     """
+    used = np.flatnonzero(np.bitwise_or.reduce(limbs, axis=1))
+    start, end = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+    limbs = limbs[start : end + 1]  # a digit may be carried into the next limb
     digits = limbs.astype(np.float64)
     digits[1:] += limbs[:-1] < 0
-    used = np.flatnonzero(digits.any(axis=1))
     with np.errstate(all="ignore"):
-        values: Floats = np.ldexp(1.0, 64 * used - bits) @ digits[used]
+        weights = np.ldexp(1.0, 64 * np.arange(start, start + len(limbs)) - bits)
+        weights[~digits.any(axis=1)] = 0.0  # an infinite one would make NaN of zeros
+        values: Floats = weights @ digits
     return values
 
 
