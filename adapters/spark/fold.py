@@ -1,4 +1,4 @@
-"""What tasks learned, as rows of a DataFrame, and its merge on the driver."""
+"""What tasks learned, as rows of a DataFrame, and its merge: on workers first if it is large."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F  # noqa: N812 - the name in Spark's documentation
 from pyspark.sql.types import BinaryType, LongType, StructField, StructType
 
 import streambn as sbn
 
 from .._parts import merge_states
+from .workers import task
 
-__all__ = ["PART_TYPE", "Part", "collect_rows", "merge_parts", "part_batch"]
+__all__ = ["PART_TYPE", "Part", "collect_parts", "collect_rows", "merge_parts", "part_batch"]
 
 PART_TYPE: Final = StructType(
     [
@@ -29,6 +31,13 @@ _ARROW_TYPE: Final = pa.schema(
         pa.field("state", pa.binary(), nullable=False),
     ]
 )
+
+
+# The driver merges a feature of a state in 2 µs. 80,000 partitions of 128 MB, which are 10 TB, with
+# 200 features would take it half a minute, and their states more memory than Spark lets a driver
+# collect. For states of few features the shuffle costs more than it saves.
+_MANY_FEATURES: Final = 64
+_GROUP: Final = 64
 
 
 class Part(NamedTuple):
@@ -65,6 +74,27 @@ def collect_rows(parts: DataFrame) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = parts.toArrow().to_pylist()
     return rows
+
+
+def collect_parts(parts: DataFrame, features: int) -> list[Part]:
+    """Run the job, and return what its tasks learned.
+
+    If a state has many features, workers merge the states of neighbouring partitions first.
+    """
+    if features >= _MANY_FEATURES:
+        group = F.floor(F.col("place") / _GROUP)
+        parts = parts.groupBy(group).applyInArrow(_merge_group, PART_TYPE)
+    return [Part(**row) for row in collect_rows(parts)]
+
+
+def _merge_group(group: pa.Table) -> pa.Table:
+    """Merge the states of a group by ascending place, in a task."""
+    with task():
+        rows = sorted((Part(**row) for row in group.to_pylist()), key=lambda part: part.place)
+        states = (sbn.from_bytes(part.state) for part in rows)
+        merged = sbn.merge(state for state in states if isinstance(state, sbn.Normalizer))
+        total = sum(part.rows for part in rows)
+        return pa.Table.from_batches([part_batch(rows[0].place, total, merged.to_bytes())])
 
 
 def merge_parts(start: sbn.Normalizer, parts: Iterable[Part]) -> sbn.Normalizer:

@@ -14,7 +14,7 @@ from streambn.errors import InvalidValueError
 
 from .._parts import check_frozen, check_normalizer, without_data
 from .blocks import learn_blocks
-from .fold import PART_TYPE, Part, collect_rows, merge_parts, part_batch
+from .fold import PART_TYPE, Part, collect_parts, collect_rows, merge_parts, part_batch
 from .order import Order, OrderedRows, arranged
 from .schemas import arrow_schema, changed_schema, numbered, with_names
 from .workers import check_frame, job, partition_id, read_state, start_task, task
@@ -29,8 +29,8 @@ def fit(
 ) -> sbn.Normalizer:
     """Learn the statistics of a Spark DataFrame.
 
-    Each task learns the rows of its partition, and the driver merges what they learned. Nothing
-    is shuffled, and only the columns that the statistics need are read.
+    Each task learns the rows of its partition, and the driver merges what they learned. No data
+    are shuffled, and only the columns that the statistics need are read.
 
     Parameters
     ----------
@@ -62,9 +62,14 @@ def fit(
 
     Notes
     -----
-    A task that fails and is tried again counts once, as does one that Spark runs twice. For a
-    `BatchEMA` the DataFrame is read twice: first for the sizes of its partitions, which tell where
-    blocks begin. Cache it if it takes long to compute.
+    A task that fails and is tried again counts once, as does one that Spark runs twice.
+
+    With 64 features or more, workers merge the states of 64 neighbouring partitions at a time
+    before the driver gets them. With `order_by` the driver gets each state, and
+    ``spark.driver.maxResultSize`` limits their number.
+
+    For a `BatchEMA` the DataFrame is read twice: first for the sizes of its partitions, which tell
+    where blocks begin. Cache it if it takes long to compute.
     """
     check_frame(df)
     check_normalizer(normalizer)
@@ -91,7 +96,8 @@ def fit(
     rows = rows.select(*[f"c{i}" for i in indices])
     with job():
         if order is None:
-            parts = [Part(**row) for row in collect_rows(rows.mapInArrow(learn, PART_TYPE))]
+            width = start.statistics.require_binding().width
+            parts = collect_parts(rows.mapInArrow(learn, PART_TYPE), width)
         elif isinstance(normalizer.policy, sbn.BatchEMA):
             parts = learn_blocks(rows, start, names, order)
         else:

@@ -110,6 +110,11 @@ def _explain(text: str) -> StreamBNError | None:
         )
     if "SESSION_OR_CONTEXT_NOT_EXISTS" in text or "stopped SparkContext" in text:
         return InvalidValueError("the Spark session was stopped.", argument="spark")
+    if "spark.driver.maxResultSize" in text:
+        return StreamBNError(
+            "the states of all partitions exceed spark.driver.maxResultSize. Raise it, or learn "
+            "fewer partitions: df.coalesce(1000)."
+        )
     if "Python worker exited unexpectedly" in text:
         return StreamBNError(
             "a Python worker of Spark was killed in each attempt of a task, perhaps for its use of "

@@ -37,7 +37,8 @@ def no_job(spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def collect(_: Any) -> Any:
         pytest.fail("a job ran")
 
-    monkeypatch.setattr(frames, "collect_rows", collect)
+    for module in (frames, fold):
+        monkeypatch.setattr(module, "collect_rows", collect)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ from pyspark.sql import SparkSession
 from streambn.adapters.spark import fit, transform, transform_sql
 
 builder = SparkSession.builder.remote("local[2]") if sys.argv[1] == "connect" else (
-    SparkSession.builder.master("local[2]")
+    SparkSession.builder.master("local[2]").config("spark.driver.maxResultSize", "40k")
 )
 for name, value in SETTINGS.items():
     if sys.argv[1] != "connect" or not name.startswith("spark.driver"):
@@ -214,6 +215,13 @@ try:
 except sbn.InvalidValueError as error:
     assert error.column == "x"
     print(error)
+if sys.argv[1] == "classic":
+    try:
+        fit(spark.range(0, 1000, 1, 60), sbn.Normalizer(sbn.Exact()))
+    except sbn.StreamBNError as error:
+        assert "maxResultSize" in str(error), error
+    else:
+        raise AssertionError("the driver took more than it may")
 spark.stop()
 try:
     fit(df, sbn.Normalizer())

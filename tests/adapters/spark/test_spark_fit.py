@@ -135,6 +135,16 @@ def test_columns_without_statistics_are_told_as_locally(
     assert [each.column for each in norm.statistics.left_out] == ["s.q", "a.b"]
 
 
+def test_states_of_many_features_are_merged_in_groups(spark: Any) -> None:
+    data = pa.table({f"x{i}": 1e6 + rng.normal(size=300) for i in range(64)})
+    df = spark.createDataFrame(data).repartition(66, F.xxhash64("x0"))
+    exact = sbn.Normalizer(sbn.Exact())
+    assert fingerprint(adapter.fit(df, exact)) == fingerprint(local(exact, data))
+    found = [adapter.fit(df, sbn.Normalizer()) for _ in range(2)]
+    assert_close(found[0], local(sbn.Normalizer(), data))
+    assert fingerprint(found[0]) == fingerprint(found[1])  # whichever task ended first
+
+
 def test_empty_and_null_partitions_bind_the_same_columns(spark: Any) -> None:
     kind = "x double, v array<float>, n void, g int"
     rows = [(None, None, None, 1), (2.0, [1.0, 2.0], None, 2), (None, None, None, None)]
