@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from streambn.accumulators.exact import ExactMoments
 from streambn.accumulators.moments import Moments
 from streambn.errors import InvalidValueError
-from streambn.kernels.interface import Floats, Ints
+from streambn.kernels.interface import Floats
 from streambn.kernels.moments import MomentArrays, TallyArrays
 from streambn.kernels.rows import MAX_WEIGHT
 
@@ -238,33 +238,45 @@ def check_exact(sums: ExactMoments, where: str = "") -> None:
     Σx²                          from (Σx)²/count to count·max(min², max²)
     ===========================  ===================================================
     """
-    check_tally(sums, where)
-    scale: Ints = sums.scale
-    within = (scale >= -_MAX_SCALE) & (scale <= _MAX_SCALE)
-    require(within, f"{where}scale", scale, f"within ±{_MAX_SCALE}")
-    decimal = sums.decimal
-    require((decimal == 0) | (decimal == 1), f"{where}decimal", decimal, "0 or 1")
-    require((decimal == 1) | (scale == 0), f"{where}scale", scale, "0 where decimal is 0")
+    _enforce(where, chain(_tally_rules(sums), _unit_rules(sums)))
+    sure, undecided = _judge_rounded(sums)
     # Exact integers decide what rounded sums leave open.
-    for i in np.flatnonzero(~_surely_sums(sums)).tolist():
+    for i in np.flatnonzero(~sure & ~undecided).tolist():
         _check_integers(sums, i, where)
+    near = np.flatnonzero(undecided).tolist()
+    if not near:
+        return
+    counts = sums.count[near].tolist()
+    for i, n, (total, squares) in zip(near, counts, sums.integers_of(near), strict=True):
+        if total * total > n * squares:
+            raise _no_squares(where, i, n)
 
 
-def _surely_sums(sums: ExactMoments) -> NDArray[np.bool_]:
-    """Return where sums of a rounding error within the rules keep them beyond doubt."""
+def _unit_rules(sums: ExactMoments) -> Iterator[_Rule]:
+    scale, decimal = sums.scale, sums.decimal
+    within = (scale >= -_MAX_SCALE) & (scale <= _MAX_SCALE)
+    yield _Rule(within, ("scale",), scale, f"within ±{_MAX_SCALE}")
+    yield _Rule((decimal == 0) | (decimal == 1), ("decimal",), decimal, "0 or 1")
+    yield _Rule((decimal == 1) | (scale == 0), ("scale",), scale, "0 where decimal is 0")
+
+
+def _judge_rounded(sums: ExactMoments) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return where sums keep the rules, and where they do if their variance is not negative.
+
+    The sums are rounded to float64, and the rules for `min` and `max` have to hold to 1e-12.
+    """
     with np.errstate(all="ignore"):
         total, squares = sums.approximate_sums()
         n = sums.count.astype(np.float64)
         low, high = sums.min, sums.max
         largest = np.maximum(np.abs(low), np.abs(high))
-        root = np.sqrt(squares / n)
-        mean = total / n
         slack = _MARGIN * largest
-        sure: NDArray[np.bool_] = (mean >= low + slack) & (mean <= high - slack)
-        sure &= (np.abs(mean) <= root * (1 - _MARGIN)) & (root <= largest * (1 - _MARGIN))
+        mean, root = total / n, np.sqrt(squares / n)
+        within = (mean >= low - slack) & (mean <= high + slack) & (root <= largest + slack)
         # Below, digits of the sums may be lost.
-        sure &= (squares > _LEAST) & (squares < np.inf)
-    return sure
+        within &= (squares > _LEAST) & (squares < np.inf)
+        apart = np.abs(mean) <= root * (1 - _MARGIN)
+    return within & apart, within & ~apart
 
 
 def _check_integers(sums: ExactMoments, i: int, where: str) -> None:
@@ -287,7 +299,10 @@ def _check_integers(sums: ExactMoments, i: int, where: str) -> None:
         total * total <= n * squares
         and squares * (up * q * one) ** 2 <= n * (down * p * (one + 1)) ** 2
     ):
-        raise InvalidValueError(
-            f"{where}squares[{i}] is no sum of squares of {n} values from min to max with that "
-            "total"
-        )
+        raise _no_squares(where, i, n)
+
+
+def _no_squares(where: str, i: int, n: int) -> InvalidValueError:
+    return InvalidValueError(
+        f"{where}squares[{i}] is no sum of squares of {n} values from min to max with that total"
+    )

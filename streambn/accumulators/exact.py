@@ -222,7 +222,8 @@ def _approximate(limbs: Ints, bits: int) -> Floats:
     digits[1:] += limbs[:-1] < 0
     with np.errstate(all="ignore"):
         weights = np.ldexp(1.0, 64 * np.arange(start, start + len(limbs)) - bits)
-        weights[~digits.any(axis=1)] = 0.0  # an infinite one would make NaN of zeros
+        if 64 * end - bits >= 1024:  # infinity times zero would be NaN
+            weights[~digits.any(axis=1)] = 0.0
         values: Floats = weights @ digits
     return values
 

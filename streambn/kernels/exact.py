@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -66,11 +67,20 @@ class ExactSums(TallyArrays):
 
     def integers(self, feature: int) -> tuple[int, int]:
         """Return Σx and Σx² of a feature, in units."""
-        total, squares = (
-            int.from_bytes(limbs[:, feature].tobytes(), "little", signed=True)
+        [sums] = self.integers_of([feature])
+        return sums
+
+    def integers_of(self, features: Sequence[int] | Ints) -> Iterator[tuple[int, int]]:
+        """Yield Σx and Σx² of some features, in units."""
+        totals, squares = (
+            np.ascontiguousarray(limbs[:, features].T).view(f"V{8 * len(limbs)}").ravel().tolist()
             for limbs in (self.total, self.squares)
         )
-        return total, squares
+        for total, square in zip(totals, squares, strict=True):
+            yield (
+                int.from_bytes(total, "little", signed=True),
+                int.from_bytes(square, "little", signed=True),
+            )
 
     def put(self, feature: int, total: int, squares: int) -> None:
         """Set Σx and Σx² of a feature, in units.
