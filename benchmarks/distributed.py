@@ -338,9 +338,11 @@ def model(found: Mapping[str, Found], size: Size) -> list[str]:
         f"{cost.fold * 1e6:.1f} µs. 10 TB of 200 columns in partitions of 128 MB are "
         f"{partitions:,} states of {state / 1e3:.0f} kB, {partitions * state / 1e9:.1f} GB in all:",
         table,
-        "The fold runs while the tasks do, and states of `Exact` need not wait on the driver. It "
-        f"would take longer than the reading from {_cores(values, folded, cost):,} cores on; a "
-        "tree of merges on the workers would pay from there. Fewer, larger partitions are simpler.",
+        "A fold on the driver alone would take longer than the reading from "
+        f"{_cores(values, folded, cost):,} cores on. So `fit` of a Spark DataFrame merges states "
+        "of 64 features or more on the workers first, 64 states at a time. `fit_dataset`, and Ray "
+        "under `Exact`, merge each state as it comes, while the tasks run: larger partitions are "
+        "the remedy there.",
         f"Statistics of 100,000 keys are another matter: {keyed / 1e9:.1f} GB for each "
         "partition that has all keys. There the states of a key have to meet on one worker, by a "
         "shuffle of states, or the data be partitioned by key.",
