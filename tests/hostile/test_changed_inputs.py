@@ -13,6 +13,7 @@ import pytest
 from streambn.io import Source
 from streambn.jobs import apply as apply_module
 from streambn.jobs import fit as fit_module
+from streambn.jobs import share_outputs
 
 Run = Callable[..., Any]
 Act = Callable[[], object]
@@ -119,13 +120,13 @@ def test_input_that_changes_before_verify_takes_the_blame(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run("fit", "in", "-o", "s.json", "-q").code == 0
-    real = apply_module.verification.verify_output
+    real = share_outputs.verification.verify_output
 
     def verify_output(output: Any, *args: Any) -> None:
         write(B, 3)
         real(output, *args)
 
-    monkeypatch.setattr(apply_module.verification, "verify_output", verify_output)
+    monkeypatch.setattr(share_outputs.verification, "verify_output", verify_output)
     done = run("apply", "s.json", str(B), "-o", "out.csv", "--verify", "-q")
     assert done.code == 1
     assert "in/b.csv changed" in done.lines[0]
