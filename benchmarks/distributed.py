@@ -125,6 +125,7 @@ def run_task(task: str, cores: int, folder: Path, rounds: int, partitions: Seque
     environment = {name: value for name, value in os.environ.items() if name not in THREADS}
     done = subprocess.run(
         [sys.executable, "-P", str(_SCRIPT), *arguments],
+        cwd=folder,  # where workers look for modules first: not in a checkout
         env={**environment, "PYSPARK_PYTHON": sys.executable},
         capture_output=True,
         text=True,

@@ -21,7 +21,7 @@ from .blocks import as_arrow
 from .order import Key, Order
 from .workers import read_state, start_task
 
-__all__ = ["Sizes", "learn", "measure", "sizes_of"]
+__all__ = ["Sizes", "changed", "learn", "measure", "sizes_of"]
 
 # For the first key of each block, its rows and how many of them may end an earlier block.
 Sizes = Mapping[Key, tuple[int, int]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -35,7 +36,10 @@ def cluster(**settings: Any) -> Iterator[Any]:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     started = not ray.is_initialized()
     if started:
-        ray.init(**{**SETTINGS, **settings})
+        # Workers import from the folder in which Ray is started before all others. The root of a
+        # checkout has a streambn without adapters.
+        with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
+            ray.init(**{**SETTINGS, **settings})
     try:
         yield ray
     finally:
