@@ -198,6 +198,10 @@ def test_all_is_exact(name: str) -> None:
     if name == "streambn.kernels.native":
         absent = "needs the compiled kernels: install streambn where there is a C++ compiler"
         pytest.importorskip(name, reason=absent, exc_type=ImportError)
+    for host, package in (("ray", "ray[data]"), ("spark", "pyspark")):
+        if name.startswith(f"streambn.adapters.{host}"):
+            absent = f"needs {package.partition('[')[0]}: pip install '{package}'"
+            pytest.importorskip(name, reason=absent, exc_type=ImportError)
     module = importlib.import_module(name)
     assert module.__doc__
     assert len(set(module.__all__)) == len(module.__all__)
