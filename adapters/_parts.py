@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -17,6 +18,9 @@ __all__ = [
     "error_from_json",
     "error_to_json",
     "merge_states",
+    "order_names",
+    "read_state",
+    "read_states",
     "without_data",
 ]
 
@@ -46,6 +50,27 @@ def check_frozen(frozen: Any) -> None:
         )
 
 
+def order_names(order_by: Any) -> tuple[str, ...]:
+    """Return the columns that the argument `order_by` names.
+
+    Raises
+    ------
+    InvalidValueError
+        It is not a name or names.
+    """
+    names = (order_by,) if isinstance(order_by, str) else order_by
+    if (
+        not isinstance(names, Sequence)
+        or not names
+        or not all(isinstance(name, str) for name in names)
+    ):
+        raise InvalidValueError(
+            f"order_by must be a column's name, or a list of names, got {order_by!r}.",
+            argument="order_by",
+        )
+    return tuple(names)
+
+
 def without_data(normalizer: sbn.Normalizer) -> sbn.Normalizer:
     """Return a normalizer with the same policy, options and columns that has seen no row."""
     statistics = normalizer.statistics
@@ -73,10 +98,11 @@ def merge_states(start: sbn.Normalizer, states: Iterable[bytes], engine: str) ->
     MergeError
         See `streambn.merge`.
     """
-    return sbn.merge(chain([start], _read(states, engine)))
+    return sbn.merge(chain([start], read_states(states, engine)))
 
 
-def _read(states: Iterable[bytes], engine: str) -> Iterator[sbn.Normalizer]:
+def read_states(states: Iterable[bytes], engine: str) -> Iterator[sbn.Normalizer]:
+    """Yield what tasks learned; the errors are those of `merge_states`."""
     for state in states:
         try:
             learned = sbn.from_bytes(state)
@@ -84,6 +110,23 @@ def _read(states: Iterable[bytes], engine: str) -> Iterator[sbn.Normalizer]:
             raise SnapshotError(f"the statistics of a {engine} worker: {error.message}") from error
         assert isinstance(learned, sbn.Normalizer)
         yield learned
+
+
+@functools.lru_cache(maxsize=8)
+def read_state(content: bytes, engine: str) -> sbn.Normalizer | sbn.FrozenNormalizer:
+    """Return the normalizer that the driver sent; all tasks of a worker share it.
+
+    Raises
+    ------
+    SnapshotError
+        Driver and worker have different versions of streambn.
+    """
+    try:
+        return sbn.from_bytes(content)
+    except SnapshotError as error:
+        raise SnapshotError(
+            f"on a {engine} worker, which has streambn {sbn.__version__}: {error.message}"
+        ) from error
 
 
 def error_to_json(error: StreamBNError) -> str:

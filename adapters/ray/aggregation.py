@@ -8,9 +8,9 @@ from ray.data.block import Block, BlockAccessor
 import streambn as sbn
 from streambn.errors import InvalidValueError
 
-from .._parts import check_normalizer, merge_states, without_data
+from .._parts import check_normalizer, merge_states, read_state, without_data
 from .blocks import as_arrow
-from .workers import read_state, start_task
+from .workers import start_task
 
 __all__ = ["Statistics"]
 
@@ -77,7 +77,7 @@ class Statistics(AggregateFnV2[bytes, bytes]):
         table = as_arrow(BlockAccessor.for_block(block).to_arrow())
         if not table.num_rows:
             return None
-        norm = sbn.Normalizer.from_statistics(read_state(self._state).statistics)
+        norm = sbn.Normalizer.from_statistics(read_state(self._state, "Ray").statistics)
         return norm.update(table).to_bytes()
 
     def combine(self, current_accumulator: bytes, new: bytes) -> bytes:

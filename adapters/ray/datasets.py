@@ -18,12 +18,13 @@ from .._parts import (
     check_normalizer,
     error_from_json,
     merge_states,
+    read_state,
     without_data,
 )
 from .blocks import as_arrow, as_ray, check_dataset, schema_of
 from .order import Order
 from .rows import Sizes, learn, measure, sizes_of
-from .workers import job, read_state, start_task
+from .workers import job, start_task
 
 __all__ = ["apply", "fit", "map_blocks", "transform"]
 
@@ -153,7 +154,7 @@ def apply(state: bytes, table: pa.Table) -> pa.Table:
     start_task()
     if not table.num_columns:  # how Ray writes a block without rows
         return table
-    return as_ray(read_state(state).transform(as_arrow(table)), table.schema)
+    return as_ray(read_state(state, "Ray").transform(as_arrow(table)), table.schema)
 
 
 def _check_order(normalizer: sbn.Normalizer, order: Order | None) -> None:

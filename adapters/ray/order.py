@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from streambn.errors import InvalidValueError, SchemaError
+
+from .._parts import order_names
 
 __all__ = ["Key", "Order"]
 
@@ -30,19 +31,7 @@ class Order(NamedTuple):
         InvalidValueError
             `order_by` is not a name or names.
         """
-        if order_by is None:
-            return None
-        names = (order_by,) if isinstance(order_by, str) else order_by
-        if (
-            not isinstance(names, Sequence)
-            or not names
-            or not all(isinstance(name, str) for name in names)
-        ):
-            raise InvalidValueError(
-                f"order_by must be a column's name, or a list of names, got {order_by!r}.",
-                argument="order_by",
-            )
-        return cls(tuple(names))
+        return None if order_by is None else cls(order_names(order_by))
 
     def check_schema(self, schema: pa.Schema) -> None:
         """Raise a SchemaError if a column is missing, or its values have no order."""

@@ -16,10 +16,10 @@ import pyarrow as pa
 import streambn as sbn
 from streambn.errors import InvalidValueError, StreamBNError
 
-from .._parts import error_to_json
+from .._parts import error_to_json, read_state
 from .blocks import as_arrow
 from .order import Key, Order
-from .workers import read_state, start_task
+from .workers import start_task
 
 __all__ = ["Sizes", "changed", "learn", "measure", "sizes_of"]
 
@@ -80,7 +80,7 @@ def learn(
         halves = [rows.slice(0, head), rows.slice(head)]
     for half in halves:
         if half.num_rows:
-            norm = sbn.Normalizer.from_statistics(read_state(state).statistics).update(half)
+            norm = sbn.Normalizer.from_statistics(read_state(state, "Ray").statistics).update(half)
             content = pa.array([norm.to_bytes()], pa.large_binary())
             yield pa.table({"state": content, **({} if order is None else order.range(half))})
 

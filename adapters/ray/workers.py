@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 from collections.abc import Iterator
@@ -10,10 +9,9 @@ from contextlib import contextmanager
 
 from ray.exceptions import RayError
 
-import streambn as sbn
-from streambn.errors import InvalidValueError, SnapshotError
+from streambn.errors import InvalidValueError
 
-__all__ = ["job", "read_state", "start_task"]
+__all__ = ["job", "start_task"]
 
 _MISSING = re.compile(r"(?:ModuleNotFoundError|ImportError): (.*streambn.*)")
 
@@ -40,20 +38,3 @@ def start_task() -> None:
     The kernels read the variable when they are first used.
     """
     os.environ.setdefault("STREAMBN_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
-
-
-@functools.lru_cache(maxsize=8)
-def read_state(content: bytes) -> sbn.Normalizer | sbn.FrozenNormalizer:
-    """Return the normalizer that the driver sent; all tasks of a worker share it.
-
-    Raises
-    ------
-    SnapshotError
-        Driver and worker have different versions of streambn.
-    """
-    try:
-        return sbn.from_bytes(content)
-    except SnapshotError as error:
-        raise SnapshotError(
-            f"on a Ray worker, which has streambn {sbn.__version__}: {error.message}"
-        ) from error

@@ -17,11 +17,11 @@ from pyspark.sql import DataFrame
 import streambn as sbn
 from streambn.errors import InvalidValueError
 
-from .._parts import without_data
+from .._parts import read_state, without_data
 from .fold import Part, collect_rows, part_batch
 from .order import Order, OrderedRows, arranged
 from .schemas import with_names
-from .workers import partition_id, read_state, task
+from .workers import partition_id, task
 
 __all__ = ["learn_blocks"]
 
@@ -103,7 +103,7 @@ def _learn(
     batches : iterable of pyarrow.RecordBatch
     """
     with task():
-        empty = read_state(state).statistics
+        empty = read_state(state, "Spark").statistics
         head, rest = (sbn.Normalizer.from_statistics(empty) for _ in range(2))
         rows = OrderedRows(order, batches)
         partition, length = partition_id(), 0

@@ -12,7 +12,7 @@ from pyspark.sql.types import BinaryType, LongType, StructField, StructType
 
 import streambn as sbn
 
-from .._parts import merge_states
+from .._parts import merge_states, read_states
 from .workers import task
 
 __all__ = ["PART_TYPE", "Part", "collect_parts", "collect_rows", "merge_parts", "part_batch"]
@@ -91,8 +91,7 @@ def _merge_group(group: pa.Table) -> pa.Table:
     """Merge the states of a group by ascending place, in a task."""
     with task():
         rows = sorted((Part(**row) for row in group.to_pylist()), key=lambda part: part.place)
-        states = (sbn.from_bytes(part.state) for part in rows)
-        merged = sbn.merge(state for state in states if isinstance(state, sbn.Normalizer))
+        merged = sbn.merge(read_states((part.state for part in rows), "Spark"))
         total = sum(part.rows for part in rows)
         return pa.Table.from_batches([part_batch(rows[0].place, total, merged.to_bytes())])
 

@@ -12,12 +12,12 @@ from pyspark.sql import DataFrame
 import streambn as sbn
 from streambn.errors import InvalidValueError
 
-from .._parts import check_frozen, check_normalizer, without_data
+from .._parts import check_frozen, check_normalizer, read_state, without_data
 from .blocks import learn_blocks
 from .fold import PART_TYPE, Part, collect_parts, collect_rows, merge_parts, part_batch
 from .order import Order, OrderedRows, arranged
 from .schemas import arrow_schema, changed_schema, numbered, with_names
-from .workers import check_frame, job, partition_id, read_state, start_task, task
+from .workers import check_frame, job, partition_id, start_task, task
 
 __all__ = ["fit", "transform"]
 
@@ -177,7 +177,7 @@ def _learn(
         With numbered columns.
     """
     with task():
-        norm = sbn.Normalizer.from_statistics(read_state(state).statistics)
+        norm = sbn.Normalizer.from_statistics(read_state(state, "Spark").statistics)
         rows = OrderedRows(order, batches)
         norm.update(with_names(batch, names) for batch in rows)
         if rows.count:
@@ -189,7 +189,7 @@ def _apply(
 ) -> Iterator[pa.RecordBatch]:
     """Normalize the batches of a partition in a task."""
     start_task()
-    frozen = read_state(state)
+    frozen = read_state(state, "Spark")
     for batch in batches:
         out = frozen.transform(with_names(batch, names))
         # Spark does not read a batch in which a name occurs twice.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Literal, NamedTuple
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from pyspark.sql import types as spark
 
 from streambn.errors import InvalidValueError, SchemaError
 
+from .._parts import order_names
 from .fold import PART_TYPE
 from .schemas import arrow_type
 
@@ -21,7 +22,6 @@ __all__ = ["Order", "OrderedRows", "arranged"]
 # Spark may cut batches as small as one row. Learning one takes as long as learning 1000 rows.
 _FEW_ROWS: Final = 4096
 _TEMPORAL: Final = (spark.DateType, spark.TimestampType, spark.TimestampNTZType)
-_DOMAIN: Final = "a column's name, or a list of names"
 
 
 class Order(NamedTuple):
@@ -53,15 +53,7 @@ class Order(NamedTuple):
         """
         if order_by is None:
             return None
-        names = (order_by,) if isinstance(order_by, str) else order_by
-        if (
-            not isinstance(names, Sequence)
-            or not names
-            or not all(isinstance(name, str) for name in names)
-        ):
-            raise InvalidValueError(
-                f"order_by must be {_DOMAIN}, got {order_by!r}.", argument="order_by"
-            )
+        names = order_names(order_by)
         found = df.columns
         for name in names:
             if name not in found:
@@ -87,7 +79,7 @@ class Order(NamedTuple):
                     argument="order_by",
                     column=field.name,
                 )
-        return cls(tuple(names), indices, fields)
+        return cls(names, indices, fields)
 
     @property
     def numbered(self) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 import os
 import re
 from collections.abc import Iterator
@@ -13,8 +12,7 @@ from typing import Any
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
-import streambn as sbn
-from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
+from streambn.errors import InvalidValueError, StreamBNError
 
 from .._parts import error_from_json, error_to_json
 
@@ -24,7 +22,6 @@ __all__ = [
     "check_session",
     "job",
     "partition_id",
-    "read_state",
     "start_task",
     "task",
 ]
@@ -158,20 +155,3 @@ def partition_id() -> int:
     """Return the number of the partition that this task has."""
     context = TaskContext.get()
     return 0 if context is None else context.partitionId()
-
-
-@functools.lru_cache(maxsize=8)
-def read_state(content: bytes) -> sbn.Normalizer | sbn.FrozenNormalizer:
-    """Return the normalizer that the driver sent; all tasks of a worker share it.
-
-    Raises
-    ------
-    SnapshotError
-        Driver and worker have different versions of streambn.
-    """
-    try:
-        return sbn.from_bytes(content)
-    except SnapshotError as error:
-        raise SnapshotError(
-            f"on a Spark worker, which has streambn {sbn.__version__}: {error.message}"
-        ) from error
