@@ -31,7 +31,8 @@ Missing = Literal["ignore", "raise", "propagate"]
 Unseen = Literal["zero", "passthrough", "raise"]
 
 # The parameters that `streambn.Normalizer` has too, besides the policy.
-_OPTIONS = ("eps", "ddof", "center", "scale", "affine", "clip", "nan", "inf", "weights")
+_OPTIONS: tuple[str, ...] = ("eps", "ddof", "center", "scale", "affine", "clip", "nan", "inf")
+_OPTIONS += ("weights", "min_count")
 
 
 class RiverNormalizer(base.MiniBatchTransformer):
@@ -56,6 +57,8 @@ class RiverNormalizer(base.MiniBatchTransformer):
     weights : str, optional
         Key of the sample weight in each row, in place of the argument `w`. It is not a feature
         and passes through.
+    min_count : int
+        Number of values from which a feature has statistics.
     unseen : {"zero", "passthrough", "raise"}
         Output for values of a feature without statistics: 0.0, the value itself, or a
         `NotFittedError`.
@@ -115,6 +118,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
         nan: Missing = "ignore",
         inf: Missing = "raise",
         weights: str | None = None,
+        min_count: int = 0,
         unseen: Unseen = "zero",
     ) -> None:
         self.policy = policy
@@ -129,6 +133,7 @@ class RiverNormalizer(base.MiniBatchTransformer):
         self.nan = nan
         self.inf = inf
         self.weights = weights
+        self.min_count = min_count
         self.unseen = unseen
         self.reset()
 

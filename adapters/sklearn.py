@@ -43,7 +43,7 @@ except ImportError as error:
 __all__ = ["SklearnNormalizer"]
 
 # The parameters that `streambn.Normalizer` has too, under the same names.
-_OPTIONS = ("eps", "ddof", "clip", "nan", "inf")
+_OPTIONS = ("eps", "ddof", "clip", "nan", "inf", "min_count")
 _VALUES_AT_ONCE = 1 << 20  # a large array is transformed faster in pieces that fit the cache
 
 
@@ -76,6 +76,8 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         null counts as NaN.
     inf : {"raise", "ignore", "propagate"}
         The same for infinities. With "raise" `transform` refuses them too.
+    min_count : int
+        Number of values from which a feature has statistics. One with fewer becomes NaN.
 
     Attributes
     ----------
@@ -136,6 +138,7 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         clip: float | None = None,
         nan: str = "ignore",
         inf: str = "raise",
+        min_count: int = 0,
     ) -> None:
         self.policy = policy
         self.columns = columns
@@ -147,6 +150,7 @@ class SklearnNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.clip = clip
         self.nan = nan
         self.inf = inf
+        self.min_count = min_count
 
     # ------------------------------------------------------------------------ exchange
 

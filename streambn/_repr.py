@@ -32,6 +32,8 @@ def as_text(name: str, statistics: Statistics) -> str:
         lines.append("  ".join([f"  {display_name(row['column'])}", *facts]))
     if count > _MAX_ROWS:
         lines.append(f"  … and {count - _MAX_ROWS:,} more")
+    unknown = _unknown(statistics)
+    lines += [f"  {unknown}"] if unknown else []
     return "\n".join(lines)
 
 
@@ -53,9 +55,20 @@ def as_html(name: str, statistics: Statistics) -> str:
     heads = "".join(f"<th>{key}</th>" for key in names)
     more = len(statistics.features) - _MAX_ROWS
     tail = f"<p>… and {more:,} more features</p>" if more > 0 else ""
+    unknown = _unknown(statistics)
+    tail += f"<p>{unknown}</p>" if unknown else ""
     # Browsers would join several spaces, which the name of a column may have.
     shown = f'<table style="white-space: pre"><tr>{heads}</tr>{body}</table>'
     return f"<p>{head}</p>{shown}{tail}"
+
+
+def _unknown(statistics: Statistics) -> str:
+    """Return how many features have fewer values than ``min_count=``; "" if none has."""
+    count = int((~statistics.known).sum()) if statistics.options.min_count else 0
+    if not count:
+        return ""
+    they = "feature is not known yet: it" if count == 1 else "features are not known yet: each"
+    return f"{count:,} {they} has fewer than min_count={statistics.options.min_count} values"
 
 
 def _cell(value: object) -> str:
@@ -63,4 +76,6 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.7g}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -94,6 +94,8 @@ class Transformer(abc.ABC):
               applies to ``var`` and ``std``; a `BatchEMA` uses its own.
             - ``weight``: Σw, for an `EMA` or with ``weights=``.
             - ``effective_count``: Kish's effective sample size (Σw)²/Σw², likewise.
+            - ``known``: with ``min_count=``, whether the feature has as many values. One that is
+              not known yet normalizes to null.
             - ``total_var``: for a `BatchEMA`, the variance with the drift between blocks,
               E[v] + Var[b].
 
@@ -110,8 +112,8 @@ class Transformer(abc.ABC):
         """Normalize data by the current statistics, without learning.
 
         y = clip((x − mean) / √(var + eps)) · gamma + beta. Nulls stay null and NaN stays NaN. A
-        feature without statistics becomes null. Other columns and the schema's metadata are
-        unchanged.
+        feature without statistics, or with fewer values than `min_count`, becomes null. Other
+        columns and the schema's metadata are unchanged.
 
         A result beyond float16 is refused. One beyond float32 or float64 becomes infinite, as in
         NumPy; `clip` bounds results. Only values more than 3e38 deviations from the mean do that.

@@ -71,6 +71,9 @@ class Normalizer(Transformer):
         column NaN for good.
     inf : {"raise", "ignore", "propagate"}
         The same for infinite values. "raise" applies to `transform` too.
+    min_count : int
+        Number of values from which a feature is known. One with fewer values normalizes to null,
+        whatever their weights.
     weights : str, optional
         Name of a column of sample weights from 0 to 1e30, for `Welford` and for `EMA` with
         ``adjust=True``. Rows of weight 0 are skipped. The column is not normalized unless
@@ -128,6 +131,7 @@ class Normalizer(Transformer):
         nan: Missing = "ignore",
         inf: Missing = "raise",
         weights: str | None = None,
+        min_count: int = 0,
     ) -> None:
         options = Options(
             eps=eps,
@@ -140,6 +144,7 @@ class Normalizer(Transformer):
             inf=inf,
             weights=weights,
             schema=schema,
+            min_count=min_count,
         )
         policy = Welford() if policy is None else check_policy(policy)
         chosen, excluded = check_names(columns, exclude)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -19,6 +19,8 @@ __all__ = ["Missing", "Options", "SchemaRule"]
 
 Missing = Literal["ignore", "raise", "propagate"]
 SchemaRule = Literal["fixed", "union"]
+
+_MAX_ROWS: Final = 2**61  # the most rows that a feature may have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class Options:
     inf: Missing = "raise"
     weights: str | None = None
     schema: SchemaRule = "fixed"
+    min_count: int = 0
 
     def __post_init__(self) -> None:
         if not _is_finite(self.eps) or self.eps < 0:
@@ -59,9 +62,12 @@ class Options:
             raise self._invalid("schema", "'fixed' or 'union'")
         if self.weights is not None and not is_name(self.weights):
             raise self._invalid("weights", "the name of a column of sample weights, or None")
+        if not _is_count(self.min_count):
+            raise self._invalid("min_count", "an integer from 0 to 2**61")
         # Plain Python numbers compare, print and save alike wherever they came from.
         object.__setattr__(self, "eps", float(self.eps))
         object.__setattr__(self, "ddof", int(self.ddof))
+        object.__setattr__(self, "min_count", int(self.min_count))
         object.__setattr__(self, "clip", None if self.clip is None else float(self.clip))
         object.__setattr__(self, "affine", _checked_affine(self.affine))
 
@@ -114,6 +120,11 @@ def _is_finite(value: object) -> bool:
         return math.isfinite(value)  # type: ignore[arg-type]
     except (TypeError, OverflowError):
         return False
+
+
+def _is_count(value: object) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
+    return whole and 0 <= value <= _MAX_ROWS  # type: ignore[operator]
 
 
 def _checked_affine(affine: object) -> Mapping[str, tuple[float, float]] | None:

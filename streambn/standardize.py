@@ -94,7 +94,7 @@ class Standardizer:
             gamma=gamma,
             beta=beta,
             clip=options.clip,
-            known=estimates.defined,
+            known=statistics.known,
         )
         constant &= estimates.defined
         return cls(binding, options, parameters, constant, statistics.selection)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from streambn._messages import listed, spell
 from streambn.accumulators import Estimates, Moments, check_rows
@@ -428,6 +429,11 @@ class Statistics:
             defined=estimates.defined | hit,
         )
 
+    @cached_property
+    def known(self) -> NDArray[np.bool_]:
+        """Whether each feature has statistics, of at least ``min_count=`` values."""
+        return self.estimates.defined & (self.tally.count >= self.options.min_count)
+
     def stats(self, at: Any = None) -> pa.Table:
         """Return the statistics as a table; see `streambn.Normalizer.stats`."""
         binding, tally, estimates = self.require_binding(), self.tally, self.estimates
@@ -458,6 +464,7 @@ class Statistics:
                 "min": arrow_array(low, has_range),
                 "max": arrow_array(high, has_range),
                 **extras,
+                **({"known": arrow_array(self.known)} if self.options.min_count else {}),
             }
         )
 

@@ -28,6 +28,7 @@ WRONG: list[tuple[str, Any]] = [
     *(("scale", value) for value in (1, 0, None, "no")),
     *(("clip", value) for value in (0, 0.0, -3, *(v for v in NOT_FINITE if v is not None))),
     *(("nan", value) for value in ("skip", None, True, "IGNORE", 0, ["ignore"])),
+    *(("min_count", value) for value in (-1, 2**61 + 1, 0.5, 2.0, True, None, "3", [1])),
     *(("inf", value) for value in ("drop", None, False, "Raise", math.inf)),
 ]
 
@@ -63,6 +64,7 @@ def test_affine_needs_two_finite_numbers_per_column(affine: Any) -> None:
         ({"clip": np.int64(3)}, {"clip": 3.0}),
         ({"ddof": np.int64(1)}, {"ddof": 1}),
         ({"ddof": 1.0}, {"ddof": 1}),
+        ({"min_count": np.uint8(3)}, {"min_count": 3}),
         ({"affine": {"x": [2, 3]}}, {"affine": {"x": (2.0, 3.0)}}),
         ({"affine": {"x": np.array([2.0, 3.0])}}, {"affine": {"x": (2.0, 3.0)}}),
         ({"affine": {}}, {"affine": None}),

@@ -166,8 +166,9 @@ class Moments(SealedArrays, MomentArrays):
     def effective_count(self) -> Floats:
         """Kish's effective sample size W²/Q."""
         some = self.squares > 0
-        ratio = self.weight / np.where(some, self.squares, 1.0)
-        return np.where(some, ratio * self.weight, 0.0)
+        with np.errstate(over="ignore"):
+            ratio = self.weight / np.where(some, self.squares, 1.0)
+            return np.where(some, ratio * self.weight, 0.0)
 
     def read(self, ddof: int) -> Estimates:
         """Return mean and variance: S/W, or S·W/(2C) if `ddof` is 1.

@@ -70,6 +70,7 @@ _FLAGS = {
             "ignore_na",
             "inf",
             "initial",
+            "min_count",
             "momentum",
         ),
         *("nan", "null_time", "overwrite", "resume", "scale", "span", "threads", "time", "weights"),

@@ -218,6 +218,13 @@ NORMALIZER_OPTIONS = OptionGroup(
         _statistics(
             ["--inf"], type=_reactions, help="What to do about infinite values. Default: raise."
         ),
+        _statistics(
+            ["--min-count"],
+            type=int,
+            metavar="N",
+            help="A column with fewer than N values is not known yet: it normalizes to null. "
+            "Default: 0.",
+        ),
         _ema(["--alpha"], type=float, help="Weight of the newest row."),
         _ema(
             ["--halflife"],

@@ -286,12 +286,20 @@ def _remarks(view: View) -> list[str]:
     if not view.chosen:
         return []
     chosen = list(view.chosen)
+    statistics = view.loaded.statistics
     constant = view.loaded.standardizer.constant[chosen].tolist()
-    counts = view.loaded.statistics.tally.count[chosen].tolist()
+    counts, known = statistics.tally.count[chosen].tolist(), statistics.known[chosen].tolist()
+    least = statistics.options.min_count
     return [
-        "no values" if not count else "constant" if flat else ""
-        for count, flat in zip(counts, constant, strict=True)
+        _remark(count, flat, least > 0 and not is_known)
+        for count, flat, is_known in zip(counts, constant, known, strict=True)
     ]
+
+
+def _remark(count: int, constant: bool, unknown: bool) -> str:
+    if not count:
+        return "no values"
+    return "few values" if unknown else "constant" if constant else ""
 
 
 def _legend(view: View, remarks: list[str]) -> list[str]:
@@ -299,6 +307,9 @@ def _legend(view: View, remarks: list[str]) -> list[str]:
     if "constant" in remarks:
         scale = view.loaded.standardizer.scale[view.chosen[remarks.index("constant")]]
         parts.append(f"constant: its scale is {scale:.6g}")
+    if "few values" in remarks:
+        least = view.loaded.options.min_count
+        parts.append(f"few values: normalizes to null until there are {least:,}")
     if "no values" in remarks:
         parts.append("no values: normalizes to null")
     return ["; ".join(parts)] if parts else []
@@ -309,7 +320,11 @@ def _more(remarks: list[str]) -> str:
     if not remarks:
         return ""
     counts = Counter(remarks)
-    odd = {"constant": "constant", "no values": "without values"}
+    odd = {
+        "constant": "constant",
+        "few values": "with too few values",
+        "no values": "without values",
+    }
     facts = "".join(f", {counts[x]:,} of them {word}" for x, word in odd.items() if counts[x])
     noun = "feature" if len(remarks) == 1 else "features"
     return (
@@ -319,7 +334,7 @@ def _more(remarks: list[str]) -> str:
 
 
 def _extras(rows: list[_Row]) -> list[str]:
-    """Return the names of statistics that only some policies have."""
+    """Return the names of statistics that only some policies and options have."""
     return [name for name in (rows[0] if rows else ()) if name not in _COLUMNS]
 
 
@@ -330,7 +345,9 @@ def _cells(rows: list[_Row], remarks: list[str]) -> Cells:
     cells = {"column": [_name(row["column"]) for row in rows]}
     for name in ("count", "nulls", *rare):
         cells[name] = [f"{row[name] or 0:,}" for row in rows]
-    for name in ("mean", "var", "std", "min", "max", *_extras(rows)):
+    # A remark tells which features are not known yet.
+    extras = [name for name in _extras(rows) if name != "known"]
+    for name in ("mean", "var", "std", "min", "max", *extras):
         cells[name] = ["-" if row[name] is None else f"{row[name]:,.6g}" for row in rows]
     if any(remarks):
         cells[""] = remarks

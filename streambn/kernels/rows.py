@@ -67,6 +67,8 @@ class RowRules(NamedTuple):
     constant : int
         An index into `CONSTANT`. It applies where eps is 0: with an eps, a constant feature
         is divided by √eps.
+    min_count : int
+        A feature with fewer values has no map yet.
     """
 
     decay: float
@@ -81,6 +83,7 @@ class RowRules(NamedTuple):
     inf: int
     unseen: int
     constant: int
+    min_count: int = 0
 
     @property
     def counts_gaps(self) -> bool:
@@ -182,7 +185,7 @@ def refuse(why: str, key: Any, value: Any) -> NoReturn:
 
     Parameters
     ----------
-    why : {"other", "unseen", "row", "weight", "recursion", "nan", "inf"}
+    why : {"other", "unseen", "few", "row", "weight", "recursion", "nan", "inf"}
     key : object
         The feature, or the key of the weight.
     value : object
@@ -197,6 +200,13 @@ def refuse(why: str, key: Any, value: Any) -> NoReturn:
         raise NotFittedError(
             f"feature {key!r} has no statistics. Learn it first, or choose unseen='zero' or "
             "unseen='passthrough'.",
+            argument="unseen",
+            column=str(key),
+        )
+    if why == "few":
+        raise NotFittedError(
+            f"feature {key!r} has fewer values than min_count asks for. Learn more of them first, "
+            "or choose unseen='zero' or unseen='passthrough'.",
             argument="unseen",
             column=str(key),
         )

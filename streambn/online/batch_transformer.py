@@ -77,7 +77,7 @@ class BatchTransformer:
         types = self._columns.types(batch, names)
         plan, transform = self._plan(batch.schema, names, types)
         if self._unseen == "raise":
-            plan.check_seen(batch, transform)
+            plan.check_seen(batch, transform, self._options.min_count)
         return plan.apply(batch, transform, self._options)
 
     def _plan(
@@ -180,11 +180,15 @@ class _Plan(NamedTuple):
             schema=pa.schema(fields, metadata=schema.metadata),
         )
 
-    def check_seen(self, batch: pa.RecordBatch, transform: FeatureTransform) -> None:
+    def check_seen(
+        self, batch: pa.RecordBatch, transform: FeatureTransform, min_count: int
+    ) -> None:
         """Raise a NotFittedError if the batch has a value of a feature without statistics."""
-        for column, known in zip(self.columns, transform.known[self.features], strict=True):
-            if not known and batch.column(column).null_count < len(batch):
-                refuse("unseen", self.names[column], None)
+        unseen = len(transform.known) - 1
+        for column, feature in zip(self.columns, self.features.tolist(), strict=True):
+            if not transform.known[feature] and batch.column(column).null_count < len(batch):
+                few = feature != unseen and min_count > 0
+                refuse("few" if few else "unseen", self.names[column], None)
 
     def apply(
         self, batch: pa.RecordBatch, transform: FeatureTransform, options: Options

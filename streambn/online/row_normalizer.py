@@ -57,14 +57,14 @@ class RowNormalizer:
     exclude : sequence of str, optional
         Names and shell patterns of keys that are not features and pass through.
     unseen : {"zero", "passthrough", "raise"}
-        Output for values of a feature without statistics: 0.0, the value itself, or a
-        `NotFittedError`.
+        Output for values of a feature without statistics, or with fewer values than
+        ``min_count=``: 0.0, the value itself, or a `NotFittedError`.
     constant : {"unit", "zero"}
         Output for values of a feature of zero variance. "unit" divides by 1, as
         `streambn.Normalizer` does. "zero" gives 0.0 whatever the value, as River's scalers do.
         With an `eps` both divide by √eps.
     **options
-        eps, ddof, center, scale, affine, clip, nan, inf and weights, as for
+        eps, ddof, center, scale, affine, clip, nan, inf, weights and min_count, as for
         `streambn.Normalizer`. Sample weights and event times stand under a key of the row, which
         is not a feature and passes through.
 
@@ -166,6 +166,7 @@ class RowNormalizer:
             inf=MISSING.index(options.inf),
             unseen=UNSEEN.index(unseen),
             constant=CONSTANT.index(constant),
+            min_count=options.min_count,
         )
         self._kernel = RowStatistics(*rules, dict(options.affine or {}), number, refuse)
         self._lock = threading.RLock()

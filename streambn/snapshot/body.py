@@ -20,6 +20,7 @@ __all__ = ["Body", "StoredLeaf", "StoredOptions", "attach_state", "check_leaves"
 
 # Columns without a type yet, excluded columns, and unions of columns.
 _SELECTION_VERSION: Final = 5
+_MIN_COUNT_VERSION: Final = 6
 _MAX_SIZE: Final = 2**31 - 1  # of Arrow's fixed-size lists
 # Features have names that the file does not list: "emb[0]", "emb[1]" and so on. A file states at
 # least 32 characters of each feature, so this is room for names of 256.
@@ -40,6 +41,7 @@ class StoredOptions(Stored):
     weights: str | None = None
     # None is "fixed": msgspec recognizes a default by its identity, which a pickled text loses.
     schema: Literal["union"] | None = None
+    min_count: Annotated[int, msgspec.Meta(ge=0)] = 0
 
     @classmethod
     def of(cls, options: Options) -> Self:
@@ -103,7 +105,8 @@ class Body(Stored):
         """The lowest format version that can express it."""
         untyped = any(not leaf.typed for leaf in self.leaves or ())
         new = untyped or self.exclude or self.options.schema
-        return max(self.policy.since, _SELECTION_VERSION if new else 0)
+        since = max(self.policy.since, _SELECTION_VERSION if new else 0)
+        return max(since, _MIN_COUNT_VERSION if self.options.min_count else 0)
 
     def restore(self, size: int) -> Statistics:
         """Return the statistics.

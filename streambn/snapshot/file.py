@@ -33,11 +33,11 @@ __all__ = [
 ]
 
 FORMAT: Final = "streambn statistics"
-VERSION: Final = 5
+VERSION: Final = 6
 # A file gets the lowest version that can express it, because older programs can read that one.
 # Version 2 added Σw², sample weights, event times and gaps of a recursion; 3 notes; 4 exact
 # sums; 5 gaps of an EMA with adjust=True, whether times have a zone, columns without a type yet,
-# excluded columns, unions of columns, and columns that are left out.
+# excluded columns, unions of columns, and columns that are left out; 6 min_count.
 _NOTE_VERSION: Final = 3
 _LEFT_OUT_VERSION: Final = 5
 _SHOWN: Final = 400  # characters of a message, which may quote the file

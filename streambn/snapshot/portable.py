@@ -33,7 +33,7 @@ from streambn.statistics import Statistics
 __all__ = ["from_bytes", "to_bytes"]
 
 _MAGIC: Final = b"streambn"
-_VERSION: Final = 1
+_VERSION: Final = 2  # a state without min_count has version 1, which older programs read
 _PREFIX: Final = struct.Struct("<8sHI32s")
 _CACHED_HEAD: Final = 2**16  # bytes; the cache keeps no longer head alive
 
@@ -81,8 +81,9 @@ def to_bytes(statistics: Statistics, *, frozen: bool) -> bytes:
     second = b""
     if state is not None:
         second = msgspec.msgpack.encode(arrays_of(statistics.policy).of(state))
+    version = _VERSION if statistics.options.min_count else 1
     return b"".join(
-        (_PREFIX.pack(_MAGIC, _VERSION, len(first), _digest(first, second)), first, second)
+        (_PREFIX.pack(_MAGIC, version, len(first), _digest(first, second)), first, second)
     )
 
 

@@ -69,6 +69,10 @@ _MEANINGS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "Options.inf": ("What an infinity does.", {}),
     "Options.weights": ("The column of sample weights.", {"minLength": 1}),
     "Options.schema": ("Whether columns may appear later and be absent.", {}),
+    "Options.min_count": (
+        "Number of values from which a feature is known; before, it normalizes to null.",
+        {"maximum": 2**61},
+    ),
     "Leaf": (
         "A numeric column. It has one feature, or one for each element of a vector. Lists over "
         "features follow the order of the leaves.",

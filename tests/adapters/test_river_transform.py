@@ -167,3 +167,31 @@ def test_transform_before_learning():
     assert RiverNormalizer().transform_one({"a": 7.0, "s": "x"}) == {"a": 0.0, "s": "x"}
     for frame in frames({"a": [7.0]}):
         assert column(RiverNormalizer().transform_many(frame), "a") == [0.0]
+
+
+@pytest.mark.parametrize(
+    "policy", [sbn.Welford(), sbn.EMA(alpha=0.3), sbn.Exact(), sbn.BatchEMA(momentum=0.5)], ids=repr
+)
+@pytest.mark.parametrize(("unseen", "expected"), [("zero", 0.0), ("passthrough", 7.0)])
+def test_feature_with_fewer_values_is_unseen(policy, unseen, expected):
+    model = learned({"a": 1.0}, {"a": None}, policy=policy, unseen=unseen, min_count=2)
+    for known in (False, True):
+        z = model.transform_one({"a": 7.0})["a"]
+        for frame in frames({"a": [7.0]}):
+            assert column(model.transform_many(frame), "a") == [pytest.approx(z, rel=1e-15)]
+        assert (z == expected) is not known
+        model.learn_one({"a": 2.0})
+    assert model.to_normalizer().options.min_count == 2
+    assert RiverNormalizer.from_normalizer(model.to_normalizer()).min_count == 2
+
+
+def test_feature_with_fewer_values_can_be_refused():
+    model = learned({"a": 1.0}, unseen="raise", min_count=2)
+    for refused in (
+        lambda: model.transform_one({"a": 7.0}),
+        *(lambda frame=frame: model.transform_many(frame) for frame in frames({"a": [7.0]})),
+    ):
+        with pytest.raises(sbn.NotFittedError, match="'a' has fewer values than min_count"):
+            refused()
+    with pytest.raises(sbn.NotFittedError, match="'b' has no statistics"):
+        model.transform_one({"b": 7.0})

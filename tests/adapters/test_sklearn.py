@@ -500,6 +500,15 @@ def test_eps_ddof_and_clip_work_as_in_normalizer():
     assert scaler.transform(X).max() == 1.0
 
 
+def test_feature_with_fewer_values_becomes_nan():
+    X = np.array([[1.0, np.nan], [3.0, 5.0]])
+    scaler = SklearnNormalizer(min_count=2).fit(X)
+    assert_array_equal(scaler.transform(X), [[-1.0, np.nan], [1.0, np.nan]])
+    assert_array_equal(scaler.inverse_transform([[1.0, 1.0]]), [[3.0, np.nan]])
+    assert scaler.mean_.tolist() == [2.0, 5.0]
+    assert SklearnNormalizer.from_normalizer(scaler.to_normalizer()).min_count == 2
+
+
 def test_constant_feature_has_scale_one():
     X = np.full((5, 2), [0.1, 1e15])
     scaler = fit_parts(SklearnNormalizer(), split(X, 0, 3))
@@ -529,6 +538,7 @@ def test_to_normalizer_has_the_columns_of_the_frame(tmp_path):
 def test_from_normalizer_goes_on_from_the_statistics(policy):
     X = bundled("iris")
     options = {"eps": 1e-3, "ddof": 1, "clip": 2.5, "nan": "propagate", "inf": "ignore"}
+    options["min_count"] = 3
     norm = sbn.Normalizer(policy, center=False, **options)
     norm.update(pa.table({name: X[:100, i] for i, name in enumerate("abcd")}))
     frozen = norm.freeze()

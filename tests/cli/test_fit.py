@@ -105,13 +105,13 @@ def test_every_option_reaches_the_normalizer() -> None:
         "fit", "t.parquet", "-o", "s.json", "--policy", "batch-ema", "--momentum", "0.25",
         "--batch-rows", 2, "--batch-ddof", 0, "--initial", "10,4", "--columns", "a", "--columns",
         "b", "--eps", 0.5, "--ddof", 1, "--no-center", "--scale", "--clip", 3, "--nan", "raise",
-        "--inf", "ignore", "--affine", "a=3,-1", "--affine", "affine.json",
+        "--inf", "ignore", "--affine", "a=3,-1", "--affine", "affine.json", "--min-count", 4,
     )  # fmt: skip
     loaded = sbn.load("s.json")
     assert loaded.policy == sbn.BatchEMA(momentum=0.25, batch_rows=2, ddof=0, initial=(10.0, 4.0))
     twin = sbn.Normalizer(
         loaded.policy, columns=["a", "b"], eps=0.5, ddof=1, center=False, clip=3, nan="raise",
-        inf="ignore", affine={"a": (3, -1), "b": (2, 1)},
+        inf="ignore", affine={"a": (3, -1), "b": (2, 1)}, min_count=4,
     )  # fmt: skip
     twin.update(pq.read_table("t.parquet"))
     assert twin.freeze().fingerprint == loaded.freeze().fingerprint

@@ -143,6 +143,15 @@ def test_constant_columns_are_those_that_transform_treats_as_constant(
     np.testing.assert_allclose(z, expected, rtol=1e-14)
 
 
+def test_columns_with_too_few_values_are_marked() -> None:
+    fit(pa.table({"x": [1.0, 2.0], "y": [1.0, None], "z": [1.0, 3.0]}), "--min-count", 2)
+    out = good("show", "s.json").stdout
+    assert [line.split()[0] for line in out.splitlines() if line.endswith("few values")] == ["y"]
+    assert "few values: normalizes to null until there are 2\n" in out
+    assert [row["known"] for row in show_json("s.json")["columns"]] == [True, False, True]
+    assert [row["known"] for row in show_csv("s.json")] == ["True", "False", "True"]
+
+
 def test_statistics_of_no_data() -> None:
     sbn.Normalizer(sbn.EMA(halflife="1d", time="at")).save("s.json")
     for form in ("table", "markdown", "json", "csv"):
@@ -418,7 +427,7 @@ def test_json_has_policy_and_options_as_data(
     assert shown["policy"]["description"] == norm.policy.describe()
     defaults = {
         "eps": 0.0, "ddof": 0, "center": True, "scale": True, "affine": None, "clip": None,
-        "nan": "ignore", "inf": "raise", "weights": None, "schema": "fixed",
+        "nan": "ignore", "inf": "raise", "weights": None, "schema": "fixed", "min_count": 0,
     }  # fmt: skip
     assert shown["options"] == defaults | options
 

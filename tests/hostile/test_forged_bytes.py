@@ -138,7 +138,7 @@ FOREIGN: dict[str, tuple[Any, type[Exception], str]] = {
     "a prefix": (b"streambn", SnapshotError, "requires a buffer of at least"),
     "text": ("streambn", InvalidValueError, "content must be bytes that to_bytes"),
     "nothing": (None, InvalidValueError, "got NoneType"),
-    "newer": (forge({}, {}, version=2), SnapshotError, "version 2 of a newer streambn"),
+    "newer": (forge({}, {}, version=3), SnapshotError, "version 3 of a newer streambn"),
     "no version": (forge({}, {}, version=0), SnapshotError, "do not match their checksum|checksum"),
     "deep": (forge({"kind": [[]]}, {}), SnapshotError, "Expected `str`"),
 }

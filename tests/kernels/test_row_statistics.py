@@ -36,6 +36,8 @@ RULES = {
     "NaN propagated, clipped": PLAIN._replace(nan=MISSING.index("propagate"), clip=2.0),
     "infinities propagated": PLAIN._replace(inf=MISSING.index("propagate"), decay=0.7),
     "infinities ignored": PLAIN._replace(inf=MISSING.index("ignore"), center=False),
+    "few values": PLAIN._replace(min_count=6, nan=MISSING.index("propagate")),
+    "few values, recursive": PLAIN._replace(min_count=3, decay=0.9, prior=1 / (1 - 0.9)),
     "unseen passed through, no scale": PLAIN._replace(
         unseen=UNSEEN.index("passthrough"), scale=False
     ),

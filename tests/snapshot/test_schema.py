@@ -45,6 +45,7 @@ OPTIONS = {
         "inf": "ignore",
         "center": False,
         "scale": False,
+        "min_count": 3,
     },
     "union": {"schema": "union", "exclude": ["void", "s*"]},
 }

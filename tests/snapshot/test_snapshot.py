@@ -126,6 +126,7 @@ def test_round_trip_keeps_every_bit(policy: Any, data: st.DataObject) -> None:
         inf=missing,
         center=data.draw(st.booleans()),
         scale=data.draw(st.booleans()),
+        min_count=data.draw(st.sampled_from([0, 4, 2**61])),
     )
     batches = data.draw(st.lists(st.lists(st.tuples(FLOATS, FLOATS), max_size=6), max_size=4))
     for rows in batches:
@@ -281,11 +282,11 @@ def test_fingerprint_depends_on_statistics_and_options_alone() -> None:
     norm = example()
     prints = {norm.freeze().fingerprint, example().freeze().fingerprint}
     assert len(prints) == 1
-    for options in ({"eps": 1e-5}, {"eps": 1e-6}, {"clip": 3.0}, {"ddof": 1}):
+    for options in ({"eps": 1e-5}, {"eps": 1e-6}, {"clip": 3.0}, {"ddof": 1}, {"min_count": 1}):
         prints.add(example(**options).freeze().fingerprint)
     for alpha in (0.5, 0.25):
         prints.add(example(sbn.EMA(alpha=alpha)).freeze().fingerprint)
-    assert len(prints) == 7
+    assert len(prints) == 8
     assert json.loads(content(norm.freeze()))["fingerprint"] == norm.freeze().fingerprint
     assert json.loads(content(norm))["fingerprint"] is None
 

@@ -124,7 +124,8 @@ class RowStatistics:
                 by = None if feature is None else self._map_of(feature)
                 if by is None or not by.known:
                     if UNSEEN[self._rules.unseen] == "raise":
-                        self._refuse("unseen", key, row[key])
+                        few = feature is not None and self._rules.min_count > 0
+                        self._refuse("few" if few else "unseen", key, row[key])
                     by = self._unseen
                 out[key] = by(value[0], value[1], self._rules.clip)
             return out
@@ -314,7 +315,8 @@ class RowStatistics:
         if rules.inf == _PROPAGATE:
             propagated += math.inf if feature.pos_infs else 0.0
             propagated -= math.inf if feature.neg_infs else 0.0  # both infinities give NaN
-        if not new.known and propagated == 0:
+        if (not new.known and propagated == 0) or feature.count < rules.min_count:
+            new.known = False
             return new
         new.known = True
         m = feature

@@ -126,7 +126,10 @@ FeatureMap map_of(const RowFeature &feature, const RowRules &rules) {
         if (m.neg_infs > 0) poison -= INF;  // infinities of both signs give NaN
     }
     const bool poisoned = poison != 0;
-    if (!map.known && !poisoned) return map;
+    if ((!map.known && !poisoned) || m.count < rules.min_count) {
+        map.known = false;
+        return map;
+    }
     map.known = true;
     const ReadMoments read = read_moments(feature, rules);
     const int64_t by = read.exponent;

@@ -22,6 +22,7 @@ struct RowRules {
     bool center, scale;
     Handling nan, inf;
     bool zero_constant;  // a constant feature maps to 0 if true, and has scale 1 if false
+    int64_t min_count = 0;  // a feature with fewer values has no map yet
 
     // Returns whether rows without a value are counted.
     bool counts_gaps() const { return prior > 0 || (decay != 1 && !ignore_missing); }
@@ -31,7 +32,7 @@ struct RowRules {
 struct FeatureMap {
     Pair location;
     double scale, gamma, beta;
-    bool known;  // whether the feature has statistics
+    bool known;  // whether the feature has statistics, of at least `min_count` values
 };
 
 struct RowFeature {

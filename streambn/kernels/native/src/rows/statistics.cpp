@@ -104,7 +104,7 @@ class RowStatistics {
             if (item.kind == Kind::infinite && rules_.inf == Handling::raise) refuse("inf", item);
             const FeatureMap *map = item.feature < 0 ? nullptr : &current(item.feature);
             if (!map || !map->known) {
-                if (unseen_.known) refuse("unseen", item);
+                if (unseen_.known) refuse(map && rules_.min_count > 0 ? "few" : "unseen", item);
                 map = &unseen_;
             }
             const nb::object number =
@@ -422,11 +422,11 @@ void bind_rows(nb::module_ &module) {
         .def("__init__",
              [](RowStatistics *self, double decay, bool ignore_missing, double prior, int ddof, double eps,
                 double clip, bool center, bool scale, int nan, int inf, int unseen, int constant,
-                nb::dict affine, nb::object number, nb::object refuse) {
+                int64_t min_count, nb::dict affine, nb::object number, nb::object refuse) {
                  if (!(decay >= 0 && decay <= 1) || nan < 0 || nan > 2 || inf < 0 || inf > 2)
                      throw std::invalid_argument("a rule of the rows is out of its domain");
                  const RowRules rules{decay,  ignore_missing, prior, ddof, eps, clip, center, scale,
-                                      static_cast<Handling>(nan), static_cast<Handling>(inf), constant == 1};
+                                      static_cast<Handling>(nan), static_cast<Handling>(inf), constant == 1, min_count};
                  const FeatureMap without{{0, 0}, 1, unseen == 1 ? 1.0 : 0.0, 0, unseen == 2};
                  new (self) RowStatistics(rules, without, std::move(affine), std::move(number), std::move(refuse));
              })
