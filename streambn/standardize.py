@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,8 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn import kernels
-from streambn.accumulators import Estimates
-from streambn.arrow import Binding, Leaf, SchemaCache, Selection, fields_by_name, find_field
+from streambn.arrow import Binding, Leaf, SchemaCache, fields_by_name, find_field
 from streambn.errors import InvalidValueError
 from streambn.kernels import FeatureTransform
 from streambn.kernels.interface import Floats, Transformed
@@ -24,8 +24,64 @@ __all__ = ["FINGERPRINT_KEY", "Standardizer"]
 
 FINGERPRINT_KEY = b"streambn.fingerprint"
 
-_EPSILON = float(np.finfo(np.float64).eps)
-_LEAST_NORMAL = float(np.finfo(np.float64).smallest_normal)
+
+class _Frame:
+    """What the maps of one stream have in common, whatever the state.
+
+    Attributes
+    ----------
+    binding : Binding
+    options : Options
+    columns, exclude
+        The names that the user gave.
+    selection : Selection
+    gamma, beta : ndarray of float64, shape (features,), or None
+        None: 1 and 0.
+    schemas : SchemaCache
+        What follows from a schema of the data.
+    """
+
+    __slots__ = (
+        "beta",
+        "binding",
+        "columns",
+        "exclude",
+        "gamma",
+        "options",
+        "schemas",
+        "selection",
+    )
+
+    def __init__(self, statistics: Statistics, binding: Binding) -> None:
+        self.binding, self.options = binding, statistics.options
+        self.columns, self.exclude = statistics.columns, statistics.exclude
+        self.selection = statistics.selection
+        self.gamma, self.beta = _affine(statistics.options, binding)
+        self.schemas = SchemaCache()
+
+    @classmethod
+    def of(cls, statistics: Statistics) -> _Frame:
+        """Return the frame of statistics, which is that of the batch before."""
+        binding = statistics.require_binding().without_spare
+        found: _Frame | None = binding.derived.get(cls)
+        if found is None or not found._fits(statistics):
+            found = binding.derived[cls] = cls(statistics, binding)
+        return found
+
+    def _fits(self, statistics: Statistics) -> bool:
+        return (
+            self.options is statistics.options
+            and self.columns is statistics.columns
+            and self.exclude is statistics.exclude
+        )
+
+    def take(self, binding: Binding, features: Any) -> _Frame:
+        """Return the frame of some features, which are those of `binding`."""
+        part = copy.copy(self)
+        part.binding, part.schemas = binding, SchemaCache()
+        if self.gamma is not None and self.beta is not None:
+            part.gamma, part.beta = self.gamma[features], self.beta[features]
+        return part
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +92,6 @@ class Standardizer:
 
     Attributes
     ----------
-    binding : Binding
-        The columns that the map applies to.
-    options : Options
     parameters : FeatureTransform
         The map as arrays over features.
     constant : ndarray of bool, shape (features,)
@@ -47,8 +100,6 @@ class Standardizer:
         for integers and decimals, whose values are not rounded. A
         feature whose variance is undefined, as that of one value with ``ddof=1``, is constant;
         one without a mean is not.
-    selection : Selection
-        The rule that found the columns.
 
     Notes
     -----
@@ -60,11 +111,9 @@ class Standardizer:
     column of mean 1e12 and σ = 1 would count as constant after 5,000 rows.
     """
 
-    binding: Binding
-    options: Options
     parameters: FeatureTransform
     constant: NDArray[np.bool_]
-    selection: Selection
+    _frame: _Frame
 
     @classmethod
     def of(cls, statistics: Statistics) -> Standardizer:
@@ -82,22 +131,30 @@ class Standardizer:
 
     @classmethod
     def _of(cls, statistics: Statistics) -> Standardizer:
-        options, binding = statistics.options, replace(statistics.require_binding(), spare=False)
-        estimates = statistics.estimates
-        zero = np.zeros(len(binding.features))
-        constant = _is_constant(estimates, binding.exact)
-        gamma, beta = _affine(options, binding)
-        parameters = FeatureTransform(
-            location_hi=estimates.mean_hi if options.center else zero,
-            location_lo=estimates.mean_lo if options.center else zero,
-            scale=_scale(estimates, options.eps, constant) if options.scale else zero + 1.0,
-            gamma=gamma,
-            beta=beta,
-            clip=options.clip,
-            known=statistics.known,
-        )
+        frame = _Frame.of(statistics)
+        options, estimates = frame.options, statistics.estimates
+        scale, constant = kernels.scales(estimates, frame.binding.exact, options.eps)
         constant &= estimates.defined
-        return cls(binding, options, parameters, constant, statistics.selection)
+        location_hi, location_lo = estimates.mean_hi, estimates.mean_lo
+        if not options.center:
+            location_hi = location_lo = np.zeros(len(scale))
+        if not options.scale:
+            scale = np.ones(len(scale))
+        known, location = statistics.known, (location_hi, location_lo)
+        affine = frame.gamma, frame.beta
+        return cls(
+            FeatureTransform(*location, scale, *affine, options.clip, known), constant, frame
+        )
+
+    @property
+    def binding(self) -> Binding:
+        """The columns that the map applies to."""
+        return self._frame.binding
+
+    @property
+    def options(self) -> Options:
+        """The hyperparameters other than policy and columns."""
+        return self._frame.options
 
     @property
     def scale(self) -> Floats:
@@ -111,7 +168,7 @@ class Standardizer:
             return None
         if len(indices) == len(self.constant):
             return self
-        return self._take(binding, indices)
+        return self._take(self._frame.take(binding, indices), indices)
 
     def matching(self, schema: pa.Schema) -> Standardizer:
         """Return the map of the columns that data of a schema has.
@@ -126,38 +183,32 @@ class Standardizer:
         """
         if self.binding.is_settled:
             return self
-        matched: Standardizer = self._schemas.get(schema, "match", lambda: self._match(schema))
-        return matched
+        frame, features = self._frame.schemas.get(schema, "match", lambda: self._match(schema))
+        return self if frame is self._frame else self._take(frame, features)
 
-    def _match(self, schema: pa.Schema) -> Standardizer:
-        part, fields = self, fields_by_name(schema)
-        if not self.binding.union:
-            for leaf in self.binding.leaves:
+    def _match(self, schema: pa.Schema) -> tuple[_Frame, NDArray[np.int64]]:
+        """Return the frame of the columns that data of a schema has, and its features."""
+        binding, fields = self.binding, fields_by_name(schema)
+        features = np.arange(len(self.constant))
+        if not binding.union:
+            for leaf in binding.leaves:
                 find_field(fields, leaf.path)
-        change = replace(self.binding, union=False).adapt(schema, self.selection)
+        change = replace(binding, union=False).adapt(schema, self._frame.selection)
         if change is not None:
-            part = self._take(replace(change.binding, union=self.binding.union), change.origins)
+            binding = change.binding
+            features = np.asarray(change.origins, np.int64)
         keep = [
             (leaf, range(start, start + leaf.width))
-            for leaf, start in part.binding.starts()
+            for leaf, start in binding.starts()
             if leaf.typed and leaf.path[0] in fields
         ]
-        binding = Binding(tuple(leaf for leaf, _ in keep))
-        return part._take(binding, [i for _, features in keep for i in features])
+        matched = Binding(tuple(leaf for leaf, _ in keep))
+        features = features[[i for _, indices in keep for i in indices]]
+        return self._frame.take(matched, features), features
 
-    def _take(self, binding: Binding, features: Any) -> Standardizer:
-        """Return the map of some features, which are those of `binding`."""
-        features = np.asarray(features, np.int64)
-        return replace(
-            self,
-            binding=binding,
-            parameters=self.parameters.take(features),
-            constant=self.constant[features],
-        )
-
-    @cached_property
-    def _schemas(self) -> SchemaCache:
-        return SchemaCache()
+    def _take(self, frame: _Frame, features: NDArray[np.int64]) -> Standardizer:
+        """Return the map of some features, which are those of a frame."""
+        return Standardizer(self.parameters.take(features), self.constant[features], frame)
 
     def output_schema(
         self,
@@ -182,25 +233,18 @@ class Standardizer:
             Fingerprint of the statistics for the schema's metadata. One that the input carries
             is removed in any case.
         """
-        made: pa.Schema = self._schemas.get(
+        part = self.matching(schema)
+        nullable = nullable or not part._all_known
+        made: pa.Schema = self._frame.schemas.get(
             schema,
             (dtype, nullable, fingerprint),
-            lambda: self._output_schema(schema, dtype, nullable, fingerprint),
+            lambda: _output_schema(part.binding, schema, dtype, nullable, fingerprint),
         )
         return made
 
-    def _output_schema(
-        self, schema: pa.Schema, dtype: pa.DataType | None, nullable: bool, fingerprint: str | None
-    ) -> pa.Schema:
-        part = self.matching(schema)
-        nullable = nullable or not bool(part.parameters.known.all())
-        schema = part.binding.output_schema(schema, dtype, nullable)
-        metadata = dict(schema.metadata or {})
-        if metadata.pop(FINGERPRINT_KEY, None) is None and fingerprint is None:
-            return schema
-        if fingerprint is not None:
-            metadata[FINGERPRINT_KEY] = fingerprint.encode()
-        return schema.with_metadata(metadata or None)
+    @cached_property
+    def _all_known(self) -> bool:
+        return bool(np.count_nonzero(self.parameters.known) == len(self.constant))
 
     def standardize(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """Return a batch normalized, with the schema that `output_schema` gave.
@@ -252,10 +296,12 @@ class Standardizer:
         Larger types end so far beyond what is normalized that a look at every output would not
         pay. They overflow to infinity, as everywhere.
         """
-        narrow: list[tuple[int, Leaf, range]] = self._schemas.get(
-            schema, "float16", lambda: self._float16_leaves(schema)
+        narrow: list[tuple[int, Leaf, range]] = self._frame.schemas.get(
+            schema, "float16", lambda: _float16_leaves(self.binding, schema)
         )
         for index, leaf, features in narrow:
+            if not np.isfinite(self.parameters.location_hi[features]).all():
+                continue  # where the statistics are infinite, so are the results
             array = mapped.batch.column(index)
             values = array
             if isinstance(values, pa.ExtensionArray):  # a tensor
@@ -271,34 +317,31 @@ class Standardizer:
                     column=leaf.name,
                 )
 
-    def _float16_leaves(self, schema: pa.Schema) -> list[tuple[int, Leaf, range]]:
-        """Return index, leaf and features of the float16 columns among the normalized leaves."""
-        found = []
-        for index, (leaf, start) in enumerate(self.binding.starts()):
-            kind, features = schema.field(index).type, range(start, start + leaf.width)
-            # Where the statistics are infinite, so are the results.
-            finite = np.isfinite(self.parameters.location_hi[features]).all()
-            if finite and pa.types.is_float16(kind if leaf.size is None else kind.value_type):
-                found.append((index, leaf, features))
-        return found
+
+def _float16_leaves(binding: Binding, schema: pa.Schema) -> list[tuple[int, Leaf, range]]:
+    """Return index, leaf and features of the float16 columns among the normalized leaves."""
+    found = []
+    for index, (leaf, start) in enumerate(binding.starts()):
+        kind = schema.field(index).type
+        if pa.types.is_float16(kind if leaf.size is None else kind.value_type):
+            found.append((index, leaf, range(start, start + leaf.width)))
+    return found
 
 
-def _is_constant(estimates: Estimates, exact: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    with np.errstate(all="ignore"):
-        rounding = np.maximum(_EPSILON * np.abs(estimates.mean_hi), _LEAST_NORMAL)
-        rounding = np.where(exact, 0.0, rounding)
-        return ~(estimates.std > rounding) & np.isfinite(estimates.mean_hi)
-
-
-def _scale(estimates: Estimates, eps: float, constant: NDArray[np.bool_]) -> Floats:
-    with np.errstate(all="ignore"):
-        std = np.where(constant, 0.0, estimates.std)
-        if eps == 0:
-            return np.where(constant, 1.0, std)
-        var = estimates.var + eps
-        # Where the variance leaves the range of float64 its root may not.
-        ordinary = (estimates.var > 1e-290) & np.isfinite(var)
-        return np.where(constant | ~ordinary, np.hypot(std, np.sqrt(eps)), np.sqrt(var))
+def _output_schema(
+    binding: Binding,
+    schema: pa.Schema,
+    dtype: pa.DataType | None,
+    nullable: bool,
+    fingerprint: str | None,
+) -> pa.Schema:
+    schema = binding.output_schema(schema, dtype, nullable)
+    metadata = dict(schema.metadata or {})
+    if metadata.pop(FINGERPRINT_KEY, None) is None and fingerprint is None:
+        return schema
+    if fingerprint is not None:
+        metadata[FINGERPRINT_KEY] = fingerprint.encode()
+    return schema.with_metadata(metadata or None)
 
 
 def _affine(options: Options, binding: Binding) -> tuple[Floats | None, Floats | None]:

@@ -15,7 +15,8 @@ from streambn.accumulators.domain import (
     rounding_of,
 )
 from streambn.accumulators.exact import ExactMoments
-from streambn.accumulators.moments import Estimates, Moments, var_and_std
+from streambn.accumulators.moments import Moments
+from streambn.kernels import Estimates
 
 __all__ = [
     "MAX_ROWS",
@@ -29,5 +30,4 @@ __all__ = [
     "check_tally",
     "require",
     "rounding_of",
-    "var_and_std",
 ]

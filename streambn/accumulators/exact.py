@@ -15,9 +15,9 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from streambn import kernels
-from streambn.accumulators.moments import Estimates, Moments
+from streambn.accumulators.moments import Moments
 from streambn.accumulators.sealed import SealedArrays
-from streambn.kernels import Columns, ExactSums
+from streambn.kernels import Columns, Estimates, ExactSums
 from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.moments import ZERO_EXPONENT
 

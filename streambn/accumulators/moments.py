@@ -29,46 +29,22 @@ point. μ and S are unevaluated sums hi + lo of two float64 (double-double).
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streambn import kernels
 from streambn.accumulators.sealed import SealedArrays
-from streambn.kernels import Columns, MomentArrays
+from streambn.kernels import Columns, Estimates, MomentArrays
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.moments import TallyArrays
 
-__all__ = ["Estimates", "Moments", "var_and_std"]
+__all__ = ["Moments"]
 
 _ORDINARY = 400  # values within 2**±400 are kept in plain units
 _ZERO_EXPONENT = -2200  # below the exponent of any other value
-# The error of a double-double is near 2**-104. Smaller low parts of a mean are noise: the mean of
-# 1, 2 and 3 must be 2 and not 2 + 1e-32, so that 2 normalizes to 0.
-_NOISE = 2.0**-96
-
-
-class Estimates(NamedTuple):
-    """Statistics as a policy reads them from its state: arrays of shape (features,).
-
-    Attributes
-    ----------
-    mean_hi, mean_lo : float64
-        The mean as an unevaluated sum, in the data's units; 0 where undefined.
-    var, std : float64
-        Variance and standard deviation; NaN where undefined. Each is rounded on its own, so a
-        standard deviation of 1e200 can go with an infinite variance.
-    defined : bool
-        Whether the feature has a mean.
-    """
-
-    mean_hi: Floats
-    mean_lo: Floats
-    var: Floats
-    std: Floats
-    defined: NDArray[np.bool_]
 
 
 class Moments(SealedArrays, MomentArrays):
@@ -171,42 +147,9 @@ class Moments(SealedArrays, MomentArrays):
             return np.where(some, ratio * self.weight, 0.0)
 
     def read(self, ddof: int) -> Estimates:
-        """Return mean and variance: S/W, or S·W/(2C) if `ddof` is 1.
-
-        2C equals W² − Q without its cancellation. With unit weights the divisor is n − 1.
-        """
-        with np.errstate(all="ignore"):
-            unbiased = np.where(self.pairs > 0, 2 * self.pairs / self.weight, 0.0)
-        # W = Q = n implies Σ(w − 1)² = 0, and then n − 1 needs no rounding.
-        unit_weights = (self.weight == self.count) & (self.squares == self.count)
-        unbiased = np.where(unit_weights, self.weight - 1.0, unbiased)
-        divisor = self.weight if ddof == 0 else unbiased
-        var, std = var_and_std((self.m2_hi, self.m2_lo), divisor, self.exponent)
-        noise = np.abs(self.mean_lo) < _NOISE * np.abs(self.mean_hi)
-        return Estimates(
-            mean_hi=np.ldexp(self.mean_hi, self.exponent),
-            mean_lo=np.ldexp(np.where(noise, 0.0, self.mean_lo), self.exponent),
-            var=var,
-            std=std,
-            defined=self.weight > 0,
-        )
+        """Return mean and variance: S/W, or S·W/(2C) if `ddof` is 1."""
+        return kernels.read_moments(self, ddof)
 
     def __add__(self, newer: object) -> Self:
         """Return the same as `merge`."""
         return self.merge(newer) if isinstance(newer, MomentArrays) else NotImplemented
-
-
-def var_and_std(m2: dd.Pair, divisor: Floats, exponent: Ints) -> tuple[Floats, Floats]:
-    """Return variance ``m2 / divisor`` and its root; `m2` is in units of 2**(2 * exponent).
-
-    Returns
-    -------
-    var, std : ndarray
-        NaN where the divisor is not positive. The root is taken before the exponent is applied,
-        so it is right where the variance leaves the range of float64.
-    """
-    with np.errstate(all="ignore"):
-        positive = divisor > 0
-        scaled = dd.divide(m2, dd.wide(np.where(positive, divisor, 1.0)))[0]
-        scaled = np.where(positive, np.maximum(scaled, 0.0), np.nan)
-        return np.ldexp(scaled, 2 * exponent), np.ldexp(np.sqrt(scaled), exponent)

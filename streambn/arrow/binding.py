@@ -108,6 +108,19 @@ class Binding:
         return sum(leaf.width for leaf in self.leaves) + self.spare
 
     @cached_property
+    def without_spare(self) -> Binding:
+        """The binding to the leaves alone."""
+        return replace(self, spare=False) if self.spare else self
+
+    @cached_property
+    def derived(self) -> dict[Any, Any]:
+        """Cache of values that follow from the binding, which all states of a stream share.
+
+        The class of a value is its key. The cache is neither compared nor pickled.
+        """
+        return {}
+
+    @cached_property
     def name_characters(self) -> int:
         """About how many characters `features` has, without building it."""
         return sum((sum(map(len, x.path)) + len(x.path)) * x.width for x in self.leaves)
@@ -212,7 +225,7 @@ class Binding:
                 left_out.append(LeftOut(leaf.name, "nulls in one part, not numeric in the other"))
         return self.replaced(retyped)._replace(left_out=left_out)
 
-    @property
+    @cached_property
     def _untyped(self) -> list[Leaf]:
         return [leaf for leaf in self.leaves if not leaf.typed]
 
@@ -335,8 +348,8 @@ class Binding:
 
         Those are nulls, and lists of a size that is not known yet.
         """
-        for leaf in self.leaves:
-            index = -1 if leaf.typed else schema.get_field_index(leaf.path[0])
+        for leaf in self._untyped:
+            index = schema.get_field_index(leaf.path[0])
             kind = None if index < 0 else schema.field(index).type
             if kind is not None and (pa.types.is_null(kind) or is_list(kind)):
                 field = float_field(schema.field(index), None, (), dtype or float_type(kind), True)

@@ -21,7 +21,14 @@ from typing import Final
 
 from streambn.errors import InvalidValueError
 from streambn.kernels.exact import ExactSums, UnmergeableError, empty_sums
-from streambn.kernels.interface import BoundColumn, Columns, FeatureTransform, Layout, Times
+from streambn.kernels.interface import (
+    BoundColumn,
+    Columns,
+    Estimates,
+    FeatureTransform,
+    Layout,
+    Times,
+)
 from streambn.kernels.moments import MomentArrays, empty_moments
 from streambn.kernels.recursion import recursion_step
 
@@ -29,6 +36,7 @@ __all__ = [
     "MAX_THREADS",
     "BoundColumn",
     "Columns",
+    "Estimates",
     "ExactSums",
     "FeatureTransform",
     "Layout",
@@ -49,11 +57,15 @@ __all__ = [
     "merge_exact",
     "merge_moments",
     "normalize",
+    "read_blocks",
+    "read_moments",
     "recursion_step",
     "recursion_weights",
+    "scales",
     "set_threads",
     "time_weights",
     "usable_cores",
+    "with_first",
 ]
 
 
@@ -122,8 +134,12 @@ extend_over_gaps = _implementation.extend_over_gaps
 merge_exact = _implementation.merge_exact
 merge_moments = _implementation.merge_moments
 normalize = _implementation.normalize
+read_blocks = _implementation.read_blocks
+read_moments = _implementation.read_moments
 recursion_weights = _implementation.recursion_weights
+scales = _implementation.scales
 time_weights = _implementation.time_weights
+with_first = _implementation.with_first
 
 
 def describe() -> str:

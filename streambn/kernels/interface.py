@@ -19,6 +19,7 @@ __all__ = [
     "NEGLIGIBLE",
     "BoundColumn",
     "Columns",
+    "Estimates",
     "FeatureTransform",
     "Floats",
     "Ints",
@@ -141,9 +142,14 @@ class Columns:
         row of weight 0 is still counted.
     times : Times, optional
         The event time of each row, for policies that need it.
+
+    Attributes
+    ----------
+    opened : object or None
+        The access of the native kernels to the data, which the first of them creates.
     """
 
-    __slots__ = ("batch", "layout", "times", "weights")
+    __slots__ = ("batch", "layout", "opened", "times", "weights")
 
     def __init__(
         self,
@@ -156,6 +162,7 @@ class Columns:
         self.layout = layout
         self.weights = weights
         self.times = times
+        self.opened: Any = None
 
     @classmethod
     def of(cls, *arrays: pa.Array) -> Self:
@@ -179,7 +186,34 @@ class Columns:
 
     def with_weights(self, weights: Floats | None) -> Self:
         """Return the same columns with other weights."""
-        return type(self)(self.batch, self.layout, weights, self.times)
+        return self.with_rows(weights, self.times)
+
+    def with_rows(self, weights: Floats | None, times: Times | None) -> Self:
+        """Return the same columns with other weights and times."""
+        same = type(self)(self.batch, self.layout, weights, times)
+        same.opened = self.opened
+        return same
+
+
+class Estimates(NamedTuple):
+    """Statistics as a policy reads them from its state: arrays of shape (features,).
+
+    Attributes
+    ----------
+    mean_hi, mean_lo : float64
+        The mean as an unevaluated sum, in the data's units; 0 where undefined.
+    var, std : float64
+        Variance and standard deviation; NaN where undefined. Each is rounded on its own, so a
+        standard deviation of 1e200 can go with an infinite variance.
+    defined : bool
+        Whether the feature has a mean.
+    """
+
+    mean_hi: Floats
+    mean_lo: Floats
+    var: Floats
+    std: Floats
+    defined: NDArray[np.bool_]
 
 
 class FeatureTransform(NamedTuple):

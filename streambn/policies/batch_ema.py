@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from streambn import kernels
 from streambn.accumulators import (
     MAX_ROWS,
     Estimates,
@@ -18,12 +19,11 @@ from streambn.accumulators import (
     check_sums,
     require,
     rounding_of,
-    var_and_std,
 )
 from streambn.errors import InvalidValueError, MergeError
 from streambn.kernels import Columns
 from streambn.kernels import doubledouble as dd
-from streambn.kernels.interface import Floats, Ints
+from streambn.kernels.interface import Floats
 from streambn.policies.arguments import Domain, check_number, format_arguments, is_number
 from streambn.policies.base import Policy
 
@@ -266,34 +266,8 @@ class BatchEMA(Policy):
     def read(self, state: BatchState, ddof: int) -> Estimates:
         """Return running mean and variance. The policy's own `ddof` applies, not the argument."""
         del ddof
-        means, variances = state.means, state.variances
-        prior_mean, prior_var = self.initial or (None, None)
-        mean, exponent = self._average(means, prior_mean)
-        square, twice = self._average(variances, prior_var)
-        known = means if self._has_prior else variances
-        var, std = var_and_std(square, np.where(known.weight > 0, 1.0, 0.0), twice // 2)
-        hi, lo = np.ldexp(mean[0], exponent), np.ldexp(mean[1], exponent)
-        return Estimates(hi, lo, var, std, means.weight > 0)
-
-    def _average(self, rows: Moments, prior: float | None) -> tuple[dd.Pair, Ints]:
-        """Return the average over blocks: P·prior + (1 − P)·average.
-
-        Returns
-        -------
-        average : pair of ndarrays
-        exponent : ndarray
-            Even; the average is in units of 2**exponent.
-        """
-        average, exponent = (rows.mean_hi, rows.mean_lo), rows.exponent
-        if prior is None or self._old_weight == 1:
-            return average, exponent
-        if prior:
-            exponent = np.maximum(exponent, 0)
-        shift = rows.exponent - exponent
-        scaled = (np.ldexp(average[0], shift), np.ldexp(average[1], shift))
-        pull = np.ldexp(rows.decay * prior, -exponent)
-        # 1 − P equals (1 − λ)·W, which does not cancel: after one block it is the momentum.
-        return dd.add(dd.scale(scaled, self._new_weight * rows.weight), dd.wide(pull)), exponent
+        prior = self.initial if self._has_prior else None
+        return kernels.read_blocks(state.means, state.variances, self._new_weight, prior)
 
     def tally(self, state: BatchState) -> Moments:
         """See `Policy.tally`. The rows of an open block are included."""

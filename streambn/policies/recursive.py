@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from streambn import kernels
 from streambn.accumulators import Moments, check_moments, require
 from streambn.kernels import Columns, recursion_step, recursion_weights
 from streambn.kernels.flatten import iterate_features
-from streambn.kernels.interface import NEGLIGIBLE, Floats, Ints
+from streambn.kernels.interface import Floats, Ints
 from streambn.policies.gaps import check_gaps
 
 __all__ = ["RecursiveEMA", "RecursiveState"]
@@ -117,12 +118,7 @@ class RecursiveEMA:
 
     def weighted(self, state: RecursiveState) -> Moments:
         """Return the moments of all values, with the prior at the first."""
-        m = state.moments
-        # 0.7 times the smallest float64 is itself, and the first value would never be forgotten.
-        left = np.where(m.decay < NEGLIGIBLE, 0.0, m.decay)
-        prior = _single(state.first, left / self.alpha * state.first.count)
-        # The prior has faded already: the later values must not discount it once more.
-        return Moments.sealed(prior).merge(m.replace(decay=np.ones_like(m.decay)))
+        return Moments.sealed(kernels.with_first(state.moments, state.first, self.alpha))
 
     def check_state(self, state: RecursiveState) -> None:
         """See `Policy.check_state`.

@@ -52,11 +52,18 @@ def run_transform(function, columns, transform, dtypes):
 FIELDS = len(MomentArrays.FIELDS)
 
 
-def core_moments(producer, layout, decay, ignore_missing, threads, out, weights=None):
-    """Call the compiled function directly; `layout` may be the packed bytes alone."""
+def open_batch(producer, layout):
+    """Open data for the compiled functions; `layout` may be the packed bytes alone."""
     if isinstance(layout, bytes):
         layout = types.SimpleNamespace(packed=layout, schema=None)
-    core.block_moments(producer, layout, decay, ignore_missing, weights, threads, None, out)
+    return core.Batch(producer, layout)
+
+
+def core_moments(producer, layout, decay, ignore_missing, threads, out, weights=None):
+    """Call the compiled function directly; `layout` may be the packed bytes alone."""
+    core.block_moments(
+        open_batch(producer, layout), decay, ignore_missing, weights, threads, None, out
+    )
 
 
 FORMATS = {
@@ -72,10 +79,8 @@ def core_transform(producer, layout, *arguments):
     """Call the compiled function directly; letters of `FORMATS` name the output types."""
     *before, formats, nans, infs, threads = arguments
     schema = output_schema(LAYOUT, [FORMATS[letter] for letter in formats])
-    if isinstance(layout, bytes):
-        layout = types.SimpleNamespace(packed=layout, schema=None)
     return core.transform(
-        producer, layout, *before, schema.__arrow_c_schema__(), nans, infs, threads,
+        open_batch(producer, layout), *before, schema.__arrow_c_schema__(), nans, infs, threads,
         pa.allocate_buffer, lambda address: pa.RecordBatch._import_from_c(address, schema),
     )  # fmt: skip
 

@@ -423,10 +423,10 @@ def test_unfit_arrays_raise():
     unfit += [np.zeros((110, 1)), np.zeros((110, 1), np.int32)]
     for older, out in (*((None, out) for out in unfit), *((older, good) for older in unfit)):
         with pytest.raises(ValueError, match="instead of"):
-            core.exact_sums(batch, layout, 1, older, out)
+            core.exact_sums(core.Batch(batch, layout), 1, older, out)
     for out in (read_only, np.zeros((110, 2), np.int64)[:, :1]):
         with pytest.raises((ValueError, BufferError)):
-            core.exact_sums(batch, layout, 1, None, out)
+            core.exact_sums(core.Batch(batch, layout), 1, None, out)
     for arrays in ((good[:9], good, good), (good, good[:9], good), (good, good, good[:9])):
         with pytest.raises(ValueError, match="instead of"):
             core.merge_exact(*arrays)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import types
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from native_kernels import FIELDS, core, core_moments, core_transform
+from native_kernels import FIELDS, core, core_moments, core_transform, open_batch
 from producers import LAYOUT, Node, Producer, batch_node, number_node
 
 import streambn as sbn
@@ -311,9 +310,9 @@ def test_extension_over_gaps_of_unfit_arrays_raises(at, kind, shape):
         sizes = (FIELDS, 4), (2, 4), (FIELDS, 4), (2, 4)
         arrays = [gap_powers(0.5, 3), *(np.zeros(size, np.int64) for size in sizes)]
         arrays[at - 5] = array
-        layout = types.SimpleNamespace(packed=LAYOUT.packed, schema=None)
+        opened = open_batch(Producer(batch_node()), LAYOUT.packed)
         with refused(name):
-            core.extend_over_gaps(Producer(batch_node()), layout, 0.5, None, 1, *arrays)
+            core.extend_over_gaps(opened, 0.5, None, 1, *arrays)
         assert not arrays[3 if at != 8 else 4].any()
 
 

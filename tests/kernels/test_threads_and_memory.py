@@ -283,7 +283,7 @@ def test_arrow_allocates_and_frees_outputs(rows):
     # Small outputs share 64 KB; Arrow rounds larger ones up to 64 bytes.
     assert rows * 8 <= grown <= max(2 * 65536, rows * 8 + rows // 8 + 65536 + 256)
     assert out.arrays[0].buffers()[1].address % 64 == 0
-    del out
+    del out, columns
     assert pa.total_allocated_bytes() <= before  # arrays of earlier tests may be freed meanwhile
 
 

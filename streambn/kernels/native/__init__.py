@@ -16,6 +16,7 @@ simd : str
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from streambn.kernels.exact import ExactSums, unmergeable
 from streambn.kernels.flatten import decode_columns
 from streambn.kernels.interface import (
     Columns,
+    Estimates,
     FeatureTransform,
     Floats,
     Ints,
@@ -50,10 +52,14 @@ __all__ = [
     "merge_exact",
     "merge_moments",
     "normalize",
+    "read_blocks",
+    "read_moments",
     "recursion_weights",
+    "scales",
     "set_threads",
     "simd",
     "time_weights",
+    "with_first",
 ]
 
 simd: str = _core.simd
@@ -70,6 +76,15 @@ def set_threads(count: int) -> None:
     _threads = min(count, 1 << 16)  # the kernels hold the number in 32 bits
 
 
+def _open(columns: Columns) -> Any:
+    """Return the access of the kernels to the data. Several kernels share one export of a batch."""
+    opened = columns.opened
+    if opened is None:
+        plain = decode_columns(columns) if columns.layout.encoded else columns
+        opened = columns.opened = _core.Batch(plain.batch, plain.layout)
+    return opened
+
+
 def block_moments(columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> MomentArrays:
     """See `streambn.kernels.reference.block_moments`."""
     return extend_moments(None, columns, decay, ignore_na)
@@ -79,12 +94,10 @@ def extend_moments(
     older: MomentArrays | None, columns: Columns, decay: float = 1.0, ignore_na: bool = False
 ) -> MomentArrays:
     """See `streambn.kernels.reference.extend_moments`; None: nothing is older."""
-    if columns.layout.encoded:
-        columns = decode_columns(columns)
     memory = np.empty((_FIELDS, columns.layout.features), np.int64)
-    batch, layout, weights = columns.batch, columns.layout, columns.weights
     before = None if older is None else older.memory
-    _core.block_moments(batch, layout, decay, ignore_na, weights, _threads, before, memory)
+    opened = _open(columns)
+    _core.block_moments(opened, decay, ignore_na, columns.weights, _threads, before, memory)
     return MomentArrays(memory)
 
 
@@ -99,15 +112,54 @@ def extend_over_gaps(
     older: MomentArrays, gaps: Ints, columns: Columns, decay: float
 ) -> tuple[MomentArrays, Ints, list[int]]:
     """See `streambn.kernels.reference.extend_over_gaps`."""
-    if columns.layout.encoded:
-        columns = decode_columns(columns)
-    batch, layout, weights = columns.batch, columns.layout, columns.weights
     memory, after = np.empty(older.memory.shape, np.int64), np.empty(gaps.shape, np.int64)
-    powers = gap_powers(decay, len(batch))
+    powers, opened = gap_powers(decay, columns.rows), _open(columns)
     left = _core.extend_over_gaps(
-        batch, layout, decay, weights, _threads, powers, older.memory, gaps, memory, after
+        opened, decay, columns.weights, _threads, powers, older.memory, gaps, memory, after
     )
     return MomentArrays(memory), after, left
+
+
+def read_moments(moments: MomentArrays, ddof: int) -> Estimates:
+    """See `streambn.kernels.reference.read_moments`."""
+    floats, defined = _empty_estimates(moments)
+    _core.read_moments(moments.memory, ddof, floats, defined)
+    return Estimates._make((*floats, defined))
+
+
+def read_blocks(
+    means: MomentArrays,
+    variances: MomentArrays,
+    new_weight: float,
+    prior: tuple[float, float] | None,
+) -> Estimates:
+    """See `streambn.kernels.reference.read_blocks`."""
+    floats, defined = _empty_estimates(means)
+    given = prior is not None, *(prior or (0.0, 0.0))
+    _core.read_blocks(means.memory, variances.memory, new_weight, *given, floats, defined)
+    return Estimates._make((*floats, defined))
+
+
+def _empty_estimates(moments: MomentArrays) -> tuple[Floats, NDArray[np.bool_]]:
+    features = moments.memory.shape[1]
+    return np.empty((4, features)), np.empty(features, np.bool_)
+
+
+def with_first(moments: MomentArrays, first: MomentArrays, alpha: float) -> MomentArrays:
+    """See `streambn.kernels.reference.with_first`."""
+    memory = np.empty(moments.memory.shape, np.int64)
+    _core.with_first(moments.memory, first.memory, alpha, memory)
+    return MomentArrays(memory)
+
+
+def scales(
+    estimates: Estimates, exact: NDArray[np.bool_], eps: float
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """See `streambn.kernels.reference.scales`."""
+    scale, constant = np.empty(len(exact)), np.empty(len(exact), np.bool_)
+    mean, _, var, std, _ = estimates
+    _core.scales(mean, var, std, exact, eps, scale, constant)
+    return scale, constant
 
 
 def exact_sums(columns: Columns) -> ExactSums:
@@ -117,11 +169,9 @@ def exact_sums(columns: Columns) -> ExactSums:
 
 def extend_exact(older: ExactSums | None, columns: Columns) -> ExactSums:
     """See `streambn.kernels.reference.extend_exact`; None: nothing is older."""
-    if columns.layout.encoded:
-        columns = decode_columns(columns)
     memory = np.empty((ExactSums.ROWS, columns.layout.features), np.int64)
     before = None if older is None else older.memory
-    feature = _core.exact_sums(columns.batch, columns.layout, _threads, before, memory)
+    feature = _core.exact_sums(_open(columns), _threads, before, memory)
     if feature >= 0 and older is not None:
         raise unmergeable(feature, older, exact_sums(columns))
     return ExactSums(memory)
@@ -184,12 +234,9 @@ def _transform(
     inverse: bool,
 ) -> Transformed | None:
     """Return None if a location or a scale is extreme, because only the reference rescales."""
-    if columns.layout.encoded:
-        columns = decode_columns(columns)
     nans, infs = np.zeros((2, columns.layout.features), np.int64)
     batch = _core.transform(
-        columns.batch,
-        columns.layout,
+        _open(columns),
         *transform[:5],
         math.inf if clip is None else clip,
         transform.known,

@@ -4,9 +4,11 @@ from typing import Any
 
 simd: str
 
+class Batch:
+    def __init__(self, batch: Any, layout: Any, /) -> None: ...
+
 def block_moments(
-    batch: Any,
-    layout: Any,
+    batch: Batch,
     decay: float,
     ignore_missing: bool,
     weights: Any,
@@ -16,8 +18,7 @@ def block_moments(
     /,
 ) -> None: ...
 def extend_over_gaps(
-    batch: Any,
-    layout: Any,
+    batch: Batch,
     decay: float,
     weights: Any,
     threads: int,
@@ -30,16 +31,31 @@ def extend_over_gaps(
 ) -> list[int]: ...  # the features left to the caller
 def recursion_weights(there: Any, decay: float, alpha: float, out: Any, /) -> Any: ...
 def merge_moments(older: Any, newer: Any, out: Any, /) -> None: ...
+def read_moments(moments: Any, ddof: int, out: Any, defined: Any, /) -> None: ...
+def read_blocks(
+    means: Any,
+    variances: Any,
+    new_weight: float,
+    has_prior: bool,
+    prior_mean: float,
+    prior_var: float,
+    out: Any,
+    defined: Any,
+    /,
+) -> None: ...
+def with_first(moments: Any, first: Any, alpha: float, out: Any, /) -> None: ...
+def scales(
+    mean: Any, var: Any, std: Any, exact: Any, eps: float, out: Any, constant: Any, /
+) -> None: ...
 def exact_sums(
-    batch: Any, layout: Any, threads: int, older: Any, out: Any, /
+    batch: Batch, threads: int, older: Any, out: Any, /
 ) -> int: ...  # the lane that cannot be merged, or -1
 def merge_exact(older: Any, newer: Any, out: Any, /) -> int: ...  # likewise
 def time_weights(
     ticks: Any, latest: int | float, halflives: float, weights: Any, threads: int, out: Any, /
 ) -> None: ...
 def transform(
-    batch: Any,
-    layout: Any,
+    batch: Batch,
     location_hi: Any,
     location_lo: Any,
     spread: Any,

@@ -7,6 +7,7 @@ the cache during several passes.
 
 from streambn.kernels.moments import empty_moments
 from streambn.kernels.reference.blocks import block_moments, extend_moments
+from streambn.kernels.reference.estimates import read_blocks, read_moments, scales, with_first
 from streambn.kernels.reference.exact import exact_sums, extend_exact, merge_exact
 from streambn.kernels.reference.gaps import extend_over_gaps
 from streambn.kernels.reference.merge import merge_moments
@@ -27,6 +28,10 @@ __all__ = [
     "merge_exact",
     "merge_moments",
     "normalize",
+    "read_blocks",
+    "read_moments",
     "recursion_weights",
+    "scales",
     "time_weights",
+    "with_first",
 ]

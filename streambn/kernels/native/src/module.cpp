@@ -1,5 +1,5 @@
 // Defines the Python module streambn.kernels.native._core.
-#include "arrow/columns.hpp"
+#include "arrow/batch.hpp"
 #include "buffer.hpp"
 #include "simd/kernels.hpp"
 
@@ -23,6 +23,7 @@ NB_MODULE(_core, m) {
     // By default nanobind reports every object that is still alive when the interpreter exits.
     nb::set_leak_warnings(false);
     m.attr("simd") = kernels().name;
+    nb::class_<Batch>(m, "Batch").def(nb::init<nb::handle, nb::handle>());
     bind_moments(m);
     bind_exact(m);
     bind_rows(m);

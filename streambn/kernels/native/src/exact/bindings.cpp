@@ -11,9 +11,8 @@ namespace {
 
 // Writes the exact sums of a batch. If `older` is given, writes the merge of `older` with the
 // batch. Returns the first feature whose sums cannot be merged, or -1.
-int64_t py_exact_sums(nb::handle batch, nb::handle layout, int threads,
-                      std::optional<nb::object> older, nb::handle out) {
-    const Batch data(batch, layout);
+int64_t py_exact_sums(const Batch &data, int threads, std::optional<nb::object> older,
+                      nb::handle out) {
     const int64_t features = data.features;
     const Buffer memory(out, 8, INTEGER, true);
     memory.expect(EXACT_ROWS * features, "the array of exact sums");

@@ -6,6 +6,7 @@
 #include "arrow/batch.hpp"
 #include "buffer.hpp"
 #include "moments/block.hpp"
+#include "moments/estimates.hpp"
 #include "moments/gaps.hpp"
 #include "moments/recursion.hpp"
 #include "parallel.hpp"
@@ -17,9 +18,8 @@ namespace {
 using OptionalObject = std::optional<nb::object>;
 
 // Writes the moments of a batch. If `older` is given, writes the merge of `older` with the batch.
-void py_block_moments(nb::handle batch, nb::handle layout, double decay, bool ignore_missing,
-                      OptionalObject weights, int threads, OptionalObject older, nb::handle out) {
-    const Batch data(batch, layout);
+void py_block_moments(const Batch &data, double decay, bool ignore_missing, OptionalObject weights,
+                      int threads, OptionalObject older, nb::handle out) {
     const int64_t features = data.features;
     const Buffer memory(out, 8, INTEGER, true);
     memory.expect(FIELDS * features, "the array of moments");
@@ -51,10 +51,9 @@ void py_merge_moments(nb::handle older, nb::handle newer, nb::handle out) {
 // Writes the merge of an exponentially weighted average that counts gaps with a batch. Returns the
 // features that are left to the caller because of a long gap: their moments and gaps are those of the
 // batch alone.
-nb::list py_extend_over_gaps(nb::handle batch, nb::handle layout, double decay, OptionalObject weights,
-                             int threads, nb::handle powers, nb::handle older, nb::handle older_gaps,
+nb::list py_extend_over_gaps(const Batch &data, double decay, OptionalObject weights, int threads,
+                             nb::handle powers, nb::handle older, nb::handle older_gaps,
                              nb::handle out, nb::handle out_gaps) {
-    const Batch data(batch, layout);
     const int64_t features = data.features;
     const Buffer table(powers, 8, "d"), before(older, 8, INTEGER), gaps_before(older_gaps, 8, INTEGER),
         memory(out, 8, INTEGER, true), gaps_after(out_gaps, 8, INTEGER, true);
@@ -150,12 +149,92 @@ nb::tuple py_recursion_weights(nb::handle valid, double decay, double alpha, nb:
     return nb::make_tuple(summary.decay, summary.before, summary.since);
 }
 
+// The arrays that receive the estimates of all features: the rows mean_hi, mean_lo, var and std, and
+// whether the feature has a mean.
+class EstimateArrays {
+  public:
+    EstimateArrays(nb::handle floats, nb::handle defined)
+        : floats_(floats, 8, "d", true), defined_(defined, 1, "?", true),
+          features(static_cast<int64_t>(defined_.items())) {
+        floats_.expect(4 * features, "the array of estimates");
+    }
+    void put(int64_t k, const Estimate &read) const {
+        double *const to = floats_.as<double>() + k;
+        to[0] = read.mean.hi, to[features] = read.mean.lo;
+        to[2 * features] = read.var, to[3 * features] = read.std;
+        defined_.as<bool>()[k] = read.defined;
+    }
+
+  private:
+    const Buffer floats_, defined_;
+
+  public:
+    const int64_t features;
+};
+
+void py_read_moments(nb::handle moments, int ddof, nb::handle out, nb::handle defined) {
+    const Buffer memory(moments, 8, INTEGER);
+    const EstimateArrays to(out, defined);
+    memory.expect(FIELDS * to.features, "the array of moments");
+    for (int64_t k = 0; k < to.features; ++k)
+        to.put(k, estimate(load_moments(memory.as<int64_t>(), to.features, k), ddof));
+}
+
+// `prior_mean` and `prior_var` are given if `has_prior`.
+void py_read_blocks(nb::handle means, nb::handle variances, double new_weight, bool has_prior,
+                    double prior_mean, double prior_var, nb::handle out, nb::handle defined) {
+    const Buffer a(means, 8, INTEGER), b(variances, 8, INTEGER);
+    const EstimateArrays to(out, defined);
+    a.expect(FIELDS * to.features, "the array of means");
+    b.expect(FIELDS * to.features, "the array of variances");
+    const BlockPrior prior{prior_mean, prior_var};
+    for (int64_t k = 0; k < to.features; ++k)
+        to.put(k, estimate_blocks(load_moments(a.as<int64_t>(), to.features, k),
+                                  load_moments(b.as<int64_t>(), to.features, k), new_weight,
+                                  has_prior ? &prior : nullptr));
+}
+
+// Writes the moments of the recursion with the first value, which weighs its decay divided by alpha.
+void py_with_first(nb::handle moments, nb::handle first, double alpha, nb::handle out) {
+    const Buffer rest(moments, 8, INTEGER), one(first, 8, INTEGER), memory(out, 8, INTEGER, true);
+    const auto features = static_cast<int64_t>(memory.items()) / FIELDS;
+    for (const Buffer *buffer : {&rest, &one, &memory})
+        buffer->expect(FIELDS * features, "an array of moments");
+    for (int64_t k = 0; k < features; ++k) {
+        const Moments m = load_moments(rest.as<int64_t>(), features, k);
+        const Moments f = load_moments(one.as<int64_t>(), features, k);
+        const double left = m.decay < NEGLIGIBLE ? 0.0 : m.decay;
+        const double weight = left / alpha * static_cast<double>(f.count);
+        store_moments(memory.as<int64_t>(), features, k, with_first(m, f, weight));
+    }
+}
+
+// Writes the scale of each feature, and whether the feature is constant.
+void py_scales(nb::handle mean, nb::handle var, nb::handle std, nb::handle exact, double eps,
+               nb::handle out, nb::handle constant) {
+    const Buffer means(mean, 8, "d"), vars(var, 8, "d"), stds(std, 8, "d"), exacts(exact, 1, "?"),
+        scales(out, 8, "d", true), constants(constant, 1, "?", true);
+    const auto features = static_cast<int64_t>(scales.items());
+    for (const Buffer *buffer : {&means, &vars, &stds, &exacts, &constants})
+        buffer->expect(features, "an array over features");
+    for (int64_t k = 0; k < features; ++k) {
+        const Estimate of{{means.as<double>()[k], 0}, vars.as<double>()[k], stds.as<double>()[k], true};
+        const Scale scale = scale_of(of, exacts.as<bool>()[k], eps);
+        scales.as<double>()[k] = scale.value;
+        constants.as<bool>()[k] = scale.constant;
+    }
+}
+
 }  // namespace
 
 void bind_moments(nb::module_ &module) {
     module.def("block_moments", &py_block_moments);
     module.def("merge_moments", &py_merge_moments);
     module.def("extend_over_gaps", &py_extend_over_gaps);
+    module.def("read_moments", &py_read_moments);
+    module.def("read_blocks", &py_read_blocks);
+    module.def("with_first", &py_with_first);
+    module.def("scales", &py_scales);
     module.def("time_weights", &py_time_weights);
     module.def("recursion_weights", &py_recursion_weights);
 }

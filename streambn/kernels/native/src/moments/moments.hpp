@@ -13,6 +13,7 @@ namespace streambn {
 constexpr double INF = std::numeric_limits<double>::infinity();
 constexpr int64_t ZERO_EXPONENT = -1100;   // the exponent of a feature that has only zeros
 constexpr double LEAST_WEIGHT = 0x1p-400;  // missing values do not age a weight below this
+constexpr double NEGLIGIBLE = 0x1p-1000;   // smaller weights count as zero
 // Moments of values whose magnitudes lie within this range have exponent 0.
 constexpr double LARGEST_PLAIN = 0x1p400, SMALLEST_PLAIN = 0x1p-400;
 

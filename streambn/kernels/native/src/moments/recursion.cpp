@@ -8,7 +8,6 @@ namespace streambn {
 namespace {
 
 constexpr int64_t TABULATED_GAPS = 64;  // a gap is a number of rows
-constexpr double NEGLIGIBLE = 0x1p-1000;
 
 struct RecursionStep {
     double weight, fade;

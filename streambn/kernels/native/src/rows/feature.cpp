@@ -3,14 +3,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "moments/estimates.hpp"
 #include "moments/recursion.hpp"
 
 namespace streambn {
 
 namespace {
-
-constexpr double EPSILON = 0x1p-52, LEAST_NORMAL = 0x1p-1022;
-constexpr double NOISE = 0x1p-96;  // the relative noise of a mean; see accumulators/moments.py
 
 Moments single(Pair x, double weight, double decay) {
     Moments m;
@@ -34,32 +32,12 @@ Moments single(Pair x, double weight, double decay) {
 
 // Replaces a negligible decay by zero. A product with a subnormal number costs about a hundred
 // cycles, and the decay might never reach zero: 0.7 times the smallest subnormal is itself.
-double without_negligible(double decay) { return decay < 0x1p-1000 ? 0.0 : decay; }
+double without_negligible(double decay) { return decay < NEGLIGIBLE ? 0.0 : decay; }
 
-// The moments of a feature, including its prior.
-struct ReadMoments {
-    double weight, pairs, m2;
-    Pair mean;
-    int64_t exponent;
-};
-
-ReadMoments read_moments(const RowFeature &feature, const RowRules &rules) {
-    const Moments &m = feature.m, &first = feature.first;
-    if (rules.prior == 0 || m.count == 0) return {m.weight, m.pairs, m.m2.hi, m.mean, m.exponent};
-    const double extra = rules.prior * m.decay, weight = m.weight + extra;
-    const double pairs = m.pairs + extra * m.weight;
-    if (m.exponent != 0 || first.exponent != 0) {
-        // `extra` already includes the decay of later rows, so the merge must not decay it again.
-        Moments prior = first, rest = m;
-        prior.weight = extra, rest.decay = 1;
-        const Moments all = merge(prior, rest);
-        return {all.weight, pairs, all.m2.hi, all.mean, all.exponent};
-    }
-    // The difference of the means may cancel and needs double-doubles. Later steps do not cancel,
-    // so float64 is enough.
-    const double delta = add(first.mean, -m.mean).hi, share = extra / weight;
-    return {weight, pairs, m.m2.hi + delta * delta * share * m.weight,
-            add(m.mean, {delta * share, 0}), 0};
+// Returns the moments of all values of a feature, with the first value of a rule with a prior.
+Moments all_moments(const RowFeature &feature, const RowRules &rules) {
+    if (rules.prior == 0 || feature.m.count == 0) return feature.m;
+    return with_first(feature.m, feature.first, rules.prior * feature.m.decay);
 }
 
 LastShares shares_of(double w, double weight, double decay) {
@@ -131,28 +109,13 @@ FeatureMap map_of(const RowFeature &feature, const RowRules &rules) {
         return map;
     }
     map.known = true;
-    const ReadMoments read = read_moments(feature, rules);
-    const int64_t by = read.exponent;
-    Pair mean{times_two_to(read.mean.hi, by), times_two_to(read.mean.lo, by)};
-    if (std::fabs(mean.lo) < NOISE * std::fabs(mean.hi)) mean.lo = 0;
-    if (rules.center) map.location = poisoned ? Pair{poison, 0} : mean;
+    const Estimate read = poisoned ? Estimate{{poison, 0}, NAN, NAN, true}
+                                   : estimate(all_moments(feature, rules), rules.ddof);
+    if (rules.center) map.location = read.mean;
     if (!rules.scale) return map;
-    const double divisor =
-        rules.ddof == 0 ? read.weight : read.pairs > 0 ? 2 * read.pairs / read.weight : 0.0;
-    const double scaled = divisor > 0 && !poisoned ? std::max(read.m2 / divisor, 0.0) : NAN;
-    double std = times_two_to(std::sqrt(scaled), by);
-    const double var = times_two_to(scaled, 2 * by), centre = poisoned ? poison : mean.hi;
-    const bool constant =
-        !(std > (feature.exact ? 0.0 : std::max(EPSILON * std::fabs(centre), LEAST_NORMAL))) &&
-        std::isfinite(centre);
-    if (constant) std = 0;
-    if (rules.eps == 0) {
-        map.scale = constant ? 1.0 : std;
-        if (constant && rules.zero_constant) map.gamma = 0;
-        return map;
-    }
-    const bool ordinary = var > 1e-290 && std::isfinite(var + rules.eps);
-    map.scale = constant || !ordinary ? std::hypot(std, std::sqrt(rules.eps)) : std::sqrt(var + rules.eps);
+    const Scale scale = scale_of(read, feature.exact, rules.eps);
+    map.scale = scale.value;
+    if (scale.constant && rules.eps == 0 && rules.zero_constant) map.gamma = 0;
     return map;
 }
 

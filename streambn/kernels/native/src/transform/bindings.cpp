@@ -14,12 +14,11 @@ namespace {
 // Returns the result of `import_batch` for the address of the output. Returns None if a location is
 // so large that subtracting it could overflow, or if a scale lies outside the range in which the
 // inner loops round a quotient correctly.
-nb::object py_transform(nb::handle batch, nb::handle layout, nb::handle location_hi,
-                        nb::handle location_lo, nb::handle scale, std::optional<nb::object> gamma,
+nb::object py_transform(const Batch &data, nb::handle location_hi, nb::handle location_lo,
+                        nb::handle scale, std::optional<nb::object> gamma,
                         std::optional<nb::object> beta, double clip, nb::handle known, bool inverse,
                         nb::handle schema, nb::handle nans, nb::handle infs, int threads,
                         nb::handle allocate, nb::handle import_batch) {
-    const Batch data(batch, layout);
     const int64_t features = data.features;
     const Buffer hi(location_hi, 8, "d"), lo(location_lo, 8, "d"), by(scale, 8, "d");
     const Buffer is_known(known, 1, "?");

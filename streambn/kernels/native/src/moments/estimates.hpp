@@ -1,0 +1,39 @@
+// Mean, variance and scale of a feature, as they are read from its moments.
+// streambn/kernels/reference/estimates.py has the formulas, and its bits agree.
+#pragma once
+
+#include "moments/moments.hpp"
+
+namespace streambn {
+
+struct Estimate {
+    Pair mean;        // in the data's units; 0 where undefined
+    double var, std;  // NaN where undefined
+    bool defined;     // whether the feature has a mean
+};
+
+Estimate estimate(const Moments &m, int ddof);
+
+// The prior of an average over blocks: a mean and a variance before the first block.
+struct BlockPrior {
+    double mean, var;
+};
+
+// Returns the averages over blocks. `means` and `variances` have a row for each block, and a block
+// weighs `new_weight` of the running value. A null prior stands for none.
+Estimate estimate_blocks(const Moments &means, const Moments &variances, double new_weight,
+                         const BlockPrior *prior);
+
+struct Scale {
+    double value;
+    bool constant;  // whether the variance is within rounding error of zero
+};
+
+// `exact` says whether the values were integers or decimals, which are not rounded.
+Scale scale_of(const Estimate &of, bool exact, double eps);
+
+// Returns the moments of all values of the recursion: `m` without the first value, which weighs
+// `weight`. All discounts of the first value are in its weight.
+Moments with_first(const Moments &m, const Moments &first, double weight);
+
+}  // namespace streambn

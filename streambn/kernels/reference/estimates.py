@@ -1,0 +1,145 @@
+"""Mean, variance and scale of each feature, as they are read from a state."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streambn.kernels import doubledouble as dd
+from streambn.kernels.interface import NEGLIGIBLE, Estimates, Floats, Ints
+from streambn.kernels.moments import MomentArrays, TallyArrays, empty_moments
+from streambn.kernels.reference.merge import merge_moments
+
+__all__ = ["read_blocks", "read_moments", "scales", "with_first"]
+
+# The error of a double-double is near 2**-104. Smaller low parts of a mean are noise: the mean of
+# 1, 2 and 3 must be 2 and not 2 + 1e-32, so that 2 normalizes to 0.
+_NOISE = 2.0**-96
+_EPSILON = float(np.finfo(np.float64).eps)
+_LEAST_NORMAL = float(np.finfo(np.float64).smallest_normal)
+# Where the variance leaves the range of float64 its root may not.
+_ORDINARY_VARIANCE = 1e-290
+
+
+def read_moments(moments: MomentArrays, ddof: int) -> Estimates:
+    """Return mean and variance: S/W, or S·W/(2C) if `ddof` is 1.
+
+    2C equals W² − Q without its cancellation. With unit weights the divisor is n − 1.
+    """
+    m = moments
+    with np.errstate(all="ignore"):
+        unbiased = np.where(m.pairs > 0, 2 * m.pairs / m.weight, 0.0)
+    # W = Q = n implies Σ(w − 1)² = 0, and then n − 1 needs no rounding.
+    unit_weights = (m.weight == m.count) & (m.squares == m.count)
+    unbiased = np.where(unit_weights, m.weight - 1.0, unbiased)
+    divisor = m.weight if ddof == 0 else unbiased
+    noise = np.abs(m.mean_lo) < _NOISE * np.abs(m.mean_hi)
+    return Estimates(
+        np.ldexp(m.mean_hi, m.exponent),
+        np.ldexp(np.where(noise, 0.0, m.mean_lo), m.exponent),
+        *_var_and_std((m.m2_hi, m.m2_lo), divisor, m.exponent),
+        m.weight > 0,
+    )
+
+
+def _var_and_std(m2: dd.Pair, divisor: Floats, exponent: Ints) -> tuple[Floats, Floats]:
+    """Return variance ``m2 / divisor`` and its root; `m2` is in units of 2**(2 * exponent).
+
+    Both are NaN where the divisor is not positive. The root is taken before the exponent is
+    applied, so it is right where the variance leaves the range of float64.
+    """
+    with np.errstate(all="ignore"):
+        positive = divisor > 0
+        scaled = dd.divide(m2, dd.wide(np.where(positive, divisor, 1.0)))[0]
+        scaled = np.where(positive, np.maximum(scaled, 0.0), np.nan)
+        return np.ldexp(scaled, 2 * exponent), np.ldexp(np.sqrt(scaled), exponent)
+
+
+def with_first(moments: MomentArrays, first: MomentArrays, alpha: float) -> MomentArrays:
+    """Return the moments of all values of the recursion of ``EMA(adjust=False)``.
+
+    Parameters
+    ----------
+    moments : MomentArrays
+        Of all values but the first. P is the discount of the first value.
+    first : MomentArrays
+        Of the first value alone. It weighs P/α.
+    alpha : float
+    """
+    # 0.7 times the smallest float64 is itself, and the first value would never be forgotten.
+    left = np.where(moments.decay < NEGLIGIBLE, 0.0, moments.decay)
+    weight = left / alpha * first.count
+    prior = first.replace(weight=weight, squares=weight * weight)
+    prior.memory[TallyArrays.TALLY] = empty_moments(len(weight)).memory[TallyArrays.TALLY]
+    # The weight is that as of the last row: the later values must not discount it once more.
+    return merge_moments(prior, moments.replace(decay=np.ones(len(weight))))
+
+
+def read_blocks(
+    means: MomentArrays,
+    variances: MomentArrays,
+    new_weight: float,
+    prior: tuple[float, float] | None,
+) -> Estimates:
+    """Return the averages of the means and the variances of blocks.
+
+    Parameters
+    ----------
+    means, variances : MomentArrays
+        Each block one row.
+    new_weight : float
+        The share of the newest block in the running value.
+    prior : (float, float) or None
+        Mean and variance before the first block; None: they have no weight.
+    """
+    prior_mean, prior_var = prior or (None, None)
+    mean, exponent = _average(means, new_weight, prior_mean)
+    square, twice = _average(variances, new_weight, prior_var)
+    known = variances if prior is None else means
+    var_and_std = _var_and_std(square, np.where(known.weight > 0, 1.0, 0.0), twice // 2)
+    hi, lo = np.ldexp(mean[0], exponent), np.ldexp(mean[1], exponent)
+    return Estimates(hi, lo, *var_and_std, means.weight > 0)
+
+
+def _average(rows: MomentArrays, new_weight: float, prior: float | None) -> tuple[dd.Pair, Ints]:
+    """Return P·prior + (1 − P)·average in units of 2**exponent, and the even exponent.
+
+    P is the discount of all blocks.
+    """
+    average, exponent = (rows.mean_hi, rows.mean_lo), rows.exponent
+    if prior is None:
+        return average, exponent
+    if prior:
+        exponent = np.maximum(exponent, 0)
+    shift = rows.exponent - exponent
+    scaled = (np.ldexp(average[0], shift), np.ldexp(average[1], shift))
+    pull = np.ldexp(rows.decay * prior, -exponent)
+    # 1 − P equals (1 − λ)·W, which does not cancel: after one block it is the momentum.
+    return dd.add(dd.scale(scaled, new_weight * rows.weight), dd.wide(pull)), exponent
+
+
+def scales(
+    estimates: Estimates, exact: NDArray[np.bool_], eps: float
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return the scale √(var + eps) of each feature, and whether the feature is constant.
+
+    A constant feature has scale √eps, or 1 if `eps` is 0.
+
+    Parameters
+    ----------
+    estimates : Estimates
+    exact : ndarray of bool, shape (F,)
+        Whether the feature holds integers or decimals, which are not rounded.
+    eps : float
+    """
+    with np.errstate(all="ignore"):
+        rounding = np.maximum(_EPSILON * np.abs(estimates.mean_hi), _LEAST_NORMAL)
+        rounding = np.where(exact, 0.0, rounding)
+        constant = ~(estimates.std > rounding) & np.isfinite(estimates.mean_hi)
+        std = np.where(constant, 0.0, estimates.std)
+        if eps == 0:
+            return np.where(constant, 1.0, std), constant
+        var = estimates.var + eps
+        ordinary = (estimates.var > _ORDINARY_VARIANCE) & np.isfinite(var)
+        scale = np.where(constant | ~ordinary, np.hypot(std, np.sqrt(eps)), np.sqrt(var))
+        return scale, constant
