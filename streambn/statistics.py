@@ -432,7 +432,8 @@ class Statistics:
     @cached_property
     def known(self) -> NDArray[np.bool_]:
         """Whether each feature has statistics, of at least ``min_count=`` values."""
-        return self.estimates.defined & (self.tally.count >= self.options.min_count)
+        defined, least = self.estimates.defined, self.options.min_count
+        return defined & (self.tally.count >= least) if least else defined
 
     def stats(self, at: Any = None) -> pa.Table:
         """Return the statistics as a table; see `streambn.Normalizer.stats`."""

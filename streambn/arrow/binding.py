@@ -138,7 +138,8 @@ class Binding:
     @cached_property
     def exact(self) -> NDArray[np.bool_]:
         """Whether each feature holds integers or decimals, shape (features,)."""
-        return np.repeat([leaf.exact for leaf in self.leaves], [x.width for x in self.leaves])
+        kinds = np.array([leaf.exact for leaf in self.leaves], np.bool_)
+        return np.repeat(kinds, [leaf.width for leaf in self.leaves])
 
     @property
     def columns(self) -> list[str]:
