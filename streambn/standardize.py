@@ -274,6 +274,16 @@ class Standardizer:
         InvalidValueError
             A gamma is 0, which has no inverse, or float16 cannot hold a result.
         """
+        self.check_invertible()
+        part = self.matching(batch.schema)
+        columns = part.binding.extract(batch)
+        leaf_schema = part.binding.leaf_schema(columns, schema)
+        mapped = kernels.denormalize(columns, part.parameters, leaf_schema)
+        part._check_range(mapped, leaf_schema, "")
+        return part.binding.rebuild(columns, mapped.batch, schema)
+
+    def check_invertible(self) -> None:
+        """Raise an InvalidValueError if a gamma is 0, which has no inverse."""
         gamma = self.parameters.gamma
         if gamma is not None and not gamma.all():
             name = self.binding.features[int(np.flatnonzero(gamma == 0)[0])]
@@ -283,12 +293,6 @@ class Standardizer:
                 argument="affine",
                 column=name,
             )
-        part = self.matching(batch.schema)
-        columns = part.binding.extract(batch)
-        leaf_schema = part.binding.leaf_schema(columns, schema)
-        mapped = kernels.denormalize(columns, part.parameters, leaf_schema)
-        part._check_range(mapped, leaf_schema, "")
-        return part.binding.rebuild(columns, mapped.batch, schema)
 
     def _check_range(self, mapped: Transformed, schema: pa.Schema, remedy: str) -> None:
         """Refuse finite values that became infinite because float16 ends at 65,504.

@@ -29,6 +29,7 @@ FLOORS = [
     "arrow",
     "statistics",
     "standardize",
+    "row_transform",
     "snapshot",
     "io",
     "_repr",

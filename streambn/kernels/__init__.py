@@ -41,6 +41,7 @@ __all__ = [
     "FeatureTransform",
     "Layout",
     "MomentArrays",
+    "RowMaps",
     "RowStatistics",
     "Times",
     "UnmergeableError",
@@ -124,6 +125,7 @@ if active == "native":
 else:
     from streambn.kernels import reference as _implementation  # type: ignore[no-redef]
 
+RowMaps = _implementation.RowMaps
 RowStatistics = _implementation.RowStatistics
 block_moments = _implementation.block_moments
 denormalize = _implementation.denormalize

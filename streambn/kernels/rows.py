@@ -185,11 +185,20 @@ def refuse(why: str, key: Any, value: Any) -> NoReturn:
 
     Parameters
     ----------
-    why : {"other", "unseen", "few", "row", "weight", "recursion", "nan", "inf"}
+    why : {"other", "text", "missing", "unseen", "few", "row", "weight", "recursion", "nan", "inf"}
     key : object
         The feature, or the key of the weight.
     value : object
+        The value under the key; the row if the key is missing.
     """
+    if why == "missing":
+        raise SchemaError.missing(key, map(str, value), "None stands for a missing value.")
+    if why == "text":
+        raise SchemaError(
+            f"feature {key!r} is not a number: it is {_shown(value)}. Convert it to a number, or "
+            "to None for a missing value.",
+            column=str(key),
+        )
     if why == "other":
         raise SchemaError(
             f"feature {key!r} is no longer numeric: it is {_shown(value)}. The row or batch was "

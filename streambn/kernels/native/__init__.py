@@ -41,6 +41,7 @@ from streambn.kernels.recursion import Recursion, gap_powers
 reference = lazy_module("streambn.kernels.reference")  # only extreme values need it
 
 __all__ = [
+    "RowMaps",
     "RowStatistics",
     "block_moments",
     "denormalize",
@@ -63,6 +64,7 @@ __all__ = [
 ]
 
 simd: str = _core.simd
+RowMaps = _core.RowMaps
 RowStatistics = _core.RowStatistics
 
 _FIELDS = len(MomentArrays.FIELDS)

@@ -12,11 +12,13 @@ from streambn.kernels.reference.exact import exact_sums, extend_exact, merge_exa
 from streambn.kernels.reference.gaps import extend_over_gaps
 from streambn.kernels.reference.merge import merge_moments
 from streambn.kernels.reference.recursion import recursion_weights
+from streambn.kernels.reference.row_maps import RowMaps
 from streambn.kernels.reference.rows import RowStatistics
 from streambn.kernels.reference.times import time_weights
 from streambn.kernels.reference.transforms import denormalize, normalize
 
 __all__ = [
+    "RowMaps",
     "RowStatistics",
     "block_moments",
     "denormalize",

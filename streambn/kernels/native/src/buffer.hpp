@@ -73,6 +73,7 @@ void without_gil(int64_t bytes, const Work &work) {
 void bind_moments(nb::module_ &module);
 void bind_exact(nb::module_ &module);
 void bind_rows(nb::module_ &module);
+void bind_row_maps(nb::module_ &module);
 void bind_transform(nb::module_ &module);
 
 }  // namespace streambn

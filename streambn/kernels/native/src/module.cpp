@@ -27,6 +27,7 @@ NB_MODULE(_core, m) {
     bind_moments(m);
     bind_exact(m);
     bind_rows(m);
+    bind_row_maps(m);
     bind_transform(m);
 }
 

@@ -10,6 +10,7 @@
 
 #include "buffer.hpp"
 #include "rows/feature.hpp"
+#include "rows/value.hpp"
 
 namespace streambn {
 
@@ -17,15 +18,12 @@ namespace {
 
 constexpr double MAX_WEIGHT = 1e30;  // equal to MAX_WEIGHT in streambn/kernels/rows.py
 
-enum class Kind : uint8_t { number, missing, nan, infinite, other };
+using Kind = ValueKind;
 
 // An item of a row, which owns the key and the value.
-struct Item {
+struct Item : Value {
     PyObject *key, *value;
     int64_t feature;  // -1 if the key is no known feature
-    Kind kind;
-    bool exact;       // whether the value is an integer or a decimal
-    Pair x;
 };
 
 class RowStatistics {
@@ -253,36 +251,15 @@ class RowStatistics {
         Py_ssize_t at = 0;
         PyObject *key, *value;
         for (size_t i = 0; PyDict_Next(row.ptr(), &at, &key, &value); ++i) {
-            Item item{key, value, -1, Kind::number, true, {0, 0}};
+            Item item{{}, key, value, -1};
             if (!may_run && !PyUnicode_CheckExact(key)) return false;
             item.feature = find(key, i);
-            if (PyFloat_Check(value)) {  // numpy.float64 is a subclass of float
-                item.x.hi = PyFloat_AsDouble(value);
-                item.exact = false;
-            } else if (value == Py_None) {
-                item.kind = Kind::missing;
-            } else if (PyUnicode_CheckExact(value) || PyBool_Check(value)) {
-                item.kind = Kind::other;
-            } else if (PyLong_CheckExact(value) && small(value, item.x)) {
-                // float64 represents this integer exactly.
-            } else if (may_run) {
-                convert(item);
-            } else {
-                return false;
+            if (!read_value(value, item)) {
+                if (!may_run) return false;
+                static_cast<Value &>(item) = convert_value(value, key, number_);
             }
-            if (item.kind == Kind::number && !__builtin_isfinite(item.x.hi))
-                item.kind = __builtin_isnan(item.x.hi) ? Kind::nan : Kind::infinite;
             items.push_back(item);
         }
-        return true;
-    }
-
-    static bool small(PyObject *value, Pair &x) {
-        int overflow = 0;
-        const long long whole = PyLong_AsLongLongAndOverflow(value, &overflow);
-        constexpr long long LIMIT = 1ll << 53;
-        if (overflow || whole > LIMIT || whole < -LIMIT) return false;
-        x.hi = static_cast<double>(whole);
         return true;
     }
 
@@ -303,22 +280,7 @@ class RowStatistics {
         return weight;
     }
     [[noreturn]] void refuse(const char *why, PyObject *given) const {
-        refuse(why, {Py_None, given, -1, Kind::other, false, {0, 0}});
-    }
-
-    void convert(Item &item) {
-        const nb::object found = number_(nb::handle(item.value), nb::handle(item.key));
-        if (found.is_none()) {
-            item.kind = Kind::other;
-            return;
-        }
-        const nb::tuple parts = nb::cast<nb::tuple>(found);
-        if (parts.size() == 0) {
-            item.kind = Kind::missing;
-            return;
-        }
-        item.x = {nb::cast<double>(parts[0]), nb::cast<double>(parts[1])};
-        item.exact = nb::cast<bool>(parts[2]);
+        refuse(why, {{Kind::other, false, {0, 0}}, Py_None, given, -1});
     }
 
     // A cache of the last row's keys. Most rows have the same key objects as the row before.
