@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
 import pyarrow as pa
 
@@ -33,6 +33,7 @@ else:
 __all__ = ["FrozenNormalizer", "Normalizer", "Using", "from_bytes", "load", "merge"]
 
 Using = Literal["running", "before", "batch"]
+_USING: Final = get_args(Using)
 
 _log = logging.getLogger("streambn")
 
@@ -273,26 +274,27 @@ class Normalizer(Transformer):
         SchemaError, InvalidValueError
             As for `update`. A table is learned whole or not at all.
         """
-        if using not in get_args(Using):
+        if using not in _USING:
             raise InvalidValueError(
                 f"using must be 'running', 'before' or 'batch', got {using!r}.", argument="using"
             )
-        kind, learned = float_type_of(dtype), self._statistics
+        kind = float_type_of(dtype)
+        if isinstance(data, pa.RecordBatch) and validate == "basic":
+            # The short way, because most calls are for one.
+            with self._lock:
+                learned, out = _learn_and_normalize(self._statistics, data, using, kind)
+                self._commit(learned)
+            return out
+        learned = self._statistics
 
         def output_schema(schema: pa.Schema) -> pa.Schema:
-            bound = self._statistics.bind(schema)
-            out = Standardizer.of(bound).output_schema(schema, kind, nullable=using == "batch")
-            return bound.require_binding().float_untyped(out, kind)
+            return _output_schema(self._statistics.bind(schema), schema, using, kind)
 
         def step(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             nonlocal learned
             with self._lock:
                 before = self._statistics if is_lazy else learned
-                learned = before.learn(batch)
-                by = (learned if using == "running" else before).bind(batch.schema, batch)
-                if using == "batch":
-                    by = by.of_batch(batch)
-                out = Standardizer.of(by).standardize(batch, schema)
+                learned, out = _learn_and_normalize(before, batch, using, kind, schema)
                 if is_lazy:
                     self._commit(learned)
             return out
@@ -686,6 +688,40 @@ def merge(normalizers: Iterable[Normalizer]) -> Normalizer:
             "merge needs at least one Normalizer, got none.", argument="normalizers"
         )
     return Normalizer.from_statistics(merged)
+
+
+def _output_schema(
+    bound: Statistics, schema: pa.Schema, using: Using, dtype: pa.DataType | None
+) -> pa.Schema:
+    """Return the schema of batches that are normalized before or while they are learned."""
+    out = Standardizer.of(bound).output_schema(schema, dtype, nullable=using == "batch")
+    return bound.require_binding().float_untyped(out, dtype)
+
+
+def _learn_and_normalize(
+    statistics: Statistics,
+    batch: pa.RecordBatch,
+    using: Using,
+    dtype: pa.DataType | None,
+    schema: pa.Schema | None = None,
+) -> tuple[Statistics, pa.RecordBatch]:
+    """Return the statistics after a batch, and the batch normalized; see `update_transform`.
+
+    `schema` is that of the output; None: that of a stream of this batch alone.
+    """
+    bound = statistics.bind(batch.schema, None if schema is None else batch)
+    if schema is None:
+        schema = _output_schema(bound, batch.schema, using, dtype)
+        bound = bound.bind(batch.schema, batch)
+    columns = bound.require_binding().extract(batch)
+    if using == "batch":
+        learned, by = bound.learn_block(batch, columns)
+    else:
+        learned = bound.learn(batch, columns)
+        by = learned if using == "running" else bound
+    if batch.num_rows == 0:
+        learned = statistics  # nothing was learned, not even which columns there are
+    return learned, Standardizer.of(by).standardize(batch, schema, columns)
 
 
 def _mergeable(normalizer: object, argument: str) -> Statistics:

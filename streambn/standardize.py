@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn import kernels
+from streambn._lazy import lazy_property
 from streambn.arrow import Binding, Leaf, SchemaCache, fields_by_name, find_field
 from streambn.errors import InvalidValueError
-from streambn.kernels import FeatureTransform
+from streambn.kernels import Columns, FeatureTransform
 from streambn.kernels.interface import Floats, Transformed
 from streambn.options import Options
 from streambn.statistics import Statistics
@@ -63,10 +63,14 @@ class _Frame:
     def of(cls, statistics: Statistics) -> _Frame:
         """Return the frame of statistics, which is that of the batch before."""
         binding = statistics.require_binding().without_spare
-        found: _Frame | None = binding.derived.get(cls)
-        if found is None or not found._fits(statistics):
-            found = binding.derived[cls] = cls(statistics, binding)
-        return found
+        frames: tuple[_Frame, ...] = binding.derived.get(cls, ())
+        for frame in frames:
+            if frame._fits(statistics):
+                return frame
+        made = cls(statistics, binding)
+        # Two are enough for a stream: one of all data, and one of a batch.
+        binding.derived[cls] = (made, *frames[:1])
+        return made
 
     def _fits(self, statistics: Statistics) -> bool:
         return (
@@ -84,7 +88,6 @@ class _Frame:
         return part
 
 
-@dataclass(frozen=True, eq=False)
 class Standardizer:
     """The map z = clip((x − mean) / scale) · gamma + beta of each feature, and its inverse.
 
@@ -94,12 +97,6 @@ class Standardizer:
     ----------
     parameters : FeatureTransform
         The map as arrays over features.
-    constant : ndarray of bool, shape (features,)
-        Whether the variance of each feature is within rounding error of zero: σ ≤ ε·|mean|
-        with ε = 2.2e-16, or σ < 2.3e-308, where float64 loses digits and 1/σ overflows; or σ = 0
-        for integers and decimals, whose values are not rounded. A
-        feature whose variance is undefined, as that of one value with ``ddof=1``, is constant;
-        one without a mean is not.
 
     Notes
     -----
@@ -111,9 +108,9 @@ class Standardizer:
     column of mean 1e12 and σ = 1 would count as constant after 5,000 rows.
     """
 
-    parameters: FeatureTransform
-    constant: NDArray[np.bool_]
-    _frame: _Frame
+    def __init__(self, parameters: FeatureTransform, frame: _Frame) -> None:
+        self.parameters = parameters
+        self._frame = frame
 
     @classmethod
     def of(cls, statistics: Statistics) -> Standardizer:
@@ -124,27 +121,31 @@ class Standardizer:
         NotFittedError
             No data was seen.
         """
-        found: Standardizer | None = statistics.derived.get(cls)
+        derived = statistics.derived
+        found: Standardizer | None = derived.get(cls)
         if found is None:
-            found = statistics.derived[cls] = cls._of(statistics)
+            found = derived[cls] = cls._of(statistics)
         return found
 
     @classmethod
     def _of(cls, statistics: Statistics) -> Standardizer:
         frame = _Frame.of(statistics)
-        options, estimates = frame.options, statistics.estimates
-        scale, constant = kernels.scales(estimates, frame.binding.exact, options.eps)
-        constant &= estimates.defined
-        location_hi, location_lo = estimates.mean_hi, estimates.mean_lo
+        options, exact = frame.options, frame.binding.exact
+        moments = None
+        if "propagate" not in (options.nan, options.inf):
+            moments = statistics.policy.readable(statistics.feature_state)
+        if moments is None:
+            numbers, flags = kernels.maps_of(statistics.estimates, exact, options.eps)
+        else:
+            numbers, flags = kernels.maps_of_moments(moments, options.ddof, exact, options.eps)
         if not options.center:
-            location_hi = location_lo = np.zeros(len(scale))
+            numbers[:2] = 0.0
         if not options.scale:
-            scale = np.ones(len(scale))
-        known, location = statistics.known, (location_hi, location_lo)
-        affine = frame.gamma, frame.beta
-        return cls(
-            FeatureTransform(*location, scale, *affine, options.clip, known), constant, frame
-        )
+            numbers[2] = 1.0
+        if options.min_count:
+            flags[0] &= statistics.tally.count >= options.min_count
+        transform = FeatureTransform(numbers, flags, frame.gamma, frame.beta, options.clip)
+        return cls(transform, frame)
 
     @property
     def binding(self) -> Binding:
@@ -155,6 +156,17 @@ class Standardizer:
     def options(self) -> Options:
         """The hyperparameters other than policy and columns."""
         return self._frame.options
+
+    @property
+    def constant(self) -> NDArray[np.bool_]:
+        """Whether the variance of each feature is within rounding error of zero.
+
+        That is σ ≤ ε·|mean| with ε = 2.2e-16, or σ < 2.3e-308, where float64 loses digits and 1/σ
+        overflows; or σ = 0 for integers and decimals, whose values are not rounded. A feature
+        whose variance is undefined, as that of one value with ``ddof=1``, is constant; one
+        without a mean is not.
+        """
+        return self.parameters.constant
 
     @property
     def scale(self) -> Floats:
@@ -208,7 +220,7 @@ class Standardizer:
 
     def _take(self, frame: _Frame, features: NDArray[np.int64]) -> Standardizer:
         """Return the map of some features, which are those of a frame."""
-        return Standardizer(self.parameters.take(features), self.constant[features], frame)
+        return Standardizer(self.parameters.take(features), frame)
 
     def output_schema(
         self,
@@ -233,21 +245,31 @@ class Standardizer:
             Fingerprint of the statistics for the schema's metadata. One that the input carries
             is removed in any case.
         """
-        part = self.matching(schema)
-        nullable = nullable or not part._all_known
-        made: pa.Schema = self._frame.schemas.get(
+        strict, loose = self._frame.schemas.get(
             schema,
-            (dtype, nullable, fingerprint),
-            lambda: _output_schema(part.binding, schema, dtype, nullable, fingerprint),
+            (dtype, fingerprint),
+            lambda: _output_schemas(self.matching(schema).binding, schema, dtype, fingerprint),
         )
-        return made
+        # Most schemas declare their columns nullable, and then both are one.
+        if strict is loose or nullable or not self.matching(schema)._all_known:
+            return loose
+        return strict
 
-    @cached_property
+    @lazy_property
     def _all_known(self) -> bool:
         return bool(np.count_nonzero(self.parameters.known) == len(self.constant))
 
-    def standardize(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    def standardize(
+        self, batch: pa.RecordBatch, schema: pa.Schema, columns: Columns | None = None
+    ) -> pa.RecordBatch:
         """Return a batch normalized, with the schema that `output_schema` gave.
+
+        Parameters
+        ----------
+        batch : pyarrow.RecordBatch
+        schema : pyarrow.Schema
+        columns : Columns, optional
+            The leaves of the batch, if the binding of the statistics extracted them.
 
         Raises
         ------
@@ -257,11 +279,15 @@ class Standardizer:
             ``nan="raise"`` or ``inf="raise"`` refuses a value, or float16 cannot hold a result.
         """
         part = self.matching(batch.schema)
-        columns = part.binding.extract(batch)
+        # A binding that is not settled has another layout here, without the spare feature.
+        if columns is None or not part.binding.is_settled or part is not self:
+            columns = part.binding.extract(batch)
         leaf_schema = part.binding.leaf_schema(columns, schema)
         mapped = kernels.normalize(columns, part.parameters, leaf_schema)
         self.options.check_finite(mapped.nans, mapped.infs, part.binding.features)
         part._check_range(mapped, leaf_schema, "clip= bounds it, and ")
+        if leaf_schema is schema:
+            return mapped.batch
         return part.binding.rebuild(columns, mapped.batch, schema)
 
     def restore(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
@@ -280,6 +306,8 @@ class Standardizer:
         leaf_schema = part.binding.leaf_schema(columns, schema)
         mapped = kernels.denormalize(columns, part.parameters, leaf_schema)
         part._check_range(mapped, leaf_schema, "")
+        if leaf_schema is schema:
+            return mapped.batch
         return part.binding.rebuild(columns, mapped.batch, schema)
 
     def check_invertible(self) -> None:
@@ -332,20 +360,22 @@ def _float16_leaves(binding: Binding, schema: pa.Schema) -> list[tuple[int, Leaf
     return found
 
 
-def _output_schema(
-    binding: Binding,
-    schema: pa.Schema,
-    dtype: pa.DataType | None,
-    nullable: bool,
-    fingerprint: str | None,
-) -> pa.Schema:
-    schema = binding.output_schema(schema, dtype, nullable)
-    metadata = dict(schema.metadata or {})
-    if metadata.pop(FINGERPRINT_KEY, None) is None and fingerprint is None:
-        return schema
-    if fingerprint is not None:
-        metadata[FINGERPRINT_KEY] = fingerprint.encode()
-    return schema.with_metadata(metadata or None)
+def _output_schemas(
+    binding: Binding, schema: pa.Schema, dtype: pa.DataType | None, fingerprint: str | None
+) -> tuple[pa.Schema, pa.Schema]:
+    """Return the output schema if normalization adds no nulls, and if it does."""
+
+    def made(nullable: bool) -> pa.Schema:
+        out = binding.output_schema(schema, dtype, nullable)
+        metadata = dict(out.metadata or {})
+        if metadata.pop(FINGERPRINT_KEY, None) is None and fingerprint is None:
+            return out
+        if fingerprint is not None:
+            metadata[FINGERPRINT_KEY] = fingerprint.encode()
+        return out.with_metadata(metadata or None)
+
+    strict, loose = made(False), made(True)
+    return (loose, loose) if strict.equals(loose) else (strict, loose)
 
 
 def _affine(options: Options, binding: Binding) -> tuple[Floats | None, Floats | None]:

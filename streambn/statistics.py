@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from streambn._lazy import lazy_property
 from streambn._messages import listed, spell
-from streambn.accumulators import Estimates, Moments, check_rows
+from streambn.accumulators import Estimates, ExactMoments, Moments, check_rows
 from streambn.arrow import (
     Binding,
     Change,
@@ -170,8 +170,14 @@ class Statistics:
             new = [each for each in new if each.column not in features]
         return replace(self, left_out=(*self.left_out, *new)) if new else self
 
-    def learn(self, batch: pa.RecordBatch) -> Statistics:
+    def learn(self, batch: pa.RecordBatch, columns: Columns | None = None) -> Statistics:
         """Return the statistics after one more batch.
+
+        Parameters
+        ----------
+        batch : pyarrow.RecordBatch
+        columns : Columns, optional
+            The leaves of the batch, if they were extracted by the binding.
 
         Raises
         ------
@@ -184,24 +190,70 @@ class Statistics:
         if batch.num_rows == 0:
             return self
         bound = self.bind(batch.schema, batch)
-        columns = bound._extract(batch)
-        if columns.rows == 0:
+        counted = bound._counted(batch, columns)
+        if counted.rows == 0:
             return self
         try:
-            state = self.policy.update(bound.state, columns)
+            state = self.policy.update(bound.state, counted)
         except UnmergeableError as error:
-            name = bound.features[error.feature]
-            raise SchemaError(
-                f"column {name!r} {error.reason} The batch was rejected.", column=name
-            ) from error
-        learned = bound._with_state(state)
-        before, after = bound.tally, learned.tally
+            raise bound._unmergeable(error) from error
+        return bound._with_learned(state, batch)
+
+    def learn_block(
+        self, batch: pa.RecordBatch, columns: Columns | None = None
+    ) -> tuple[Statistics, Statistics]:
+        """Return the statistics after one more batch, and those of the batch alone.
+
+        Those of the batch have its biased variance. All its rows count equally, whatever the
+        policy; sample weights apply.
+
+        Parameters and errors are those of `learn`.
+        """
+        bound = self.bind(batch.schema, batch)
+        binding, policy = bound.require_binding(), bound.policy
+        counted = bound._counted(batch, columns)
+        block = (ExactMoments if policy.exact else Moments).of(counted)
+        own = Statistics(
+            Exact() if policy.exact else Welford(),
+            bound._options_of_block(),
+            self.columns,
+            binding,
+            block,
+            exclude=self.exclude,
+        )
+        if counted.rows == 0:
+            return self, own
+        try:
+            state = policy.append(bound.state, block, counted.rows)
+        except UnmergeableError as error:
+            raise bound._unmergeable(error) from error
+        if state is None:
+            state = policy.update(bound.state, counted)
+        return bound._with_learned(state, batch), own
+
+    def _options_of_block(self) -> Options:
+        """Return the options for the statistics of one batch, always as the same object."""
+        derived, options = self.require_binding().derived, self.options
+        known: tuple[Options, Options] | None = derived.get(Options)
+        if known is None or known[0] is not options:
+            known = derived[Options] = options, replace(options, ddof=0)
+        return known[1]
+
+    def _unmergeable(self, error: UnmergeableError) -> SchemaError:
+        """Return the error for sums that do not merge, which names the column."""
+        name = self.features[error.feature]
+        return SchemaError(f"column {name!r} {error.reason} The batch was rejected.", column=name)
+
+    def _with_learned(self, state: Any, batch: pa.RecordBatch) -> Statistics:
+        """Return the same statistics with the state after a batch, if it is valid."""
+        learned = self._with_state(state)
+        before, after = self.tally, learned.tally
         if batch.num_rows > _MANY_ROWS:
             check_rows(after, learned.features)
         # Most streams are finite, and this is the cheapest test of it.
         if np.count_nonzero(after.not_finite):
             self.options.check_finite(
-                after.nans - before.nans, after.infs - before.infs, bound.features
+                after.nans - before.nans, after.infs - before.infs, self.features
             )
         return learned
 
@@ -226,17 +278,18 @@ class Statistics:
         """Names of the columns of sample weights and event times."""
         return row_columns(self.options.weights, self.policy.event_time)
 
-    def _extract(self, batch: pa.RecordBatch) -> Columns:
+    def _counted(self, batch: pa.RecordBatch, columns: Columns | None) -> Columns:
         """Return the leaves of the rows that count, with their weights and times."""
         binding = self.require_binding()
-        columns = binding.extract(batch)
+        if columns is None:
+            columns = binding.extract(batch)
         weights, event_time = self.options.weights, self.policy.event_time
         if weights is None and event_time is None:
             return columns
         counted, selection = select_counted_rows(batch, binding.columns, weights, event_time)
         if counted is not batch:
             columns = binding.extract(counted)
-        return Columns(columns.batch, columns.layout, selection.weights, selection.times)
+        return columns.with_rows(selection.weights, selection.times)
 
     def _with_state(self, state: Any) -> Statistics:
         """Return the same statistics with another state.
@@ -258,18 +311,6 @@ class Statistics:
         if self.binding is not None and not self.binding.spare:
             statistics.__dict__["tally"] = self.policy.tally(state)
         return statistics
-
-    def of_batch(self, batch: pa.RecordBatch) -> Statistics:
-        """Return the statistics of one batch alone, with the biased variance.
-
-        All its rows count equally, whatever the policy; sample weights apply.
-        """
-        policy: Policy = Exact() if self.policy.exact else Welford()
-        binding = self.require_binding()
-        columns, state = self._extract(batch), policy.init(binding.width)
-        if columns.rows:
-            state = policy.update(state, columns)
-        return Statistics(policy, replace(self.options, ddof=0), self.columns, binding, state)
 
     # -------------------------------------------------------------------- merging
 
@@ -383,7 +424,7 @@ class Statistics:
             raise NotFittedError("no data was seen, so there are no statistics. Call update(data).")
         return self.binding
 
-    @cached_property
+    @lazy_property
     def derived(self) -> dict[Any, Any]:
         """Cache of values that follow from these statistics alone, such as a `Standardizer`.
 
@@ -391,24 +432,27 @@ class Statistics:
         """
         return {}
 
-    @cached_property
+    @property
     def feature_state(self) -> Any:
         """The policy's state of exactly the features."""
-        binding = self.require_binding()
-        if not binding.spare:
-            return self.state
-        return self.policy.take(self.state, range(len(binding.features)))
+        return self._state_without_spare if self.require_binding().spare else self.state
 
-    @cached_property
+    @lazy_property
+    def _state_without_spare(self) -> Any:
+        return self.policy.take(self.state, range(len(self.features)))
+
+    @lazy_property
     def tally(self) -> Moments:
         """Counts, minimum and maximum of each feature."""
         return self.policy.tally(self.feature_state)
 
-    @cached_property
+    @lazy_property
     def estimates(self) -> Estimates:
         """Mean and variance of each feature, by the rules of ``nan=`` and ``inf=``."""
         self.require_binding()
         estimates = self.policy.read(self.feature_state, self.options.ddof)
+        if "propagate" not in (self.options.nan, self.options.inf):
+            return estimates
         tally = self.tally
         poison = np.zeros(len(estimates.mean_hi))
         if self.options.nan == "propagate":
@@ -429,7 +473,7 @@ class Statistics:
             defined=estimates.defined | hit,
         )
 
-    @cached_property
+    @lazy_property
     def known(self) -> NDArray[np.bool_]:
         """Whether each feature has statistics, of at least ``min_count=`` values."""
         defined, least = self.estimates.defined, self.options.min_count

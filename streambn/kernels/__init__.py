@@ -55,6 +55,8 @@ __all__ = [
     "extend_exact",
     "extend_moments",
     "extend_over_gaps",
+    "maps_of",
+    "maps_of_moments",
     "merge_exact",
     "merge_moments",
     "normalize",
@@ -62,7 +64,6 @@ __all__ = [
     "read_moments",
     "recursion_step",
     "recursion_weights",
-    "scales",
     "set_threads",
     "time_weights",
     "usable_cores",
@@ -133,13 +134,14 @@ exact_sums = _implementation.exact_sums
 extend_exact = _implementation.extend_exact
 extend_moments = _implementation.extend_moments
 extend_over_gaps = _implementation.extend_over_gaps
+maps_of = _implementation.maps_of
+maps_of_moments = _implementation.maps_of_moments
 merge_exact = _implementation.merge_exact
 merge_moments = _implementation.merge_moments
 normalize = _implementation.normalize
 read_blocks = _implementation.read_blocks
 read_moments = _implementation.read_moments
 recursion_weights = _implementation.recursion_weights
-scales = _implementation.scales
 time_weights = _implementation.time_weights
 with_first = _implementation.with_first
 

@@ -24,12 +24,15 @@ __all__ = [
     "Floats",
     "Ints",
     "Layout",
+    "Maps",
     "Times",
     "Transformed",
 ]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+# `numbers` and `flags` of a FeatureTransform.
+Maps = tuple[Floats, NDArray[np.bool_]]
 
 # Smaller weights count as zero. A subnormal number loses digits, and multiplying by one costs
 # about a hundred cycles.
@@ -216,34 +219,88 @@ class Estimates(NamedTuple):
     defined: NDArray[np.bool_]
 
 
-class FeatureTransform(NamedTuple):
+class FeatureTransform:
     """The map ``y = clip((x - location) / scale) * gamma + beta``, one per feature.
 
-    Attributes
+    Parameters
     ----------
-    location_hi, location_lo : ndarray of float64, shape (F,)
-        The location as an unevaluated sum.
-    scale : ndarray of float64, shape (F,)
-        Never 0.
+    numbers : ndarray of float64, shape (3, F)
+        The location as an unevaluated sum hi + lo, and the scale, which is never 0.
+    flags : ndarray of bool, shape (2, F)
+        Whether the feature has statistics, and whether its variance is within rounding error of
+        zero.
     gamma, beta : ndarray of float64, shape (F,), or None
         None means 1 and 0.
     clip : float or None
         The bound on ``abs((x - location) / scale)``.
-    known : ndarray of bool, shape (F,)
-        False for a feature without statistics. Its output is null.
     """
 
-    location_hi: Floats
-    location_lo: Floats
-    scale: Floats
-    gamma: Floats | None
-    beta: Floats | None
-    clip: float | None
-    known: NDArray[np.bool_]
+    __slots__ = ("beta", "clip", "flags", "gamma", "numbers")
+
+    def __init__(
+        self,
+        numbers: Floats,
+        flags: NDArray[np.bool_],
+        gamma: Floats | None,
+        beta: Floats | None,
+        clip: float | None,
+    ) -> None:
+        self.numbers = numbers
+        self.flags = flags
+        self.gamma = gamma
+        self.beta = beta
+        self.clip = clip
+
+    @classmethod
+    def of(
+        cls,
+        location_hi: Floats,
+        location_lo: Floats,
+        scale: Floats,
+        gamma: Floats | None,
+        beta: Floats | None,
+        clip: float | None,
+        known: NDArray[np.bool_],
+    ) -> Self:
+        """Build the map from an array for each of its attributes."""
+        flags = np.array([known, np.zeros_like(known)])
+        return cls(np.array([location_hi, location_lo, scale]), flags, gamma, beta, clip)
+
+    @property
+    def location_hi(self) -> Floats:
+        """The location, rounded to float64, shape (F,)."""
+        values: Floats = self.numbers[0]
+        return values
+
+    @property
+    def location_lo(self) -> Floats:
+        """The rest of the location, so that it is an unevaluated sum, shape (F,)."""
+        values: Floats = self.numbers[1]
+        return values
+
+    @property
+    def scale(self) -> Floats:
+        """The divisor, shape (F,)."""
+        values: Floats = self.numbers[2]
+        return values
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """False for a feature without statistics, whose output is null; shape (F,)."""
+        values: NDArray[np.bool_] = self.flags[0]
+        return values
+
+    @property
+    def constant(self) -> NDArray[np.bool_]:
+        """Whether the variance is within rounding error of zero, shape (F,)."""
+        values: NDArray[np.bool_] = self.flags[1]
+        return values
 
     def take(self, features: Any) -> FeatureTransform:
         """Return the map of some features."""
-        return FeatureTransform._make(x[features] if isinstance(x, np.ndarray) else x for x in self)
+        numbers, flags = self.numbers[:, features], self.flags[:, features]
+        gamma, beta = (None if x is None else x[features] for x in (self.gamma, self.beta))
+        return FeatureTransform(numbers, flags, gamma, beta, self.clip)
 
 
 class Transformed(NamedTuple):

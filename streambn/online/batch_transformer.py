@@ -135,7 +135,7 @@ def _with_unseen(standardizer: Standardizer, unseen: str, constant: str) -> Feat
     def extend(values: Floats, of_unseen: float) -> Floats:
         return np.where(known, np.append(values, of_unseen), of_unseen)
 
-    return FeatureTransform(
+    return FeatureTransform.of(
         location_hi=extend(maps.location_hi, 0.0),
         location_lo=extend(maps.location_lo, 0.0),
         scale=extend(maps.scale, 1.0),
@@ -197,7 +197,8 @@ class _Plan(NamedTuple):
         if not self.columns:
             return batch
         # Features without statistics have a map as well, so no output becomes null.
-        maps = transform.take(self.features)._replace(known=np.ones(len(self.columns), np.bool_))
+        maps = transform.take(self.features)
+        maps.known[:] = True
         mapped = normalize(Columns(batch, self.layout), maps, self.normalized)
         options.check_finite(mapped.nans, mapped.infs, [self.names[i] for i in self.columns])
         if len(self.columns) == batch.num_columns:

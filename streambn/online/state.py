@@ -176,8 +176,9 @@ class PolicyState:
 
     def set_maps(self, transform: FeatureTransform) -> None:
         """See `KernelState.set_maps`; this kernel has no statistics to compute maps from."""
-        arrays = [values for values in transform if isinstance(values, np.ndarray)]
-        self._kernel.set_maps(*(values[: len(self._kernel)] for values in arrays))
+        t, features = transform, len(self._kernel)
+        arrays = (t.location_hi, t.location_lo, t.scale, t.gamma, t.beta, t.known)
+        self._kernel.set_maps(*(values[:features] for values in arrays if values is not None))
 
 
 def _append(state: Any, other: Any) -> Any:

@@ -103,6 +103,23 @@ class Policy(abc.ABC):
 
     # ---------------------------------------------------------------- optional
 
+    def append(self, state: Any, block: Any, rows: int) -> Any | None:
+        """Return the state after one more batch that was reduced before.
+
+        None, the default, stands for a policy that weighs the rows of a batch itself.
+
+        Parameters
+        ----------
+        state : object
+        block : Moments or ExactMoments
+            Of the batch alone, with all its rows counting equally. `ExactMoments` if the policy
+            is `exact`.
+        rows : int
+            Number of rows in the batch.
+        """
+        del state, block, rows
+        return None
+
     @property
     def commutative(self) -> bool:
         """Whether the order of `merge`'s arguments has no effect, up to rounding."""
@@ -126,6 +143,14 @@ class Policy(abc.ABC):
     @property
     def event_time(self) -> EventTime | None:
         """The event times that `update` needs as the `times` of the columns; None: none."""
+        return None
+
+    def readable(self, state: Any) -> Moments | None:
+        """Return moments from which `read` reads, so that a kernel can read them in one step.
+
+        None, the default, stands for a policy that reads its state itself.
+        """
+        del state
         return None
 
     def newest(self, state: Any) -> Floats | None:

@@ -214,6 +214,10 @@ class BatchEMA(Policy):
             start += length
         return state
 
+    def append(self, state: BatchState, block: Moments, rows: int) -> BatchState | None:
+        """See `Policy.append`. With `batch_rows` the rows are cut into blocks of their own."""
+        return self._extend(state, block, rows) if self.batch_rows is None else None
+
     def _extend(self, state: BatchState, piece: Moments, rows: int) -> BatchState:
         """Return the state with rows added to the open block, which closes if it is full."""
         block = state.open.merge(piece) if state.open_rows else piece

@@ -352,6 +352,10 @@ class EMA(Policy):
         """Return mean and variance S/W, or S·W/(2C) if `ddof` is 1."""
         return self._form.weighted(state).read(ddof)
 
+    def readable(self, state: Any) -> Moments:
+        """See `Policy.readable`."""
+        return self._form.weighted(state)
+
     def tally(self, state: Any) -> Moments:
         """See `Policy.tally`."""
         return self._form.tally(state)

@@ -65,6 +65,11 @@ class Exact(Policy):
         with _remedy():
             return state.extend(columns)
 
+    def append(self, state: ExactMoments, block: ExactMoments, rows: int) -> ExactMoments:
+        """See `Policy.append`. It raises as `update` does."""
+        del rows
+        return self.merge(state, block)
+
     def merge(self, older: ExactMoments, newer: ExactMoments) -> ExactMoments:
         """See `Policy.merge`. The merge is commutative, bit for bit; it raises as `update` does."""
         with _remedy():

@@ -42,6 +42,11 @@ class Welford(Policy):
         """See `Policy.update`."""
         return state.extend(columns)
 
+    def append(self, state: Moments, block: Moments, rows: int) -> Moments:
+        """See `Policy.append`."""
+        del rows
+        return state.merge(block)
+
     def merge(self, older: Moments, newer: Moments) -> Moments:
         """See `Policy.merge`. The merge is commutative, up to rounding."""
         return older.merge(newer)
@@ -49,6 +54,10 @@ class Welford(Policy):
     def read(self, state: Moments, ddof: int) -> Estimates:
         """Return mean and variance S/(n − ddof); see `Moments.read` for sample weights."""
         return state.read(ddof)
+
+    def readable(self, state: Moments) -> Moments:
+        """See `Policy.readable`."""
+        return state
 
     def tally(self, state: Moments) -> Moments:
         """See `Policy.tally`."""

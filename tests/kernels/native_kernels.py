@@ -77,10 +77,10 @@ FORMATS = {
 
 def core_transform(producer, layout, *arguments):
     """Call the compiled function directly; letters of `FORMATS` name the output types."""
-    *before, formats, nans, infs, threads = arguments
+    *before, formats, counts, threads = arguments
     schema = output_schema(LAYOUT, [FORMATS[letter] for letter in formats])
     return core.transform(
-        open_batch(producer, layout), *before, schema.__arrow_c_schema__(), nans, infs, threads,
+        open_batch(producer, layout), *before, schema.__arrow_c_schema__(), counts, threads,
         pa.allocate_buffer, lambda address: pa.RecordBatch._import_from_c(address, schema),
     )  # fmt: skip
 
@@ -89,7 +89,7 @@ def feature_transform(width, location=0.0, spread=1.0, low=0.0, affine=None, cli
     """Return a transform of this many features; numbers are shared by all of them."""
     numbers = (location, low, spread, *(affine or (None, None)))
     arrays = (None if number is None else np.full(width, number, F8) for number in numbers)
-    return FeatureTransform(*arrays, clip, np.ones(width, bool) if known is None else known)
+    return FeatureTransform.of(*arrays, clip, np.ones(width, bool) if known is None else known)
 
 
 def values_and_validity(array):

@@ -258,7 +258,7 @@ def random_transform(rng, column, m):
         low = np.where(np.abs(hi) < 1e300, np.ldexp(m.mean_lo, m.exponent), 0.0)
     spread = np.where(np.isfinite(spread) & (spread > 0), spread, 1.0)
     affine = rng.random() < 0.3
-    return FeatureTransform(
+    return FeatureTransform.of(
         hi, low, spread,
         rng.uniform(0.5, 2, width) if affine else None,
         rng.normal(size=width) if affine else None,

@@ -264,7 +264,7 @@ def feature_transform(mean_hi, spread, mean_lo=0.0, gamma=None, beta=None, clip=
     hi, lo, spread, gamma, beta = (
         None if v is None else np.array([v]) for v in (mean_hi, mean_lo, spread, gamma, beta)
     )
-    return FeatureTransform(hi, lo, spread, gamma, beta, clip, np.array([True]))
+    return FeatureTransform.of(hi, lo, spread, gamma, beta, clip, np.array([True]))
 
 
 F8 = pa.schema([("0", pa.float64())])

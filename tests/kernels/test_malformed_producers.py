@@ -20,8 +20,8 @@ pytestmark = pytest.mark.usefixtures("check_released")
 
 def transform_arguments(counts, formats="ggg"):
     """Return the arguments of a transform that follow the layout."""
-    one, known = np.ones(4), np.ones(4, bool)
-    return [one, one, one, None, None, np.inf, known, False, formats, *counts, 1]
+    numbers, flags = np.ones((3, 4)), np.ones((2, 4), bool)
+    return [numbers, flags, None, None, np.inf, False, formats, counts, 1]
 
 
 def collect_errors(producer, layout=LAYOUT.packed):
@@ -317,15 +317,15 @@ def test_extension_over_gaps_of_unfit_arrays_raises(at, kind, shape):
 
 
 @pytest.mark.parametrize(
-    ("at", "kind"),
-    [(0, float), (1, float), (2, float), (3, float), (4, float), (6, bool), (9, int), (10, int)],
+    ("at", "kind", "shape"),
+    [(0, float, (3, 4)), (1, bool, (2, 4)), (2, float, (4,)), (3, float, (4,)), (7, int, (2, 4))],
 )
-def test_unfit_feature_array_raises(at, kind):
-    for name, array in unfit_arrays((4,), np.dtype(kind).type):
+def test_unfit_feature_array_raises(at, kind, shape):
+    for name, array in unfit_arrays(shape, np.dtype(kind).type):
         counts = np.zeros((2, 4), np.int64)
         arguments = transform_arguments(counts)
-        arguments[3] = arguments[4] = np.ones(4)
-        if (name == "read-only" and at < 9) or (array is None and at in (3, 4)):
+        arguments[2] = arguments[3] = np.ones(4)
+        if (name == "read-only" and at < 7) or (array is None and at in (2, 3)):
             continue
         if kind is bool and name == "of another byte order":
             continue

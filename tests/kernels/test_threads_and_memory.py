@@ -233,7 +233,7 @@ def test_any_thread_may_release_outputs_even_at_exit():
 import threading, numpy as np, pyarrow as pa
 from streambn.kernels import Columns, FeatureTransform, native
 one = np.ones(1)
-transform = FeatureTransform(one, one, one, None, None, None, np.ones(1, bool))
+transform = FeatureTransform.of(one, one, one, None, None, None, np.ones(1, bool))
 columns = Columns.of(pa.array(np.arange(1e4) % 100))
 make = lambda: native.normalize(columns, transform, pa.schema({"0": pa.float64()})).batch.columns
 box = [make() for _ in range(20)]
@@ -308,8 +308,8 @@ def test_repeated_calls_and_errors_leak_nothing():
     wrong = Columns(batch, Layout([BoundColumn((0,), None), BoundColumn((1,), 3)]))
     node = batch_node()
     node.children[0].n_buffers = 1
-    one, known, counts = np.ones(3), np.ones(3, bool), np.zeros((2, 3), np.int64)
-    arguments = one, one, one, None, None, 1.0, known, False, "gx", *counts, 1
+    numbers, flags, counts = np.ones((3, 3)), np.ones((2, 3), bool), np.zeros((2, 3), np.int64)
+    arguments = numbers, flags, None, None, 1.0, False, "gx", counts, 1
     failing = (
         lambda: native.block_moments(wrong),
         lambda: run_transform(native.normalize, wrong, feature_transform(4), [F8, F8]),

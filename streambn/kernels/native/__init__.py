@@ -31,6 +31,7 @@ from streambn.kernels.interface import (
     FeatureTransform,
     Floats,
     Ints,
+    Maps,
     Times,
     Transformed,
 )
@@ -50,13 +51,14 @@ __all__ = [
     "extend_exact",
     "extend_moments",
     "extend_over_gaps",
+    "maps_of",
+    "maps_of_moments",
     "merge_exact",
     "merge_moments",
     "normalize",
     "read_blocks",
     "read_moments",
     "recursion_weights",
-    "scales",
     "set_threads",
     "simd",
     "time_weights",
@@ -154,14 +156,20 @@ def with_first(moments: MomentArrays, first: MomentArrays, alpha: float) -> Mome
     return MomentArrays(memory)
 
 
-def scales(
-    estimates: Estimates, exact: NDArray[np.bool_], eps: float
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """See `streambn.kernels.reference.scales`."""
-    scale, constant = np.empty(len(exact)), np.empty(len(exact), np.bool_)
-    mean, _, var, std, _ = estimates
-    _core.scales(mean, var, std, exact, eps, scale, constant)
-    return scale, constant
+def maps_of_moments(moments: MomentArrays, ddof: int, exact: NDArray[np.bool_], eps: float) -> Maps:
+    """See `streambn.kernels.reference.maps_of_moments`."""
+    features = len(exact)
+    numbers, flags = np.empty((3, features)), np.empty((2, features), np.bool_)
+    _core.maps_of_moments(moments.memory, ddof, exact, eps, numbers, flags)
+    return numbers, flags
+
+
+def maps_of(estimates: Estimates, exact: NDArray[np.bool_], eps: float) -> Maps:
+    """See `streambn.kernels.reference.maps_of`."""
+    features = len(exact)
+    numbers, flags = np.empty((3, features)), np.empty((2, features), np.bool_)
+    _core.maps_of(*estimates, exact, eps, numbers, flags)
+    return numbers, flags
 
 
 def exact_sums(columns: Columns) -> ExactSums:
@@ -236,18 +244,19 @@ def _transform(
     inverse: bool,
 ) -> Transformed | None:
     """Return None if a location or a scale is extreme, because only the reference rescales."""
-    nans, infs = np.zeros((2, columns.layout.features), np.int64)
+    counts = np.zeros((2, columns.layout.features), np.int64)
     batch = _core.transform(
         _open(columns),
-        *transform[:5],
+        transform.numbers,
+        transform.flags,
+        transform.gamma,
+        transform.beta,
         math.inf if clip is None else clip,
-        transform.known,
         inverse,
         _export(schema),
-        nans,
-        infs,
+        counts,
         _threads,
         pa.allocate_buffer,
         lambda address: pa.RecordBatch._import_from_c(address, schema),
     )
-    return None if batch is None else Transformed(batch, nans, infs)
+    return None if batch is None else Transformed(batch, *counts)

@@ -44,8 +44,20 @@ def read_blocks(
     /,
 ) -> None: ...
 def with_first(moments: Any, first: Any, alpha: float, out: Any, /) -> None: ...
-def scales(
-    mean: Any, var: Any, std: Any, exact: Any, eps: float, out: Any, constant: Any, /
+def maps_of_moments(
+    moments: Any, ddof: int, exact: Any, eps: float, numbers: Any, flags: Any, /
+) -> None: ...
+def maps_of(
+    mean_hi: Any,
+    mean_lo: Any,
+    var: Any,
+    std: Any,
+    defined: Any,
+    exact: Any,
+    eps: float,
+    numbers: Any,
+    flags: Any,
+    /,
 ) -> None: ...
 def exact_sums(
     batch: Batch, threads: int, older: Any, out: Any, /
@@ -56,17 +68,14 @@ def time_weights(
 ) -> None: ...
 def transform(
     batch: Batch,
-    location_hi: Any,
-    location_lo: Any,
-    spread: Any,
+    numbers: Any,
+    flags: Any,
     gamma: Any,
     beta: Any,
     clip: float,
-    known: Any,
     inverse: bool,
     schema: Any,
-    nans: Any,
-    infs: Any,
+    counts: Any,
     threads: int,
     allocate: Any,
     import_batch: Any,

@@ -7,7 +7,13 @@ the cache during several passes.
 
 from streambn.kernels.moments import empty_moments
 from streambn.kernels.reference.blocks import block_moments, extend_moments
-from streambn.kernels.reference.estimates import read_blocks, read_moments, scales, with_first
+from streambn.kernels.reference.estimates import (
+    maps_of,
+    maps_of_moments,
+    read_blocks,
+    read_moments,
+    with_first,
+)
 from streambn.kernels.reference.exact import exact_sums, extend_exact, merge_exact
 from streambn.kernels.reference.gaps import extend_over_gaps
 from streambn.kernels.reference.merge import merge_moments
@@ -27,13 +33,14 @@ __all__ = [
     "extend_exact",
     "extend_moments",
     "extend_over_gaps",
+    "maps_of",
+    "maps_of_moments",
     "merge_exact",
     "merge_moments",
     "normalize",
     "read_blocks",
     "read_moments",
     "recursion_weights",
-    "scales",
     "time_weights",
     "with_first",
 ]

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streambn.kernels import doubledouble as dd
-from streambn.kernels.interface import NEGLIGIBLE, Estimates, Floats, Ints
+from streambn.kernels.interface import NEGLIGIBLE, Estimates, Floats, Ints, Maps
 from streambn.kernels.moments import MomentArrays, TallyArrays, empty_moments
 from streambn.kernels.reference.merge import merge_moments
 
-__all__ = ["read_blocks", "read_moments", "scales", "with_first"]
+__all__ = ["maps_of", "maps_of_moments", "read_blocks", "read_moments", "with_first"]
 
 # The error of a double-double is near 2**-104. Smaller low parts of a mean are noise: the mean of
 # 1, 2 and 3 must be 2 and not 2 + 1e-32, so that 2 normalizes to 0.
@@ -118,10 +118,13 @@ def _average(rows: MomentArrays, new_weight: float, prior: float | None) -> tupl
     return dd.add(dd.scale(scaled, new_weight * rows.weight), dd.wide(pull)), exponent
 
 
-def scales(
-    estimates: Estimates, exact: NDArray[np.bool_], eps: float
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return the scale √(var + eps) of each feature, and whether the feature is constant.
+def maps_of_moments(moments: MomentArrays, ddof: int, exact: NDArray[np.bool_], eps: float) -> Maps:
+    """Return the maps that `maps_of` gives for the estimates of `read_moments`."""
+    return maps_of(read_moments(moments, ddof), exact, eps)
+
+
+def maps_of(estimates: Estimates, exact: NDArray[np.bool_], eps: float) -> Maps:
+    """Return location and scale √(var + eps) of each feature, and its flags.
 
     A constant feature has scale √eps, or 1 if `eps` is 0.
 
@@ -131,15 +134,24 @@ def scales(
     exact : ndarray of bool, shape (F,)
         Whether the feature holds integers or decimals, which are not rounded.
     eps : float
+
+    Returns
+    -------
+    numbers : ndarray of float64, shape (3, F)
+        The mean as hi and lo, and the scale.
+    flags : ndarray of bool, shape (2, F)
+        Whether the feature has a mean, and whether it is constant.
     """
+    hi, lo, var, std, defined = estimates
     with np.errstate(all="ignore"):
-        rounding = np.maximum(_EPSILON * np.abs(estimates.mean_hi), _LEAST_NORMAL)
+        rounding = np.maximum(_EPSILON * np.abs(hi), _LEAST_NORMAL)
         rounding = np.where(exact, 0.0, rounding)
-        constant = ~(estimates.std > rounding) & np.isfinite(estimates.mean_hi)
-        std = np.where(constant, 0.0, estimates.std)
+        constant = ~(std > rounding) & np.isfinite(hi)
+        std = np.where(constant, 0.0, std)
         if eps == 0:
-            return np.where(constant, 1.0, std), constant
-        var = estimates.var + eps
-        ordinary = (estimates.var > _ORDINARY_VARIANCE) & np.isfinite(var)
-        scale = np.where(constant | ~ordinary, np.hypot(std, np.sqrt(eps)), np.sqrt(var))
-        return scale, constant
+            scale = np.where(constant, 1.0, std)
+        else:
+            ordinary = (var > _ORDINARY_VARIANCE) & np.isfinite(var + eps)
+            root = np.hypot(std, np.sqrt(eps))
+            scale = np.where(constant | ~ordinary, root, np.sqrt(var + eps))
+        return np.array([hi, lo, scale]), np.array([defined, constant & defined])

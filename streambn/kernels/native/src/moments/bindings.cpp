@@ -209,20 +209,50 @@ void py_with_first(nb::handle moments, nb::handle first, double alpha, nb::handl
     }
 }
 
-// Writes the scale of each feature, and whether the feature is constant.
-void py_scales(nb::handle mean, nb::handle var, nb::handle std, nb::handle exact, double eps,
-               nb::handle out, nb::handle constant) {
-    const Buffer means(mean, 8, "d"), vars(var, 8, "d"), stds(std, 8, "d"), exacts(exact, 1, "?"),
-        scales(out, 8, "d", true), constants(constant, 1, "?", true);
-    const auto features = static_cast<int64_t>(scales.items());
-    for (const Buffer *buffer : {&means, &vars, &stds, &exacts, &constants})
-        buffer->expect(features, "an array over features");
-    for (int64_t k = 0; k < features; ++k) {
-        const Estimate of{{means.as<double>()[k], 0}, vars.as<double>()[k], stds.as<double>()[k], true};
-        const Scale scale = scale_of(of, exacts.as<bool>()[k], eps);
-        scales.as<double>()[k] = scale.value;
-        constants.as<bool>()[k] = scale.constant;
+// The arrays that receive the maps of all features: the rows mean_hi, mean_lo and scale, and whether
+// the feature has a mean and whether it is constant.
+class MapArrays {
+  public:
+    MapArrays(nb::handle exact, nb::handle numbers, nb::handle flags)
+        : exact_(exact, 1, "?"), numbers_(numbers, 8, "d", true), flags_(flags, 1, "?", true),
+          features(static_cast<int64_t>(exact_.items())) {
+        numbers_.expect(3 * features, "the array of maps");
+        flags_.expect(2 * features, "the array of flags");
     }
+    void put(int64_t k, const Estimate &of, double eps) const {
+        const Scale scale = scale_of(of, exact_.as<bool>()[k], eps);
+        double *const to = numbers_.as<double>() + k;
+        to[0] = of.mean.hi, to[features] = of.mean.lo, to[2 * features] = scale.value;
+        flags_.as<bool>()[k] = of.defined;
+        flags_.as<bool>()[features + k] = scale.constant && of.defined;
+    }
+
+  private:
+    const Buffer exact_, numbers_, flags_;
+
+  public:
+    const int64_t features;
+};
+
+void py_maps_of_moments(nb::handle moments, int ddof, nb::handle exact, double eps,
+                        nb::handle numbers, nb::handle flags) {
+    const Buffer memory(moments, 8, INTEGER);
+    const MapArrays to(exact, numbers, flags);
+    memory.expect(FIELDS * to.features, "the array of moments");
+    for (int64_t k = 0; k < to.features; ++k)
+        to.put(k, estimate(load_moments(memory.as<int64_t>(), to.features, k), ddof), eps);
+}
+
+void py_maps_of(nb::handle mean_hi, nb::handle mean_lo, nb::handle var, nb::handle std,
+                nb::handle defined, nb::handle exact, double eps, nb::handle numbers, nb::handle flags) {
+    const Buffer hi(mean_hi, 8, "d"), lo(mean_lo, 8, "d"), vars(var, 8, "d"), stds(std, 8, "d"),
+        known(defined, 1, "?");
+    const MapArrays to(exact, numbers, flags);
+    for (const Buffer *buffer : {&hi, &lo, &vars, &stds, &known})
+        buffer->expect(to.features, "an array over features");
+    for (int64_t k = 0; k < to.features; ++k)
+        to.put(k, {{hi.as<double>()[k], lo.as<double>()[k]}, vars.as<double>()[k], stds.as<double>()[k],
+                   known.as<bool>()[k]}, eps);
 }
 
 }  // namespace
@@ -234,7 +264,8 @@ void bind_moments(nb::module_ &module) {
     module.def("read_moments", &py_read_moments);
     module.def("read_blocks", &py_read_blocks);
     module.def("with_first", &py_with_first);
-    module.def("scales", &py_scales);
+    module.def("maps_of_moments", &py_maps_of_moments);
+    module.def("maps_of", &py_maps_of);
     module.def("time_weights", &py_time_weights);
     module.def("recursion_weights", &py_recursion_weights);
 }
