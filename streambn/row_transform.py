@@ -73,7 +73,13 @@ def _row_maps(standardizer: Standardizer) -> Any:
     return RowMaps(
         # The keys in a caller's code are the same objects, which are found faster.
         [sys.intern(leaf.path[0]) for leaf in standardizer.binding.leaves],
-        *maps._replace(clip=math.inf if maps.clip is None else maps.clip),
+        maps.location_hi,
+        maps.location_lo,
+        maps.scale,
+        maps.gamma,
+        maps.beta,
+        math.inf if maps.clip is None else maps.clip,
+        maps.known,
         standardizer.binding.union,
         MISSING.index(options.nan),
         MISSING.index(options.inf),
