@@ -298,7 +298,9 @@ class FeatureTransform:
 
     def take(self, features: Any) -> FeatureTransform:
         """Return the map of some features."""
-        numbers, flags = self.numbers[:, features], self.flags[:, features]
+        # An index of the second axis alone may transpose the memory.
+        numbers = np.ascontiguousarray(self.numbers[:, features])
+        flags = np.ascontiguousarray(self.flags[:, features])
         gamma, beta = (None if x is None else x[features] for x in (self.gamma, self.beta))
         return FeatureTransform(numbers, flags, gamma, beta, self.clip)
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streambn.errors import SchemaError
-from streambn.kernels import FeatureTransform, reference
+from streambn.kernels import reference
 from streambn.kernels.rows import MISSING, number, refuse
 
 ANY = st.floats() | st.floats(-9, 9, width=16)
@@ -27,10 +27,12 @@ def row_maps(kernels, names, maps, may_lack=False, nan="ignore", inf="ignore"):
 
 
 def plain(count, **fields):
-    zero = np.zeros(count)
-    known = np.ones(count, np.bool_)
-    maps = FeatureTransform(zero, zero, zero + 1.0, None, None, math.inf, known)
-    return maps._replace(**fields)
+    """Return the arrays of maps, in the order of the arguments of RowMaps."""
+    arrays = {
+        "location_hi": np.zeros(count), "location_lo": np.zeros(count), "scale": np.ones(count),
+        "gamma": None, "beta": None, "clip": math.inf, "known": np.ones(count, np.bool_),
+    }  # fmt: skip
+    return tuple((arrays | fields).values())
 
 
 def bits(row):
