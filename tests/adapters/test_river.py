@@ -169,7 +169,7 @@ def test_parameters_are_stored_unchanged():
         **{"policy": None, "columns": None, "exclude": None, "affine": None},
         **{"clip": None, "weights": None},
         **{"eps": 0.0, "ddof": 0, "center": True, "scale": True},
-        **{"nan": "ignore", "inf": "raise", "unseen": "zero"},
+        **{"nan": "ignore", "inf": "raise", "min_count": 0, "unseen": "zero"},
     }
 
 

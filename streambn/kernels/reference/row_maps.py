@@ -35,7 +35,7 @@ class RowMaps:
 
     def __init__(self, names: Sequence[Any], *arguments: Any) -> None:
         *fields, may_lack, nan, inf, number, refuse = arguments
-        self._maps = FeatureTransform(*fields)
+        self._maps = FeatureTransform.of(*fields)
         self._index = {name: i for i, name in enumerate(names)}
         if len(self._index) < len(names):
             raise ValueError("a feature is given twice")
