@@ -568,7 +568,7 @@ class FrozenNormalizer(Transformer):
         """Return the frozen state as bytes; see `Normalizer.to_bytes`."""
         return snapshot.to_bytes(self._statistics, frozen=True)
 
-    @property
+    @cached_property
     def _fingerprint(self) -> str | None:
         # A policy of the user's own has no canonical form to hash.
         return self.fingerprint if snapshot.can_hold(self.policy) else None

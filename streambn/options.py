@@ -97,16 +97,22 @@ class Options:
         InvalidValueError
             It holds such values.
         """
-        for name, counts, word in (("nan", nans, "NaN"), ("inf", infs, "infinity")):
-            if getattr(self, name) == "raise" and np.count_nonzero(counts):
-                index = int(np.flatnonzero(counts)[0])
-                feature = features[index]
-                raise InvalidValueError(
-                    f"column {feature!r} holds {word} in {counts[index]} rows. The batch was "
-                    f"rejected. Clean the data, or choose {spell(name, 'ignore')} (skip and count) "
-                    f"or {spell(name, 'propagate')}.",
-                    column=str(feature),
-                )
+        # Without a loop, because every batch comes by.
+        if self.nan == "raise" and np.count_nonzero(nans):
+            raise _refused("nan", "NaN", nans, features)
+        if self.inf == "raise" and np.count_nonzero(infs):
+            raise _refused("inf", "infinity", infs, features)
+
+
+def _refused(name: str, word: str, counts: Ints, features: Sequence[Any]) -> InvalidValueError:
+    index = int(np.flatnonzero(counts)[0])
+    feature = features[index]
+    return InvalidValueError(
+        f"column {feature!r} holds {word} in {counts[index]} rows. The batch was rejected. Clean "
+        f"the data, or choose {spell(name, 'ignore')} (skip and count) or "
+        f"{spell(name, 'propagate')}.",
+        column=str(feature),
+    )
 
 
 def _unpickle(values: dict[str, Any]) -> Options:

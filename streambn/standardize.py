@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from streambn import kernels
 from streambn._lazy import lazy_property
 from streambn.arrow import Binding, Leaf, SchemaCache, fields_by_name, find_field
 from streambn.errors import InvalidValueError
-from streambn.kernels import Columns, FeatureTransform
+from streambn.kernels import Columns, FeatureTransform, Layout
 from streambn.kernels.interface import Floats, Transformed
 from streambn.options import Options
 from streambn.statistics import Statistics
@@ -23,6 +23,8 @@ from streambn.statistics import Statistics
 __all__ = ["FINGERPRINT_KEY", "Standardizer"]
 
 FINGERPRINT_KEY = b"streambn.fingerprint"
+
+_OLDER_PLANS: Final = 3  # that are kept beside the newest one
 
 
 class _Frame:
@@ -39,6 +41,8 @@ class _Frame:
         None: 1 and 0.
     schemas : SchemaCache
         What follows from a schema of the data.
+    plans : tuple of (pyarrow.Schema, pyarrow.Schema, _Plan)
+        The last schemas of data and of output, and how they are mapped.
     """
 
     __slots__ = (
@@ -48,6 +52,7 @@ class _Frame:
         "exclude",
         "gamma",
         "options",
+        "plans",
         "schemas",
         "selection",
     )
@@ -58,6 +63,7 @@ class _Frame:
         self.selection = statistics.selection
         self.gamma, self.beta = _affine(statistics.options, binding)
         self.schemas = SchemaCache()
+        self.plans: tuple[tuple[pa.Schema, pa.Schema, _Plan], ...] = ()
 
     @classmethod
     def of(cls, statistics: Statistics) -> _Frame:
@@ -82,10 +88,31 @@ class _Frame:
     def take(self, binding: Binding, features: Any) -> _Frame:
         """Return the frame of some features, which are those of `binding`."""
         part = copy.copy(self)
-        part.binding, part.schemas = binding, SchemaCache()
+        part.binding, part.schemas, part.plans = binding, SchemaCache(), ()
         if self.gamma is not None and self.beta is not None:
             part.gamma, part.beta = self.gamma[features], self.beta[features]
         return part
+
+
+class _Plan(NamedTuple):
+    """How batches of one schema are mapped to batches of another.
+
+    A batch of one row takes less time with everything at hand that follows from its schema.
+    """
+
+    frame: _Frame
+    features: NDArray[np.int64] | None  # of the frame, among all; None: all of them
+    settled: bool  # whether the batches have the layout of those that are learned
+    layout: Layout | None  # None: the batches have vectors to be converted
+    leaf_schema: pa.Schema  # of the kernel's output
+    whole: bool  # whether the kernel's output is the output
+    narrow: list[tuple[int, Leaf, range]]  # the float16 columns
+
+    def columns(self, batch: pa.RecordBatch) -> Columns:
+        """Return the columns of the features."""
+        if self.layout is None:
+            return self.frame.binding.extract(batch)
+        return Columns(batch, self.layout)
 
 
 class Standardizer:
@@ -193,13 +220,19 @@ class Standardizer:
         SchemaError
             A column is missing or is not numeric.
         """
-        if self.binding.is_settled:
-            return self
-        frame, features = self._frame.schemas.get(schema, "match", lambda: self._match(schema))
+        frame, features = self._matched(schema)
         return self if frame is self._frame else self._take(frame, features)
 
-    def _match(self, schema: pa.Schema) -> tuple[_Frame, NDArray[np.int64]]:
+    def _matched(self, schema: pa.Schema) -> tuple[_Frame, Any]:
         """Return the frame of the columns that data of a schema has, and its features."""
+        if self.binding.is_settled:
+            return self._frame, ()
+        found: tuple[_Frame, Any] = self._frame.schemas.get(
+            schema, "match", lambda: self._match(schema)
+        )
+        return found
+
+    def _match(self, schema: pa.Schema) -> tuple[_Frame, NDArray[np.int64]]:
         binding, fields = self.binding, fields_by_name(schema)
         features = np.arange(len(self.constant))
         if not binding.union:
@@ -278,15 +311,16 @@ class Standardizer:
         InvalidValueError
             ``nan="raise"`` or ``inf="raise"`` refuses a value, or float16 cannot hold a result.
         """
-        part = self.matching(batch.schema)
+        plan = self._plan(batch, schema)
+        part = self if plan.features is None else self._take(plan.frame, plan.features)
         # A binding that is not settled has another layout here, without the spare feature.
-        if columns is None or not part.binding.is_settled or part is not self:
-            columns = part.binding.extract(batch)
-        leaf_schema = part.binding.leaf_schema(columns, schema)
-        mapped = kernels.normalize(columns, part.parameters, leaf_schema)
+        if columns is None or not plan.settled:
+            columns = plan.columns(batch)
+        mapped = kernels.normalize(columns, part.parameters, plan.leaf_schema)
         self.options.check_finite(mapped.nans, mapped.infs, part.binding.features)
-        part._check_range(mapped, leaf_schema, "clip= bounds it, and ")
-        if leaf_schema is schema:
+        if plan.narrow:
+            part._check_range(mapped, plan.narrow, "clip= bounds it, and ")
+        if plan.whole:
             return mapped.batch
         return part.binding.rebuild(columns, mapped.batch, schema)
 
@@ -301,14 +335,36 @@ class Standardizer:
             A gamma is 0, which has no inverse, or float16 cannot hold a result.
         """
         self.check_invertible()
-        part = self.matching(batch.schema)
-        columns = part.binding.extract(batch)
-        leaf_schema = part.binding.leaf_schema(columns, schema)
-        mapped = kernels.denormalize(columns, part.parameters, leaf_schema)
-        part._check_range(mapped, leaf_schema, "")
-        if leaf_schema is schema:
+        plan = self._plan(batch, schema)
+        part = self if plan.features is None else self._take(plan.frame, plan.features)
+        columns = plan.columns(batch)
+        mapped = kernels.denormalize(columns, part.parameters, plan.leaf_schema)
+        if plan.narrow:
+            part._check_range(mapped, plan.narrow, "")
+        if plan.whole:
             return mapped.batch
         return part.binding.rebuild(columns, mapped.batch, schema)
+
+    def _plan(self, batch: pa.RecordBatch, out: pa.Schema) -> _Plan:
+        """Return the plan for a batch and its output schema, which is the same object each time."""
+        frame, schema = self._frame, batch.schema
+        for known, other, plan in frame.plans:
+            if other is out and (known is schema or known.equals(schema, check_metadata=True)):
+                return plan
+        part, features = self._matched(schema)
+        columns = part.binding.extract(batch)
+        leaf_schema = part.binding.leaf_schema(columns, out)
+        plan = _Plan(
+            part,
+            None if part is frame else features,
+            part is frame and part.binding.is_settled,
+            columns.layout if columns.batch is batch else None,
+            leaf_schema,
+            leaf_schema is out,
+            _float16_leaves(part.binding, leaf_schema),
+        )
+        frame.plans = (*frame.plans[-_OLDER_PLANS:], (schema, out, plan))
+        return plan
 
     def check_invertible(self) -> None:
         """Raise an InvalidValueError if a gamma is 0, which has no inverse."""
@@ -322,15 +378,14 @@ class Standardizer:
                 column=name,
             )
 
-    def _check_range(self, mapped: Transformed, schema: pa.Schema, remedy: str) -> None:
+    def _check_range(
+        self, mapped: Transformed, narrow: list[tuple[int, Leaf, range]], remedy: str
+    ) -> None:
         """Refuse finite values that became infinite because float16 ends at 65,504.
 
         Larger types end so far beyond what is normalized that a look at every output would not
         pay. They overflow to infinity, as everywhere.
         """
-        narrow: list[tuple[int, Leaf, range]] = self._frame.schemas.get(
-            schema, "float16", lambda: _float16_leaves(self.binding, schema)
-        )
         for index, leaf, features in narrow:
             if not np.isfinite(self.parameters.location_hi[features]).all():
                 continue  # where the statistics are infinite, so are the results
