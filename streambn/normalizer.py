@@ -16,6 +16,7 @@ from streambn._lazy import lazy_module
 from streambn._messages import listed
 from streambn._transformer import Transformer, float_type_of
 from streambn.arrow import Validation, check_names, map_stream, open_stream
+from streambn.by_row import check_by_row, normalize_rows
 from streambn.errors import InvalidValueError, NotFittedError
 from streambn.options import Missing, Options, SchemaRule
 from streambn.policies import Policy, Welford, check_policy
@@ -244,9 +245,10 @@ class Normalizer(Transformer):
         using: Using = "running",
         dtype: Any = None,
         *,
+        by_row: bool = False,
         validate: Validation = "basic",
     ) -> Any:
-        """Learn from data and normalize it in one pass, batch by batch.
+        """Learn from data and normalize it in one pass, batch by batch or row by row.
 
         Parameters
         ----------
@@ -260,6 +262,12 @@ class Normalizer(Transformer):
             record batch of the input, also for a `BatchEMA` with `batch_rows`.
         dtype : data type, optional
             See `transform`.
+        by_row : bool
+            Normalize each row by the statistics as of that row: "running" includes the row, and
+            "before" has only the rows above it. The result then does not depend on how the
+            stream was cut into batches, and no value is judged by a later one. For `EMA` by event
+            time the rows must come in the order of time. Not for `BatchEMA`, whose statistics
+            change between blocks only.
         validate : {"basic", "full"}
             See `update`.
 
@@ -273,16 +281,26 @@ class Normalizer(Transformer):
         ------
         SchemaError, InvalidValueError
             As for `update`. A table is learned whole or not at all.
+
+        Examples
+        --------
+        >>> import pyarrow as pa
+        >>> import streambn as sbn
+        >>> data = pa.table({"x": [1.0, 3.0, 2.0, 9.0]})
+        >>> sbn.Normalizer().update_transform(data, using="before", by_row=True)["x"].to_pylist()
+        [None, 2.0, 0.0, 8.573214099741124]
         """
         if using not in _USING:
             raise InvalidValueError(
                 f"using must be 'running', 'before' or 'batch', got {using!r}.", argument="using"
             )
+        if by_row is not False:
+            check_by_row(self._statistics.policy, by_row, using)
         kind = float_type_of(dtype)
         if isinstance(data, pa.RecordBatch) and validate == "basic":
             # The short way, because most calls are for one.
             with self._lock:
-                learned, out = _learn_and_normalize(self._statistics, data, using, kind)
+                learned, out = _learn_and_normalize(self._statistics, data, using, kind, by_row)
                 self._commit(learned)
             return out
         learned = self._statistics
@@ -294,7 +312,7 @@ class Normalizer(Transformer):
             nonlocal learned
             with self._lock:
                 before = self._statistics if is_lazy else learned
-                learned, out = _learn_and_normalize(before, batch, using, kind, schema)
+                learned, out = _learn_and_normalize(before, batch, using, kind, by_row, schema)
                 if is_lazy:
                     self._commit(learned)
             return out
@@ -703,6 +721,7 @@ def _learn_and_normalize(
     batch: pa.RecordBatch,
     using: Using,
     dtype: pa.DataType | None,
+    by_row: bool,
     schema: pa.Schema | None = None,
 ) -> tuple[Statistics, pa.RecordBatch]:
     """Return the statistics after a batch, and the batch normalized; see `update_transform`.
@@ -713,6 +732,9 @@ def _learn_and_normalize(
     if schema is None:
         schema = _output_schema(bound, batch.schema, using, dtype)
         bound = bound.bind(batch.schema, batch)
+    if by_row:
+        learned, out = normalize_rows(bound, batch, schema, before=using == "before")
+        return (statistics if learned is bound else learned), out
     columns = bound.require_binding().extract(batch)
     if using == "batch":
         learned, by = bound.learn_block(batch, columns)

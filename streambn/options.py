@@ -13,6 +13,7 @@ import numpy as np
 from streambn._messages import spell
 from streambn.errors import InvalidValueError
 from streambn.kernels.interface import Ints
+from streambn.kernels.rows import MISSING, RowRules
 from streambn.policies import is_name
 
 __all__ = ["Missing", "Options", "SchemaRule"]
@@ -81,6 +82,25 @@ class Options:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["affine"] = None if self.affine is None else dict(self.affine)
         return _unpickle, (values,)
+
+    @property
+    def row_rules(self) -> RowRules:
+        """The rules for rows that come one by one, without those of a policy."""
+        return RowRules(
+            decay=1.0,
+            ignore_missing=False,
+            prior=0.0,
+            ddof=self.ddof,
+            eps=self.eps,
+            clip=math.inf if self.clip is None else self.clip,
+            center=self.center,
+            scale=self.scale,
+            nan=MISSING.index(self.nan),
+            inf=MISSING.index(self.inf),
+            unseen=0,
+            constant=0,
+            min_count=self.min_count,
+        )
 
     def check_finite(self, nans: Ints, infs: Ints, features: Sequence[Any]) -> None:
         """Raise if a batch holds values that ``nan="raise"`` or ``inf="raise"`` refuses.

@@ -16,11 +16,11 @@ from streambn._lazy import lazy_property
 from streambn.arrow import Binding, Leaf, SchemaCache, fields_by_name, find_field
 from streambn.errors import InvalidValueError
 from streambn.kernels import Columns, FeatureTransform, Layout
-from streambn.kernels.interface import Floats, Transformed
+from streambn.kernels.interface import Floats, Ints, Transformed
 from streambn.options import Options
 from streambn.statistics import Statistics
 
-__all__ = ["FINGERPRINT_KEY", "Standardizer"]
+__all__ = ["FINGERPRINT_KEY", "Standardizer", "affine_of", "check_float16", "float16_leaves"]
 
 FINGERPRINT_KEY = b"streambn.fingerprint"
 
@@ -61,7 +61,7 @@ class _Frame:
         self.binding, self.options = binding, statistics.options
         self.columns, self.exclude = statistics.columns, statistics.exclude
         self.selection = statistics.selection
-        self.gamma, self.beta = _affine(statistics.options, binding)
+        self.gamma, self.beta = affine_of(statistics.options, binding)
         self.schemas = SchemaCache()
         self.plans: tuple[tuple[pa.Schema, pa.Schema, _Plan], ...] = ()
 
@@ -361,7 +361,7 @@ class Standardizer:
             columns.layout if columns.batch is batch else None,
             leaf_schema,
             leaf_schema is out,
-            _float16_leaves(part.binding, leaf_schema),
+            float16_leaves(part.binding, leaf_schema),
         )
         frame.plans = (*frame.plans[-_OLDER_PLANS:], (schema, out, plan))
         return plan
@@ -389,23 +389,26 @@ class Standardizer:
         for index, leaf, features in narrow:
             if not np.isfinite(self.parameters.location_hi[features]).all():
                 continue  # where the statistics are infinite, so are the results
-            array = mapped.batch.column(index)
-            values = array
-            if isinstance(values, pa.ExtensionArray):  # a tensor
-                values = values.storage
-            while pa.types.is_fixed_size_list(values.type):
-                values = values.flatten()
-            found = np.count_nonzero(np.isinf(values.to_numpy(zero_copy_only=False)))
-            if found > mapped.infs[features].sum():
-                raise InvalidValueError(
-                    f"column {leaf.name!r} would hold values beyond 65,504, the largest of "
-                    f"float16: {remedy}dtype=pyarrow.float32() holds it.",
-                    argument="dtype",
-                    column=leaf.name,
-                )
+            check_float16(mapped.batch.column(index), mapped.infs[features], leaf, remedy)
 
 
-def _float16_leaves(binding: Binding, schema: pa.Schema) -> list[tuple[int, Leaf, range]]:
+def check_float16(values: pa.Array, infs: Ints, leaf: Leaf, remedy: str) -> None:
+    """Refuse more infinite values in an output of float16 than its input has."""
+    if isinstance(values, pa.ExtensionArray):  # a tensor
+        values = values.storage
+    while pa.types.is_fixed_size_list(values.type):
+        values = values.flatten()
+    found = np.count_nonzero(np.isinf(values.to_numpy(zero_copy_only=False)))
+    if found > infs.sum():
+        raise InvalidValueError(
+            f"column {leaf.name!r} would hold values beyond 65,504, the largest of "
+            f"float16: {remedy}dtype=pyarrow.float32() holds it.",
+            argument="dtype",
+            column=leaf.name,
+        )
+
+
+def float16_leaves(binding: Binding, schema: pa.Schema) -> list[tuple[int, Leaf, range]]:
     """Return index, leaf and features of the float16 columns among the normalized leaves."""
     found = []
     for index, (leaf, start) in enumerate(binding.starts()):
@@ -433,7 +436,7 @@ def _output_schemas(
     return (loose, loose) if strict.equals(loose) else (strict, loose)
 
 
-def _affine(options: Options, binding: Binding) -> tuple[Floats | None, Floats | None]:
+def affine_of(options: Options, binding: Binding) -> tuple[Floats | None, Floats | None]:
     """Return gamma and beta of each feature; None: 1 and 0."""
     if options.affine is None:
         return None, None

@@ -22,13 +22,14 @@ from streambn.arrow import (
     bind,
     fields_by_name,
     parse_instant,
+    read_all_rows,
     row_columns,
     select_counted_rows,
 )
 from streambn.errors import InvalidValueError, MergeError, NotFittedError, SchemaError
-from streambn.kernels import Columns, UnmergeableError
+from streambn.kernels import Columns, Series, UnmergeableError
 from streambn.kernels.bitmaps import arrow_array, string_array
-from streambn.kernels.interface import Floats
+from streambn.kernels.interface import Floats, Transformed
 from streambn.options import Options
 from streambn.policies import Exact, Policy, Welford, check_takes_weights
 
@@ -257,6 +258,37 @@ class Statistics:
             )
         return learned
 
+    def learn_rows(
+        self, batch: pa.RecordBatch, columns: Columns, series: Series
+    ) -> tuple[Statistics, Transformed]:
+        """Return the statistics after one more batch, and its rows mapped as they were learned.
+
+        Parameters
+        ----------
+        batch : pyarrow.RecordBatch
+            These statistics are bound to its columns.
+        columns : Columns
+            What `extract_rows` gave for the batch.
+        series : Series
+            Of all features, and of the spare one that a union of columns has.
+
+        Raises
+        ------
+        SchemaError, InvalidValueError
+            As for `learn`.
+        """
+        try:
+            state, mapped = self.policy.map_series(self.state, columns, series)
+        except UnmergeableError as error:
+            raise self._unmergeable(error) from error
+        self.options.check_finite(mapped.nans, mapped.infs, self.features)
+        if columns.rows == 0 or (columns.weights is not None and not columns.weights.any()):
+            return self, mapped
+        learned = self._with_state(state)
+        if batch.num_rows > _MANY_ROWS:
+            check_rows(learned.tally, learned.features)
+        return learned, mapped
+
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the features; empty before the first batch."""
@@ -290,6 +322,22 @@ class Statistics:
         if counted is not batch:
             columns = binding.extract(counted)
         return columns.with_rows(selection.weights, selection.times)
+
+    def extract_rows(self, batch: pa.RecordBatch) -> Columns:
+        """Return the leaves of all rows, for `learn_rows`; a row that does not count weighs 0.
+
+        Raises
+        ------
+        SchemaError, InvalidValueError
+            A column is missing, or a weight or an event time is missing or out of range, or the
+            event times do not ascend.
+        """
+        columns = self.require_binding().extract(batch)
+        weights, event_time = self.options.weights, self.policy.event_time
+        if weights is None and event_time is None:
+            return columns
+        rows = read_all_rows(batch, weights, event_time, self.policy.newest(self.state))
+        return columns.with_rows(rows.weights, rows.times)
 
     def _with_state(self, state: Any) -> Statistics:
         """Return the same statistics with another state.

@@ -9,6 +9,7 @@ from streambn.arrow.rebuild import update_pandas_metadata
 from streambn.arrow.sample_weights import (
     RowSelection,
     parse_weights,
+    read_all_rows,
     row_columns,
     select_counted_rows,
     select_rows,
@@ -80,6 +81,7 @@ __all__ = [
     "open_stream",
     "parse_instant",
     "parse_weights",
+    "read_all_rows",
     "row_columns",
     "select_counted_rows",
     "select_rows",

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from streambn._messages import spell
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import Times
 from streambn.kernels.bitmaps import unpack_validity
@@ -15,6 +16,7 @@ from streambn.kernels.interface import Floats
 from streambn.policies import EventTime, instant
 
 __all__ = [
+    "check_time_order",
     "check_time_type",
     "format_instant",
     "missing_times",
@@ -169,6 +171,46 @@ def parse_instant(at: Any, event_time: EventTime) -> Floats:
             argument="at",
         )
     return instant(times.ticks[0], times.tick)
+
+
+def check_time_order(
+    times: Times, rows: NDArray[np.int64] | None, newest: Floats | None, event_time: EventTime
+) -> None:
+    """Check that the times of a batch ascend, from the newest time before it on.
+
+    Parameters
+    ----------
+    times : Times
+    rows : ndarray of int64 or None
+        The rows of the batch that have the times; None: all of them.
+    newest : ndarray of float64, shape (2,), or None
+        As hi + lo; None: there is no time before the batch.
+    event_time : EventTime
+
+    Raises
+    ------
+    InvalidValueError
+        A time is before that of an earlier row.
+    """
+    ticks = times.ticks
+    if len(ticks) == 0:
+        return
+    at = 0
+    if newest is None or tuple(instant(ticks[0], times.tick)) >= tuple(newest):
+        back = ticks[1:] < ticks[:-1]
+        if not back.any():
+            return
+        at = int(back.argmax()) + 1
+        newest = instant(ticks[at - 1], times.tick)
+    name, row = event_time.column, at if rows is None else int(rows[at])
+    now, then = (format_instant(t, event_time) for t in (instant(ticks[at], times.tick), newest))
+    raise InvalidValueError(
+        f"column {name!r} is out of order: row {row} of the batch has the time {now}, after a row "
+        f"with {then}. The batch was rejected. With {spell('by_row', True)} each row is normalized "
+        f"by those before it: sort the data by {name!r}, or omit {spell('by_row')}.",
+        argument="by_row",
+        column=name,
+    )
 
 
 def format_instant(pair: Floats, event_time: EventTime) -> float | str:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streambn.arrow.event_times import check_time_type, missing_times, parse_times
+from streambn.arrow.event_times import check_time_order, check_time_type, missing_times, parse_times
 from streambn.arrow.schemas import numeric_type
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import Times
@@ -25,6 +25,7 @@ from streambn.policies import EventTime
 __all__ = [
     "RowSelection",
     "parse_weights",
+    "read_all_rows",
     "row_columns",
     "select_counted_rows",
     "select_rows",
@@ -70,13 +71,7 @@ def select_counted_rows(
     InvalidValueError
         A weight or a time is missing or out of range.
     """
-    found = None
-    if weights is not None:
-        found = parse_weights(_column(batch, weights), weights)
-    times = None
-    if event_time is not None:
-        times = decode_column(_column(batch, event_time.column), event_time.column)
-    selection = select_rows(found, times, event_time)
+    selection = _select_of(batch, weights, event_time)
     keep = selection.keep
     if keep is None:
         return batch, selection
@@ -86,6 +81,51 @@ def select_counted_rows(
     arrays = [filter_rows(batch.column(name), keep) for name in names]
     schema = pa.schema([batch.schema.field(name) for name in names])
     return pa.RecordBatch.from_arrays(arrays, schema=schema), selection
+
+
+def _select_of(
+    batch: pa.RecordBatch, weights: str | None, event_time: EventTime | None
+) -> RowSelection:
+    found = None
+    if weights is not None:
+        found = parse_weights(_column(batch, weights), weights)
+    times = None
+    if event_time is not None:
+        times = decode_column(_column(batch, event_time.column), event_time.column)
+    return select_rows(found, times, event_time)
+
+
+def read_all_rows(
+    batch: pa.RecordBatch,
+    weights: str | None,
+    event_time: EventTime | None,
+    newest: Floats | None,
+) -> RowSelection:
+    """Return the weights and times of all rows of a batch whose times ascend.
+
+    Rows that do not count have weight 0, and times that do not matter. `newest` is the time of
+    the newest row before the batch; see `check_time_order`.
+
+    Raises
+    ------
+    SchemaError, InvalidValueError
+        As for `select_counted_rows`, or the times do not ascend.
+    """
+    selection = _select_of(batch, weights, event_time)
+    keep, of_kept, times = selection
+    if times is not None and event_time is not None:
+        rows = None if keep is None else np.flatnonzero(keep)
+        check_time_order(times, rows, newest, event_time)
+    if keep is None:
+        return selection
+    every: Floats = np.zeros(len(keep))
+    every[keep] = 1.0 if of_kept is None else of_kept
+    if event_time is not None:
+        given = Times(np.zeros(0, np.int64), None) if times is None else times
+        ticks: Any = np.zeros(len(keep), given.ticks.dtype)
+        ticks[keep] = given.ticks
+        times = given._replace(ticks=ticks)
+    return RowSelection(None, every, times)
 
 
 def select_rows(

@@ -58,8 +58,9 @@ COMMANDS = {
 _FLAGS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
-        *("adjust", "affine", "alpha", "at", "batch_rows", "center", "clip", "columns", "com"),
+        *("adjust", "affine", "alpha", "at", "batch_rows", "by_row", "center", "clip", "columns"),
         *(
+            "com",
             "ddof",
             "decay",
             "dtype",
@@ -85,7 +86,7 @@ _FLAGS = {
 def write_flag(argument: str, value: object) -> str:
     """Return an argument of the library as the shell writes it."""
     flag = _FLAGS.get(argument, f"--{argument.replace('_', '-')}")
-    if value is None or argument == "schema":
+    if value is None or value is True or argument == "schema":
         return flag
     return f"{flag} {value if isinstance(value, str) else type(value).__name__.lower()}"
 

@@ -31,6 +31,7 @@ from streambn.kernels.interface import (
 )
 from streambn.kernels.moments import MomentArrays, empty_moments
 from streambn.kernels.recursion import recursion_step
+from streambn.kernels.series import Series, SeriesState
 
 __all__ = [
     "MAX_THREADS",
@@ -43,6 +44,8 @@ __all__ = [
     "MomentArrays",
     "RowMaps",
     "RowStatistics",
+    "Series",
+    "SeriesState",
     "Times",
     "UnmergeableError",
     "active",
@@ -55,6 +58,7 @@ __all__ = [
     "extend_exact",
     "extend_moments",
     "extend_over_gaps",
+    "map_series",
     "maps_of",
     "maps_of_moments",
     "merge_exact",
@@ -134,6 +138,7 @@ exact_sums = _implementation.exact_sums
 extend_exact = _implementation.extend_exact
 extend_moments = _implementation.extend_moments
 extend_over_gaps = _implementation.extend_over_gaps
+map_series = _implementation.map_series
 maps_of = _implementation.maps_of
 maps_of_moments = _implementation.maps_of_moments
 merge_exact = _implementation.merge_exact

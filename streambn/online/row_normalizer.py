@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 from collections import Counter
@@ -19,9 +18,7 @@ from streambn.kernels import RowStatistics
 from streambn.kernels.interface import Floats
 from streambn.kernels.rows import (
     CONSTANT,
-    MISSING,
     UNSEEN,
-    RowRules,
     number,
     refuse,
     weight_of,
@@ -153,20 +150,12 @@ class RowNormalizer:
         self._passing = PassingKeys(self._row_columns, columns, exclude)
         rule = policy.row_rule
         decay, ignore_na, prior = rule or (1.0, False, 0.0)
-        rules = RowRules(
+        rules = options.row_rules._replace(
             decay=decay,
             ignore_missing=ignore_na,
             prior=prior,
-            ddof=options.ddof,
-            eps=options.eps,
-            clip=math.inf if options.clip is None else options.clip,
-            center=options.center,
-            scale=options.scale,
-            nan=MISSING.index(options.nan),
-            inf=MISSING.index(options.inf),
             unseen=UNSEEN.index(unseen),
             constant=CONSTANT.index(constant),
-            min_count=options.min_count,
         )
         self._kernel = RowStatistics(*rules, dict(options.affine or {}), number, refuse)
         self._lock = threading.RLock()

@@ -9,10 +9,19 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from streambn._messages import spell
 from streambn.accumulators import Estimates, Moments
 from streambn.errors import InvalidValueError
-from streambn.kernels import BoundColumn, Columns, Layout, Times
-from streambn.kernels.interface import Floats, Ints
+from streambn.kernels import (
+    BoundColumn,
+    Columns,
+    Layout,
+    Series,
+    SeriesState,
+    Times,
+    map_series,
+)
+from streambn.kernels.interface import Floats, Ints, Transformed
 from streambn.kernels.recursion import counts_gaps
 
 __all__ = ["EventTime", "Policy", "RowRule", "check_policy", "check_takes_weights", "instant"]
@@ -227,6 +236,41 @@ class Policy(abc.ABC):
     def to_moments(self, state: Any) -> tuple[Moments, Moments | None, Ints | None]:
         """Return the arguments of `from_moments` for a state."""
         raise NotImplementedError(f"{type(self).__name__} has no row_rule")
+
+    # -------------------------------------- optional: rows mapped as they are learned
+
+    def check_by_row(self) -> None:
+        """Check that `map_series` works, as it does by default for a policy with a `row_rule`.
+
+        Raises
+        ------
+        InvalidValueError
+            It does not; the message says why.
+        """
+        if self.row_rule is None:
+            raise InvalidValueError(
+                f"{spell('by_row', True)} needs statistics as of each row, which {self!r} does not "
+                f"keep. Omit {spell('by_row')}, or choose a policy such as Welford() or EMA(...).",
+                argument="by_row",
+            )
+
+    def map_series(self, state: Any, columns: Columns, series: Series) -> tuple[Any, Transformed]:
+        """Return the state after one more batch, and its rows mapped as they were learned.
+
+        Parameters
+        ----------
+        state : object
+        columns : Columns
+            A row of weight 0 is mapped, and not learned.
+        series : Series
+            The map. Its rules about earlier rows are those of the policy.
+        """
+        decay, ignore_na, prior = self.row_rule or RowRule(1.0, False, 0.0)
+        rules = series.rules._replace(decay=decay, ignore_missing=ignore_na, prior=prior)
+        older = SeriesState(*self.to_moments(state))
+        newer, mapped = map_series(columns, older, series._replace(rules=rules))
+        first = None if newer.first is None else Moments.sealed(newer.first)
+        return self.from_moments(Moments.sealed(newer.moments), first, newer.gaps), mapped
 
 
 def check_policy(policy: object) -> Policy:

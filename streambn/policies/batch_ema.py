@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from streambn import kernels
+from streambn._messages import spell
 from streambn.accumulators import (
     MAX_ROWS,
     Estimates,
@@ -352,6 +353,16 @@ class BatchEMA(Policy):
             state.open.take(features),
             state.open_rows,
             state.blocks,
+        )
+
+    def check_by_row(self) -> None:
+        """Refuse rows: see `Policy.check_by_row`."""
+        raise InvalidValueError(
+            f"{spell('by_row', True)} has no meaning for {self!r}: it averages over blocks of "
+            "rows, so its statistics change between blocks only, never within one. Omit "
+            f"{spell('by_row')}, and give {spell('batch_rows')} if the blocks must not depend on "
+            "the batches; or choose EMA(...), which learns row by row.",
+            argument="by_row",
         )
 
     def describe(self) -> str:

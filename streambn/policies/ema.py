@@ -12,8 +12,8 @@ import numpy as np
 
 from streambn.accumulators import Estimates, Moments
 from streambn.errors import InvalidValueError, MergeError, SchemaError, StreamBNError
-from streambn.kernels import Columns, Times
-from streambn.kernels.interface import Floats, Ints
+from streambn.kernels import Columns, Series, Times
+from streambn.kernels.interface import Floats, Ints, Transformed
 from streambn.policies.adjusted import AdjustedEMA, AdjustedState
 from streambn.policies.arguments import (
     Domain,
@@ -368,11 +368,22 @@ class EMA(Policy):
         """See `Policy.of_nulls`."""
         if isinstance(self._form, TimedEMA):
             return self._form.of_nulls(rows)
-        return super().of_nulls(rows)
+        return Policy.of_nulls(self, rows)
 
     def check_state(self, state: Any) -> None:
         """See `Policy.check_state`."""
         self._form.check_state(state)
+
+    def check_by_row(self) -> None:
+        """See `Policy.check_by_row`."""
+
+    def map_series(self, state: Any, columns: Columns, series: Series) -> tuple[Any, Transformed]:
+        """See `Policy.map_series`. By event time, no time is before one of an earlier row."""
+        if isinstance(self._form, TimedEMA):
+            if columns.times is not None:
+                self._check_zone(state, columns.times, "earlier", "holds", SchemaError)
+            return self._form.map_series(state, columns, series)
+        return Policy.map_series(self, state, columns, series)
 
     def extra_statistics(self, state: Any, at: Floats | None) -> dict[str, Floats]:
         """Return Σw and the effective sample size (Σw)²/Σw²."""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from streambn.accumulators import Moments, check_moments, require
 from streambn.errors import InvalidValueError
-from streambn.kernels import Columns, Times, time_weights
+from streambn.kernels import Columns, Series, SeriesState, Times, map_series, time_weights
 from streambn.kernels import doubledouble as dd
 from streambn.kernels.flatten import iterate_features
-from streambn.kernels.interface import NEGLIGIBLE, Floats
+from streambn.kernels.interface import NEGLIGIBLE, Floats, Transformed
 from streambn.policies.base import instant
 
 __all__ = ["TimedEMA", "TimedState"]
@@ -144,6 +144,21 @@ class TimedEMA:
             a, b = older / -4, newer / 4
             apart: Floats = dd.add((b[0], b[1]), (a[0], a[1]))[0] / self.halflife
             return apart * 4
+
+    def map_series(
+        self, state: TimedState, columns: Columns, series: Series
+    ) -> tuple[TimedState, Transformed]:
+        """See `Policy.map_series`. The times ascend, from that of the newest row on."""
+        times = _times_of(columns)
+        older = SeriesState(state.moments, times=state.times)
+        newer, mapped = map_series(columns, older, series._replace(halflife=self.halflife))
+        assert newer.times is not None
+        learned = times.ticks if columns.weights is None else times.ticks[columns.weights > 0]
+        if len(learned) == 0:
+            return state, mapped
+        moments, now = Moments.sealed(newer.moments), instant(learned[-1], times.tick)
+        zoned = times.zoned if state.zoned is None else state.zoned
+        return TimedState(moments, newer.times, now, zoned), mapped
 
     def tally(self, state: TimedState) -> Moments:
         """See `Policy.tally`."""

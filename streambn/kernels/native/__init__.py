@@ -38,6 +38,7 @@ from streambn.kernels.interface import (
 from streambn.kernels.moments import MomentArrays, empty_moments
 from streambn.kernels.native import _core
 from streambn.kernels.recursion import Recursion, gap_powers
+from streambn.kernels.series import Series, SeriesState
 
 reference = lazy_module("streambn.kernels.reference")  # only extreme values need it
 
@@ -51,6 +52,7 @@ __all__ = [
     "extend_exact",
     "extend_moments",
     "extend_over_gaps",
+    "map_series",
     "maps_of",
     "maps_of_moments",
     "merge_exact",
@@ -221,6 +223,42 @@ def denormalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) ->
     """See `streambn.kernels.reference.denormalize`."""
     mapped = _transform(columns, lanes, schema, None, True)
     return mapped or reference.denormalize(columns, lanes, schema)
+
+
+def map_series(
+    columns: Columns, state: SeriesState, series: Series
+) -> tuple[SeriesState, Transformed]:
+    """See `streambn.kernels.reference.map_series`."""
+    nans, infs = np.zeros((2, columns.layout.features), np.int64)
+    first = None if state.first is None else state.first.memory
+    before: tuple[Any, ...] = (state.moments.memory, first, state.gaps, state.times)
+    after: list[Any] = [None if array is None else np.empty_like(array) for array in before]
+    ticks = tick = None
+    if series.halflife is not None and columns.times is not None:
+        ticks, tick = columns.times.ticks, columns.times.tick
+    batch = _core.map_series(
+        _open(columns),
+        series.rules,
+        series.before,
+        series.gamma,
+        series.beta,
+        series.exact,
+        columns.weights,
+        ticks,
+        tick or 0,
+        series.halflife or 1.0,
+        before,
+        tuple(after),
+        nans,
+        infs,
+        _threads,
+        _export(series.schema),
+        pa.allocate_buffer,
+        lambda address: pa.RecordBatch._import_from_c(address, series.schema),
+    )
+    moments, first, gaps, at = after
+    one = None if first is None else MomentArrays(first)
+    return SeriesState(MomentArrays(moments), one, gaps, at), Transformed(batch, nans, infs)
 
 
 # The last output schema and its export. The batches of a stream share one schema, so the export

@@ -66,6 +66,27 @@ def merge_exact(older: Any, newer: Any, out: Any, /) -> int: ...  # likewise
 def time_weights(
     ticks: Any, latest: int | float, halflives: float, weights: Any, threads: int, out: Any, /
 ) -> None: ...
+def map_series(
+    batch: Batch,
+    rules: tuple[Any, ...],
+    before: bool,
+    gamma: Any,
+    beta: Any,
+    exact: Any,
+    weights: Any,
+    ticks: Any,
+    tick: int,
+    halflife: float,
+    older: tuple[Any, ...],
+    after: tuple[Any, ...],
+    nans: Any,
+    infs: Any,
+    threads: int,
+    schema: Any,
+    allocate: Any,
+    import_batch: Any,
+    /,
+) -> Any: ...
 def transform(
     batch: Batch,
     numbers: Any,

@@ -20,6 +20,7 @@ from streambn.kernels.reference.merge import merge_moments
 from streambn.kernels.reference.recursion import recursion_weights
 from streambn.kernels.reference.row_maps import RowMaps
 from streambn.kernels.reference.rows import RowStatistics
+from streambn.kernels.reference.series import map_series
 from streambn.kernels.reference.times import time_weights
 from streambn.kernels.reference.transforms import denormalize, normalize
 
@@ -33,6 +34,7 @@ __all__ = [
     "extend_exact",
     "extend_moments",
     "extend_over_gaps",
+    "map_series",
     "maps_of",
     "maps_of_moments",
     "merge_exact",

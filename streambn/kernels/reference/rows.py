@@ -3,12 +3,6 @@
 `streambn.accumulators.moments` documents the monoid of moments. A row is a segment with W = 1,
 μ = x, S = C = 0, Q = 1 and P = λ, so learning a row is a merge. The arithmetic uses plain floats,
 because the overhead of a NumPy call exceeds the cost of the arithmetic on one value.
-
-A prior selects the recursion y = λ·y + α·x, which starts at the first value.
-`streambn.kernels.recursion.recursion_step` documents the weight ω of a value g rows after the
-last, and its discount λ**g·ω; `gap_fade` is the discount of a gap without a prior. The first value
-is kept apart. It gets its weight P/α when the statistics are read, where P is the product of the
-discounts of all later values.
 """
 
 from __future__ import annotations
@@ -19,32 +13,19 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-import numpy as np
-
-from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Ints
 from streambn.kernels.moments import MomentArrays, empty_moments
-from streambn.kernels.recursion import LEAST_FADE
-from streambn.kernels.reference.merge import merge_moments
 from streambn.kernels.reference.row_features import (
-    LARGEST,
-    SMALLEST,
     Feature,
     FeatureMap,
-    flush,
-    single,
 )
-from streambn.kernels.rows import CONSTANT, MISSING, UNSEEN, RowRules, weight_of
+from streambn.kernels.reference.row_learner import RowLearner
+from streambn.kernels.rows import MISSING, UNSEEN, RowRules, weight_of
 
 __all__ = ["RowStatistics"]
 
-_EPSILON = 2.0**-52
-_LEAST_NORMAL = 2.0**-1022
-_NOISE = 2.0**-96  # smaller low parts of a mean are noise: see accumulators/moments.py
-_MAX_EXPONENT = 1024  # numbers of a larger binary exponent are beyond float64
-
 _FIELDS = len(MomentArrays.FIELDS)
-_RAISE, _PROPAGATE = MISSING.index("raise"), MISSING.index("propagate")
+_RAISE = MISSING.index("raise")
 
 
 class RowStatistics:
@@ -65,6 +46,7 @@ class RowStatistics:
     def __init__(self, *arguments: Any) -> None:
         *fields, affine, number, refuse = arguments
         self._rules = RowRules(*fields)
+        self._learner = RowLearner(self._rules)
         self._affine: dict[Any, tuple[float, float]] = affine
         self._number: Callable[[Any, Any], tuple[float, float, bool] | tuple[()] | None] = number
         self._refuse: Callable[[str, Any, Any], NoReturn] = refuse
@@ -74,7 +56,6 @@ class RowStatistics:
         # Python may switch threads within a method.
         self._lock = threading.RLock()
         self._features: dict[Any, Feature] = {}
-        self._shares = (0.0, 0.0), (0.0, 0.0)
         self.rows = 0
 
     def __len__(self) -> int:
@@ -109,7 +90,7 @@ class RowStatistics:
                 self._features[key] = feature
                 self._catch_up(feature)
                 feature.rows += 1
-                self._learn_value(feature, value, value_weight)
+                self._learner.learn_value(feature, value, value_weight)
             self.rows += 1
 
     def transform(self, row: Any) -> dict[Any, Any]:
@@ -121,7 +102,7 @@ class RowStatistics:
                 self._check(key, feature, value, row[key])
                 if not value:
                     continue
-                by = None if feature is None else self._map_of(feature)
+                by = None if feature is None else self._learner.map_of(feature)
                 if by is None or not by.known:
                     if UNSEEN[self._rules.unseen] == "raise":
                         few = feature is not None and self._rules.min_count > 0
@@ -226,23 +207,6 @@ class RowStatistics:
         if value and math.isinf(value[0]) and self._rules.inf == _RAISE:
             self._refuse("inf", key, given)
 
-    def _learn_value(self, feature: Feature, value: Any, weight: float) -> None:
-        if not value:
-            feature.nulls += 1
-        elif math.isnan(value[0]):
-            feature.nans += 1
-        elif value[0] == math.inf:
-            feature.pos_infs += 1
-        elif value[0] == -math.inf:
-            feature.neg_infs += 1
-        else:
-            feature.exact = feature.exact and value[2]
-            return self._learn_number(feature, value[:2], weight)
-        if value:
-            # With "propagate", a NaN or an infinity changes the map.
-            feature.exact, feature.map = False, None
-        return self._learn_missing(feature, 1)
-
     def _catch_up(self, feature: Feature) -> None:
         """Bring a feature up to the last row. The rows that lacked it count as nulls."""
         missed = self.rows - feature.rows
@@ -250,107 +214,4 @@ class RowStatistics:
             return
         feature.nulls += missed
         feature.rows = self.rows
-        self._learn_missing(feature, missed)
-
-    def _learn_missing(self, feature: Feature, rows: int) -> None:
-        # Missing values change nothing until the next value.
-        if not self._rules.counts_gaps:
-            return
-        if feature.count == 0:
-            feature.before += rows
-        else:
-            feature.since += rows
-
-    def _learn_number(self, feature: Feature, x: tuple[float, float], value_weight: float) -> None:
-        decay = self._rules.decay
-        feature.map = None
-        if self._rules.prior and feature.first is None:
-            feature.first = single(x, 1.0, 1.0)
-            feature.count += 1
-            feature.min, feature.max = min(feature.min, x[0]), max(feature.max, x[0])
-            return
-        if feature.since and not self._rules.ignore_missing:
-            decay *= max(decay**feature.since, LEAST_FADE)
-            if self._rules.prior:
-                value_weight = 1.0 / (decay + 1.0 / self._rules.prior)
-                decay *= value_weight
-        feature.since = 0
-        w = decay * feature.weight
-        if w == 0 or feature.exponent != 0 or not SMALLEST <= abs(x[0]) <= LARGEST:
-            feature.set(merge_moments(feature.arrays(), single(x, value_weight, decay).arrays()))
-            feature.decay = flush(feature.decay)
-            return
-        weight = w + value_weight
-        mean = feature.mean_hi, feature.mean_lo
-        delta = dd.add(x, (-mean[0], -mean[1]))
-        # The mean starts from the heavier side, as in `merge_moments`.
-        from_x = w < value_weight
-        light, heavy = (w, value_weight) if from_x else (value_weight, w)
-        if self._shares[0] != (w, value_weight):  # features of a row mostly share them
-            self._shares = (w, value_weight), dd.divide((light, 0.0), (weight, 0.0))
-        move = dd.multiply(delta, self._shares[1])
-        between = dd.scale(dd.multiply(delta, move), heavy)
-        mean = dd.add(x, (-move[0], -move[1])) if from_x else dd.add(mean, move)
-        m2 = feature.m2_hi, feature.m2_lo
-        m2 = dd.add(m2 if decay == 1 else dd.scale(m2, decay), between)
-        feature.mean_hi, feature.mean_lo = mean
-        feature.m2_hi, feature.m2_lo = m2
-        feature.pairs = decay * decay * feature.pairs + w * value_weight
-        feature.squares = decay * decay * feature.squares + value_weight * value_weight
-        feature.weight = weight
-        feature.decay = flush(feature.decay * decay)
-        feature.count += 1
-        feature.min, feature.max = min(feature.min, x[0]), max(feature.max, x[0])
-
-    def _map_of(self, feature: Feature) -> FeatureMap:
-        # Rows without the feature discount all its weights alike, so the map stays valid.
-        if feature.map is None:
-            feature.map = self._make_map(feature)
-        return feature.map
-
-    def _make_map(self, feature: Feature) -> FeatureMap:
-        rules = self._rules
-        new = FeatureMap(gamma=feature.gamma, beta=feature.beta, known=feature.count > 0)
-        propagated = math.nan if rules.nan == _PROPAGATE and feature.nans else 0.0
-        if rules.inf == _PROPAGATE:
-            propagated += math.inf if feature.pos_infs else 0.0
-            propagated -= math.inf if feature.neg_infs else 0.0  # both infinities give NaN
-        if (not new.known and propagated == 0) or feature.count < rules.min_count:
-            new.known = False
-            return new
-        new.known = True
-        m = feature
-        if feature.first is not None:
-            # The weight of the first value is discounted already. A decay of 1 keeps the merge
-            # from discounting it again.
-            prior = feature.first.arrays().replace(weight=np.array([rules.prior * feature.decay]))
-            m = Feature()
-            m.set(merge_moments(prior, feature.arrays().replace(decay=np.ones(1))))
-        mean = math.ldexp(m.mean_hi, m.exponent)
-        rest = math.ldexp(m.mean_lo, m.exponent)
-        if propagated != 0:
-            mean, rest = propagated, 0.0
-        if rules.center:
-            new.high, new.low = mean, 0.0 if abs(rest) < _NOISE * abs(mean) else rest
-        if not rules.scale:
-            return new
-        divisor = m.weight if rules.ddof == 0 else 2 * m.pairs / m.weight if m.pairs > 0 else 0.0
-        var = std = math.nan
-        if divisor > 0 and propagated == 0:
-            scaled = max(m.m2_hi / divisor, 0.0)
-            std = math.ldexp(math.sqrt(scaled), m.exponent)
-            large = scaled > 0 and math.frexp(scaled)[1] + 2 * m.exponent > _MAX_EXPONENT
-            var = math.inf if large else math.ldexp(scaled, 2 * m.exponent)
-        rounding = 0.0 if feature.exact else max(_EPSILON * abs(mean), _LEAST_NORMAL)
-        constant = not std > rounding and math.isfinite(mean)
-        std = 0.0 if constant else std
-        if rules.eps == 0:
-            new.scale = 1.0 if constant else std
-            if constant and CONSTANT[rules.constant] == "zero":
-                new.gamma = 0.0
-            return new
-        ordinary = var > 1e-290 and math.isfinite(var + rules.eps) and not constant
-        new.scale = (
-            math.sqrt(var + rules.eps) if ordinary else math.hypot(std, math.sqrt(rules.eps))
-        )
-        return new
+        self._learner.learn_missing(feature, missed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from streambn.kernels.interface import Columns, FeatureTransform, Floats, Transf
 from streambn.kernels.reference.blocks import BLOCK
 from streambn.kernels.reference.sources import Source, group
 
-__all__ = ["denormalize", "normalize"]
+__all__ = ["arrays_of", "denormalize", "normalize"]
 
 # Beyond this, subtracting the location can overflow.
 _OVERFLOW = 2.0**969
@@ -87,6 +87,31 @@ def _map_columns(
             flat = _to_arrow(p.column, out, part.known[p.features])
             arrays[p.index] = _as_list(p.column, flat, kinds[p.index])
     return Transformed(pa.RecordBatch.from_arrays(arrays, schema=schema), nans, infs)
+
+
+def arrays_of(
+    columns: Sequence[FlatColumn], y: Floats, known: NDArray[np.bool_], schema: pa.Schema
+) -> pa.RecordBatch:
+    """Return mapped values as a batch.
+
+    Parameters
+    ----------
+    columns : sequence of FlatColumn
+        The input.
+    y : ndarray of float64, shape (rows, F)
+        0 under nulls.
+    known : ndarray of bool, shape (rows, F)
+        False where the output is null although the input is not.
+    schema : pyarrow.Schema
+        As for `normalize`.
+    """
+    arrays, start = [], 0
+    for column, kind in zip(columns, schema.types, strict=True):
+        features = slice(start, start + column.width)
+        out = np.where(known[:, features], y[:, features], 0.0).astype(_dtype(kind))
+        arrays.append(_as_list(column, _to_arrow(column, out, known[:, features]), kind))
+        start += column.width
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _dtype(kind: pa.DataType) -> np.dtype[Any]:

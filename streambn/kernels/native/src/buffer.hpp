@@ -74,6 +74,7 @@ void bind_moments(nb::module_ &module);
 void bind_exact(nb::module_ &module);
 void bind_rows(nb::module_ &module);
 void bind_row_maps(nb::module_ &module);
+void bind_series(nb::module_ &module);
 void bind_transform(nb::module_ &module);
 
 }  // namespace streambn

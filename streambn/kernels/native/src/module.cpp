@@ -28,6 +28,7 @@ NB_MODULE(_core, m) {
     bind_exact(m);
     bind_rows(m);
     bind_row_maps(m);
+    bind_series(m);
     bind_transform(m);
 }
 

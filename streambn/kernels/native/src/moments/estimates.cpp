@@ -8,16 +8,7 @@ namespace streambn {
 namespace {
 
 constexpr double NOISE = 0x1p-96;  // the relative noise of a mean
-constexpr double EPSILON = 0x1p-52, LEAST_NORMAL = 0x1p-1022;
 constexpr double ORDINARY_VARIANCE = 1e-290;
-
-double divisor_of(const Moments &m, int ddof) {
-    if (ddof == 0) return m.weight;
-    // W = Q = n implies that all weights are 1, and then n - 1 needs no rounding.
-    const auto count = static_cast<double>(m.count);
-    if (m.weight == count && m.squares == count) return m.weight - 1.0;
-    return m.pairs > 0 ? 2 * m.pairs / m.weight : 0.0;
-}
 
 // Sets variance and standard deviation. `m2` is in units of 2**(2 * exponent).
 void set_variance(Estimate &out, Pair m2, double divisor, int64_t exponent) {
@@ -51,7 +42,7 @@ Estimate estimate(const Moments &m, int ddof) {
     const bool noise = std::fabs(m.mean.lo) < NOISE * std::fabs(m.mean.hi);
     out.mean = {times_two_to(m.mean.hi, m.exponent),
                 times_two_to(noise ? 0.0 : m.mean.lo, m.exponent)};
-    set_variance(out, m.m2, divisor_of(m, ddof), m.exponent);
+    set_variance(out, m.m2, divisor_of(m.weight, m.pairs, m.squares, static_cast<double>(m.count), ddof), m.exponent);
     return out;
 }
 

@@ -12,6 +12,14 @@ struct Estimate {
     bool defined;     // whether the feature has a mean
 };
 
+// Returns the divisor of m2 in the variance of W, C, Q and n. The variance is undefined unless the
+// divisor is positive.
+inline double divisor_of(double weight, double pairs, double squares, double count, int ddof) {
+    if (ddof == 0) return weight;
+    // W = Q = n implies that all weights are 1, and then n - 1 needs no rounding.
+    if (weight == count && squares == count) return weight - 1.0;
+    return pairs > 0 ? 2 * pairs / weight : 0.0;
+}
 Estimate estimate(const Moments &m, int ddof);
 
 // The prior of an average over blocks: a mean and a variance before the first block.
@@ -23,6 +31,10 @@ struct BlockPrior {
 // weighs `new_weight` of the running value. A null prior stands for none.
 Estimate estimate_blocks(const Moments &means, const Moments &variances, double new_weight,
                          const BlockPrior *prior);
+
+// A standard deviation of at most EPSILON * |mean|, or below LEAST_NORMAL, is within rounding error
+// of zero.
+constexpr double EPSILON = 0x1p-52, LEAST_NORMAL = 0x1p-1022;
 
 struct Scale {
     double value;

@@ -30,20 +30,10 @@ Moments single(Pair x, double weight, double decay) {
     return m;
 }
 
-// Replaces a negligible decay by zero. A product with a subnormal number costs about a hundred
-// cycles, and the decay might never reach zero: 0.7 times the smallest subnormal is itself.
-double without_negligible(double decay) { return decay < NEGLIGIBLE ? 0.0 : decay; }
-
 // Returns the moments of all values of a feature, with the first value of a rule with a prior.
 Moments all_moments(const RowFeature &feature, const RowRules &rules) {
     if (rules.prior == 0 || feature.m.count == 0) return feature.m;
     return with_first(feature.m, feature.first, rules.prior * feature.m.decay);
-}
-
-LastShares shares_of(double w, double weight, double decay) {
-    const bool from_value = weight > w;  // like `merge`, move from the heavier side
-    const Pair light = divide({from_value ? w : weight, 0}, {w + weight, 0});
-    return {weight, {w, decay, from_value ? weight : w, light.hi, light.lo, from_value}};
 }
 
 }  // namespace
@@ -53,12 +43,36 @@ void learn_missing(RowFeature &feature, const RowRules &rules, int64_t rows) {
     if (rules.counts_gaps()) (feature.m.count == 0 ? feature.before : feature.since) += rows;
 }
 
-void learn_value(RowFeature &feature, const RowRules &rules, Pair x, double weight, LastShares &shares) {
+void learn_weighted(RowFeature &feature, Pair x, double weight, double decay, LastShares &shares) {
     static const AddValue add_value = kernels().add_value;
     Moments &m = feature.m;
     feature.is_mapped = false;
+    const double w = decay * m.weight, size = std::fabs(x.hi);
+    // Zero has no exponent, so it joins values of any exponent.
+    if (w == 0 || m.exponent != 0 || !is_plain(size)) {
+        m = merge(m, single(x, weight, decay));
+        m.decay = without_negligible(m.decay);
+        return;
+    }
+    if (w != shares.of.w || weight != shares.value || decay != shares.of.decay)
+        shares = shares_of(w, weight, decay);
+    RunningMoments grown{m.mean.hi, m.mean.lo, m.m2.hi, m.m2.lo};
+    add_value(&grown, x.hi, x.lo, shares.of);
+    m.mean = {grown.mean_hi, grown.mean_lo};
+    m.m2 = {grown.m2_hi, grown.m2_lo};
+    Weights weights{m.weight, m.pairs, m.squares, m.decay, 0};
+    weights.learn(w, weight, decay);
+    m.weight = weights.weight, m.pairs = weights.pairs, m.squares = weights.squares, m.decay = weights.decay;
+    m.count += 1;
+    m.min = std::min(m.min, x.hi);
+    m.max = std::max(m.max, x.hi);
+}
+
+void learn_value(RowFeature &feature, const RowRules &rules, Pair x, double weight, LastShares &shares) {
+    Moments &m = feature.m;
     double decay = rules.decay;
     if (rules.prior > 0 && feature.first.count == 0) {
+        feature.is_mapped = false;
         feature.first = single(x, 1, 1);
         m.count += 1;
         m.min = std::min(m.min, x.hi);
@@ -74,25 +88,7 @@ void learn_value(RowFeature &feature, const RowRules &rules, Pair x, double weig
         }
     }
     feature.since = 0;
-    const double w = decay * m.weight;
-    if (w == 0 || m.exponent != 0 || x.hi == 0 || !is_plain(std::fabs(x.hi))) {
-        m = merge(m, single(x, weight, decay));
-        m.decay = without_negligible(m.decay);
-        return;
-    }
-    if (w != shares.of.w || weight != shares.value || decay != shares.of.decay)
-        shares = shares_of(w, weight, decay);
-    RunningMoments grown{m.mean.hi, m.mean.lo, m.m2.hi, m.m2.lo};
-    add_value(&grown, x.hi, x.lo, shares.of);
-    m.mean = {grown.mean_hi, grown.mean_lo};
-    m.m2 = {grown.m2_hi, grown.m2_lo};
-    m.pairs = decay * decay * m.pairs + w * weight;
-    m.squares = decay * decay * m.squares + weight * weight;
-    m.weight = w + weight;
-    m.decay = without_negligible(m.decay * decay);
-    m.count += 1;
-    m.min = std::min(m.min, x.hi);
-    m.max = std::max(m.max, x.hi);
+    learn_weighted(feature, x, weight, decay, shares);
 }
 
 FeatureMap map_of(const RowFeature &feature, const RowRules &rules) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "moments/estimates.hpp"
 #include "moments/moments.hpp"
 #include "simd/kernels.hpp"
 
@@ -54,9 +55,36 @@ struct LastShares {
     MergeShares of{};
 };
 
+inline LastShares shares_of(double w, double weight, double decay) {
+    const bool from_value = weight > w;  // like `merge`, move from the heavier side
+    const Pair light = divide({from_value ? w : weight, 0}, {w + weight, 0});
+    return {weight, {w, decay, from_value ? weight : w, light.hi, light.lo, from_value}};
+}
+
+// Replaces a negligible decay by zero. A product with a subnormal number costs about a hundred
+// cycles, and the decay might never reach zero: 0.7 times the smallest subnormal is itself.
+inline double without_negligible(double decay) { return decay < NEGLIGIBLE ? 0.0 : decay; }
+
+// W, C, Q and P of a feature, and its count.
+struct Weights {
+    double weight, pairs, squares, decay, count;
+
+    // Learns a value. `w` is the weight of the feature after its decay.
+    void learn(double w, double value_weight, double value_decay) {
+        pairs = value_decay * value_decay * pairs + w * value_weight;
+        squares = value_decay * value_decay * squares + value_weight * value_weight;
+        weight = w + value_weight;
+        decay = without_negligible(decay * value_decay);
+        count += 1;
+    }
+    double divisor(int ddof) const { return divisor_of(weight, pairs, squares, count, ddof); }
+};
+
 // Learns `rows` rows in which the feature is missing or not finite.
 void learn_missing(RowFeature &feature, const RowRules &rules, int64_t rows);
-// Learns a value. With a prior, `weight` must be 1. `shares` caches the shares of the last call,
+// Learns a value that weighs `weight` and discounts all values before it by `decay`.
+void learn_weighted(RowFeature &feature, Pair x, double weight, double decay, LastShares &shares);
+// Learns a value by the rules. With a prior, `weight` must be 1. `shares` caches the shares of the last call,
 // because most features of a row have the same weight.
 void learn_value(RowFeature &feature, const RowRules &rules, Pair x, double weight, LastShares &shares);
 

@@ -40,11 +40,6 @@ STREAMBN_INLINE Ints bits_of(const Pack &x) {
     return each<int64_t>(STREAMBN_PART((Register<int64_t>)x.part[i]));
 }
 
-STREAMBN_INLINE Pack magnitude(const Pack &x) {
-    return each<double>(STREAMBN_PART((Register<double>)(
-        (Register<int64_t>)x.part[i] & (Register<int64_t>{} + INT64_MAX))));
-}
-
 // Returns the least exponent E with |x| < 2**E, for a normal number x.
 STREAMBN_INLINE int exponent_above(double x) {
     uint64_t bits;

@@ -127,6 +127,37 @@ struct MergeShares {
 // Merges a feature that is not empty with one value.
 using AddValue = void (*)(RunningMoments *moments, double hi, double lo, const MergeShares &shares);
 
+// Eight features that learn and map a series of rows. They have seen values already.
+struct SeriesPack {
+    double mean_hi[8], mean_lo[8], m2_hi[8], m2_lo[8];
+    double low[8], high[8];              // the extremes
+    double first_hi[8], first_lo[8];     // the first value, for rules with a prior
+    double relative[8], least[8];        // σ <= max(relative * |mean|, least) is within rounding error
+    double gamma[8], beta[8];
+};
+// What the rows of a piece have in common for all eight features. Each pointer is an array over
+// rows.
+struct SeriesRows {
+    // The weights in the merge with the value of the row, as in `MergeShares`.
+    const double *light_hi, *light_lo, *heavy, *decay;
+    const uint8_t *from_value;
+    // The divisor of m2 in the variance that maps the row, and its reciprocal.
+    const double *divisor, *inverse;
+    // With a prior, the weights in the merge of the first value, the older one, with all others;
+    // else null.
+    const double *first_light_hi, *first_light_lo, *first_heavy;
+    const uint8_t *from_others;  // whether the others are heavier
+};
+struct SeriesMap {
+    bool before;  // whether a row is mapped before it is learned
+    bool center, scale, zero_constant;
+    double eps, clip;
+};
+// Learns n rows of eight values each, and writes the mapped values. All values are finite, and of a
+// magnitude that `is_plain` accepts.
+using MapSeries = void (*)(const double *values, int n, const SeriesRows &rows, const SeriesMap &map,
+                           SeriesPack *pack, double *mapped);
+
 // Returns W, C and Q of n <= PIECE rows. Row i weighs given[i] * weights[i], or given[i] if
 // `weights` is null.
 using Weigh = PieceWeights (*)(const double *given, const double *weights, int n);
@@ -151,6 +182,7 @@ struct Kernels {
     MapPiece normalize[2][2];           // [input: float64, float32][output: float64, float32]
     MapPiece denormalize[2][2];
     AddValue add_value;
+    MapSeries map_series;
 };
 
 extern const Kernels baseline_kernels;

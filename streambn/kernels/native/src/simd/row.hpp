@@ -7,43 +7,81 @@
 
 namespace streambn::STREAMBN_SIMD {
 
-// A double-double like `Pair` in moments/doubledouble.hpp. Its products are fused if the
-// instruction set has FMA.
+// A double-double like `Pair` in moments/doubledouble.hpp, of one feature or of eight. Its products
+// are fused if the instruction set has FMA.
+template <class Number>
 struct Two {
-    double hi, lo;
+    Number hi, lo;
 };
 
+STREAMBN_INLINE Pack operator-(const Pack &a) { return each<double>(STREAMBN_PART(-a.part[i])); }
+template <class Number>
+STREAMBN_INLINE Two<Number> operator-(const Two<Number> &a) {
+    return {-a.hi, -a.lo};
+}
+
+// Returns a * b - product, the rounding error of the product.
+#if defined(__FMA__)
+STREAMBN_INLINE double error_of_product(double a, double b, double product) {
+    return __builtin_fma(a, b, -product);
+}
+STREAMBN_INLINE Pack error_of_product(const Pack &a, const Pack &b, const Pack &product) {
+    return each<double>(STREAMBN_PART((Register<double>)STREAMBN_FMA(a.part[i], b.part[i], -product.part[i])));
+}
+#else
+STREAMBN_INLINE double constant(double value, double) { return value; }
+STREAMBN_INLINE Pack constant(double value, const Pack &) { return broadcast(value); }
+template <class Number>
+STREAMBN_INLINE Number error_of_product(const Number &a, const Number &b, const Number &product) {
+    const Number splitter = constant(134217729.0, a);
+    const Number s = splitter * a, ah = s - (s - a), al = a - ah;
+    const Number t = splitter * b, bh = t - (t - b), bl = b - bh;
+    return ((ah * bh - product) + ah * bl + al * bh) + al * bl;
+}
+#endif
+
 // Returns a + b and its rounding error, for |a| >= |b| or nearly so.
-STREAMBN_INLINE Two quick_two_sum(double a, double b) {
-    const double s = a + b;
+template <class Number>
+STREAMBN_INLINE Two<Number> quick_two_sum(const Number &a, const Number &b) {
+    const Number s = a + b;
     return {s, b - (s - a)};
 }
-STREAMBN_INLINE Two sum_of(Two a, Two b) {
-    const double s = a.hi + b.hi, t = s - a.hi;
-    return quick_two_sum(s, ((a.hi - (s - t)) + (b.hi - t)) + (a.lo + b.lo));
+template <class Number>
+STREAMBN_INLINE Two<Number> sum_of(const Two<Number> &a, const Two<Number> &b) {
+    const Number s = a.hi + b.hi, t = s - a.hi;
+    return quick_two_sum<Number>(s, ((a.hi - (s - t)) + (b.hi - t)) + (a.lo + b.lo));
 }
-STREAMBN_INLINE Two product_of(Two a, Two b) {
-    const double p = a.hi * b.hi;
-#if defined(__FMA__)
-    const double e = __builtin_fma(a.hi, b.hi, -p);
-#else
-    const double s = 134217729.0 * a.hi, ah = s - (s - a.hi), al = a.hi - ah;
-    const double t = 134217729.0 * b.hi, bh = t - (t - b.hi), bl = b.hi - bh;
-    const double e = ((ah * bh - p) + ah * bl + al * bh) + al * bl;
-#endif
-    return quick_two_sum(p, e + (a.hi * b.lo + a.lo * b.hi));
+template <class Number>
+STREAMBN_INLINE Two<Number> product_of(const Two<Number> &a, const Two<Number> &b) {
+    const Number p = a.hi * b.hi;
+    return quick_two_sum<Number>(p, error_of_product(a.hi, b.hi, p) + (a.hi * b.lo + a.lo * b.hi));
+}
+
+// The mean and m2 of one feature or of eight.
+template <class Number>
+struct Learned {
+    Two<Number> mean, m2;
+};
+
+// Merges moments with one value x each. The weights are those of `MergeShares`. `decays` is false
+// if `decay` is 1.
+template <class Number>
+STREAMBN_INLINE void learn(Learned<Number> &m, const Two<Number> &x, const Two<Number> &light,
+                           const Number &heavy, const Number &decay, bool decays, bool from_value) {
+    const Number zero = heavy - heavy;
+    const Two<Number> delta = sum_of(x, -m.mean);
+    const Two<Number> move = product_of(delta, light);
+    const Two<Number> between = product_of(product_of(delta, move), {heavy, zero});
+    m.mean = from_value ? sum_of(x, -move) : sum_of(m.mean, move);
+    if (decays) m.m2 = product_of(m.m2, {decay, zero});
+    m.m2 = sum_of(m.m2, between);
 }
 
 inline void add_value(RunningMoments *moments, double hi, double lo, const MergeShares &shares) {
-    const Two x{hi, lo}, mean{moments->mean_hi, moments->mean_lo};
-    const Two delta = sum_of(x, {-mean.hi, -mean.lo});
-    const Two move = product_of(delta, {shares.light_hi, shares.light_lo});
-    const Two between = product_of(product_of(delta, move), {shares.heavy, 0});
-    const Two moved = shares.from_value ? sum_of(x, {-move.hi, -move.lo}) : sum_of(mean, move);
-    Two m2{moments->m2_hi, moments->m2_lo};
-    if (shares.decay != 1) m2 = product_of(m2, {shares.decay, 0});
-    m2 = sum_of(m2, between);
-    *moments = {moved.hi, moved.lo, m2.hi, m2.lo};
+    Learned<double> m{{moments->mean_hi, moments->mean_lo}, {moments->m2_hi, moments->m2_lo}};
+    learn<double>(m, {hi, lo}, {shares.light_hi, shares.light_lo}, shares.heavy, shares.decay,
+                  shares.decay != 1, shares.from_value);
+    *moments = {m.mean.hi, m.mean.lo, m.m2.hi, m.m2.lo};
 }
 
 }  // namespace streambn::STREAMBN_SIMD

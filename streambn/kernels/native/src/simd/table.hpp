@@ -6,6 +6,7 @@
 #include "simd/plain_sums.hpp"
 #include "simd/precise_sums.hpp"
 #include "simd/row.hpp"
+#include "simd/series.hpp"
 #include "simd/times.hpp"
 #include "simd/weights.hpp"
 
@@ -34,6 +35,7 @@ constexpr Kernels table(const char *name) {
             STREAMBN_OF_EACH_TYPE(widen),
             STREAMBN_MAPS(false),
             STREAMBN_MAPS(true),
-            add_value};
+            add_value,
+            map_series};
 }
 }  // namespace streambn::STREAMBN_SIMD

@@ -146,6 +146,11 @@ STREAMBN_INLINE Mask not_finite(const Pack &x) {
     return each<int64_t>(STREAMBN_PART((x.part[i] - x.part[i]) != 0.0));
 }
 
+STREAMBN_INLINE Pack magnitude(const Pack &x) {
+    return each<double>(STREAMBN_PART((Register<double>)(
+        (Register<int64_t>)x.part[i] & (Register<int64_t>{} + INT64_MAX))));
+}
+
 // Computes a*b + c, rounded once.
 #if defined(__AVX512F__)
 #define STREAMBN_FMA(a, b, c) _mm512_fmadd_pd(a, b, c)

@@ -99,24 +99,6 @@ Plan make_plan(const Column &column, const FeatureTransform &features, int64_t f
     return plan;
 }
 
-// Rounds to the nearest float16, ties to even.
-uint16_t half_of(double value) {
-    uint64_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    const uint16_t sign = static_cast<uint16_t>(bits >> 48 & 0x8000);
-    if (std::isnan(value)) return sign | 0x7e00;
-    const double magnitude = std::fabs(value);
-    if (magnitude == 0) return sign;
-    if (magnitude >= 65520.0) return sign | 0x7c00;
-    // Count in units in the last place of float16. rint rounds ties to even.
-    int exponent;
-    (void)std::frexp(magnitude, &exponent);
-    const int lowest = std::max(exponent - 11, -24);
-    const auto steps = static_cast<uint16_t>(std::rint(std::ldexp(magnitude, -lowest)));
-    // The eleventh bit of the count is the hidden bit. Adding it increments the exponent field.
-    return sign | static_cast<uint16_t>(steps + ((lowest + 24) << 10));
-}
-
 // Writes the validity of `n` elements from `start` on, and returns the number of valid elements.
 // `with_outer` includes the validity of the enclosing structs and lists. If `known` is not null,
 // elements of features without statistics are invalid.
@@ -188,6 +170,23 @@ void count_not_finite(const Plan &plan, const double *x, const PieceBits *bits, 
 }
 
 }  // namespace
+
+uint16_t half_of(double value) {
+    uint64_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    const uint16_t sign = static_cast<uint16_t>(bits >> 48 & 0x8000);
+    if (std::isnan(value)) return sign | 0x7e00;
+    const double magnitude = std::fabs(value);
+    if (magnitude == 0) return sign;
+    if (magnitude >= 65520.0) return sign | 0x7c00;
+    // Count in units in the last place of float16. rint rounds ties to even.
+    int exponent;
+    (void)std::frexp(magnitude, &exponent);
+    const int lowest = std::max(exponent - 11, -24);
+    const auto steps = static_cast<uint16_t>(std::rint(std::ldexp(magnitude, -lowest)));
+    // The eleventh bit of the count is the hidden bit. Adding it increments the exponent field.
+    return sign | static_cast<uint16_t>(steps + ((lowest + 24) << 10));
+}
 
 bool needs_validity(const Column &column, const uint8_t *known) {
     return !column.validity.empty() || column.type == Type::null ||

@@ -25,6 +25,9 @@ struct Output {
     int64_t null_count;  // set by `transform`
 };
 
+// Rounds to the nearest float16, ties to even.
+uint16_t half_of(double value);
+
 // Returns whether the values of the column's output need a validity bitmap. `known` starts at the
 // first feature of the column.
 bool needs_validity(const Column &column, const uint8_t *known);
