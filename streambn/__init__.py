@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         StreamBNError,
     )
     from streambn.normalizer import FrozenNormalizer, Normalizer, from_bytes, load, merge
-    from streambn.online import RowNormalizer
+    from streambn.online import RowNormalizer, Watcher
     from streambn.policies import EMA, BatchEMA, Exact, Welford
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "SchemaError",
     "SnapshotError",
     "StreamBNError",
+    "Watcher",
     "Welford",
     "__version__",
     "errors",
@@ -63,6 +64,7 @@ _HOMES = {
     "SchemaError": "errors",
     "SnapshotError": "errors",
     "StreamBNError": "errors",
+    "Watcher": "online",
     "Welford": "policies",
     "from_bytes": "normalizer",
     "load": "normalizer",

@@ -55,8 +55,8 @@ def loaded_by_command(*arguments: object) -> set[str]:
 
 PUBLIC = """
     EMA BatchEMA Exact FrozenNormalizer InvalidValueError MergeError NotFittedError Normalizer
-    RowNormalizer SchemaError SnapshotError StreamBNError Welford __version__ errors from_bytes load
-    merge
+    RowNormalizer SchemaError SnapshotError StreamBNError Watcher Welford __version__
+    errors from_bytes load merge
 """
 
 
