@@ -58,6 +58,7 @@ __all__ = [
     "extend_exact",
     "extend_moments",
     "extend_over_gaps",
+    "map_matrix",
     "map_series",
     "maps_of",
     "maps_of_moments",
@@ -138,6 +139,7 @@ exact_sums = _implementation.exact_sums
 extend_exact = _implementation.extend_exact
 extend_moments = _implementation.extend_moments
 extend_over_gaps = _implementation.extend_over_gaps
+map_matrix = _implementation.map_matrix
 map_series = _implementation.map_series
 maps_of = _implementation.maps_of
 maps_of_moments = _implementation.maps_of_moments

@@ -80,7 +80,7 @@ def core_transform(producer, layout, *arguments):
     *before, formats, counts, threads = arguments
     schema = output_schema(LAYOUT, [FORMATS[letter] for letter in formats])
     return core.transform(
-        open_batch(producer, layout), *before, schema.__arrow_c_schema__(), counts, threads,
+        open_batch(producer, layout), *before, counts, threads, schema.__arrow_c_schema__(),
         pa.allocate_buffer, lambda address: pa.RecordBatch._import_from_c(address, schema),
     )  # fmt: skip
 

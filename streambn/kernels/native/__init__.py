@@ -52,6 +52,7 @@ __all__ = [
     "extend_exact",
     "extend_moments",
     "extend_over_gaps",
+    "map_matrix",
     "map_series",
     "maps_of",
     "maps_of_moments",
@@ -215,14 +216,26 @@ def recursion_weights(there: NDArray[np.bool_], decay: float, alpha: float) -> R
 
 def normalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> Transformed:
     """See `streambn.kernels.reference.normalize`."""
-    mapped = _transform(columns, lanes, schema, lanes.clip, False)
+    mapped = _transform(columns, lanes, schema, False)
     return mapped or reference.normalize(columns, lanes, schema)
 
 
 def denormalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> Transformed:
     """See `streambn.kernels.reference.denormalize`."""
-    mapped = _transform(columns, lanes, schema, None, True)
+    mapped = _transform(columns, lanes, schema, True)
     return mapped or reference.denormalize(columns, lanes, schema)
+
+
+def map_matrix(
+    columns: Columns, lanes: FeatureTransform, inverse: bool, out: NDArray[Any]
+) -> tuple[Ints, Ints]:
+    """See `streambn.kernels.reference.map_matrix`."""
+    counts = np.zeros((2, columns.layout.features), np.int64)
+    arguments = _arguments(columns, lanes, inverse, counts)
+    if not _core.transform_matrix(*(*arguments, columns.layout, out)):
+        return reference.map_matrix(columns, lanes, inverse, out)
+    nans, infs = counts
+    return nans, infs
 
 
 def map_series(
@@ -275,26 +288,24 @@ def _export(schema: pa.Schema) -> object:
 
 
 def _transform(
-    columns: Columns,
-    transform: FeatureTransform,
-    schema: pa.Schema,
-    clip: float | None,
-    inverse: bool,
+    columns: Columns, transform: FeatureTransform, schema: pa.Schema, inverse: bool
 ) -> Transformed | None:
     """Return None if a location or a scale is extreme, because only the reference rescales."""
     counts = np.zeros((2, columns.layout.features), np.int64)
-    batch = _core.transform(
-        _open(columns),
-        transform.numbers,
-        transform.flags,
-        transform.gamma,
-        transform.beta,
-        math.inf if clip is None else clip,
-        inverse,
-        _export(schema),
-        counts,
-        _threads,
-        pa.allocate_buffer,
-        lambda address: pa.RecordBatch._import_from_c(address, schema),
-    )
+    arguments = _arguments(columns, transform, inverse, counts)
+
+    def import_batch(address: int) -> pa.RecordBatch:
+        return pa.RecordBatch._import_from_c(address, schema)
+
+    batch = _core.transform(*(*arguments, _export(schema), pa.allocate_buffer, import_batch))
     return None if batch is None else Transformed(batch, *counts)
+
+
+def _arguments(
+    columns: Columns, transform: FeatureTransform, inverse: bool, counts: Ints
+) -> tuple[Any, ...]:
+    """Return the arguments that `transform` and `transform_matrix` share."""
+    clip = math.inf if transform.clip is None or inverse else transform.clip
+    affine = transform.gamma, transform.beta
+    maps = transform.numbers, transform.flags, *affine, clip
+    return _open(columns), *maps, inverse, counts, _threads

@@ -95,13 +95,27 @@ def transform(
     beta: Any,
     clip: float,
     inverse: bool,
-    schema: Any,
     counts: Any,
     threads: int,
+    schema: Any,
     allocate: Any,
     import_batch: Any,
     /,
 ) -> object: ...
+def transform_matrix(
+    matrix: Batch,
+    numbers: Any,
+    flags: Any,
+    gamma: Any,
+    beta: Any,
+    clip: float,
+    inverse: bool,
+    counts: Any,
+    threads: int,
+    layout: Any,
+    out: Any,
+    /,
+) -> bool: ...
 
 class RowMaps:
     def __init__(self, names: list[Any], /, *arguments: Any) -> None: ...

@@ -22,7 +22,7 @@ from streambn.kernels.reference.row_maps import RowMaps
 from streambn.kernels.reference.rows import RowStatistics
 from streambn.kernels.reference.series import map_series
 from streambn.kernels.reference.times import time_weights
-from streambn.kernels.reference.transforms import denormalize, normalize
+from streambn.kernels.reference.transforms import denormalize, map_matrix, normalize
 
 __all__ = [
     "RowMaps",
@@ -34,6 +34,7 @@ __all__ = [
     "extend_exact",
     "extend_moments",
     "extend_over_gaps",
+    "map_matrix",
     "map_series",
     "maps_of",
     "maps_of_moments",

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from streambn.kernels.bitmaps import arrow_array, unpack_validity
 from streambn.kernels.flatten import FlatColumn, flatten_columns
-from streambn.kernels.interface import Columns, FeatureTransform, Floats, Transformed
+from streambn.kernels.interface import Columns, FeatureTransform, Floats, Ints, Transformed
 from streambn.kernels.reference.blocks import BLOCK
 from streambn.kernels.reference.sources import Source, group
 
-__all__ = ["arrays_of", "denormalize", "normalize"]
+__all__ = ["arrays_of", "denormalize", "map_matrix", "normalize"]
 
 # Beyond this, subtracting the location can overflow.
 _OVERFLOW = 2.0**969
@@ -45,6 +45,35 @@ def normalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> T
 def denormalize(columns: Columns, lanes: FeatureTransform, schema: pa.Schema) -> Transformed:
     """Return x = ((y − β)/γ)·scale + location, the inverse of `normalize` without clip."""
     return _map_columns(columns, lanes, schema, _denormalize_chunk)
+
+
+def map_matrix(
+    columns: Columns, lanes: FeatureTransform, inverse: bool, out: NDArray[np.floating]
+) -> tuple[Ints, Ints]:
+    """Map the bound columns of a matrix into the same columns of an array of floats.
+
+    Parameters
+    ----------
+    columns : Columns
+        Plain columns of a matrix.
+    lanes : FeatureTransform
+        The map of each feature. Those that are not `known` become 0.
+    inverse : bool
+        Whether to apply the map of `denormalize` instead of that of `normalize`.
+    out : ndarray of a float type
+        Of the shape of the matrix. Its other columns stay as they are.
+
+    Returns
+    -------
+    nans, infs : ndarray of int64, shape (F,)
+        NaN and infinite values found in the input.
+    """
+    kind, places = pa.from_numpy_dtype(out.dtype), columns.layout.places
+    schema = pa.schema([(str(i), kind) for i in range(len(places))])
+    mapped = (denormalize if inverse else normalize)(columns, lanes, schema)
+    for place, array in zip(places, mapped.batch.columns, strict=True):
+        out[:, place.path[0]] = np.frombuffer(array.buffers()[1], out.dtype, len(array))
+    return mapped.nans, mapped.infs
 
 
 _ChunkMap = Callable[[Source, Floats, FeatureTransform], Floats]

@@ -11,6 +11,16 @@
 
 namespace streambn {
 
+// Returns the numbers of a layout, in the form that `find_columns` reads.
+inline std::vector<int32_t> unpacked(nb::handle layout) {
+    const nb::bytes packed = nb::borrow<nb::bytes>(layout.attr("packed"));
+    if (packed.size() % sizeof(int32_t))
+        throw std::invalid_argument("the layout of the columns is damaged");
+    std::vector<int32_t> numbers(packed.size() / sizeof(int32_t));
+    if (!numbers.empty()) std::memcpy(numbers.data(), packed.c_str(), packed.size());
+    return numbers;
+}
+
 // Owns access to the bound columns of a batch or a matrix.
 //
 // A pyarrow record batch exports only its array, because the layout keeps the exported schema. For
@@ -19,15 +29,12 @@ namespace streambn {
 class Batch {
   public:
     Batch(nb::handle batch, nb::handle layout) {
-        const nb::bytes packed = nb::borrow<nb::bytes>(layout.attr("packed"));
         const nb::object schema = layout.attr("schema");
-        if (packed.size() % sizeof(int32_t))
-            throw std::invalid_argument("the layout of the columns is damaged");
-        std::vector<int32_t> numbers(packed.size() / sizeof(int32_t));
-        if (!numbers.empty()) std::memcpy(numbers.data(), packed.c_str(), packed.size());
+        const std::vector<int32_t> numbers = unpacked(layout);
         if (PyObject_CheckBuffer(batch.ptr())) {
             matrix_.reset(new Matrix(batch));
-            set(matrix_->columns(numbers), matrix_->rows());
+            // Columns of lists read each cache line of adjacent columns once.
+            set(matrix_->columns(numbers, matrix_->by_rows()), matrix_->rows());
         } else if (schema.is_none()) {
             capsules_ = batch.attr("__arrow_c_array__")();
             if (!PyTuple_Check(capsules_.ptr()) || PyTuple_Size(capsules_.ptr()) != 2)
@@ -47,6 +54,8 @@ class Batch {
     Batch(const Batch &) = delete;
     Batch &operator=(const Batch &) = delete;
     ~Batch() { release(); }
+
+    const Matrix *matrix() const { return matrix_.get(); }  // null if it is not a matrix
 
     std::vector<Column> columns;
     int64_t rows = 0, features = 0, bytes = 0;

@@ -146,6 +146,7 @@ Column find_column(const Level &batch, const int32_t *steps, int depth, int list
     const Format format = format_of(at.schema->format);
     column.type = format.type;
     column.decimal_scale = format.decimal_scale;
+    column.set_contiguous();
     if (column.type == Type::null) return column;
     add_validity(column.validity, at);
     if (at.rows > 0) {
@@ -160,6 +161,16 @@ Column find_column(const Level &batch, const int32_t *steps, int depth, int list
 int size_of(Type type) {
     static const int SIZES[] = {8, 4, 2, 1, 2, 4, 8, 1, 2, 4, 8, 4, 8, 16, 32, 0};
     return SIZES[static_cast<int>(type)];
+}
+
+void Column::set_contiguous() {
+    value_step = size_of(type);
+    row_step = width * value_step;
+}
+
+bool Column::is_contiguous() const {
+    const int64_t size = size_of(type);
+    return row_step == width * size && (width == 1 || value_step == size);
 }
 
 std::vector<Column> find_columns(const ArrowSchema &schema, const ArrowArray &batch,

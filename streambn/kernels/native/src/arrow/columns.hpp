@@ -48,10 +48,16 @@ struct Column {
     int64_t rows, width;
     bool is_list;                  // a fixed-size list of `width` values
     const uint8_t *values;         // starts at the first row
+    int64_t row_step, value_step;  // bytes from a row to the next, and between the values of a row
     std::vector<Bitmap> validity;  // of the values; at most one bitmap
     std::vector<Bitmap> outer;     // of the rows, from the enclosing structs and lists
 
     bool has_nulls() const { return !validity.empty() || !outer.empty(); }
+    void set_contiguous();  // sets the steps for values without gaps
+    bool is_contiguous() const;
+    const uint8_t *at(int64_t row, int64_t feature) const {
+        return values + row * row_step + feature * value_step;
+    }
 };
 
 int size_of(Type type);  // in bytes; 0 for null

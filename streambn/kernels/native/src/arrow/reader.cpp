@@ -21,13 +21,22 @@ void gather_some(const Column &column, int64_t first_feature, int features, int6
                  uint8_t *buffer) {
     constexpr int ROWS_AHEAD = 8;
     constexpr int64_t SIZE = sizeof(T);
-    const int64_t step = column.width * SIZE;
-    const uint8_t *from = column.values + start * step + first_feature * SIZE;
+    const int64_t step = column.row_step, apart = column.value_step;
+    const uint8_t *from = column.at(start, first_feature);
     for (int i = 0; i < n; ++i) {
         for (int64_t octet = 0; octet < features * SIZE; octet += 64)
             __builtin_prefetch(from + (i + ROWS_AHEAD) * step + octet);
         for (int k = 0; k < features; ++k)
-            std::memcpy(buffer + k * FEATURE_STRIDE + i * SIZE, from + i * step + k * SIZE, sizeof(T));
+            std::memcpy(buffer + k * FEATURE_STRIDE + i * SIZE, from + i * step + k * apart, sizeof(T));
+    }
+}
+
+template <class T>
+void gather_rows(const Column &column, int64_t start, int n, uint8_t *to) {
+    int64_t row = start / column.width, feature = start % column.width;
+    for (int i = 0; i < n; ++i, to += sizeof(T)) {
+        std::memcpy(to, column.at(row, feature), sizeof(T));
+        if (++feature == column.width) feature = 0, ++row;
     }
 }
 
@@ -62,8 +71,8 @@ const void *FeatureReader::values(int64_t start, int n, void *buffer) const {
         return buffer;
     }
     const uint8_t *from = value(start);
-    if (column_->width == 1) return from;
-    const int64_t step = column_->width * size;
+    const int64_t step = column_->row_step;
+    if (step == size) return from;
     switch (size) {
         case 1: gather_one<uint8_t>(from, step, n, buffer); break;
         case 2: gather_one<uint16_t>(from, step, n, buffer); break;
@@ -121,6 +130,15 @@ void gather_features(const Column &column, int64_t first_feature, int features, 
         case 2: return gather_some<uint16_t>(column, first_feature, features, start, n, buffer);
         case 4: return gather_some<uint32_t>(column, first_feature, features, start, n, buffer);
         default: return gather_some<uint64_t>(column, first_feature, features, start, n, buffer);
+    }
+}
+
+void gather_values(const Column &column, int64_t start, int n, uint8_t *buffer) {
+    switch (size_of(column.type)) {
+        case 1: return gather_rows<uint8_t>(column, start, n, buffer);
+        case 2: return gather_rows<uint16_t>(column, start, n, buffer);
+        case 4: return gather_rows<uint32_t>(column, start, n, buffer);
+        default: return gather_rows<uint64_t>(column, start, n, buffer);
     }
 }
 

@@ -40,7 +40,7 @@ class FeatureReader {
 
   private:
     const uint8_t *value(int64_t row) const {
-        return column_->values + (row * column_->width + feature_) * size_of(column_->type);
+        return column_->at(row, feature_);
     }
     const Column *column_;
     int64_t feature_;
@@ -62,6 +62,8 @@ inline int64_t features_together(const Column &column) {
 // Copies the values of adjacent features. Those of the k-th go to `buffer + k * FEATURE_STRIDE`.
 void gather_features(const Column &column, int64_t first_feature, int features, int64_t start,
                      int n, uint8_t *buffer);
+// Copies n values of a column, row by row, from the value `start` on.
+void gather_values(const Column &column, int64_t start, int n, uint8_t *buffer);
 
 // A task for a thread: adjacent features of one column over one range of rows.
 template <class Result>

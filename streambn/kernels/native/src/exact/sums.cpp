@@ -106,8 +106,8 @@ void add_terms(FeatureSums &to, const ExactPiece &piece, int unit) {
 void add_decimals(const Column &column, int64_t index, int64_t start, int n, const uint8_t *bits,
                   FeatureSums &to, ExactPiece &piece) {
     const int size = size_of(column.type);
-    const uint8_t *from = column.values + (start * column.width + index) * size;
-    const int64_t step = column.width * size;
+    const uint8_t *from = column.at(start, index);
+    const int64_t step = column.row_step;
     alignas(64) int64_t narrow[PIECE];
     bool fits = true;
     for (int i = 0; i < n; ++i) {

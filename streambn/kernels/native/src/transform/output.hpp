@@ -150,7 +150,9 @@ class OutputBatch {
             const Column &column = columns[i];
             const int64_t elements = column.rows * column.width;
             outputs[i].type = output_type(wanted->children[i], column);
-            outputs[i].values = allocator.take(elements * size_of(outputs[i].type));
+            const int64_t size = size_of(outputs[i].type);
+            outputs[i].values = allocator.take(elements * size);
+            outputs[i].row_step = column.width * size, outputs[i].value_step = size;
             if (needs_validity(i, first)) outputs[i].validity = allocator.take_bits(elements);
             if (column.is_list && !column.outer.empty())
                 list_validity_[i] = allocator.take_bits(column.rows);

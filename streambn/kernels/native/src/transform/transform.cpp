@@ -34,6 +34,8 @@ struct Plan {
     std::vector<Int256> bases;     // for decimals beyond 64 bits
     double unit;                   // 10**scale of a decimal
     bool all_known;
+    bool gathered;   // whether the values of the column have gaps
+    bool scattered;  // whether those of the output have
     bool stream;
     int64_t first_task;
 };
@@ -45,7 +47,12 @@ Plan make_plan(const Column &column, const FeatureTransform &features, int64_t f
     plan.period = std::lcm<int64_t>(column.width, 8);
     plan.all_known = std::all_of(features.known + first_feature, features.known + first_feature + column.width,
                                  [](uint8_t k) { return k; });
-    plan.stream = plan.elements * size_of(output.type) >= STREAMED_BYTES;
+    const int size = size_of(output.type);
+    plan.gathered = column.type != Type::null && !column.is_contiguous();
+    plan.scattered = output.row_step != column.width * size || (column.width > 1 && output.value_step != size);
+    // Only whole cache lines can bypass the cache.
+    plan.stream = plan.elements * size >= STREAMED_BYTES && !plan.scattered &&
+                  reinterpret_cast<uintptr_t>(output.values) % 64 == 0;
     const Pair unit = power_of_ten(column.decimal_scale);
     plan.unit = unit.hi;
 
@@ -126,11 +133,25 @@ int element_bits(const Plan &plan, int64_t start, int n, bool with_outer, const 
     return count;
 }
 
+// Writes the n values at `from` to the elements of an output from `start` on.
+template <class T>
+void scatter_values(const Plan &plan, const void *from, int64_t start, int n) {
+    const Output &output = *plan.output;
+    const int64_t width = plan.column->width;
+    const auto *values = static_cast<const uint8_t *>(from);
+    int64_t feature = start % width;
+    uint8_t *row = output.values + start / width * output.row_step;
+    for (int i = 0; i < n; ++i) {
+        std::memcpy(row + feature * output.value_step, values + i * sizeof(T), sizeof(T));
+        if (++feature == width) feature = 0, row += output.row_step;
+    }
+}
+
 // Converts the values of a piece to float64, for types that the inner loops do not read.
-void widen(const Plan &plan, const Kernels &inner, bool inverse, int64_t start, int n, double *to) {
+void widen(const Plan &plan, const Kernels &inner, bool inverse, const uint8_t *from, int64_t start, int n,
+           double *to) {
     const Column &column = *plan.column;
     const int size = size_of(column.type);
-    const uint8_t *from = column.values + start * size;
     if (column.type == Type::null) {
         std::fill(to, to + n, 0.0);
     } else if (is_large_decimal(column.type)) {
@@ -222,7 +243,7 @@ void transform(const std::vector<Column> &columns, const FeatureTransform &featu
         const MapPiece map = maps[column.type == Type::float32][!to_half && output.type == Type::float32];
         const uint8_t *const known = plan.all_known ? nullptr : features.known;
         const bool missing = column.has_nulls() || !plan.all_known || column.type == Type::null;
-        alignas(64) double wide[PIECE + 8], mapped[PIECE + 8];
+        alignas(64) double wide[PIECE + 8], mapped[PIECE + 8], gathered[PIECE + 8];
         int64_t null_count = 0;
         for (int64_t start = begin; start < end; start += PIECE) {
             const int n = static_cast<int>(std::min<int64_t>(PIECE, end - start));
@@ -241,20 +262,27 @@ void transform(const std::vector<Column> &columns, const FeatureTransform &featu
                 }
             }
             const int size = size_of(column.type);
-            const void *values = wide;
-            if (direct)
-                values = column.values + start * size;
+            const uint8_t *from = reinterpret_cast<const uint8_t *>(gathered);
+            if (plan.gathered)
+                gather_values(column, start, n, reinterpret_cast<uint8_t *>(gathered));
             else
-                widen(plan, inner, features.inverse, start, n, wide);
-            uint8_t *const out = output.values + start * size_of(output.type);
+                from = column.values + start * size;
+            const void *values = direct ? static_cast<const void *>(from) : wide;
+            if (!direct) widen(plan, inner, features.inverse, from, start, n, wide);
+            void *const out = to_half || plan.scattered
+                                  ? static_cast<void *>(mapped)
+                                  : output.values + start * size_of(output.type);
             const bool bad = map(values, n, start % plan.period, there < n ? bits.octets() : nullptr,
-                                 plan.maps, to_half ? reinterpret_cast<uint8_t *>(mapped) : out,
-                                 plan.stream && !to_half);
+                                 plan.maps, out, plan.stream && !to_half);
             if (to_half) {
-                for (int i = 0; i < n; ++i) {
-                    const uint16_t half = half_of(mapped[i]);
-                    std::memcpy(out + 2 * i, &half, 2);
-                }
+                uint16_t halves[PIECE];
+                for (int i = 0; i < n; ++i) halves[i] = half_of(mapped[i]);
+                scatter_values<uint16_t>(plan, halves, start, n);
+            } else if (plan.scattered) {
+                if (output.type == Type::float32)
+                    scatter_values<float>(plan, mapped, start, n);
+                else
+                    scatter_values<double>(plan, mapped, start, n);
             }
             // Count the values of features without statistics as well.
             if (bad || (known && is_float(column.type))) {

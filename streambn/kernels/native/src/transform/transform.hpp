@@ -20,9 +20,10 @@ struct FeatureTransform {
 // The output buffers of one column: rows * width values of a float type.
 struct Output {
     Type type;
-    uint8_t *values;     // aligned to 64 bytes
-    uint8_t *validity;   // null if all values are valid
-    int64_t null_count;  // set by `transform`
+    uint8_t *values;
+    int64_t row_step, value_step;  // in bytes, as those of `Column`
+    uint8_t *validity;             // null if all values are valid, or missing ones are written as 0
+    int64_t null_count;            // set by `transform`
 };
 
 // Rounds to the nearest float16, ties to even.
