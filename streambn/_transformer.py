@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from streambn._repr import as_html, as_text
-from streambn.arrow import Validation, map_batches
+from streambn.array_transform import map_array
+from streambn.arrow import Matrix, Validation, as_batch, map_batches
 from streambn.errors import InvalidValueError
 from streambn.options import Options
 from streambn.policies import Policy
@@ -120,7 +121,7 @@ class Transformer(abc.ABC):
 
         Parameters
         ----------
-        data : Arrow data
+        data : Arrow data or array
             See `Normalizer.update`.
         dtype : data type, optional
             Type of the normalized columns: float16, float32 or float64, of pyarrow or NumPy.
@@ -134,7 +135,10 @@ class Transformer(abc.ABC):
         same kind as `data`
             For a stream a pyarrow.RecordBatchReader, which holds one batch at a time and uses the
             statistics at the time of this call. It has the types of the first batch, and all its
-            fields are nullable.
+            fields are nullable. For a stream of arrays an iterator of arrays.
+
+            An array has the memory order of `data`, NaN in place of null, and one type, that of
+            the normalized columns, also for the columns that pass through.
 
         Raises
         ------
@@ -151,10 +155,17 @@ class Transformer(abc.ABC):
         def output_schema(schema: pa.Schema) -> pa.Schema:
             return standardizer.output_schema(schema, kind, fingerprint=self._fingerprint)
 
-        if isinstance(data, pa.RecordBatch) and validate == "basic":
-            # The short way, because most calls are for one.
-            return standardizer.standardize(data, output_schema(data.schema))
-        return map_batches(data, output_schema, standardizer.standardize, validate)
+        def function(batch: pa.RecordBatch | Matrix, schema: pa.Schema) -> Any:
+            if isinstance(batch, Matrix):
+                return map_array(standardizer, batch, kind)
+            return standardizer.standardize(batch, schema)
+
+        batch = as_batch(data) if validate == "basic" else None
+        if batch is not None:  # the short way, because most calls are for one
+            return function(
+                batch, None if isinstance(batch, Matrix) else output_schema(batch.schema)
+            )
+        return map_batches(data, output_schema, function, validate)
 
     def inverse_transform(
         self, data: Any, dtype: Any = None, *, validate: Validation = "basic"
@@ -165,7 +176,7 @@ class Transformer(abc.ABC):
 
         Parameters
         ----------
-        data : Arrow data
+        data : Arrow data or array
             Normalized columns under their own names.
         dtype : data type, optional
             See `transform`.
@@ -184,11 +195,14 @@ class Transformer(abc.ABC):
             A result is beyond float16, or a gamma is 0.
         """
         standardizer, kind = self.standardizer, float_type_of(dtype)
+
+        def function(batch: pa.RecordBatch | Matrix, schema: pa.Schema) -> Any:
+            if isinstance(batch, Matrix):
+                return map_array(standardizer, batch, kind, inverse=True)
+            return standardizer.restore(batch, schema)
+
         return map_batches(
-            data,
-            lambda schema: standardizer.output_schema(schema, kind),
-            standardizer.restore,
-            validate,
+            data, lambda schema: standardizer.output_schema(schema, kind), function, validate
         )
 
     @property

@@ -15,7 +15,8 @@ import pyarrow as pa
 from streambn._lazy import lazy_module
 from streambn._messages import listed
 from streambn._transformer import Transformer, float_type_of
-from streambn.arrow import Validation, check_names, map_stream, open_stream
+from streambn.array_transform import array_of, map_array
+from streambn.arrow import Matrix, Validation, as_batch, check_names, map_stream, open_stream
 from streambn.by_row import check_by_row, normalize_rows
 from streambn.errors import InvalidValueError, NotFittedError
 from streambn.options import Missing, Options, SchemaRule
@@ -172,11 +173,12 @@ class Normalizer(Transformer):
 
         Parameters
         ----------
-        data : Arrow data
+        data : Arrow data or array
             A pyarrow RecordBatch, Table, RecordBatchReader, Dataset or Scanner; any object with
             ``__arrow_c_stream__`` or ``__arrow_c_array__`` (Polars, DuckDB, pandas, arro3,
-            nanoarrow); the answer of an Arrow Flight server, or a cursor of ADBC; or an iterable
-            of those. A stream is read once, with one batch in memory at a time.
+            nanoarrow); the answer of an Arrow Flight server, or a cursor of ADBC; a NumPy array
+            of rows and columns, see the notes; or an iterable of those. A stream is read once,
+            with one batch in memory at a time.
         validate : {"basic", "full"}
             "full": validate each batch in full before it is read. Choose it for data that cross
             a trust boundary, such as Arrow IPC from a network or batches of a foreign library.
@@ -192,10 +194,15 @@ class Normalizer(Transformer):
             A column is missing or is not numeric.
         InvalidValueError
             ``nan=`` or ``inf=`` refuses a value; a weight or an event time is missing or out of
-            range; a column is damaged; or `data` is not Arrow data.
+            range; a column is damaged; or `data` is neither Arrow data nor such an array.
 
         Notes
         -----
+        The columns of an array are named ``x0``, ``x1``, and so on. They are matched by name as
+        those of a table are, so that statistics of both merge, and an array whose columns are
+        others than those with statistics is refused. An array may have any number type and any
+        memory layout. It is read in place unless its byte order is foreign.
+
         A rejected batch leaves no trace. A table is learned whole or not at all. Of a stream,
         which cannot be read twice, the batches before the rejected one stay learned.
 
@@ -209,10 +216,9 @@ class Normalizer(Transformer):
         a producer in the same process is trusted for that.
         """
         with self._lock:
-            if (
-                isinstance(data, pa.RecordBatch) and validate == "basic"
-            ):  # the short way, because most calls are for one
-                self._commit(self._statistics.learn(data))
+            batch = as_batch(data) if validate == "basic" else None
+            if batch is not None:  # the short way, because most calls are for one
+                self._commit(self._statistics.learn(batch))
                 return self
             start = self._statistics
 
@@ -252,7 +258,7 @@ class Normalizer(Transformer):
 
         Parameters
         ----------
-        data : Arrow data
+        data : Arrow data or array
             See `update`.
         using : {"running", "before", "batch"}
             The statistics that normalize a batch. "running": those that include the batch.
@@ -297,10 +303,10 @@ class Normalizer(Transformer):
         if by_row is not False:
             check_by_row(self._statistics.policy, by_row, using)
         kind = float_type_of(dtype)
-        if isinstance(data, pa.RecordBatch) and validate == "basic":
-            # The short way, because most calls are for one.
+        single = as_batch(data) if validate == "basic" else None
+        if single is not None:  # the short way, because most calls are for one
             with self._lock:
-                learned, out = _learn_and_normalize(self._statistics, data, using, kind, by_row)
+                learned, out = _learn_and_normalize(self._statistics, single, using, kind, by_row)
                 self._commit(learned)
             return out
         learned = self._statistics
@@ -308,7 +314,7 @@ class Normalizer(Transformer):
         def output_schema(schema: pa.Schema) -> pa.Schema:
             return _output_schema(self._statistics.bind(schema), schema, using, kind)
 
-        def step(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        def step(batch: Any, schema: Any) -> Any:
             nonlocal learned
             with self._lock:
                 before = self._statistics if is_lazy else learned
@@ -718,20 +724,26 @@ def _output_schema(
 
 def _learn_and_normalize(
     statistics: Statistics,
-    batch: pa.RecordBatch,
+    batch: pa.RecordBatch | Matrix,
     using: Using,
     dtype: pa.DataType | None,
     by_row: bool,
     schema: pa.Schema | None = None,
-) -> tuple[Statistics, pa.RecordBatch]:
+) -> tuple[Statistics, Any]:
     """Return the statistics after a batch, and the batch normalized; see `update_transform`.
 
     `schema` is that of the output; None: that of a stream of this batch alone.
     """
-    bound = statistics.bind(batch.schema, None if schema is None else batch)
-    if schema is None:
+    given = batch if isinstance(batch, Matrix) or schema is not None else None
+    bound = statistics.bind(batch.schema, given)
+    if given is None:
         schema = _output_schema(bound, batch.schema, using, dtype)
         bound = bound.bind(batch.schema, batch)
+    if by_row and isinstance(batch, Matrix):
+        schema, rows = _output_schema(bound, batch.schema, using, dtype), batch.to_batch()
+        learned, out = normalize_rows(bound, rows, schema, before=using == "before")
+        out = array_of(out, batch, bound.require_binding().columns, dtype)
+        return (statistics if learned is bound else learned), out
     if by_row:
         learned, out = normalize_rows(bound, batch, schema, before=using == "before")
         return (statistics if learned is bound else learned), out
@@ -743,7 +755,10 @@ def _learn_and_normalize(
         by = learned if using == "running" else bound
     if batch.num_rows == 0:
         learned = statistics  # nothing was learned, not even which columns there are
-    return learned, Standardizer.of(by).standardize(batch, schema, columns)
+    standardizer = Standardizer.of(by)
+    if isinstance(batch, Matrix):
+        return learned, map_array(standardizer, batch, dtype, columns)
+    return learned, standardizer.standardize(batch, schema, columns)
 
 
 def _mergeable(normalizer: object, argument: str) -> Statistics:

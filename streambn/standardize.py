@@ -13,14 +13,21 @@ from numpy.typing import NDArray
 
 from streambn import kernels
 from streambn._lazy import lazy_property
-from streambn.arrow import Binding, Leaf, SchemaCache, fields_by_name, find_field
+from streambn.arrow import Binding, Leaf, SchemaCache, Selection, fields_by_name, find_field
 from streambn.errors import InvalidValueError
 from streambn.kernels import Columns, FeatureTransform, Layout
 from streambn.kernels.interface import Floats, Ints, Transformed
 from streambn.options import Options
 from streambn.statistics import Statistics
 
-__all__ = ["FINGERPRINT_KEY", "Standardizer", "affine_of", "check_float16", "float16_leaves"]
+__all__ = [
+    "FINGERPRINT_KEY",
+    "Standardizer",
+    "affine_of",
+    "beyond_float16",
+    "check_float16",
+    "float16_leaves",
+]
 
 FINGERPRINT_KEY = b"streambn.fingerprint"
 
@@ -178,6 +185,11 @@ class Standardizer:
     def binding(self) -> Binding:
         """The columns that the map applies to."""
         return self._frame.binding
+
+    @property
+    def selection(self) -> Selection:
+        """The rule that found the columns."""
+        return self._frame.selection
 
     @property
     def options(self) -> Options:
@@ -400,12 +412,17 @@ def check_float16(values: pa.Array, infs: Ints, leaf: Leaf, remedy: str) -> None
         values = values.flatten()
     found = np.count_nonzero(np.isinf(values.to_numpy(zero_copy_only=False)))
     if found > infs.sum():
-        raise InvalidValueError(
-            f"column {leaf.name!r} would hold values beyond 65,504, the largest of "
-            f"float16: {remedy}dtype=pyarrow.float32() holds it.",
-            argument="dtype",
-            column=leaf.name,
-        )
+        raise beyond_float16(leaf.name, remedy)
+
+
+def beyond_float16(column: str, remedy: str) -> InvalidValueError:
+    """Return the error for finite results that float16 does not hold."""
+    return InvalidValueError(
+        f"column {column!r} would hold values beyond 65,504, the largest of float16: {remedy}"
+        "dtype=pyarrow.float32() holds it.",
+        argument="dtype",
+        column=column,
+    )
 
 
 def float16_leaves(binding: Binding, schema: pa.Schema) -> list[tuple[int, Leaf, range]]:

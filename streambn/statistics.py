@@ -17,6 +17,7 @@ from streambn.arrow import (
     Binding,
     Change,
     LeftOut,
+    Matrix,
     Names,
     Selection,
     bind,
@@ -87,7 +88,7 @@ class Statistics:
         union = self.options.schema == "union"
         return Selection(self.columns, self.exclude, tuple(self.row_columns), union)
 
-    def bind(self, schema: pa.Schema, batch: pa.RecordBatch | None = None) -> Statistics:
+    def bind(self, schema: pa.Schema, batch: pa.RecordBatch | Matrix | None = None) -> Statistics:
         """Return the statistics bound to the columns of a schema.
 
         The first schema binds them. A later one may settle the type of a column that held only
@@ -96,8 +97,8 @@ class Statistics:
         Parameters
         ----------
         schema : pyarrow.Schema
-        batch : pyarrow.RecordBatch, optional
-            Data of that schema, whose lists tell the size of vectors.
+        batch : pyarrow.RecordBatch or Matrix, optional
+            Data of that schema. The lists of a record batch tell the size of vectors.
 
         Raises
         ------
@@ -105,6 +106,8 @@ class Statistics:
             A column is missing or not numeric.
         """
         bound = self
+        if isinstance(batch, Matrix) and bound.binding is not None:
+            bound.binding.check_matrix(batch, self)
         if bound.binding is None:
             binding, left_out = bind(schema, self.selection)
             state = self.policy.init(binding.width)
@@ -171,12 +174,12 @@ class Statistics:
             new = [each for each in new if each.column not in features]
         return replace(self, left_out=(*self.left_out, *new)) if new else self
 
-    def learn(self, batch: pa.RecordBatch, columns: Columns | None = None) -> Statistics:
+    def learn(self, batch: pa.RecordBatch | Matrix, columns: Columns | None = None) -> Statistics:
         """Return the statistics after one more batch.
 
         Parameters
         ----------
-        batch : pyarrow.RecordBatch
+        batch : pyarrow.RecordBatch or Matrix
         columns : Columns, optional
             The leaves of the batch, if they were extracted by the binding.
 
@@ -201,7 +204,7 @@ class Statistics:
         return bound._with_learned(state, batch)
 
     def learn_block(
-        self, batch: pa.RecordBatch, columns: Columns | None = None
+        self, batch: pa.RecordBatch | Matrix, columns: Columns | None = None
     ) -> tuple[Statistics, Statistics]:
         """Return the statistics after one more batch, and those of the batch alone.
 
@@ -245,7 +248,7 @@ class Statistics:
         name = self.features[error.feature]
         return SchemaError(f"column {name!r} {error.reason} The batch was rejected.", column=name)
 
-    def _with_learned(self, state: Any, batch: pa.RecordBatch) -> Statistics:
+    def _with_learned(self, state: Any, batch: pa.RecordBatch | Matrix) -> Statistics:
         """Return the same statistics with the state after a batch, if it is valid."""
         learned = self._with_state(state)
         before, after = self.tally, learned.tally
@@ -310,7 +313,7 @@ class Statistics:
         """Names of the columns of sample weights and event times."""
         return row_columns(self.options.weights, self.policy.event_time)
 
-    def _counted(self, batch: pa.RecordBatch, columns: Columns | None) -> Columns:
+    def _counted(self, batch: pa.RecordBatch | Matrix, columns: Columns | None) -> Columns:
         """Return the leaves of the rows that count, with their weights and times."""
         binding = self.require_binding()
         if columns is None:
@@ -318,6 +321,9 @@ class Statistics:
         weights, event_time = self.options.weights, self.policy.event_time
         if weights is None and event_time is None:
             return columns
+        if isinstance(batch, Matrix):
+            batch = batch.to_batch()
+            columns = binding.extract(batch)
         counted, selection = select_counted_rows(batch, binding.columns, weights, event_time)
         if counted is not batch:
             columns = binding.extract(counted)

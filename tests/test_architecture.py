@@ -31,6 +31,7 @@ FLOORS = [
     "standardize",
     "by_row",
     "row_transform",
+    "array_transform",
     "snapshot",
     "io",
     "_repr",

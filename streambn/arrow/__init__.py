@@ -5,6 +5,7 @@ It also reads the columns that describe rows, which are sample weights and event
 
 from streambn.arrow.binding import Binding, Change, bind
 from streambn.arrow.event_times import format_instant, parse_instant, time_array
+from streambn.arrow.matrices import Matrix, empty_like
 from streambn.arrow.rebuild import update_pandas_metadata
 from streambn.arrow.sample_weights import (
     RowSelection,
@@ -33,7 +34,7 @@ from streambn.arrow.selection import (
     find_field,
     is_pattern,
 )
-from streambn.arrow.streams import map_batches, map_stream, open_stream
+from streambn.arrow.streams import as_batch, map_batches, map_stream, open_stream
 from streambn.arrow.unify import (
     cast_column,
     common_field,
@@ -51,17 +52,20 @@ __all__ = [
     "Change",
     "Leaf",
     "LeftOut",
+    "Matrix",
     "Names",
     "RowSelection",
     "SchemaCache",
     "Selection",
     "Validation",
     "Validator",
+    "as_batch",
     "bind",
     "cast_column",
     "check_names",
     "check_validation",
     "common_field",
+    "empty_like",
     "fields_by_name",
     "find_field",
     "float_type",

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from streambn._messages import display_name, listed
+from streambn.arrow.matrices import Matrix, foreign_columns
 from streambn.arrow.rebuild import (
     cast_unchanged,
     float_field,
@@ -78,6 +79,12 @@ class Change(NamedTuple):
         binding = replace(self.binding, leaves=(*self.binding.leaves, *leaves))
         origins = [len(old.features)] * sum(leaf.width for leaf in leaves)
         return Change(binding, [*self.origins, *origins], self.left_out)
+
+
+class _Chosen(Protocol):
+    @property
+    def selection(self) -> Selection:
+        """The rule that finds the columns of a schema."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +174,10 @@ class Binding:
         return binding, np.flatnonzero(np.repeat(chosen, [leaf.width for leaf in self.leaves]))
 
     def adapt(
-        self, schema: pa.Schema, selection: Selection, batch: pa.RecordBatch | None = None
+        self,
+        schema: pa.Schema,
+        selection: Selection,
+        batch: pa.RecordBatch | Matrix | None = None,
     ) -> Change | None:
         """Return what becomes of the binding in view of a schema; None: nothing.
 
@@ -183,7 +193,7 @@ class Binding:
         change: Change | None = self._cache.get(
             schema, "change", lambda: self._adapt(schema, selection)
         )
-        if batch is None:
+        if batch is None or isinstance(batch, Matrix):  # an array has no lists
             return change
         now = self if change is None else change.binding
         vectors = _vectors_of_known_size(now, batch)
@@ -292,7 +302,27 @@ class Binding:
             places.append(BoundColumn((ABSENT,), None))
         return _Resolution(Layout(places, converted, encoded), tuple(floating), tuple(vectors))
 
-    def extract(self, batch: pa.RecordBatch) -> Columns:
+    def check_matrix(self, matrix: Matrix, chosen: _Chosen) -> None:
+        """Raise a SchemaError unless an array has the columns that `chosen.selection` finds in it.
+
+        An array names its columns by their position alone, so one of another width must not pass
+        for the same data, as a table with further columns does.
+        """
+        self._cache.get(matrix.schema, "matrix", lambda: self._check_matrix(matrix, chosen))
+
+    def _check_matrix(self, matrix: Matrix, chosen: _Chosen) -> None:
+        selection, bound = chosen.selection, {leaf.path for leaf in self.leaves}
+        names = {(name,) for name in matrix.schema.names}
+        if self.union:
+            fits = not bound or not bound.isdisjoint(names)
+        else:
+            fits = bound <= names and bound == {
+                leaf.path for leaf in selection.find(matrix.schema)[0]
+            }
+        if not fits:
+            raise foreign_columns(matrix.schema, self.leaves, selection.row_columns)
+
+    def extract(self, batch: pa.RecordBatch | Matrix) -> Columns:
         """Return a batch with the places of its leaves.
 
         Raises
@@ -301,6 +331,8 @@ class Binding:
             As for `resolve`, or a list has another length than those before.
         """
         found = self.resolve(batch.schema)
+        if isinstance(batch, Matrix):
+            return Columns(batch.array, found.layout)
         for index, size in found.vectors:
             name = batch.schema.field(index).name
             flat = as_flat(batch.column(index), size, name)

@@ -1,4 +1,4 @@
-"""Accept any Arrow data, and return the same kind of object or a lazy reader.
+"""Accept any Arrow data or arrays, and return the same kind of object or a lazy reader.
 
 Arrow's protocols (``__arrow_c_stream__``, ``__arrow_c_array__``) identify the data, so no other
 library is imported. The few kinds that are returned in kind are known by the names of their
@@ -13,8 +13,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
+from streambn.arrow.matrices import Matrix
 from streambn.arrow.unify import nullable_field
 from streambn.arrow.validation import (
     Validation,
@@ -24,7 +26,7 @@ from streambn.arrow.validation import (
 )
 from streambn.errors import InvalidValueError, SchemaError
 
-__all__ = ["Stream", "map_batches", "map_stream", "open_stream"]
+__all__ = ["Stream", "as_batch", "map_batches", "map_stream", "open_stream"]
 
 _WINDOW = 16 << 20  # bytes of Parquet row groups that one scan covers
 
@@ -39,16 +41,32 @@ class Stream(NamedTuple):
     ----------
     schema : pyarrow.Schema or None
         None for an empty iterable.
-    batches : iterator of pyarrow.RecordBatch
+    batches : iterator of pyarrow.RecordBatch or Matrix
         Can be consumed once.
     collect : callable or None
         Takes a schema and batches and returns an object of the input's kind. None: the input is a
         stream, and the output a reader.
+    arrays : bool
+        Whether each batch is a `Matrix`. The output of a stream is then an iterator of arrays.
     """
 
     schema: pa.Schema | None
-    batches: Iterator[pa.RecordBatch]
+    batches: Iterator[Any]
     collect: Collect | None
+    arrays: bool = False
+
+
+def as_batch(data: Any) -> pa.RecordBatch | Matrix | None:
+    """Return data that is a single batch as one, and None for any other data.
+
+    Raises
+    ------
+    InvalidValueError
+        The data is an array, but not of rows and columns of numbers.
+    """
+    if isinstance(data, pa.RecordBatch):
+        return data
+    return Matrix.of(data) if isinstance(data, np.ndarray) else None
 
 
 def open_stream(data: Any, columns: Wanted | None = None, validate: Validation = "basic") -> Stream:
@@ -83,12 +101,12 @@ def open_stream(data: Any, columns: Wanted | None = None, validate: Validation =
     return stream
 
 
-def _validated(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _validated(batches: Iterator[Any]) -> Iterator[Any]:
     validator = Validator()
     for number in itertools.count():
         try:
             batch = next(batches, None)
-            if batch is not None:
+            if batch is not None and not isinstance(batch, Matrix):
                 validator.check(batch)
                 check_offsets_below(batch)
         except (pa.ArrowInvalid, OSError) as error:
@@ -108,8 +126,8 @@ def _validated(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _open(data: Any, columns: Wanted | None) -> Stream:
-    if isinstance(data, pa.RecordBatch):
-        return Stream(data.schema, iter([data]), _to_batch)
+    if (batch := as_batch(data)) is not None:
+        return Stream(batch.schema, iter([batch]), _to_batch, isinstance(batch, Matrix))
     if isinstance(data, pa.Table):
         return Stream(data.schema, iter(data.to_batches()), _to_table)
     if isinstance(data, pa.RecordBatchReader):
@@ -139,7 +157,7 @@ def _open(data: Any, columns: Wanted | None) -> Stream:
 def map_batches(
     data: Any,
     output_schema: Callable[[pa.Schema], pa.Schema],
-    function: Callable[[pa.RecordBatch, pa.Schema], pa.RecordBatch],
+    function: Callable[[Any, Any], Any],
     validate: Validation = "basic",
 ) -> Any:
     """Apply a function to every batch, at once for eager data, otherwise when it is pulled.
@@ -151,16 +169,17 @@ def map_batches(
     output_schema : callable
         Takes the input schema and returns the output schema.
     function : callable
-        Takes a batch and the output schema and returns an output batch.
+        Takes a batch and the output schema and returns an output batch. Takes a `Matrix` and None
+        and returns an array.
     validate : {"basic", "full"}
         As for `open_stream`.
 
     Returns
     -------
     object
-        Of the kind of the input; for a stream a pyarrow.RecordBatchReader. All fields of a
-        reader are nullable, because the batches to come may hold nulls whatever the first ones
-        declare.
+        Of the kind of the input; for a stream a pyarrow.RecordBatchReader, and for a stream of
+        arrays an iterator of arrays. All fields of a reader are nullable, because the batches to
+        come may hold nulls whatever the first ones declare.
     """
     return map_stream(open_stream(data, validate=validate), output_schema, function)
 
@@ -168,11 +187,14 @@ def map_batches(
 def map_stream(
     stream: Stream,
     output_schema: Callable[[pa.Schema], pa.Schema],
-    function: Callable[[pa.RecordBatch, pa.Schema], pa.RecordBatch],
+    function: Callable[[Any, Any], Any],
 ) -> Any:
     """Do the same as `map_batches` for an open stream."""
     if stream.schema is None:
         return pa.RecordBatchReader.from_batches(pa.schema([]), iter([]))
+    if stream.arrays:
+        arrays = (function(batch, None) for batch in stream.batches)
+        return arrays if stream.collect is None else next(arrays)
     incoming = stream.schema
     schema = output_schema(incoming)
     if stream.collect is None:
@@ -189,14 +211,23 @@ def _open_iterable(data: Iterable[Any], columns: Wanted | None) -> Stream:
     def open_item(item: Any) -> Stream:
         if not _is_arrow(item):
             raise _not_arrow(item, f"an item of {_kind(data)}")
+        if isinstance(item, np.ndarray) != isinstance(first, np.ndarray):
+            raise InvalidValueError(
+                f"an item of {_kind(data)} is {_kind(item)}, and the first one is {_kind(first)}. "
+                "Pass either arrays or Arrow data, not both.",
+                argument="data",
+            )
         return _open(item, columns)
 
-    streams = map(open_item, data)
-    first = next(streams, None)
-    if first is None:
+    items = iter(data)
+    try:
+        first = next(items)
+    except StopIteration:
         return Stream(None, iter([]), None)
-    rest = itertools.chain.from_iterable(stream.batches for stream in streams)
-    return Stream(first.schema, itertools.chain(first.batches, rest), None)
+    stream = open_item(first)
+    rest = itertools.chain.from_iterable(open_item(item).batches for item in items)
+    batches = itertools.chain(stream.batches, rest)
+    return Stream(stream.schema, batches, None, isinstance(first, np.ndarray))
 
 
 def _scan(dataset: Any, data: Any, columns: list[str] | None) -> Stream:
@@ -272,14 +303,14 @@ def _windows(fragment: Any) -> Iterator[list[int]]:
 
 
 def _is_stream(data: object) -> bool:
-    """Return whether an iterable can hold batches: text, dicts and NumPy arrays cannot.
+    """Return whether an iterable can hold batches: text, dicts and arrays cannot.
 
     Neither can a chunk of Arrow Flight, which is a pair of a batch and metadata.
     """
     return not (
         isinstance(data, str | bytes | dict)
         or hasattr(data, "app_metadata")
-        or _kind(data).startswith("numpy.")
+        or hasattr(data, "__array__")
     )
 
 
@@ -303,7 +334,7 @@ def _is_arrow(item: object) -> bool:
     return (
         hasattr(item, "__arrow_c_stream__")
         or hasattr(item, "__arrow_c_array__")
-        or isinstance(item, pa.RecordBatchFileReader)
+        or isinstance(item, pa.RecordBatchFileReader | np.ndarray)
         or (dataset is not None and isinstance(item, dataset.Dataset))
         or _reader_method(item) is not None
     )
@@ -385,7 +416,10 @@ def _kind(data: object) -> str:
 
 
 def _not_arrow(data: object, subject: str = "data") -> InvalidValueError:
-    remedy = "Pass a pyarrow Table, RecordBatch or reader, or anything with __arrow_c_stream__."
+    remedy = (
+        "Pass a pyarrow Table, RecordBatch or reader, anything with __arrow_c_stream__, or a NumPy "
+        "array."
+    )
     if hasattr(data, "__aiter__"):
         remedy = "Pass its batches one by one: `async for batch in data: norm.update(batch)`."
     elif inspect.isawaitable(data):
@@ -396,10 +430,8 @@ def _not_arrow(data: object, subject: str = "data") -> InvalidValueError:
         remedy = "Convert it to a table: pyarrow.table(data)."
     elif _kind(data).startswith(("polars", "narwhals")):
         remedy = "Collect it first: data.collect(), or data.collect_batches() for a stream."
-    elif _kind(data).startswith("numpy"):
-        remedy = "Name its columns: pyarrow.table({'x': data})."
-        if getattr(data, "ndim", 1) == 2:
-            remedy = "Name its columns: pyarrow.table(list(data.T), names=[...])."
+    elif hasattr(data, "__array__") or isinstance(data, list | tuple | int | float):
+        remedy = "Convert it to an array of rows and columns: numpy.atleast_2d(data)."
     elif hasattr(data, "iter_batches"):
         remedy = "Pass its batches: data.iter_batches()."
     elif hasattr(data, "to_arrow_reader"):

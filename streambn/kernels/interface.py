@@ -136,8 +136,7 @@ class Columns:
     Parameters
     ----------
     batch : pyarrow.RecordBatch or ndarray, shape (rows, columns)
-        Each bound column of a matrix must be contiguous. If columns are bound as one list, each
-        row must be contiguous instead.
+        A matrix holds numbers of a native type, in any memory layout.
     layout : Layout
         Of the batch's schema.
     weights : ndarray of float64, shape (rows,), optional

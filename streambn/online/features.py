@@ -192,13 +192,13 @@ def column_of(batch: Any, names: list[Any], name: str) -> pa.Array:
 def select_columns(batch: Any, columns: list[int]) -> Any:
     """Return some columns of a batch or matrix."""
     if isinstance(batch, np.ndarray):
-        return np.asfortranarray(batch[:, columns])
+        return batch[:, columns]
     return batch.select(columns)
 
 
 def select_rows_of(batch: Any, keep: NDArray[np.bool_]) -> Any:
     """Return the rows of a batch or matrix where `keep` is true."""
     if isinstance(batch, np.ndarray):
-        return np.asfortranarray(batch[keep])
+        return batch[keep]
     arrays = [filter_rows(column, keep) for column in batch.columns]
     return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)

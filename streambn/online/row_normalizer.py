@@ -12,7 +12,15 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from streambn.arrow import Binding, Leaf, check_names, parse_weights, row_columns, weight_array
+from streambn.arrow import (
+    Binding,
+    Leaf,
+    Matrix,
+    check_names,
+    parse_weights,
+    row_columns,
+    weight_array,
+)
 from streambn.errors import InvalidValueError, SchemaError
 from streambn.kernels import RowStatistics
 from streambn.kernels.interface import Floats
@@ -329,7 +337,8 @@ class RowNormalizer:
         ----------
         batch : pyarrow.RecordBatch or ndarray, shape (rows, columns)
         names : sequence, optional
-            Names of the columns. Default: those of the record batch.
+            Names of the columns. Default: those of the record batch, and ``x0``, ``x1``, ... for
+            an array.
         weights : array-like, shape (rows,), optional
             Weight of each row. A row of weight 0 changes nothing.
 
@@ -341,6 +350,9 @@ class RowNormalizer:
             ``nan=`` or ``inf=`` refuses a value, or a weight is out of range, or the policy takes
             no weights.
         """
+        if isinstance(batch, np.ndarray):
+            matrix = Matrix.of(batch, "batch")
+            batch, names = matrix.array, matrix.schema.names if names is None else names
         names = list(batch.schema.names if names is None else names)
         found: Floats | None = None
         if weights is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -118,11 +117,3 @@ def test_learning_reads_only_the_columns_that_it_needs(
 ) -> None:
     statistics = sbn.Normalizer(**arguments).statistics.bind(SCHEMA)
     assert statistics.columns_to_read(SCHEMA) == read
-
-
-def test_the_advice_for_a_matrix_is_possible() -> None:
-    data = np.arange(6.0).reshape(3, 2)
-    with pytest.raises(sbn.InvalidValueError, match=r"pyarrow\.table\(list\(data\.T\), names="):
-        sbn.Normalizer().update(data)
-    table = pa.table(list(data.T), names=["a", "b"])
-    assert sbn.Normalizer().update(table).stats()["mean"].to_pylist() == [2.0, 3.0]

@@ -557,15 +557,19 @@ class Refusing:
         (Path("data.parquet"), "pyarrow"),
         ({"x": [1.0]}, r"pyarrow\.table\(data\)"),
         *(
-            (values, r"pyarrow\.table\(\{'x': data\}\)")
-            for values in (np.array([1.0, 2.0]), np.array([]), np.array(5.0), np.float64(5.0))
+            (values, r"data\.reshape\(")
+            for values in (np.array([1.0]), np.array([]), np.array(5.0))
         ),
         (pl.LazyFrame({"x": [1.0]}), "collect"),
         *(
             (values, r"pyarrow\.table\(\{'name': array\}\)")
             for values in (pl.Series("x", [1.0]), pd.Series([1.0]), X, pa.chunked_array([X]))
         ),
-        *((data, "__arrow_c_stream__") for data in (7, 1.5, None, [1.0, 2.0], [None], [[1.0]])),
+        *(
+            (data, r"numpy\.atleast_2d\(data\)")
+            for data in (7, 1.5, np.float64(5.0), [1.0, 2.0], [[1.0]], ([1.0], [2.0]))
+        ),
+        *((data, "__arrow_c_stream__") for data in (None, [None])),
         *((data, "pyarrow") for data in (X_ALONE, ["a"])),
         *((data, r"pyarrow\.table") for data in ([{"x": 1.0}], [X])),
         (Refusing(), "this frame is not collected"),

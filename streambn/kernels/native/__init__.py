@@ -233,8 +233,9 @@ def map_matrix(
     counts = np.zeros((2, columns.layout.features), np.int64)
     arguments = _arguments(columns, lanes, inverse, counts)
     if not _core.transform_matrix(*(*arguments, columns.layout, out)):
-        return reference.map_matrix(columns, lanes, inverse, out)
-    nans, infs = counts
+        nans, infs = reference.map_matrix(columns, lanes, inverse, out)
+    else:
+        nans, infs = counts
     return nans, infs
 
 

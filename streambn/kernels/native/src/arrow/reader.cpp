@@ -15,20 +15,18 @@ void gather_one(const uint8_t *from, int64_t step, int n, void *buffer) {
     for (int i = 0; i < n; ++i) std::memcpy(to + i * sizeof(T), from + i * step, sizeof(T));
 }
 
-// Prefetches rows explicitly, because no processor predicts strides as long as a row.
 template <class T>
 void gather_some(const Column &column, int64_t first_feature, int features, int64_t start, int n,
                  uint8_t *buffer) {
-    constexpr int ROWS_AHEAD = 8;
     constexpr int64_t SIZE = sizeof(T);
     const int64_t step = column.row_step, apart = column.value_step;
     const uint8_t *from = column.at(start, first_feature);
-    for (int i = 0; i < n; ++i) {
-        for (int64_t octet = 0; octet < features * SIZE; octet += 64)
-            __builtin_prefetch(from + (i + ROWS_AHEAD) * step + octet);
+    if constexpr (SIZE >= 4)
+        if (apart == SIZE)
+            return kernels().transpose[SIZE / 8](from, step, features, n, buffer, FEATURE_STRIDE);
+    for (int i = 0; i < n; ++i)
         for (int k = 0; k < features; ++k)
             std::memcpy(buffer + k * FEATURE_STRIDE + i * SIZE, from + i * step + k * apart, sizeof(T));
-    }
 }
 
 template <class T>

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "arrow/columns.hpp"
 #include "arrow/int256.hpp"
@@ -51,6 +52,23 @@ class FeatureReader {
 // Bytes between the pieces of adjacent features. At a distance of 4 KB, all pieces would map to the
 // same sets of the cache, which costs a third of the speed. One more cache line avoids that.
 constexpr int64_t FEATURE_STRIDE = 8 * PIECE + 64;
+
+// Memory for one piece of each of some features. It is not cleared, which would take longer than to
+// sum a few rows.
+class PieceBuffer {
+  public:
+    uint8_t *of(int64_t features) {
+        if (features > room_) {
+            memory_.reset(new uint8_t[static_cast<size_t>(features * FEATURE_STRIDE)]);
+            room_ = features;
+        }
+        return memory_.get();
+    }
+
+  private:
+    std::unique_ptr<uint8_t[]> memory_;
+    int64_t room_ = 0;
+};
 
 // Returns the number of adjacent features to gather at once. Gathering them together reads each
 // cache line once. Each row of a wide list lies on another page of memory, and looking up the page

@@ -56,7 +56,7 @@ struct FeatureSums {
 // Memory that a thread reuses for its next task.
 struct ExactScratch {
     std::vector<FeatureSums> features;
-    std::vector<uint8_t> buffer;
+    PieceBuffer buffer;
     ExactPiece piece;
 };
 
@@ -230,8 +230,7 @@ void sum_range(const ExactTask &task, ExactScratch &scratch, std::mutex &mutex) 
         for (int64_t k = 0; k < task.features; ++k)
             features[static_cast<size_t>(k)].result.nulls = task.stop - task.start;
     } else {
-        scratch.buffer.resize(static_cast<size_t>(task.features * FEATURE_STRIDE));
-        uint8_t *const buffer = scratch.buffer.data();
+        uint8_t *const buffer = scratch.buffer.of(task.features);
         for (int64_t start = task.start; start < task.stop; start += PIECE) {
             const int n = static_cast<int>(std::min<int64_t>(PIECE, task.stop - start));
             if (task.features > 1) {

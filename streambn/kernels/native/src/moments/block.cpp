@@ -32,7 +32,7 @@ struct FeatureState {
 // Memory that a thread reuses for its next task.
 struct MomentsScratch {
     std::vector<FeatureState> features;
-    std::vector<uint8_t> buffer;
+    PieceBuffer buffer;
 };
 
 // Restores the extremes of large decimals, whose differences from the base may have lost their low
@@ -76,6 +76,13 @@ void reduce_nulls(const RowWeighting &rows, const MomentsTask &task) {
     }
 }
 
+void prefetch_rows(const Column &column, const MomentsTask &task, int64_t start, int64_t stop) {
+    const int64_t octets = task.features * size_of(column.type);
+    for (int64_t row = start; row < stop; ++row)
+        for (int64_t octet = 0; octet < octets; octet += 64)
+            __builtin_prefetch(column.at(row, task.first_feature) + octet, 0, 2);
+}
+
 // Reduces one range of rows. If `weigh` is true, sums the weights of each chunk first.
 void reduce_range(RowWeighting &rows, const MomentsTask &task, bool weigh, MomentsScratch &scratch) {
     const Column &column = *task.column;
@@ -86,7 +93,7 @@ void reduce_range(RowWeighting &rows, const MomentsTask &task, bool weigh, Momen
     features.reserve(static_cast<size_t>(task.features));
     for (int64_t k = 0; k < task.features; ++k)
         features.emplace_back(rows, column, task.first_feature + k, ten, task.start, task.stop);
-    scratch.buffer.resize(task.features > 1 ? static_cast<size_t>(task.features * FEATURE_STRIDE) : 0);
+    uint8_t *const buffer = task.features > 1 ? scratch.buffer.of(task.features) : nullptr;
     for (int64_t start = task.start; start < task.stop; start += CHUNK) {
         const int64_t stop = std::min(start + CHUNK, task.stop);
         if (weigh) rows.weigh(start, stop);
@@ -97,10 +104,14 @@ void reduce_range(RowWeighting &rows, const MomentsTask &task, bool weigh, Momen
             int n = rows.first_piece(stop - start);
             for (int64_t at = start; at < stop; at += n, n = PIECE) {
                 n = static_cast<int>(std::min<int64_t>(n, stop - at));
-                gather_features(column, task.first_feature, static_cast<int>(features.size()), at, n,
-                                scratch.buffer.data());
-                const uint8_t *values = scratch.buffer.data();
+                gather_features(column, task.first_feature, static_cast<int>(features.size()), at, n, buffer);
+                const uint8_t *values = buffer;
+                // The next piece arrives from memory while this one is summed.
+                const int64_t share = PIECE / task.features + 1;
+                int64_t ahead = at + n;
                 for (FeatureState &feature : features) {
+                    prefetch_rows(column, task, ahead, std::min(ahead + share, stop));
+                    ahead += share;
                     add_piece(rows, feature.reader, values, at, n, stop - at - n, feature.sums);
                     values += FEATURE_STRIDE;
                 }

@@ -167,6 +167,11 @@ using Weigh = PieceWeights (*)(const double *given, const double *weights, int n
 using TimeWeights = void (*)(const void *ticks, bool whole, int64_t n, Origin latest, double factor,
                              const double *weights, double *out);
 
+// Copies n rows of adjacent values, `step` bytes apart. The values of the k-th feature go to
+// `to + k * stride`.
+using Transpose = void (*)(const uint8_t *from, int64_t step, int features, int n, uint8_t *to,
+                           int64_t stride);
+
 using CountBits = int (*)(const uint64_t *words, int n);
 
 struct Kernels {
@@ -183,6 +188,7 @@ struct Kernels {
     MapPiece denormalize[2][2];
     AddValue add_value;
     MapSeries map_series;
+    Transpose transpose[2];             // values of 4 and of 8 bytes
 };
 
 extern const Kernels baseline_kernels;

@@ -8,6 +8,7 @@
 #include "simd/row.hpp"
 #include "simd/series.hpp"
 #include "simd/times.hpp"
+#include "simd/transpose.hpp"
 #include "simd/weights.hpp"
 
 #define STREAMBN_OF_EACH_TYPE(f)                                                             \
@@ -36,6 +37,7 @@ constexpr Kernels table(const char *name) {
             STREAMBN_MAPS(false),
             STREAMBN_MAPS(true),
             add_value,
-            map_series};
+            map_series,
+            {transpose<int32_t>, transpose<int64_t>}};
 }
 }  // namespace streambn::STREAMBN_SIMD
