@@ -106,6 +106,9 @@ def test_an_array_counts_as_its_columns(
         for using in ("running", "before", "batch"):
             z = as_array(theirs.update_transform(batch, using=using))
             assert_same(ours.update_transform(given_array, using=using), z)
+        for using in ("running", "before") if not isinstance(policy, sbn.BatchEMA) else ():
+            z = as_array(theirs.update_transform(batch, using=using, by_row=True))
+            assert_same(ours.update_transform(given_array, using=using, by_row=True), z)
         assert ours.to_bytes() == theirs.to_bytes()
     assert given_array.tobytes() == before
 
@@ -186,6 +189,14 @@ def test_other_columns_pass_through() -> None:
     assert norm.transform(np.array([[1.0, np.inf, 1.0]]), "f2")[0, 1] == np.inf
     with pytest.raises(InvalidValueError, match="column 'x0' would hold values beyond 65,504"):
         norm.transform(np.array([[1e6, 1.0, 1.0]]), "f2")
+    for by_row in (False, True):
+        norm = sbn.Normalizer(columns=["x0", "x2"])
+        z = norm.update_transform(array, using="before", by_row=by_row)
+        assert np.isnan(z[0]).tolist() == [True, False, True]
+        assert z[:, 1].tolist() == [2.0, 4.0]
+        with pytest.raises(InvalidValueError, match=r"column 'x1' would hold values beyond"):
+            norm.update_transform(np.array([[1.0, 1e5, 1.0]]), dtype="f2", by_row=by_row)
+        assert norm.stats()["count"].to_pylist() == [2, 2]
 
 
 def test_weights_and_event_times_are_columns_of_the_array() -> None:
