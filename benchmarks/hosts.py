@@ -24,7 +24,7 @@ from benchmarks.jobs import (
     weights_of,
     with_nan,
 )
-from benchmarks.workloads import ALPHA, Data
+from benchmarks.workloads import ALPHA, IN_RIVER, Data
 
 pd = optional("pandas")
 river, sklearn = optional("river.preprocessing"), optional("sklearn.preprocessing")
@@ -118,6 +118,19 @@ def _learn_rows(data: Data, scaler: Scaler) -> Job:
     return Job(run, read)
 
 
+def _transform_rows(data: Data, scaler: Scaler) -> Job:
+    """Normalize each row by the statistics of all."""
+    rows = [row for batch in data.batches for row in batch.to_pylist()]
+    one = scaler.make()
+    for row in rows:
+        one.learn_one(row)
+
+    def read(out: dict[str, float]) -> Floats:
+        return np.vstack([scaler.moments(one, list(out)), list(out.values())])
+
+    return transform_each(one.transform_one, rows, read)
+
+
 @RIVER.does("transform")
 def river_transform(data: Data) -> Job:
     frames = frames_of(data)
@@ -141,6 +154,8 @@ def _register() -> None:
         partial(river.AdaptiveStandardScaler, fading_factor=ALPHA),
         lambda scaler, n: (scaler.means[n].get(), scaler.vars[n].get()),
     )
+    RIVER.does("rows-frozen")(partial(_transform_rows, scaler=theirs))
+    STREAMBN.does(IN_RIVER)(partial(_transform_rows, scaler=ours))
     for peer, scaler, ema in ((STREAMBN, ours, ours_ema), (RIVER, theirs, theirs_ema)):
         peer.does("rows")(partial(_learn_rows, scaler=scaler))
         peer.does("rows-ema")(partial(_learn_rows, scaler=ema))

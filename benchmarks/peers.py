@@ -91,6 +91,30 @@ def streambn_transform(data: Data) -> Job:
     return transform_each(frozen.transform, data.batches, lambda out: out.column(0).to_numpy())
 
 
+def _frozen(data: Data) -> tuple[sbn.FrozenNormalizer, Floats]:
+    """Return the statistics of all batches, frozen, and their means and variances."""
+    job = streambn_fit(data)
+    norm = job.run()
+    return norm.freeze(), job.read(norm)
+
+
+@STREAMBN.does("rows-frozen")
+def streambn_rows(data: Data) -> Job:
+    frozen, moments = _frozen(data)
+    rows = [row for batch in data.batches for row in batch.to_pylist()]
+    return transform_each(
+        frozen.transform_one, rows, lambda out: np.vstack([moments, list(out.values())])
+    )
+
+
+@STREAMBN.does("rows-as-batches")
+def streambn_one_row_batches(data: Data) -> Job:
+    frozen, moments = _frozen(data)
+    return transform_each(
+        frozen.transform, data.batches, lambda out: np.vstack([moments, np.ravel(out.columns)])
+    )
+
+
 # ---------------------------------------------------------------------------------- NumPy
 
 

@@ -73,6 +73,12 @@ def streambn_exact_on_one_thread(data: Data) -> Job:
     return job._replace(run=run)
 
 
+def streambn_in_river(data: Data) -> Job:
+    """Normalize rows in River, and read the statistics alone."""
+    job = STREAMBN.tasks[workloads.IN_RIVER](data)
+    return job._replace(read=lambda out: job.read(out)[:2])
+
+
 def streambn_without_weights(data: Data) -> Job:
     batches = tuple(batch.drop_columns([WEIGHT]) for batch in data.batches)
     return streambn_fit(data._replace(batches=batches))
@@ -91,6 +97,7 @@ REFERENCES: dict[str, Callable[[Data], Job]] = {
     workloads.COPIES[0]: lambda data: np_copyto(data, buffers=1),
     workloads.COPIES[1]: lambda data: np_copyto(data, buffers=len(data.matrices)),
     workloads.TEN_VALUES: np_add_reduce,
+    workloads.IN_RIVER: streambn_in_river,
     workloads.ON_ONE_THREAD: streambn_exact_on_one_thread,
     workloads.WITHOUT_NULLS: streambn_on_one_column,
     workloads.WITHOUT_FORGETTING: streambn_fit,

@@ -166,6 +166,7 @@ ON_TWO_THREADS = ("np.max on two threads, batch by batch", "np.max on two thread
 COPIES = ("np.copyto into one buffer", "np.copyto into one array")
 TEN_VALUES = "np.add.reduce of 10 values"
 ON_ONE_THREAD = "streambn on one thread"
+IN_RIVER = "streambn in River"
 WITHOUT_NULLS, WITHOUT_FORGETTING = "streambn without nulls", "streambn without forgetting"
 WITHOUT_WEIGHTS, ONE_COLUMN = "streambn without weights", "streambn on one column"
 
@@ -207,6 +208,10 @@ WORKLOADS = (
              unit="µs per row"),
     Workload("rows-ema", "River: the same, EMA by row", "rows-ema", normal, _ROWS, (),
              unit="µs per row"),
+    Workload("rows-frozen", "frozen: transform rows of 10", "rows-frozen", normal, _ROWS, (),
+             (IN_RIVER,), unit="µs per row"),
+    Workload("one-row-batches", "frozen: transform batches of 1 row × 10 columns",
+             "rows-as-batches", normal, Shape(1, 10, 1000), (TEN_VALUES,), unit="µs per batch"),
     Workload("frames", "River: learn frames of 1,000 × 50", "frames", repeated,
              Shape(1000, 50, 10), (), unit="µs per batch"),
     Workload("partial-fit", "scikit-learn: fit 1,000,000 rows × 16 columns", "partial-fit",
