@@ -10,8 +10,10 @@ import pyarrow as pa
 from hypothesis import strategies as st
 
 from streambn.accumulators import Estimates, Moments
-from streambn.arrow import Selection, bind, select_counted_rows
-from streambn.kernels import Columns
+from streambn.arrow import Selection, bind, read_all_rows, select_counted_rows
+from streambn.errors import InvalidValueError
+from streambn.kernels import Columns, Series
+from streambn.options import Options
 from streambn.policies import Policy
 from streambn.testing.laws import Laws, law
 from streambn.testing.strategies import (
@@ -199,7 +201,102 @@ class PolicyLaws(Laws):
                 state = self.policy.update(state, self._columns(batch, names))
             check(self.policy.take(both, of), state)
 
+    @law(st.data(), st.booleans())
+    def law_rows_are_mapped_by_the_statistics_as_of_each(
+        self, data: st.DataObject, before: bool
+    ) -> None:
+        """Check that a row is normalized by what `read` gives before it or after it."""
+        if not self._maps_rows():
+            return
+        stream = self._in_time_order(self._stream(data, 2))
+        mapped = self._map_rows(stream, before)[1]
+        state, rows = self.policy.init(len(NAMES)), 0
+        for batch in stream:
+            for row in range(batch.num_rows):
+                one = batch.slice(row, 1)
+                after = self.policy.update(state, self._columns(one))
+                self._assert_mapped(one, state if before else after, mapped.slice(rows, 1))
+                state, rows = after, rows + 1
+
+    @law(st.data(), st.booleans())
+    def law_rows_are_mapped_alike_in_any_cut(self, data: st.DataObject, before: bool) -> None:
+        """Check that cuts show neither in mapped rows nor in the state, which is that of `update`.
+
+        All bits are equal, unless the policy is `exact`: only its state is.
+        """
+        if not self._maps_rows():
+            return
+        stream = self._in_time_order(self._stream(data))
+        state, mapped = self._map_rows(stream, before)
+        again, remapped = self._map_rows(data.draw(cuts(stream)), before)
+        self._assert_same(state, again)
+        self._assert_close(state, self._learned(stream))
+        for one, other in zip(mapped.columns, remapped.columns, strict=True):
+            valid = one.is_valid().to_numpy()
+            np.testing.assert_array_equal(valid, other.is_valid().to_numpy())
+            values = [side.to_numpy()[valid] for side in (one, other)]
+            if self.policy.exact:
+                np.testing.assert_allclose(*values, rtol=1e-13, atol=1e-12)
+            else:
+                np.testing.assert_array_equal(*values)
+
     # ------------------------------------------------------------------- helpers
+
+    def _maps_rows(self) -> bool:
+        try:
+            self.policy.check_by_row()
+        except InvalidValueError:
+            return False
+        return True
+
+    def _in_time_order(self, stream: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+        """Return a stream in batches of the same sizes, in the order of its event times."""
+        time = self.policy.event_time
+        if time is None:
+            return stream
+        rows = pa.Table.from_batches(stream)
+        ordered = rows.take(np.argsort(rows[time.column].to_numpy(), kind="stable"))
+        ends = np.cumsum([batch.num_rows for batch in stream]).tolist()
+        return [
+            pa.record_batch(
+                [column.combine_chunks() for column in ordered.slice(start, end - start).columns],
+                schema=ordered.schema,
+            )
+            for start, end in zip([0, *ends], ends, strict=False)
+        ]
+
+    def _map_rows(self, stream: Sequence[pa.RecordBatch], before: bool) -> tuple[Any, pa.Table]:
+        """Return the state after a stream, and its rows as they are mapped."""
+        schema = pa.schema({name: pa.float64() for name in NAMES})
+        series = Series(
+            Options().row_rules, before, None, None, np.zeros(len(NAMES), np.bool_), schema
+        )
+        state, mapped = self.policy.init(len(NAMES)), []
+        for batch in stream:
+            weights = WEIGHTS if WEIGHTS in batch.schema.names else None
+            newest = self.policy.newest(state)
+            rows = read_all_rows(batch, weights, self.policy.event_time, newest)
+            columns = bind(batch.schema, Selection(NAMES))[0].extract(batch)
+            state, out = self.policy.map_series(
+                state, columns.with_rows(rows.weights, rows.times), series
+            )
+            mapped.append(out.batch)
+        return state, pa.Table.from_batches(mapped, schema)
+
+    def _assert_mapped(self, row: pa.RecordBatch, state: Any, mapped: pa.Table) -> None:
+        reading = self.policy.read(state, 0)
+        for i, name in enumerate(NAMES):
+            value, found = row[name][0].as_py(), mapped[name][0].as_py()
+            if value is None or not reading.defined[i]:
+                assert found is None
+                continue
+            mean, std = reading.mean_hi[i], reading.std[i]
+            rounding = 2.0**-52 * abs(mean)
+            if rounding / 2 < std < 2 * rounding:
+                continue  # either side of the bound for a constant
+            scale = std if std > rounding else 1.0
+            expected = ((value - mean) - reading.mean_lo[i]) / scale
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
     def _learned(self, stream: Sequence[pa.RecordBatch]) -> Any:
         state = self.policy.init(len(NAMES))
