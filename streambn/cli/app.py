@@ -58,9 +58,8 @@ COMMANDS = {
 _FLAGS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
-        *("adjust", "affine", "alpha", "at", "batch_rows", "by_row", "center", "clip", "columns"),
+        *("adjust", "affine", "alpha", "at", "batch_rows", "center", "clip", "columns", "com"),
         *(
-            "com",
             "ddof",
             "decay",
             "dtype",

@@ -9,6 +9,7 @@ import click
 
 import streambn as sbn
 from streambn._credentials import redact_url
+from streambn.by_row import check_by_row
 from streambn.cli.app import Command, usage_errors
 from streambn.cli.engine import ENGINE_OPTIONS, EngineOptions
 from streambn.cli.fit import check_checkpoint
@@ -124,6 +125,7 @@ def apply(
     examples=[
         "streambn normalize data.csv -o normalized.parquet --save stats.json",
         "produce | streambn normalize --online - -o - | consume",
+        "streambn normalize --online --by-row --using before prices.csv -o scores.csv",
     ],
 )
 @inputs_argument
@@ -136,11 +138,17 @@ def apply(
     help="Learn and normalize in a single pass: each batch by the statistics as of that batch.",
 )
 @click.option(
+    "--by-row",
+    is_flag=True,
+    help="With --online, normalize each row by the statistics as of that row. The result does not "
+    "depend on batches, and no value is judged by a later one.",
+)
+@click.option(
     "--using",
     type=click.Choice(["running", "before", "batch"]),
     default="running",
-    help="With --online, which statistics to apply to a batch: running (the default) includes "
-    "the batch, before excludes it, batch are those of the batch alone.",
+    help="With --online, which statistics to apply to a batch or row: running (the default) "
+    "includes it, before excludes it, batch are those of the batch alone.",
 )
 def normalize(
     inputs: Sequence[str],
@@ -150,6 +158,7 @@ def normalize(
     using: Any,
     *,
     online: bool,
+    by_row: bool,
     options: NormalizerOptions,
     job: JobOptions,
     checkpoints: CheckpointOptions,
@@ -161,6 +170,10 @@ def normalize(
     The inputs are read twice, or once with --online.
     """
     engine.check(inputs, output)
+    if by_row and not online:
+        raise click.UsageError(
+            "--by-row normalizes rows as they are learned, which needs --online. Add --online."
+        )
     if online and engine.engine != "local":
         raise click.UsageError(
             "--online learns and normalizes each batch in turn, so it cannot be combined with "
@@ -185,9 +198,12 @@ def normalize(
                 )
         check_checkpoint(checkpoints, sources, *(each.target for each in plan.outputs), save)
     normalizer = options.normalizer(online=online)
+    if by_row:
+        with usage_errors():
+            check_by_row(normalizer.policy, by_row, using)
     write_options = outputs.write_options(resume=job.resume)
     if online:
-        operation = LearnAndApply(normalizer, using, dtype, read_options.csv)
+        operation = LearnAndApply(normalizer, using, dtype, read_options.csv, by_row)
         done = apply_job(
             operation, plan, options=read_options, write_options=write_options, display=job.display
         )

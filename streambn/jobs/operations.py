@@ -60,18 +60,20 @@ class ApplyStatistics(NamedTuple):
 class LearnAndApply(NamedTuple):
     """Learn each batch, and apply the statistics to it, as `Normalizer.update_transform` does.
 
-    Sample weights and event times that pass through CSV are text. They are parsed to learn from.
+    With `by_row` each row has the statistics as of that row. Sample weights and event times that
+    pass through CSV are text. They are parsed to learn from.
     """
 
     normalizer: Normalizer
     using: Using = "running"
     dtype: Any = None
     csv: CsvOptions = CsvOptions()
+    by_row: bool = False
 
     @property
     def depends_on_batches(self) -> bool:
         """Whether the division of the data into batches has an effect."""
-        return True
+        return not self.by_row
 
     @property
     def statistics(self) -> Statistics:
@@ -120,7 +122,9 @@ class LearnAndApply(NamedTuple):
             if data.num_rows:
                 values = parse_text(data.column(index), field.name, self.csv)
             typed = typed.set_column(index, field.name, values)
-        out = self.normalizer.update_transform(typed, using=self.using, dtype=self.dtype)
+        out = self.normalizer.update_transform(
+            typed, using=self.using, dtype=self.dtype, by_row=self.by_row
+        )
         for index, field in text.items():
             out = out.set_column(index, field, data.column(index))
         return out

@@ -17,6 +17,7 @@ FIT = ("fit", "t.parquet", "-o", "out.json")
 EMA = (*FIT, "--policy", "ema")
 BY_TIME = (*EMA, "--halflife", 1, "--time", "x")
 BATCH_EMA = (*FIT, "--policy", "batch-ema")
+BY_ROW = ("normalize", "t.parquet", "-o", "o.csv", "--online", "--by-row")
 APPLY = ("apply", "s.json", "t.parquet", "-o")
 
 USAGE_ERRORS = [
@@ -74,6 +75,9 @@ USAGE_ERRORS = [
     ("yaml", ["show", "s.json", "--format", "yaml"]),
     ("--verify", [*APPLY, "-", "--verify"]),
     ("--online", ["normalize", "t.parquet", "-o", "o.csv", "--online", "--resume"]),
+    ("needs --online", ["normalize", "t.parquet", "-o", "o.csv", "--by-row"]),
+    ("cannot be combined with --using batch", [*BY_ROW, "--using", "batch"]),
+    ("averages over blocks", [*BY_ROW, "--policy", "batch-ema", "--momentum", 0.1]),
     # Files that must not be written.
     ("is one of the inputs", ["fit", "t.parquet", "-o", "t.parquet"]),
     ("is one of the inputs", [*APPLY, "./t.parquet"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import signal
 from collections.abc import Callable
@@ -68,11 +69,16 @@ def ready(pid: int) -> bool:
     return bool(int(line, 16) >> (signal.SIGUSR1 - 1) & 1)
 
 
-@pytest.mark.parametrize("command", [["apply", "s.json"], ["normalize", "--online"]])
+@pytest.mark.parametrize(
+    "command",
+    [["apply", "s.json"], ["normalize", "--online"], ["normalize", "--online", "--by-row"]],
+)
 def test_each_batch_passes_before_the_next_one_comes(command: list[str]) -> None:
     sbn.Normalizer().update(TABLE).save("s.json")
     online = sbn.Normalizer()
-    expected: Callable[[pa.RecordBatch], pa.RecordBatch] = online.update_transform
+    expected: Callable[[pa.RecordBatch], pa.RecordBatch] = functools.partial(
+        online.update_transform, by_row="--by-row" in command
+    )
     if command[0] == "apply":
         expected = sbn.load("s.json").transform
     with piped(*command, "-", "-o", "-", "-q") as process:

@@ -128,5 +128,5 @@ def test_arrays_of_the_wrong_size_are_refused(native):
         (columns.with_rows(None, Times(np.zeros(2, np.int64), 1)), state,
          series._replace(halflife=1.0)),
     ):  # fmt: skip
-        with pytest.raises(ValueError, match="instead of|domain|float|times of"):
+        with pytest.raises(ValueError, match=r"instead of|domain|float|times of"):
             native.map_series(*broken)
