@@ -234,11 +234,11 @@ class PolicyLaws(Laws):
         for one, other in zip(mapped.columns, remapped.columns, strict=True):
             valid = one.is_valid().to_numpy()
             np.testing.assert_array_equal(valid, other.is_valid().to_numpy())
-            values = [side.to_numpy()[valid] for side in (one, other)]
+            found, expected = (side.to_numpy()[valid] for side in (one, other))
             if self.policy.exact:
-                np.testing.assert_allclose(*values, rtol=1e-13, atol=1e-12)
+                np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-12)
             else:
-                np.testing.assert_array_equal(*values)
+                np.testing.assert_array_equal(found, expected)
 
     # ------------------------------------------------------------------- helpers
 

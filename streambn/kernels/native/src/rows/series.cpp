@@ -14,7 +14,8 @@ namespace streambn {
 
 namespace {
 
-constexpr int LANES = 8;  // features that an inner loop maps together
+constexpr int LANES = 8;         // features that an inner loop maps together
+constexpr int FIRST_PIECE = 16;  // rows
 
 // Returns the discount of a value of one time by a value of another. Quarters of times differ by
 // less than the largest float64.
@@ -68,7 +69,7 @@ class PairReader {
   private:
     Pair at(int64_t row) const {
         const int size = size_of(column_.type);
-        const uint8_t *from = column_.values + (row * column_.width + element_) * size;
+        const uint8_t *from = column_.at(row, element_);
         Pair whole;
         if (is_large_decimal(column_.type)) {
             whole = Int256::load(from, size).pair();
@@ -135,8 +136,10 @@ class SeriesTask {
           count_(count), s_(scratch) {}
 
     void run(int64_t rows) {
-        for (int64_t start = 0; start < rows; start += PIECE) {
-            const int n = static_cast<int>(std::min<int64_t>(PIECE, rows - start));
+        for (int64_t start = 0, stop; start < rows; start = stop) {
+            // Features that have seen no value are mapped alone. A few rows change that.
+            stop = std::min(start + (start == 0 ? FIRST_PIECE : PIECE), rows);
+            const int n = static_cast<int>(stop - start);
             map_together(start, n);
             for (int k = 0; k < count_; ++k)
                 if (!is_done_[k]) map_alone(k, start, n);
@@ -228,8 +231,8 @@ class SeriesTask {
         PieceBits bits;
         if (place.column->has_nulls() && reader.valid(start, n, bits) != n) return false;
         const void *values = s_.one;
-        if (place.column->type == Type::float64 && place.column->width == 1) {
-            values = place.column->values + start * 8;
+        if (place.column->type == Type::float64 && place.column->row_step == 8) {
+            values = place.column->at(start, place.element);
         } else if (reader.is_plain()) {
             reader.read_plain(start, n, s_.one);
         } else {
