@@ -22,12 +22,13 @@ if TYPE_CHECKING:
         StreamBNError,
     )
     from streambn.normalizer import FrozenNormalizer, Normalizer, from_bytes, load, merge
-    from streambn.online import RowNormalizer, Watcher
+    from streambn.online import Checkpointer, RowNormalizer, Watcher
     from streambn.policies import EMA, BatchEMA, Exact, Welford
 
 __all__ = [
     "EMA",
     "BatchEMA",
+    "Checkpointer",
     "Exact",
     "FrozenNormalizer",
     "InvalidValueError",
@@ -54,6 +55,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "EMA": "policies",
     "BatchEMA": "policies",
+    "Checkpointer": "online",
     "Exact": "policies",
     "FrozenNormalizer": "normalizer",
     "InvalidValueError": "errors",

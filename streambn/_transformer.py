@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import warnings
 from typing import Any
 
@@ -45,11 +46,13 @@ class Transformer(abc.ABC):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What `save` wrote beside the statistics into the file that these were loaded from.
+        """A copy of what was written beside these statistics, such as offsets into their stream.
 
-        It is empty for statistics that come from elsewhere.
+        `save` and `to_bytes` write it, `streambn.load` and `streambn.from_bytes` read it, and
+        `freeze` and `thaw` keep it. It belongs to exactly these statistics. A normalizer that
+        learns or that a merge returns has other ones, and its metadata are empty.
         """
-        return dict(getattr(self, "_metadata", None) or {})
+        return copy.deepcopy(self._metadata or {})
 
     @property
     def standardizer(self) -> Standardizer:

@@ -119,6 +119,8 @@ class Normalizer(Transformer):
 
     __slots__ = ("_lock", "_metadata", "_statistics")
 
+    _statistics: Statistics
+
     def __init__(
         self,
         policy: Policy | None = None,
@@ -152,15 +154,15 @@ class Normalizer(Transformer):
         )
         policy = Welford() if policy is None else check_policy(policy)
         chosen, excluded = check_names(columns, exclude)
-        self._statistics = Statistics(policy, options, chosen, exclude=excluded)
-        self._lock = threading.RLock()
+        self.__setstate__((Statistics(policy, options, chosen, exclude=excluded), None))
 
     @classmethod
-    def from_statistics(cls, statistics: Statistics) -> Self:
-        """Return a normalizer that continues from statistics."""
+    def from_statistics(
+        cls, statistics: Statistics, metadata: dict[str, Any] | None = None
+    ) -> Self:
+        """Return a normalizer that continues from statistics, with the metadata beside them."""
         self = cls.__new__(cls)
-        self._statistics = statistics
-        self._lock = threading.RLock()
+        self.__setstate__((statistics, metadata))
         return self
 
     @property
@@ -240,7 +242,11 @@ class Normalizer(Transformer):
 
     def _commit(self, learned: Statistics) -> None:
         """Replace the statistics, and log the columns that are left out of the new ones."""
-        before, self._statistics = self._statistics, learned
+        before = self._statistics
+        if learned is not before:
+            # First: a thread that reads the new statistics must not find the old metadata.
+            self._metadata = None
+        self._statistics = learned
         if learned.left_out is not before.left_out:
             new = learned.left_out[len(before.left_out) :]
             _log.info("columns without statistics: %s", listed(map(str, new)))
@@ -403,7 +409,7 @@ class Normalizer(Transformer):
         NotFittedError
             No data was seen.
         """
-        return FrozenNormalizer.from_statistics(self._statistics)
+        return FrozenNormalizer.from_statistics(self._statistics, self._metadata)
 
     def save(
         self, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None
@@ -417,25 +423,34 @@ class Normalizer(Transformer):
         path : str or path object
             A file. A string may also be a URL, such as ``"s3://bucket/stats.json"``.
         metadata : dict, optional
-            Names with values of JSON types, such as offsets into the stream that was learned. The
-            file is written in one step with them, and ``streambn.load(path).metadata`` returns
-            them. They are not part of the fingerprint.
+            Data of JSON types, such as offsets into the stream that was learned. They are written
+            in one step with the statistics, and ``streambn.load(path).metadata`` returns them.
+            They are not part of the fingerprint. Default: those that these statistics already
+            have, see `metadata`.
 
         Raises
         ------
+        InvalidValueError
+            A value in `metadata` is not of a JSON type, or is NaN or infinite, or an integer
+            beyond 64 bits.
         OSError
             The file cannot be written. An existing file stays as it is.
         SnapshotError
             The policy is not one of streambn's own, or a callable is to choose the columns and
             has seen no data. A file holds the names that it chose, not the callable.
         """
-        _save(path, snapshot.Snapshot(self._statistics, frozen=False), metadata)
+        io.locate(path).write_bytes(snapshot.encode(_snapshot(self, metadata)))
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, *, metadata: Mapping[str, Any] | None = None) -> bytes:
         """Return the state as bytes, which `streambn.from_bytes` reads.
 
         They hold what a statistics file holds, in compact form: for sending a state to another
         process, or for a column of states. 100 features take 14 kB under `Welford`.
+
+        Parameters
+        ----------
+        metadata : dict, optional
+            See `save`.
 
         Returns
         -------
@@ -443,7 +458,7 @@ class Normalizer(Transformer):
 
         Raises
         ------
-        SnapshotError
+        InvalidValueError, SnapshotError
             As for `save`.
 
         Examples
@@ -456,13 +471,13 @@ class Normalizer(Transformer):
         Normalizer(Welford()) of 1 feature
           x  n=3  mean=3  std=2.160247
         """
-        return snapshot.to_bytes(self._statistics, frozen=False)
+        return snapshot.to_bytes(**_snapshot(self, metadata)._asdict())
 
-    def __getstate__(self) -> Statistics:
-        return self._statistics
+    def __getstate__(self) -> tuple[Statistics, dict[str, Any] | None]:
+        return self._statistics, self._metadata
 
-    def __setstate__(self, statistics: Statistics) -> None:
-        self._statistics = statistics
+    def __setstate__(self, state: tuple[Statistics, dict[str, Any] | None]) -> None:
+        self._statistics, self._metadata = state
         self._lock = threading.RLock()
 
 
@@ -482,8 +497,10 @@ class FrozenNormalizer(Transformer):
         )
 
     @classmethod
-    def from_statistics(cls, statistics: Statistics) -> Self:
-        """Return a frozen normalizer with these statistics.
+    def from_statistics(
+        cls, statistics: Statistics, metadata: dict[str, Any] | None = None
+    ) -> Self:
+        """Return a frozen normalizer with these statistics, and the metadata beside them.
 
         Raises
         ------
@@ -495,7 +512,7 @@ class FrozenNormalizer(Transformer):
                 "no data was seen, so there is nothing to freeze. Call update(data) first."
             )
         self = cls.__new__(cls)
-        self.__dict__["_statistics"] = statistics
+        self.__dict__.update(_statistics=statistics, _metadata=metadata)
         return self
 
     @property
@@ -577,7 +594,7 @@ class FrozenNormalizer(Transformer):
 
     def thaw(self) -> Normalizer:
         """Return a live Normalizer that continues from here; this one stays as it is."""
-        return Normalizer.from_statistics(self._statistics)
+        return Normalizer.from_statistics(self._statistics, self._metadata)
 
     def save(
         self, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None
@@ -586,11 +603,11 @@ class FrozenNormalizer(Transformer):
 
         Parameters and errors are those of `Normalizer.save`.
         """
-        _save(path, snapshot.Snapshot(self._statistics, frozen=True), metadata)
+        io.locate(path).write_bytes(snapshot.encode(_snapshot(self, metadata)))
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, *, metadata: Mapping[str, Any] | None = None) -> bytes:
         """Return the frozen state as bytes; see `Normalizer.to_bytes`."""
-        return snapshot.to_bytes(self._statistics, frozen=True)
+        return snapshot.to_bytes(**_snapshot(self, metadata)._asdict())
 
     @cached_property
     def _fingerprint(self) -> str | None:
@@ -598,7 +615,7 @@ class FrozenNormalizer(Transformer):
         return self.fingerprint if snapshot.can_hold(self.policy) else None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FrozenNormalizer.from_statistics, (self._statistics,)
+        return FrozenNormalizer.from_statistics, (self._statistics, self._metadata)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(
@@ -641,14 +658,7 @@ def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
     """
     location = io.locate(path)
     # A foreign file may be large. One that does not begin like JSON is not read to its end.
-    saved = snapshot.decode(location.read_bytes(beginning=b"{"), location.label)
-    if saved.frozen:
-        frozen = FrozenNormalizer.from_statistics(saved.statistics)
-        frozen.__dict__["_metadata"] = saved.note
-        return frozen
-    live = Normalizer.from_statistics(saved.statistics)
-    live._metadata = saved.note
-    return live
+    return _restored(snapshot.decode(location.read_bytes(beginning=b"{"), location.label))
 
 
 def from_bytes(content: bytes | bytearray | memoryview) -> Normalizer | FrozenNormalizer:
@@ -671,8 +681,12 @@ def from_bytes(content: bytes | bytearray | memoryview) -> Normalizer | FrozenNo
     InvalidValueError
         `content` is not bytes.
     """
-    saved = snapshot.from_bytes(content)
-    return (FrozenNormalizer if saved.frozen else Normalizer).from_statistics(saved.statistics)
+    return _restored(snapshot.from_bytes(content))
+
+
+def _restored(saved: snapshot.Snapshot) -> Normalizer | FrozenNormalizer:
+    kind = FrozenNormalizer if saved.frozen else Normalizer
+    return kind.from_statistics(saved.statistics, saved.note)
 
 
 def merge(normalizers: Iterable[Normalizer]) -> Normalizer:
@@ -770,11 +784,9 @@ def _mergeable(normalizer: object, argument: str) -> Statistics:
     )
 
 
-def _save(
-    path: str | os.PathLike[str],
-    content: snapshot.Snapshot,
-    metadata: Mapping[str, Any] | None,
-) -> None:
-    if metadata is not None:
-        content = content._replace(note=snapshot.check_metadata(metadata))
-    io.locate(path).write_bytes(snapshot.encode(content))
+def _snapshot(
+    normalizer: Normalizer | FrozenNormalizer, metadata: Mapping[str, Any] | None
+) -> snapshot.Snapshot:
+    statistics = normalizer.statistics  # before their metadata, which `_commit` removes first
+    note = normalizer._metadata if metadata is None else snapshot.check_metadata(metadata)
+    return snapshot.Snapshot(statistics, isinstance(normalizer, FrozenNormalizer), note or None)

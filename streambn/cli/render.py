@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 import streambn as sbn
-from streambn._messages import display_name, escape, listed
+from streambn._messages import display_name, escape, listed, start_of
 from streambn.arrow import format_instant, parse_instant
 from streambn.cli.messages import MAX_LEFT_OUT, say
 from streambn.cli.text_table import Cells, as_code, layout, markdown
@@ -30,7 +30,11 @@ __all__ = ["FORMS", "View", "show"]
 # The columns of `stats()` for every policy, also before any data was seen.
 _COLUMNS = ["column", "count", "nulls", "nans", "infs", "mean", "var", "std", "min", "max"]
 
-_LITERALS = {"policy", "options", "weights", "fingerprint", "left out"}  # code in Markdown
+_LITERALS = {
+    *("policy", "options", "weights", "fingerprint", "metadata", "left out"),
+}  # code in Markdown
+# Characters of metadata that people see: one line of a wide terminal.
+_MAX_METADATA = 120
 
 _Loaded = sbn.Normalizer | sbn.FrozenNormalizer
 _Row = dict[str, Any]
@@ -117,6 +121,7 @@ def _document(view: View) -> dict[str, Any]:
         "newest": newest,
         "at": as_of,
         "fingerprint": None if frozen is None else frozen.fingerprint,
+        "metadata": loaded.metadata,
         "rows": count,
         "left_out": [column._asdict() for column in loaded.statistics.left_out],
         "columns": [
@@ -259,6 +264,8 @@ def _heading(view: View, rows: int) -> Iterator[tuple[str, str]]:
         yield "fingerprint", loaded.fingerprint
     else:
         yield "state", "live, can go on learning"
+    if loaded.metadata:
+        yield "metadata", start_of(json.dumps(loaded.metadata, ensure_ascii=False), _MAX_METADATA)
     yield "rows", f"{rows:,}"
     for label, time in zip(("newest row", "as of"), _times(loaded, view.at), strict=True):
         if time is not None:

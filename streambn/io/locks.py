@@ -58,7 +58,12 @@ def _locked(file: Location) -> Iterator[None]:
     # filelock's fallback is a file that would outlive a killed job. Other users may open the file,
     # so the lock holds for them too.
     system_lock = filelock.FileLock(
-        path, _TIMEOUT_SECONDS, 0o666, poll_interval=_POLL_SECONDS, fallback_to_soft=False
+        path,
+        _TIMEOUT_SECONDS,
+        0o666,
+        thread_local=False,  # another thread may release it
+        poll_interval=_POLL_SECONDS,
+        fallback_to_soft=False,
     )
     with contextlib.ExitStack() as stack:
         try:

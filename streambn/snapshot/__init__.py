@@ -4,7 +4,8 @@
 that one process sends to another, as MessagePack. The package reads and writes no files.
 """
 
-from streambn.snapshot.file import Snapshot, check_metadata, decode, encode, fingerprint
+from streambn.snapshot.file import Snapshot, decode, encode, fingerprint
+from streambn.snapshot.metadata import check_metadata
 from streambn.snapshot.policies import can_hold, hyperparameters
 from streambn.snapshot.portable import from_bytes, to_bytes
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from streambn.arrow import LeftOut
-from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
+from streambn.errors import SnapshotError, StreamBNError
 from streambn.snapshot.base import OutdatedError, Stored
 from streambn.snapshot.body import Body
 from streambn.statistics import Statistics
@@ -25,7 +25,6 @@ __all__ = [
     "VERSION",
     "Snapshot",
     "StoredFile",
-    "check_metadata",
     "decode",
     "encode",
     "fingerprint",
@@ -105,31 +104,6 @@ def encode(snapshot: Snapshot) -> bytes:
     )
     file = msgspec.structs.replace(file, checksum=_sha256(file))
     return _canonical(file) + b"\n"
-
-
-def check_metadata(metadata: Any) -> dict[str, Any]:
-    """Return metadata that a file can hold.
-
-    Raises
-    ------
-    InvalidValueError
-        It is not a dict of JSON types, whose file would read back as something else.
-    """
-    problem = f"got {type(metadata).__name__}"
-    if isinstance(metadata, dict):
-        try:
-            read: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(metadata))
-        except (TypeError, ValueError, RecursionError) as error:
-            problem = str(error)
-        else:
-            if read == metadata:
-                return read
-            problem = f"{metadata!r:.200} reads back as {read!r:.200}"
-    raise InvalidValueError(
-        "metadata must be a dict with names as keys, and numbers, text, True, False, None, lists "
-        f"and dicts as values: {problem}.",
-        argument="metadata",
-    )
 
 
 def fingerprint(statistics: Statistics) -> str:

@@ -4,7 +4,8 @@ The bytes are a prefix, a head and a state::
 
     b"streambn"  version (uint16)  length of the head (uint32)  SHA-256 of head and state
     head     MessagePack: policy, options and columns
-    state    MessagePack: the arrays of the policy's state, as little-endian int64 and float64
+    state    MessagePack: the arrays of the policy's state, as little-endian int64 and float64;
+             if the head says so, together with metadata, which are JSON
 
 A statistics file is JSON that people can read; see `streambn.snapshot.file`. The bytes hold the
 same content, and are written in a tenth of the time and read in a quarter of it. They pass the
@@ -17,7 +18,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import struct
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -33,7 +34,10 @@ from streambn.statistics import Statistics
 __all__ = ["from_bytes", "to_bytes"]
 
 _MAGIC: Final = b"streambn"
-_VERSION: Final = 2  # a state without min_count has version 1, which older programs read
+# Bytes get the lowest version that can express them, because older programs read that one.
+# Version 2 added min_count; 3 metadata.
+_VERSION: Final = 3
+_MIN_COUNT_VERSION: Final = 2
 _PREFIX: Final = struct.Struct("<8sHI32s")
 _CACHED_HEAD: Final = 2**16  # bytes; the cache keeps no longer head alive
 
@@ -48,6 +52,7 @@ class _StoredHead(Stored):
     leaves: tuple[Leaf, ...] | None
     exclude: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    annotated: bool = False
 
 
 class _Head(NamedTuple):
@@ -55,11 +60,19 @@ class _Head(NamedTuple):
 
     statistics: Statistics
     frozen: bool
+    annotated: bool
     arrays: type[StoredArrays]
 
 
-def to_bytes(statistics: Statistics, *, frozen: bool) -> bytes:
-    """Return statistics as bytes.
+class _Annotated(Stored):
+    """A state and the metadata beside it. Before any data was seen, `state` is empty."""
+
+    note: bytes
+    state: bytes = b""
+
+
+def to_bytes(statistics: Statistics, *, frozen: bool, note: dict[str, Any] | None = None) -> bytes:
+    """Return statistics as bytes, with a note as in `Snapshot`.
 
     Raises
     ------
@@ -76,12 +89,17 @@ def to_bytes(statistics: Statistics, *, frozen: bool) -> bytes:
         leaves=None if binding is None else binding.leaves,
         exclude=statistics.exclude,
         left_out=statistics.left_out,
+        annotated=note is not None,
     )
     first = msgspec.msgpack.encode(head, order="deterministic")
     second = b""
     if state is not None:
         second = msgspec.msgpack.encode(arrays_of(statistics.policy).of(state))
-    version = _VERSION if statistics.options.min_count else 1
+    version = _MIN_COUNT_VERSION if statistics.options.min_count else 1
+    if note is not None:
+        version = _VERSION
+        text = msgspec.json.encode(note, order="deterministic")
+        second = msgspec.msgpack.encode(_Annotated(note=text, state=second))
     return b"".join(
         (_PREFIX.pack(_MAGIC, version, len(first), _digest(first, second)), first, second)
     )
@@ -135,13 +153,17 @@ def _read(view: memoryview) -> Snapshot:
     if version < 1 or len(first) < length or _digest(first, second) != digest:
         raise SnapshotError("their content does not match their checksum")
     head = _head(bytes(first)) if length <= _CACHED_HEAD else _parse_head(bytes(first))
-    statistics = head.statistics
+    statistics, note = head.statistics, None
+    if head.annotated:
+        annotated = msgspec.msgpack.decode(second, type=_Annotated)
+        second = memoryview(annotated.state)
+        note = msgspec.json.decode(annotated.note, type=dict[str, Any])
     if statistics.binding is None:
-        if head.frozen or len(second):
+        if head.frozen or second:
             raise SnapshotError("there are no columns, but a state or a frozen kind")
-        return Snapshot(statistics, frozen=False)
+        return Snapshot(statistics, frozen=False, note=note)
     arrays = msgspec.msgpack.decode(second, type=head.arrays)
-    return Snapshot(attach_state(statistics, arrays.restore, len(view)), head.frozen)
+    return Snapshot(attach_state(statistics, arrays.restore, len(view)), head.frozen, note)
 
 
 def _parse_head(content: bytes) -> _Head:
@@ -162,7 +184,7 @@ def _parse_head(content: bytes) -> _Head:
         exclude=stored.exclude,
         left_out=stored.left_out,
     )
-    return _Head(statistics, stored.kind == "frozen", arrays_of(policy))
+    return _Head(statistics, stored.kind == "frozen", stored.annotated, arrays_of(policy))
 
 
 _head = functools.lru_cache(maxsize=16)(_parse_head)

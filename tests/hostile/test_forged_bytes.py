@@ -80,6 +80,7 @@ REFUSED: list[tuple[Any, Callable[[Parts], None], str]] = [
     (WELFORD, put(0, "leaves", [[["x"], None, False, True]] * 2), "moments has 128 bytes"),
     (WELFORD, put(0, "leaves", None), "no columns, but a state"),
     (WELFORD, put(0, "kind", "thawed"), "Invalid enum value"),
+    (WELFORD, put(0, "annotated", True), "unknown field"),
     (WELFORD, put(0, "policy", {"kind": "ema"}), "missing required field"),
     (WELFORD, number("moments", 0, INT(-1)), "count[0] is -1, but must be from 0"),
     (WELFORD, number("moments", 14, FLOAT(0.5)), "decay[0] is 0.5, but must be 1"),
@@ -138,7 +139,7 @@ FOREIGN: dict[str, tuple[Any, type[Exception], str]] = {
     "a prefix": (b"streambn", SnapshotError, "requires a buffer of at least"),
     "text": ("streambn", InvalidValueError, "content must be bytes that to_bytes"),
     "nothing": (None, InvalidValueError, "got NoneType"),
-    "newer": (forge({}, {}, version=3), SnapshotError, "version 3 of a newer streambn"),
+    "newer": (forge({}, {}, version=4), SnapshotError, "version 4 of a newer streambn"),
     "no version": (forge({}, {}, version=0), SnapshotError, "do not match their checksum|checksum"),
     "deep": (forge({"kind": [[]]}, {}), SnapshotError, "Expected `str`"),
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import pickle
 import random
@@ -668,28 +667,3 @@ def test_a_file_holds_the_names_that_a_callable_chose(tmp_path: Path) -> None:
     again = sbn.load(tmp_path / "s.json")
     assert again.statistics.columns == ("x",)
     assert again.update(data).stats().equals(norm.update(data).stats())
-
-
-def test_metadata_are_saved_beside_the_statistics(tmp_path: Path) -> None:
-    metadata = {"offsets": {"orders-0": 1234}, "tags": ["a", None, True, 0.5], "": -(2**63)}
-    for norm in (example(), example().freeze()):
-        norm.save(tmp_path / "s.json", metadata=metadata)
-        loaded = sbn.load(tmp_path / "s.json")
-        assert loaded.metadata == metadata
-        assert is_same(loaded, norm)
-        assert loaded.freeze().fingerprint == norm.freeze().fingerprint
-        assert norm.metadata == {}
-        norm.save(tmp_path / "s.json")
-        assert sbn.load(tmp_path / "s.json").metadata == {}
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [[1], "x", {1: 2}, {"t": datetime(2026, 1, 1)}, {"x": math.nan}, {"x": (1,)}, {"x": int}],
-    ids=repr,
-)
-def test_metadata_that_would_read_back_otherwise_are_refused(metadata: Any, tmp_path: Path) -> None:
-    with pytest.raises(sbn.InvalidValueError, match="metadata must be a dict") as caught:
-        example().save(tmp_path / "s.json", metadata=metadata)
-    assert caught.value.argument == "metadata"
-    assert not [*tmp_path.iterdir()]
