@@ -54,8 +54,8 @@ def loaded_by_command(*arguments: object) -> set[str]:
 
 
 PUBLIC = """
-    EMA BatchEMA Exact FrozenNormalizer InvalidValueError MergeError NotFittedError Normalizer
-    RowNormalizer SchemaError SnapshotError StreamBNError Watcher Welford __version__
+    EMA BatchEMA Checkpointer Exact FrozenNormalizer InvalidValueError MergeError NotFittedError
+    Normalizer RowNormalizer SchemaError SnapshotError StreamBNError Watcher Welford __version__
     errors from_bytes load merge
 """
 
@@ -253,10 +253,10 @@ def test_installed_package_without_kernels_does_not_warn(tmp_path: Path) -> None
 def test_versions_and_extras_agree() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == streambn.__version__
-    extras = ["bench", "cli", "dev", "ray", "river", "sklearn", "spark", "test"]
+    extras = ["bench", "cli", "dev", "kafka", "ray", "river", "sklearn", "spark", "test"]
     assert sorted(project["optional-dependencies"]) == extras
     names = {d.split(">")[0] for d in project["dependencies"]}
-    assert names == {"numpy", "pyarrow", "msgspec"}
+    assert names == {"numpy", "pyarrow", "msgspec", "filelock"}
     assert f"## {streambn.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 

@@ -35,7 +35,7 @@ _HANGUP, _INTERRUPTED, _BROKEN_PIPE, _TERMINATED = 129, 130, 141, 143
 
 def main() -> NoReturn:
     """Run the command line of this process, and exit."""
-    if any(importlib.util.find_spec(name) is None for name in ("click", "filelock", "rich")):
+    if any(importlib.util.find_spec(name) is None for name in ("click", "rich")):
         say("the streambn command needs its extra: pip install 'streambn[cli]'")
         sys.exit(_FAILED)
     # Imports allocate many objects and free almost none. Without collections, and with the modules

@@ -57,7 +57,7 @@ def test_help_of_a_command(name: str) -> None:
         assert all(parameter.help for parameter in found.params)
 
 
-@pytest.mark.parametrize("missing", ["click", "filelock", "rich"])
+@pytest.mark.parametrize("missing", ["click", "rich"])
 def test_a_missing_extra_says_what_to_install(missing: str) -> None:
     code = (
         f"import sys; sys.modules[{missing!r}] = None; from streambn.cli.main import main; main()"

@@ -22,7 +22,6 @@ from streambn.io import locate, lock
 from streambn.io.sources import scan
 from streambn.jobs.manifest import NAME
 
-pytest.importorskip("filelock", reason="needs filelock: pip install 'streambn[cli]'")
 pytestmark = pytest.mark.usefixtures("jobs_in_a_folder")
 
 TABLE = pa.table({"x": np.arange(100.0)})
