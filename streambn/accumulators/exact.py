@@ -8,9 +8,8 @@ they are read, so they depend on the values alone and not on their order or batc
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 
@@ -20,10 +19,10 @@ from streambn.accumulators.sealed import SealedArrays
 from streambn.kernels import Columns, Estimates, ExactSums
 from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.moments import ZERO_EXPONENT
+from streambn.kernels.rational import Ratio, central_of, nearest_pair
 
 __all__ = ["ExactMoments"]
 
-_ROOT_BITS = 56  # bits of an integer root before it is rounded to 53
 _ORDINARY = 400  # values within 2**±400 are kept in plain units
 
 
@@ -116,19 +115,7 @@ class ExactMoments(SealedArrays, ExactSums):
         variance beyond float64 is infinite; its root is taken of the exact variance and may be
         finite.
         """
-        features = self.memory.shape[1]
-        found = np.zeros((features, 4))
-        for feature in range(features):
-            central = self._central(feature)
-            found[feature, 2:] = np.nan
-            if central is None:
-                continue
-            found[feature, :2] = _nearest_pair(*central.mean)
-            if central.n > ddof:
-                variance = central.m2[0], central.m2[1] * (central.n - ddof)
-                found[feature, 2:] = _nearest(*variance), _nearest_root(*variance)
-        mean_hi, mean_lo, var, std = np.ascontiguousarray(found.T)
-        return Estimates(mean_hi, mean_lo, var, std, self.count > 0)
+        return kernels.read_exact(self, ddof)
 
     def to_moments(self) -> Moments:
         """Return the moments of the same values, each rounded once.
@@ -140,13 +127,13 @@ class ExactMoments(SealedArrays, ExactSums):
         pairs = np.zeros((2, features, 2))
         exponents = np.full(features, ZERO_EXPONENT)
         for feature in range(features):
-            central = self._central(feature)
+            central = central_of(self, feature)
             if central is None:
                 continue
             exponents[feature] = exponent = self._exponent(feature)
             shift = 0 if exponent == ZERO_EXPONENT else exponent
-            pairs[0, feature] = _nearest_pair(*_shifted(central.mean, shift))
-            pairs[1, feature] = _nearest_pair(*_shifted(central.m2, 2 * shift))
+            pairs[0, feature] = nearest_pair(*_shifted(central.mean, shift))
+            pairs[1, feature] = nearest_pair(*_shifted(central.m2, 2 * shift))
         weight = self.count.astype(np.float64)
         moments = self.tally.replace(
             weight=weight,
@@ -179,26 +166,6 @@ class ExactMoments(SealedArrays, ExactSums):
             total[plain], squares[plain] = self.take(plain_columns).approximate_sums()
         return total, squares
 
-    def _central(self, feature: int) -> _Central | None:
-        """Return n, the mean and Σ(x − mean)² of a feature as fractions; None without values."""
-        n = int(self.count[feature])
-        if not n:
-            return None
-        total, squares = self.integers(feature)
-        numerator, denominator = self.unit(feature)
-        return _Central(
-            n,
-            (total * numerator, n * denominator),
-            ((n * squares - total * total) * numerator**2, n * denominator**2),
-        )
-
-    def unit(self, feature: int) -> tuple[int, int]:
-        """Return the unit of `integers` of a feature, as numerator and denominator."""
-        if not self.decimal[feature]:
-            return 1, 1 << self.UNIT_BITS
-        scale = int(self.scale[feature])
-        return 10 ** max(-scale, 0), 10 ** max(scale, 0)
-
     def _exponent(self, feature: int) -> int:
         """Return the binary exponent of the units in which moments keep a feature's values."""
         _, squares = self.integers(feature)
@@ -228,61 +195,12 @@ def _approximate(limbs: Ints, bits: int) -> Floats:
     return values
 
 
-_Ratio = tuple[int, int]  # numerator, denominator > 0
-
-
-class _Central(NamedTuple):
-    """Exact statistics of one feature: n, the mean, and Σ(x − mean)²."""
-
-    n: int
-    mean: _Ratio
-    m2: _Ratio
-
-
 @functools.lru_cache(maxsize=16)
 def _empty(features: int) -> Moments:
     return Moments.empty(features)
 
 
-def _shifted(ratio: _Ratio, exponent: int) -> _Ratio:
+def _shifted(ratio: Ratio, exponent: int) -> Ratio:
     """Return a ratio in units of 2**exponent."""
     numerator, denominator = ratio
     return numerator << max(-exponent, 0), denominator << max(exponent, 0)
-
-
-def _nearest(numerator: int, denominator: int) -> float:
-    """Return the float64 nearest to a quotient; infinity beyond float64.
-
-    Python divides two integers with one rounding, also for subnormal results.
-    """
-    try:
-        return numerator / denominator
-    except OverflowError:
-        return math.inf if numerator > 0 else -math.inf
-
-
-def _nearest_pair(numerator: int, denominator: int) -> tuple[float, float]:
-    """Return the double-double nearest to a quotient."""
-    hi = _nearest(numerator, denominator)
-    if not math.isfinite(hi):
-        return hi, 0.0
-    high, unit = hi.as_integer_ratio()
-    lo = (numerator * unit - high * denominator) / (denominator * unit)
-    # A rest just below half a unit in the last place may round up to that half. Added to an odd
-    # float64 it would then round to the next one.
-    return hi, lo if hi + lo == hi else math.nextafter(lo, 0.0)
-
-
-def _nearest_root(numerator: int, denominator: int) -> float:
-    """Return the float64 nearest to the root of a quotient >= 0."""
-    if not numerator:
-        return 0.0
-    # Scale the quotient by an even power of two to twice the bits of the root.
-    power = 2 * _ROOT_BITS - numerator.bit_length() + denominator.bit_length()
-    power += power % 2
-    scaled, remainder = divmod(numerator << max(power, 0), denominator << max(-power, 0))
-    root = math.isqrt(scaled)
-    # One last bit says whether any of the bits below is set, which tells a tie from more.
-    sticky = root << 1 | (remainder > 0 or root * root != scaled)
-    exponent = power // 2 + 1
-    return _nearest(sticky << max(-exponent, 0), 1 << max(exponent, 0))

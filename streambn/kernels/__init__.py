@@ -66,6 +66,7 @@ __all__ = [
     "merge_moments",
     "normalize",
     "read_blocks",
+    "read_exact",
     "read_moments",
     "recursion_step",
     "recursion_weights",
@@ -147,6 +148,7 @@ merge_exact = _implementation.merge_exact
 merge_moments = _implementation.merge_moments
 normalize = _implementation.normalize
 read_blocks = _implementation.read_blocks
+read_exact = _implementation.read_exact
 read_moments = _implementation.read_moments
 recursion_weights = _implementation.recursion_weights
 time_weights = _implementation.time_weights

@@ -82,6 +82,13 @@ class ExactSums(TallyArrays):
                 int.from_bytes(square, "little", signed=True),
             )
 
+    def unit(self, feature: int) -> tuple[int, int]:
+        """Return the unit of `integers` of a feature, as numerator and denominator."""
+        if not self.decimal[feature]:
+            return 1, 1 << self.UNIT_BITS
+        scale = int(self.scale[feature])
+        return 10 ** max(-scale, 0), 10 ** max(scale, 0)
+
     def put(self, feature: int, total: int, squares: int) -> None:
         """Set Σx and Σx² of a feature, in units.
 

@@ -35,8 +35,9 @@ from streambn.kernels.interface import (
     Times,
     Transformed,
 )
-from streambn.kernels.moments import MomentArrays, empty_moments
+from streambn.kernels.moments import MomentArrays, TallyArrays, empty_moments
 from streambn.kernels.native import _core
+from streambn.kernels.rational import read_feature
 from streambn.kernels.recursion import Recursion, gap_powers
 from streambn.kernels.series import Series, SeriesState
 
@@ -60,6 +61,7 @@ __all__ = [
     "merge_moments",
     "normalize",
     "read_blocks",
+    "read_exact",
     "read_moments",
     "recursion_weights",
     "set_threads",
@@ -147,7 +149,16 @@ def read_blocks(
     return Estimates._make((*floats, defined))
 
 
-def _empty_estimates(moments: MomentArrays) -> tuple[Floats, NDArray[np.bool_]]:
+def read_exact(sums: ExactSums, ddof: int) -> Estimates:
+    """See `streambn.kernels.reference.read_exact`."""
+    floats, defined = _empty_estimates(sums)
+    for feature in _core.read_exact(sums.memory, ddof, floats, defined):
+        floats[:, feature] = read_feature(sums, feature, ddof)
+        defined[feature] = sums.count[feature] > 0
+    return Estimates._make((*floats, defined))
+
+
+def _empty_estimates(moments: TallyArrays) -> tuple[Floats, NDArray[np.bool_]]:
     features = moments.memory.shape[1]
     return np.empty((4, features)), np.empty(features, np.bool_)
 

@@ -62,6 +62,9 @@ def maps_of(
 def exact_sums(
     batch: Batch, threads: int, older: Any, out: Any, /
 ) -> int: ...  # the lane that cannot be merged, or -1
+def read_exact(
+    sums: Any, ddof: int, out: Any, defined: Any, /
+) -> list[int]: ...  # the features left to the caller
 def merge_exact(older: Any, newer: Any, out: Any, /) -> int: ...  # likewise
 def time_weights(
     ticks: Any, latest: int | float, halflives: float, weights: Any, threads: int, out: Any, /

@@ -14,7 +14,7 @@ from streambn.kernels.reference.estimates import (
     read_moments,
     with_first,
 )
-from streambn.kernels.reference.exact import exact_sums, extend_exact, merge_exact
+from streambn.kernels.reference.exact import exact_sums, extend_exact, merge_exact, read_exact
 from streambn.kernels.reference.gaps import extend_over_gaps
 from streambn.kernels.reference.merge import merge_moments
 from streambn.kernels.reference.recursion import recursion_weights
@@ -42,6 +42,7 @@ __all__ = [
     "merge_moments",
     "normalize",
     "read_blocks",
+    "read_exact",
     "read_moments",
     "recursion_weights",
     "time_weights",

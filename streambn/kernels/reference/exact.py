@@ -11,10 +11,11 @@ from pyarrow.types import is_decimal
 
 from streambn.kernels.exact import ExactSums, decimal_sums, empty_sums, unmergeable
 from streambn.kernels.flatten import FlatColumn, flatten_columns
-from streambn.kernels.interface import Columns, Floats, Ints
+from streambn.kernels.interface import Columns, Estimates, Floats, Ints
+from streambn.kernels.rational import read_feature
 from streambn.kernels.reference.sources import Source
 
-__all__ = ["exact_sums", "extend_exact", "merge_exact"]
+__all__ = ["exact_sums", "extend_exact", "merge_exact", "read_exact"]
 
 # Rows in one sum. `np.bincount` sums in float64, which is exact below 2**53. Terms are
 # therefore cut into halves of 27 bits, and at most 2**26 of them are summed.
@@ -43,6 +44,14 @@ def exact_sums(columns: Columns) -> ExactSums:
         sums.memory[:, first : first + column.width] = _column_sums(column).memory
         first += column.width
     return sums
+
+
+def read_exact(sums: ExactSums, ddof: int) -> Estimates:
+    """Return mean Σx/n and variance (n·Σx² − (Σx)²)/(n·(n − ddof)), each rounded once."""
+    features = sums.memory.shape[1]
+    found = np.array([read_feature(sums, feature, ddof) for feature in range(features)], np.float64)
+    mean_hi, mean_lo, var, std = np.ascontiguousarray(found.reshape(features, 4).T)
+    return Estimates(mean_hi, mean_lo, var, std, sums.count > 0)
 
 
 def extend_exact(older: ExactSums, columns: Columns) -> ExactSums:

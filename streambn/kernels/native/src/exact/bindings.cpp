@@ -3,7 +3,9 @@
 
 #include "arrow/batch.hpp"
 #include "buffer.hpp"
+#include "exact/estimates.hpp"
 #include "exact/sums.hpp"
+#include "moments/arrays.hpp"
 
 namespace streambn {
 
@@ -44,10 +46,28 @@ int64_t py_merge_exact(nb::handle older, nb::handle newer, nb::handle out) {
     return -1;
 }
 
+// Writes the estimates of all features. Returns those that are left to the caller because their sums
+// are decimal.
+nb::list py_read_exact(nb::handle sums, int ddof, nb::handle out, nb::handle defined) {
+    const Buffer memory(sums, 8, INTEGER);
+    const EstimateArrays to(out, defined);
+    memory.expect(EXACT_ROWS * to.features, "the array of exact sums");
+    nb::list left;
+    for (int64_t k = 0; k < to.features; ++k) {
+        const ExactFeature feature = load_exact(memory.as<int64_t>(), to.features, k);
+        if (feature.decimal)
+            left.append(k);
+        else
+            to.put(k, estimate(feature, ddof));
+    }
+    return left;
+}
+
 }  // namespace
 
 void bind_exact(nb::module_ &module) {
     module.def("exact_sums", &py_exact_sums);
+    module.def("read_exact", &py_read_exact);
     module.def("merge_exact", &py_merge_exact);
 }
 
