@@ -763,12 +763,11 @@ def _learn_and_normalize(
         return (statistics if learned is bound else learned), out
     columns = bound.require_binding().extract(batch)
     if using == "batch":
-        learned, by = bound.learn_block(batch, columns)
+        learned, by = statistics.learn_block(batch, columns)
     else:
-        learned = bound.learn(batch, columns)
-        by = learned if using == "running" else bound
-    if batch.num_rows == 0:
-        learned = statistics  # nothing was learned, not even which columns there are
+        learned = statistics.learn(batch, columns)
+        # A batch of which no row counts does not even bind the columns.
+        by = learned if using == "running" and learned is not statistics else bound
     standardizer = Standardizer.of(by)
     if isinstance(batch, Matrix):
         return learned, map_array(standardizer, batch, dtype, columns)

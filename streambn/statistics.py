@@ -225,7 +225,7 @@ class Statistics:
             block,
             exclude=self.exclude,
         )
-        if counted.rows == 0:
+        if counted.rows == 0:  # nothing was learned, not even which columns there are
             return self, own
         try:
             state = policy.append(bound.state, block, counted.rows)

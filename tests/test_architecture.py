@@ -48,6 +48,7 @@ KERNELS = [
     "interface",
     "moments",
     "exact",
+    "rational",
     "recursion",
     "rows",
     "series",

@@ -32,19 +32,14 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streambn import kernels
 from streambn.accumulators.sealed import SealedArrays
 from streambn.kernels import Columns, Estimates, MomentArrays
-from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Floats, Ints
 from streambn.kernels.moments import TallyArrays
 
 __all__ = ["Moments"]
-
-_ORDINARY = 400  # values within 2**±400 are kept in plain units
-_ZERO_EXPONENT = -2200  # below the exponent of any other value
 
 
 class Moments(SealedArrays, MomentArrays):
@@ -81,27 +76,6 @@ class Moments(SealedArrays, MomentArrays):
     def of(cls, columns: Columns, decay: float = 1.0, ignore_na: bool = False) -> Self:
         """Return the moments of one batch; see `streambn.kernels.block_moments`."""
         return cls.sealed(kernels.block_moments(columns, decay, ignore_na))
-
-    @classmethod
-    def single(
-        cls, value: dd.Pair, exponent: Ints, decay: Floats, present: NDArray[np.bool_]
-    ) -> Self:
-        """Return one row ``value * 2**exponent`` of weight 1, missing where not `present`."""
-        hi, lo = (np.where(present, part, 0.0) for part in value)
-        binary = np.frexp(hi)[1] + exponent
-        # An even exponent, because the value may be a variance whose root is read.
-        target = np.where(np.abs(binary) <= _ORDINARY, 0, binary // 2 * 2)
-        target = np.where(hi == 0, _ZERO_EXPONENT, target)
-        shift = np.where(hi == 0, 0, exponent - target)
-        row = kernels.empty_moments(len(hi)).replace(
-            weight=present.astype(np.float64),
-            squares=present.astype(np.float64),
-            mean_hi=np.ldexp(hi, shift),
-            mean_lo=np.ldexp(lo, shift),
-            decay=np.where(present, decay, 1.0),
-            exponent=target,
-        )
-        return cls.sealed(row)
 
     def merge(self, newer: MomentArrays) -> Self:
         """Return the moments of this segment followed by `newer`."""

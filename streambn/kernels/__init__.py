@@ -49,6 +49,7 @@ __all__ = [
     "Times",
     "UnmergeableError",
     "active",
+    "append_block",
     "block_moments",
     "denormalize",
     "describe",
@@ -134,6 +135,7 @@ else:
 
 RowMaps = _implementation.RowMaps
 RowStatistics = _implementation.RowStatistics
+append_block = _implementation.append_block
 block_moments = _implementation.block_moments
 denormalize = _implementation.denormalize
 exact_sums = _implementation.exact_sums

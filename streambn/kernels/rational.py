@@ -49,10 +49,10 @@ def read_feature(sums: ExactSums, feature: int, ddof: int) -> tuple[float, float
     if central.n <= ddof:
         return *mean, math.nan, math.nan
     variance = central.m2[0], central.m2[1] * (central.n - ddof)
-    return *mean, nearest(*variance), nearest_root(*variance)
+    return *mean, _nearest(*variance), _nearest_root(*variance)
 
 
-def nearest(numerator: int, denominator: int) -> float:
+def _nearest(numerator: int, denominator: int) -> float:
     """Return the float64 nearest to a quotient; infinity beyond float64.
 
     Python divides two integers with one rounding, also for subnormal results.
@@ -65,7 +65,7 @@ def nearest(numerator: int, denominator: int) -> float:
 
 def nearest_pair(numerator: int, denominator: int) -> tuple[float, float]:
     """Return the double-double nearest to a quotient."""
-    hi = nearest(numerator, denominator)
+    hi = _nearest(numerator, denominator)
     if not math.isfinite(hi):
         return hi, 0.0
     high, unit = hi.as_integer_ratio()
@@ -75,7 +75,7 @@ def nearest_pair(numerator: int, denominator: int) -> tuple[float, float]:
     return hi, lo if hi + lo == hi else math.nextafter(lo, 0.0)
 
 
-def nearest_root(numerator: int, denominator: int) -> float:
+def _nearest_root(numerator: int, denominator: int) -> float:
     """Return the float64 nearest to the root of a quotient >= 0."""
     if not numerator:
         return 0.0
@@ -87,4 +87,4 @@ def nearest_root(numerator: int, denominator: int) -> float:
     # One last bit says whether any of the bits below is set, which tells a tie from more.
     sticky = root << 1 | (remainder > 0 or root * root != scaled)
     exponent = power // 2 + 1
-    return nearest(sticky << max(-exponent, 0), 1 << max(exponent, 0))
+    return _nearest(sticky << max(-exponent, 0), 1 << max(exponent, 0))

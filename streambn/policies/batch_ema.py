@@ -23,7 +23,6 @@ from streambn.accumulators import (
 )
 from streambn.errors import InvalidValueError, MergeError
 from streambn.kernels import Columns
-from streambn.kernels import doubledouble as dd
 from streambn.kernels.interface import Floats
 from streambn.policies.arguments import Domain, check_number, format_arguments, is_number
 from streambn.policies.base import Policy
@@ -225,21 +224,15 @@ class BatchEMA(Policy):
         rows += state.open_rows
         if self.batch_rows is not None and rows < self.batch_rows:
             return state._replace(open=block, open_rows=rows)
-        mean, variance = self._close(block)
-        means, variances = state.means.merge(mean), state.variances.merge(variance)
+        means, variances = self._closed(state.means, state.variances, block)
         return BatchState(means, variances, Moments.empty(len(block.count)), 0, state.blocks + 1)
 
-    def _close(self, block: Moments) -> tuple[Moments, Moments]:
-        """Return a block as one row of means and one row of variances."""
-        decay = np.full(block.count.shape, self._old_weight)
-        mean = Moments.single(
-            (block.mean_hi, block.mean_lo), block.exponent, decay, block.count > 0
-        )
-        divisor = block.weight - self.ddof
-        present = divisor > 0
-        divisor = np.where(present, divisor, 1.0)
-        variance = dd.divide((block.m2_hi, block.m2_lo), dd.wide(divisor))
-        return mean.with_tally(block), Moments.single(variance, 2 * block.exponent, decay, present)
+    def _closed(
+        self, means: Moments, variances: Moments, block: Moments
+    ) -> tuple[Moments, Moments]:
+        """Return means and variances with one more block."""
+        both = kernels.append_block(means, variances, block, self._old_weight, self.ddof)
+        return Moments.sealed(both[0]), Moments.sealed(both[1])
 
     def merge(self, older: BatchState, newer: BatchState) -> BatchState:
         """See `Policy.merge`. Not commutative: `newer` follows `older`.
@@ -283,7 +276,7 @@ class BatchEMA(Policy):
         blocks, opened = divmod(rows, self.batch_rows) if self.batch_rows else (int(rows > 0), 0)
         means = variances = Moments.empty(1)
         if blocks:
-            means, variances = self._close(Moments.of_nulls(rows - opened))
+            means, variances = self._closed(means, variances, Moments.of_nulls(rows - opened))
         return BatchState(means, variances, Moments.of_nulls(opened), opened, blocks)
 
     def check_state(self, state: BatchState) -> None:

@@ -46,6 +46,7 @@ reference = lazy_module("streambn.kernels.reference")  # only extreme values nee
 __all__ = [
     "RowMaps",
     "RowStatistics",
+    "append_block",
     "block_moments",
     "denormalize",
     "empty_moments",
@@ -134,6 +135,15 @@ def read_moments(moments: MomentArrays, ddof: int) -> Estimates:
     floats, defined = _empty_estimates(moments)
     _core.read_moments(moments.memory, ddof, floats, defined)
     return Estimates._make((*floats, defined))
+
+
+def append_block(
+    means: MomentArrays, variances: MomentArrays, block: MomentArrays, decay: float, ddof: int
+) -> tuple[MomentArrays, MomentArrays]:
+    """See `streambn.kernels.reference.append_block`."""
+    memory = np.empty((2, *block.memory.shape), np.int64)
+    _core.append_block(means.memory, variances.memory, block.memory, decay, ddof, memory)
+    return MomentArrays(memory[0]), MomentArrays(memory[1])
 
 
 def read_blocks(

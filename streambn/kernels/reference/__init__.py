@@ -6,11 +6,11 @@ the cache during several passes.
 """
 
 from streambn.kernels.moments import empty_moments
+from streambn.kernels.reference.averages import append_block, read_blocks
 from streambn.kernels.reference.blocks import block_moments, extend_moments
 from streambn.kernels.reference.estimates import (
     maps_of,
     maps_of_moments,
-    read_blocks,
     read_moments,
     with_first,
 )
@@ -27,6 +27,7 @@ from streambn.kernels.reference.transforms import denormalize, map_matrix, norma
 __all__ = [
     "RowMaps",
     "RowStatistics",
+    "append_block",
     "block_moments",
     "denormalize",
     "empty_moments",

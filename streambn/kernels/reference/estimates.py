@@ -10,7 +10,7 @@ from streambn.kernels.interface import NEGLIGIBLE, Estimates, Floats, Ints, Maps
 from streambn.kernels.moments import MomentArrays, TallyArrays, empty_moments
 from streambn.kernels.reference.merge import merge_moments
 
-__all__ = ["maps_of", "maps_of_moments", "read_blocks", "read_moments", "with_first"]
+__all__ = ["maps_of", "maps_of_moments", "read_moments", "var_and_std", "with_first"]
 
 # The error of a double-double is near 2**-104. Smaller low parts of a mean are noise: the mean of
 # 1, 2 and 3 must be 2 and not 2 + 1e-32, so that 2 normalizes to 0.
@@ -37,12 +37,12 @@ def read_moments(moments: MomentArrays, ddof: int) -> Estimates:
     return Estimates(
         np.ldexp(m.mean_hi, m.exponent),
         np.ldexp(np.where(noise, 0.0, m.mean_lo), m.exponent),
-        *_var_and_std((m.m2_hi, m.m2_lo), divisor, m.exponent),
+        *var_and_std((m.m2_hi, m.m2_lo), divisor, m.exponent),
         m.weight > 0,
     )
 
 
-def _var_and_std(m2: dd.Pair, divisor: Floats, exponent: Ints) -> tuple[Floats, Floats]:
+def var_and_std(m2: dd.Pair, divisor: Floats, exponent: Ints) -> tuple[Floats, Floats]:
     """Return variance ``m2 / divisor`` and its root; `m2` is in units of 2**(2 * exponent).
 
     Both are NaN where the divisor is not positive. The root is taken before the exponent is
@@ -73,49 +73,6 @@ def with_first(moments: MomentArrays, first: MomentArrays, alpha: float) -> Mome
     prior.memory[TallyArrays.TALLY] = empty_moments(len(weight)).memory[TallyArrays.TALLY]
     # The weight is that as of the last row: the later values must not discount it once more.
     return merge_moments(prior, moments.replace(decay=np.ones(len(weight))))
-
-
-def read_blocks(
-    means: MomentArrays,
-    variances: MomentArrays,
-    new_weight: float,
-    prior: tuple[float, float] | None,
-) -> Estimates:
-    """Return the averages of the means and the variances of blocks.
-
-    Parameters
-    ----------
-    means, variances : MomentArrays
-        Each block one row.
-    new_weight : float
-        The share of the newest block in the running value.
-    prior : (float, float) or None
-        Mean and variance before the first block; None: they have no weight.
-    """
-    prior_mean, prior_var = prior or (None, None)
-    mean, exponent = _average(means, new_weight, prior_mean)
-    square, twice = _average(variances, new_weight, prior_var)
-    known = variances if prior is None else means
-    var_and_std = _var_and_std(square, np.where(known.weight > 0, 1.0, 0.0), twice // 2)
-    hi, lo = np.ldexp(mean[0], exponent), np.ldexp(mean[1], exponent)
-    return Estimates(hi, lo, *var_and_std, means.weight > 0)
-
-
-def _average(rows: MomentArrays, new_weight: float, prior: float | None) -> tuple[dd.Pair, Ints]:
-    """Return P·prior + (1 − P)·average in units of 2**exponent, and the even exponent.
-
-    P is the discount of all blocks.
-    """
-    average, exponent = (rows.mean_hi, rows.mean_lo), rows.exponent
-    if prior is None:
-        return average, exponent
-    if prior:
-        exponent = np.maximum(exponent, 0)
-    shift = rows.exponent - exponent
-    scaled = (np.ldexp(average[0], shift), np.ldexp(average[1], shift))
-    pull = np.ldexp(rows.decay * prior, -exponent)
-    # 1 − P equals (1 − λ)·W, which does not cancel: after one block it is the momentum.
-    return dd.add(dd.scale(scaled, new_weight * rows.weight), dd.wide(pull)), exponent
 
 
 def maps_of_moments(moments: MomentArrays, ddof: int, exact: NDArray[np.bool_], eps: float) -> Maps:

@@ -6,6 +6,7 @@
 #include "arrow/batch.hpp"
 #include "buffer.hpp"
 #include "moments/arrays.hpp"
+#include "moments/averages.hpp"
 #include "moments/block.hpp"
 #include "moments/estimates.hpp"
 #include "moments/gaps.hpp"
@@ -158,6 +159,26 @@ void py_read_moments(nb::handle moments, int ddof, nb::handle out, nb::handle de
         to.put(k, estimate(load_moments(memory.as<int64_t>(), to.features, k), ddof));
 }
 
+Averages load_averages(const Buffer &means, const Buffer &variances, int64_t features, int64_t k) {
+    return {load_moments(means.as<int64_t>(), features, k), load_moments(variances.as<int64_t>(), features, k)};
+}
+
+// Writes the means and the variances with one more block to `out`, one after the other.
+void py_append_block(nb::handle means, nb::handle variances, nb::handle block, double decay, int ddof,
+                     nb::handle out) {
+    const Buffer a(means, 8, INTEGER), b(variances, 8, INTEGER), one(block, 8, INTEGER),
+        memory(out, 8, INTEGER, true);
+    const auto features = static_cast<int64_t>(one.items()) / FIELDS;
+    for (const Buffer *buffer : {&a, &b, &one}) buffer->expect(FIELDS * features, "an array of moments");
+    memory.expect(2 * FIELDS * features, "the array of both moments");
+    for (int64_t k = 0; k < features; ++k) {
+        const Moments newest = load_moments(one.as<int64_t>(), features, k);
+        const Averages grown = append_block(load_averages(a, b, features, k), newest, decay, ddof);
+        store_moments(memory.as<int64_t>(), features, k, grown.means);
+        store_moments(memory.as<int64_t>() + FIELDS * features, features, k, grown.variances);
+    }
+}
+
 // `prior_mean` and `prior_var` are given if `has_prior`.
 void py_read_blocks(nb::handle means, nb::handle variances, double new_weight, bool has_prior,
                     double prior_mean, double prior_var, nb::handle out, nb::handle defined) {
@@ -167,9 +188,7 @@ void py_read_blocks(nb::handle means, nb::handle variances, double new_weight, b
     b.expect(FIELDS * to.features, "the array of variances");
     const BlockPrior prior{prior_mean, prior_var};
     for (int64_t k = 0; k < to.features; ++k)
-        to.put(k, estimate_blocks(load_moments(a.as<int64_t>(), to.features, k),
-                                  load_moments(b.as<int64_t>(), to.features, k), new_weight,
-                                  has_prior ? &prior : nullptr));
+        to.put(k, estimate(load_averages(a, b, to.features, k), new_weight, has_prior ? &prior : nullptr));
 }
 
 // Writes the moments of the recursion with the first value, which weighs its decay divided by alpha.
@@ -240,6 +259,7 @@ void bind_moments(nb::module_ &module) {
     module.def("merge_moments", &py_merge_moments);
     module.def("extend_over_gaps", &py_extend_over_gaps);
     module.def("read_moments", &py_read_moments);
+    module.def("append_block", &py_append_block);
     module.def("read_blocks", &py_read_blocks);
     module.def("with_first", &py_with_first);
     module.def("maps_of_moments", &py_maps_of_moments);

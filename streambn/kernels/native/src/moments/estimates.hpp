@@ -22,15 +22,8 @@ inline double divisor_of(double weight, double pairs, double squares, double cou
 }
 Estimate estimate(const Moments &m, int ddof);
 
-// The prior of an average over blocks: a mean and a variance before the first block.
-struct BlockPrior {
-    double mean, var;
-};
-
-// Returns the averages over blocks. `means` and `variances` have a row for each block, and a block
-// weighs `new_weight` of the running value. A null prior stands for none.
-Estimate estimate_blocks(const Moments &means, const Moments &variances, double new_weight,
-                         const BlockPrior *prior);
+// Sets variance and standard deviation. `m2` is in units of 2**(2 * exponent).
+void set_variance(Estimate &out, Pair m2, double divisor, int64_t exponent);
 
 // A standard deviation of at most EPSILON * |mean|, or below LEAST_NORMAL, is within rounding error
 // of zero.
