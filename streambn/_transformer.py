@@ -154,9 +154,14 @@ class Transformer(abc.ABC):
             is beyond float16.
         """
         standardizer, kind = self.standardizer, float_type_of(dtype)
+        fingerprint = self._fingerprint
+        if isinstance(data, pa.RecordBatch) and validate == "basic":
+            # The short way, because most calls are for one.
+            schema = standardizer.output_schema(data.schema, kind, fingerprint=fingerprint)
+            return standardizer.standardize(data, schema)
 
         def output_schema(schema: pa.Schema) -> pa.Schema:
-            return standardizer.output_schema(schema, kind, fingerprint=self._fingerprint)
+            return standardizer.output_schema(schema, kind, fingerprint=fingerprint)
 
         def function(batch: pa.RecordBatch | Matrix, schema: pa.Schema) -> Any:
             if isinstance(batch, Matrix):
@@ -164,10 +169,8 @@ class Transformer(abc.ABC):
             return standardizer.standardize(batch, schema)
 
         batch = as_batch(data) if validate == "basic" else None
-        if batch is not None:  # the short way, because most calls are for one
-            return function(
-                batch, None if isinstance(batch, Matrix) else output_schema(batch.schema)
-            )
+        if isinstance(batch, Matrix):
+            return map_array(standardizer, batch, kind)
         return map_batches(data, output_schema, function, validate)
 
     def inverse_transform(

@@ -26,7 +26,6 @@ struct Plan {
     const Column *column;
     Output *output;
     int64_t first_feature, elements, period;
-    std::vector<double> parameters;
     Maps maps;
     // The integers nearest to the locations. Subtracting them before values are rounded to float64
     // keeps the low digits.
@@ -40,11 +39,17 @@ struct Plan {
     int64_t first_task;
 };
 
-Plan make_plan(const Column &column, const FeatureTransform &features, int64_t first_feature, Output &output) {
+enum { HI, LO, SCALE, INVERSE, GAMMA, BETA, ARRAYS };  // the arrays of parameters
+
+int64_t period_of(const Column &column) { return std::lcm<int64_t>(column.width, 8); }
+
+// Writes the parameters to `arrays`, which has room for ARRAYS periods.
+Plan make_plan(const Column &column, const FeatureTransform &features, int64_t first_feature, Output &output,
+               double *arrays) {
     Plan plan{};
     plan.column = &column, plan.output = &output, plan.first_feature = first_feature;
     plan.elements = column.rows * column.width;
-    plan.period = std::lcm<int64_t>(column.width, 8);
+    plan.period = period_of(column);
     plan.all_known = std::all_of(features.known + first_feature, features.known + first_feature + column.width,
                                  [](uint8_t k) { return k; });
     const int size = size_of(output.type);
@@ -57,7 +62,8 @@ Plan make_plan(const Column &column, const FeatureTransform &features, int64_t f
     plan.unit = unit.hi;
 
     const Type type = loop_type(column.type);
-    std::vector<double> subtracted(static_cast<size_t>(column.width), 0.0);
+    static thread_local std::vector<double> subtracted;
+    subtracted.assign(static_cast<size_t>(column.width), 0.0);
     for (int64_t k = 0; k < column.width; ++k) {
         double near = std::rint(features.location_hi[first_feature + k] * (column.decimal_scale ? unit.hi : 1.0));
         if (features.inverse || !std::isfinite(near)) near = 0;
@@ -77,9 +83,6 @@ Plan make_plan(const Column &column, const FeatureTransform &features, int64_t f
         subtracted[static_cast<size_t>(k)] = near;
     }
 
-    enum { HI, LO, SCALE, INVERSE, GAMMA, BETA, ARRAYS };
-    plan.parameters.resize(static_cast<size_t>(ARRAYS * plan.period));
-    double *const arrays = plan.parameters.data();
     for (int64_t i = 0; i < plan.period; ++i) {
         const int64_t feature = first_feature + i % column.width;
         Pair location{features.location_hi[feature], features.location_lo[feature]};
@@ -219,9 +222,14 @@ void transform(const std::vector<Column> &columns, const FeatureTransform &featu
     const Kernels &inner = kernels();
     std::vector<Plan> plans;
     plans.reserve(columns.size());
+    int64_t numbers = 0;
+    for (const Column &column : columns) numbers += ARRAYS * period_of(column);
+    std::vector<double> parameters(static_cast<size_t>(numbers));
+    double *arrays = parameters.data();
     int64_t first = 0, tasks = 0, bytes = 0;
     for (size_t i = 0; i < columns.size(); ++i) {
-        plans.push_back(make_plan(columns[i], features, first, outputs[i]));
+        plans.push_back(make_plan(columns[i], features, first, outputs[i], arrays));
+        arrays += ARRAYS * plans.back().period;
         plans.back().first_task = tasks;
         tasks += (plans.back().elements + TASK_VALUES - 1) / TASK_VALUES;
         bytes += plans.back().elements * size_of(columns[i].type);
