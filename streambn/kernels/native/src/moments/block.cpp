@@ -76,6 +76,8 @@ void reduce_nulls(const RowWeighting &rows, const MomentsTask &task) {
     }
 }
 
+// Asks for some rows before they are needed. To ask for each cache line once, where rows share one,
+// is faster than memory: requests are dropped, and a matrix of 80 MB takes 16 ms instead of 5.4.
 void prefetch_rows(const Column &column, const MomentsTask &task, int64_t start, int64_t stop) {
     const int64_t octets = task.features * size_of(column.type);
     for (int64_t row = start; row < stop; ++row)
