@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import distributed, measure, plot, report
+from benchmarks import distributed, measure, online, plot, report
 from benchmarks.bars import judge
 from benchmarks.filejobs import FILE_JOBS, measure_file_job
 from benchmarks.peers import PEERS, limit_threads
@@ -26,6 +26,9 @@ def main(arguments: Sequence[str], root: Path | None = None) -> int:
         root = Path(__file__).parents[1]
     if options.distributed:
         return distributed.main(root, quick=options.quick)
+    if options.online:
+        limit_threads(1)
+        return online.main(root, rounds=options.rounds, quick=options.quick)
     if root is not None:  # fail now rather than after the measurements
         report.split(root / "README.md")
         report.split(root / "benchmarks/README.md")
@@ -86,5 +89,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--distributed",
         action="store_true",
         help="measure states, Spark and Ray instead, and write their part of benchmarks/README.md",
+    )
+    parser.add_argument(
+        "--online",
+        action="store_true",
+        help="measure loops of small batches instead, and write their part of benchmarks/README.md",
     )
     return parser.parse_args(arguments)

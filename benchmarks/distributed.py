@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import THREADS, report
+from benchmarks.bounds import Bound, bound_table
 from benchmarks.workloads import MILLION
 from streambn.testing import exact_moments
 
@@ -50,19 +51,6 @@ class Size(NamedTuple):
 
 
 QUICK = Size(rows=4000, columns=4, rounds=1, far=1000, partitions=(2, 4), blocks=(2,))
-
-
-class Bar(NamedTuple):
-    """A bound on a time: on its ratio to another one, or on the seconds."""
-
-    title: str
-    bound: float
-    measured: float | None  # None: the engine is missing
-
-    @property
-    def holds(self) -> bool:
-        """Whether the bound is kept, as far as it was measured."""
-        return self.measured is None or self.measured <= self.bound
 
 
 def measure(size: Size) -> Found:
@@ -140,7 +128,7 @@ def run_task(task: str, cores: int, folder: Path, rounds: int, partitions: Seque
 # --------------------------------------------------------------------------------- bars
 
 
-def bars(found: Mapping[str, Found]) -> list[Bar]:
+def bars(found: Mapping[str, Found]) -> list[Bound]:
     """Judge what was measured."""
     states = found["states 2"]
     worst = {step: max(each[step] for each in states.values()) for step in ("write", "read")}
@@ -157,10 +145,10 @@ def bars(found: Mapping[str, Found]) -> list[Bar]:
          "StandardScaler, files"),
     )  # fmt: skip
     return [
-        Bar(f"write a state of {_FEATURES} features, µs", 150, worst["write"] * 1e6),
-        Bar(f"read a state of {_FEATURES} features, µs", 150, worst["read"] * 1e6),
-        Bar("fold the states of all partitions, s", 1, fold),
-        *(Bar(title, bound, _ratio(times, a, b)) for title, bound, times, a, b in ratios),
+        Bound(f"write a state of {_FEATURES} features, µs", 150, worst["write"] * 1e6),
+        Bound(f"read a state of {_FEATURES} features, µs", 150, worst["read"] * 1e6),
+        Bound("fold the states of all partitions, s", 1, fold),
+        *(Bound(title, bound, _ratio(times, a, b)) for title, bound, times, a, b in ratios),
     ]
 
 
@@ -188,7 +176,7 @@ def full(found: Mapping[str, Found], size: Size) -> str:
             "#### Digits",
             digit_table(found, size),
             "#### Bars",
-            bar_table(bars(found)),
+            bound_table(bars(found)),
             "#### More data",
             *model(found, size),
         ]
@@ -261,20 +249,6 @@ def _digits(value: float, exact: float) -> int:
     """Return how many leading digits of a value are right, of the 16 that float64 has."""
     error = abs(value / exact - 1)
     return 16 if error < 1e-16 else max(0, min(16, math.floor(-math.log10(error))))
-
-
-def bar_table(judged: Sequence[Bar]) -> str:
-    """Return the bars and what was measured."""
-    rows = [
-        [
-            bar.title,
-            f"{bar.bound:g}",
-            "not measured" if bar.measured is None else f"{bar.measured:.2f}",
-            "ok" if bar.holds else "MISSED",
-        ]
-        for bar in judged
-    ]
-    return report.table(["bar", "at most", "measured", ""], rows, texts=1)
 
 
 # --------------------------------------------------------------------------- cost model

@@ -56,7 +56,7 @@ def test_bars_follow_from_times(found):
     assert by_title["Spark: fit_dataset"].holds
     assert not by_title["Spark: fit"].holds
     assert by_title["Ray: fit of files"].measured is None
-    assert "| MISSED |" in distributed.bar_table(judged)
+    assert "| MISSED |" in distributed.bound_table(judged)
 
 
 def test_the_model_adds_reading_tasks_and_fold(found):
