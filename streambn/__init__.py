@@ -21,9 +21,10 @@ if TYPE_CHECKING:
         SnapshotError,
         StreamBNError,
     )
-    from streambn.normalizer import FrozenNormalizer, Normalizer, from_bytes, load, merge
+    from streambn.normalizer import FrozenNormalizer, Normalizer, merge
     from streambn.online import Checkpointer, RowNormalizer, Watcher
     from streambn.policies import EMA, BatchEMA, Exact, Welford
+    from streambn.stored import from_bytes, load
 
 __all__ = [
     "EMA",
@@ -68,8 +69,8 @@ _HOMES = {
     "StreamBNError": "errors",
     "Watcher": "online",
     "Welford": "policies",
-    "from_bytes": "normalizer",
-    "load": "normalizer",
+    "from_bytes": "stored",
+    "load": "stored",
     "merge": "normalizer",
 }
 _MODULES = frozenset({"errors", "kernels"})

@@ -8,21 +8,25 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
 from streambn._lazy import lazy_module
 from streambn._messages import listed
 from streambn._transformer import Transformer, float_type_of
-from streambn.array_transform import array_of, map_array
-from streambn.arrow import Matrix, Validation, as_batch, check_names, map_stream, open_stream
-from streambn.by_row import check_by_row, normalize_rows
+from streambn.arrow import Validation, as_batch, check_names, map_stream, open_stream
+from streambn.by_row import check_by_row
 from streambn.errors import InvalidValueError, NotFittedError
+from streambn.learn_and_transform import (
+    Using,
+    check_using,
+    learn_and_transform,
+    output_schema_of,
+)
 from streambn.options import Missing, Options, SchemaRule
 from streambn.policies import Policy, Welford, check_policy
 from streambn.row_transform import RowTransform
-from streambn.standardize import Standardizer
 from streambn.statistics import Statistics
 
 # A process that only learns needs no files, and msgspec takes half of the import time.
@@ -32,10 +36,7 @@ else:
     io = lazy_module("streambn.io")
     snapshot = lazy_module("streambn.snapshot")
 
-__all__ = ["FrozenNormalizer", "Normalizer", "Using", "from_bytes", "load", "merge"]
-
-Using = Literal["running", "before", "batch"]
-_USING: Final = get_args(Using)
+__all__ = ["FrozenNormalizer", "Normalizer", "merge"]
 
 _log = logging.getLogger("streambn")
 
@@ -302,29 +303,26 @@ class Normalizer(Transformer):
         >>> sbn.Normalizer().update_transform(data, using="before", by_row=True)["x"].to_pylist()
         [None, 2.0, 0.0, 8.573214099741124]
         """
-        if using not in _USING:
-            raise InvalidValueError(
-                f"using must be 'running', 'before' or 'batch', got {using!r}.", argument="using"
-            )
+        check_using(using)
         if by_row is not False:
             check_by_row(self._statistics.policy, by_row, using)
         kind = float_type_of(dtype)
         single = as_batch(data) if validate == "basic" else None
         if single is not None:  # the short way, because most calls are for one
             with self._lock:
-                learned, out = _learn_and_normalize(self._statistics, single, using, kind, by_row)
+                learned, out = learn_and_transform(self._statistics, single, using, kind, by_row)
                 self._commit(learned)
             return out
         learned = self._statistics
 
         def output_schema(schema: pa.Schema) -> pa.Schema:
-            return _output_schema(self._statistics.bind(schema), schema, using, kind)
+            return output_schema_of(self._statistics.bind(schema), schema, using, kind)
 
         def step(batch: Any, schema: Any) -> Any:
             nonlocal learned
             with self._lock:
                 before = self._statistics if is_lazy else learned
-                learned, out = _learn_and_normalize(before, batch, using, kind, by_row, schema)
+                learned, out = learn_and_transform(before, batch, using, kind, by_row, schema)
                 if is_lazy:
                     self._commit(learned)
             return out
@@ -636,59 +634,6 @@ class FrozenNormalizer(Transformer):
         return hash(self.fingerprint) if snapshot.can_hold(self.policy) else id(self._statistics)
 
 
-def load(path: str | os.PathLike[str]) -> Normalizer | FrozenNormalizer:
-    """Read a statistics file.
-
-    Parameters
-    ----------
-    path : str or path object
-        A file. A string may also be a URL.
-
-    Returns
-    -------
-    Normalizer or FrozenNormalizer
-        The kind that was saved.
-
-    Raises
-    ------
-    SnapshotError
-        The file is damaged, foreign or from a newer version of streambn.
-    OSError
-        The file cannot be read.
-    """
-    location = io.locate(path)
-    # A foreign file may be large. One that does not begin like JSON is not read to its end.
-    return _restored(snapshot.decode(location.read_bytes(beginning=b"{"), location.label))
-
-
-def from_bytes(content: bytes | bytearray | memoryview) -> Normalizer | FrozenNormalizer:
-    """Read the bytes that `to_bytes` returned.
-
-    Parameters
-    ----------
-    content : bytes-like
-
-    Returns
-    -------
-    Normalizer or FrozenNormalizer
-        The kind that was written.
-
-    Raises
-    ------
-    SnapshotError
-        The bytes are damaged, foreign or from a newer version of streambn. They are checked as a
-        file is: a state that no data could have given is refused.
-    InvalidValueError
-        `content` is not bytes.
-    """
-    return _restored(snapshot.from_bytes(content))
-
-
-def _restored(saved: snapshot.Snapshot) -> Normalizer | FrozenNormalizer:
-    kind = FrozenNormalizer if saved.frozen else Normalizer
-    return kind.from_statistics(saved.statistics, saved.note)
-
-
 def merge(normalizers: Iterable[Normalizer]) -> Normalizer:
     """Return the statistics of several streams, one after the other.
 
@@ -726,52 +671,6 @@ def merge(normalizers: Iterable[Normalizer]) -> Normalizer:
             "merge needs at least one Normalizer, got none.", argument="normalizers"
         )
     return Normalizer.from_statistics(merged)
-
-
-def _output_schema(
-    bound: Statistics, schema: pa.Schema, using: Using, dtype: pa.DataType | None
-) -> pa.Schema:
-    """Return the schema of batches that are normalized before or while they are learned."""
-    out = Standardizer.of(bound).output_schema(schema, dtype, nullable=using == "batch")
-    return bound.require_binding().float_untyped(out, dtype)
-
-
-def _learn_and_normalize(
-    statistics: Statistics,
-    batch: pa.RecordBatch | Matrix,
-    using: Using,
-    dtype: pa.DataType | None,
-    by_row: bool,
-    schema: pa.Schema | None = None,
-) -> tuple[Statistics, Any]:
-    """Return the statistics after a batch, and the batch normalized; see `update_transform`.
-
-    `schema` is that of the output; None: that of a stream of this batch alone.
-    """
-    given = batch if isinstance(batch, Matrix) or schema is not None else None
-    bound = statistics.bind(batch.schema, given)
-    if given is None:
-        schema = _output_schema(bound, batch.schema, using, dtype)
-        bound = bound.bind(batch.schema, batch)
-    if by_row and isinstance(batch, Matrix):
-        schema, rows = _output_schema(bound, batch.schema, using, dtype), batch.to_batch()
-        learned, out = normalize_rows(bound, rows, schema, before=using == "before")
-        out = array_of(out, batch, bound.require_binding().columns, dtype)
-        return (statistics if learned is bound else learned), out
-    if by_row:
-        learned, out = normalize_rows(bound, batch, schema, before=using == "before")
-        return (statistics if learned is bound else learned), out
-    columns = bound.require_binding().extract(batch)
-    if using == "batch":
-        learned, by = statistics.learn_block(batch, columns)
-    else:
-        learned = statistics.learn(batch, columns)
-        # A batch of which no row counts does not even bind the columns.
-        by = learned if using == "running" and learned is not statistics else bound
-    standardizer = Standardizer.of(by)
-    if isinstance(batch, Matrix):
-        return learned, map_array(standardizer, batch, dtype, columns)
-    return learned, standardizer.standardize(batch, schema, columns)
 
 
 def _mergeable(normalizer: object, argument: str) -> Statistics:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from streambn.io import CsvOptions, Format, parse_text
-from streambn.normalizer import FrozenNormalizer, Normalizer, Using
+from streambn.learn_and_transform import Using
+from streambn.normalizer import FrozenNormalizer, Normalizer
 from streambn.statistics import Statistics
 
 __all__ = ["ApplyStatistics", "BatchFunction", "LearnAndApply", "Operation"]

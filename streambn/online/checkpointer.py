@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, Self
 
 from streambn._lazy import lazy_module
 from streambn.errors import InvalidValueError, SnapshotError, StreamBNError
-from streambn.normalizer import FrozenNormalizer, Normalizer, load
+from streambn.normalizer import FrozenNormalizer, Normalizer
 from streambn.policies import nanoseconds
 from streambn.statistics import Statistics
+from streambn.stored import load
 
 asyncio = lazy_module("asyncio")
 io = lazy_module("streambn.io")

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from streambn._lazy import lazy_module
 from streambn._messages import listed
 from streambn.errors import InvalidValueError, SchemaError, StreamBNError
-from streambn.normalizer import FrozenNormalizer, load
+from streambn.normalizer import FrozenNormalizer
 from streambn.policies import nanoseconds
+from streambn.stored import load
 
 # `RowNormalizer` needs no files.
 if TYPE_CHECKING:
