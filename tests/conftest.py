@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from streambn import kernels
 from streambn.cli import main
@@ -29,6 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--long",
         action="store_true",
         help="try each law on more examples, kill jobs at more points, run tests marked long",
+    )
+    parser.addoption(
+        "--only-long",
+        action="store_true",
+        help="with --long: leave out the tests that do the same without it",
     )
 
 
@@ -58,6 +63,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("long"):
                 item.add_marker(pytest.mark.skip(reason="only with --long"))
+    elif config.getoption("--only-long"):
+        same = [item for item in items if not has_long_form(item)]
+        config.hook.pytest_deselected(items=same)
+        items[:] = [item for item in items if has_long_form(item)]
+
+
+def has_long_form(item: pytest.Item) -> bool:
+    """Return whether a test does more with --long than without it."""
+    return (
+        item.get_closest_marker("long") is not None
+        or "long" in getattr(item, "fixturenames", ())
+        or is_hypothesis_test(getattr(item, "obj", None))
+    )
 
 
 @pytest.fixture(scope="session")
