@@ -1,9 +1,10 @@
 """Run every block of every README and every example in a docstring.
 
 A `python` block runs by itself in an empty folder, and in a process of its own if it starts an
-engine such as Spark. A `console` block is a session in an empty folder: lines that begin with `$ `
-run one after the other, and the lines below each are its output, in which `…` stands for text that
-differs between runs. A `text` block is the output of the block before it. `sh` blocks are the root
+engine such as Spark. Those for Kafka need a broker, and run in tests/online/test_kafka.py. A
+`console` block is a session in an empty folder: lines that begin with `$ ` run one after the other,
+and the lines below each are its output, in which `…` stands for text that differs between runs. A
+`text` block is the output of the block before it. `sh` blocks are the root
 README's two commands, which `.ci/run` runs. `bash` blocks are recipes for developers, whose syntax
 and paths are checked.
 """
@@ -58,7 +59,7 @@ def of_language(language: str) -> list[pytest.param]:
         pytest.param(block, id=f"{guide}-{number}")
         for guide in GUIDES
         for number, block in enumerate(blocks(guide))
-        if block.language == language
+        if block.language == language and "confluent_kafka" not in block.code
     ]
 
 

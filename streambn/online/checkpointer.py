@@ -155,8 +155,11 @@ class Checkpointer:
                 argument="path",
             )
         self._check_same(ours, saved.statistics)
+        rows = self._count(saved.statistics)
         with self._changed:
-            self._due_rows = self._rows + self._count(saved.statistics)
+            self._due_rows = self._rows + rows
+            if saved is not normalizer and self._newest is None:
+                self._newest = self._written = _Commit(saved.statistics, saved.metadata, rows)
         return saved, saved.metadata
 
     def commit(self, normalizer: Normalizer, metadata: Mapping[str, Any] | None = None) -> None:
@@ -191,10 +194,12 @@ class Checkpointer:
                     target=self._run, name="streambn-checkpointer", daemon=True
                 )
                 self._thread.start()
-            was_waiting = self._newest is not self._written
-            self._newest = commit
-            if not was_waiting or commit.rows >= self._due_rows:
-                self._changed.notify()
+            newest = self._newest
+            # A loop without new data commits the same again, which need not be written.
+            if newest is None or newest.statistics is not statistics or newest[1:] != commit[1:]:
+                self._newest = commit
+                if newest is self._written or commit.rows >= self._due_rows:
+                    self._changed.notify()
             error, self._error = self._error, None
         if error is not None:
             raise error

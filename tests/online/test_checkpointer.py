@@ -133,7 +133,15 @@ def test_it_does_not_write_what_the_file_holds(path: Path) -> None:
         checkpoint.commit(norm, {"next": 1})
         until(path.exists)
         before = path.stat().st_ino
+        checkpoint.commit(norm, {"next": 1})
+    with sbn.Checkpointer(path, every="1ms") as checkpoint:
+        norm, metadata = checkpoint.resume(sbn.Normalizer())
+        checkpoint.commit(norm, metadata)
     assert path.stat().st_ino == before
+    with sbn.Checkpointer(path) as checkpoint:
+        norm, metadata = checkpoint.resume(sbn.Normalizer())
+        checkpoint.commit(norm, {"next": 2})
+    assert place(path) == 2
 
 
 def test_no_file_is_older_than_the_one_before_it(path: Path) -> None:
