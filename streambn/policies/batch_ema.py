@@ -206,10 +206,11 @@ class BatchEMA(Policy):
     def update(self, state: BatchState, columns: Columns) -> BatchState:
         """See `Policy.update`."""
         rows = columns.rows
+        if self.batch_rows is None:
+            return self._extend(state, Moments.of(columns), rows) if rows else state
         start = 0
         while start < rows:
-            wanted = rows if self.batch_rows is None else self.batch_rows - state.open_rows
-            length = min(wanted, rows - start)
+            length = min(self.batch_rows - state.open_rows, rows - start)
             state = self._extend(state, Moments.of(columns.slice(start, length)), length)
             start += length
         return state
