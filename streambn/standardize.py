@@ -329,7 +329,8 @@ class Standardizer:
         if columns is None or not plan.settled:
             columns = plan.columns(batch)
         mapped = kernels.normalize(columns, part.parameters, plan.leaf_schema)
-        self.options.check_finite(mapped.nans, mapped.infs, part.binding.features)
+        if np.count_nonzero(mapped.not_finite):
+            self.options.check_finite(mapped.nans, mapped.infs, part.binding.features)
         if plan.narrow:
             part._check_range(mapped, plan.narrow, "clip= bounds it, and ")
         if plan.whole:

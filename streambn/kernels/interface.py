@@ -311,10 +311,21 @@ class Transformed(NamedTuple):
     ----------
     batch : pyarrow.RecordBatch
         One column for each bound column, of the requested schema.
-    nans, infs : ndarray of int64, shape (F,)
+    not_finite : ndarray of int64, shape (2, F)
         NaN and infinite values found in the input. Nulls are not counted.
     """
 
     batch: pa.RecordBatch
-    nans: Ints
-    infs: Ints
+    not_finite: Ints
+
+    @property
+    def nans(self) -> Ints:
+        """NaN found in the input, shape (F,)."""
+        counts: Ints = self.not_finite[0]
+        return counts
+
+    @property
+    def infs(self) -> Ints:
+        """Infinite values found in the input, shape (F,)."""
+        counts: Ints = self.not_finite[1]
+        return counts

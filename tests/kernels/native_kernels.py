@@ -44,9 +44,10 @@ def output_schema(layout, kinds):
 def run_transform(function, columns, transform, dtypes):
     """Call a transform with the given output types, and validate its batch."""
     schema = output_schema(columns.layout, [pa.from_numpy_dtype(dtype) for dtype in dtypes])
-    batch, nans, infs = function(columns, transform, schema)
-    batch.validate(full=True)
-    return Output([getattr(array, "values", array) for array in batch.columns], nans, infs)
+    mapped = function(columns, transform, schema)
+    mapped.batch.validate(full=True)
+    arrays = [getattr(array, "values", array) for array in mapped.batch.columns]
+    return Output(arrays, mapped.nans, mapped.infs)
 
 
 FIELDS = len(MomentArrays.FIELDS)

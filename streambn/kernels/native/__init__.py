@@ -264,7 +264,7 @@ def map_series(
     columns: Columns, state: SeriesState, series: Series
 ) -> tuple[SeriesState, Transformed]:
     """See `streambn.kernels.reference.map_series`."""
-    nans, infs = np.zeros((2, columns.layout.features), np.int64)
+    counts = np.zeros((2, columns.layout.features), np.int64)
     first = None if state.first is None else state.first.memory
     before: tuple[Any, ...] = (state.moments.memory, first, state.gaps, state.times)
     after: list[Any] = [None if array is None else np.empty_like(array) for array in before]
@@ -284,29 +284,32 @@ def map_series(
         series.halflife or 1.0,
         before,
         tuple(after),
-        nans,
-        infs,
+        counts[0],
+        counts[1],
         _threads,
-        _export(series.schema),
-        pa.allocate_buffer,
-        lambda address: pa.RecordBatch._import_from_c(address, series.schema),
+        *_output(series.schema),
     )
     moments, first, gaps, at = after
     one = None if first is None else MomentArrays(first)
-    return SeriesState(MomentArrays(moments), one, gaps, at), Transformed(batch, nans, infs)
+    return SeriesState(MomentArrays(moments), one, gaps, at), Transformed(batch, counts)
 
 
-# The last output schema and its export. The batches of a stream share one schema, so the export
-# is reused.
-_exported: tuple[pa.Schema, object] | None = None
+# The last output schema, and what `_output` returns for it. The batches of a stream share one.
+_last_output: tuple[pa.Schema, tuple[Any, ...]] | None = None
 
 
-def _export(schema: pa.Schema) -> object:
-    global _exported  # noqa: PLW0603 - a tuple is replaced at once
-    known = _exported
-    if known is None or known[0] is not schema:
-        known = _exported = schema, schema.__arrow_c_schema__()
-    return known[1]
+def _output(schema: pa.Schema) -> tuple[Any, ...]:
+    """Return the export of a schema, and the functions that allocate and import an output."""
+    global _last_output  # noqa: PLW0603 - a tuple is replaced at once
+    last = _last_output
+    if last is None or last[0] is not schema:
+
+        def import_batch(address: int) -> pa.RecordBatch:
+            return pa.RecordBatch._import_from_c(address, schema)
+
+        output = schema.__arrow_c_schema__(), pa.allocate_buffer, import_batch
+        last = _last_output = schema, output
+    return last[1]
 
 
 def _transform(
@@ -314,13 +317,8 @@ def _transform(
 ) -> Transformed | None:
     """Return None if a location or a scale is extreme, because only the reference rescales."""
     counts = np.zeros((2, columns.layout.features), np.int64)
-    arguments = _arguments(columns, transform, inverse, counts)
-
-    def import_batch(address: int) -> pa.RecordBatch:
-        return pa.RecordBatch._import_from_c(address, schema)
-
-    batch = _core.transform(*(*arguments, _export(schema), pa.allocate_buffer, import_batch))
-    return None if batch is None else Transformed(batch, *counts)
+    batch = _core.transform(*_arguments(columns, transform, inverse, counts), *_output(schema))
+    return None if batch is None else Transformed(batch, counts)
 
 
 def _arguments(

@@ -53,7 +53,8 @@ def map_series(
     times = None if series.halflife is None else _as_pairs(columns.times)
     y = np.zeros((rows, len(features)))
     known = np.zeros((rows, len(features)), np.bool_)
-    nans, infs = np.zeros((2, len(features)), np.int64)
+    counts = np.zeros((2, len(features)), np.int64)
+    nans, infs = counts
     for index, array, _ in iterate_features(columns, range(len(features))):
         feature, exact = features[index], bool(series.exact[index])
         values: list[Any] = [number(value, index) or () for value in array.to_pylist()]
@@ -79,7 +80,7 @@ def map_series(
         if moments_at is not None:
             moments_at[:, index] = at
     batch = arrays_of(flatten_columns(columns), y, known, series.schema)
-    return _store(features, state, moments_at), Transformed(batch, nans, infs)
+    return _store(features, state, moments_at), Transformed(batch, counts)
 
 
 def _map(learner: RowLearner, feature: Feature, value: Any) -> tuple[bool, float]:

@@ -86,7 +86,8 @@ def _map_columns(
     chunk_map: _ChunkMap,
     base: Floats | None = None,
 ) -> Transformed:
-    nans, infs = np.zeros((2, len(transform.known)), np.int64)
+    counts = np.zeros((2, len(transform.known)), np.int64)
+    nans, infs = counts
     plain = flatten_columns(columns)
     arrays: list[pa.Array] = [None] * len(plain)
     kinds = schema.types
@@ -115,7 +116,7 @@ def _map_columns(
         for p, out in zip(source.parts, outs, strict=True):
             flat = _to_arrow(p.column, out, part.known[p.features])
             arrays[p.index] = _as_list(p.column, flat, kinds[p.index])
-    return Transformed(pa.RecordBatch.from_arrays(arrays, schema=schema), nans, infs)
+    return Transformed(pa.RecordBatch.from_arrays(arrays, schema=schema), counts)
 
 
 def arrays_of(
