@@ -66,6 +66,18 @@ def test_loop_gives_nulls_until_the_feature_is_known(using: Any) -> None:
     assert nulls == {"running": [3, 1, 0], "before": [3, 3, 0], "batch": [3, 3, 0]}[using]
 
 
+@pytest.mark.parametrize("using", ["running", "before"])
+@pytest.mark.parametrize("policy", [sbn.Welford(), sbn.EMA(alpha=0.3)], ids=repr)
+def test_rows_are_null_until_the_feature_is_known(policy: Any, using: Any) -> None:
+    batch = column([1.0, None, 3.0, math.nan, 4.0, 8.0, 2.0])
+    norm, one_by_one = (sbn.Normalizer(policy, min_count=3) for _ in range(2))
+    got = norm.update_transform(batch, using, by_row=True)["x"].to_pylist()
+    rows = [batch.slice(i, 1) for i in range(len(batch))]
+    expected = [one_by_one.update_transform(row, using)["x"][0].as_py() for row in rows]
+    assert repr(got) == repr(expected)
+    assert got[:3] == [None] * 3
+
+
 def test_output_of_a_feature_that_is_not_known_yet_is_nullable() -> None:
     schema = pa.schema([pa.field("x", pa.float64(), nullable=False)])
     batch = pa.record_batch([pa.array([1.0, 2.0])], schema=schema)

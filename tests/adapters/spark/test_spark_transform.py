@@ -31,6 +31,7 @@ OPTIONS = {
     "not centred": {"center": False},
     "not scaled": {"scale": False, "clip": 1e3},
     "nan": {"nan": "propagate", "inf": "propagate", "clip": 2.0},
+    "few values": {"min_count": 250},
 }
 
 
