@@ -1,12 +1,12 @@
 """Run every block of every README and every example in a docstring.
 
-A `python` block runs by itself in an empty folder, and in a process of its own if it starts an
-engine such as Spark. Those for Kafka need a broker, and run in tests/online/test_kafka.py. A
-`console` block is a session in an empty folder: lines that begin with `$ ` run one after the other,
-and the lines below each are its output, in which `…` stands for text that differs between runs. A
-`text` block is the output of the block before it. `sh` blocks are the root
-README's two commands, which `.ci/run` runs. `bash` blocks are recipes for developers, whose syntax
-and paths are checked.
+A `python` block runs by itself in an empty folder. Blocks that start engines such as Spark share a
+process, because to start an engine takes longer than to run a block. Those for Kafka need a broker,
+and run in tests/online/test_kafka.py. A `console` block is a session in an empty folder: lines that
+begin with `$ ` run one after the other, and the lines below each are its output, in which `…`
+stands for text that differs between runs. A `text` block is the output of the block before it. `sh`
+blocks are the root README's two commands, which `.ci/run` runs. `bash` blocks are recipes for
+developers, whose syntax and paths are checked.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from __future__ import annotations
 import doctest
 import importlib
 import importlib.util
+import json
 import os
 import pkgutil
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -68,11 +70,74 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+# Runs the blocks that it reads, each in an empty folder. Engines keep the folder in which they
+# started as their own, so it is emptied and not changed.
+RUN_BLOCKS = """
+import contextlib, io, json, os, shutil, sys, traceback
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # engines may print at any time
+for line in sys.stdin:
+    for entry in os.scandir():
+        shutil.rmtree(entry) if entry.is_dir() else os.remove(entry)
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        try:
+            exec(compile(json.loads(line), "README.md", "exec"), {"__name__": "readme"})
+            error = None
+        except BaseException:
+            error = traceback.format_exc()
+    print(json.dumps([output.getvalue(), error]), file=answers, flush=True)
+"""
+
+
+class EngineProcess:
+    """A process for blocks that start engines, which all of them share and which ends them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, code: str) -> str:
+        """Return the output of a block."""
+        if self._process is None:
+            quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", RUN_BLOCKS],
+                cwd=self._folder,
+                env={**os.environ, **quiet, "PYSPARK_PYTHON": sys.executable},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(code) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, "the process ended"
+        output, error = json.loads(answer)
+        assert error is None, error
+        return str(output)
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def engine_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+    process = EngineProcess(tmp_path_factory.mktemp("engines", numbered=True))
+    yield process
+    process.end()
+
+
 @pytest.mark.parametrize("block", of_language("python"))
-def test_python_block_prints_its_output(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_block_prints_its_output(
+    block: Block, capsys: pytest.CaptureFixture[str], engine_process: EngineProcess
+) -> None:
     engines = [host for host in HOSTS if f"streambn.adapters.{host}" in block.code]
     if engines:
-        output = run_on_engines(block.code, engines)
+        need_engines(engines)
+        output = engine_process.run(block.code)
     else:
         exec(compile(block.code, "README.md", "exec"), {"__name__": "readme"})
         output = capsys.readouterr().out
@@ -87,21 +152,6 @@ def need_engines(engines: list[str]) -> None:
             pytest.skip(HOSTS[host])
     if "spark" in engines:
         needs_java()
-
-
-def run_on_engines(code: str, engines: list[str]) -> str:
-    """Run code in a process of its own, which ends the engines too, and return its output."""
-    need_engines(engines)
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **quiet, "PYSPARK_PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("block", of_language("console"))
