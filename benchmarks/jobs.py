@@ -21,8 +21,9 @@ class Job(NamedTuple):
     """One pass over the data, and how to read its result.
 
     `read` turns the result of `run` into numbers: means and variances, shape (2, columns); means
-    alone, shape (1, columns); or the normalized values of the last batch. Tasks on rows append the
-    last row, normalized.
+    alone, shape (1, columns); or the normalized values of the last batch, or of the last row alone
+    if each row is normalized by the statistics as of that row. Tasks on rows append the last row,
+    normalized.
     """
 
     run: Callable[[], Any]

@@ -91,6 +91,20 @@ def streambn_transform(data: Data) -> Job:
     return transform_each(frozen.transform, data.batches, lambda out: out.column(0).to_numpy())
 
 
+@STREAMBN.does("by-row")
+def streambn_by_row(data: Data, policy: Any = None) -> Job:
+    def run() -> Any:
+        norm = sbn.Normalizer(policy)
+        for batch in data.batches:
+            out = norm.update_transform(batch, by_row=True)
+        return out
+
+    return Job(run, lambda out: np.array([column[-1].as_py() for column in out.columns]))
+
+
+STREAMBN.does("by-row-ema")(partial(streambn_by_row, policy=sbn.EMA(halflife=HALFLIFE)))
+
+
 def _frozen(data: Data) -> tuple[sbn.FrozenNormalizer, Floats]:
     """Return the statistics of all batches, frozen, and their means and variances."""
     job = streambn_fit(data)
@@ -230,6 +244,16 @@ def polars_ema(data: Data) -> Job:
     )
 
 
+@POLARS.does("by-row-ema")
+def polars_by_row_ema(data: Data) -> Job:
+    frame, x = pl.from_arrow(_table(data)), pl.all()
+    std = x.ewm_std(half_life=HALFLIFE, bias=True)
+    return Job(
+        lambda: frame.select((x - x.ewm_mean(half_life=HALFLIFE)) / std),
+        lambda out: np.array(out.row(-1)),
+    )
+
+
 @POLARS.does("ema-time")
 def polars_ema_time(data: Data) -> Job:
     """Use Polars' own definition, a recursion whose α depends on the time since the last row."""
@@ -265,6 +289,25 @@ def pandas_ema(data: Data) -> Job:
     return Job(
         lambda: (window.mean(), window.var(bias=True)),
         lambda pair: _pair([series.iloc[-1] for series in pair]),
+    )
+
+
+@PANDAS.does("by-row")
+def pandas_by_row(data: Data) -> Job:
+    frame = pd.DataFrame(np.concatenate(data.matrices), copy=False)
+    window = frame.expanding()
+    return Job(
+        lambda: (frame - window.mean()) / window.std(ddof=0), lambda out: out.iloc[-1].to_numpy()
+    )
+
+
+@PANDAS.does("by-row-ema")
+def pandas_by_row_ema(data: Data) -> Job:
+    frame = pd.DataFrame(np.concatenate(data.matrices), copy=False)
+    window = frame.ewm(halflife=HALFLIFE)
+    return Job(
+        lambda: (frame - window.mean()) / window.std(bias=True),
+        lambda out: out.iloc[-1].to_numpy(),
     )
 
 

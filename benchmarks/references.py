@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
+import streambn as sbn
 from benchmarks import workloads
 from benchmarks.jobs import STREAMBN, Job
 from benchmarks.peers import streambn_fit
@@ -79,6 +80,21 @@ def streambn_in_river(data: Data) -> Job:
     return job._replace(read=lambda out: job.read(out)[:2])
 
 
+def row_normalizer_in_a_loop(data: Data) -> Job:
+    """Learn and normalize each row, which is a dict."""
+    rows = [row for batch in data.batches for row in batch.to_pylist()]
+
+    def run() -> sbn.RowNormalizer:
+        norm = sbn.RowNormalizer()
+        learn, transform = norm.learn_one, norm.transform_one
+        for row in rows:
+            learn(row)
+            transform(row)
+        return norm
+
+    return Job(run, lambda norm: np.stack([norm.stats()[n].to_numpy() for n in ("mean", "var")]))
+
+
 def streambn_without_weights(data: Data) -> Job:
     batches = tuple(batch.drop_columns([WEIGHT]) for batch in data.batches)
     return streambn_fit(data._replace(batches=batches))
@@ -98,6 +114,7 @@ REFERENCES: dict[str, Callable[[Data], Job]] = {
     workloads.COPIES[1]: lambda data: np_copyto(data, buffers=len(data.matrices)),
     workloads.TEN_VALUES: np_add_reduce,
     workloads.IN_RIVER: streambn_in_river,
+    workloads.IN_A_LOOP: row_normalizer_in_a_loop,
     workloads.ON_ONE_THREAD: streambn_exact_on_one_thread,
     workloads.WITHOUT_NULLS: streambn_on_one_column,
     workloads.WITHOUT_FORGETTING: streambn_fit,
