@@ -174,7 +174,7 @@ WITHOUT_WEIGHTS, ONE_COLUMN = "streambn without weights", "streambn on one colum
 _STREAM = Shape(MILLION, 1, 16)
 _LONG = Shape(16 * MILLION, 1, 1)  # one batch: the work per batch does not count
 _ROWS = Shape(2000, 10, 1)
-_SERIES = Shape(MILLION, 4, 1)
+_SERIES = Shape(MILLION, 8, 1)
 
 # fmt: off
 WORKLOADS = (
@@ -202,10 +202,10 @@ WORKLOADS = (
     Workload("ema", "fit float64, EMA by row", "ema", normal, _STREAM,
              references=(WITHOUT_FORGETTING,)),
     Workload("ema-time", "fit float64, EMA by event time", "ema-time", with_times, _STREAM),
-    Workload("by-row", "normalize 4 columns row by row", "by-row", normal, _SERIES, ()),
+    Workload("by-row", "normalize 8 columns row by row", "by-row", normal, _SERIES, ()),
     Workload("by-row-ema", "the same, EMA by row", "by-row-ema", normal, _SERIES, ()),
-    Workload("by-row-10", "normalize 10 columns row by row", "by-row", normal,
-             Shape(20_000, 10, 1), (), (IN_A_LOOP,), unit="µs per row"),
+    Workload("by-row-10", "normalize 10 columns row by row, two threads", "by-row", normal,
+             Shape(50_000, 10, 1), (), (IN_A_LOOP,), unit="µs per row", threads=2),
     Workload("weights", "fit 64k rows × 16 columns with weights", "weights", with_weights,
              Shape(1 << 16, 16, 16), references=(WITHOUT_WEIGHTS,)),
     Workload("transform", "transform float64, 64k rows", "transform", normal,

@@ -93,33 +93,33 @@ class PairReader {
 };
 
 template <class To>
-void write_values(const double *values, int n, int64_t from_step, int64_t to_step, To *to) {
-    for (int i = 0; i < n; ++i) to[i * to_step] = static_cast<To>(values[i * from_step]);
+void write_values(const double *values, int n, int64_t step, To *to) {
+    for (int i = 0; i < n; ++i) to[i * step] = static_cast<To>(values[i]);
 }
 
-// Writes every `step`-th value.
-void write_output(const Place &place, int64_t start, int n, const double *values, int64_t step) {
+void write_output(const Place &place, int64_t start, int n, const double *values) {
     const Output &output = *place.output;
-    const int64_t width = place.column->width, at = start * width + place.element;
-    if (output.type == Type::float64) {
-        write_values(values, n, step, width, reinterpret_cast<double *>(output.values) + at);
+    uint8_t *const to = output.values + start * output.row_step + place.element * output.value_step;
+    const int64_t step = output.row_step / size_of(output.type);
+    if (output.type == Type::float64 && step == 1) {
+        std::memcpy(to, values, 8 * static_cast<size_t>(n));
+    } else if (output.type == Type::float64) {
+        write_values(values, n, step, reinterpret_cast<double *>(to));
     } else if (output.type == Type::float32) {
-        write_values(values, n, step, width, reinterpret_cast<float *>(output.values) + at);
+        write_values(values, n, step, reinterpret_cast<float *>(to));
     } else {
-        auto *to = reinterpret_cast<uint16_t *>(output.values) + at;
-        for (int i = 0; i < n; ++i) to[i * width] = half_of(values[i * step]);
+        for (int i = 0; i < n; ++i) reinterpret_cast<uint16_t *>(to)[i * step] = half_of(values[i]);
     }
 }
-
-// Returns the bits of 2**exponent.
-constexpr uint64_t bits_of_power(int exponent) { return static_cast<uint64_t>(1023 + exponent) << 52; }
 
 // The memory of a thread.
 struct Scratch {
     LastShares shares;
     alignas(64) double x[PIECE * LANES], y[PIECE * LANES];
-    alignas(64) double light_hi[PIECE], light_lo[PIECE], heavy[PIECE], decay[PIECE], divisor[PIECE],
-        inverse[PIECE], first_light_hi[PIECE], first_light_lo[PIECE], first_heavy[PIECE];
+    alignas(64) uint8_t lanes[LANES * FEATURE_STRIDE];
+    alignas(64) double older[PIECE], newer[PIECE], light_hi[PIECE], light_lo[PIECE], heavy[PIECE], decay[PIECE],
+        divisor[PIECE], inverse[PIECE], first[PIECE], others[PIECE], first_light_hi[PIECE],
+        first_light_lo[PIECE], first_heavy[PIECE];
     uint8_t from_value[PIECE], from_others[PIECE];
     Pair pairs[PIECE];
     alignas(64) double one[PIECE + 8];
@@ -127,13 +127,13 @@ struct Scratch {
     Scratch() { std::fill(x, x + PIECE * LANES, 1.0); }
 };
 
-// Maps and learns some features, at most LANES, over all rows.
+// Maps and learns some features over all rows.
 class SeriesTask {
   public:
     SeriesTask(const Series &series, const std::vector<int64_t> &previous, const std::vector<double> &fades,
                const Place *places, SeriesFeature *features, int count, Scratch &scratch)
         : series_(series), previous_(previous), fades_(fades), places_(places), features_(features),
-          count_(count), s_(scratch) {}
+          count_(count), s_(scratch), is_done_(static_cast<size_t>(count)) {}
 
     void run(int64_t rows) {
         for (int64_t start = 0, stop; start < rows; start = stop) {
@@ -142,7 +142,7 @@ class SeriesTask {
             const int n = static_cast<int>(stop - start);
             map_together(start, n);
             for (int k = 0; k < count_; ++k)
-                if (!is_done_[k]) map_alone(k, start, n);
+                if (!is_done_[static_cast<size_t>(k)]) map_alone(k, start, n);
         }
     }
 
@@ -198,7 +198,7 @@ class SeriesTask {
             if (!series_.before) y = mapped_now(feature, x, present, at);
             s_.one[i] = y;
         }
-        write_output(places_[k], start, n, s_.one, 1);
+        write_output(places_[k], start, n, s_.one);
     }
 
     double mapped_now(SeriesFeature &feature, Pair x, bool present, int64_t at) const {
@@ -242,18 +242,10 @@ class SeriesTask {
                 s_.one[i] = s_.pairs[i].hi;
             }
         }
-        // The bits of numbers without their signs ascend as the numbers do.
-        constexpr uint64_t LEAST = bits_of_power(-400), MOST = bits_of_power(400);
-        uint64_t unusual = 0;
-        for (int i = 0; i < n; ++i) {
-            uint64_t word;
-            std::memcpy(&word, static_cast<const char *>(values) + 8 * i, 8);
-            const uint64_t size = word & ~(uint64_t{1} << 63);
-            unusual |= static_cast<uint64_t>(size - LEAST > MOST - LEAST) & static_cast<uint64_t>(size != 0);
-            std::memcpy(&s_.x[i * LANES + lane], &word, 8);
-        }
-        return !unusual;
+        return kernels().copy_plain(values, n, lane_of(lane));
     }
+    // Returns the buffer for the values of a lane, one for each row.
+    double *lane_of(int lane) { return reinterpret_cast<double *>(s_.lanes + lane * FEATURE_STRIDE); }
 
     // Whether two features have the same weights, now and in rows that have both.
     bool are_alike(const SeriesFeature &a, const SeriesFeature &b) const {
@@ -262,18 +254,33 @@ class SeriesTask {
                (!series_.times || (a.time.hi == b.time.hi && a.time.lo == b.time.lo));
     }
 
-    // Maps the features that hold ordinary values in all rows of a piece, and have equal weights.
+    // Maps the features that hold ordinary values in all rows of a piece, as many together as have
+    // equal weights.
     void map_together(int64_t start, int n) {
-        std::fill(is_done_, is_done_ + LANES, false);
+        std::fill(is_done_.begin(), is_done_.end(), false);
         for (int i = 0; series_.weights && i < n; ++i)
             if (!is_counted(start + i)) return;
-        int lanes[LANES], count = 0;
-        for (int k = 0; k < count_; ++k)
-            if ((count == 0 || are_alike(features_[lanes[0]], features_[k])) && is_ready(k, start, n, count))
-                lanes[count++] = k;
-        if (count == 0) return;
-        SeriesFeature after = features_[lanes[0]];
-        if (!find_weights(after, start, n)) return;
+        SeriesFeature before, after;  // the weights of the last group
+        bool has_weights = false;
+        for (int first = 0; first < count_;) {
+            int lanes[LANES], count = 0;
+            for (; first < count_ && count < LANES; ++first) {
+                if (count > 0 && !are_alike(features_[lanes[0]], features_[first])) break;
+                if (is_ready(first, start, n, count)) lanes[count++] = first;
+            }
+            if (count == 0) return;
+            const SeriesFeature &one = features_[lanes[0]];
+            if (!has_weights || !are_alike(before, one)) {
+                before = after = one;
+                has_weights = find_weights(after, start, n);
+            }
+            if (has_weights) map_lanes(lanes, count, after, start, n);
+        }
+    }
+
+    void map_lanes(const int *lanes, int count, const SeriesFeature &after, int64_t start, int n) {
+        const Transpose transpose = kernels().transpose[1];
+        transpose(s_.lanes, FEATURE_STRIDE, n, count, reinterpret_cast<uint8_t *>(s_.x), sizeof(double) * LANES);
         SeriesPack pack;
         // Lanes without a feature repeat the first one. Their values do not matter.
         for (int lane = 0; lane < LANES; ++lane) load_lane(pack, lane, lanes[lane < count ? lane : 0]);
@@ -284,10 +291,11 @@ class SeriesTask {
                               s_.first_light_lo, rules.prior > 0 ? s_.first_heavy : nullptr,
                               s_.from_others};
         kernels().map_series(s_.x, n, rows, map, &pack, s_.y);
+        transpose(reinterpret_cast<const uint8_t *>(s_.y), sizeof(double) * LANES, count, n, s_.lanes, FEATURE_STRIDE);
         for (int lane = 0; lane < count; ++lane) {
             store_lane(pack, lane, lanes[lane], after, n);
-            write_output(places_[lanes[lane]], start, n, s_.y + lane, LANES);
-            is_done_[lanes[lane]] = true;
+            write_output(places_[lanes[lane]], start, n, lane_of(lane));
+            is_done_[static_cast<size_t>(lanes[lane])] = true;
         }
     }
 
@@ -301,9 +309,7 @@ class SeriesTask {
             const double weight = weight_of(row), decay = series_.times ? fade_of(feature, row) : series_.rules.decay;
             const double w = decay * now.weight;
             if (w == 0) return false;
-            const MergeShares of = shares_of(w, weight, decay).of;
-            s_.light_hi[i] = of.light_hi, s_.light_lo[i] = of.light_lo;
-            s_.heavy[i] = of.heavy, s_.decay[i] = of.decay, s_.from_value[i] = of.from_value;
+            s_.older[i] = w, s_.newer[i] = weight, s_.decay[i] = decay;
             if (series_.before) find_divisor(now, i);
             now.learn(w, weight, decay);
             if (series_.times) {
@@ -314,24 +320,26 @@ class SeriesTask {
             if (!series_.before) find_divisor(now, i);
         }
         m.weight = now.weight, m.pairs = now.pairs, m.squares = now.squares, m.decay = now.decay;
+        const FindShares find_shares = kernels().find_shares;
+        find_shares(s_.older, s_.newer, n, {s_.light_hi, s_.light_lo, s_.heavy, s_.from_value});
+        if (series_.rules.prior > 0)
+            find_shares(s_.first, s_.others, n, {s_.first_light_hi, s_.first_light_lo, s_.first_heavy, s_.from_others});
+        for (int i = 0; i < n; ++i) s_.inverse[i] = 1 / s_.divisor[i];
         return true;
     }
 
-    // Sets what maps row i, for a feature with these weights.
+    // Sets the divisor of row i, for a feature with these weights.
     void find_divisor(const Weights &now, int i) {
         const RowRules &rules = series_.rules;
-        if (rules.prior == 0) {
-            s_.divisor[i] = now.divisor(rules.ddof);
-        } else {
+        Weights all = now;
+        if (rules.prior > 0) {
             const double prior = rules.prior * now.decay;
-            const MergeShares of = shares_of(prior, now.weight, 1).of;
-            s_.first_light_hi[i] = of.light_hi, s_.first_light_lo[i] = of.light_lo;
-            s_.first_heavy[i] = of.heavy, s_.from_others[i] = of.from_value;
-            const Weights all{prior + now.weight, now.pairs + prior * now.weight, prior * prior + now.squares,
-                              now.decay, now.count};
-            s_.divisor[i] = all.divisor(rules.ddof);
+            s_.first[i] = prior, s_.others[i] = now.weight;
+            all.weight += prior;
+            all.pairs += prior * now.weight;
+            all.squares = prior * prior + now.squares;
         }
-        s_.inverse[i] = 1 / s_.divisor[i];
+        s_.divisor[i] = all.divisor(rules.ddof);
     }
 
     void load_lane(SeriesPack &pack, int lane, int k) const {
@@ -364,7 +372,7 @@ class SeriesTask {
     SeriesFeature *features_;
     int count_;
     Scratch &s_;
-    bool is_done_[LANES] = {};
+    std::vector<bool> is_done_;
 };
 
 // Writes the validity of a column's output: the column's own, from the row on in which a feature is
@@ -415,12 +423,14 @@ void map_series(const std::vector<Column> &columns, const Series &series,
     for (size_t i = 0; i < columns.size(); ++i)
         for (int64_t k = 0; k < columns[i].width; ++k) places.push_back({&columns[i], &outputs[i], k});
     const auto count = static_cast<int64_t>(places.size());
-    run_tasks<std::unique_ptr<Scratch>>((count + LANES - 1) / LANES, extents.bytes * 16, threads,
+    // Features of one task share the computation of their weights.
+    const int64_t each = std::max<int64_t>((count / std::max(threads, 1) + LANES - 1) / LANES, 1) * LANES;
+    run_tasks<std::unique_ptr<Scratch>>((count + each - 1) / each, extents.bytes * 16, threads,
                                         [&](int64_t task, std::unique_ptr<Scratch> &scratch) {
         if (!scratch) scratch.reset(new Scratch);
-        const int64_t first = task * LANES;
+        const int64_t first = task * each;
         SeriesTask(series, previous, fades, &places[static_cast<size_t>(first)],
-                   &features[static_cast<size_t>(first)], static_cast<int>(std::min<int64_t>(LANES, count - first)),
+                   &features[static_cast<size_t>(first)], static_cast<int>(std::min(each, count - first)),
                    *scratch).run(rows);
     });
     size_t first = 0;

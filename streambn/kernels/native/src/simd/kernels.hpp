@@ -158,6 +158,18 @@ struct SeriesMap {
 using MapSeries = void (*)(const double *values, int n, const SeriesRows &rows, const SeriesMap &map,
                            SeriesPack *pack, double *mapped);
 
+// Writes the shares of the merges of n <= PIECE pairs, an older and a newer weight each. The arrays
+// have room up to the next multiple of 8.
+struct SeriesShares {
+    double *light_hi, *light_lo, *heavy;
+    uint8_t *from_newer;  // whether the newer weight is the heavier one
+};
+using FindShares = void (*)(const double *older, const double *newer, int n, const SeriesShares &shares);
+
+// Copies n values, which need not be aligned. Returns whether all are finite, and of a magnitude that
+// `is_plain` accepts.
+using CopyPlain = bool (*)(const void *values, int n, double *to);
+
 // Returns W, C and Q of n <= PIECE rows. Row i weighs given[i] * weights[i], or given[i] if
 // `weights` is null.
 using Weigh = PieceWeights (*)(const double *given, const double *weights, int n);
@@ -188,6 +200,8 @@ struct Kernels {
     MapPiece denormalize[2][2];
     AddValue add_value;
     MapSeries map_series;
+    CopyPlain copy_plain;
+    FindShares find_shares;
     Transpose transpose[2];             // values of 4 and of 8 bytes
 };
 

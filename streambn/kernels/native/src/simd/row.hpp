@@ -46,15 +46,25 @@ STREAMBN_INLINE Two<Number> quick_two_sum(const Number &a, const Number &b) {
     const Number s = a + b;
     return {s, b - (s - a)};
 }
+// Returns a + b, where `lo` is the sum of their lower parts.
+template <class Number>
+STREAMBN_INLINE Two<Number> sum_of(const Number &a, const Number &b, const Number &lo) {
+    const Number s = a + b, t = s - a;
+    return quick_two_sum<Number>(s, ((a - (s - t)) + (b - t)) + lo);
+}
 template <class Number>
 STREAMBN_INLINE Two<Number> sum_of(const Two<Number> &a, const Two<Number> &b) {
-    const Number s = a.hi + b.hi, t = s - a.hi;
-    return quick_two_sum<Number>(s, ((a.hi - (s - t)) + (b.hi - t)) + (a.lo + b.lo));
+    return sum_of<Number>(a.hi, b.hi, a.lo + b.lo);
 }
 template <class Number>
 STREAMBN_INLINE Two<Number> product_of(const Two<Number> &a, const Two<Number> &b) {
     const Number p = a.hi * b.hi;
     return quick_two_sum<Number>(p, error_of_product(a.hi, b.hi, p) + (a.hi * b.lo + a.lo * b.hi));
+}
+template <class Number>
+STREAMBN_INLINE Two<Number> product_of(const Two<Number> &a, const Number &b) {
+    const Number p = a.hi * b;
+    return quick_two_sum<Number>(p, error_of_product(a.hi, b, p) + a.lo * b);
 }
 
 // The mean and m2 of one feature or of eight.
@@ -68,12 +78,11 @@ struct Learned {
 template <class Number>
 STREAMBN_INLINE void learn(Learned<Number> &m, const Two<Number> &x, const Two<Number> &light,
                            const Number &heavy, const Number &decay, bool decays, bool from_value) {
-    const Number zero = heavy - heavy;
     const Two<Number> delta = sum_of(x, -m.mean);
     const Two<Number> move = product_of(delta, light);
-    const Two<Number> between = product_of(product_of(delta, move), {heavy, zero});
+    const Two<Number> between = product_of(product_of(delta, move), heavy);
     m.mean = from_value ? sum_of(x, -move) : sum_of(m.mean, move);
-    if (decays) m.m2 = product_of(m.m2, {decay, zero});
+    if (decays) m.m2 = product_of(m.m2, decay);
     m.m2 = sum_of(m.m2, between);
 }
 

@@ -28,6 +28,42 @@ STREAMBN_INLINE Mask not_of(const Mask &mask) {
     return each<int64_t>(STREAMBN_PART(~mask.part[i]));
 }
 
+// The same as `shares_of` in rows/feature.hpp.
+inline void find_shares(const double *older, const double *newer, int n, const SeriesShares &shares) {
+    for (int i = 0; i < n; i += WIDTH) {
+        const Pack a = load<double>(older + i), b = load<double>(newer + i), sum = a + b;
+        const Mask from_newer = less(a, b);
+        const Pack light = select(from_newer, a, b), heavy = select(from_newer, b, a);
+        const Pack q = light / sum, p = q * sum;
+        const Two<Pack> share = quick_two_sum<Pack>(q, ((light - p) - error_of_product(q, sum, p)) / sum);
+        store(shares.light_hi + i, share.hi), store(shares.light_lo + i, share.lo);
+        store(shares.heavy + i, heavy);
+        for (int k = 0; k < WIDTH; ++k) shares.from_newer[i + k] = newer[i + k] > older[i + k];
+    }
+}
+
+STREAMBN_INLINE Mask is_unusual(const Pack &x) {
+    const Pack size = magnitude(x), least = broadcast(0x1p-400), most = broadcast(0x1p400);
+    return each<int64_t>(STREAMBN_PART(
+        ~(size.part[i] <= most.part[i]) | ((size.part[i] < least.part[i]) & (size.part[i] > 0.0))));
+}
+
+inline bool copy_plain(const void *values, int n, double *to) {
+    const char *from = static_cast<const char *>(values);
+    Mask unusual = broadcast((int64_t)0);
+    int i = 0;
+    for (; i + WIDTH <= n; i += WIDTH) {
+        const Pack x = load<double>(from + i * sizeof(double));
+        unusual = unusual | is_unusual(x);
+        store(to + i, x);
+    }
+    double last[WIDTH] = {};
+    __builtin_memcpy(last, from + i * sizeof(double), (n - i) * sizeof(double));
+    unusual = unusual | is_unusual(load<double>(last));
+    __builtin_memcpy(to + i, last, (n - i) * sizeof(double));
+    return !any(unusual);
+}
+
 // Returns the scale for a variance within the range in which float64 keeps its digits, or a slow
 // root for the few variances beyond.
 __attribute__((noinline)) inline Pack careful_scale(const Pack &var, const Pack &std, const Pack &scale,
@@ -48,11 +84,10 @@ STREAMBN_INLINE Learned<Pack> all_values(const Learned<Pack> &m, const Two<Pack>
     if constexpr (!PRIOR) {
         return m;
     } else {
-        const Pack zero = broadcast(0.0);
         const Two<Pack> delta = sum_of(m.mean, -first);
         const Two<Pack> move =
             product_of(delta, {broadcast(rows.first_light_hi[i]), broadcast(rows.first_light_lo[i])});
-        const Two<Pack> between = product_of(product_of(delta, move), {broadcast(rows.first_heavy[i]), zero});
+        const Two<Pack> between = product_of(product_of(delta, move), broadcast(rows.first_heavy[i]));
         return {rows.from_others[i] ? sum_of(m.mean, -move) : sum_of(first, move), sum_of(m.m2, between)};
     }
 }

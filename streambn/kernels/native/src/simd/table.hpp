@@ -38,6 +38,8 @@ constexpr Kernels table(const char *name) {
             STREAMBN_MAPS(true),
             add_value,
             map_series,
+            copy_plain,
+            find_shares,
             {transpose<int32_t>, transpose<int64_t>}};
 }
 }  // namespace streambn::STREAMBN_SIMD
