@@ -2,7 +2,7 @@
 
 The data of a workload is made, everything that does its task is timed in turn, and the data is
 dropped. All batches of a workload together are larger than the caches, except where every peer
-learns one small batch again and again.
+takes one or a few small batches again and again.
 """
 
 from __future__ import annotations
@@ -130,6 +130,13 @@ def repeated(shape: Shape) -> Data:
     return Data(one.batches * shape.batches, one.matrices * shape.batches)
 
 
+def in_turns(shape: Shape) -> Data:
+    """Make at most ten `normal` batches, and repeat them in turns."""
+    some = normal(shape._replace(batches=min(shape.batches, 10)))
+    times = shape.batches // len(some.batches)
+    return Data(some.batches * times, some.matrices * times)
+
+
 def embeddings(shape: Shape) -> Data:
     """Make one column of fixed-size float32 lists, row by row in memory."""
     size = (shape.batches, shape.rows, shape.columns)
@@ -217,7 +224,7 @@ WORKLOADS = (
     Workload("rows-frozen", "frozen: transform rows of 10", "rows-frozen", normal, _ROWS, (),
              (IN_RIVER,), unit="µs per row"),
     Workload("one-row-batches", "frozen: transform batches of 1 row × 10 columns",
-             "rows-as-batches", normal, Shape(1, 10, 1000), (TEN_VALUES,), unit="µs per batch"),
+             "rows-as-batches", in_turns, Shape(1, 10, 1000), (TEN_VALUES,), unit="µs per batch"),
     Workload("frames", "River: learn frames of 1,000 × 50", "frames", repeated,
              Shape(1000, 50, 10), (), unit="µs per batch"),
     Workload("partial-fit", "scikit-learn: fit 1,000,000 rows × 16 columns", "partial-fit",
