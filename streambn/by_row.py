@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from streambn._messages import spell
-from streambn.arrow import Binding
+from streambn.arrow import Binding, SchemaCache
 from streambn.errors import InvalidValueError
 from streambn.kernels import Series
 from streambn.kernels.interface import Transformed
@@ -75,9 +75,9 @@ def normalize_rows(
     learned, mapped = statistics.learn_rows(batch, columns, series)
     _check_range(mapped, binding, options)
     leaves = mapped.batch
-    present = [leaf.typed and leaf.path[0] in batch.schema.names for leaf in binding.leaves]
-    if binding.spare or not all(present):
-        kept = [i for i, is_present in enumerate(present) if is_present]
+    if not binding.is_settled:  # the batch may lack leaves
+        names = {*batch.schema.names}
+        kept = [i for i, x in enumerate(binding.leaves) if x.typed and x.path[0] in names]
         binding = Binding(tuple(binding.leaves[i] for i in kept))
         columns = binding.extract(batch)
         leaf_schema = binding.leaf_schema(columns, schema)
@@ -89,6 +89,9 @@ def _check_range(mapped: Transformed, binding: Binding, options: Options) -> Non
     """Refuse finite values that became infinite because float16 ends at 65,504."""
     if options.inf == "propagate":  # the statistics themselves may be infinite
         return
-    for index, leaf, features in float16_leaves(binding, mapped.batch.schema):
+    schema = mapped.batch.schema
+    cache = binding.derived.setdefault(Series, SchemaCache())
+    narrow = cache.get(schema, "float16", lambda: float16_leaves(binding, schema))
+    for index, leaf, features in narrow:
         values = mapped.batch.column(index)
         check_float16(values, mapped.infs[features], leaf, "clip= bounds it, and ")
