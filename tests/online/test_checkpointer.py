@@ -99,6 +99,19 @@ def test_metadata_of_a_normalizer_are_committed_by_default(path: Path) -> None:
     assert sbn.load(path).metadata == {}
 
 
+def test_a_loop_over_rows_goes_on(path: Path) -> None:
+    rows = [{"x": float(n), **({"y": 1.0} if n > 3 else {})} for n in range(6)]
+    for end in (2, 6):
+        with sbn.Checkpointer(path) as checkpoint:
+            norm, metadata = checkpoint.resume(sbn.Normalizer())
+            learner = sbn.RowNormalizer.from_normalizer(norm)
+            for number in range(metadata.get("next", 0), end):
+                learner.learn_one(rows[number])
+                checkpoint.commit(learner.to_normalizer(), {"next": number + 1})
+    assert sbn.load(path).metadata == {"next": 6}
+    assert sbn.load(path).stats()["count"].to_pylist() == [6, 2]
+
+
 # --- when it writes ---------------------------------------------------------------------
 
 
