@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -180,12 +181,22 @@ def wait_until_idle(process: subprocess.Popen[bytes]) -> None:
     time.sleep(0.1)
 
 
+@pytest.fixture(scope="module")
+def many_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with t.parquet, which takes seconds to normalize, and its statistics."""
+    folder = tmp_path_factory.mktemp("many_rows")
+    table = pa.table({"x": pa.array(range(1_000_000), pa.float64())})
+    with contextlib.chdir(folder):
+        fit(pa.concat_tables([table] * 20))
+    return folder
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".csv"])
-def test_a_signal_to_a_working_command_leaves_no_output(number: int, suffix: str) -> None:
-    table = pa.table({"x": pa.array(range(1_000_000), pa.float64())})
-    table = pa.concat_tables([table] * 20)
-    fit(table)
+def test_a_signal_to_a_working_command_leaves_no_output(
+    number: int, suffix: str, many_rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(many_rows)
     before = tree()
     with piped("apply", "s.json", "t.parquet", "-o", f"out{suffix}") as process:
         while tree() == before and process.poll() is None:
