@@ -256,8 +256,9 @@ STREAMBN_INLINE Verdict sum_floats(const T *x, int n, const uint8_t *bits, Exact
             set.error_left = set.error_left + left_of(l, set.error, error);
             set.error = error;
         });
-        out->totals = 2, out->squares = 4;
         const FloatSums &a = sums[0], &b = sums[SETS - 1];
+        if (any(not_finite(a.first + b.first))) return Verdict::not_finite;
+        out->totals = 2, out->squares = 4;
         out->total[0] = term_of(a.first, b.first, top);
         out->total[1] = term_of(a.first_left, b.first_left, top + LEFT);
         out->square[0] = term_of(a.square, b.square, 2 * top);
@@ -281,13 +282,14 @@ STREAMBN_INLINE Verdict sum_floats(const T *x, int n, const uint8_t *bits, Exact
             set.square_left = set.square_left + left_of(h, set.square, square);
             set.square = square;
         });
-        out->totals = 1, out->squares = 2;
         const FloatSums &a = sums[0], &b = sums[SETS - 1];
+        if (any(not_finite(a.first + b.first))) return Verdict::not_finite;
+        out->totals = 1, out->squares = 2;
         out->total[0] = term_of(a.first, b.first, top);
         out->square[0] = term_of(a.square, b.square, 2 * top);
         out->square[1] = term_of(a.square_left, b.square_left, 2 * top + LEFT);
     }
-    return any(not_finite(sums[0].first + sums[SETS - 1].first)) ? Verdict::not_finite : Verdict::taken;
+    return Verdict::taken;
 }
 
 }  // namespace streambn::STREAMBN_SIMD
