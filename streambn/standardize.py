@@ -46,6 +46,8 @@ class _Frame:
     selection : Selection
     gamma, beta : ndarray of float64, shape (features,), or None
         None: 1 and 0.
+    propagates : bool
+        Whether a NaN or an infinity makes statistics NaN.
     schemas : SchemaCache
         What follows from a schema of the data.
     plans : tuple of (pyarrow.Schema, pyarrow.Schema, _Plan)
@@ -60,6 +62,7 @@ class _Frame:
         "gamma",
         "options",
         "plans",
+        "propagates",
         "schemas",
         "selection",
     )
@@ -69,6 +72,7 @@ class _Frame:
         self.columns, self.exclude = statistics.columns, statistics.exclude
         self.selection = statistics.selection
         self.gamma, self.beta = affine_of(statistics.options, binding)
+        self.propagates = "propagate" in (statistics.options.nan, statistics.options.inf)
         self.schemas = SchemaCache()
         self.plans: tuple[tuple[pa.Schema, pa.Schema, _Plan], ...] = ()
 
@@ -166,7 +170,7 @@ class Standardizer:
         frame = _Frame.of(statistics)
         options, exact = frame.options, frame.binding.exact
         moments = None
-        if "propagate" not in (options.nan, options.inf):
+        if not frame.propagates:
             moments = statistics.policy.readable(statistics.feature_state)
         if moments is None:
             numbers, flags = kernels.maps_of(statistics.estimates, exact, options.eps)

@@ -361,6 +361,7 @@ class Statistics:
             rounded=self.rounded,
             exclude=self.exclude,
             left_out=self.left_out,
+            derived={},
         )
         if self.binding is not None and not self.binding.spare:
             statistics.__dict__["tally"] = self.policy.tally(state)

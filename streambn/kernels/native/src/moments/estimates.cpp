@@ -7,7 +7,6 @@ namespace streambn {
 
 namespace {
 
-constexpr double NOISE = 0x1p-96;  // the relative noise of a mean
 constexpr double ORDINARY_VARIANCE = 1e-290;
 
 }  // namespace

@@ -25,6 +25,8 @@ Estimate estimate(const Moments &m, int ddof);
 // Sets variance and standard deviation. `m2` is in units of 2**(2 * exponent).
 void set_variance(Estimate &out, Pair m2, double divisor, int64_t exponent);
 
+constexpr double NOISE = 0x1p-96;  // the relative noise of a mean
+
 // A standard deviation of at most EPSILON * |mean|, or below LEAST_NORMAL, is within rounding error
 // of zero.
 constexpr double EPSILON = 0x1p-52, LEAST_NORMAL = 0x1p-1022;

@@ -30,10 +30,29 @@ Moments single(Pair x, double weight, double decay) {
     return m;
 }
 
-// Returns the moments of all values of a feature, with the first value of a rule with a prior.
-Moments all_moments(const RowFeature &feature, const RowRules &rules) {
-    if (rules.prior == 0 || feature.m.count == 0) return feature.m;
-    return with_first(feature.m, feature.first, rules.prior * feature.m.decay);
+// Returns mean and variance of all values of a feature, with the bits of `estimate`. The first value
+// of a rule with a prior is not in its moments.
+Estimate read(const RowFeature &feature, const RowRules &rules, LastWeights &last) {
+    static const ReadVariance read_variance = kernels().read_variance;
+    const Moments &m = feature.m, &first = feature.first;
+    const bool prior = rules.prior > 0;
+    const double extra = prior ? rules.prior * m.decay : 0.0;
+    // Zero has no exponent, so it joins values of any exponent.
+    if (m.exponent != 0 || m.weight == 0 || (prior && first.exponent != 0 && first.mean.hi != 0))
+        return estimate(prior ? with_first(m, first, extra) : m, rules.ddof);
+    const double divisor = divisor_of(m.weight + extra, m.pairs + extra * m.weight,
+                                      m.squares + extra * extra, static_cast<double>(m.count), rules.ddof);
+    if (divisor != last.divisor) last.divisor = divisor, last.inverse = 1 / divisor;
+    if (prior && (extra != last.first || m.weight != last.others)) {
+        last.first = extra, last.others = m.weight;
+        last.shares = shares_of(extra, m.weight, 1).of;
+    }
+    RunningMoments all{m.mean.hi, m.mean.lo, m.m2.hi, m.m2.lo};
+    const FirstValue value{first.mean.hi,         first.mean.lo,         last.shares.heavy,
+                           last.shares.light_hi,  last.shares.light_lo,  last.shares.from_value};
+    const double var = std::max(read_variance(&all, prior ? &value : nullptr, divisor, last.inverse), 0.0);
+    const bool noise = std::fabs(all.mean_lo) < NOISE * std::fabs(all.mean_hi);
+    return {{all.mean_hi, noise ? 0.0 : all.mean_lo}, var, std::sqrt(var), true};
 }
 
 }  // namespace
@@ -91,7 +110,7 @@ void learn_value(RowFeature &feature, const RowRules &rules, Pair x, double weig
     learn_weighted(feature, x, weight, decay, shares);
 }
 
-FeatureMap map_of(const RowFeature &feature, const RowRules &rules) {
+FeatureMap map_of(const RowFeature &feature, const RowRules &rules, LastWeights &last) {
     FeatureMap map{{0, 0}, 1, feature.gamma, feature.beta, feature.m.count > 0};
     const Moments &m = feature.m;
     double poison = rules.nan == Handling::propagate && m.nans > 0 ? NAN : 0.0;
@@ -105,11 +124,10 @@ FeatureMap map_of(const RowFeature &feature, const RowRules &rules) {
         return map;
     }
     map.known = true;
-    const Estimate read = poisoned ? Estimate{{poison, 0}, NAN, NAN, true}
-                                   : estimate(all_moments(feature, rules), rules.ddof);
-    if (rules.center) map.location = read.mean;
+    const Estimate found = poisoned ? Estimate{{poison, 0}, NAN, NAN, true} : read(feature, rules, last);
+    if (rules.center) map.location = found.mean;
     if (!rules.scale) return map;
-    const Scale scale = scale_of(read, feature.exact, rules.eps);
+    const Scale scale = scale_of(found, feature.exact, rules.eps);
     map.scale = scale.value;
     if (scale.constant && rules.eps == 0 && rules.zero_constant) map.gamma = 0;
     return map;

@@ -61,6 +61,14 @@ inline LastShares shares_of(double w, double weight, double decay) {
     return {weight, {w, decay, from_value ? weight : w, light.hi, light.lo, from_value}};
 }
 
+// The weights with which the last feature was read, and what follows from them. Most features of a
+// row have the same.
+struct LastWeights {
+    double divisor = 0, inverse = 0;
+    double first = -1, others = -1;  // with a prior: the weights of the first value and of all others
+    MergeShares shares{};
+};
+
 // Replaces a negligible decay by zero. A product with a subnormal number costs about a hundred
 // cycles, and the decay might never reach zero: 0.7 times the smallest subnormal is itself.
 inline double without_negligible(double decay) { return decay < NEGLIGIBLE ? 0.0 : decay; }
@@ -88,7 +96,7 @@ void learn_weighted(RowFeature &feature, Pair x, double weight, double decay, La
 // because most features of a row have the same weight.
 void learn_value(RowFeature &feature, const RowRules &rules, Pair x, double weight, LastShares &shares);
 
-FeatureMap map_of(const RowFeature &feature, const RowRules &rules);
+FeatureMap map_of(const RowFeature &feature, const RowRules &rules, LastWeights &last);
 
 inline double mapped(const FeatureMap &map, double clip, Pair x) {
     Pair location = map.location;

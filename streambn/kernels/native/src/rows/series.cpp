@@ -115,6 +115,7 @@ void write_output(const Place &place, int64_t start, int n, const double *values
 // The memory of a thread.
 struct Scratch {
     LastShares shares;
+    LastWeights weights;
     alignas(64) double x[PIECE * LANES], y[PIECE * LANES];
     alignas(64) uint8_t lanes[LANES * FEATURE_STRIDE];
     alignas(64) double older[PIECE], newer[PIECE], light_hi[PIECE], light_lo[PIECE], heavy[PIECE], decay[PIECE],
@@ -204,7 +205,7 @@ class SeriesTask {
     double mapped_now(SeriesFeature &feature, Pair x, bool present, int64_t at) const {
         RowFeature &row = feature.row;
         if (!row.is_mapped) {
-            row.map = map_of(row, series_.rules);
+            row.map = map_of(row, series_.rules, s_.weights);
             row.is_mapped = true;
         }
         if (!is_known(feature, series_)) {

@@ -354,7 +354,7 @@ class RowStatistics {
     const FeatureMap &current(int64_t index) {
         RowFeature &feature = features_[static_cast<size_t>(index)];
         if (!feature.is_mapped) {
-            feature.map = map_of(feature, rules_);
+            feature.map = map_of(feature, rules_, weights_);
             feature.is_mapped = true;
         }
         return feature.map;
@@ -374,6 +374,7 @@ class RowStatistics {
     std::vector<Recent> recent_;
     std::vector<Item> buffer_;
     LastShares shares_;
+    LastWeights weights_;
     int64_t rows_ = 0;
 };
 

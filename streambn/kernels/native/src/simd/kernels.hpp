@@ -127,6 +127,17 @@ struct MergeShares {
 // Merges a feature that is not empty with one value.
 using AddValue = void (*)(RunningMoments *moments, double hi, double lo, const MergeShares &shares);
 
+// A first value, and the weights in its merge with all others, as in `MergeShares`.
+struct FirstValue {
+    double hi, lo, heavy, light_hi, light_lo;
+    bool from_others;  // whether the others are heavier
+};
+// Returns m2 / divisor, rounded once, or NaN if the divisor is not positive. `inverse` is the
+// reciprocal of the divisor. If `first` is given, merges the first value with the moments of all
+// others before.
+using ReadVariance = double (*)(RunningMoments *moments, const FirstValue *first, double divisor,
+                                double inverse);
+
 // Eight features that learn and map a series of rows. They have seen values already.
 struct SeriesPack {
     double mean_hi[8], mean_lo[8], m2_hi[8], m2_lo[8];
@@ -199,6 +210,7 @@ struct Kernels {
     MapPiece normalize[2][2];           // [input: float64, float32][output: float64, float32]
     MapPiece denormalize[2][2];
     AddValue add_value;
+    ReadVariance read_variance;
     MapSeries map_series;
     CopyPlain copy_plain;
     FindShares find_shares;

@@ -93,4 +93,20 @@ inline void add_value(RunningMoments *moments, double hi, double lo, const Merge
     *moments = {m.mean.hi, m.mean.lo, m.m2.hi, m.m2.lo};
 }
 
+inline double read_variance(RunningMoments *moments, const FirstValue *first, double divisor,
+                            double inverse) {
+    Learned<double> m{{moments->mean_hi, moments->mean_lo}, {moments->m2_hi, moments->m2_lo}};
+    if (first) {
+        const Two<double> value{first->hi, first->lo}, delta = sum_of(m.mean, -value);
+        const Two<double> move = product_of(delta, {first->light_hi, first->light_lo});
+        m.mean = first->from_others ? sum_of(m.mean, -move) : sum_of(value, move);
+        m.m2 = sum_of(m.m2, product_of(product_of(delta, move), first->heavy));
+        *moments = {m.mean.hi, m.mean.lo, m.m2.hi, m.m2.lo};
+    }
+    if (!(divisor > 0)) return __builtin_nan("");
+    // The same as `divide`: any quotient serves, because its exact remainder corrects it.
+    const double q = m.m2.hi * inverse, p = q * divisor;
+    return q + (((m.m2.hi - p) - error_of_product(q, divisor, p)) + m.m2.lo) * inverse;
+}
+
 }  // namespace streambn::STREAMBN_SIMD

@@ -37,6 +37,7 @@ constexpr Kernels table(const char *name) {
             STREAMBN_MAPS(false),
             STREAMBN_MAPS(true),
             add_value,
+            read_variance,
             map_series,
             copy_plain,
             find_shares,
