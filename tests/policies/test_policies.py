@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from streambn.accumulators import Moments
 from streambn.errors import InvalidValueError
-from streambn.kernels import Columns
+from streambn.kernels import Columns, Times
 from streambn.policies import EMA, BatchEMA, Policy, Welford
 from streambn.testing import PolicyLaws, exact_moments, merged_in_a_tree
 
@@ -44,6 +45,19 @@ for _name, _policy in POLICIES.items():
         "block_rows": getattr(_policy, "batch_rows", None) or 1,
     }
     globals()[f"Test{_name}Laws"] = type(f"Test{_name}Laws", (PolicyLaws,), _how)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("rows", [1, 7])
+def test_rows_of_nulls_are_learned_without_making_them(name, rows):
+    policy = POLICIES[name]
+    nulls = Columns.of(pa.nulls(rows, pa.float64()))
+    if policy.event_time is not None:
+        nulls = nulls.with_rows(None, Times(np.zeros(rows), None))
+    learned, made = policy.update(policy.init(1), nulls), policy.of_nulls(rows)
+    assert policy.tally(made) == policy.tally(learned)
+    if policy.event_time is None:  # the times of such rows are not known
+        assert pickle.dumps(made) == pickle.dumps(learned)
 
 
 class CustomPolicy(Policy):
