@@ -75,7 +75,8 @@ class Checkpoint(NamedTuple):
         if not self.resume or location is None or not location.exists():
             return None
         saved = decode(location.read_bytes(), location.label)
-        if saved.note is None:
+        # Other statistics may carry metadata of the user's.
+        if saved.note is None or "job" not in saved.note:
             raise SnapshotError(
                 f"{location.label} holds statistics without a position, so it is not a checkpoint. "
                 "Continue from these statistics instead of resuming.",

@@ -305,9 +305,12 @@ def test_options_without_effect_on_the_result_may_change(run: Run, interrupted: 
     assert content("t.json") == content("whole.json")
 
 
-def test_file_that_is_no_checkpoint_is_refused(run: Run, interrupted: list[str]) -> None:
+@pytest.mark.parametrize("metadata", [{}, {"offsets": [1]}], ids=["without", "of the user"])
+def test_file_that_is_no_checkpoint_is_refused(
+    run: Run, interrupted: list[str], metadata: dict[str, Any]
+) -> None:
     whole = content("s.json.checkpoint")
-    sbn.load("s.json.checkpoint").save("s.json.checkpoint")
+    sbn.load("s.json.checkpoint").save("s.json.checkpoint", metadata=metadata)
     done = run("fit", *interrupted, "-o", "s.json", "--resume")
     assert done.code == 5
     assert "is not a checkpoint" in done.lines[0]
