@@ -82,19 +82,16 @@ class _Frame:
         binding = statistics.require_binding().without_spare
         frames: tuple[_Frame, ...] = binding.derived.get(cls, ())
         for frame in frames:
-            if frame._fits(statistics):
+            if (
+                frame.options is statistics.options
+                and frame.columns is statistics.columns
+                and frame.exclude is statistics.exclude
+            ):
                 return frame
         made = cls(statistics, binding)
         # Two are enough for a stream: one of all data, and one of a batch.
         binding.derived[cls] = (made, *frames[:1])
         return made
-
-    def _fits(self, statistics: Statistics) -> bool:
-        return (
-            self.options is statistics.options
-            and self.columns is statistics.columns
-            and self.exclude is statistics.exclude
-        )
 
     def take(self, binding: Binding, features: Any) -> _Frame:
         """Return the frame of some features, which are those of `binding`."""
@@ -171,7 +168,10 @@ class Standardizer:
         options, exact = frame.options, frame.binding.exact
         moments = None
         if not frame.propagates:
-            moments = statistics.policy.readable(statistics.feature_state)
+            # Not by `feature_state` alone, because this is done after every batch of a loop.
+            whole = frame.binding is statistics.binding
+            state = statistics.state if whole else statistics.feature_state
+            moments = statistics.policy.readable(state)
         if moments is None:
             numbers, flags = kernels.maps_of(statistics.estimates, exact, options.eps)
         else:
