@@ -17,12 +17,12 @@ class Bound(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether the bound is kept, as far as it was measured."""
+        """Whether the measurement keeps the bound; True if there is no measurement."""
         return self.measured is None or self.measured <= self.bound
 
 
 def bound_table(judged: Sequence[Bound]) -> str:
-    """Return the bounds and what was measured."""
+    """Return a table of the bounds and the measurements."""
     rows = [
         [
             bar.title,

@@ -70,7 +70,7 @@ class NumPyStep:
 
 
 def jobs(shape: Shape) -> dict[str, Callable[[], object]]:
-    """Return what is timed with batches of a shape."""
+    """Return the functions to time with batches of a shape, by name."""
     x = np.random.default_rng(0).normal(3, 2, (shape.rows, shape.features)).astype(shape.dtype)
     batch = pa.record_batch({f"x{i}": x[:, i].copy() for i in range(shape.features)})
 
@@ -139,7 +139,7 @@ def watched(rounds: int, seconds: float) -> float:
 
 
 def bounds(measured: Measured, viewed: float) -> list[Bound]:
-    """Judge what was measured."""
+    """Compare the measurements with their bounds."""
     judged = []
     for shape, samples in measured.items():
         update, frozen = samples["update"], samples["frozen.transform"]

@@ -46,7 +46,7 @@ class Transformer(abc.ABC):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """A copy of what was written beside these statistics, such as offsets into their stream.
+        """The metadata of these statistics, such as offsets into their stream, as a copy.
 
         `save` and `to_bytes` write it, `streambn.load` and `streambn.from_bytes` read it, and
         `freeze` and `thaw` keep it. It belongs to exactly these statistics. A normalizer that
@@ -155,10 +155,12 @@ class Transformer(abc.ABC):
         """
         standardizer, kind = self.standardizer, float_type_of(dtype)
         fingerprint = self._fingerprint
-        if isinstance(data, pa.RecordBatch) and validate == "basic":
-            # The short way, because most calls are for one.
-            schema = standardizer.output_schema(data.schema, kind, fingerprint=fingerprint)
-            return standardizer.standardize(data, schema)
+        single = as_batch(data) if validate == "basic" else None
+        if isinstance(single, Matrix):
+            return map_array(standardizer, single, kind)
+        if single is not None:  # the short way, because most calls are for one
+            schema = standardizer.output_schema(single.schema, kind, fingerprint=fingerprint)
+            return standardizer.standardize(single, schema)
 
         def output_schema(schema: pa.Schema) -> pa.Schema:
             return standardizer.output_schema(schema, kind, fingerprint=fingerprint)
@@ -168,9 +170,6 @@ class Transformer(abc.ABC):
                 return map_array(standardizer, batch, kind)
             return standardizer.standardize(batch, schema)
 
-        batch = as_batch(data) if validate == "basic" else None
-        if isinstance(batch, Matrix):
-            return map_array(standardizer, batch, kind)
         return map_batches(data, output_schema, function, validate)
 
     def inverse_transform(

@@ -87,7 +87,7 @@ def learn_and_transform(
         learned, by = statistics.learn_block(batch, columns)
     else:
         learned = statistics.learn(batch, columns)
-        # A batch of which no row counts does not even bind the columns.
+        # A batch without a row that counts does not bind the columns.
         by = learned if using == "running" and learned is not statistics else bound
     standardizer = Standardizer.of(by)
     if is_array:

@@ -180,8 +180,8 @@ class Normalizer(Transformer):
             A pyarrow RecordBatch, Table, RecordBatchReader, Dataset or Scanner; any object with
             ``__arrow_c_stream__`` or ``__arrow_c_array__`` (Polars, DuckDB, pandas, arro3,
             nanoarrow); the answer of an Arrow Flight server, or a cursor of ADBC; a NumPy array
-            of rows and columns, see the notes; or an iterable of those. A stream is read once,
-            with one batch in memory at a time.
+            of rows and columns (see Notes); or an iterable of those. A stream is read once, with
+            one batch in memory at a time.
         validate : {"basic", "full"}
             "full": validate each batch in full before it is read. Choose it for data that cross
             a trust boundary, such as Arrow IPC from a network or batches of a foreign library.

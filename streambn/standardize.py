@@ -122,6 +122,12 @@ class _Plan(NamedTuple):
             return self.frame.binding.extract(batch)
         return Columns(batch, self.layout)
 
+    def rebuild(
+        self, columns: Columns, leaves: pa.RecordBatch, schema: pa.Schema
+    ) -> pa.RecordBatch:
+        """Return the output of the kernel as a batch of the output's schema."""
+        return leaves if self.whole else self.frame.binding.rebuild(columns, leaves, schema)
+
 
 class Standardizer:
     """The map z = clip((x − mean) / scale) · gamma + beta of each feature, and its inverse.
@@ -337,9 +343,7 @@ class Standardizer:
             self.options.check_finite(mapped.nans, mapped.infs, part.binding.features)
         if plan.narrow:
             part._check_range(mapped, plan.narrow, "clip= bounds it, and ")
-        if plan.whole:
-            return mapped.batch
-        return part.binding.rebuild(columns, mapped.batch, schema)
+        return plan.rebuild(columns, mapped.batch, schema)
 
     def restore(self, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         """Return a normalized batch in the units of the data: the inverse of `standardize`.
@@ -358,9 +362,7 @@ class Standardizer:
         mapped = kernels.denormalize(columns, part.parameters, plan.leaf_schema)
         if plan.narrow:
             part._check_range(mapped, plan.narrow, "")
-        if plan.whole:
-            return mapped.batch
-        return part.binding.rebuild(columns, mapped.batch, schema)
+        return plan.rebuild(columns, mapped.batch, schema)
 
     def _plan(self, batch: pa.RecordBatch, out: pa.Schema) -> _Plan:
         """Return the plan for a batch and its output schema, which is the same object each time."""

@@ -32,7 +32,7 @@ class SeriesState(NamedTuple):
         Rows without a value before the first value and after the last one, if the rules count
         them.
     times : ndarray of float64, shape (2, F), or None
-        The times as of which the moments are weighted, as hi + lo, if weights fade by time.
+        The times at which the weights of the moments hold, as hi + lo, if weights fade by time.
     """
 
     moments: MomentArrays

@@ -181,8 +181,8 @@ class Checkpointer:
             The normalizer is frozen, or a value in `metadata` is not of a JSON type. Nothing is
             committed.
         OSError, StreamBNError
-            The last write failed, and the file is as it was before. This commit counts: it is
-            written when the next write is due, or by `close`.
+            The last write failed. The file did not change. This commit is kept, and is written
+            when the next write is due, or by `close`.
         """
         self._check_open()
         statistics = _statistics_of(normalizer, "commit")
@@ -213,7 +213,7 @@ class Checkpointer:
         Raises
         ------
         OSError, StreamBNError
-            The last commit cannot be written. The file is as it was before.
+            The last commit cannot be written. The file did not change.
         """
         with self._changed:
             if self._closed:

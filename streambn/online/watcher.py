@@ -96,7 +96,7 @@ class Watcher:
 
     @property
     def frozen(self) -> FrozenNormalizer:
-        """The newest statistics, frozen. Use one result for all that belongs together."""
+        """The newest statistics, frozen. Use one result for all rows of one request."""
         if time.monotonic() >= self._due and self._lock.acquire(blocking=False):
             try:
                 self._look()

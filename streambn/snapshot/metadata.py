@@ -1,6 +1,6 @@
 """Metadata: what a user writes beside statistics, such as offsets into their stream.
 
-It is data of JSON types, and reads back equal to what was written.
+Metadata hold values of JSON types. Reading returns values equal to those that were written.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@
 
 namespace streambn {
 
-// One feature of a series, and what was found in its rows.
+// One feature of a series, with the counts of its rows.
 struct SeriesFeature {
     RowFeature row;
-    Pair time{0, 0};         // as of which its moments are weighted, if weights fade by time
+    Pair time{0, 0};         // at which the weights of its moments hold, if weights fade by time
     int64_t time_row = -1;   // the row of that time; -1 if it is of an earlier batch
     int64_t known_from = 0;  // the first row that has statistics to map it
     int64_t nans = 0, infs = 0;

@@ -93,20 +93,34 @@ inline void add_value(RunningMoments *moments, double hi, double lo, const Merge
     *moments = {m.mean.hi, m.mean.lo, m.m2.hi, m.m2.lo};
 }
 
+// Returns the merge of a first value, the older one, with the moments of all others. The weights
+// are those of `FirstValue`.
+template <class Number>
+STREAMBN_INLINE Learned<Number> with_first(const Learned<Number> &m, const Two<Number> &first,
+                                           const Two<Number> &light, const Number &heavy,
+                                           bool from_others) {
+    const Two<Number> delta = sum_of(m.mean, -first), move = product_of(delta, light);
+    const Two<Number> between = product_of(product_of(delta, move), heavy);
+    return {from_others ? sum_of(m.mean, -move) : sum_of(first, move), sum_of(m.m2, between)};
+}
+
+// Returns a / b as `divide` does, by the reciprocal of b. Any quotient near a / b serves, because
+// its exact remainder corrects it.
+template <class Number>
+STREAMBN_INLINE Number quotient_of(const Two<Number> &a, const Number &b, const Number &inverse) {
+    const Number q = a.hi * inverse, p = q * b;
+    return q + (((a.hi - p) - error_of_product(q, b, p)) + a.lo) * inverse;
+}
+
 inline double read_variance(RunningMoments *moments, const FirstValue *first, double divisor,
                             double inverse) {
     Learned<double> m{{moments->mean_hi, moments->mean_lo}, {moments->m2_hi, moments->m2_lo}};
     if (first) {
-        const Two<double> value{first->hi, first->lo}, delta = sum_of(m.mean, -value);
-        const Two<double> move = product_of(delta, {first->light_hi, first->light_lo});
-        m.mean = first->from_others ? sum_of(m.mean, -move) : sum_of(value, move);
-        m.m2 = sum_of(m.m2, product_of(product_of(delta, move), first->heavy));
+        m = with_first<double>(m, {first->hi, first->lo}, {first->light_hi, first->light_lo},
+                               first->heavy, first->from_others);
         *moments = {m.mean.hi, m.mean.lo, m.m2.hi, m.m2.lo};
     }
-    if (!(divisor > 0)) return __builtin_nan("");
-    // The same as `divide`: any quotient serves, because its exact remainder corrects it.
-    const double q = m.m2.hi * inverse, p = q * divisor;
-    return q + (((m.m2.hi - p) - error_of_product(q, divisor, p)) + m.m2.lo) * inverse;
+    return divisor > 0 ? quotient_of<double>(m.m2, divisor, inverse) : __builtin_nan("");
 }
 
 }  // namespace streambn::STREAMBN_SIMD

@@ -84,21 +84,9 @@ STREAMBN_INLINE Learned<Pack> all_values(const Learned<Pack> &m, const Two<Pack>
     if constexpr (!PRIOR) {
         return m;
     } else {
-        const Two<Pack> delta = sum_of(m.mean, -first);
-        const Two<Pack> move =
-            product_of(delta, {broadcast(rows.first_light_hi[i]), broadcast(rows.first_light_lo[i])});
-        const Two<Pack> between = product_of(product_of(delta, move), broadcast(rows.first_heavy[i]));
-        return {rows.from_others[i] ? sum_of(m.mean, -move) : sum_of(first, move), sum_of(m.m2, between)};
+        const Two<Pack> light{broadcast(rows.first_light_hi[i]), broadcast(rows.first_light_lo[i])};
+        return with_first<Pack>(m, first, light, broadcast(rows.first_heavy[i]), rows.from_others[i]);
     }
-}
-
-// Returns a / b as `divide` does, by the reciprocal of b. Any quotient near a / b serves, because
-// its exact remainder corrects it.
-STREAMBN_INLINE Pack quotient_of(const Two<Pack> &a, double b, double inverse) {
-    const Pack divisor = broadcast(b), reciprocal = broadcast(inverse);
-    const Pack q = a.hi * reciprocal, p = q * divisor;
-    const Pack remainder = ((a.hi - p) - error_of_product(q, divisor, p)) + a.lo;
-    return q + remainder * reciprocal;
 }
 
 template <bool PRIOR>
@@ -113,7 +101,10 @@ STREAMBN_INLINE Pack map_row(const Pack &x, const Learned<Pack> &m, const Two<Pa
     if (by.scale) {
         const double divisor = rows.divisor[i];
         // A variance that is undefined counts as zero: either makes a feature constant.
-        const Pack var = divisor > 0 ? maximum(quotient_of(all.m2, divisor, rows.inverse[i]), zero) : zero;
+        const Pack var =
+            divisor > 0
+                ? maximum(quotient_of<Pack>(all.m2, broadcast(divisor), broadcast(rows.inverse[i])), zero)
+                : zero;
         Pack std = square_root(var);
         const Pack rounding = maximum(load<double>(pack.relative) * size, load<double>(pack.least));
         const Mask varies = less(rounding, std);
